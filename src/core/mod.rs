@@ -1,0 +1,207 @@
+//! The part that decides. Facts go in as [`Event`]s, orders come out as [`Action`]s, time is an argument.
+//!
+//! No I/O, no clock, no randomness, no `unsafe` anywhere below: that is what lets tests/sim run thousands of
+//! histories with faults, and every short one, on virtual time. Whatever has no decision in it (bytes of control
+//! lines, fds, paths) stays outside.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm)]
+
+pub mod notify;
+pub mod report;
+pub mod restart;
+pub mod service;
+pub mod supervisor;
+pub mod timers;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Signal, Span};
+pub use notify::Notify;
+pub use report::{Note, Reply};
+pub use supervisor::Supervisor;
+pub use timers::Why;
+
+/// The limits of the core, in one place.
+pub mod limits {
+    use crate::config::Span;
+
+    /// Generations alive at once (current, candidate and draining). A swap beyond that waits for one to end.
+    pub const GENERATIONS: usize = 8;
+    /// Clients waiting for an answer; the next one is refused.
+    pub const CLIENTS: usize = 64;
+    /// STATUS= is kept up to this many bytes.
+    pub const STATUS_BYTES: usize = 512;
+    /// READY=auto: a generation that never said READY=1 counts as ready after this.
+    pub const AUTO_ALIVE: Span = Span::from_secs(1);
+    /// A generation that is alone and should have said READY=1, but did not, counts as ready after this.
+    pub const AUTO_ALONE: Span = Span::from_secs(10);
+    /// Ready for this long: the restart delay starts from its beginning again.
+    pub const HEALTHY: Span = Span::from_secs(10);
+    /// A candidate that failed its gate gets this long between the kill signal and SIGKILL.
+    pub const FAILED_CANDIDATE: Span = Span::from_secs(2);
+    /// After the last SIGKILL: what is not gone by then hangs in the kernel, and is reported.
+    pub const AFTER_KILL: Span = Span::from_secs(2);
+    /// ETXTBSY (the file is still being written) is tried again for this long, this often.
+    pub const TEXT_BUSY: Span = Span::from_secs(2);
+    pub const TEXT_BUSY_RETRY: Span = Span::from_millis(20);
+    /// TriggerLimitIntervalSec=, TriggerLimitBurst= (systemd.socket(5)): starts caused by connections. Beyond it
+    /// they wait for the end of the interval; the socket stays open.
+    pub const TRIGGER_INTERVAL: Span = Span::from_secs(2);
+    pub const TRIGGER_BURST: u32 = 20;
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC. Not `Instant`: it is part of the state, and tests make it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The far end: a span of infinity added to any time.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// `self + span`, [`Time::NEVER`] where that has no end.
+    #[must_use]
+    pub const fn after(self, span: Span) -> Self {
+        Self(self.0.saturating_add(span.as_nanos()))
+    }
+
+    /// How long ago `earlier` was; zero if it is still to come.
+    pub const fn since(self, earlier: Self) -> Span {
+        Span::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// One start of COMMAND, numbered from 1, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GenerationId(pub u64);
+
+/// A control connection that waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ClientId(pub u64);
+
+/// How a main process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    Code(u8),
+    Signal { signal: Signal, core: bool },
+}
+
+/// Facts, in the past tense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The first event of every history: the sockets are held.
+    Begun,
+    /// The execve(2) of this generation succeeded.
+    Started { generation: GenerationId, pid: u32 },
+    /// Nothing runs: the start failed before or in execve(2).
+    StartFailed { generation: GenerationId, failure: StartFailure },
+    /// The main process ended and was reaped. Others of its generation may live on.
+    Exited { generation: GenerationId, exit: Exit },
+    /// Nothing of the generation is left. Comes once, after `Exited`.
+    Cleared { generation: GenerationId },
+    /// A datagram on the generation's NOTIFY_SOCKET.
+    Notified { generation: GenerationId, message: Notify },
+    /// A connection waits on a watched socket.
+    Connected,
+    Signalled { signal: Signal, sender: Sender, terminal: Terminal },
+    Requested { client: ClientId, request: Request },
+    /// The client went away before it was answered.
+    ClientGone { client: ClientId },
+    /// After [`Action::Sweep`]: we have no child of any kind any more.
+    Childless,
+    /// `next_wake` has passed.
+    Tick,
+}
+
+/// Who sent a signal, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    Kernel,
+    /// The leader of our session: a shell that passes its own SIGHUP on.
+    SessionLeader,
+    Process,
+}
+
+/// What became of the terminal we were started from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terminal {
+    /// There was none at the start, or it still opens.
+    Unchanged,
+    /// /dev/tty opened at the start and no longer does.
+    Gone,
+}
+
+/// Why nothing could be started; `what` is a sentence that names the file and the errno.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFailure {
+    pub stage: Stage,
+    pub errno: i32,
+    pub what: String,
+}
+
+/// The steps between fork and the server's first instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// fork(2), a pipe, the notify socket: the machine is short of something.
+    Resources,
+    /// An environment file could not be read or parsed.
+    Environment,
+    User,
+    Group,
+    Directory,
+    /// Limits, nice, OOM score, stdin.
+    Setup,
+    Exec,
+}
+
+/// Orders: each one thing to do, with nothing left to decide.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Start COMMAND as this generation. Answered by `Started` or `StartFailed`. The same generation may be asked for
+    /// again after a `StartFailed` (ETXTBSY).
+    Spawn { generation: GenerationId },
+    Kill { generation: GenerationId, signal: Signal, scope: Scope },
+    /// The generation is over: close what belongs to it.
+    Forget { generation: GenerationId },
+    /// Report `Connected` once as soon as a connection waits on any socket (on), or stop doing so.
+    Watch { on: bool },
+    /// Signal every child and adopted grandchild that is left; then report `Childless` as soon as there is none.
+    Sweep { signal: Signal },
+    Reply { client: ClientId, reply: Reply },
+    Tell(Note),
+    /// sd_notify(3) to whoever started us.
+    TellManager(Manager),
+    /// Stop ourselves, as the terminal asked (SIGTSTP).
+    Suspend,
+    /// End with this status.
+    Exit(u8),
+}
+
+/// Whom a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Main,
+    /// The process group and whatever else is known to belong to the generation.
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    Ready,
+    Stopping,
+}
+
+/// What a verb asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "verb")]
+pub enum Request {
+    /// `wait: false`: answered as soon as it was accepted.
+    Swap { wait: bool },
+    Restart,
+    Pause,
+    Resume,
+    Stop,
+    Kill { signal: Signal },
+    /// With `wait_ns`: answered when a ready generation serves, at the latest then.
+    Status { wait_ns: Option<u64> },
+}
