@@ -137,3 +137,7 @@ pub struct Next {
     pub at_ms: u64,
     pub why: String,
 }
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Note {}

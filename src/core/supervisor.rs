@@ -1,0 +1,5 @@
+//! (being written)
+
+/// The whole core.
+#[derive(Debug)]
+pub struct Supervisor;

@@ -1,0 +1,9 @@
+//! `supervise`, as a library for its own binary and tests. There is no stable API.
+//!
+//! (The map comes here.)
+
+pub mod client;
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod os;
