@@ -2,8 +2,8 @@
 //!
 //! (The map comes here.)
 
-pub mod client;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod core;
 pub mod os;

@@ -247,7 +247,11 @@ impl Config {
             policy: Policy {
                 restart: Restart::OnFailure,
                 delay: RestartDelay { base: Span::from_millis(100), steps: 8, max: Span::from_secs(30) },
-                start_limit: StartLimit { burst: 0, interval: Span::from_secs(10), action: StartLimitAction::None },
+                start_limit: StartLimit {
+                    burst: 0,
+                    interval: Span::from_secs(10),
+                    action: StartLimitAction::None,
+                },
                 success: StatusSet::default(),
                 prevent: StatusSet::default(),
                 force: StatusSet::default(),

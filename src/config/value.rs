@@ -71,3 +71,15 @@ pub struct StatusSet {
     pub codes: BTreeSet<u8>,
     pub signals: BTreeSet<Signal>,
 }
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.as_millis())
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SIG{}", self.0)
+    }
+}

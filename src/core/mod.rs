@@ -7,18 +7,26 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod end;
+pub mod note;
 pub mod notify;
 pub mod report;
-pub mod restart;
-pub mod service;
-pub mod supervisor;
-pub mod timers;
+mod request;
+mod restart;
+mod service;
+mod shutdown;
+mod start;
+mod status;
+mod supervisor;
+mod swap;
+mod timers;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Signal, Span};
+pub use note::Note;
 pub use notify::Notify;
-pub use report::{Note, Reply};
+pub use report::Reply;
 pub use supervisor::Supervisor;
 pub use timers::Why;
 
@@ -86,27 +94,61 @@ pub enum Exit {
     Signal { signal: Signal, core: bool },
 }
 
+/// What is true of this process from start to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// At least one socket is held.
+    pub holds_sockets: bool,
+    /// SIGHUP was ignored when we were started (nohup).
+    pub hup_ignored: bool,
+    /// We are pid 1.
+    pub init: bool,
+}
+
 /// Facts, in the past tense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The first event of every history: the sockets are held.
     Begun,
     /// The execve(2) of this generation succeeded.
-    Started { generation: GenerationId, pid: u32 },
+    Started {
+        generation: GenerationId,
+        pid: u32,
+    },
     /// Nothing runs: the start failed before or in execve(2).
-    StartFailed { generation: GenerationId, failure: StartFailure },
+    StartFailed {
+        generation: GenerationId,
+        failure: StartFailure,
+    },
     /// The main process ended and was reaped. Others of its generation may live on.
-    Exited { generation: GenerationId, exit: Exit },
+    Exited {
+        generation: GenerationId,
+        exit: Exit,
+    },
     /// Nothing of the generation is left. Comes once, after `Exited`.
-    Cleared { generation: GenerationId },
+    Cleared {
+        generation: GenerationId,
+    },
     /// A datagram on the generation's NOTIFY_SOCKET.
-    Notified { generation: GenerationId, message: Notify },
+    Notified {
+        generation: GenerationId,
+        message: Notify,
+    },
     /// A connection waits on a watched socket.
     Connected,
-    Signalled { signal: Signal, sender: Sender, terminal: Terminal },
-    Requested { client: ClientId, request: Request },
+    Signalled {
+        signal: Signal,
+        sender: Sender,
+        terminal: Terminal,
+    },
+    Requested {
+        client: ClientId,
+        request: Request,
+    },
     /// The client went away before it was answered.
-    ClientGone { client: ClientId },
+    ClientGone {
+        client: ClientId,
+    },
     /// After [`Action::Sweep`]: we have no child of any kind any more.
     Childless,
     /// `next_wake` has passed.
@@ -159,15 +201,30 @@ pub enum Stage {
 pub enum Action {
     /// Start COMMAND as this generation. Answered by `Started` or `StartFailed`. The same generation may be asked for
     /// again after a `StartFailed` (ETXTBSY).
-    Spawn { generation: GenerationId },
-    Kill { generation: GenerationId, signal: Signal, scope: Scope },
+    Spawn {
+        generation: GenerationId,
+    },
+    Kill {
+        generation: GenerationId,
+        signal: Signal,
+        scope: Scope,
+    },
     /// The generation is over: close what belongs to it.
-    Forget { generation: GenerationId },
+    Forget {
+        generation: GenerationId,
+    },
     /// Report `Connected` once as soon as a connection waits on any socket (on), or stop doing so.
-    Watch { on: bool },
+    Watch {
+        on: bool,
+    },
     /// Signal every child and adopted grandchild that is left; then report `Childless` as soon as there is none.
-    Sweep { signal: Signal },
-    Reply { client: ClientId, reply: Reply },
+    Sweep {
+        signal: Signal,
+    },
+    Reply {
+        client: ClientId,
+        reply: Reply,
+    },
     Tell(Note),
     /// sd_notify(3) to whoever started us.
     TellManager(Manager),
@@ -196,12 +253,18 @@ pub enum Manager {
 #[serde(rename_all = "lowercase", tag = "verb")]
 pub enum Request {
     /// `wait: false`: answered as soon as it was accepted.
-    Swap { wait: bool },
+    Swap {
+        wait: bool,
+    },
     Restart,
     Pause,
     Resume,
     Stop,
-    Kill { signal: Signal },
+    Kill {
+        signal: Signal,
+    },
     /// With `wait_ns`: answered when a ready generation serves, at the latest then.
-    Status { wait_ns: Option<u64> },
+    Status {
+        wait_ns: Option<u64>,
+    },
 }

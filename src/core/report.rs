@@ -3,12 +3,7 @@
 //! A [`Note`] is a line of the log (and of the progress of a waiting verb), a [`Reply`] ends a verb, a [`Status`] is
 //! the object of `status --json`. Client and supervisor share these types as their wire format.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
-
-use super::{Exit, GenerationId, Why};
-use crate::config::{Signal, Span};
 
 /// One line of the control socket, supervisor to client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,7 +132,3 @@ pub struct Next {
     pub at_ms: u64,
     pub why: String,
 }
-
-/// One line of the log.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Note {}

@@ -1,1 +1,237 @@
-//! (being written)
+//! The state machine of the one service: which generations there are, which one serves, what happens next.
+//!
+//! # Phases
+//!
+//! ```text
+//!   Listening ──connection──▶ Up ◀──────── Waiting ◀──┐            Listening  no server; the next connection starts one
+//!       ▲                     │ │ ▲                   │            Up         one generation has the traffic, ready or not
+//!       └──clean exit, table──┘ │ └─rolled back─┐     │            Swapping   a candidate runs beside it: first the gate
+//!                     swap      ▼               │     │                       (new.ready is None), then the bake
+//!   Paused ◀─pause── Replacing  Swapping ───────┘     │            Replacing  the current one was told to stop; what then?
+//!      │                 │         │ ready and baked  │            Waiting    RestartSec=
+//!      └──resume──▶ Up ◀─┘         ▼                  │            Paused     stopped by `pause`
+//!                               Up ──exit, table──────┘            Failed     the start limit was hit
+//!                                                                  Stopping   everything ends
+//! ```
+//!
+//! Generations that a phase does not name are *draining*: they were told to stop and are only waited for. A generation
+//! goes through spawn → `started` → `ready` → `exit` → cleared; `ending` says that it was told to stop, and until when.
+//! Its end has two steps: `Exited` is the main process, `Cleared` is everything it left behind. What comes next is
+//! decided at `Cleared`, as systemd's RestartSec= counts from the complete stop; a swap reacts at `Exited`.
+//!
+//! # Rules that hold everywhere
+//!
+//! - The old generation of a swap is not signalled before the new one is ready and the bake is over.
+//! - A request for a swap is kept in `clients.next_swap`; [`Step::settle`] begins it as soon as the phase allows it, so
+//!   any number of requests in between are one swap.
+//! - Whatever goes wrong with a start becomes an [`End`] of that generation; there is no second failure path.
+
+use serde::{Deserialize, Serialize};
+
+use super::note::Note;
+use super::report::{LastSwap, Reply};
+use super::restart::{End, Failure, Ledger};
+use super::{Action, ClientId, GenerationId, Setting, Time};
+use crate::config::Policy;
+
+/// All state there is; the same bytes are the saved state of the core.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Service {
+    pub(super) phase: Phase,
+    /// In the order of their numbers, until nothing of them is left.
+    pub(super) generations: Vec<Generation>,
+    pub(super) last_id: u64,
+    pub(super) ledger: Ledger,
+    /// Some generation sent READY=1: from then on only that counts (Ready=auto).
+    pub(super) server_notifies: bool,
+    /// The start that somebody waits for, or that a swap made.
+    pub(super) attempt: Option<Attempt>,
+    pub(super) clients: Clients,
+    pub(super) last_swap: Option<LastSwap>,
+    pub(super) manager_told: bool,
+    pub(super) dropped_signal_told: bool,
+    /// What the server last ended with, as an exit status.
+    pub(super) last_status: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Phase {
+    /// `hold_until`: too many connections started a server that ended again; they wait until then.
+    Listening {
+        hold_until: Option<Time>,
+    },
+    Up {
+        current: GenerationId,
+    },
+    Swapping {
+        old: GenerationId,
+        new: GenerationId,
+    },
+    Replacing {
+        current: GenerationId,
+        then: Then,
+    },
+    Waiting {
+        until: Time,
+    },
+    Paused,
+    Failed,
+    Stopping {
+        stop: Stop,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Then {
+    Start,
+    Pause,
+}
+
+/// The end of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stop {
+    /// What we end with.
+    pub(super) status: u8,
+    /// The last SIGKILL comes at the latest now.
+    pub(super) deadline: Time,
+    /// Once no generation is left: what else is left.
+    pub(super) sweep: Option<Sweep>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sweep {
+    pub(super) killed: bool,
+    pub(super) due: Time,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Generation {
+    pub(super) id: GenerationId,
+    pub(super) spawned: Time,
+    pub(super) pid: Option<u32>,
+    pub(super) started: Option<Time>,
+    pub(super) ready: Option<Time>,
+    pub(super) end: Option<End>,
+    pub(super) failure: Option<Failure>,
+    pub(super) ending: Option<Ending>,
+    /// When WATCHDOG=1 is overdue.
+    pub(super) watchdog: Option<Time>,
+    /// When a busy file is executed again.
+    pub(super) retry: Option<Time>,
+    /// STATUS=
+    pub(super) status: Option<String>,
+}
+
+/// Told to stop: `due` is the SIGKILL, after it (`killed`) the moment at which we stop waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ending {
+    pub(super) since: Time,
+    pub(super) due: Time,
+    pub(super) killed: bool,
+}
+
+/// A start whose outcome is reported: a swap (also of nothing: HUP while waiting), restart or resume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Attempt {
+    /// None while the one before is still being stopped.
+    pub(super) generation: Option<GenerationId>,
+    pub(super) from: Option<GenerationId>,
+    pub(super) is_swap: bool,
+    pub(super) clients: Vec<ClientId>,
+}
+
+/// Who waits for what, besides the clients of the present [`Attempt`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Clients {
+    /// Some: one more swap is wanted; these wait for it.
+    pub(super) next_swap: Option<Vec<ClientId>>,
+    pub(super) pause: Vec<ClientId>,
+    pub(super) stop: Vec<ClientId>,
+    pub(super) status: Vec<(ClientId, Time)>,
+}
+
+impl Service {
+    pub(super) fn new() -> Self {
+        Self {
+            phase: Phase::Paused,
+            generations: Vec::new(),
+            last_id: 0,
+            ledger: Ledger::default(),
+            server_notifies: false,
+            attempt: None,
+            clients: Clients::default(),
+            last_swap: None,
+            manager_told: false,
+            dropped_signal_told: false,
+            last_status: 0,
+        }
+    }
+
+    pub(super) fn get(&self, id: GenerationId) -> Option<&Generation> {
+        self.generations.iter().find(|generation| generation.id == id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: GenerationId) -> Option<&mut Generation> {
+        self.generations.iter_mut().find(|generation| generation.id == id)
+    }
+
+    /// The generation that has the traffic, or will have it.
+    pub(super) fn current(&self) -> Option<GenerationId> {
+        match self.phase {
+            Phase::Up { current } | Phase::Replacing { current, .. } => Some(current),
+            Phase::Swapping { old, .. } => Some(old),
+            Phase::Listening { .. }
+            | Phase::Waiting { .. }
+            | Phase::Paused
+            | Phase::Failed
+            | Phase::Stopping { .. } => None,
+        }
+    }
+
+    /// A ready generation serves, or the next connection brings one.
+    pub(super) fn serves(&self) -> bool {
+        let is_ready =
+            |id| self.get(id).is_some_and(|generation| generation.ready.is_some() && generation.is_up());
+        match self.phase {
+            Phase::Listening { .. } => true,
+            Phase::Up { current } => is_ready(current),
+            Phase::Swapping { old, new } => is_ready(old) || is_ready(new),
+            Phase::Replacing { .. }
+            | Phase::Waiting { .. }
+            | Phase::Paused
+            | Phase::Failed
+            | Phase::Stopping { .. } => false,
+        }
+    }
+}
+
+impl Generation {
+    /// Neither ended nor told to.
+    pub(super) fn is_up(&self) -> bool {
+        self.end.is_none() && self.ending.is_none()
+    }
+
+    /// Its main process is there.
+    pub(super) fn runs(&self) -> bool {
+        self.pid.is_some() && self.end.is_none()
+    }
+}
+
+/// One step of the machine: the state, the time, and where the orders go.
+pub(super) struct Step<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) setting: &'a Setting,
+    pub(super) service: &'a mut Service,
+    pub(super) now: Time,
+    pub(super) out: &'a mut Vec<Action>,
+}
+
+impl Step<'_> {
+    pub(super) fn tell(&mut self, note: Note) {
+        self.out.push(Action::Tell(note));
+    }
+
+    pub(super) fn reply(&mut self, client: ClientId, reply: Reply) {
+        self.out.push(Action::Reply { client, reply });
+    }
+}

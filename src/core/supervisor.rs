@@ -1,5 +1,197 @@
-//! (being written)
+//! The entry to the core: takes one event, routes it, and holds the policy of the whole process: signals, requests,
+//! the end.
 
-/// The whole core.
+use super::note::Note;
+use super::report::Status;
+use super::service::{Phase, Service, Step, Then};
+use super::status;
+use super::timers::{self, Why};
+use super::{Action, Event, GenerationId, Notify, Scope, Sender, Setting, Terminal, Time};
+use crate::config::{Policy, Signal};
+
+/// The whole core: a state, and the two things that do not change while it runs.
 #[derive(Debug)]
-pub struct Supervisor;
+pub struct Supervisor {
+    policy: Policy,
+    setting: Setting,
+    service: Service,
+}
+
+impl Supervisor {
+    pub fn new(policy: Policy, setting: Setting) -> Self {
+        Self { policy, setting, service: Service::new() }
+    }
+
+    /// Takes one fact and adds the orders that follow from it to `actions`, which are to be carried out in this order
+    /// before the next event.
+    pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        let Self { policy, setting, service } = self;
+        let mut step = Step { policy, setting, service, now, out: actions };
+        match event {
+            Event::Begun => step.start_automatically(),
+            Event::Started { generation, pid } => step.on_started(generation, pid),
+            Event::StartFailed { generation, failure } => step.on_start_failed(generation, failure),
+            Event::Exited { generation, exit } => step.on_exited(generation, exit),
+            Event::Cleared { generation } => step.finish(generation),
+            Event::Notified { generation, message } => step.on_notified(generation, message),
+            Event::Connected => step.on_connected(),
+            Event::Signalled { signal, sender, terminal } => step.on_signal(signal, sender, terminal),
+            Event::Requested { client, request } => step.on_request(client, &request),
+            Event::ClientGone { client } => step.on_client_gone(client),
+            Event::Childless => step.on_childless(),
+            Event::Tick => step.on_tick(),
+        }
+        step.settle();
+    }
+
+    /// When to call `step` with [`Event::Tick`], and what for. None: nothing will happen by itself.
+    pub fn next_wake(&self) -> Option<(Time, Why)> {
+        timers::deadlines(&self.policy, &self.service).into_iter().min()
+    }
+
+    /// The snapshot for `status`, without what only the shell can see.
+    pub fn status(&self) -> Status {
+        status::status(&self.service, self.next_wake())
+    }
+
+    /// The state as text; [`Supervisor::restore`] continues from it.
+    pub fn save(&self) -> String {
+        serde_json::to_string(&self.service).expect("plain data with text keys always serialises")
+    }
+
+    /// # Errors
+    /// When `saved` is not the text of a state of this version.
+    pub fn restore(policy: Policy, setting: Setting, saved: &str) -> Result<Self, String> {
+        let service = serde_json::from_str(saved).map_err(|error| error.to_string())?;
+        Ok(Self { policy, setting, service })
+    }
+}
+
+/// Time and datagrams.
+impl Step<'_> {
+    fn on_tick(&mut self) {
+        while let Some((due, why)) = timers::deadlines(self.policy, self.service).into_iter().min() {
+            if due > self.now {
+                return;
+            }
+            self.on_due(why);
+        }
+    }
+
+    pub(super) fn on_due(&mut self, why: Why) {
+        match why {
+            Why::Ready(id) => self.on_lived(id),
+            Why::Retry(id) => self.on_retry(id),
+            Why::BakeOver(_) => self.promote(),
+            Why::StartTimeout(id) => self.on_start_timeout(id),
+            Why::Watchdog(id) => self.on_watchdog_missed(id),
+            Why::Kill(id) => self.on_kill_due(id),
+            Why::Abandon(id) => self.on_abandon_due(id),
+            Why::Restart => self.start_automatically(),
+            Why::Listen => self.listen(),
+            Why::SweepKill => self.sweep(Signal::KILL),
+            Why::SweepAbandon => {
+                self.tell(Note::LeftBehind { generation: None });
+                self.on_childless();
+            }
+            Why::StatusWait(client) => {
+                self.service.clients.status.retain(|(waiting, _)| *waiting != client);
+                self.reply_status(client);
+            }
+        }
+    }
+
+    pub(super) fn on_notified(&mut self, id: GenerationId, message: Notify) {
+        let period = self.policy.watchdog;
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        if let Some(status) = message.status {
+            generation.status = (!status.is_empty()).then_some(status);
+        }
+        if !generation.is_up() {
+            // A generation that was told to stop is not made ready, or kept alive, by what it still says.
+            return;
+        }
+        if message.watchdog && generation.watchdog.is_some() {
+            generation.watchdog = Some(now.after(period));
+        }
+        if message.ready {
+            self.on_ready_said(id);
+        }
+        if message.watchdog_trigger {
+            self.on_watchdog_missed(id);
+        }
+    }
+}
+
+/// Signals to us.
+impl Step<'_> {
+    pub(super) fn on_signal(&mut self, signal: Signal, sender: Sender, terminal: Terminal) {
+        match signal {
+            Signal::HUP => self.on_hangup(sender, terminal),
+            Signal::TERM | Signal::INT => self.on_stop_signal(self.policy.kill_signal),
+            Signal::QUIT => self.on_stop_signal(Signal::QUIT),
+            Signal::TSTP if self.setting.init => {}
+            Signal::TSTP => {
+                self.signal_all(Signal::STOP);
+                self.out.push(Action::Suspend);
+            }
+            Signal::CONT => self.on_continued(),
+            Signal::WINCH if sender == Sender::Kernel => {}
+            signal => self.pass_on(signal),
+        }
+    }
+
+    pub(super) fn on_hangup(&mut self, sender: Sender, terminal: Terminal) {
+        let has_closed = terminal == Terminal::Gone && sender != Sender::Process;
+        if has_closed && matches!(self.service.phase, Phase::Stopping { .. }) {
+            // The kernel and then the shell tell of the same closed terminal: not a second request.
+        } else if has_closed && self.setting.hup_ignored {
+            self.tell(Note::HangUpIgnored);
+        } else if has_closed {
+            self.tell(Note::HangUp);
+            self.on_stop_signal(self.policy.kill_signal);
+        } else if matches!(self.service.phase, Phase::Paused | Phase::Replacing { then: Then::Pause, .. }) {
+            self.tell(Note::PausedNoSwap);
+        } else {
+            self.want_swap(None);
+        }
+    }
+
+    pub(super) fn on_stop_signal(&mut self, signal: Signal) {
+        if matches!(self.service.phase, Phase::Stopping { .. }) {
+            self.force_stop();
+        } else {
+            self.stop(0, signal);
+        }
+    }
+
+    /// The time we were stopped does not count against the server's watchdog.
+    pub(super) fn on_continued(&mut self) {
+        let next = self.now.after(self.policy.watchdog);
+        for generation in &mut self.service.generations {
+            generation.watchdog = generation.watchdog.map(|_| next);
+        }
+        self.signal_all(Signal::CONT);
+    }
+
+    pub(super) fn signal_all(&mut self, signal: Signal) {
+        for generation in self.service.generations.iter().filter(|generation| generation.runs()) {
+            self.out.push(Action::Kill { generation: generation.id, signal, scope: Scope::All });
+        }
+    }
+
+    pub(super) fn pass_on(&mut self, signal: Signal) {
+        if let Some(generation) = self.running_current() {
+            self.out.push(Action::Kill { generation, signal, scope: Scope::Main });
+        } else if !self.service.dropped_signal_told {
+            self.service.dropped_signal_told = true;
+            self.tell(Note::SignalDropped { signal });
+        }
+    }
+
+    pub(super) fn running_current(&self) -> Option<GenerationId> {
+        let current = self.service.get(self.service.current()?)?;
+        current.runs().then_some(current.id)
+    }
+}

@@ -1,4 +1,119 @@
-//! (being written)
+//! Everything the core ever waits for.
+//!
+//! Nothing is armed or cancelled: the deadlines are read off the state each time, so a stale timer cannot exist.
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why { Placeholder }
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::service::{Generation, Phase, Service};
+use super::{ClientId, GenerationId, Time, limits};
+use crate::config::{Policy, Ready, Span};
+
+/// What a wake-up is for. At one instant the earlier variant goes first: a server that is ready in the moment its
+/// time runs out is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Why {
+    /// When a generation has lived long enough to count as ready.
+    Ready(GenerationId),
+    /// When the file that was busy is executed again.
+    Retry(GenerationId),
+    /// When the old generation has been kept long enough beside the new one.
+    BakeOver(GenerationId),
+    /// When a generation that is not ready has used up TimeoutStartSec=.
+    StartTimeout(GenerationId),
+    /// When the next WATCHDOG=1 is overdue.
+    Watchdog(GenerationId),
+    /// When a generation told to stop gets SIGKILL.
+    Kill(GenerationId),
+    /// When we stop waiting for what SIGKILL did not end.
+    Abandon(GenerationId),
+    /// When RestartSec= is over.
+    Restart,
+    /// When connections may start the server again.
+    Listen,
+    /// When what is left at the end gets SIGKILL.
+    SweepKill,
+    /// When we end without what is left.
+    SweepAbandon,
+    /// When `status --wait` is answered as things are.
+    StatusWait(ClientId),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(g) => write!(f, "generation {} counts as ready", g.0),
+            Self::Retry(g) => write!(f, "generation {} is tried again (its file is being written)", g.0),
+            Self::BakeOver(g) => write!(f, "generation {} has the traffic for good", g.0),
+            Self::StartTimeout(g) => write!(f, "generation {} must be ready", g.0),
+            Self::Watchdog(g) => write!(f, "generation {} must have sent WATCHDOG=1", g.0),
+            Self::Kill(g) => write!(f, "generation {} gets SIGKILL", g.0),
+            Self::Abandon(g) => write!(f, "what is left of generation {} is given up", g.0),
+            Self::Restart => write!(f, "restart"),
+            Self::Listen => write!(f, "connections may start the server again"),
+            Self::SweepKill => write!(f, "processes left get SIGKILL"),
+            Self::SweepAbandon => write!(f, "end without the processes left"),
+            Self::StatusWait(_) => write!(f, "a waiting status is answered"),
+        }
+    }
+}
+
+/// All deadlines of the present state.
+pub(super) fn deadlines(policy: &Policy, service: &Service) -> Vec<(Time, Why)> {
+    let mut due = Vec::new();
+    for generation in &service.generations {
+        of_generation(policy, service, generation, &mut due);
+    }
+    match service.phase {
+        Phase::Swapping { new, .. } => {
+            if let Some(ready) = service.get(new).and_then(|generation| generation.ready) {
+                due.push((ready.after(policy.bake), Why::BakeOver(new)));
+            }
+        }
+        Phase::Waiting { until } => due.push((until, Why::Restart)),
+        Phase::Listening { hold_until: Some(until) } => due.push((until, Why::Listen)),
+        Phase::Stopping { ref stop } => match stop.sweep {
+            Some(sweep) if sweep.killed => due.push((sweep.due, Why::SweepAbandon)),
+            Some(sweep) => due.push((sweep.due, Why::SweepKill)),
+            None => {}
+        },
+        Phase::Listening { hold_until: None }
+        | Phase::Up { .. }
+        | Phase::Replacing { .. }
+        | Phase::Paused
+        | Phase::Failed => {}
+    }
+    due.extend(service.clients.status.iter().map(|(client, until)| (*until, Why::StatusWait(*client))));
+    due.retain(|(time, _)| *time != Time::NEVER);
+    due
+}
+
+fn of_generation(policy: &Policy, service: &Service, generation: &Generation, due: &mut Vec<(Time, Why)>) {
+    let id = generation.id;
+    if let Some(retry) = generation.retry {
+        due.push((retry, Why::Retry(id)));
+    }
+    if let Some(ending) = generation.ending {
+        due.push((ending.due, if ending.killed { Why::Abandon(id) } else { Why::Kill(id) }));
+        return;
+    }
+    let Some(started) = generation.started else { return };
+    if generation.ready.is_some() {
+        due.extend(generation.watchdog.map(|time| (time, Why::Watchdog(id))));
+        return;
+    }
+    let alone = matches!(service.phase, Phase::Up { current } if current == id);
+    let alive_for = match policy.ready {
+        Ready::Delay(span) => span,
+        Ready::Auto if !service.server_notifies => limits::AUTO_ALIVE,
+        Ready::Auto if alone => limits::AUTO_ALONE,
+        Ready::Auto | Ready::Notify => Span::INFINITY,
+        Ready::Exec => Span::ZERO,
+    };
+    due.push((started.after(alive_for), Why::Ready(id)));
+    let never_killed = policy.ready == Ready::Auto && alone;
+    if !never_killed {
+        due.push((started.after(policy.timeout_start), Why::StartTimeout(id)));
+    }
+}

@@ -1,0 +1,229 @@
+//! Every line we log while we run, as one type: the words are here and nowhere else.
+
+use std::fmt;
+
+use super::{Exit, GenerationId};
+use crate::config::{Signal, Span, StartLimit};
+
+/// One line of the log; clients that wait see it too.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Note {
+    Started {
+        generation: GenerationId,
+        pid: u32,
+    },
+    CannotStart {
+        generation: GenerationId,
+        what: String,
+    },
+    Ready {
+        generation: GenerationId,
+        after: Span,
+        by: ReadyBy,
+    },
+    Exited {
+        generation: GenerationId,
+        exit: Exit,
+        after: Span,
+    },
+    /// A living generation is stopped because of this.
+    Failed {
+        reason: String,
+    },
+    Restarting {
+        after: Span,
+    },
+    Listening,
+    TriggersHeld {
+        span: Span,
+    },
+    LimitHit(StartLimit),
+    SwapBegun {
+        from: GenerationId,
+        to: GenerationId,
+    },
+    SwapWaits,
+    Baking {
+        to: GenerationId,
+        span: Span,
+    },
+    Swapped {
+        from: GenerationId,
+        to: GenerationId,
+    },
+    RolledBack {
+        from: GenerationId,
+        to: GenerationId,
+        reason: String,
+    },
+    OldDied {
+        old: GenerationId,
+        new: GenerationId,
+    },
+    Killing {
+        generation: GenerationId,
+        after: Span,
+    },
+    Gone {
+        generation: GenerationId,
+        after: Span,
+    },
+    /// None: processes that belong to no generation.
+    LeftBehind {
+        generation: Option<GenerationId>,
+    },
+    Paused,
+    PausedNoSwap,
+    Stopping {
+        signal: Signal,
+        patience: Span,
+    },
+    StopForced,
+    HangUp,
+    HangUpIgnored,
+    SignalDropped {
+        signal: Signal,
+    },
+}
+
+/// What made a generation count as ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadyBy {
+    /// READY=1
+    Notify,
+    Exec,
+    /// It lived for long enough.
+    Alive,
+    /// It did not say READY=1 as earlier ones did, but it is all there is.
+    Alone,
+}
+
+impl Note {
+    pub fn level(&self) -> log::Level {
+        match self {
+            Self::CannotStart { .. }
+            | Self::Failed { .. }
+            | Self::TriggersHeld { .. }
+            | Self::LimitHit(_)
+            | Self::RolledBack { .. }
+            | Self::OldDied { .. }
+            | Self::Killing { .. }
+            | Self::LeftBehind { .. }
+            | Self::PausedNoSwap
+            | Self::SignalDropped { .. }
+            | Self::Ready { by: ReadyBy::Alone, .. } => log::Level::Warn,
+            Self::Started { .. }
+            | Self::Ready { .. }
+            | Self::Exited { .. }
+            | Self::Restarting { .. }
+            | Self::Listening
+            | Self::SwapBegun { .. }
+            | Self::SwapWaits
+            | Self::Baking { .. }
+            | Self::Swapped { .. }
+            | Self::Gone { .. }
+            | Self::Paused
+            | Self::Stopping { .. }
+            | Self::StopForced
+            | Self::HangUp
+            | Self::HangUpIgnored => log::Level::Info,
+        }
+    }
+}
+
+impl fmt::Display for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "generation {}", self.0)
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started { generation, pid } => write!(f, "{generation} started, pid {pid}"),
+            Self::CannotStart { generation, what } => write!(f, "{generation}: {what}"),
+            Self::Ready { generation, after, by } => {
+                write!(f, "{generation} is ready after {}", rounded(*after))?;
+                match by {
+                    ReadyBy::Notify => write!(f, " (READY=1)"),
+                    ReadyBy::Exec | ReadyBy::Alive => Ok(()),
+                    ReadyBy::Alone => {
+                        write!(f, ": it sent no READY=1 as earlier ones did, but it is all there is")
+                    }
+                }
+            }
+            Self::Exited { generation, exit, after } => {
+                write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
+            }
+            Self::Failed { reason } => write!(f, "{reason}; stopping it"),
+            Self::Restarting { after } => {
+                write!(f, "restart in {}; connections wait in the queue", rounded(*after))
+            }
+            Self::Listening => write!(f, "listening; the next connection starts the server"),
+            Self::TriggersHeld { span } => write!(
+                f,
+                "connections start a server that ends again and again; the next start is in {} at the earliest",
+                rounded(*span)
+            ),
+            Self::LimitHit(limit) => write!(
+                f,
+                "gave up after {} starts in {}; \"supervise swap\" or SIGHUP starts it again",
+                limit.burst, limit.interval
+            ),
+            Self::SwapBegun { from, to } => write!(f, "swap: {to} starts beside {from}"),
+            Self::SwapWaits => write!(f, "swap: one more swap follows the one under way"),
+            Self::Baking { to, span } => {
+                write!(f, "{to} has the traffic; the old one is kept for {}", rounded(*span))
+            }
+            Self::Swapped { from, to } => write!(f, "swapped: {to} took over; {from} is told to stop"),
+            Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
+            Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
+            Self::Killing { generation, after } => {
+                write!(f, "{generation} did not stop within {}: SIGKILL", rounded(*after))
+            }
+            Self::Gone { generation, after } => {
+                write!(f, "{generation} is gone, {} after it was told", rounded(*after))
+            }
+            Self::LeftBehind { generation: Some(generation) } => {
+                write!(f, "{generation} has processes that SIGKILL does not end; going on without them")
+            }
+            Self::LeftBehind { generation: None } => {
+                write!(f, "there are processes that SIGKILL does not end; going on without them")
+            }
+            Self::Paused => write!(f, "paused; new connections wait in the queue"),
+            Self::PausedNoSwap => {
+                write!(f, "paused: \"supervise resume\" starts the server, a swap does not")
+            }
+            Self::Stopping { signal, patience } => {
+                write!(f, "stopping with {signal}; SIGKILL follows in {}", rounded(*patience))
+            }
+            Self::StopForced => write!(f, "stopping at once: SIGKILL"),
+            Self::HangUp => write!(f, "the terminal has closed"),
+            Self::HangUpIgnored => write!(f, "the terminal has closed; going on, as nohup asked"),
+            Self::SignalDropped { signal } => {
+                write!(f, "{signal} dropped: no server runs that could have it (said once)")
+            }
+        }
+    }
+}
+
+/// `exited with status 3`, `was killed by SIGSEGV (core dumped)`.
+pub(super) fn ended(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with status {code}"),
+        Exit::Signal { signal, core: false } => format!("was killed by {signal}"),
+        Exit::Signal { signal, core: true } => format!("was killed by {signal} (core dumped)"),
+    }
+}
+
+/// A span as a person wants to read it: two digits below a second, whole milliseconds up to ten seconds.
+pub(super) fn rounded(span: Span) -> Span {
+    let millis = span.as_millis();
+    if span.is_infinite() || millis == 0 {
+        Span::from_nanos(if span.is_infinite() { u64::MAX } else { span.as_nanos() / 1_000 * 1_000 })
+    } else if millis < 10_000 {
+        Span::from_millis(millis)
+    } else {
+        Span::from_secs(millis / 1_000)
+    }
+}

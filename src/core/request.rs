@@ -1,0 +1,184 @@
+//! What the verbs ask for, and who is answered when.
+
+use super::note::Note;
+use super::report::Reply;
+use super::service::{Attempt, Phase, Step, Then};
+use super::status;
+use super::timers;
+use super::{Action, ClientId, Request, Scope, Time, limits};
+
+impl Step<'_> {
+    pub(super) fn on_request(&mut self, client: ClientId, request: &Request) {
+        if matches!(self.service.phase, Phase::Stopping { .. })
+            && !matches!(request, Request::Stop | Request::Status { .. })
+        {
+            return self.reply(client, Reply::failed("supervise is stopping"));
+        }
+        match request {
+            Request::Swap { wait } => self.on_swap_requested(client, *wait),
+            Request::Restart => self.on_restart_requested(client),
+            Request::Pause => self.on_pause_requested(client),
+            Request::Resume => self.on_resume_requested(client),
+            Request::Stop => {
+                self.service.clients.stop.push(client);
+                if !matches!(self.service.phase, Phase::Stopping { .. }) {
+                    self.stop(0, self.policy.kill_signal);
+                }
+            }
+            Request::Kill { signal } => match self.running_current() {
+                Some(generation) => {
+                    self.out.push(Action::Kill { generation, signal: *signal, scope: Scope::Main });
+                    self.reply(client, Reply::done(format!("sent {signal} to {generation}")));
+                }
+                None => self.reply(client, Reply::failed("no generation runs")),
+            },
+            Request::Status { wait_ns: Some(wait) } if !self.service.serves() => {
+                self.service.clients.status.push((client, Time(self.now.0.saturating_add(*wait))));
+            }
+            Request::Status { .. } => self.reply_status(client),
+        }
+    }
+
+    pub(super) fn on_swap_requested(&mut self, client: ClientId, wait: bool) {
+        if self.is_paused() {
+            return self.reply(client, paused());
+        }
+        if wait {
+            self.want_swap(Some(client));
+        } else {
+            self.want_swap(None);
+            self.reply(client, Reply::done("a swap was begun; \"supervise status\" tells how it went"));
+        }
+    }
+
+    /// Asks for one more swap; [`Step::settle`] begins it.
+    pub(super) fn want_swap(&mut self, client: Option<ClientId>) {
+        if let Phase::Replacing { then: Then::Start, .. } = self.service.phase
+            && let Some(attempt) = &mut self.service.attempt
+        {
+            // The start that is coming reads everything anew, so it answers this request as well.
+            attempt.clients.extend(client);
+            return;
+        }
+        if matches!(self.service.phase, Phase::Swapping { .. }) && self.service.clients.next_swap.is_none() {
+            self.tell(Note::SwapWaits);
+        }
+        self.service.clients.next_swap.get_or_insert_default().extend(client);
+    }
+
+    pub(super) fn on_restart_requested(&mut self, client: ClientId) {
+        match self.service.phase {
+            Phase::Up { .. } | Phase::Swapping { .. } => {
+                let mut clients = self.abandon_swap("a restart was asked for");
+                clients.push(client);
+                self.service.ledger.reset();
+                self.replace_with_attempt(clients);
+            }
+            Phase::Replacing { then: Then::Start, .. } => {
+                if let Some(attempt) = &mut self.service.attempt {
+                    attempt.clients.push(client);
+                }
+            }
+            Phase::Listening { .. } | Phase::Waiting { .. } | Phase::Failed => {
+                self.start_by_request(false, None, vec![client]);
+            }
+            Phase::Replacing { then: Then::Pause, .. } | Phase::Paused => self.reply(client, paused()),
+            Phase::Stopping { .. } => self.reply(client, Reply::failed("supervise is stopping")),
+        }
+    }
+
+    pub(super) fn replace_with_attempt(&mut self, clients: Vec<ClientId>) {
+        let Some(current) = self.service.current() else { return };
+        self.service.attempt =
+            Some(Attempt { generation: None, from: Some(current), is_swap: false, clients });
+        self.replace(current, Then::Start);
+    }
+
+    pub(super) fn on_pause_requested(&mut self, client: ClientId) {
+        match self.service.phase {
+            Phase::Up { current }
+            | Phase::Swapping { old: current, .. }
+            | Phase::Replacing { current, .. } => {
+                self.service.clients.pause.push(client);
+                for waiting in self.abandon_swap("the server was paused") {
+                    self.reply(waiting, Reply::failed("the server was paused"));
+                }
+                self.replace(current, Then::Pause);
+            }
+            Phase::Listening { .. } | Phase::Waiting { .. } | Phase::Failed => {
+                self.leave_listening();
+                self.service.phase = Phase::Paused;
+                self.tell(Note::Paused);
+                self.reply(client, Reply::done("paused; new connections wait in the queue"));
+            }
+            Phase::Paused => self.reply(client, Reply::done("paused already")),
+            Phase::Stopping { .. } => self.reply(client, Reply::failed("supervise is stopping")),
+        }
+    }
+
+    pub(super) fn on_resume_requested(&mut self, client: ClientId) {
+        match self.service.phase {
+            Phase::Paused => self.start_by_request(false, None, vec![client]),
+            Phase::Replacing { current, then: Then::Pause } => {
+                for waiting in std::mem::take(&mut self.service.clients.pause) {
+                    self.reply(waiting, Reply::failed("resumed before the server had stopped"));
+                }
+                self.service.phase = Phase::Replacing { current, then: Then::Start };
+                self.service.ledger.reset();
+                self.service.attempt = Some(Attempt {
+                    generation: None,
+                    from: Some(current),
+                    is_swap: false,
+                    clients: vec![client],
+                });
+            }
+            Phase::Up { .. } | Phase::Swapping { .. } | Phase::Replacing { then: Then::Start, .. } => {
+                self.reply(client, Reply::done("not paused"));
+            }
+            Phase::Listening { .. } | Phase::Waiting { .. } | Phase::Failed => {
+                self.reply(client, Reply::failed("not paused; \"supervise restart\" starts the server"));
+            }
+            Phase::Stopping { .. } => self.reply(client, Reply::failed("supervise is stopping")),
+        }
+    }
+
+    pub(super) fn on_client_gone(&mut self, client: ClientId) {
+        let clients = &mut self.service.clients;
+        for waiting in [&mut clients.pause, &mut clients.stop].into_iter().chain(clients.next_swap.as_mut()) {
+            waiting.retain(|other| *other != client);
+        }
+        clients.status.retain(|(other, _)| *other != client);
+        if let Some(attempt) = &mut self.service.attempt {
+            attempt.clients.retain(|other| *other != client);
+        }
+    }
+
+    /// Ends whatever start or swap is under way or wanted, and returns the clients of the wanted one.
+    pub(super) fn abandon_swap(&mut self, reason: &str) -> Vec<ClientId> {
+        if let Phase::Swapping { old, new } = self.service.phase {
+            self.service.phase = Phase::Up { current: old };
+            self.stop_generation(
+                new,
+                self.policy.kill_signal,
+                limits::FAILED_CANDIDATE.min(self.policy.timeout_stop),
+            );
+        }
+        self.fail_attempt(reason.to_owned());
+        self.service.clients.next_swap.take().unwrap_or_default()
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        matches!(self.service.phase, Phase::Paused | Phase::Replacing { then: Then::Pause, .. })
+    }
+
+    pub(super) fn reply_status(&mut self, client: ClientId) {
+        let next = timers::deadlines(self.policy, self.service).into_iter().min();
+        let exit = u8::from(!self.service.serves());
+        let status = Some(Box::new(status::status(self.service, next)));
+        self.reply(client, Reply { exit, text: String::new(), swap: None, status });
+    }
+}
+
+fn paused() -> Reply {
+    Reply::failed("paused: \"supervise resume\" starts the server")
+}

@@ -1,0 +1,73 @@
+//! The snapshot for `status`, read off the state.
+
+use super::report::{GenerationStatus, Next, Role, State, Status};
+use super::service::{Phase, Service, Then};
+use super::timers::Why;
+use super::{GenerationId, Time};
+
+pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
+    Status {
+        name: String::new(),
+        pid: 0,
+        version: String::new(),
+        state: state(service),
+        generation: service.current().filter(|id| service.get(*id).is_some()).map(|id| id.0),
+        generations: service
+            .generations
+            .iter()
+            .map(|generation| GenerationStatus {
+                generation: generation.id.0,
+                pid: generation.pid,
+                role: role(service, generation.id),
+                since: generation.started.unwrap_or(generation.spawned).0.to_string(),
+                ready_ms: generation
+                    .ready
+                    .map(|ready| ready.since(generation.started.unwrap_or(ready)).as_millis()),
+                connections: None,
+                rss_kb: None,
+                status: generation.status.clone(),
+            })
+            .collect(),
+        sockets: Vec::new(),
+        restarts: service.ledger.restarts,
+        last_swap: service.last_swap.clone(),
+        next: next.map(|(time, why)| Next { at_ms: time.0, why: why.to_string() }),
+    }
+}
+
+fn role(service: &Service, id: GenerationId) -> Role {
+    match service.phase {
+        Phase::Swapping { new, .. } if new == id => Role::Candidate,
+        Phase::Swapping { .. }
+        | Phase::Up { .. }
+        | Phase::Listening { .. }
+        | Phase::Replacing { .. }
+        | Phase::Waiting { .. }
+        | Phase::Paused
+        | Phase::Failed
+        | Phase::Stopping { .. } => {
+            if service.current() == Some(id) {
+                Role::Current
+            } else {
+                Role::Draining
+            }
+        }
+    }
+}
+
+fn state(service: &Service) -> State {
+    match service.phase {
+        Phase::Listening { .. } => State::Listening,
+        Phase::Up { current } => match service.get(current) {
+            Some(generation) if !generation.is_up() => State::Waiting,
+            Some(generation) if generation.ready.is_some() => State::Running,
+            Some(_) | None => State::Starting,
+        },
+        Phase::Swapping { .. } => State::Swapping,
+        Phase::Replacing { then: Then::Start, .. } => State::Starting,
+        Phase::Replacing { then: Then::Pause, .. } | Phase::Stopping { .. } => State::Stopping,
+        Phase::Waiting { .. } => State::Waiting,
+        Phase::Paused => State::Paused,
+        Phase::Failed => State::Failed,
+    }
+}
