@@ -191,3 +191,144 @@ impl Ledger {
 pub(super) fn was_healthy(ready: Option<Time>, end: Time) -> bool {
     ready.is_some_and(|ready| end >= ready.after(limits::HEALTHY))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const ALL: [Restart; 7] = [
+        Restart::No,
+        Restart::OnSuccess,
+        Restart::OnFailure,
+        Restart::OnAbnormal,
+        Restart::OnAbort,
+        Restart::OnWatchdog,
+        Restart::Always,
+    ];
+
+    fn signal(number: i32) -> End {
+        killed(number, false)
+    }
+
+    fn killed(number: i32, core: bool) -> End {
+        End::Exited(Exit::Signal { signal: Signal::from_number(number).expect("a signal"), core })
+    }
+
+    fn code(code: u8) -> End {
+        End::Exited(Exit::Code(code))
+    }
+
+    fn not_started(stage: Stage) -> End {
+        End::NotStarted(StartFailure { stage, errno: 11, what: String::new() })
+    }
+
+    fn policy(change: impl Fn(&mut Policy)) -> Policy {
+        let mut policy = Config::for_command_line().policy;
+        change(&mut policy);
+        policy
+    }
+
+    /// One character for each value of Restart=, in the order of `ALL`: R restarted, - not.
+    fn row(end: &End, failure: Option<Failure>, change: impl Fn(&mut Policy)) -> String {
+        ALL.iter()
+            .map(|restart| {
+                let policy = policy(|policy| {
+                    change(policy);
+                    policy.restart = *restart;
+                });
+                if shall_restart(&policy, end, failure) { 'R' } else { '-' }
+            })
+            .collect()
+    }
+
+    /// Every cell of the table in systemd.service(5), Restart=; order: no, on-success, on-failure, on-abnormal,
+    /// on-abort, on-watchdog, always.
+    #[test]
+    fn the_restart_matrix() {
+        let plain = |_: &mut Policy| {};
+        let cases = [
+            ("clean code", code(0), None, "-R----R"),
+            ("clean signal", signal(15), None, "-R----R"),
+            ("SIGHUP", signal(1), None, "-R----R"),
+            ("SIGPIPE", signal(13), None, "-R----R"),
+            ("unclean code", code(3), None, "--R---R"),
+            ("SIGKILL", signal(9), None, "--RRR-R"),
+            ("core dump", killed(11, true), None, "--RRR-R"),
+            ("SIGTERM with core is not clean", killed(15, true), None, "--RRR-R"),
+            ("start timeout, then SIGTERM", signal(15), Some(Failure::Timeout), "--RR--R"),
+            ("watchdog, then SIGABRT", signal(6), Some(Failure::Watchdog), "--RR-RR"),
+            ("READY=1 never came", code(0), Some(Failure::Protocol), "--RR--R"),
+            ("fork failed", not_started(Stage::Resources), None, "--RR--R"),
+            ("exec failed: 203", not_started(Stage::Exec), None, "--R---R"),
+        ];
+        for (name, end, failure, expected) in cases {
+            assert_eq!(row(&end, failure, plain), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn lists_change_the_matrix() {
+        let three = |set: &mut StatusSet| {
+            set.codes.insert(3);
+        };
+        assert_eq!(row(&code(3), None, |policy| three(&mut policy.success)), "-R----R");
+        assert_eq!(row(&code(3), None, |policy| three(&mut policy.prevent)), "-------");
+        assert_eq!(row(&code(3), None, |policy| three(&mut policy.force)), "RRRRRRR");
+        let both = |policy: &mut Policy| {
+            three(&mut policy.prevent);
+            three(&mut policy.force);
+        };
+        assert_eq!(row(&code(3), None, both), "-------", "prevent beats force");
+        let usr1 = |policy: &mut Policy| {
+            policy.success.signals.insert(Signal::from_number(10).expect("SIGUSR1"));
+        };
+        assert_eq!(row(&signal(10), None, usr1), "-R----R");
+        let exec = |policy: &mut Policy| {
+            policy.prevent.codes.insert(203);
+        };
+        assert_eq!(row(&not_started(Stage::Exec), None, exec), "-------");
+    }
+
+    /// The examples of systemd.service(5), RestartSteps=.
+    #[test]
+    fn the_delay_grows_geometrically() {
+        let delays = |base, steps, max: u64| -> Vec<u64> {
+            let delay = RestartDelay { base: Span::from_millis(base), steps, max: Span::from_millis(max) };
+            (1..=6).map(|n| restart_delay(&delay, n).as_millis()).collect()
+        };
+        assert_eq!(delays(1_000, 4, 16_000), [1_000, 2_000, 4_000, 8_000, 16_000, 16_000]);
+        assert_eq!(delays(100, 5, 10_000), [100, 251, 630, 1_584, 3_981, 10_000]);
+        assert_eq!(delays(5_000, 0, 10_000), [5_000; 6]);
+        assert_eq!(delays(0, 4, 1_000)[0], 0);
+        let delay = RestartDelay { base: Span::from_millis(7), steps: 3, max: Span::INFINITY };
+        assert_eq!(restart_delay(&delay, 1_000), Span::from_millis(7));
+    }
+
+    #[test]
+    fn a_window_lets_its_burst_pass_and_opens_anew() {
+        let interval = Span::from_secs(10);
+        let mut window = Window::default();
+        for second in 0..3 {
+            assert_eq!(window.admit(Time(0).after(Span::from_secs(second)), 3, interval), Ok(()));
+        }
+        let later =
+            window.admit(Time(0).after(Span::from_secs(9)), 3, interval).expect_err("the burst is used up");
+        assert_eq!(window.admit(later, 3, interval), Ok(()));
+        assert_eq!(window.admit(later, 0, interval), Ok(()), "no limit");
+        let mut for_ever = Window::default();
+        assert_eq!(for_ever.admit(Time(5), 1, Span::INFINITY), Ok(()));
+        assert_eq!(for_ever.admit(Time(u64::MAX - 1), 1, Span::INFINITY), Err(Time::NEVER));
+    }
+
+    #[test]
+    fn exit_statuses_are_the_shells() {
+        assert_eq!(code(7).exit_status(), 7);
+        assert_eq!(signal(9).exit_status(), 137);
+        let failure = |stage, errno| StartFailure { stage, errno, what: String::new() }.exit_status();
+        assert_eq!(
+            [failure(Stage::Exec, 2), failure(Stage::Exec, 13), failure(Stage::User, 2)],
+            [127, 126, 125]
+        );
+    }
+}
