@@ -7,6 +7,7 @@
 pub mod address;
 pub mod directives;
 pub mod environment;
+pub mod number;
 pub mod placeholder;
 pub mod value;
 
@@ -286,3 +287,43 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// An [`Error`] before its place is known: parsers of values do not know who asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub cause: String,
+    pub remedy: String,
+}
+
+impl Problem {
+    pub fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { cause: cause.into(), remedy: remedy.into() }
+    }
+
+    pub fn at(self, place: impl Into<String>) -> Error {
+        Error { place: place.into(), cause: self.cause, remedy: self.remedy }
+    }
+}
+
+/// Something that was understood but has no effect, or another than it seems; one line for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning(pub Error);
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// `text` as it may stand in a one-line message: control characters escaped, cut after 200 characters.
+pub fn printable(text: &str) -> String {
+    let mut out = String::new();
+    for (count, c) in text.chars().enumerate() {
+        if count == 200 {
+            out.push('…');
+            break;
+        }
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}

@@ -218,6 +218,9 @@ impl Step<'_> {
         if restart::shall_restart(self.policy, end, generation.failure) {
             let healthy = restart::was_healthy(generation.ready, self.now);
             let delay = self.service.ledger.next_delay(&self.policy.delay, healthy);
+            // RestartSec=0 must not make a missing file a busy loop.
+            let floor = if matches!(end, End::NotStarted(_)) { limits::NOT_STARTED } else { Span::ZERO };
+            let delay = delay.max(floor);
             let until = self.now.after(delay);
             self.tell(Note::Restarting { after: delay });
             self.service.phase = Phase::Waiting { until };

@@ -50,6 +50,8 @@ pub mod limits {
     pub const FAILED_CANDIDATE: Span = Span::from_secs(2);
     /// After the last SIGKILL: what is not gone by then hangs in the kernel, and is reported.
     pub const AFTER_KILL: Span = Span::from_secs(2);
+    /// The least delay before a restart of what could not even be executed.
+    pub const NOT_STARTED: Span = Span::from_millis(100);
     /// ETXTBSY (the file is still being written) is tried again for this long, this often.
     pub const TEXT_BUSY: Span = Span::from_secs(2);
     pub const TEXT_BUSY_RETRY: Span = Span::from_millis(20);

@@ -96,6 +96,8 @@ pub(super) struct Stop {
     pub(super) deadline: Time,
     /// Once no generation is left: what else is left.
     pub(super) sweep: Option<Sweep>,
+    /// [`super::Action::Exit`] was given; nothing follows it.
+    pub(super) is_over: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ impl Step<'_> {
             self.reply(client, Reply::failed("supervise was told to stop"));
         }
         self.leave_listening();
-        let stop = Stop { status, deadline: self.now.after(patience), sweep: None };
+        let stop = Stop { status, deadline: self.now.after(patience), sweep: None, is_over: false };
         self.service.phase = Phase::Stopping { stop };
         self.out.push(Action::TellManager(Manager::Stopping));
         if self.service.generations.iter().any(|generation| generation.runs()) {
@@ -53,7 +53,7 @@ impl Step<'_> {
     /// Once no generation is left: end what escaped them all (left its process group), then ourselves.
     pub(super) fn sweep_if_alone(&mut self) {
         let Phase::Stopping { stop } = self.service.phase else { return };
-        if !self.service.generations.is_empty() || stop.sweep.is_some() {
+        if !self.service.generations.is_empty() || stop.sweep.is_some() || stop.is_over {
             return;
         }
         // KillMode=process promises to leave other processes alone; as pid 1 nobody can survive us.
@@ -72,12 +72,17 @@ impl Step<'_> {
     }
 
     pub(super) fn on_childless(&mut self) {
-        if let Phase::Stopping { stop: Stop { status, sweep: Some(_), .. } } = self.service.phase {
+        if let Phase::Stopping { stop: Stop { status, sweep: Some(_), is_over: false, .. } } =
+            self.service.phase
+        {
             self.exit(status);
         }
     }
 
     pub(super) fn exit(&mut self, status: u8) {
+        if let Phase::Stopping { stop } = &mut self.service.phase {
+            stop.is_over = true;
+        }
         for (client, _) in std::mem::take(&mut self.service.clients.status) {
             self.reply_status(client);
         }

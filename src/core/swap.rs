@@ -8,8 +8,6 @@ use crate::config::{Handover, Ready, Span};
 
 impl Step<'_> {
     fn begin_swap(&mut self, old: GenerationId, clients: Vec<ClientId>) {
-        // An attempt of the old generation itself (a first start somebody waits for) has been overtaken.
-        self.fail_attempt("overtaken by another start".to_owned());
         if self.policy.handover == Handover::StopFirst {
             self.service.attempt =
                 Some(Attempt { generation: None, from: Some(old), is_swap: true, clients });
@@ -160,7 +158,9 @@ impl Step<'_> {
         match self.service.phase {
             Phase::Up { current } => {
                 let is_up = self.service.get(current).is_some_and(Generation::is_up);
-                if is_up && self.service.generations.len() < limits::GENERATIONS {
+                // A start that somebody waits for is decided first; then one more swap answers all who asked meanwhile.
+                let is_decided = self.service.attempt.is_none();
+                if is_up && is_decided && self.service.generations.len() < limits::GENERATIONS {
                     let clients = self.service.clients.next_swap.take().unwrap_or_default();
                     self.begin_swap(current, clients);
                 }

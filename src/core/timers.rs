@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::service::{Generation, Phase, Service};
+use super::service::{Generation, Phase, Service, Stop};
 use super::{ClientId, GenerationId, Time, limits};
 use crate::config::{Policy, Ready, Span};
 
@@ -73,6 +73,7 @@ pub(super) fn deadlines(policy: &Policy, service: &Service) -> Vec<(Time, Why)> 
         }
         Phase::Waiting { until } => due.push((until, Why::Restart)),
         Phase::Listening { hold_until: Some(until) } => due.push((until, Why::Listen)),
+        Phase::Stopping { stop: Stop { is_over: true, .. } } => return Vec::new(),
         Phase::Stopping { ref stop } => match stop.sweep {
             Some(sweep) if sweep.killed => due.push((sweep.due, Why::SweepAbandon)),
             Some(sweep) => due.push((sweep.due, Why::SweepKill)),
@@ -112,8 +113,9 @@ fn of_generation(policy: &Policy, service: &Service, generation: &Generation, du
         Ready::Exec => Span::ZERO,
     };
     due.push((started.after(alive_for), Why::Ready(id)));
-    let never_killed = policy.ready == Ready::Auto && alone;
-    if !never_killed {
+    // What only has to live for a while cannot be late, and `auto` never kills the only one there is.
+    let cannot_be_late = matches!(policy.ready, Ready::Delay(_)) || (policy.ready == Ready::Auto && alone);
+    if !cannot_be_late {
         due.push((started.after(policy.timeout_start), Why::StartTimeout(id)));
     }
 }

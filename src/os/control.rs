@@ -1,1 +1,347 @@
-//! (being written)
+//! The control socket of one instance: its name, its place in the file system, and that it stays there.
+//!
+//! Probing for a living instance and binding are two system calls, and so are bind(2) and listen(2); a lock on the
+//! directory round all of them keeps two supervisors that start in the same instant from getting the same name.
+//! Who connects, and what is said, is the matter of [`server`].
+
+pub mod server;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType};
+use nix::sys::stat::{Mode, fchmod};
+
+use super::instances::{self, Holder};
+
+/// How long a start waits for another one that holds the lock; it needs it for less than a millisecond.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
+/// Connections not yet accepted; verbs are rare.
+const BACKLOG: i32 = 128;
+/// NAME, NAME-2, ... up to this number.
+const NAMES: u32 = 9999;
+
+/// What `--name` and `--control` asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// None: made from the command's file name.
+    pub name: Option<String>,
+    pub control: Place,
+}
+
+/// Where the socket goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// NAME.sock in the first usable of the usual directories.
+    #[default]
+    Search,
+    Path(PathBuf),
+    /// `--control none`
+    None,
+}
+
+/// Why there is no control socket although one was asked for; ends the start with 125.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlError(String);
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+/// A bound socket that listens, with what is needed to notice its removal.
+#[derive(Debug)]
+pub struct ControlSocket {
+    choice: Choice,
+    dirs: Vec<PathBuf>,
+    bound: Bound,
+    /// None where the kernel gave us no inotify instance (fs.inotify.max_user_instances): then a removed socket stays
+    /// removed.
+    watch: Option<Inotify>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    name: String,
+    path: PathBuf,
+    listener: UnixListener,
+    inode: Inode,
+}
+
+type Inode = (u64, u64);
+
+impl ControlSocket {
+    /// Binds the socket. `default_name` is the file name of the command. None: none was wanted, or there is no place
+    /// for it, about which there is one warning in the log.
+    ///
+    /// # Errors
+    /// An explicit name that lives or cannot be a name; an explicit path that lives or cannot be bound.
+    pub fn open(choice: &Choice, default_name: &str) -> Result<Option<Self>, ControlError> {
+        Self::open_in(instances::directories(), choice, default_name)
+    }
+
+    /// [`ControlSocket::open`] among these directories.
+    pub fn open_in(
+        dirs: Vec<PathBuf>,
+        choice: &Choice,
+        default_name: &str,
+    ) -> Result<Option<Self>, ControlError> {
+        let bound = match &choice.control {
+            Place::None => return Ok(None),
+            Place::Path(path) => bind_path(path, choice.name.as_deref(), LOCK_PATIENCE)?,
+            Place::Search => {
+                let default_name = instances::name_from(default_name);
+                match search(&dirs, choice.name.as_deref(), &default_name, LOCK_PATIENCE)? {
+                    Found::Bound(bound) => bound,
+                    Found::Nowhere(reasons) => {
+                        log::warn!("no control socket, verbs cannot reach this instance: {reasons}");
+                        return Ok(None);
+                    }
+                }
+            }
+        };
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
+        let watch = watch
+            .inspect_err(|error| {
+                log::warn!("the control socket will stay away if it is removed: inotify: {error}")
+            })
+            .ok();
+        let socket = Self { choice: choice.clone(), dirs, bound, watch };
+        socket.watch_path();
+        Ok(Some(socket))
+    }
+
+    /// The name it got, `node-2` where `node` lives.
+    pub fn name(&self) -> &str {
+        &self.bound.name
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.bound.path
+    }
+
+    /// Accepts connections; non-blocking.
+    pub fn listener(&self) -> &UnixListener {
+        &self.bound.listener
+    }
+
+    /// Readable when [`ControlSocket::heal`] may have something to do.
+    pub fn watch_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(|watch| watch.as_fd())
+    }
+
+    /// Binds the socket again if it is no longer where it was, and returns the listener it replaced, for the caller
+    /// to deregister and close. When nothing is amiss it costs two system calls.
+    ///
+    /// # Errors
+    /// It is gone and cannot be bound again; the old listener stays.
+    pub fn heal(&mut self) -> Result<Option<UnixListener>, ControlError> {
+        while self.watch.as_ref().is_some_and(|watch| watch.read_events().is_ok()) {}
+        if self.is_in_place() {
+            return Ok(None);
+        }
+        let fresh = match &self.choice.control {
+            Place::None => return Ok(None),
+            Place::Path(path) => bind_path(path, self.choice.name.as_deref(), Duration::ZERO)?,
+            Place::Search => {
+                let name = self.choice.name.as_deref();
+                match search(&self.dirs, name, &self.bound.name, Duration::ZERO)? {
+                    Found::Bound(bound) => bound,
+                    Found::Nowhere(reasons) => return Err(ControlError(reasons)),
+                }
+            }
+        };
+        let old = std::mem::replace(&mut self.bound, fresh);
+        self.watch_path();
+        Ok(Some(old.listener))
+    }
+
+    /// Unlinks the socket, unless its path is another's by now.
+    pub fn remove(&self) {
+        if self.is_in_place()
+            && let Err(error) = fs::remove_file(&self.bound.path)
+        {
+            log::warn!("{}: cannot be removed: {error}", self.bound.path.display());
+        }
+    }
+
+    fn is_in_place(&self) -> bool {
+        inode(&self.bound.path).is_ok_and(|found| found == self.bound.inode)
+    }
+
+    /// The socket's inode itself is watched (an unlink changes its link count), so that a busy directory does not wake
+    /// us; its directory only for being moved away.
+    fn watch_path(&self) {
+        let Some(watch) = &self.watch else { return };
+        let path = &self.bound.path;
+        let link = AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
+        let mut watched = watch.add_watch(path, link | AddWatchFlags::IN_DONT_FOLLOW);
+        if let (Ok(_), Some(dir)) = (watched, path.parent()) {
+            watched = watch.add_watch(dir, AddWatchFlags::IN_MOVE_SELF);
+        }
+        if let Err(error) = watched {
+            log::warn!("{}: will stay away if it is removed: {error}", path.display());
+        }
+    }
+}
+
+enum Found {
+    Bound(Bound),
+    /// No directory would do; one reason for each.
+    Nowhere(String),
+}
+
+/// Binds `explicit`, or the first free of `default`, `default-2`, ..., in the first directory that takes it.
+fn search(
+    dirs: &[PathBuf],
+    explicit: Option<&str>,
+    default: &str,
+    patience: Duration,
+) -> Result<Found, ControlError> {
+    if let Some(name) = explicit.filter(|name| !instances::is_name(name)) {
+        let rule = "1 to 64 characters, no `/`, no leading `.` or `-`";
+        return Err(ControlError(format!("--name {name:?}: not a name ({rule})")));
+    }
+    let mut reasons = Vec::new();
+    for dir in dirs {
+        let bound = instances::usable(dir, true).and_then(|handle| {
+            let _lock = lock(handle, patience);
+            bind_in(dir, dirs, explicit, default)
+        });
+        match bound {
+            Ok(bound) => return bound.map(Found::Bound),
+            Err(reason) => reasons.push(reason),
+        }
+    }
+    Ok(Found::Nowhere(reasons.join("; ")))
+}
+
+/// The outer error is a reason to try the next directory, the inner one ends the search.
+fn bind_in(
+    dir: &Path,
+    dirs: &[PathBuf],
+    explicit: Option<&str>,
+    default: &str,
+) -> Result<Result<Bound, ControlError>, String> {
+    if let Some(name) = explicit {
+        let path = instances::socket_path(dir, name);
+        return match taken(&path, name, dirs) {
+            Some(by) => Ok(Err(ControlError(format!("--name {name}: {by}")))),
+            None => bind(path, name).map(Ok),
+        };
+    }
+    for number in 1..=NAMES {
+        let name = if number == 1 { default.to_owned() } else { format!("{default}-{number}") };
+        let path = instances::socket_path(dir, &name);
+        if taken(&path, &name, dirs).is_none() {
+            return bind(path, &name).map(Ok);
+        }
+    }
+    Ok(Err(ControlError(format!("{default} to {default}-{NAMES} are all in use (choose another --name)"))))
+}
+
+/// Why `name` is not to be had: it lives in one of the directories, or its path is something else's.
+fn taken(path: &Path, name: &str, dirs: &[PathBuf]) -> Option<String> {
+    if let Some(found) = instances::named(dirs, name) {
+        return Some(in_use(found.pid, &found.path));
+    }
+    match instances::holder(path) {
+        Holder::Nobody | Holder::Stale => None,
+        Holder::Lives(pid) => Some(in_use(pid, path)),
+        Holder::Foreign(why) => {
+            Some(format!("{}: {why} (remove it, or choose another name)", path.display()))
+        }
+    }
+}
+
+fn in_use(pid: Option<i32>, path: &Path) -> String {
+    let holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("pid {pid}"));
+    format!("{} is in use by {holder} (stop it, or choose another name)", path.display())
+}
+
+/// `--control PATH`: nothing is asked of its directory but that we may bind there.
+fn bind_path(path: &Path, name: Option<&str>, patience: Duration) -> Result<Bound, ControlError> {
+    let fail = |cause: String| ControlError(format!("--control {}: {cause}", path.display()));
+    let path = std::path::absolute(path).map_err(|error| fail(error.to_string()))?;
+    let Some(file) = path.file_name().map(|file| file.to_string_lossy().into_owned()) else {
+        return Err(fail("is no file name".to_owned()));
+    };
+    let name = name.map_or_else(|| instances::name_from(file.trim_end_matches(".sock")), str::to_owned);
+    let _lock = path.parent().and_then(|dir| File::open(dir).ok()).map(|dir| lock(dir, patience));
+    match instances::holder(&path) {
+        Holder::Nobody | Holder::Stale => {}
+        Holder::Lives(pid) => return Err(ControlError(format!("--control {}", in_use(pid, &path)))),
+        Holder::Foreign(why) => return Err(fail(format!("{why} (remove it, or choose another path)"))),
+    }
+    bind(path, &name).map_err(|cause| ControlError(format!("--control {cause}")))
+}
+
+/// Takes the lock of a directory until the result is dropped. Where it cannot be had in time we go on without: in a
+/// directory of others anybody may hold it for ever, and only two starts in the same instant need it.
+fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
+    let end = Instant::now() + patience;
+    let mut dir = dir;
+    loop {
+        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((again, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < end => dir = again,
+            Err((_, error)) => {
+                log::debug!("the directory of the control socket is not locked: {error}");
+                return None;
+            }
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
+}
+
+/// Binds and listens, in place of a stale socket if there is one. The error is a sentence that names the path.
+fn bind(path: PathBuf, name: &str) -> Result<Bound, String> {
+    match listen(&path) {
+        Ok((listener, inode)) => Ok(Bound { name: name.to_owned(), path, listener, inode }),
+        Err(error) => Err(format!("{}: cannot be bound: {error}", path.display())),
+    }
+}
+
+fn listen(path: &Path) -> io::Result<(UnixListener, Inode)> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // Linux gives the mode of the socket to the file that bind(2) makes: it is never open to others, whatever the umask.
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    instances::with_address(path, |address| socket::bind(fd.as_raw_fd(), address))?;
+    let listening = inode(path).and_then(|inode| {
+        socket::listen(&fd, Backlog::new(BACKLOG)?)?;
+        Ok(inode)
+    });
+    match listening {
+        Ok(inode) => Ok((UnixListener::from(fd), inode)),
+        Err(error) => {
+            fs::remove_file(path)?;
+            Err(error)
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<Inode> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests;

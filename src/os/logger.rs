@@ -19,7 +19,9 @@ pub fn init(level: LevelFilter, color: Color) {
     let color = match color {
         Color::Always => true,
         Color::Never => false,
-        Color::Auto => std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal(),
+        Color::Auto => {
+            std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
+        }
     };
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level);

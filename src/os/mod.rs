@@ -1,10 +1,28 @@
-//! (being written)
+//! The shell: everything that can fail, block or surprise. One thread, one poll, no decisions.
+//!
+//! [`run`] opens what an instance needs and turns the loop. Each turn gathers facts in a fixed order and gives each
+//! to the core, whose orders are carried out before the next fact. The order, and why:
+//!
+//! 1. notify datagrams: a last READY=1 or STOPPING=1 of a process that is already dead still counts;
+//! 2. exits, then what became of their process groups: nothing below signals the dead;
+//! 3. signals, 4. control requests, 5. the control socket's own file, 6. connections;
+//! 7. time: whatever arrived in time was in time.
 
+pub mod children;
 pub mod control;
+pub mod instances;
+pub mod launch;
+pub mod logger;
+pub mod manager;
 pub mod notify;
 pub mod reap;
 pub mod signal;
+pub mod snapshot;
 pub mod socket;
 pub mod spawn;
 pub mod sys;
 pub mod users;
+
+mod shell;
+
+pub use shell::run;

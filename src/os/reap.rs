@@ -1,1 +1,335 @@
-//! (being written)
+//! Children: how they end, signals to them and to their groups, and what they leave behind.
+//!
+//! Whatever a server forks and abandons becomes our child (we are a subreaper, or pid 1), so nothing escapes: it is
+//! found in /proc, told apart by SUPERVISE_GENERATION in its environment, signalled, and reaped.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::sys::{self, Waited};
+use crate::config::Signal;
+
+/// A file of /proc is read up to here; a longer environment than this is not searched to its end.
+const FILE_BYTES: u64 = 1 << 20;
+/// Descendants looked at in one walk: more than any default pids.max or kernel.pid_max of 32768.
+const DESCENDANTS: usize = 1 << 16;
+/// A sweep looks again for children that were forked while it went round, but not for ever.
+const ROUNDS: usize = 8;
+
+/// Makes orphans our children (PR_SET_CHILD_SUBREAPER, prctl(2)). Before the first child; `Signals::open` sees to it
+/// that the kernel does not reap them for us.
+pub fn prepare() -> io::Result<()> {
+    if std::process::id() != 1 {
+        nix::sys::prctl::set_child_subreaper(true)?;
+    }
+    Ok(())
+}
+
+/// The answer of [`next`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaped {
+    /// This child ended and is gone: its pid must not be signalled any more.
+    Ended(Waited),
+    /// Children live, none has ended.
+    NoneYet,
+    NoChildren,
+}
+
+/// Reaps one child of any kind, without waiting. SIGCHLD merges: call it until it has no more.
+pub fn next() -> io::Result<Reaped> {
+    match sys::wait_any() {
+        Ok(Some(waited)) => Ok(Reaped::Ended(waited)),
+        Ok(None) => Ok(Reaped::NoneYet),
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(Reaped::NoChildren),
+        Err(error) => Err(error),
+    }
+}
+
+/// Signals the process itself; false if it is gone. A pidfd never means another process of the same number.
+pub fn signal_main(pidfd: &OwnedFd, signal: Signal) -> io::Result<bool> {
+    delivered(sys::pidfd_send_signal(pidfd.as_fd(), Some(signal)))
+}
+
+/// Signals the group that the child `pid` leads or led; false if nobody is in it. Zombies count until they are
+/// reaped. Works after the leader was reaped: by the pidfd (Linux 6.9) in any case; before that by number, which the
+/// kernel gives to nobody else as long as the group has a member, but a caller that knows it empty must not ask again.
+pub fn signal_group(pidfd: &OwnedFd, pid: i32, signal: Signal) -> io::Result<bool> {
+    to_group(pidfd, pid, Some(signal))
+}
+
+/// Whether the group has a member: `signal_group` with signal 0.
+pub fn group_lives(pidfd: &OwnedFd, pid: i32) -> io::Result<bool> {
+    to_group(pidfd, pid, None)
+}
+
+fn to_group(pidfd: &OwnedFd, pid: i32, signal: Option<Signal>) -> io::Result<bool> {
+    let result = sys::pidfd_send_signal_to_group(pidfd.as_fd(), signal);
+    match result {
+        // Of our arguments only the flag can be invalid. 1 and 0 would be everyone, and our own group.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && pid > 1 => {
+            delivered(sys::kill(-pid, signal))
+        }
+        result => delivered(result),
+    }
+}
+
+/// ESRCH says that there is nobody; EPERM that there is somebody who is not ours to signal any more (set-user-ID).
+fn delivered(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Our children that are no known main process: orphans we adopted. Ended ones are among them until reaped.
+pub fn strays(known_mains: &[i32]) -> io::Result<Vec<i32>> {
+    let mut children = children_of(our_pid())?;
+    children.retain(|pid| !known_mains.contains(pid));
+    Ok(children)
+}
+
+/// The generation a process was started in, from the environment it was executed with. None where that cannot be
+/// read (another user's), was written over (setproctitle(3) in many servers), or was never ours.
+pub fn generation_of(pid: i32) -> Option<u64> {
+    let environment = read(&format!("/proc/{pid}/environ")).ok()?;
+    generation_in(&environment)
+}
+
+fn generation_in(environment: &[u8]) -> Option<u64> {
+    let value =
+        environment.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(b"SUPERVISE_GENERATION="))?;
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Signals every descendant, each once, also those forked meanwhile; as pid 1 every process there is. Returns how many
+/// got it; for pid 1, that cannot count them, at most one.
+pub fn sweep(signal: Signal) -> io::Result<usize> {
+    if our_pid() == 1 {
+        return delivered(sys::kill(-1, Some(signal))).map(usize::from);
+    }
+    let mut signalled = HashSet::new();
+    let mut delivered = 0;
+    for _ in 0..ROUNDS {
+        let mut fresh = descendants()?;
+        fresh.retain(|(pid, _)| signalled.insert(*pid));
+        if fresh.is_empty() {
+            break;
+        }
+        for (pid, parent) in fresh {
+            delivered += usize::from(signal_if_still(pid, parent, signal)?);
+        }
+    }
+    Ok(delivered)
+}
+
+/// A grandchild may be reaped by its parent at any time and its number be given away, so the number is pinned first
+/// and its parent compared then.
+fn signal_if_still(pid: i32, parent: i32, signal: Signal) -> io::Result<bool> {
+    let pidfd = match sys::pidfd_open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    // Ours by now: its parent ended in between.
+    if !parent_of(pid).is_some_and(|now| now == parent || now == our_pid()) {
+        return Ok(false);
+    }
+    match signal_main(&pidfd, signal) {
+        // A set-user-ID program that an unprivileged supervisor may not signal must not keep the others from it.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            log::warn!("may not send signal {} to process {pid}", signal.number());
+            Ok(false)
+        }
+        result => result,
+    }
+}
+
+fn our_pid() -> i32 {
+    nix::unistd::getpid().as_raw()
+}
+
+/// All below us with their parents, parents first.
+fn descendants() -> io::Result<Vec<(i32, i32)>> {
+    let mut found: Vec<(i32, i32)> = Vec::new();
+    let mut seen = HashSet::new();
+    let mut parent = our_pid();
+    let mut next = 0;
+    loop {
+        for child in children_of(parent)? {
+            if found.len() < DESCENDANTS && seen.insert(child) {
+                found.push((child, parent));
+            }
+        }
+        let Some((pid, _)) = found.get(next) else { return Ok(found) };
+        parent = *pid;
+        next += 1;
+    }
+}
+
+/// The children of a process; none if it is gone. /proc/PID/task/TID/children needs CONFIG_PROC_CHILDREN; without it
+/// every process is asked for its parent.
+fn children_of(pid: i32) -> io::Result<Vec<i32>> {
+    let mut children = Vec::new();
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return if pid == our_pid() { Err(io::Error::other("/proc is not mounted")) } else { Ok(children) };
+    };
+    for task in tasks.flatten() {
+        match read(&task.path().join("children")) {
+            Ok(list) => children.extend(numbers(&list)),
+            // The thread ended, or the file does not exist on this kernel.
+            Err(_) if task.path().exists() => return children_by_parent(pid),
+            Err(_) => {}
+        }
+    }
+    Ok(children)
+}
+
+fn numbers(list: &[u8]) -> impl Iterator<Item = i32> {
+    list.split(u8::is_ascii_whitespace).filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())
+}
+
+fn children_by_parent(pid: i32) -> io::Result<Vec<i32>> {
+    let processes = fs::read_dir("/proc")?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    Ok(pids.filter(|child| parent_of(*child) == Some(pid)).take(DESCENDANTS).collect())
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    parent_in(&read(&format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// proc_pid_stat(5): `pid (comm) state ppid`, and comm may contain anything, also `) R 1`.
+fn parent_in(stat: &[u8]) -> Option<i32> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = stat.get(end + 1..)?.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+    std::str::from_utf8(fields.nth(1)?).ok()?.parse().ok()
+}
+
+fn read(path: &(impl AsRef<std::path::Path> + ?Sized)) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path.as_ref())?.take(FILE_BYTES).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::OsStr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::core::Exit;
+    use crate::os::spawn::{Child, Plan, Value, spawn};
+    use crate::os::sys::tests::{alone, eventually};
+    use crate::os::users::Identity;
+
+    fn start(words: &[&str]) -> Child {
+        let launch = Config::for_command_line().launch;
+        let mut environment: BTreeMap<_, _> =
+            std::env::vars_os().map(|(name, value)| (name, Value::Text(value))).collect();
+        environment.insert("SUPERVISE_GENERATION".into(), Value::Text("41".into()));
+        let command = words.iter().map(|word| OsStr::new(word).to_owned()).collect();
+        spawn(&Plan::new(&launch, command, environment, Identity::default())).expect("starts")
+    }
+
+    fn next_end() -> Waited {
+        eventually("a child ends", || match next().expect("waitid") {
+            Reaped::Ended(waited) => Some(waited),
+            Reaped::NoneYet => None,
+            Reaped::NoChildren => panic!("there is a child"),
+        })
+    }
+
+    #[test]
+    fn exits_are_told_apart() {
+        alone("os::reap::tests::exits_are_told_apart", || {
+            assert_eq!(next().expect("waitid"), Reaped::NoChildren);
+            for (script, exit) in [
+                ("exit 7", Exit::Code(7)),
+                ("kill -TERM $$", Exit::Signal { signal: Signal::TERM, core: false }),
+                // A real-time one, which nix's waitid cannot say.
+                (
+                    "kill -40 $$",
+                    Exit::Signal { signal: Signal::from_number(40).expect("a signal"), core: false },
+                ),
+            ] {
+                let child = start(&["/bin/sh", "-c", script]);
+                assert_eq!(next_end(), Waited { pid: child.pid, exit }, "{script}");
+                assert!(!signal_main(&child.pidfd, Signal::TERM).expect("ESRCH is no error"));
+            }
+            let child = start(&["sleep", "60"]);
+            assert_eq!(next().expect("waitid"), Reaped::NoneYet);
+            assert!(signal_main(&child.pidfd, Signal::KILL).expect("may signal"));
+            assert_eq!(next_end().exit, Exit::Signal { signal: Signal::KILL, core: false });
+        });
+    }
+
+    #[test]
+    fn a_group_is_reached_after_its_leader_was_reaped() {
+        alone("os::reap::tests::a_group_is_reached_after_its_leader_was_reaped", || {
+            prepare().expect("subreaper");
+            let child = start(&["/bin/sh", "-c", "sleep 60 & exit 3"]);
+            assert_eq!(next_end(), Waited { pid: child.pid, exit: Exit::Code(3) });
+            assert!(group_lives(&child.pidfd, child.pid).expect("may look"));
+            let orphans = strays(&[]).expect("/proc");
+            let [orphan] = orphans[..] else { panic!("one orphan: {orphans:?}") };
+            assert_eq!(strays(&[orphan]).expect("/proc"), Vec::<i32>::new());
+            assert_eq!(generation_of(orphan), Some(41));
+            assert!(signal_group(&child.pidfd, child.pid, Signal::TERM).expect("may signal"));
+            assert_eq!(next_end().pid, orphan);
+            assert!(!group_lives(&child.pidfd, child.pid).expect("may look"));
+            assert!(!signal_group(&child.pidfd, child.pid, Signal::TERM).expect("may look"));
+            assert_eq!(next().expect("waitid"), Reaped::NoChildren);
+        });
+    }
+
+    #[test]
+    fn a_sweep_reaches_other_sessions_and_grandchildren() {
+        alone("os::reap::tests::a_sweep_reaches_other_sessions_and_grandchildren", || {
+            prepare().expect("subreaper");
+            // Daemons: a session and group of their own, one still below its parent, one adopted by us.
+            start(&["/bin/sh", "-c", "setsid sleep 61 & sleep 62 & wait"]);
+            start(&["/bin/sh", "-c", "setsid sleep 63 & exit 0"]);
+            eventually("all sleep", || (descendants().expect("/proc").len() >= 4).then_some(()));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(sweep(Signal::KILL).expect("/proc") >= 4);
+            eventually("all are gone", || (next().expect("waitid") == Reaped::NoChildren).then_some(()));
+        });
+    }
+
+    #[test]
+    fn both_ways_to_find_children_agree() {
+        alone("os::reap::tests::both_ways_to_find_children_agree", || {
+            let children = [start(&["sleep", "60"]), start(&["sleep", "60"])];
+            let mut expected = children.each_ref().map(|child| child.pid);
+            expected.sort_unstable();
+            let mut found =
+                (children_of(our_pid()).expect("/proc"), children_by_parent(our_pid()).expect("/proc"));
+            found.0.sort_unstable();
+            found.1.sort_unstable();
+            assert_eq!((found.0.as_slice(), found.1.as_slice()), (&expected[..], &expected[..]));
+            for child in children {
+                assert!(signal_main(&child.pidfd, Signal::KILL).expect("may signal"));
+                sys::wait_for(&child.pidfd).expect("ours");
+            }
+        });
+    }
+
+    #[test]
+    fn what_proc_says_is_not_trusted() {
+        assert_eq!(parent_in(b"12 (a) R 1) S 34 5 6"), Some(34));
+        for stat in [&b""[..], b"12 (a", b"12 (a)", b"12 (a) S", b"12 (a) S x"] {
+            assert_eq!(parent_in(stat), None);
+        }
+        assert_eq!(generation_in(b"A=1\0SUPERVISE_GENERATION=12\0SUPERVISE_GENERATION=13"), Some(12));
+        for environment in [&b""[..], b"SUPERVISE_GENERATION=", b"SUPERVISE_GENERATION=99999999999999999999"]
+        {
+            assert_eq!(generation_in(environment), None);
+        }
+        assert_eq!(numbers(b"1 22  x 333 ").collect::<Vec<_>>(), [1, 22, 333]);
+    }
+}

@@ -1,1 +1,210 @@
-//! (being written)
+//! Signals to the supervisor. They are blocked and read from a signalfd(2), so no handler of ours ever runs, least of
+//! all between fork and exec, and each comes with its sender.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{getpid, getsid};
+
+use super::sys::{self, Disposition};
+use crate::config::Signal;
+use crate::core::{Sender, Terminal};
+
+/// si_code of kill(2), and of a signal that the kernel itself made (<asm-generic/siginfo.h>). What a process sends by
+/// other calls is negative.
+const SI_USER: i32 = 0;
+const SI_KERNEL: i32 = 0x80;
+
+/// What supervise acts on or passes on (CLI.md, Signals to supervise), besides the real-time ones. Not here: the
+/// signals that tell of a fault of our own (SEGV and its kin), which keep their action.
+const READ: [i32; 19] = [
+    libc::SIGCHLD,
+    libc::SIGHUP,
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTSTP,
+    libc::SIGCONT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGWINCH,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGURG,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+];
+
+/// A client that left before its answer, or a terminal that we write to from the background, is an error of write(2)
+/// or none at all, and no reason to end or stop.
+const IGNORED: [i32; 3] = [libc::SIGPIPE, libc::SIGTTIN, libc::SIGTTOU];
+
+/// Whether SIGHUP was ignored when we were started (nohup).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HupIgnored(pub bool);
+
+/// One signal. Equal ones that come before the first is read are one, with the sender of the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub signal: Signal,
+    pub sender: Sender,
+    /// A process sent it, whoever that was; false for the kernel's own (a resized or closed terminal, a timer).
+    pub from_kill: bool,
+}
+
+/// The signals of this process, blocked for good.
+#[derive(Debug)]
+pub struct Signals {
+    fd: SignalFd,
+    had_tty: bool,
+}
+
+impl Signals {
+    /// Blocks them in the calling thread, which must be the only one, and sets the actions of those not read.
+    pub fn open() -> io::Result<(Self, HupIgnored)> {
+        let hup_ignored = HupIgnored(sys::is_ignored(Signal::HUP)?);
+        for signal in IGNORED.into_iter().filter_map(Signal::from_number) {
+            sys::set_disposition(signal, Disposition::Ignore)?;
+        }
+        // Ignored, as a parent may have left it, it would make the kernel reap our children.
+        for signal in Signal::from_number(libc::SIGCHLD) {
+            sys::set_disposition(signal, Disposition::Default)?;
+        }
+        let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+        let set = sys::signal_set(READ.into_iter().chain(real_time).filter_map(Signal::from_number));
+        set.thread_block()?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok((Self { fd, had_tty: open_tty().is_ok() }, hup_ignored))
+    }
+
+    /// The next signal, None when there is none now.
+    pub fn read(&self) -> io::Result<Option<Received>> {
+        let Some(info) = self.fd.read_signal()? else { return Ok(None) };
+        let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(Signal::from_number) else {
+            return Ok(None);
+        };
+        let session = getsid(None).map_or(0, nix::unistd::Pid::as_raw);
+        let sender = sender(info.ssi_code, info.ssi_pid, session);
+        Ok(Some(Received { signal, sender, from_kill: info.ssi_code <= SI_USER }))
+    }
+
+    /// What became of the terminal we were started from. Opening it is the only way to ask: a session keeps its
+    /// name after the line hung up.
+    pub fn terminal_now(&self) -> Terminal {
+        match open_tty() {
+            Err(error) if self.had_tty && is_gone(&error) => Terminal::Gone,
+            Ok(()) | Err(_) => Terminal::Unchanged,
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Stops ourselves, as SIGTSTP would have. Returns when somebody continued us.
+pub fn suspend() -> io::Result<()> {
+    sys::kill(getpid().as_raw(), Some(Signal::STOP))
+}
+
+fn sender(code: i32, pid: u32, session: i32) -> Sender {
+    match code {
+        SI_KERNEL => Sender::Kernel,
+        SI_USER if i32::try_from(pid) == Ok(session) => Sender::SessionLeader,
+        _ => Sender::Process,
+    }
+}
+
+/// Neither waits for a carrier nor makes it our controlling terminal.
+fn open_tty() -> io::Result<()> {
+    let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/tty").map(|_| ())
+}
+
+/// Being short of memory or fds says nothing about the terminal.
+fn is_gone(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::sys::tests::{alone, eventually};
+
+    #[test]
+    fn signals_are_read_with_their_sender() {
+        alone("os::signal::tests::signals_are_read_with_their_sender", || {
+            let (signals, hup_ignored) = Signals::open().expect("a signalfd");
+            assert_eq!(hup_ignored, HupIgnored(false));
+            assert_eq!(signals.read().expect("not an error"), None);
+            let own = getpid().as_raw();
+            for number in READ.into_iter().chain([libc::SIGRTMIN(), libc::SIGRTMAX()]) {
+                // SIGCONT discards pending stop signals and the other way round, hence one at a time.
+                let signal = Signal::from_number(number).expect("a signal");
+                sys::kill(own, Some(signal)).expect("may signal itself");
+                let received = eventually("it arrives", || signals.read().expect("not an error"));
+                assert_eq!((received.signal, received.from_kill), (signal, true));
+                assert!(matches!(received.sender, Sender::Process | Sender::SessionLeader));
+            }
+            for number in IGNORED {
+                let signal = Signal::from_number(number).expect("a signal");
+                assert!(sys::is_ignored(signal).expect("a signal"));
+            }
+        });
+    }
+
+    #[test]
+    fn nohup_is_seen_and_the_signal_still_read() {
+        alone("os::signal::tests::nohup_is_seen_and_the_signal_still_read", || {
+            sys::set_disposition(Signal::HUP, Disposition::Ignore).expect("may be ignored");
+            let (signals, hup_ignored) = Signals::open().expect("a signalfd");
+            assert_eq!(hup_ignored, HupIgnored(true));
+            sys::kill(getpid().as_raw(), Some(Signal::HUP)).expect("may signal itself");
+            let received = eventually("it arrives", || signals.read().expect("not an error"));
+            assert_eq!(received.signal, Signal::HUP);
+        });
+    }
+
+    #[test]
+    fn suspended_until_continued() {
+        alone("os::signal::tests::suspended_until_continued", || {
+            let (signals, _) = Signals::open().expect("a signalfd");
+            let script =
+                format!("until grep -q 'State:.T' /proc/{0}/status; do :; done; kill -CONT {0}", getpid());
+            let mut shell =
+                std::process::Command::new("/bin/sh").args(["-c", &script]).spawn().expect("a shell");
+            suspend().expect("may stop itself");
+            assert!(shell.wait().expect("ours").success(), "it saw us stopped");
+            let cont = eventually("SIGCONT", || {
+                signals.read().expect("not an error").filter(|r| r.signal == Signal::CONT)
+            });
+            assert!(cont.from_kill);
+        });
+    }
+
+    #[test]
+    fn senders() {
+        assert_eq!(sender(SI_KERNEL, 0, 0), Sender::Kernel);
+        assert_eq!(sender(SI_USER, 12, 12), Sender::SessionLeader);
+        assert_eq!(sender(SI_USER, 13, 12), Sender::Process);
+        // sigqueue(3) and tgkill(2): no shell that hangs up does it so.
+        assert_eq!(sender(-1, 12, 12), Sender::Process);
+        assert_eq!(sender(-6, 12, 12), Sender::Process);
+    }
+
+    #[test]
+    fn without_a_terminal_none_is_lost() {
+        let error = |errno| io::Error::from_raw_os_error(errno);
+        assert!(is_gone(&error(libc::ENXIO)) && is_gone(&error(libc::EIO)));
+        assert!(!is_gone(&error(libc::EMFILE)));
+    }
+}

@@ -1,1 +1,598 @@
-//! (being written)
+//! From a [`Plan`] to a running process: one clone(2), with everything prepared before it.
+//!
+//! Between clone and execve(2) the child does raw system calls only: nothing allocates, takes a lock or can panic.
+//! All signals are blocked across it, so that no handler runs in it. The parent is suspended meanwhile (CLONE_VFORK),
+//! thus when it goes on, the child runs its program or has failed, and a pipe says which. The price: a directory on
+//! a dead network mount holds everything up. posix_spawn(3) would be the same, but knows no pidfd, no credentials, no
+//! limits, and loses the place of an error.
+
+#![allow(unsafe_code)]
+
+mod environment;
+mod failure;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+use libc::{c_char, c_int, c_long, c_uint, c_void};
+use nix::fcntl::OFlag;
+
+pub use environment::{Additions, Environment, Value, build_environment};
+use failure::{REPORT_BYTES, Report, Step};
+
+use super::sys;
+use super::users::Identity;
+use crate::config::{Launch, Limit, Resource, Stdin};
+use crate::core::{Stage, StartFailure};
+
+// The unsuffixed calls of the old 32-bit ABIs cut ids to 16 bits.
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+use libc::{SYS_setgroups as SETGROUPS, SYS_setresgid as SETRESGID, SYS_setresuid as SETRESUID};
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+use libc::{SYS_setgroups32 as SETGROUPS, SYS_setresgid32 as SETRESGID, SYS_setresuid32 as SETRESUID};
+
+/// The first fd of the protocol (SD_LISTEN_FDS_START of sd_listen_fds(3)).
+const FIRST_FD: RawFd = 3;
+/// What execvp(3) of musl takes where PATH is not set.
+const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
+/// The size of a signal set in the kernel, in bytes.
+const KERNEL_SIGSET: usize = 8;
+
+/// Everything a process needs to be started.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// COMMAND and its arguments.
+    pub command: Vec<OsString>,
+    pub environment: Environment,
+    /// Become 3, 4, ... in the child. O_NONBLOCK is the caller's business: it belongs to the open file.
+    pub fds: Vec<RawFd>,
+    /// None: ours.
+    pub directory: Option<PathBuf>,
+    pub identity: Identity,
+    pub umask: Option<u32>,
+    pub stdin: Stdin,
+    pub limits: Vec<Limit>,
+    pub nice: Option<i32>,
+    pub oom_score_adjust: Option<i32>,
+    pub ignore_sigpipe: bool,
+}
+
+impl Plan {
+    /// What `launch` says, with the parts that were made for this start: words with their placeholders replaced,
+    /// the environment, and users looked up.
+    pub fn new(
+        launch: &Launch,
+        command: Vec<OsString>,
+        environment: Environment,
+        identity: Identity,
+    ) -> Self {
+        Self {
+            command,
+            environment,
+            fds: Vec::new(),
+            directory: launch.directory.clone(),
+            identity,
+            umask: launch.umask,
+            stdin: launch.stdin,
+            limits: launch.limits.clone(),
+            nice: launch.nice,
+            oom_score_adjust: launch.oom_score_adjust,
+            ignore_sigpipe: launch.ignore_sigpipe,
+        }
+    }
+
+    /// PATH as the child has it.
+    fn path(&self) -> &OsStr {
+        match self.environment.get(OsStr::new("PATH")) {
+            Some(Value::Text(path)) => path,
+            Some(Value::OwnPid) | None => OsStr::new(DEFAULT_PATH),
+        }
+    }
+}
+
+/// A process that runs its program and leads its own process group, whose number is its pid.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: i32,
+    /// Close-on-exec.
+    pub pidfd: OwnedFd,
+    /// Wishes that could not be granted (limits, Nice=, OOMScoreAdjust=): sentences to warn with.
+    pub shortfalls: Vec<String>,
+}
+
+/// The paths for execve(2), in order (execvp(3)): a COMMAND with a slash as it is, others along the child's own PATH,
+/// where an empty entry is the child's directory.
+fn candidates(plan: &Plan) -> Vec<PathBuf> {
+    let Some(command) = plan.command.first().filter(|command| !command.is_empty()) else { return Vec::new() };
+    if command.as_bytes().contains(&b'/') {
+        return vec![command.into()];
+    }
+    let directories = plan.path().as_bytes().split(|byte| *byte == b':');
+    directories.map(|directory| PathBuf::from(OsStr::from_bytes(directory)).join(command)).collect()
+}
+
+/// Starts the process. Returns as soon as its execve(2) has succeeded or something before it has failed; a child that
+/// failed is reaped. A child killed from outside on its way counts as started: its exit tells the rest.
+pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
+        .map_err(|errno| failure::resources("make a pipe", &errno.into()))?;
+    let mut prepared = Prepared::new(plan)?;
+    let result = prepared.arm(plan, writer.as_raw_fd()).clone_child();
+    drop(writer);
+    let (pid, pidfd) = result.map_err(|error| failure::resources("start a process", &error))?;
+    // Ends when the last copy of the write end is closed: by execve(2), or by the end of the child.
+    let mut bytes = Vec::new();
+    File::from(reader)
+        .take(4096)
+        .read_to_end(&mut bytes)
+        .map_err(|error| failure::resources("read the status of the new process", &error))?;
+    let mut shortfalls = Vec::new();
+    for report in bytes.as_chunks::<REPORT_BYTES>().0.iter().filter_map(|chunk| Report::from_bytes(*chunk)) {
+        if report.step.is_a_wish(report.errno) {
+            shortfalls.push(failure::shortfall(plan, report));
+        } else {
+            sys::wait_for(&pidfd).map_err(|error| failure::resources("reap the new process", &error))?;
+            return Err(failure::describe(plan, report));
+        }
+    }
+    Ok(Child { pid, pidfd, shortfalls })
+}
+
+/// Owns what [`Armed`] points to.
+struct Prepared {
+    candidates: Vec<CString>,
+    words: Vec<CString>,
+    /// `NAME=VALUE` with its NUL; OwnPid values are room for the digits.
+    variables: Vec<(Vec<u8>, bool)>,
+    directory: Option<CString>,
+    oom_score: Option<String>,
+    fds: Vec<RawFd>,
+    /// Fds to be marked close-on-exec one by one; None where close_range(2) does it.
+    ours: Option<Vec<RawFd>>,
+    limits: Vec<(Resource, libc::rlimit64)>,
+}
+
+/// The digits of any pid, and the NUL.
+const PID_ROOM: usize = 11;
+
+impl Prepared {
+    fn new(plan: &Plan) -> Result<Self, StartFailure> {
+        let variables =
+            plan.environment.iter().map(|(name, value)| variable(name, value)).collect::<Result<_, _>>();
+        let limits = plan.limits.iter().map(|limit| (limit.resource, rlimit(limit))).collect();
+        Ok(Self {
+            candidates: strings(candidates(plan).iter().map(|path| path.as_os_str()))?,
+            words: strings(plan.command.iter().map(OsString::as_os_str))?,
+            variables: variables?,
+            directory: strings(plan.directory.iter().map(|path| path.as_os_str()))?.pop(),
+            oom_score: plan.oom_score_adjust.map(|score| score.to_string()),
+            fds: plan.fds.clone(),
+            ours: if sys::can_mark_ranges() { None } else { Some(our_fds()?) },
+            limits,
+        })
+    }
+
+    fn arm<'a>(&'a mut self, plan: &'a Plan, status: RawFd) -> Armed<'a> {
+        let mut pid_rooms = Vec::new();
+        let mut envp = Vec::with_capacity(self.variables.len() + 1);
+        for (bytes, own_pid) in &mut self.variables {
+            let length = bytes.len();
+            let start = bytes.as_mut_ptr();
+            if *own_pid {
+                // Its last PID_ROOM bytes; `variable` put them there.
+                pid_rooms.push(start.wrapping_add(length - PID_ROOM));
+            }
+            envp.push(start.cast::<c_char>().cast_const());
+        }
+        envp.push(ptr::null());
+        let mut argv: Vec<_> = self.words.iter().map(|word| word.as_ptr()).collect();
+        argv.push(ptr::null());
+        Armed {
+            plan,
+            candidates: self.candidates.iter().map(|path| path.as_ptr()).collect(),
+            argv,
+            envp,
+            pid_rooms,
+            directory: self.directory.as_ref().map(|path| path.as_ptr()),
+            oom_score: self.oom_score.as_deref(),
+            fds: &mut self.fds,
+            ours: self.ours.as_deref(),
+            limits: &self.limits,
+            status,
+        }
+    }
+}
+
+fn strings<'a>(texts: impl Iterator<Item = &'a OsStr>) -> Result<Vec<CString>, StartFailure> {
+    texts.map(|text| CString::new(text.as_bytes()).map_err(|_| nul(text))).collect()
+}
+
+fn variable(name: &OsStr, value: &Value) -> Result<(Vec<u8>, bool), StartFailure> {
+    let mut bytes = [name.as_bytes(), b"="].concat();
+    if let Value::Text(value) = value {
+        bytes.extend(value.as_bytes());
+    }
+    if bytes.contains(&0) {
+        return Err(nul(name));
+    }
+    let own_pid = *value == Value::OwnPid;
+    bytes.resize(bytes.len() + if own_pid { PID_ROOM } else { 1 }, 0);
+    Ok((bytes, own_pid))
+}
+
+fn nul(text: &OsStr) -> StartFailure {
+    let what = format!("cannot pass on {text:?}: it contains a NUL character");
+    StartFailure { stage: Stage::Setup, errno: libc::EINVAL, what }
+}
+
+fn our_fds() -> Result<Vec<RawFd>, StartFailure> {
+    let list =
+        fs::read_dir("/proc/self/fd").map_err(|error| failure::resources("read /proc/self/fd", &error))?;
+    Ok(list.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}
+
+fn rlimit(limit: &Limit) -> libc::rlimit64 {
+    let value = |number: Option<u64>| number.unwrap_or(libc::RLIM64_INFINITY);
+    libc::rlimit64 { rlim_cur: value(limit.soft), rlim_max: value(limit.hard) }
+}
+
+const fn resource_number(resource: Resource) -> c_uint {
+    let number = match resource {
+        Resource::Cpu => libc::RLIMIT_CPU,
+        Resource::Fsize => libc::RLIMIT_FSIZE,
+        Resource::Data => libc::RLIMIT_DATA,
+        Resource::Stack => libc::RLIMIT_STACK,
+        Resource::Core => libc::RLIMIT_CORE,
+        Resource::Rss => libc::RLIMIT_RSS,
+        Resource::Nofile => libc::RLIMIT_NOFILE,
+        Resource::As => libc::RLIMIT_AS,
+        Resource::Nproc => libc::RLIMIT_NPROC,
+        Resource::Memlock => libc::RLIMIT_MEMLOCK,
+        Resource::Locks => libc::RLIMIT_LOCKS,
+        Resource::Sigpending => libc::RLIMIT_SIGPENDING,
+        Resource::Msgqueue => libc::RLIMIT_MSGQUEUE,
+        Resource::Nice => libc::RLIMIT_NICE,
+        Resource::Rtprio => libc::RLIMIT_RTPRIO,
+        Resource::Rttime => libc::RLIMIT_RTTIME,
+    };
+    number as c_uint
+}
+
+/// Memory for the child's stack, kept for the next start. The lock also keeps two threads off it (only tests have
+/// two); the parent is suspended while the child is on it.
+static STACK: Mutex<Option<Stack>> = Mutex::new(None);
+
+struct Stack {
+    top: *mut c_void,
+}
+
+// SAFETY: it is the address of a private mapping that belongs to nobody else and is never unmapped.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    const BYTES: usize = 64 << 10;
+    /// At least one page on every machine (arm64 may have 64 KiB): an overrun faults and writes nowhere.
+    const GUARD: usize = 64 << 10;
+
+    fn map() -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        let size = Self::BYTES + Self::GUARD;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing we have.
+        let base = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the offset lies in the mapping just made.
+        let usable = unsafe { base.byte_add(Self::GUARD) };
+        // SAFETY: the rest of that mapping, which nobody uses yet.
+        if unsafe { libc::mprotect(usable, Self::BYTES, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: one past the end of the mapping; a page boundary, so it is aligned for any stack.
+        Ok(Self { top: unsafe { usable.byte_add(Self::BYTES) } })
+    }
+}
+
+/// What the child reads. Pointers into a [`Prepared`], which outlives it.
+struct Armed<'a> {
+    plan: &'a Plan,
+    candidates: Vec<*const c_char>,
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+    pid_rooms: Vec<*mut u8>,
+    directory: Option<*const c_char>,
+    oom_score: Option<&'a str>,
+    /// Numbers that the child changes as it moves them away from 3...
+    fds: &'a mut [RawFd],
+    ours: Option<&'a [RawFd]>,
+    limits: &'a [(Resource, libc::rlimit64)],
+    status: RawFd,
+}
+
+impl Armed<'_> {
+    fn clone_child(mut self) -> io::Result<(i32, OwnedFd)> {
+        // Sharing our memory saves copying the page tables. Not when credentials change: the kernel then marks the
+        // memory, hence also us, as not dumpable (/proc/self becomes root's), and a child that belongs to another user
+        // must not have a stack in our memory that this user could write to by ptrace(2).
+        let share = if self.plan.identity.changes_credentials() { 0 } else { libc::CLONE_VM };
+        let flags = share | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let mut stack = STACK.lock().unwrap_or_else(PoisonError::into_inner);
+        let top = match &*stack {
+            Some(stack) => stack.top,
+            None => stack.insert(Stack::map()?).top,
+        };
+        let mut pidfd: c_int = -1;
+        let mut before = 0u64;
+        // All of them, also those the C library keeps for itself and strips from its own calls.
+        set_mask(&u64::MAX, Some(&mut before))?;
+        let argument = (&raw mut self).cast::<c_void>();
+        // SAFETY: `child_main` has the right type and does not return into our frames; its stack is ours alone under
+        // the lock and unused until the child has exec'd or ended, which CLONE_VFORK waits for; so long `self` lives
+        // and this thread does not touch it. Without CLONE_SIGHAND and CLONE_FILES it changes no action or fd of ours.
+        let pid = unsafe { libc::clone(child_main, top, flags, argument, &raw mut pidfd) };
+        let failed = io::Error::last_os_error();
+        set_mask(&before, None)?;
+        if pid < 0 {
+            return Err(failed);
+        }
+        // SAFETY: CLONE_PIDFD (Linux 5.2) stored a new fd there that nobody else owns.
+        Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+    }
+}
+
+/// rt_sigprocmask(2), raw: the C library's leaves out the signals it uses itself.
+fn set_mask(mask: &u64, before: Option<&mut u64>) -> io::Result<()> {
+    let before = before.map_or(ptr::null_mut(), ptr::from_mut);
+    // SAFETY: both point to the eight bytes of a kernel signal set, or are null.
+    let result = unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, ptr::from_ref(mask), before, KERNEL_SIGSET)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+// From here on: the child. No allocation, no lock, no panic, no call into anything that may do these.
+
+type Outcome<T> = Result<T, Report>;
+
+extern "C" fn child_main(argument: *mut c_void) -> c_int {
+    // SAFETY: `clone_child` passes its own `Armed`, which lives and is left alone while it is suspended.
+    let armed = unsafe { &mut *argument.cast::<Armed<'_>>() };
+    let Err(report) = prepare_and_exec(armed);
+    tell(armed.status, report);
+    // SAFETY: ends the child without running anything of ours.
+    unsafe { libc::_exit(127) }
+}
+
+/// The order matters: fds first, while limits allow them; what needs our rights before they are given away; the
+/// directory and the program with the rights of the user; the mask last, when no handler of ours is left.
+fn prepare_and_exec(armed: &mut Armed<'_>) -> Outcome<Infallible> {
+    // SAFETY: plain integers. Here alone, since the parent goes on only after execve(2), when it may no longer do it.
+    check(Step::ProcessGroup, unsafe { libc::syscall(libc::SYS_setpgid, 0, 0) })?;
+    pass_fds(armed)?;
+    if armed.plan.stdin == Stdin::Null {
+        null_stdin()?;
+    }
+    let keep = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
+    mark_the_rest(armed, keep)?;
+    oom_score(armed)?;
+    if let Some(nice) = armed.plan.nice {
+        // SAFETY: plain integers; 0 is the calling process.
+        let result = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) };
+        wish(armed.status, check(Step::Nice, result))?;
+    }
+    if let Some(umask) = armed.plan.umask {
+        // SAFETY: a plain integer; it cannot fail.
+        unsafe { libc::syscall(libc::SYS_umask, umask) };
+    }
+    set_limits(armed)?;
+    change_identity(&armed.plan.identity)?;
+    if let Some(directory) = armed.directory {
+        // SAFETY: a C string of `Prepared`.
+        check(Step::Directory, unsafe { libc::syscall(libc::SYS_chdir, directory) })?;
+    }
+    reset_signals(armed.plan.ignore_sigpipe)?;
+    for room in &armed.pid_rooms {
+        write_pid(*room);
+    }
+    if set_mask(&0, None).is_err() {
+        return Err(Report { step: Step::Signals, errno: errno(), detail: 0 });
+    }
+    execute(armed)
+}
+
+fn errno() -> i32 {
+    // SAFETY: the address of this thread's errno, always valid. With CLONE_VM it is the suspended parent's.
+    unsafe { *libc::__errno_location() }
+}
+
+fn check(step: Step, result: c_long) -> Outcome<c_long> {
+    if result < 0 { Err(Report { step, errno: errno(), detail: 0 }) } else { Ok(result) }
+}
+
+fn tell(status: RawFd, report: Report) {
+    let words = report.to_words();
+    // SAFETY: twelve bytes of this frame. A pipe takes them at once; if nobody reads, nobody can be told.
+    unsafe { libc::syscall(libc::SYS_write, status, words.as_ptr(), REPORT_BYTES) };
+}
+
+/// Lets go a wish that we have not the right to grant, and says so.
+fn wish(status: RawFd, result: Outcome<c_long>) -> Outcome<()> {
+    match result {
+        Err(report) if report.step.is_a_wish(report.errno) => tell(status, report),
+        Err(report) => return Err(report),
+        Ok(_) => {}
+    }
+    Ok(())
+}
+
+/// Moves all above the target range first, since a source may sit on another one's target; then down. A source is then
+/// never its own target, so dup3(2) always makes a new fd without close-on-exec.
+fn pass_fds(armed: &mut Armed<'_>) -> Outcome<()> {
+    let above = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
+    let status = &mut armed.status;
+    for fd in armed.fds.iter_mut().chain([status]).filter(|fd| **fd < above) {
+        // SAFETY: plain integers; a bad fd is EBADF.
+        *fd = check(Step::Descriptors, unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, above) }.into())?
+            as RawFd;
+    }
+    let mut target = FIRST_FD;
+    for fd in armed.fds.iter() {
+        // SAFETY: plain integers; what `target` was is closed, which was a copy in the child's own table.
+        check(Step::Descriptors, unsafe { libc::syscall(libc::SYS_dup3, *fd, target, 0) })?;
+        target = target.wrapping_add(1);
+    }
+    Ok(())
+}
+
+/// Without O_CLOEXEC, so that it stays if it becomes fd 0 at once; `mark_the_rest` takes care of the original.
+fn null_stdin() -> Outcome<()> {
+    let path = c"/dev/null".as_ptr();
+    // SAFETY: a constant C string.
+    let opened = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, libc::O_RDONLY, 0) };
+    let fd = check(Step::Stdin, opened)?;
+    if fd != 0 {
+        // SAFETY: plain integers; the two differ.
+        check(Step::Stdin, unsafe { libc::syscall(libc::SYS_dup3, fd, 0, 0) })?;
+    }
+    Ok(())
+}
+
+/// Nothing of ours leaks, also what our own parent forgot to close: every fd from `first` on goes at execve(2). Marked
+/// and not closed, because the status pipe is one of them.
+fn mark_the_rest(armed: &Armed<'_>, first: RawFd) -> Outcome<()> {
+    let Some(ours) = armed.ours else {
+        let (first, last, flags) = (first as c_uint, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        // SAFETY: plain integers.
+        check(Step::Descriptors, unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })?;
+        return Ok(());
+    };
+    for fd in ours.iter().filter(|fd| **fd >= first) {
+        // SAFETY: plain integers. EBADF is the fd of the directory listing itself, closed since.
+        unsafe { libc::fcntl(*fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}
+
+fn oom_score(armed: &Armed<'_>) -> Outcome<()> {
+    let Some(text) = armed.oom_score else { return Ok(()) };
+    let (path, flags) = (c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+    // SAFETY: a constant C string.
+    let opened = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, 0) };
+    let result = check(Step::OomScore, opened).and_then(|fd| {
+        // SAFETY: the bytes of a live string with their length.
+        check(Step::OomScore, unsafe { libc::syscall(libc::SYS_write, fd, text.as_ptr(), text.len()) })
+    });
+    wish(armed.status, result)
+}
+
+/// As systemd's setrlimit_closest(): where the hard limit may not be raised, what is below it is taken.
+fn set_limits(armed: &Armed<'_>) -> Outcome<()> {
+    let none = ptr::null_mut::<libc::rlimit64>();
+    let mut detail = 0u32;
+    for (resource, wanted) in armed.limits {
+        let number = resource_number(*resource);
+        // SAFETY: `wanted` is a whole rlimit64; the old value is not asked for.
+        let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, ptr::from_ref(wanted), none) };
+        if let Err(report) = check(Step::Limit, result) {
+            wish(armed.status, Err(Report { detail, ..report }))?;
+            let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: a null new value; `limit` is a whole rlimit64 to write to.
+            check(Step::Limit, unsafe {
+                libc::syscall(libc::SYS_prlimit64, 0, number, none, &raw mut limit)
+            })?;
+            limit.rlim_max = limit.rlim_max.min(wanted.rlim_max);
+            limit.rlim_cur = limit.rlim_max.min(wanted.rlim_cur);
+            // SAFETY: as the first call.
+            check(Step::Limit, unsafe {
+                libc::syscall(libc::SYS_prlimit64, 0, number, &raw const limit, none)
+            })?;
+        }
+        detail = detail.wrapping_add(1);
+    }
+    Ok(())
+}
+
+/// Raw calls: the C library's change every thread of the process, by signals, and with CLONE_VM it would take ours
+/// for them. Groups first, the user last: each needs the rights that the next one gives away.
+fn change_identity(identity: &Identity) -> Outcome<()> {
+    if let Some(groups) = &identity.groups {
+        // SAFETY: the numbers of a live vector with their count.
+        check(Step::Groups, unsafe { libc::syscall(SETGROUPS, groups.len(), groups.as_ptr()) })?;
+    }
+    if let Some(gid) = identity.gid {
+        // SAFETY: plain integers.
+        check(Step::Gid, unsafe { libc::syscall(SETRESGID, gid, gid, gid) })?;
+    }
+    if let Some(uid) = identity.uid {
+        // SAFETY: plain integers.
+        check(Step::Uid, unsafe { libc::syscall(SETRESUID, uid, uid, uid) })?;
+    }
+    Ok(())
+}
+
+/// execve(2) resets handlers but keeps SIG_IGN: of Rust (SIGPIPE), of ours, and of nohup. Raw, since the C library
+/// refuses the signals it uses itself.
+fn reset_signals(ignore_sigpipe: bool) -> Outcome<()> {
+    // All zero is SIG_DFL without flags or mask on every architecture; more room than any kernel_sigaction takes.
+    let default = [0u64; 8];
+    let none = ptr::null_mut::<c_void>();
+    for signal in 1..=64 {
+        if signal == libc::SIGKILL || signal == libc::SIGSTOP || (signal == libc::SIGPIPE && ignore_sigpipe) {
+            continue;
+        }
+        // SAFETY: `default` is at least as large as what the kernel reads; the old action is not asked for.
+        let result =
+            unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, KERNEL_SIGSET) };
+        check(Step::Signals, result)?;
+    }
+    if ignore_sigpipe {
+        // SAFETY: SIG_IGN is no handler. signal(3) is async-signal-safe, and SIGPIPE is nobody's own signal.
+        if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(Report { step: Step::Signals, errno: errno(), detail: 0 });
+        }
+    }
+    Ok(())
+}
+
+fn write_pid(room: *mut u8) {
+    // SAFETY: takes nothing, cannot fail.
+    let mut rest = unsafe { libc::syscall(libc::SYS_getpid) };
+    let mut digits = 1usize;
+    let mut power = rest / 10;
+    while power > 0 {
+        power /= 10;
+        digits = digits.wrapping_add(1);
+    }
+    while digits > 0 {
+        digits = digits.wrapping_sub(1);
+        // SAFETY: a pid_t has ten digits at most, and the room is PID_ROOM = 11 bytes, the rest zero.
+        unsafe { room.add(digits).write(b'0'.wrapping_add((rest % 10) as u8)) };
+        rest /= 10;
+    }
+}
+
+/// The rules of execvp(3), but a file that is no program is an error and never handed to sh.
+fn execute(armed: &Armed<'_>) -> Outcome<Infallible> {
+    let mut found = libc::ENOENT;
+    for path in &armed.candidates {
+        // SAFETY: C strings and null-terminated arrays of them, all of `Prepared`.
+        unsafe { libc::execve(*path, armed.argv.as_ptr(), armed.envp.as_ptr()) };
+        match errno() {
+            // One path only, no search: the reason is its own.
+            errno if armed.candidates.len() == 1 => found = errno,
+            libc::EACCES => found = libc::EACCES,
+            libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
+            errno => return Err(Report { step: Step::Exec, errno, detail: 0 }),
+        }
+    }
+    Err(Report { step: Step::Exec, errno: found, detail: 0 })
+}

@@ -1,1 +1,274 @@
-//! (being written)
+//! System calls that nix lacks or cannot express, as safe functions: pidfds, signals by number (nix's `Signal` knows
+//! no real-time ones, and its `waitid` loses a child that one of them killed), signal actions without a handler.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use nix::sys::signal::SigSet;
+
+use crate::config::Signal;
+use crate::core::Exit;
+
+/// PIDFD_SIGNAL_PROCESS_GROUP of <linux/pidfd.h>, Linux 6.9.
+const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+
+/// A child that was waited for, and how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waited {
+    pub pid: i32,
+    pub exit: Exit,
+}
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// pidfd_open(2), Linux 5.3. The fd is close-on-exec. ESRCH: there is no such process.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: two plain integers; the call touches no memory of ours.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the kernel just made this fd for us, nobody else owns it; fd numbers fit in an i32.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// pidfd_send_signal(2), Linux 5.1, to the process alone. None is signal 0: only look whether it is there.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Option<Signal>) -> io::Result<()> {
+    send(pidfd, signal, 0)
+}
+
+/// The same to the process group the process leads or led. EINVAL before Linux 6.9.
+pub fn pidfd_send_signal_to_group(pidfd: BorrowedFd<'_>, signal: Option<Signal>) -> io::Result<()> {
+    send(pidfd, signal, PIDFD_SIGNAL_PROCESS_GROUP)
+}
+
+fn send(pidfd: BorrowedFd<'_>, signal: Option<Signal>, flags: libc::c_uint) -> io::Result<()> {
+    let info = ptr::null::<libc::siginfo_t>();
+    // SAFETY: the fd is borrowed, hence open; a null siginfo asks the kernel to fill it in as kill(2) does.
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number(signal), info, flags)
+    })?;
+    Ok(())
+}
+
+/// kill(2) with any signal number; `pid` means what it means there (-1: everyone, -n: group n).
+pub fn kill(pid: i32, signal: Option<Signal>) -> io::Result<()> {
+    // SAFETY: two plain integers; the call touches no memory of ours.
+    check(unsafe { libc::kill(pid, number(signal)) }.into())?;
+    Ok(())
+}
+
+fn number(signal: Option<Signal>) -> libc::c_int {
+    signal.map_or(0, Signal::number)
+}
+
+/// waitid(P_ALL, WEXITED|WNOHANG): the next child that has ended, if any. ECHILD: we have no child at all.
+pub fn wait_any() -> io::Result<Option<Waited>> {
+    waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG)
+}
+
+/// Waits until this very child (of ours, not yet reaped) has ended. P_PIDFD is Linux 5.4.
+pub fn wait_for(pidfd: impl AsFd) -> io::Result<Waited> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    waitid(libc::P_PIDFD, fd as libc::id_t, libc::WEXITED)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Result<Option<Waited>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    loop {
+        // SAFETY: `info` is a whole siginfo_t to write to.
+        let result = unsafe { libc::waitid(kind, id, info.as_mut_ptr(), flags) };
+        if result == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: all bytes were zeroed, and every field of siginfo_t is an integer for which zero is a value.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid(2) fills in the SIGCHLD members, or leaves si_pid zero when no child has ended.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
+    }
+    let exit = match (info.si_code, Signal::from_number(status)) {
+        (libc::CLD_KILLED, Some(signal)) => Exit::Signal { signal, core: false },
+        (libc::CLD_DUMPED, Some(signal)) => Exit::Signal { signal, core: true },
+        // CLD_EXITED. exit(2) hands over the low eight bits only.
+        _ => Exit::Code((status & 0xff) as u8),
+    };
+    Ok(Some(Waited { pid, exit }))
+}
+
+/// The signal actions that run no code of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    Default,
+    Ignore,
+}
+
+/// sigaction(2) of the whole process, with no handler.
+pub fn set_disposition(signal: Signal, disposition: Disposition) -> io::Result<()> {
+    // SAFETY: a zeroed sigaction is a valid one: SIG_DFL, no flags, an empty mask.
+    let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
+    action.sa_sigaction = match disposition {
+        Disposition::Default => libc::SIG_DFL,
+        Disposition::Ignore => libc::SIG_IGN,
+    };
+    // SAFETY: `action` lives through the call and names no handler; the old action is not asked for.
+    check(unsafe { libc::sigaction(signal.number(), &action, ptr::null_mut()) }.into())?;
+    Ok(())
+}
+
+/// Whether the signal is ignored now: at start that is what whoever started us (nohup, a shell) wanted.
+pub fn is_ignored(signal: Signal) -> io::Result<bool> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action changes nothing; `action` is a whole sigaction to write to.
+    check(unsafe { libc::sigaction(signal.number(), ptr::null(), action.as_mut_ptr()) }.into())?;
+    // SAFETY: zeroed, then filled in by the call that succeeded.
+    Ok(unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN)
+}
+
+/// A set with any signal numbers; those the C library keeps for itself (32, 33, musl also 34) are left out.
+pub fn signal_set(signals: impl IntoIterator<Item = Signal>) -> SigSet {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: sigemptyset(3) initialises the set it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for signal in signals {
+        // SAFETY: the set was initialised above; a number it refuses (EINVAL) leaves it as it was.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal.number()) };
+    }
+    // SAFETY: initialised by sigemptyset(3) above.
+    unsafe { SigSet::from_sigset_t_unchecked(set.assume_init()) }
+}
+
+/// Whether close_range(2) with CLOSE_RANGE_CLOEXEC works: Linux 5.11, and no sandbox that forbids it.
+pub fn can_mark_ranges() -> bool {
+    let last = libc::c_uint::MAX;
+    // SAFETY: plain integers; no process can have a fd of this number, so nothing is marked.
+    unsafe { libc::syscall(libc::SYS_close_range, last, last, libc::CLOSE_RANGE_CLOEXEC) == 0 }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Runs a test body in a process of its own, where nobody else's children, signals or actions are: the first call
+    /// runs this test binary again for the one test of that name.
+    pub(crate) fn alone(name: &str, body: impl FnOnce()) {
+        const MARK: &str = "TEST_ALONE";
+        if std::env::var_os(MARK).is_some() {
+            return body();
+        }
+        let output = Command::new(std::env::current_exe().expect("our own path"))
+            // One thread: a signal to the process must find no other that does not block it.
+            .args([name, "--exact", "--nocapture", "--test-threads=1"])
+            .env(MARK, "1")
+            .output()
+            .expect("the test binary runs");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{}: {text}", output.status);
+    }
+
+    /// Asks until there is an answer, for ten seconds.
+    pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(answer) = ask() {
+                return answer;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "waited in vain: {what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn a_set_holds_real_time_signals() {
+        let numbers = [1, 15, libc::SIGRTMIN(), 64];
+        let set = signal_set(numbers.into_iter().filter_map(Signal::from_number));
+        // SAFETY: only reads the set it is given.
+        let members = (1..=64).filter(|number| unsafe { libc::sigismember(set.as_ref(), *number) } == 1);
+        assert_eq!(members.collect::<Vec<_>>(), numbers);
+    }
+}
+
+// ---- sockets ----
+
+/// TCP_DEFER_ACCEPT (tcp(7)), in seconds, which the kernel rounds up to a number of retransmissions.
+pub fn set_defer_accept(socket: impl AsFd, seconds: i32) -> io::Result<()> {
+    let length = size_of_val(&seconds) as libc::socklen_t;
+    // SAFETY: `seconds` is readable for `length` bytes, and the borrow keeps the fd open.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// listen(2) with any backlog: nix refuses those above the C library's SOMAXCONN (128 with musl), while the kernel's
+/// own limit is net.core.somaxconn.
+pub fn listen(socket: impl AsFd, backlog: i32) -> io::Result<()> {
+    // SAFETY: listen(2) takes no pointers, and the borrow keeps the fd open.
+    let result = unsafe { libc::listen(socket.as_fd().as_raw_fd(), backlog) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Connections in the accept queue of a listening TCP socket, and the limit of that queue: for a listener the kernel
+/// reports them as tcpi_unacked and tcpi_sacked of TCP_INFO (Linux 2.6.32).
+pub fn tcp_listen_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
+    // The beginning of struct tcp_info (linux/tcp.h): eight bytes of flags, then u32 fields, of which these are the
+    // fifth and the sixth. The kernel fills no more than it is given room for.
+    const UNACKED: usize = 6;
+    const SACKED: usize = 7;
+    let mut info = [0u32; 8];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: `info` is writable for `length` bytes, any bytes are valid u32s, and the borrow keeps the fd open.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if (length as usize) < size_of_val(&info) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((info[UNACKED], info[SACKED]))
+}
+
+/// A close-on-exec duplicate of an fd that we were started with and know by its number alone. Fails with EBADF where
+/// nothing is open.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes no pointers; a number that is not open is EBADF.
+    let new = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if new < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this fd for us; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// Sets close-on-exec on an fd known by its number alone. Fails with EBADF where nothing is open.
+pub fn close_on_exec(number: RawFd) -> io::Result<()> {
+    // SAFETY: fcntl(2) with F_SETFD takes no pointers; a number that is not open is EBADF.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

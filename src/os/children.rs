@@ -1,0 +1,142 @@
+//! The living generations, by number: pid, pidfd and NOTIFY_SOCKET of each.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::unistd::getuid;
+
+use super::launch::Launcher;
+use super::notify::{NotifySocket, Received};
+use super::{reap, spawn, sys};
+use crate::config::Signal;
+use crate::core::{Event, GenerationId, Scope, Stage, StartFailure};
+
+/// Datagrams of one generation that are read in one turn, so that a flood cannot hold up the rest.
+const DATAGRAMS: usize = 32;
+
+#[derive(Debug, Default)]
+pub struct Children {
+    generations: BTreeMap<GenerationId, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    pid: i32,
+    pidfd: OwnedFd,
+    notify: NotifySocket,
+    /// The uid it was started with, which may send to `notify`.
+    uid: u32,
+    /// The main process was reaped; what is left of the group is waited for.
+    reaped: bool,
+}
+
+impl Children {
+    /// Starts a generation. `watch` gets its notify socket before anything can be sent there.
+    ///
+    /// # Errors
+    /// Nothing runs then.
+    pub fn start(
+        &mut self,
+        generation: GenerationId,
+        launcher: &Launcher,
+        watch: impl FnOnce(&NotifySocket) -> io::Result<()>,
+    ) -> Result<i32, StartFailure> {
+        let no_socket = |error: io::Error| StartFailure {
+            stage: Stage::Resources,
+            errno: error.raw_os_error().unwrap_or(0),
+            what: format!("cannot open a notify socket: {error}"),
+        };
+        let notify = NotifySocket::open().map_err(no_socket)?;
+        let plan = launcher.plan(generation, &notify.address())?;
+        let uid = plan.identity.uid.unwrap_or_else(|| getuid().as_raw());
+        let child = spawn::spawn(&plan)?;
+        for shortfall in &child.shortfalls {
+            log::warn!("{generation}: {shortfall}");
+        }
+        // A process that nobody hears is still a process: the server runs, only READY=1 will not arrive.
+        if let Err(error) = watch(&notify) {
+            log::warn!("{generation}: cannot listen to its notify socket: {error}");
+        }
+        let running = Running { pid: child.pid, pidfd: child.pidfd, notify, uid, reaped: false };
+        self.generations.insert(generation, running);
+        Ok(child.pid)
+    }
+
+    /// Sends a signal. One that comes too late, to a process that is gone, is no error.
+    pub fn kill(&self, generation: GenerationId, signal: Signal, scope: Scope) {
+        let Some(running) = self.generations.get(&generation) else { return };
+        let result = match scope {
+            Scope::Main if running.reaped => return,
+            Scope::Main => reap::signal_main(&running.pidfd, signal),
+            Scope::All => {
+                self.kill_strays(generation, signal);
+                reap::signal_group(&running.pidfd, running.pid, signal)
+            }
+        };
+        if let Err(error) = result {
+            log::warn!("cannot send {signal} to {generation}: {error}");
+        }
+    }
+
+    /// Processes that left the process group, lost their parent, and so became our children: nobody else reaps them,
+    /// so their pids are theirs.
+    fn kill_strays(&self, generation: GenerationId, signal: Signal) {
+        for pid in self.strays_of(generation) {
+            if let Err(error) = sys::kill(pid, Some(signal)) {
+                log::warn!("cannot send {signal} to pid {pid}, which {generation} left behind: {error}");
+            }
+        }
+    }
+
+    fn strays_of(&self, generation: GenerationId) -> Vec<i32> {
+        let mains: Vec<i32> =
+            self.generations.values().filter(|running| !running.reaped).map(|running| running.pid).collect();
+        let mut strays = reap::strays(&mains).unwrap_or_else(|error| {
+            log::warn!("cannot look for what {generation} left behind: {error}");
+            Vec::new()
+        });
+        strays.retain(|pid| reap::generation_of(*pid) == Some(generation.0));
+        strays
+    }
+
+    pub fn forget(&mut self, generation: GenerationId) -> Option<NotifySocket> {
+        self.generations.remove(&generation).map(|running| running.notify)
+    }
+
+    /// The generation whose main process this was; from now on its pid means nothing.
+    pub fn reaped(&mut self, pid: i32) -> Option<GenerationId> {
+        let (generation, running) =
+            self.generations.iter_mut().find(|(_, running)| running.pid == pid && !running.reaped)?;
+        running.reaped = true;
+        Some(*generation)
+    }
+
+    /// Generations whose main process is gone and of which nothing is left now. `has_children` is false where we are
+    /// known to have no child of any kind, which saves the search.
+    pub fn cleared(&self, has_children: bool) -> Vec<GenerationId> {
+        let is_clear = |(generation, running): &(&GenerationId, &Running)| {
+            running.reaped
+                && !reap::group_lives(&running.pidfd, running.pid).unwrap_or(true)
+                && (!has_children || self.strays_of(**generation).is_empty())
+        };
+        self.generations.iter().filter(is_clear).map(|(generation, _)| *generation).collect()
+    }
+
+    pub fn pid(&self, generation: GenerationId) -> Option<i32> {
+        self.generations.get(&generation).filter(|running| !running.reaped).map(|running| running.pid)
+    }
+
+    /// What the generation has sent, as events. True: there may be more.
+    pub fn receive(&self, generation: GenerationId, events: &mut impl Extend<Event>) -> bool {
+        let Some(running) = self.generations.get(&generation) else { return false };
+        for _ in 0..DATAGRAMS {
+            match running.notify.receive(running.uid) {
+                Received::Nothing => return false,
+                Received::Message(message) => events.extend([Event::Notified { generation, message }]),
+                Received::Dropped(why) => log::debug!("{generation}: notification dropped: {why}"),
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,363 @@
+//! The line server behind the control socket: one request per connection, progress lines, one reply.
+//!
+//! It never waits for a client: input and output are buffered within fixed limits, and a client that says nothing
+//! costs a slot in a table until somebody needs that slot. mio is edge-triggered, so everything is read, written and
+//! accepted until the kernel says EWOULDBLOCK, and a connection is deregistered before it is closed.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use nix::unistd::geteuid;
+
+use super::ControlSocket;
+use crate::config::Signal;
+use crate::core::report::Line;
+use crate::core::{ClientId, Event, Reply, Request, limits};
+use crate::os::instances;
+
+/// A request is shorter than this, its newline included.
+const REQUEST_BYTES: usize = 4096;
+/// Progress that a client has not read yet; more is dropped, the reply is not.
+const PENDING_BYTES: usize = 64 * 1024;
+/// How many tokens a [`ControlServer`] uses, beginning with its first: listener, watch, clients.
+pub const TOKENS: usize = 2 + limits::CLIENTS;
+
+/// The control socket and its clients.
+#[derive(Debug)]
+pub struct ControlServer {
+    socket: ControlSocket,
+    registry: Registry,
+    first: usize,
+    last_id: u64,
+    /// Always [`limits::CLIENTS`] slots; the token of a connection is its slot.
+    clients: Vec<Option<Connection>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    id: ClientId,
+    stream: UnixStream,
+    phase: Phase,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No whole line has come yet.
+    Silent,
+    /// Its request was handed on. `status` is one object and wants no progress.
+    Waiting { notes: bool },
+    /// The last line is on its way out.
+    Answered,
+}
+
+/// What reading brought: a whole line (or why there will be none), and whether the other side is done.
+struct Received {
+    line: Option<Result<Vec<u8>, String>>,
+    closed: bool,
+}
+
+impl ControlServer {
+    /// Registers the socket with the tokens `first` to `first + TOKENS - 1`.
+    ///
+    /// # Errors
+    /// epoll_ctl(2) or dup(2) failed.
+    pub fn new(socket: ControlSocket, registry: &Registry, first: Token) -> io::Result<Self> {
+        let clients = (0..limits::CLIENTS).map(|_| None).collect();
+        let registry = registry.try_clone()?;
+        let server = Self { socket, registry, first: first.0, last_id: 0, clients };
+        server.register_listener(server.socket.listener())?;
+        if let Some(watch) = server.socket.watch_fd() {
+            let token = Token(server.first + 1);
+            server.registry.register(&mut SourceFd(&watch.as_raw_fd()), token, Interest::READABLE)?;
+        }
+        Ok(server)
+    }
+
+    pub fn socket(&self) -> &ControlSocket {
+        &self.socket
+    }
+
+    /// Does whatever there is to do for `token`; one that is none of ours is ignored. Returns `Requested` and
+    /// `ClientGone` events, the latter only for clients that wait for an answer, and once.
+    pub fn ready(&mut self, token: Token) -> Vec<Event> {
+        match token.0.checked_sub(self.first) {
+            Some(0) => self.accept(),
+            Some(1) => self.heal(),
+            Some(slot) if slot < TOKENS => return self.client_ready(slot - 2),
+            Some(_) | None => {}
+        }
+        Vec::new()
+    }
+
+    /// Binds the socket again if it was removed. Called by `ready`; harmless at any other time.
+    pub fn heal(&mut self) {
+        match self.socket.heal() {
+            Ok(None) => {}
+            Ok(Some(old)) => {
+                // Who connected before the path went away is served like anybody else.
+                self.accept_from(&old);
+                let fd = old.as_raw_fd();
+                let moved = self.registry.deregister(&mut SourceFd(&fd));
+                let moved = moved.and_then(|()| self.register_listener(self.socket.listener()));
+                let path = self.socket.path().display();
+                match moved {
+                    Ok(()) => log::warn!("the control socket was removed; it is back at {path}"),
+                    Err(error) => log::warn!("{path}: nobody listens on the control socket: {error}"),
+                }
+            }
+            Err(error) => log::warn!("the control socket was removed and cannot be bound again: {error}"),
+        }
+    }
+
+    /// Progress for every client that waits for an answer.
+    pub fn note_all(&mut self, text: &str) {
+        let line = encode(&Line::Note(text.to_owned()));
+        for client in self.clients.iter_mut().flatten() {
+            if client.phase == (Phase::Waiting { notes: true })
+                && client.output.len() + line.len() <= PENDING_BYTES
+            {
+                client.output.extend_from_slice(&line);
+                // A broken connection comes back as an event of its own, which reports the client as gone.
+                drop(client.flush());
+            }
+        }
+    }
+
+    /// The last line for `client`; the connection is closed after its last byte. Unknown clients are ignored: they
+    /// left while the answer was made.
+    pub fn reply(&mut self, client: ClientId, reply: Reply) {
+        let is_it = |slot: &Option<Connection>| slot.as_ref().is_some_and(|found| found.id == client);
+        if let Some(slot) = self.clients.iter().position(is_it) {
+            self.answer(slot, reply);
+        }
+    }
+
+    /// Unlinks the socket. Connections stay until the server is dropped.
+    pub fn remove(&self) {
+        self.socket.remove();
+    }
+
+    fn register_listener(&self, listener: &UnixListener) -> io::Result<()> {
+        let fd = listener.as_raw_fd();
+        self.registry.register(&mut SourceFd(&fd), Token(self.first), Interest::READABLE)
+    }
+
+    fn accept(&mut self) {
+        match self.socket.listener().try_clone() {
+            Ok(listener) => self.accept_from(&listener),
+            Err(error) => log::warn!("a control connection has to wait: {error}"),
+        }
+    }
+
+    fn accept_from(&mut self, listener: &UnixListener) {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        // Out of fds, most likely: the client stays in the backlog until the next one comes.
+                        log::warn!("a control connection has to wait: {error}");
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: UnixStream) {
+        let ours = geteuid().as_raw();
+        if !instances::peer(&stream).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == ours) {
+            return;
+        }
+        let Some(slot) = self.free_slot() else {
+            let clients = limits::CLIENTS;
+            return refuse(
+                &stream,
+                &format!("{clients} clients wait for an answer already (try again later)"),
+            );
+        };
+        let fd = stream.as_raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = stream.set_nonblocking(true).and_then(|()| {
+            self.registry.register(&mut SourceFd(&fd), Token(self.first + 2 + slot), interest)
+        });
+        if let Err(error) = registered {
+            return log::warn!("a control connection was closed: {error}");
+        }
+        self.last_id += 1;
+        let id = ClientId(self.last_id);
+        let connection =
+            Connection { id, stream, phase: Phase::Silent, input: Vec::new(), output: Vec::new() };
+        self.clients[slot] = Some(connection);
+    }
+
+    /// A free slot, made free by the oldest client that said nothing, or that does not read its answer.
+    fn free_slot(&mut self) -> Option<usize> {
+        if let Some(free) = self.clients.iter().position(Option::is_none) {
+            return Some(free);
+        }
+        let oldest = |phase: Phase| {
+            let clients = self.clients.iter().enumerate();
+            let of_phase = clients.filter_map(|(slot, client)| Some((slot, client.as_ref()?)));
+            of_phase
+                .filter(|(_, client)| client.phase == phase)
+                .min_by_key(|(_, client)| client.id)
+                .map(|it| it.0)
+        };
+        let slot = oldest(Phase::Silent).or_else(|| oldest(Phase::Answered))?;
+        self.close(slot);
+        Some(slot)
+    }
+
+    fn client_ready(&mut self, slot: usize) -> Vec<Event> {
+        let mut events = Vec::new();
+        let Some(connection) = &mut self.clients[slot] else { return events };
+        let client = connection.id;
+        if connection.phase == Phase::Answered {
+            self.flush(slot);
+            return events;
+        }
+        let Received { line, closed } = connection.receive();
+        match line.map(|line| line.and_then(|line| parse(&line))) {
+            Some(Ok(request)) => {
+                connection.phase = Phase::Waiting { notes: !matches!(request, Request::Status { .. }) };
+                events.push(Event::Requested { client, request });
+            }
+            Some(Err(why)) => {
+                self.answer(slot, Reply::failed(why));
+                return events;
+            }
+            None => {}
+        }
+        if closed {
+            if connection.phase != Phase::Silent {
+                events.push(Event::ClientGone { client });
+            }
+            self.close(slot);
+        } else {
+            // An error here is a broken connection, whose event is still to come.
+            drop(connection.flush());
+        }
+        events
+    }
+
+    fn answer(&mut self, slot: usize, reply: Reply) {
+        if let Some(connection) = &mut self.clients[slot] {
+            connection.phase = Phase::Answered;
+            connection.output.extend(encode(&Line::Reply(reply)));
+            self.flush(slot);
+        }
+    }
+
+    /// Writes what is left to an answered client, and closes when that is nothing or nobody reads it.
+    fn flush(&mut self, slot: usize) {
+        if let Some(connection) = &mut self.clients[slot]
+            && !matches!(connection.flush(), Ok(false))
+        {
+            self.close(slot);
+        }
+    }
+
+    fn close(&mut self, slot: usize) {
+        if let Some(connection) = self.clients[slot].take() {
+            let fd = connection.stream.as_raw_fd();
+            if let Err(error) = self.registry.deregister(&mut SourceFd(&fd)) {
+                log::debug!("epoll_ctl(DEL) of a control connection: {error}");
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Reads until there is no more. After the request nothing is expected but the end, and whoever sends as much again
+    /// is treated as gone.
+    fn receive(&mut self) -> Received {
+        let mut received = Received { line: None, closed: false };
+        let mut chunk = [0; REQUEST_BYTES];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => received.closed = true,
+                Ok(count) => self.input.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    received.closed = error.kind() != io::ErrorKind::WouldBlock;
+                    return received;
+                }
+            }
+            if self.phase == Phase::Silent && received.line.is_none() {
+                received.line = self.take_line();
+            } else if self.input.len() > REQUEST_BYTES {
+                received.closed = true;
+            }
+            if received.closed || matches!(received.line, Some(Err(_))) {
+                return received;
+            }
+        }
+    }
+
+    fn take_line(&mut self) -> Option<Result<Vec<u8>, String>> {
+        match self.input.iter().position(|byte| *byte == b'\n') {
+            Some(end) if end < REQUEST_BYTES => {
+                let rest = self.input.split_off(end + 1);
+                Some(Ok(std::mem::replace(&mut self.input, rest)))
+            }
+            Some(_) => Some(Err(too_long())),
+            None if self.input.len() >= REQUEST_BYTES => Some(Err(too_long())),
+            None => None,
+        }
+    }
+
+    /// True: everything is out.
+    fn flush(&mut self) -> io::Result<bool> {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(count) => drop(self.output.drain(..count)),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(false),
+                    io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn too_long() -> String {
+    format!("a request is one line of JSON of at most {REQUEST_BYTES} bytes")
+}
+
+/// Says why and lets the connection be closed; what does not fit at once is lost, for nobody waits here.
+fn refuse(stream: &UnixStream, why: &str) {
+    let line = encode(&Line::Reply(Reply::failed(why)));
+    let sent = stream.set_nonblocking(true).and_then(|()| (&*stream).write(&line));
+    log::debug!("a control connection was refused: {why} ({sent:?})");
+}
+
+fn parse(line: &[u8]) -> Result<Request, String> {
+    let request: Request =
+        serde_json::from_slice(line).map_err(|error| format!("the request was not understood: {error}"))?;
+    // The derived reader takes any number.
+    if let Request::Kill { signal } = request
+        && Signal::from_number(signal.number()).is_none()
+    {
+        return Err(format!("{} is no signal (1 to 64)", signal.number()));
+    }
+    Ok(request)
+}
+
+fn encode(line: &Line) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(line).expect("plain data with text keys is always JSON");
+    bytes.push(b'\n');
+    bytes
+}
+
+#[cfg(test)]
+mod tests;

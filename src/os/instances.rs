@@ -1,0 +1,327 @@
+//! Where instances of `supervise` are found: the directories of control sockets, and who answers in them.
+//!
+//! Supervisor and verbs share this file, so that what one creates the other finds. A directory counts only if it
+//! is ours alone: whoever may write to it could put a socket of his own under our name.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::time::TimeVal;
+use nix::unistd::geteuid;
+
+/// The longest path that fits into sockaddr_un beside its final NUL (unix(7)).
+const SUN_PATH: usize = 107;
+/// Leaves room for `/proc/self/fd/N/` before and `.sock` after it, see [`with_address`].
+const NAME_BYTES: usize = 64;
+/// One directory is read up to this many entries, however full it is.
+const ENTRIES: usize = 4096;
+
+/// Who is at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Nothing is there.
+    Nobody,
+    /// A socket on which nobody listens any more.
+    Stale,
+    /// It answers. None: its backlog is full, so that its pid cannot be asked for.
+    Lives(Option<i32>),
+    /// Nothing that we may replace; the sentence says why.
+    Foreign(String),
+}
+
+/// A supervisor that answers.
+#[derive(Debug)]
+pub struct Instance {
+    pub name: String,
+    pub path: PathBuf,
+    /// The process that called listen(2) on the socket.
+    pub pid: Option<i32>,
+}
+
+/// The directories to look in, best first (CLI.md, "Verbs"). None of them need exist.
+pub fn directories() -> Vec<PathBuf> {
+    candidates(|name| std::env::var_os(name), geteuid().as_raw())
+}
+
+fn candidates(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<PathBuf> {
+    let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let explicit = set("SUPERVISE_RUNTIME_DIR").and_then(|dir| std::path::absolute(dir).ok());
+    // `su` and `sudo` may leave the variable of another user behind: his directory is no place for our sockets.
+    let runtime = set("XDG_RUNTIME_DIR")
+        .filter(|dir| dir.is_absolute() && fs::metadata(dir).is_ok_and(|found| found.uid() == uid))
+        .map(|dir| dir.join("supervise"));
+    let mut found: Vec<PathBuf> = Vec::new();
+    let fixed = [
+        PathBuf::from(format!("/run/user/{uid}/supervise")),
+        PathBuf::from("/run/supervise"),
+        PathBuf::from(format!("/tmp/supervise-{uid}")),
+    ];
+    for dir in explicit.into_iter().chain(runtime).chain(fixed) {
+        if !found.contains(&dir) {
+            found.push(dir);
+        }
+    }
+    found
+}
+
+/// Opens `dir` if it is a directory of ours that nobody else may enter; with `create` it is made where it is absent
+/// (its parent is not). The error is a sentence that names the directory.
+pub fn usable(dir: &Path, create: bool) -> Result<File, String> {
+    let place = dir.display();
+    if create {
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(format!("{place}: cannot be created: {error}")),
+        }
+    }
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(dir);
+    let handle = match open {
+        Ok(handle) => handle,
+        // What open(2) says of a link with these flags would mislead.
+        Err(_) if dir.is_symlink() => return Err(format!("{place}: is a symbolic link")),
+        Err(error) => return Err(format!("{place}: {error}")),
+    };
+    let found = handle.metadata().map_err(|error| format!("{place}: {error}"))?;
+    if found.uid() != geteuid().as_raw() {
+        return Err(format!("{place}: belongs to uid {}", found.uid()));
+    }
+    if found.mode() & 0o077 != 0 {
+        let mode = found.mode() & 0o7777;
+        return Err(format!("{place}: is open to others (mode {mode:04o}; chmod 0700 makes it usable)"));
+    }
+    Ok(handle)
+}
+
+/// A name that can be the stem of a file and a word of a command line.
+pub fn is_name(name: &str) -> bool {
+    let ends = !name.starts_with('.') && !name.starts_with('-');
+    (1..=NAME_BYTES).contains(&name.len()) && ends && !name.contains(|c: char| c == '/' || c.is_control())
+}
+
+/// The nearest name to `text` (the file name of a command), with room for `-2` and its like.
+pub fn name_from(text: &str) -> String {
+    let mut name: String =
+        text.chars().map(|c| if c == '/' || c.is_control() || c.is_whitespace() { '-' } else { c }).collect();
+    name = name.trim_start_matches(['.', '-']).to_owned();
+    while name.len() > NAME_BYTES - 8 {
+        name.pop();
+    }
+    if name.is_empty() { "supervise".to_owned() } else { name }
+}
+
+pub fn socket_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.sock"))
+}
+
+/// Every instance that answers in `dirs`, sorted by name within each; stale sockets are skipped.
+pub fn living(dirs: &[PathBuf]) -> Vec<Instance> {
+    let mut found = Vec::new();
+    for dir in dirs.iter().filter(|dir| usable(dir, false).is_ok()) {
+        let Ok(entries) = fs::read_dir(dir) else { continue };
+        let mut names: Vec<String> = entries
+            .take(ENTRIES)
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".sock").map(str::to_owned))
+            .filter(|name| is_name(name))
+            .collect();
+        names.sort();
+        found.extend(names.into_iter().filter_map(|name| answering(dir, name)));
+    }
+    found
+}
+
+/// The instance `name`, in the first of `dirs` where it answers.
+pub fn named(dirs: &[PathBuf], name: &str) -> Option<Instance> {
+    let mut ours = dirs.iter().filter(|dir| is_name(name) && usable(dir, false).is_ok());
+    ours.find_map(|dir| answering(dir, name.to_owned()))
+}
+
+fn answering(dir: &Path, name: String) -> Option<Instance> {
+    let path = socket_path(dir, &name);
+    match holder(&path) {
+        Holder::Lives(pid) => Some(Instance { name, path, pid }),
+        Holder::Nobody | Holder::Stale | Holder::Foreign(_) => None,
+    }
+}
+
+/// Asks who listens at `path`, without waiting. A connection that is closed at once is all the other side sees.
+pub fn holder(path: &Path) -> Holder {
+    // connect(2) says ECONNREFUSED for any file that is no socket, too.
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Holder::Nobody,
+        Err(error) => return Holder::Foreign(error.to_string()),
+        Ok(found) if !found.file_type().is_socket() => return Holder::Foreign("it is no socket".to_owned()),
+        Ok(_) => {}
+    }
+    match connect(path, Duration::ZERO) {
+        Ok(stream) => Holder::Lives(peer(&stream).ok().map(|peer| peer.pid())),
+        Err(error) => match error.kind() {
+            io::ErrorKind::WouldBlock => Holder::Lives(None),
+            io::ErrorKind::ConnectionRefused => Holder::Stale,
+            io::ErrorKind::NotFound => Holder::Nobody,
+            _ => Holder::Foreign(error.to_string()),
+        },
+    }
+}
+
+/// The process at the other end: who connected, or who called listen(2) (SO_PEERCRED, unix(7)).
+pub fn peer(stream: &impl AsFd) -> nix::Result<socket::UnixCredentials> {
+    socket::getsockopt(stream, sockopt::PeerCredentials)
+}
+
+/// Connects a blocking stream. While the backlog is full it waits for `patience` (zero: not at all), then fails with
+/// `WouldBlock`: a stopped supervisor accepts nothing.
+pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let flags = if patience.is_zero() { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags | SockFlag::SOCK_CLOEXEC, None)?;
+    if !patience.is_zero() {
+        let limit = TimeVal::new(patience.as_secs().cast_signed(), patience.subsec_micros().into());
+        socket::setsockopt(&fd, sockopt::SendTimeout, &limit)?;
+    }
+    with_address(path, |address| socket::connect(fd.as_raw_fd(), address))?;
+    let stream = UnixStream::from(fd);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// Calls `act` with an address for `path`, which may be longer than sun_path: then by way of an fd of its directory.
+pub fn with_address<T>(path: &Path, act: impl FnOnce(&UnixAddr) -> nix::Result<T>) -> io::Result<T> {
+    if path.as_os_str().len() <= SUN_PATH {
+        return Ok(act(&UnixAddr::new(path)?)?);
+    }
+    let (Some(dir), Some(file)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_PATH).open(dir)?;
+    let mut short = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    short.extend_from_slice(file.as_bytes());
+    Ok(act(&UnixAddr::new(short.as_slice())?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    use super::*;
+
+    fn private() -> tempfile::TempDir {
+        tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap()
+    }
+
+    #[test]
+    fn directories_come_in_the_documented_order() {
+        let home = private();
+        let xdg = home.path().to_owned();
+        let env = |name: &str| match name {
+            "SUPERVISE_RUNTIME_DIR" => Some(OsString::from("/a/b")),
+            "XDG_RUNTIME_DIR" => Some(xdg.clone().into_os_string()),
+            _ => None,
+        };
+        let uid = geteuid().as_raw();
+        let run_user = format!("/run/user/{uid}/supervise");
+        let tmp = format!("/tmp/supervise-{uid}");
+        let all =
+            ["/a/b".into(), xdg.join("supervise"), run_user.into(), "/run/supervise".into(), tmp.into()];
+        assert_eq!(candidates(env, uid), all);
+        // The directory of another user, an empty and a relative value: as if they were not set.
+        assert_eq!(candidates(env, uid + 1).len(), 4);
+        assert_eq!(candidates(|_| Some(OsString::new()), uid), all[2..]);
+        assert!(candidates(|_| Some("here".into()), uid)[0].is_absolute());
+    }
+
+    #[test]
+    fn a_directory_must_be_ours_alone_and_no_link() {
+        let home = private();
+        let dir = home.path().join("dir");
+        assert!(usable(&dir, false).unwrap_err().contains("No such file"));
+        usable(&dir, true).unwrap();
+        assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
+
+        for mode in [0o755, 0o710, 0o770, 0o702, 0o1777] {
+            fs::set_permissions(&dir, Permissions::from_mode(mode)).unwrap();
+            assert!(usable(&dir, true).unwrap_err().contains("open to others"), "{mode:o}");
+        }
+        fs::set_permissions(&dir, Permissions::from_mode(0o700)).unwrap();
+
+        let link = home.path().join("link");
+        std::os::unix::fs::symlink(&dir, &link).unwrap();
+        assert!(usable(&link, true).unwrap_err().contains("symbolic link"));
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(usable(&file, true).unwrap_err().contains("Not a directory"));
+        assert!(usable(&home.path().join("no/parent"), true).unwrap_err().contains("cannot be created"));
+        // A system directory: as root it is open to others, else it is root's.
+        assert!(usable(Path::new("/usr"), true).is_err());
+    }
+
+    #[test]
+    fn names_are_file_stems_and_words() {
+        for bad in ["", ".", "..", ".x", "-x", "a/b", "a\nb", &"x".repeat(65)] {
+            assert!(!is_name(bad), "{bad:?}");
+        }
+        for (text, name) in
+            [("node", "node"), ("..", "supervise"), ("a b\n", "a-b-"), ("-l", "l"), ("é", "é")]
+        {
+            assert_eq!(name_from(text), name);
+        }
+        assert!(is_name(&format!("{}-9999", name_from(&"é".repeat(200)))));
+    }
+
+    #[test]
+    fn only_a_refusing_socket_is_stale() {
+        let home = private();
+        let at = |name: &str| home.path().join(name);
+        assert_eq!(holder(&at("none")), Holder::Nobody);
+
+        let listener = UnixListener::bind(at("live")).unwrap();
+        assert_eq!(holder(&at("live")), Holder::Lives(Some(std::process::id().cast_signed())));
+        drop(listener);
+        assert_eq!(holder(&at("live")), Holder::Stale);
+
+        fs::write(at("file"), "").unwrap();
+        let _datagram = UnixDatagram::bind(at("datagram")).unwrap();
+        std::os::unix::fs::symlink(at("live"), at("link")).unwrap();
+        for other in ["file", "datagram", "link"] {
+            assert!(matches!(holder(&at(other)), Holder::Foreign(_)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_full_backlog_is_alive_and_connect_gives_up() {
+        let home = private();
+        let path = home.path().join("x.sock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let mut held = Vec::new();
+        while let Ok(stream) = connect(&path, Duration::ZERO) {
+            held.push(stream);
+            assert!(held.len() < 100_000, "the backlog never fills");
+        }
+        assert_eq!(holder(&path), Holder::Lives(None));
+        let error = connect(&path, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn the_living_are_found_and_the_rest_skipped() {
+        let home = private();
+        let dirs = [home.path().join("absent"), home.path().to_owned()];
+        let _b = UnixListener::bind(home.path().join("b.sock")).unwrap();
+        let _a = UnixListener::bind(home.path().join("a.sock")).unwrap();
+        drop(UnixListener::bind(home.path().join("stale.sock")).unwrap());
+        fs::write(home.path().join("file.sock"), "").unwrap();
+        let names: Vec<String> = living(&dirs).into_iter().map(|found| found.name).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(named(&dirs, "b").unwrap().path, home.path().join("b.sock"));
+        assert!(named(&dirs, "stale").is_none() && named(&dirs, "../x").is_none());
+    }
+}

@@ -1,0 +1,121 @@
+//! Everything that is looked up anew for each generation: user, directory, environment files, placeholders.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::socket::HeldSocket;
+use super::spawn::{Additions, Plan, build_environment};
+use super::users::Identity;
+use crate::config::placeholder::{self, Held};
+use crate::config::{self, EnvironmentFile, Span, environment};
+use crate::core::{GenerationId, Stage, StartFailure};
+
+/// An environment file is read up to here; a longer one is an error.
+const ENVIRONMENT_BYTES: u64 = 1 << 20;
+
+/// Makes the plan of each generation.
+#[derive(Debug)]
+pub struct Launcher {
+    launch: config::Launch,
+    watchdog: Span,
+    fds: Vec<RawFd>,
+    names: Vec<String>,
+}
+
+impl Launcher {
+    /// Replaces the placeholders: what they stand for is known now and never changes.
+    ///
+    /// # Errors
+    /// A word asks for the port of a socket that has none.
+    pub fn new(
+        mut launch: config::Launch,
+        watchdog: Span,
+        sockets: &[HeldSocket],
+    ) -> Result<Self, config::Error> {
+        let held = sockets.iter().zip(3..).map(|(socket, fd)| Held {
+            name: socket.name.clone(),
+            fd,
+            port: socket.port,
+            address: socket.address.clone(),
+        });
+        let held: Vec<Held> = held.collect();
+        let values = launch.environment.iter_mut().map(|(_, value)| value);
+        for word in launch.command.iter_mut().chain(values) {
+            *word = placeholder::expand(word, &held).map_err(|problem| problem.at(word.as_str()))?;
+        }
+        if launch.directory.is_none() {
+            launch.directory = logical_directory();
+        }
+        Ok(Self {
+            launch,
+            watchdog,
+            fds: sockets.iter().map(|socket| socket.fd.as_raw_fd()).collect(),
+            names: sockets.iter().map(|socket| socket.name.clone()).collect(),
+        })
+    }
+
+    /// NonBlocking=: to be set on the sockets before a spawn.
+    pub fn non_blocking(&self) -> bool {
+        self.launch.non_blocking
+    }
+
+    /// # Errors
+    /// A user, group or environment file that is not there now; the stage says which.
+    pub fn plan(&self, generation: GenerationId, notify_socket: &str) -> Result<Plan, StartFailure> {
+        let identity = Identity::resolve(&self.launch)?;
+        let mut files = Vec::new();
+        for file in &self.launch.environment_files {
+            files.extend(read_environment(file)?);
+        }
+        let additions = Additions {
+            user: identity.user.as_ref(),
+            environment: &self.launch.environment,
+            files: &files,
+            names: &self.names,
+            notify_socket: Some(notify_socket.as_ref()),
+            watchdog: self.watchdog,
+            generation: generation.0,
+        };
+        let environment = build_environment(env::vars_os(), additions);
+        let command = self.launch.command.iter().map(OsString::from).collect();
+        let mut plan = Plan::new(&self.launch, command, environment, identity);
+        plan.fds.clone_from(&self.fds);
+        Ok(plan)
+    }
+}
+
+/// `$PWD` where it names our directory: entered by this path before each start, a link in it (`current ->
+/// releases/42`) is followed anew. None: our directory as it is.
+fn logical_directory() -> Option<PathBuf> {
+    let logical = PathBuf::from(env::var_os("PWD")?);
+    let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    (logical.is_absolute() && identity(&logical)? == identity(Path::new("."))?).then_some(logical)
+}
+
+fn read_environment(file: &EnvironmentFile) -> Result<Vec<(String, String)>, StartFailure> {
+    let failure = |errno, what| StartFailure { stage: Stage::Environment, errno, what };
+    let text = match read_bounded(&file.path) {
+        Ok(text) => text,
+        Err(error) if file.optional && error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            let what = format!("cannot read environment file {}: {error}", file.path.display());
+            return Err(failure(error.raw_os_error().unwrap_or(0), what));
+        }
+    };
+    environment::parse_file(&text, &file.path.display().to_string())
+        .map_err(|error| failure(0, error.to_string()))
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(ENVIRONMENT_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > ENVIRONMENT_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
+    }
+    Ok(text)
+}

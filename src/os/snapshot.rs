@@ -1,0 +1,63 @@
+//! What only the shell can see of a `status`: names, queues, memory, and the time of day.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+
+use super::socket::{self, HeldSocket};
+use crate::config::Handover;
+use crate::core::Time;
+use crate::core::report::{SocketStatus, Status};
+
+/// Fills in what the core left open, and turns its times (CLOCK_MONOTONIC) into those of the clock on the wall.
+pub fn complete(status: &mut Status, name: &str, sockets: &[HeldSocket], handover: Handover, now: Time) {
+    name.clone_into(&mut status.name);
+    status.pid = std::process::id();
+    env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
+    let mode = match handover {
+        Handover::Shared => "shared",
+        Handover::StopFirst => "stop-first",
+    };
+    status.sockets = sockets.iter().zip(3..).map(|(socket, fd)| of_socket(socket, fd, mode)).collect();
+    for generation in &mut status.generations {
+        generation.since = rfc3339(&generation.since, now);
+        generation.rss_kb = generation.pid.and_then(rss_kb);
+    }
+    if let Some(next) = &mut status.next {
+        next.at_ms = wall_nanos(Time(next.at_ms), now) / 1_000_000;
+    }
+}
+
+fn of_socket(socket: &HeldSocket, fd: i32, mode: &str) -> SocketStatus {
+    let (queue, backlog) = socket::queue(socket);
+    SocketStatus {
+        name: socket.name.clone(),
+        address: socket.address.clone(),
+        kind: socket.kind.to_string(),
+        fd,
+        queue,
+        backlog,
+        mode: mode.to_owned(),
+    }
+}
+
+/// Nanoseconds since 1970 of a moment on CLOCK_MONOTONIC.
+fn wall_nanos(time: Time, now: Time) -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    (wall + time.since(now).as_nanos()).saturating_sub(now.since(time).as_nanos())
+}
+
+/// The same as text, to the millisecond. `monotonic` is the number the core wrote.
+fn rfc3339(monotonic: &str, now: Time) -> String {
+    let nanos = wall_nanos(Time(monotonic.parse().unwrap_or(now.0)), now);
+    let millis = i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(millis).map_or_else(|_| String::new(), |time| format!("{time:.3}"))
+}
+
+/// VmRSS of proc_pid_status(5); None for a process that is gone or without memory of its own (a zombie).
+fn rss_kb(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}

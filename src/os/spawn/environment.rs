@@ -1,0 +1,182 @@
+//! The environment of a server: what it inherits, what the user sets, and what the protocol says.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+use crate::config::Span;
+use crate::os::users::User;
+
+/// What an outer service manager told us about ourselves; a server must not take it for its own.
+const NOT_INHERITED: [&str; 8] = [
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDS_FIRST_FD",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Text(OsString),
+    /// The pid of the process that will run COMMAND, written by itself: nobody knows it earlier.
+    OwnPid,
+}
+
+/// Names are unique by construction.
+pub type Environment = BTreeMap<OsString, Value>;
+
+/// What comes on top of the inherited environment, in the order in which it is added: later wins.
+#[derive(Clone, Copy, Debug)]
+pub struct Additions<'a> {
+    /// User=: gives USER, LOGNAME, HOME and SHELL (systemd.exec(5), Environment Variables).
+    pub user: Option<&'a User>,
+    /// Environment=
+    pub environment: &'a [(String, String)],
+    /// The content of EnvironmentFile=.
+    pub files: &'a [(String, String)],
+    /// LISTEN_FDNAMES: one name for each fd passed.
+    pub names: &'a [String],
+    pub notify_socket: Option<&'a OsStr>,
+    /// [`Span::ZERO`] or infinity: no watchdog.
+    pub watchdog: Span,
+    pub generation: u64,
+}
+
+/// The whole environment. Ours comes last: systemd lets Environment=LISTEN_PID= break the activation, we do not.
+pub fn build_environment(
+    inherited: impl Iterator<Item = (OsString, OsString)>,
+    additions: Additions<'_>,
+) -> Environment {
+    let mut all: Environment = inherited
+        .filter(|(name, _)| !NOT_INHERITED.iter().any(|ours| name == ours))
+        .map(|(name, value)| (name, Value::Text(value)))
+        .collect();
+    let mut set = |name: &str, value: &OsStr| {
+        all.insert(name.into(), Value::Text(value.to_owned()));
+    };
+    if let Some(user) = additions.user {
+        set("USER", user.name.as_ref());
+        set("LOGNAME", user.name.as_ref());
+        let (home, shell) =
+            (user.home.iter().map(|home| ("HOME", home)), user.shell.iter().map(|shell| ("SHELL", shell)));
+        home.chain(shell).for_each(|(name, value)| set(name, value));
+    }
+    for (name, value) in additions.environment.iter().chain(additions.files) {
+        set(name, value.as_ref());
+    }
+    if !additions.names.is_empty() {
+        set("LISTEN_FDS", additions.names.len().to_string().as_ref());
+        set("LISTEN_FDNAMES", additions.names.join(":").as_ref());
+    }
+    if let Some(path) = additions.notify_socket {
+        set("NOTIFY_SOCKET", path);
+    }
+    let watched = additions.watchdog != Span::ZERO && !additions.watchdog.is_infinite();
+    if watched {
+        // A watchdog below a microsecond must not read as none.
+        let microseconds = (additions.watchdog.as_nanos() / 1000).max(1);
+        set("WATCHDOG_USEC", microseconds.to_string().as_ref());
+    }
+    set("SUPERVISE_GENERATION", additions.generation.to_string().as_ref());
+    if !additions.names.is_empty() {
+        all.insert("LISTEN_PID".into(), Value::OwnPid);
+    }
+    if watched {
+        all.insert("WATCHDOG_PID".into(), Value::OwnPid);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn inherited(list: &[(&str, &str)]) -> impl Iterator<Item = (OsString, OsString)> {
+        pairs(list).into_iter().map(|(name, value)| (name.into(), value.into()))
+    }
+
+    const NOTHING: Additions<'_> = Additions {
+        user: None,
+        environment: &[],
+        files: &[],
+        names: &[],
+        notify_socket: None,
+        watchdog: Span::ZERO,
+        generation: 7,
+    };
+
+    fn text(environment: &Environment, name: &str) -> Option<String> {
+        match environment.get(OsStr::new(name))? {
+            Value::Text(value) => Some(value.to_string_lossy().into_owned()),
+            Value::OwnPid => Some("own pid".to_owned()),
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_outer_protocol_is_inherited() {
+        let outer = NOT_INHERITED.map(|name| (name, "1"));
+        let all = build_environment(inherited(&outer).chain(inherited(&[("PATH", "/bin")])), NOTHING);
+        let names: Vec<_> = all.keys().map(|name| name.to_string_lossy()).collect();
+        assert_eq!(names, ["PATH", "SUPERVISE_GENERATION"]);
+    }
+
+    #[test]
+    fn later_wins_and_ours_is_last() {
+        let user = User {
+            name: "app".into(),
+            uid: 1,
+            gid: Some(1),
+            home: Some("/srv/app".into()),
+            shell: None,
+            groups: vec![],
+        };
+        let (environment, files) =
+            (pairs(&[("HOME", "/a"), ("A", "1"), ("LISTEN_PID", "1")]), pairs(&[("A", "2")]));
+        let names = ["web".to_owned(), "admin".to_owned()];
+        let additions = Additions {
+            user: Some(&user),
+            environment: &environment,
+            files: &files,
+            names: &names,
+            notify_socket: Some("/run/n".as_ref()),
+            watchdog: Span::from_millis(1500),
+            ..NOTHING
+        };
+        let all = build_environment(inherited(&[("USER", "root"), ("SHELL", "/bin/zsh")]), additions);
+        let want = [
+            ("USER", "app"),
+            ("LOGNAME", "app"),
+            ("HOME", "/a"),
+            ("SHELL", "/bin/zsh"),
+            ("A", "2"),
+            ("LISTEN_FDS", "2"),
+            ("LISTEN_FDNAMES", "web:admin"),
+            ("LISTEN_PID", "own pid"),
+            ("NOTIFY_SOCKET", "/run/n"),
+            ("WATCHDOG_USEC", "1500000"),
+            ("WATCHDOG_PID", "own pid"),
+            ("SUPERVISE_GENERATION", "7"),
+        ];
+        for (name, value) in want {
+            assert_eq!(text(&all, name).as_deref(), Some(value), "{name}");
+        }
+        assert_eq!(all.len(), want.len());
+    }
+
+    #[test]
+    fn without_sockets_the_user_may_set_the_variables() {
+        let environment = pairs(&[("LISTEN_FDS", "1")]);
+        let all = build_environment(inherited(&[]), Additions { environment: &environment, ..NOTHING });
+        assert_eq!(text(&all, "LISTEN_FDS").as_deref(), Some("1"));
+        assert_eq!(text(&all, "LISTEN_PID"), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! What the child reports over the status pipe, and the sentence that becomes of it: cause, place and remedy.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::{Plan, candidates};
+use crate::core::{Stage, StartFailure};
+
+/// A step of the child between clone(2) and its new program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Step {
+    ProcessGroup,
+    Descriptors,
+    Stdin,
+    OomScore,
+    Nice,
+    Limit,
+    Groups,
+    Gid,
+    Uid,
+    Directory,
+    Signals,
+    Exec,
+}
+
+impl Step {
+    const ALL: [Self; 12] = [
+        Self::ProcessGroup,
+        Self::Descriptors,
+        Self::Stdin,
+        Self::OomScore,
+        Self::Nice,
+        Self::Limit,
+        Self::Groups,
+        Self::Gid,
+        Self::Uid,
+        Self::Directory,
+        Self::Signals,
+        Self::Exec,
+    ];
+
+    /// Wishes that systemd lets go, too, where we have not the right to grant them (containers, ordinary users).
+    pub(super) const fn is_a_wish(self, errno: i32) -> bool {
+        matches!(self, Self::OomScore | Self::Nice | Self::Limit)
+            && matches!(errno, libc::EPERM | libc::EACCES)
+    }
+}
+
+/// What one report says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) step: Step,
+    pub(super) errno: i32,
+    /// Which limit, in the order of the plan.
+    pub(super) detail: u32,
+}
+
+/// The size of a report in the pipe.
+pub(super) const REPORT_BYTES: usize = 12;
+
+impl Report {
+    pub(super) const fn to_words(self) -> [u32; 3] {
+        [self.step as u32, self.errno as u32, self.detail]
+    }
+
+    /// None for a step that does not exist.
+    pub(super) fn from_bytes(bytes: [u8; REPORT_BYTES]) -> Option<Self> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
+        let step = *Step::ALL.get(u32::from_ne_bytes([a, b, c, d]) as usize)?;
+        let errno = i32::from_ne_bytes([e, f, g, h]);
+        Some(Self { step, errno, detail: u32::from_ne_bytes([i, j, k, l]) })
+    }
+}
+
+/// Something we are short of ourselves.
+pub(super) fn resources(doing: &str, error: &std::io::Error) -> StartFailure {
+    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    let remedy = match errno {
+        libc::EAGAIN => " (the limit of processes is reached: ulimit -u, pids.max)",
+        libc::EMFILE => " (raise our limit of open files: ulimit -n)",
+        libc::ENFILE => " (the machine has no open files left: fs.file-max)",
+        libc::ENOMEM => " (out of memory)",
+        _ => "",
+    };
+    StartFailure { stage: Stage::Resources, errno, what: format!("cannot {doing}: {}{remedy}", text(errno)) }
+}
+
+/// The sentence for a wish that was let go.
+pub(super) fn shortfall(plan: &Plan, report: Report) -> String {
+    let cause = text(report.errno);
+    match report.step {
+        Step::Limit => format!(
+            "cannot set {}: {cause}; our own hard limit applies (raise it before supervise starts)",
+            limit_name(plan, report.detail)
+        ),
+        step => format!("cannot set {}: {cause}; the server runs without it", wish(plan, step)),
+    }
+}
+
+/// The sentence for what stopped the start.
+pub(super) fn describe(plan: &Plan, report: Report) -> StartFailure {
+    let (errno, cause) = (report.errno, text(report.errno));
+    let (stage, what) = match report.step {
+        Step::ProcessGroup => (Stage::Setup, format!("cannot make a process group: {cause}")),
+        Step::Descriptors => (Stage::Setup, format!("cannot pass {} sockets: {cause}", plan.fds.len())),
+        Step::Stdin => (Stage::Setup, format!("cannot open /dev/null: {cause}")),
+        Step::Signals => (Stage::Setup, format!("cannot reset signals: {cause}")),
+        Step::Limit => (Stage::Setup, format!("cannot set {}: {cause}", limit_name(plan, report.detail))),
+        step @ (Step::OomScore | Step::Nice) => {
+            (Stage::Setup, format!("cannot set {}: {cause}", wish(plan, step)))
+        }
+        step @ (Step::Groups | Step::Gid | Step::Uid) => credentials(plan, step, errno),
+        Step::Directory => (Stage::Directory, directory(plan, errno)),
+        Step::Exec => (Stage::Exec, exec(plan, errno)),
+    };
+    StartFailure { stage, errno, what }
+}
+
+fn text(errno: i32) -> &'static str {
+    Errno::from_raw(errno).desc()
+}
+
+fn wish(plan: &Plan, step: Step) -> String {
+    match step {
+        Step::Nice => format!("Nice={}", plan.nice.unwrap_or_default()),
+        _ => format!("OOMScoreAdjust={}", plan.oom_score_adjust.unwrap_or_default()),
+    }
+}
+
+fn limit_name(plan: &Plan, index: u32) -> String {
+    let limit = plan.limits.get(index as usize);
+    limit.map_or_else(|| "a limit".to_owned(), |limit| format!("Limit{:?}=", limit.resource).to_uppercase())
+}
+
+fn credentials(plan: &Plan, step: Step, errno: i32) -> (Stage, String) {
+    let (mut stage, mut whom) = match (step, plan.identity.gid) {
+        (Step::Gid, Some(gid)) => (Stage::Group, format!("group {gid}")),
+        _ => (Stage::Group, "the supplementary groups".to_owned()),
+    };
+    let mut without = "-g";
+    if let Some(user) = &plan.identity.user {
+        (stage, whom, without) = (Stage::User, format!("user {}", user.name), "-u");
+    }
+    let remedy = match errno {
+        libc::EPERM => format!(" (only root may; run as root or without {without})"),
+        libc::EINVAL => " (this number does not exist in our user namespace)".to_owned(),
+        _ => String::new(),
+    };
+    (stage, format!("cannot change to {whom}: {}{remedy}", text(errno)))
+}
+
+fn directory(plan: &Plan, errno: i32) -> String {
+    let path = plan.directory.as_deref().unwrap_or(Path::new("."));
+    let user = plan.identity.user.as_ref().map(|user| format!(" as user {}", user.name)).unwrap_or_default();
+    format!("cannot enter {}{user}: {}", path.display(), text(errno))
+}
+
+fn exec(plan: &Plan, errno: i32) -> String {
+    let command = plan.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    let refused = format!("cannot execute {command}: {}", text(errno));
+    let path = plan.path();
+    match errno {
+        libc::ENOENT => match existing(plan) {
+            Some((path, _)) => missing_loader(&path),
+            None if command.contains('/') => {
+                let place = plan.directory.as_ref().filter(|_| !command.starts_with('/'));
+                refused + &place.map(|place| format!(" (in {})", place.display())).unwrap_or_default()
+            }
+            None => format!("{refused} (it is nowhere in PATH, {})", path.to_string_lossy()),
+        },
+        libc::EACCES => match existing(plan) {
+            Some((_, file)) if file.is_dir() => format!("{refused} (it is a directory)"),
+            Some((path, file)) if file.mode() & 0o111 == 0 => {
+                format!("{refused} (chmod +x {})", path.display())
+            }
+            _ => format!("{refused} (the file, a directory above it or its mount does not let us)"),
+        },
+        libc::ENOEXEC => {
+            format!("{refused} (incomplete, or made for another machine, or a script without a #! line)")
+        }
+        libc::ETXTBSY => format!("{refused} (somebody is still writing it)"),
+        libc::EAGAIN => format!("{refused} (the user's limit of processes is reached: LimitNPROC=)"),
+        libc::E2BIG => format!("{refused} (its words and environment are too large together)"),
+        _ => refused,
+    }
+}
+
+/// The first candidate that is there. Looked up after the fact, so it may have changed: good enough for a hint.
+fn existing(plan: &Plan) -> Option<(PathBuf, Metadata)> {
+    let base = plan.directory.as_deref().unwrap_or(Path::new("."));
+    candidates(plan).into_iter().map(|path| base.join(path)).find_map(|path| {
+        let metadata = fs::metadata(&path).ok()?;
+        Some((path, metadata))
+    })
+}
+
+/// ENOENT although the file is there: what it needs to be run is not.
+fn missing_loader(path: &Path) -> String {
+    let shown = path.display();
+    let head = first_bytes(path).unwrap_or_default();
+    let Some(line) = head.strip_prefix(b"#!") else {
+        return format!(
+            "cannot execute {shown}: it is there, but the program loader it names is not (built for another C library?)"
+        );
+    };
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    let interpreter = line.split_whitespace().next().unwrap_or_default();
+    let remedy =
+        if line.ends_with('\r') { "its lines end in CR LF: save it with LF" } else { "correct its #! line" };
+    format!("cannot execute {shown}: its interpreter {interpreter} does not exist ({remedy})")
+}
+
+/// Enough for a #! line (the kernel reads 256 bytes, too); never blocks on a FIFO.
+fn first_bytes(path: &Path) -> Option<Vec<u8>> {
+    let file: File = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    let mut head = Vec::new();
+    file.take(256).read_to_end(&mut head).ok()?;
+    Some(head)
+}

@@ -1,0 +1,375 @@
+//! Starts real programs. What a child got is read from /proc by us, so that no shell's own fds and signals show.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use nix::unistd::{dup2_raw, getuid};
+
+use super::*;
+use crate::config::{Config, Signal, Span};
+use crate::core::Exit;
+use crate::os::sys::Disposition;
+use crate::os::sys::tests::{alone, eventually};
+
+fn plan(words: &[&str]) -> Plan {
+    let launch = Config::for_command_line().launch;
+    let additions = Additions {
+        user: None,
+        environment: &[],
+        files: &[],
+        names: &[],
+        notify_socket: None,
+        watchdog: Span::ZERO,
+        generation: 1,
+    };
+    let environment = build_environment(std::env::vars_os(), additions);
+    Plan::new(&launch, words.iter().map(OsString::from).collect(), environment, Identity::default())
+}
+
+/// Kills and reaps at the end.
+struct Running(Child);
+
+impl Running {
+    /// Returns when the new program is really there: clone(2) returns a little earlier.
+    fn start(plan: &Plan) -> Self {
+        let running = Self(spawn(plan).expect("starts"));
+        eventually("the program is in place", || (!running.read("environ").is_empty()).then_some(()));
+        running
+    }
+
+    fn read(&self, file: &str) -> Vec<u8> {
+        fs::read(format!("/proc/{}/{file}", self.0.pid)).expect("it lives")
+    }
+
+    fn fds(&self) -> Vec<RawFd> {
+        let list = fs::read_dir(format!("/proc/{}/fd", self.0.pid)).expect("it lives");
+        let mut fds: Vec<_> = list.flatten().filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect();
+        fds.sort_unstable();
+        fds
+    }
+
+    /// A line of /proc/PID/status.
+    fn status(&self, name: &str) -> String {
+        let text = String::from_utf8(self.read("status")).expect("text");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("such a line");
+        line.trim_start_matches(':').trim().to_owned()
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        let environment = self.read("environ");
+        let value = environment.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(name.as_bytes()));
+        Some(String::from_utf8_lossy(value?.strip_prefix(b"=")?).into_owned())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        sys::pidfd_send_signal(self.0.pidfd.as_fd(), Some(Signal::KILL)).expect("not yet reaped");
+        sys::wait_for(&self.0.pidfd).expect("ours");
+    }
+}
+
+/// Runs a script and returns its status.
+fn run(plan: &Plan) -> Exit {
+    sys::wait_for(&spawn(plan).expect("starts").pidfd).expect("ours").exit
+}
+
+fn failed(plan: &Plan) -> StartFailure {
+    spawn(plan).expect_err("must not start")
+}
+
+fn executable(path: &Path, content: &[u8]) {
+    fs::write(path, content).expect("writes");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+}
+
+fn inode(fd: &impl AsFd) -> u64 {
+    nix::sys::stat::fstat(fd).expect("open").st_ino
+}
+
+#[test]
+fn a_child_has_its_sockets_and_nothing_else_of_ours() {
+    alone("os::spawn::tests::a_child_has_its_sockets_and_nothing_else_of_ours", || {
+        let (one, two) = nix::unistd::pipe().expect("a pipe");
+        // As a careless parent leaves them: 3 to 9 and 40 open, none close-on-exec.
+        for number in [3, 4, 5, 6, 7, 8, 9, 40] {
+            if ![one.as_raw_fd(), two.as_raw_fd()].contains(&number) {
+                // SAFETY: the harness of this test owns nothing that it still needs in these numbers.
+                std::mem::forget(unsafe { dup2_raw(&one, number) }.expect("dup2"));
+            }
+        }
+        let (five, four) = (fs::File::open("/").expect("/"), fs::File::open("/proc").expect("/proc"));
+        // SAFETY: as above.
+        let five = unsafe { dup2_raw(&five, 5) }.expect("dup2");
+        // SAFETY: as above.
+        let four = unsafe { dup2_raw(&four, 4) }.expect("dup2");
+        let mut plan = plan(&["sleep", "60"]);
+        // Crossed: 5 -> 3, 4 -> 4, 5 -> 5.
+        plan.fds = vec![five.as_raw_fd(), four.as_raw_fd(), five.as_raw_fd()];
+        let running = Running::start(&plan);
+        assert_eq!(running.fds(), [0, 1, 2, 3, 4, 5]);
+        let seen = |fd| {
+            fs::metadata(format!("/proc/{}/fd/{fd}", running.0.pid))
+                .map(|m| std::os::unix::fs::MetadataExt::ino(&m))
+        };
+        assert_eq!(seen(3).expect("open"), inode(&five));
+        assert_eq!(seen(4).expect("open"), inode(&four));
+        assert_eq!(seen(5).expect("open"), inode(&five));
+        assert_eq!(
+            fs::read_link(format!("/proc/{}/fd/0", running.0.pid)).expect("open"),
+            Path::new("/dev/null")
+        );
+        plan.fds.clear();
+        assert_eq!(Running::start(&plan).fds(), [0, 1, 2]);
+    });
+}
+
+#[test]
+fn without_close_range_the_fds_are_marked_one_by_one() {
+    alone("os::spawn::tests::without_close_range_the_fds_are_marked_one_by_one", || {
+        let (one, two) = nix::unistd::pipe().expect("a pipe");
+        let plan = plan(&["sleep", "60"]);
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        let mut prepared = Prepared::new(&plan).expect("prepares");
+        prepared.ours = Some(our_fds().expect("/proc"));
+        let (pid, pidfd) = prepared.arm(&plan, writer.as_raw_fd()).clone_child().expect("starts");
+        drop((writer, one, two));
+        let mut report = Vec::new();
+        File::from(reader).read_to_end(&mut report).expect("a pipe");
+        assert_eq!(report, b"");
+        let running = Running(Child { pid, pidfd, shortfalls: Vec::new() });
+        eventually("the rest is closed", || (running.fds() == [0, 1, 2]).then_some(()));
+    });
+}
+
+#[test]
+fn signals_are_as_a_program_expects_them_and_ours_untouched() {
+    alone("os::spawn::tests::signals_are_as_a_program_expects_them_and_ours_untouched", || {
+        let ignored = [Signal::HUP, Signal::PIPE, Signal::TERM];
+        for signal in ignored {
+            sys::set_disposition(signal, Disposition::Ignore).expect("a signal");
+        }
+        sys::signal_set([Signal::INT, Signal::QUIT]).thread_block().expect("a mask");
+        let ours = |name: &str| {
+            let text = fs::read_to_string("/proc/thread-self/status").expect("/proc");
+            text.lines().find(|line| line.starts_with(name)).map(str::to_owned)
+        };
+        let before = (ours("SigBlk"), ours("SigIgn"), ours("SigCgt"));
+        let mut plan = plan(&["sleep", "60"]);
+        let none = format!("{:016x}", 0);
+        for (ignore_sigpipe, expected) in [(false, &none), (true, &format!("{:016x}", 1 << 12))] {
+            plan.ignore_sigpipe = ignore_sigpipe;
+            let running = Running::start(&plan);
+            assert_eq!(&running.status("SigIgn"), expected);
+            assert_eq!((running.status("SigBlk"), running.status("SigCgt")), (none.clone(), none.clone()));
+        }
+        assert_eq!(
+            (ours("SigBlk"), ours("SigIgn"), ours("SigCgt")),
+            before,
+            "the memory is shared, the actions not"
+        );
+    });
+}
+
+#[test]
+fn its_own_pid_group_and_parent() {
+    let mut plan = plan(&["sleep", "60"]);
+    for name in ["LISTEN_PID", "WATCHDOG_PID"] {
+        plan.environment.insert(name.into(), Value::OwnPid);
+    }
+    let running = Running::start(&plan);
+    let pid = running.0.pid.to_string();
+    assert_eq!(running.variable("LISTEN_PID").as_ref(), Some(&pid));
+    assert_eq!(running.variable("WATCHDOG_PID").as_ref(), Some(&pid));
+    assert_eq!(running.variable("SUPERVISE_GENERATION").as_deref(), Some("1"));
+    let child = nix::unistd::Pid::from_raw(running.0.pid);
+    assert_eq!(nix::unistd::getpgid(Some(child)), Ok(child));
+    assert_eq!(running.status("PPid"), std::process::id().to_string());
+    assert!(running.0.shortfalls.is_empty());
+}
+
+#[test]
+fn digits_of_any_pid() {
+    let mut room = [0u8; PID_ROOM];
+    write_pid(room.as_mut_ptr());
+    assert_eq!(
+        std::str::from_utf8(&room).expect("text").trim_end_matches('\0'),
+        std::process::id().to_string()
+    );
+}
+
+#[test]
+fn each_reason_not_to_execute_is_told_apart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
+    let check = |command: &str, errno, hint: &str| {
+        let failure = failed(&plan(&[command]));
+        assert_eq!((failure.stage, failure.errno), (Stage::Exec, errno), "{}", failure.what);
+        assert!(failure.what.contains(hint), "{}", failure.what);
+    };
+    fs::write(at("plain"), "x").expect("writes");
+    executable(at("text").as_ref(), b"exit 0\n");
+    executable(at("python").as_ref(), b"#!/no/such/python -u\n");
+    executable(at("dos").as_ref(), b"#!/bin/sh\r\nexit 0\r\n");
+    check(&at("none"), libc::ENOENT, &format!("cannot execute {}: No such file or directory", at("none")));
+    check("no-such-program", libc::ENOENT, "nowhere in PATH");
+    check("", libc::ENOENT, "cannot execute : No such file");
+    check(&at("plain"), libc::EACCES, &format!("chmod +x {}", at("plain")));
+    check(&at("plain/x"), libc::ENOTDIR, "Not a directory");
+    check(directory.path().to_str().expect("text"), libc::EACCES, "it is a directory");
+    check(&at("text"), libc::ENOEXEC, "#! line");
+    check(&at("python"), libc::ENOENT, "interpreter /no/such/python does not exist");
+    check(&at("dos"), libc::ENOENT, "CR LF");
+}
+
+#[test]
+fn a_program_still_being_written_is_busy() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("server");
+    executable(&path, b"");
+    let open = fs::OpenOptions::new().append(true).open(&path).expect("opens");
+    fs::write(&path, fs::read("/proc/self/exe").expect("a program")).expect("writes");
+    let failure = failed(&plan(&[path.to_str().expect("text")]));
+    assert_eq!((failure.stage, failure.errno), (Stage::Exec, libc::ETXTBSY), "{}", failure.what);
+    drop(open);
+}
+
+#[test]
+fn path_is_searched_as_the_child_has_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for name in ["a", "b"] {
+        fs::create_dir(directory.path().join(name)).expect("mkdir");
+    }
+    // Not executable in a: remembered, and the search goes on (execvp(3)).
+    fs::write(directory.path().join("a/server"), "x").expect("writes");
+    let mut plan = plan(&["server"]);
+    plan.directory = Some(directory.path().to_owned());
+    plan.environment.insert("PATH".into(), Value::Text("a:/nowhere:b".into()));
+    assert_eq!(failed(&plan).errno, libc::EACCES);
+    symlink("/bin/true", directory.path().join("b/server")).expect("links");
+    assert_eq!(run(&plan), Exit::Code(0));
+    plan.command = vec!["./b/server".into()];
+    assert_eq!(run(&plan), Exit::Code(0), "relative to the directory of the child");
+    plan.command = vec!["./c".into()];
+    assert!(failed(&plan).what.ends_with(&format!("(in {})", directory.path().display())));
+    plan.command = vec!["true".into()];
+    plan.environment.remove(OsStr::new("PATH"));
+    assert_eq!(run(&plan), Exit::Code(0), "the default path");
+}
+
+#[test]
+fn a_directory_that_cannot_be_entered_is_named() {
+    let mut plan = plan(&["true"]);
+    plan.directory = Some("/no/such/place".into());
+    let failure = failed(&plan);
+    assert_eq!((failure.stage, failure.errno), (Stage::Directory, libc::ENOENT));
+    assert_eq!(failure.what, "cannot enter /no/such/place: No such file or directory");
+}
+
+#[test]
+fn what_cannot_be_passed_on_is_refused() {
+    let nul = failed(&plan(&["true", "a\0b"]));
+    assert_eq!((nul.stage, nul.errno), (Stage::Setup, libc::EINVAL));
+    let mut plan = plan(&["true"]);
+    plan.fds = vec![1 << 20];
+    assert_eq!(failed(&plan).what, "cannot pass 1 sockets: Bad file descriptor");
+}
+
+#[test]
+fn directory_umask_limits_nice_and_oom_score_are_the_child_s() {
+    let mut plan = plan(&[
+        "/bin/sh",
+        "-c",
+        "umask >u; ulimit -n >n; cat /proc/$$/stat >s; cat /proc/$$/oom_score_adj >o",
+    ]);
+    let directory = tempfile::tempdir().expect("a directory");
+    plan.directory = Some(directory.path().to_owned());
+    plan.umask = Some(0o027);
+    plan.nice = Some(7);
+    plan.oom_score_adjust = Some(900);
+    plan.limits = vec![Limit { resource: Resource::Nofile, soft: Some(77), hard: Some(99) }];
+    assert_eq!(run(&plan), Exit::Code(0));
+    let read =
+        |name: &str| fs::read_to_string(directory.path().join(name)).expect("written").trim().to_owned();
+    assert_eq!((read("u").as_str(), read("n").as_str(), read("o").as_str()), ("0027", "77", "900"));
+    assert_eq!(read("s").split(' ').nth(18), Some("7"));
+}
+
+#[test]
+fn wishes_beyond_our_rights_are_told_and_let_go() {
+    // As a user without rights: a process of its own gives them up for good. Root's may be given up, others have none.
+    alone("os::spawn::tests::wishes_beyond_our_rights_are_told_and_let_go", || {
+        if getuid().is_root() {
+            let nobody = nix::unistd::Uid::from_raw(65533);
+            nix::unistd::setresuid(nobody, nobody, nobody).expect("root may");
+        }
+        let (_, hard) =
+            nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("a limit");
+        let mut plan = plan(&["/bin/sh", "-c", "test $(ulimit -n) = \"$1\"", "sh", &hard.to_string()]);
+        plan.limits = vec![Limit { resource: Resource::Nofile, soft: None, hard: None }];
+        plan.nice = Some(-20);
+        let child = spawn(&plan).expect("starts all the same");
+        assert_eq!(child.shortfalls.len(), 2, "{:?}", child.shortfalls);
+        assert!(
+            child.shortfalls.iter().any(|text| text.starts_with("cannot set LimitNOFILE=")),
+            "{:?}",
+            child.shortfalls
+        );
+        assert_eq!(sys::wait_for(&child.pidfd).expect("ours").exit, Exit::Code(0));
+        // Nobody else's rights either.
+        plan.identity = Identity { uid: Some(1), gid: Some(1), groups: Some(vec![1]), ..Identity::default() };
+        let failure = failed(&plan);
+        assert_eq!((failure.stage, failure.errno), (Stage::Group, libc::EPERM));
+        assert!(failure.what.contains("only root may"), "{}", failure.what);
+    });
+}
+
+#[test]
+fn a_user_is_changed_to_before_the_directory_is_entered() {
+    if !getuid().is_root() {
+        let launch = Config::for_command_line().launch;
+        let user = Some(getuid().to_string());
+        let identity = Identity::resolve(&Launch { user, group: None, ..launch });
+        assert!(identity.is_ok_and(|identity| !identity.changes_credentials()), "ourselves needs no rights");
+        return;
+    }
+    let mut plan = plan(&["sleep", "60"]);
+    plan.identity =
+        Identity { uid: Some(65533), gid: Some(65532), groups: Some(vec![7, 9]), ..Identity::default() };
+    plan.directory = Some("/".into());
+    let running = Running::start(&plan);
+    assert_eq!(running.status("Uid"), "65533\t65533\t65533\t65533");
+    assert_eq!(running.status("Gid"), "65532\t65532\t65532\t65532");
+    assert_eq!(running.status("Groups"), "7 9");
+    assert_eq!(running.status("CapEff"), format!("{:016x}", 0));
+    assert_eq!(nix::sys::prctl::get_dumpable(), Ok(true), "our memory was not shared");
+    let closed = tempfile::tempdir().expect("a directory");
+    plan.directory = Some(closed.path().to_owned());
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).expect("chmod");
+    let failure = failed(&plan);
+    assert_eq!((failure.stage, failure.errno), (Stage::Directory, libc::EACCES));
+}
+
+#[test]
+fn a_hundred_starts_leave_nothing_behind() {
+    alone("os::spawn::tests::a_hundred_starts_leave_nothing_behind", || {
+        let count = || {
+            (
+                our_fds().expect("/proc").len(),
+                fs::read_to_string("/proc/self/maps").expect("/proc").lines().count(),
+            )
+        };
+        run(&plan(&["true"]));
+        let before = count();
+        for _ in 0..50 {
+            assert_eq!(run(&plan(&["true"])), Exit::Code(0));
+            failed(&plan(&["/no/such/program"]));
+        }
+        let after = count();
+        assert_eq!(after.0, before.0);
+        assert!(after.1 <= before.1 + 2, "one stack for all: {} mappings became {}", before.1, after.1);
+        assert!(sys::wait_any().is_err_and(|error| error.raw_os_error() == Some(libc::ECHILD)), "no zombie");
+    });
+}
