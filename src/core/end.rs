@@ -13,7 +13,7 @@ impl Step<'_> {
     pub(super) fn stop_generation(&mut self, id: GenerationId, signal: Signal, patience: Span) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.pid.is_none() {
+        if generation.retry.is_some() {
             // Between two tries to start it: nothing runs.
             return self.finish(id);
         }
@@ -21,6 +21,10 @@ impl Step<'_> {
             return;
         }
         generation.ending = Some(Ending { since: now, due: now.after(patience), killed: false });
+        if generation.pid.is_none() {
+            // Its start was ordered and is not answered yet; `on_started` comes back here.
+            return;
+        }
         let scope = match self.policy.kill_mode {
             KillMode::Mixed | KillMode::Process => Scope::Main,
             KillMode::ControlGroup => Scope::All,
@@ -46,7 +50,7 @@ impl Step<'_> {
             KillMode::Mixed | KillMode::ControlGroup => Scope::All,
             KillMode::Process => Scope::Main,
         };
-        if scope == Scope::All || generation.end.is_none() {
+        if generation.pid.is_some() && (scope == Scope::All || generation.end.is_none()) {
             self.out.push(Action::Kill { generation: id, signal: Signal::KILL, scope });
         }
     }

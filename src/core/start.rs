@@ -74,16 +74,20 @@ impl Step<'_> {
         generation.pid = Some(pid);
         generation.started = Some(now);
         generation.retry = None;
+        let ending = generation.ending.take();
         self.tell(Note::Started { generation: id, pid });
-        if self.policy.ready == Ready::Exec {
-            self.become_ready(id, ReadyBy::Exec);
+        match ending {
+            Some(ending) if ending.killed => self.kill(id),
+            Some(_) => self.stop_generation(id, self.policy.kill_signal, self.policy.timeout_stop),
+            None if self.policy.ready == Ready::Exec => self.become_ready(id, ReadyBy::Exec),
+            None => {}
         }
     }
 
     pub(super) fn on_start_failed(&mut self, id: GenerationId, failure: StartFailure) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        if failure.is_text_busy() && now < generation.spawned.after(limits::TEXT_BUSY) {
+        if failure.is_text_busy() && generation.ending.is_none() && now < generation.spawned.after(limits::TEXT_BUSY) {
             generation.retry = Some(now.after(limits::TEXT_BUSY_RETRY));
             return;
         }
