@@ -1,1 +1,284 @@
-//! (being written)
+//! The verbs that talk to a running instance: find it, ask, print what it says, exit with its answer.
+//!
+//! A verb that waits for something waits as long as the connection lives; one that only asks gives up after
+//! [`PATIENCE`], for a stopped supervisor accepts connections and never answers. What servers wrote about themselves
+//! (STATUS=) is printed with its control characters replaced: it must not steer the terminal.
+
+mod render;
+mod wire;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::core::report::{Line, Role, State, Status};
+use crate::core::{Reply, Request};
+use crate::os::instances::{self, Instance};
+use render::printable;
+use wire::{Trouble, Wire};
+
+/// What a question that needs no waiting may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Exit statuses of verbs (CLI.md, "Exit status").
+const REFUSED: u8 = 1;
+const NOTHING_RUNS: u8 = 3;
+
+/// One verb with its options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verb {
+    pub task: Task,
+    /// NAME; None: the only one that runs.
+    pub name: Option<String>,
+    /// `--control PATH`, instead of a name.
+    pub control: Option<PathBuf>,
+    /// `--json`: the object alone, no progress.
+    pub json: bool,
+}
+
+/// What the verb does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Every instance of this user.
+    List,
+    /// Anything that one instance answers.
+    Ask(Request),
+}
+
+/// An error of the verb itself: one line for stderr, and the exit status.
+struct Failure {
+    exit: u8,
+    text: String,
+}
+
+/// Does what the verb says; the result is the exit status. Answers go to stdout, errors of our own to stderr.
+pub fn run(verb: &Verb) -> u8 {
+    run_in(&instances::directories(), verb, &mut io::stdout(), &mut io::stderr(), PATIENCE)
+}
+
+fn run_in(dirs: &[PathBuf], verb: &Verb, out: &mut dyn Write, err: &mut dyn Write, patience: Duration) -> u8 {
+    let done = match &verb.task {
+        Task::List => list(dirs, verb.json, out, patience),
+        Task::Ask(request) => {
+            find(dirs, verb).and_then(|found| ask(&found, request, verb.json, out, patience))
+        }
+    };
+    match done {
+        Ok(exit) => exit,
+        Err(Failure { exit, text }) => {
+            // There is no one left to tell if stderr is gone.
+            drop(writeln!(err, "supervise: {}", printable(&text)));
+            exit
+        }
+    }
+}
+
+fn find(dirs: &[PathBuf], verb: &Verb) -> Result<Instance, Failure> {
+    let nothing = |text: String| Failure { exit: NOTHING_RUNS, text };
+    if let Some(path) = &verb.control {
+        let name = path.display().to_string();
+        return Ok(Instance { name, path: path.clone(), pid: None });
+    }
+    if let Some(name) = &verb.name {
+        return instances::named(dirs, name).ok_or_else(|| {
+            let others = names(&instances::living(dirs));
+            let hint = if others.is_empty() { String::new() } else { format!(" (there is: {others})") };
+            nothing(format!("nothing runs under the name {name}{hint}"))
+        });
+    }
+    let mut living = instances::living(dirs);
+    match living.len() {
+        1 => Ok(living.remove(0)),
+        0 => Err(nothing("no instance of this user runs".to_owned())),
+        _ => {
+            let text = format!("several instances run, name one of them: {}", names(&living));
+            Err(Failure { exit: REFUSED, text })
+        }
+    }
+}
+
+fn names(instances: &[Instance]) -> String {
+    instances.iter().map(|found| found.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn ask(
+    found: &Instance,
+    request: &Request,
+    json: bool,
+    out: &mut dyn Write,
+    patience: Duration,
+) -> Result<u8, Failure> {
+    let mut wire = connect(found, patience)?;
+    wire.send(request);
+    let deadline = allowance(request, patience).and_then(|span| Instant::now().checked_add(span));
+    loop {
+        match wire.line(deadline) {
+            Ok(Line::Note(text)) if !json => say(out, &printable(&text))?,
+            Ok(Line::Note(_)) => {}
+            Ok(Line::Reply(reply)) => return answer(request, &reply, json, out),
+            Err(trouble) => {
+                return Err(Failure { exit: REFUSED, text: no_answer(found, &trouble, patience) });
+            }
+        }
+    }
+}
+
+/// How long the answer may take; None: as long as it does.
+fn allowance(request: &Request, patience: Duration) -> Option<Duration> {
+    match request {
+        Request::Status { wait_ns } => patience.checked_add(Duration::from_nanos(wait_ns.unwrap_or(0))),
+        Request::Kill { .. } | Request::Swap { wait: false } => Some(patience),
+        Request::Swap { wait: true }
+        | Request::Restart
+        | Request::Pause
+        | Request::Resume
+        | Request::Stop => None,
+    }
+}
+
+fn connect(found: &Instance, patience: Duration) -> Result<Wire, Failure> {
+    let stream = instances::connect(&found.path, patience).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Failure { exit: NOTHING_RUNS, text: format!("nothing runs at {}", found.path.display()) }
+        }
+        io::ErrorKind::WouldBlock => {
+            Failure { exit: REFUSED, text: no_answer(found, &Trouble::Late, patience) }
+        }
+        _ => Failure { exit: REFUSED, text: format!("{}: {error}", found.path.display()) },
+    })?;
+    Ok(Wire::new(stream))
+}
+
+fn no_answer(found: &Instance, trouble: &Trouble, patience: Duration) -> String {
+    let name = &found.name;
+    match trouble {
+        Trouble::Late => {
+            let (pid, remedy) = found.pid.map_or_else(Default::default, |pid| {
+                (format!(" (pid {pid})"), format!("; if it is stopped: kill -CONT {pid}"))
+            });
+            format!("{name}{pid} did not answer within {}{remedy}", render::span(patience))
+        }
+        Trouble::Closed => {
+            format!("{name}: the connection ended before the answer: it was killed, or has crashed")
+        }
+        Trouble::Broken(why) => format!("{name}: the connection broke before the answer: {why}"),
+        Trouble::Garbled(why) => {
+            format!("{name}: the answer was not understood: {why} (is it another version?)")
+        }
+    }
+}
+
+fn answer(request: &Request, reply: &Reply, json: bool, out: &mut dyn Write) -> Result<u8, Failure> {
+    let silent = |text: &str| Failure { exit: reply.exit.max(REFUSED), text: text.to_owned() };
+    match (request, &reply.status) {
+        (Request::Status { .. }, Some(status)) => {
+            if json {
+                say_json(out, status)?;
+            } else {
+                say(out, render::status(status, jiff::Timestamp::now()).trim_end())?;
+            }
+            return Ok(if serves(status) { 0 } else { REFUSED });
+        }
+        (Request::Status { .. }, None) if json => return Err(silent(&reply.text)),
+        (_, _) => {}
+    }
+    match (request, &reply.swap) {
+        (Request::Swap { .. }, Some(swap)) if json => say_json(out, swap)?,
+        // Accepted, and nothing has come of it yet.
+        (Request::Swap { wait: false }, None) if json && reply.exit == 0 => say_json(out, &())?,
+        (Request::Swap { .. }, None) if json => return Err(silent(&reply.text)),
+        (_, _) => say(out, &printable(&reply.text))?,
+    }
+    Ok(reply.exit)
+}
+
+/// What a health check wants to know: would a new connection be served?
+fn serves(status: &Status) -> bool {
+    let ready = |role, ready_ms: Option<u64>| role == Role::Current && ready_ms.is_some();
+    status.state == State::Listening || status.generations.iter().any(|one| ready(one.role, one.ready_ms))
+}
+
+/// One element of `list --json`.
+#[derive(Serialize)]
+struct Listed {
+    name: String,
+    pid: Option<i32>,
+    /// Null: it did not answer in time.
+    state: Option<State>,
+    /// The address of its first socket.
+    address: Option<String>,
+    control: PathBuf,
+}
+
+fn list(dirs: &[PathBuf], json: bool, out: &mut dyn Write, patience: Duration) -> Result<u8, Failure> {
+    let request = Request::Status { wait_ns: None };
+    let deadline = Instant::now().checked_add(patience);
+    // All are asked before the first answer is awaited, so that several stopped ones take no longer than one.
+    let asked: Vec<(Instance, Option<Wire>)> = instances::living(dirs)
+        .into_iter()
+        .map(|found| {
+            let mut wire = instances::connect(&found.path, Duration::ZERO).map(Wire::new).ok();
+            if let Some(wire) = &mut wire {
+                wire.send(&request);
+            }
+            (found, wire)
+        })
+        .collect();
+    let listed: Vec<Listed> =
+        asked.into_iter().map(|(found, wire)| describe(found, wire, deadline)).collect();
+    if json {
+        say_json(out, &listed)?;
+    } else if listed.is_empty() {
+        say(out, "no instance of this user runs")?;
+    } else {
+        say(out, render::table(&["NAME", "PID", "STATE", "SOCKET"], listed.iter().map(row)).trim_end())?;
+    }
+    Ok(0)
+}
+
+fn describe(found: Instance, wire: Option<Wire>, deadline: Option<Instant>) -> Listed {
+    let status = wire.and_then(|mut wire| {
+        loop {
+            match wire.line(deadline) {
+                Ok(Line::Note(_)) => {}
+                Ok(Line::Reply(reply)) => break reply.status,
+                Err(_) => break None,
+            }
+        }
+    });
+    let state = status.as_ref().map(|status| status.state);
+    let address = status.and_then(|status| status.sockets.into_iter().next()).map(|socket| socket.address);
+    Listed { name: found.name, pid: found.pid, state, address, control: found.path }
+}
+
+fn row(listed: &Listed) -> Vec<String> {
+    let state = listed.state.map_or("does not answer", render::state);
+    vec![
+        listed.name.clone(),
+        render::figure(listed.pid),
+        state.to_owned(),
+        listed.address.clone().unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
+/// One line of JSON, with the control characters escaped that JSON itself allows (DEL and C1).
+fn say_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).expect("plain data with text keys is always JSON");
+    let escape = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    say(out, &text.chars().map(escape).collect::<String>())
+}
+
+/// A reader that went away (`| head`) is no reason to stop waiting; a full disk is one to say so.
+fn say(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure { exit: REFUSED, text: format!("stdout: {error}") })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -95,10 +95,10 @@ impl Step<'_> {
         let is_very_first = id == GenerationId(1) && matches!(self.service.phase, Phase::Up { .. });
         let status = failure.exit_status();
         self.tell(Note::CannotStart { generation: id, what: failure.what.clone() });
-        if is_very_first {
-            return self.end_with(status);
-        }
         self.ended(id, End::NotStarted(failure));
+        if is_very_first {
+            self.end_with(status);
+        }
         self.finish(id);
     }
 

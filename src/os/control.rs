@@ -9,8 +9,7 @@ pub mod server;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -91,7 +90,14 @@ impl ControlSocket {
     /// # Errors
     /// An explicit name that lives or cannot be a name; an explicit path that lives or cannot be bound.
     pub fn open(choice: &Choice, default_name: &str) -> Result<Option<Self>, ControlError> {
-        Self::open_in(instances::directories(), choice, default_name)
+        let dirs = instances::directories();
+        if choice.control == Place::Search
+            && std::env::var_os("SUPERVISE_RUNTIME_DIR").is_some_and(|value| !value.is_empty())
+            && let Err(why) = instances::usable(&dirs[0], true)
+        {
+            log::warn!("SUPERVISE_RUNTIME_DIR is not usable for the control socket: {why}");
+        }
+        Self::open_in(dirs, choice, default_name)
     }
 
     /// [`ControlSocket::open`] among these directories.

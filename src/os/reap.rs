@@ -92,7 +92,8 @@ pub fn strays(known_mains: &[i32]) -> io::Result<Vec<i32>> {
 }
 
 /// The generation a process was started in, from the environment it was executed with. None where that cannot be
-/// read (another user's), was written over (setproctitle(3) in many servers), or was never ours.
+/// read (another user's; an instant during execve(2)), was written over (setproctitle(3) in many servers), or never
+/// named one.
 pub fn generation_of(pid: i32) -> Option<u64> {
     let environment = read(&format!("/proc/{pid}/environ")).ok()?;
     generation_in(&environment)
@@ -278,7 +279,8 @@ mod tests {
             let orphans = strays(&[]).expect("/proc");
             let [orphan] = orphans[..] else { panic!("one orphan: {orphans:?}") };
             assert_eq!(strays(&[orphan]).expect("/proc"), Vec::<i32>::new());
-            assert_eq!(generation_of(orphan), Some(41));
+            // Not readable in the instant of its execve(2).
+            assert_eq!(eventually("an environment", || generation_of(orphan)), 41);
             assert!(signal_group(&child.pidfd, child.pid, Signal::TERM).expect("may signal"));
             assert_eq!(next_end().pid, orphan);
             assert!(!group_lives(&child.pidfd, child.pid).expect("may look"));

@@ -43,8 +43,14 @@ const READ: [i32; 19] = [
 ];
 
 /// A client that left before its answer, or a terminal that we write to from the background, is an error of write(2)
-/// or none at all, and no reason to end or stop.
-const IGNORED: [i32; 3] = [libc::SIGPIPE, libc::SIGTTIN, libc::SIGTTOU];
+/// or none at all, and no reason to end or stop. SIGCHLD ignored, as a parent may have left it, would make the kernel
+/// reap our children.
+const ACTIONS: [(i32, Disposition); 4] = [
+    (libc::SIGPIPE, Disposition::Ignore),
+    (libc::SIGTTIN, Disposition::Ignore),
+    (libc::SIGTTOU, Disposition::Ignore),
+    (libc::SIGCHLD, Disposition::Default),
+];
 
 /// Whether SIGHUP was ignored when we were started (nohup).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,12 +76,10 @@ impl Signals {
     /// Blocks them in the calling thread, which must be the only one, and sets the actions of those not read.
     pub fn open() -> io::Result<(Self, HupIgnored)> {
         let hup_ignored = HupIgnored(sys::is_ignored(Signal::HUP)?);
-        for signal in IGNORED.into_iter().filter_map(Signal::from_number) {
-            sys::set_disposition(signal, Disposition::Ignore)?;
-        }
-        // Ignored, as a parent may have left it, it would make the kernel reap our children.
-        for signal in Signal::from_number(libc::SIGCHLD) {
-            sys::set_disposition(signal, Disposition::Default)?;
+        for (number, disposition) in ACTIONS {
+            if let Some(signal) = Signal::from_number(number) {
+                sys::set_disposition(signal, disposition)?;
+            }
         }
         let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
         let set = sys::signal_set(READ.into_iter().chain(real_time).filter_map(Signal::from_number));
@@ -143,6 +147,8 @@ mod tests {
     #[test]
     fn signals_are_read_with_their_sender() {
         alone("os::signal::tests::signals_are_read_with_their_sender", || {
+            let child = Signal::from_number(libc::SIGCHLD).expect("a signal");
+            sys::set_disposition(child, Disposition::Ignore).expect("as a careless parent");
             let (signals, hup_ignored) = Signals::open().expect("a signalfd");
             assert_eq!(hup_ignored, HupIgnored(false));
             assert_eq!(signals.read().expect("not an error"), None);
@@ -155,9 +161,9 @@ mod tests {
                 assert_eq!((received.signal, received.from_kill), (signal, true));
                 assert!(matches!(received.sender, Sender::Process | Sender::SessionLeader));
             }
-            for number in IGNORED {
+            for (number, disposition) in ACTIONS {
                 let signal = Signal::from_number(number).expect("a signal");
-                assert!(sys::is_ignored(signal).expect("a signal"));
+                assert_eq!(sys::is_ignored(signal).expect("a signal"), disposition == Disposition::Ignore);
             }
         });
     }

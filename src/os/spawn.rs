@@ -10,16 +10,14 @@
 
 mod environment;
 mod failure;
+mod plan;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
@@ -28,11 +26,13 @@ use nix::fcntl::OFlag;
 
 pub use environment::{Additions, Environment, Value, build_environment};
 use failure::{REPORT_BYTES, Report, Step};
+pub use plan::Plan;
+use plan::{PID_ROOM, Prepared, Rlimit, resource_number};
 
 use super::sys;
 use super::users::Identity;
-use crate::config::{Launch, Limit, Resource, Stdin};
-use crate::core::{Stage, StartFailure};
+use crate::config::{Resource, Stdin};
+use crate::core::StartFailure;
 
 // The unsuffixed calls of the old 32-bit ABIs cut ids to 16 bits.
 #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
@@ -42,62 +42,8 @@ use libc::{SYS_setgroups32 as SETGROUPS, SYS_setresgid32 as SETRESGID, SYS_setre
 
 /// The first fd of the protocol (SD_LISTEN_FDS_START of sd_listen_fds(3)).
 const FIRST_FD: RawFd = 3;
-/// What execvp(3) of musl takes where PATH is not set.
-const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
 /// The size of a signal set in the kernel, in bytes.
 const KERNEL_SIGSET: usize = 8;
-
-/// Everything a process needs to be started.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// COMMAND and its arguments.
-    pub command: Vec<OsString>,
-    pub environment: Environment,
-    /// Become 3, 4, ... in the child. O_NONBLOCK is the caller's business: it belongs to the open file.
-    pub fds: Vec<RawFd>,
-    /// None: ours.
-    pub directory: Option<PathBuf>,
-    pub identity: Identity,
-    pub umask: Option<u32>,
-    pub stdin: Stdin,
-    pub limits: Vec<Limit>,
-    pub nice: Option<i32>,
-    pub oom_score_adjust: Option<i32>,
-    pub ignore_sigpipe: bool,
-}
-
-impl Plan {
-    /// What `launch` says, with the parts that were made for this start: words with their placeholders replaced,
-    /// the environment, and users looked up.
-    pub fn new(
-        launch: &Launch,
-        command: Vec<OsString>,
-        environment: Environment,
-        identity: Identity,
-    ) -> Self {
-        Self {
-            command,
-            environment,
-            fds: Vec::new(),
-            directory: launch.directory.clone(),
-            identity,
-            umask: launch.umask,
-            stdin: launch.stdin,
-            limits: launch.limits.clone(),
-            nice: launch.nice,
-            oom_score_adjust: launch.oom_score_adjust,
-            ignore_sigpipe: launch.ignore_sigpipe,
-        }
-    }
-
-    /// PATH as the child has it.
-    fn path(&self) -> &OsStr {
-        match self.environment.get(OsStr::new("PATH")) {
-            Some(Value::Text(path)) => path,
-            Some(Value::OwnPid) | None => OsStr::new(DEFAULT_PATH),
-        }
-    }
-}
 
 /// A process that runs its program and leads its own process group, whose number is its pid.
 #[derive(Debug)]
@@ -107,17 +53,6 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// Wishes that could not be granted (limits, Nice=, OOMScoreAdjust=): sentences to warn with.
     pub shortfalls: Vec<String>,
-}
-
-/// The paths for execve(2), in order (execvp(3)): a COMMAND with a slash as it is, others along the child's own PATH,
-/// where an empty entry is the child's directory.
-fn candidates(plan: &Plan) -> Vec<PathBuf> {
-    let Some(command) = plan.command.first().filter(|command| !command.is_empty()) else { return Vec::new() };
-    if command.as_bytes().contains(&b'/') {
-        return vec![command.into()];
-    }
-    let directories = plan.path().as_bytes().split(|byte| *byte == b':');
-    directories.map(|directory| PathBuf::from(OsStr::from_bytes(directory)).join(command)).collect()
 }
 
 /// Starts the process. Returns as soon as its execve(2) has succeeded or something before it has failed; a child that
@@ -147,40 +82,7 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
     Ok(Child { pid, pidfd, shortfalls })
 }
 
-/// Owns what [`Armed`] points to.
-struct Prepared {
-    candidates: Vec<CString>,
-    words: Vec<CString>,
-    /// `NAME=VALUE` with its NUL; OwnPid values are room for the digits.
-    variables: Vec<(Vec<u8>, bool)>,
-    directory: Option<CString>,
-    oom_score: Option<String>,
-    fds: Vec<RawFd>,
-    /// Fds to be marked close-on-exec one by one; None where close_range(2) does it.
-    ours: Option<Vec<RawFd>>,
-    limits: Vec<(Resource, libc::rlimit64)>,
-}
-
-/// The digits of any pid, and the NUL.
-const PID_ROOM: usize = 11;
-
 impl Prepared {
-    fn new(plan: &Plan) -> Result<Self, StartFailure> {
-        let variables =
-            plan.environment.iter().map(|(name, value)| variable(name, value)).collect::<Result<_, _>>();
-        let limits = plan.limits.iter().map(|limit| (limit.resource, rlimit(limit))).collect();
-        Ok(Self {
-            candidates: strings(candidates(plan).iter().map(|path| path.as_os_str()))?,
-            words: strings(plan.command.iter().map(OsString::as_os_str))?,
-            variables: variables?,
-            directory: strings(plan.directory.iter().map(|path| path.as_os_str()))?.pop(),
-            oom_score: plan.oom_score_adjust.map(|score| score.to_string()),
-            fds: plan.fds.clone(),
-            ours: if sys::can_mark_ranges() { None } else { Some(our_fds()?) },
-            limits,
-        })
-    }
-
     fn arm<'a>(&'a mut self, plan: &'a Plan, status: RawFd) -> Armed<'a> {
         let mut pid_rooms = Vec::new();
         let mut envp = Vec::with_capacity(self.variables.len() + 1);
@@ -210,61 +112,6 @@ impl Prepared {
             status,
         }
     }
-}
-
-fn strings<'a>(texts: impl Iterator<Item = &'a OsStr>) -> Result<Vec<CString>, StartFailure> {
-    texts.map(|text| CString::new(text.as_bytes()).map_err(|_| nul(text))).collect()
-}
-
-fn variable(name: &OsStr, value: &Value) -> Result<(Vec<u8>, bool), StartFailure> {
-    let mut bytes = [name.as_bytes(), b"="].concat();
-    if let Value::Text(value) = value {
-        bytes.extend(value.as_bytes());
-    }
-    if bytes.contains(&0) {
-        return Err(nul(name));
-    }
-    let own_pid = *value == Value::OwnPid;
-    bytes.resize(bytes.len() + if own_pid { PID_ROOM } else { 1 }, 0);
-    Ok((bytes, own_pid))
-}
-
-fn nul(text: &OsStr) -> StartFailure {
-    let what = format!("cannot pass on {text:?}: it contains a NUL character");
-    StartFailure { stage: Stage::Setup, errno: libc::EINVAL, what }
-}
-
-fn our_fds() -> Result<Vec<RawFd>, StartFailure> {
-    let list =
-        fs::read_dir("/proc/self/fd").map_err(|error| failure::resources("read /proc/self/fd", &error))?;
-    Ok(list.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
-}
-
-fn rlimit(limit: &Limit) -> libc::rlimit64 {
-    let value = |number: Option<u64>| number.unwrap_or(libc::RLIM64_INFINITY);
-    libc::rlimit64 { rlim_cur: value(limit.soft), rlim_max: value(limit.hard) }
-}
-
-const fn resource_number(resource: Resource) -> c_uint {
-    let number = match resource {
-        Resource::Cpu => libc::RLIMIT_CPU,
-        Resource::Fsize => libc::RLIMIT_FSIZE,
-        Resource::Data => libc::RLIMIT_DATA,
-        Resource::Stack => libc::RLIMIT_STACK,
-        Resource::Core => libc::RLIMIT_CORE,
-        Resource::Rss => libc::RLIMIT_RSS,
-        Resource::Nofile => libc::RLIMIT_NOFILE,
-        Resource::As => libc::RLIMIT_AS,
-        Resource::Nproc => libc::RLIMIT_NPROC,
-        Resource::Memlock => libc::RLIMIT_MEMLOCK,
-        Resource::Locks => libc::RLIMIT_LOCKS,
-        Resource::Sigpending => libc::RLIMIT_SIGPENDING,
-        Resource::Msgqueue => libc::RLIMIT_MSGQUEUE,
-        Resource::Nice => libc::RLIMIT_NICE,
-        Resource::Rtprio => libc::RLIMIT_RTPRIO,
-        Resource::Rttime => libc::RLIMIT_RTTIME,
-    };
-    number as c_uint
 }
 
 /// Memory for the child's stack, kept for the next start. The lock also keeps two threads off it (only tests have
@@ -314,7 +161,7 @@ struct Armed<'a> {
     /// Numbers that the child changes as it moves them away from 3...
     fds: &'a mut [RawFd],
     ours: Option<&'a [RawFd]>,
-    limits: &'a [(Resource, libc::rlimit64)],
+    limits: &'a [(Resource, Rlimit)],
     status: RawFd,
 }
 
@@ -496,21 +343,21 @@ fn oom_score(armed: &Armed<'_>) -> Outcome<()> {
 
 /// As systemd's setrlimit_closest(): where the hard limit may not be raised, what is below it is taken.
 fn set_limits(armed: &Armed<'_>) -> Outcome<()> {
-    let none = ptr::null_mut::<libc::rlimit64>();
+    let none = ptr::null_mut::<Rlimit>();
     let mut detail = 0u32;
     for (resource, wanted) in armed.limits {
         let number = resource_number(*resource);
-        // SAFETY: `wanted` is a whole rlimit64; the old value is not asked for.
+        // SAFETY: `wanted` is a whole struct; the old value is not asked for.
         let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, ptr::from_ref(wanted), none) };
         if let Err(report) = check(Step::Limit, result) {
             wish(armed.status, Err(Report { detail, ..report }))?;
-            let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: a null new value; `limit` is a whole rlimit64 to write to.
+            let mut limit = Rlimit { soft: 0, hard: 0 };
+            // SAFETY: a null new value; `limit` is a whole struct to write to.
             check(Step::Limit, unsafe {
                 libc::syscall(libc::SYS_prlimit64, 0, number, none, &raw mut limit)
             })?;
-            limit.rlim_max = limit.rlim_max.min(wanted.rlim_max);
-            limit.rlim_cur = limit.rlim_max.min(wanted.rlim_cur);
+            limit.hard = limit.hard.min(wanted.hard);
+            limit.soft = limit.hard.min(wanted.soft);
             // SAFETY: as the first call.
             check(Step::Limit, unsafe {
                 libc::syscall(libc::SYS_prlimit64, 0, number, &raw const limit, none)

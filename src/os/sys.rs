@@ -156,26 +156,33 @@ pub fn can_mark_ranges() -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::os::unix::process::CommandExt;
     use std::process::Command;
     use std::time::{Duration, Instant};
 
     use super::*;
 
     /// Runs a test body in a process of its own, where nobody else's children, signals or actions are: the first call
-    /// runs this test binary again for the one test of that name.
+    /// runs this test binary again for the one test of that name. All signals are blocked in all its threads from the
+    /// start: one to the process must not find a thread of the harness that would be ended by it.
     pub(crate) fn alone(name: &str, body: impl FnOnce()) {
         const MARK: &str = "TEST_ALONE";
         if std::env::var_os(MARK).is_some() {
             return body();
         }
-        let output = Command::new(std::env::current_exe().expect("our own path"))
-            // One thread: a signal to the process must find no other that does not block it.
-            .args([name, "--exact", "--nocapture", "--test-threads=1"])
-            .env(MARK, "1")
-            .output()
-            .expect("the test binary runs");
+        let mut command = Command::new(std::env::current_exe().expect("our own path"));
+        command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(MARK, "1");
+        // SAFETY: sigprocmask(2) may be called between fork and exec.
+        unsafe { command.pre_exec(|| Ok(SigSet::all().thread_block()?)) };
+        let output = command.output().expect("the test binary runs");
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{}: {text}", output.status);
+    }
+
+    /// dup2(2) onto a number that nothing in this process needs; the copy stays open and is not close-on-exec.
+    pub(crate) fn place(source: RawFd, number: RawFd) {
+        // SAFETY: plain integers; the caller promises that nobody owns the number.
+        assert_eq!(unsafe { libc::dup2(source, number) }, number);
     }
 
     /// Asks until there is an answer, for ten seconds.

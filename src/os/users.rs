@@ -158,7 +158,7 @@ fn parse_user(wanted: &str, passwd: &[u8], group: &[u8]) -> Result<User, String>
     for entry in entries(passwd, 7) {
         let [name, _, uid, gid, _, home, shell, ..] = entry[..] else { continue };
         let (Some(uid), Some(gid)) = (id(uid), id(gid)) else { continue };
-        if number.map_or(name == wanted.as_bytes(), |number| number == uid) {
+        if number.map_or_else(|| name == wanted.as_bytes(), |number| number == uid) {
             return Ok(User {
                 name: String::from_utf8_lossy(name).into_owned(),
                 uid,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::{Plan, candidates};
+use super::plan::{Plan, candidates};
 use crate::core::{Stage, StartFailure};
 
 /// A step of the child between clone(2) and its new program.
@@ -136,7 +136,10 @@ fn wish(plan: &Plan, step: Step) -> String {
 
 fn limit_name(plan: &Plan, index: u32) -> String {
     let limit = plan.limits.get(index as usize);
-    limit.map_or_else(|| "a limit".to_owned(), |limit| format!("Limit{:?}=", limit.resource).to_uppercase())
+    limit.map_or_else(
+        || "a limit".to_owned(),
+        |limit| format!("Limit{}=", format!("{:?}", limit.resource).to_uppercase()),
+    )
 }
 
 fn credentials(plan: &Plan, step: Step, errno: i32) -> (Stage, String) {
@@ -157,7 +160,7 @@ fn credentials(plan: &Plan, step: Step, errno: i32) -> (Stage, String) {
 }
 
 fn directory(plan: &Plan, errno: i32) -> String {
-    let path = plan.directory.as_deref().unwrap_or(Path::new("."));
+    let path = plan.directory.as_deref().unwrap_or_else(|| Path::new("."));
     let user = plan.identity.user.as_ref().map(|user| format!(" as user {}", user.name)).unwrap_or_default();
     format!("cannot enter {}{user}: {}", path.display(), text(errno))
 }
@@ -194,7 +197,7 @@ fn exec(plan: &Plan, errno: i32) -> String {
 
 /// The first candidate that is there. Looked up after the fact, so it may have changed: good enough for a hint.
 fn existing(plan: &Plan) -> Option<(PathBuf, Metadata)> {
-    let base = plan.directory.as_deref().unwrap_or(Path::new("."));
+    let base = plan.directory.as_deref().unwrap_or_else(|| Path::new("."));
     candidates(plan).into_iter().map(|path| base.join(path)).find_map(|path| {
         let metadata = fs::metadata(&path).ok()?;
         Some((path, metadata))

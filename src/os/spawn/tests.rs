@@ -1,17 +1,20 @@
 //! Starts real programs. What a child got is read from /proc by us, so that no shell's own fds and signals show.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use nix::unistd::{dup2_raw, getuid};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::unistd::getuid;
 
+use super::plan::our_fds;
 use super::*;
-use crate::config::{Config, Signal, Span};
-use crate::core::Exit;
+use crate::config::{Config, Launch, Limit, Signal, Span};
+use crate::core::{Exit, Stage};
 use crate::os::sys::Disposition;
-use crate::os::sys::tests::{alone, eventually};
+use crate::os::sys::tests::{alone, eventually, place};
 
 fn plan(words: &[&str]) -> Plan {
     let launch = Config::for_command_line().launch;
@@ -50,6 +53,11 @@ impl Running {
         fds
     }
 
+    fn target(&self, fd: RawFd) -> String {
+        let path = fs::read_link(format!("/proc/{}/fd/{fd}", self.0.pid)).expect("open");
+        path.to_string_lossy().into_owned()
+    }
+
     /// A line of /proc/PID/status.
     fn status(&self, name: &str) -> String {
         let text = String::from_utf8(self.read("status")).expect("text");
@@ -85,42 +93,28 @@ fn executable(path: &Path, content: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
 }
 
-fn inode(fd: &impl AsFd) -> u64 {
-    nix::sys::stat::fstat(fd).expect("open").st_ino
-}
-
 #[test]
 fn a_child_has_its_sockets_and_nothing_else_of_ours() {
     alone("os::spawn::tests::a_child_has_its_sockets_and_nothing_else_of_ours", || {
-        let (one, two) = nix::unistd::pipe().expect("a pipe");
-        // As a careless parent leaves them: 3 to 9 and 40 open, none close-on-exec.
-        for number in [3, 4, 5, 6, 7, 8, 9, 40] {
-            if ![one.as_raw_fd(), two.as_raw_fd()].contains(&number) {
-                // SAFETY: the harness of this test owns nothing that it still needs in these numbers.
-                std::mem::forget(unsafe { dup2_raw(&one, number) }.expect("dup2"));
-            }
+        let [root, proc] = ["/", "/proc"].map(|path| {
+            let file = File::open(path).expect("it is there");
+            fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(50)).expect("a free number")
+        });
+        // As a careless parent leaves them: open and not close-on-exec.
+        for (source, number) in
+            [(root, 3), (proc, 4), (root, 5), (root, 6), (root, 7), (root, 8), (root, 9), (root, 40)]
+        {
+            place(source, number);
         }
-        let (five, four) = (fs::File::open("/").expect("/"), fs::File::open("/proc").expect("/proc"));
-        // SAFETY: as above.
-        let five = unsafe { dup2_raw(&five, 5) }.expect("dup2");
-        // SAFETY: as above.
-        let four = unsafe { dup2_raw(&four, 4) }.expect("dup2");
         let mut plan = plan(&["sleep", "60"]);
-        // Crossed: 5 -> 3, 4 -> 4, 5 -> 5.
-        plan.fds = vec![five.as_raw_fd(), four.as_raw_fd(), five.as_raw_fd()];
+        // Crossed, onto itself, from above and twice.
+        plan.fds = vec![4, 3, 5, proc, 3];
         let running = Running::start(&plan);
-        assert_eq!(running.fds(), [0, 1, 2, 3, 4, 5]);
-        let seen = |fd| {
-            fs::metadata(format!("/proc/{}/fd/{fd}", running.0.pid))
-                .map(|m| std::os::unix::fs::MetadataExt::ino(&m))
-        };
-        assert_eq!(seen(3).expect("open"), inode(&five));
-        assert_eq!(seen(4).expect("open"), inode(&four));
-        assert_eq!(seen(5).expect("open"), inode(&five));
-        assert_eq!(
-            fs::read_link(format!("/proc/{}/fd/0", running.0.pid)).expect("open"),
-            Path::new("/dev/null")
-        );
+        assert_eq!(running.fds(), [0, 1, 2, 3, 4, 5, 6, 7]);
+        let targets: Vec<_> = [0, 3, 4, 5, 6, 7].map(|fd| running.target(fd)).into();
+        assert_eq!(targets, ["/dev/null", "/proc", "/", "/", "/proc", "/"]);
+        // Closed are the child's copies alone.
+        assert!(fs::read_link("/proc/self/fd/9").is_ok_and(|path| path == Path::new("/")));
         plan.fds.clear();
         assert_eq!(Running::start(&plan).fds(), [0, 1, 2]);
     });
@@ -274,7 +268,8 @@ fn what_cannot_be_passed_on_is_refused() {
     assert_eq!((nul.stage, nul.errno), (Stage::Setup, libc::EINVAL));
     let mut plan = plan(&["true"]);
     plan.fds = vec![1 << 20];
-    assert_eq!(failed(&plan).what, "cannot pass 1 sockets: Bad file descriptor");
+    let closed = failed(&plan);
+    assert_eq!((closed.stage, closed.errno), (Stage::Setup, libc::EBADF), "{}", closed.what);
 }
 
 #[test]

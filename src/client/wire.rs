@@ -1,0 +1,77 @@
+//! The client's end of a control connection: one request out, lines in, by a deadline.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use crate::core::Request;
+use crate::core::report::Line;
+
+/// No line is longer, with all the generations and sockets that a status may list.
+const LINE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why no line came.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Late,
+    Closed,
+    Broken(io::Error),
+    Garbled(String),
+}
+
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+}
+
+impl Wire {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// A failure shows when the answer is read, which may well be there: a full server answers without reading.
+    pub(super) fn send(&mut self, request: &Request) {
+        let mut line = serde_json::to_vec(request).expect("plain data with text keys is always JSON");
+        line.push(b'\n');
+        if let Err(error) = self.stream.write_all(&line) {
+            log::debug!("the request was not sent: {error}");
+        }
+    }
+
+    /// The next line, before `deadline` if there is one.
+    pub(super) fn line(&mut self, deadline: Option<Instant>) -> Result<Line, Trouble> {
+        let mut chunk = [0; 8192];
+        let mut searched = 0;
+        loop {
+            if let Some(end) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(searched + end + 1);
+                let line = std::mem::replace(&mut self.buffer, rest);
+                return serde_json::from_slice(&line).map_err(|error| Trouble::Garbled(error.to_string()));
+            }
+            searched = self.buffer.len();
+            if searched > LINE_BYTES {
+                return Err(Trouble::Garbled(format!("a line of more than {LINE_BYTES} bytes")));
+            }
+            self.allow_until(deadline)?;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(Trouble::Closed),
+                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Err(Trouble::Late),
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::ConnectionReset => return Err(Trouble::Closed),
+                    _ => return Err(Trouble::Broken(error)),
+                },
+            }
+        }
+    }
+
+    fn allow_until(&self, deadline: Option<Instant>) -> Result<(), Trouble> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(Trouble::Late);
+        }
+        self.stream.set_read_timeout(left).map_err(Trouble::Broken)
+    }
+}
