@@ -1,1 +1,488 @@
-//! (being written)
+//! The command line (CLI.md): words go in, a [`Parsed`] comes out. Its flags are the rows of
+//! [`DIRECTIVES`](crate::config::directives::DIRECTIVES) that have one, so nothing is declared twice.
+//!
+//! clap splits words into options and values; what they mean, and every message, is ours: one line with the place,
+//! the cause and what to type instead. Only the command that is needed is built, by its first word.
+
+mod help;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::address::check_name as check_socket_name;
+use crate::config::directives::{DIRECTIVES, Draft, Verdict, choice, nearest};
+use crate::config::{Config, Error, Kind, Listener, Problem, Signal, Span, Warning, environment, printable};
+use crate::core::Request;
+
+/// What a command line asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parsed {
+    Run(Box<RunArgs>),
+    Verb(VerbArgs),
+    List {
+        json: bool,
+    },
+    /// Nothing to do but to print this and end: help, version or an error.
+    Exit {
+        status: u8,
+        /// Whole lines.
+        text: String,
+        /// Where it goes: stderr, or stdout.
+        stderr: bool,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunArgs {
+    pub config: Config,
+    /// `--name`; None: after the command.
+    pub name: Option<String>,
+    pub control: Control,
+    /// 0, less with each `-q`, more with each `-v`.
+    pub verbosity: i8,
+    pub color: Color,
+    /// `--strict`; already applied to `warnings`.
+    pub strict: bool,
+    pub warnings: Vec<Warning>,
+}
+
+/// Where the control socket goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// NAME.sock in the first usable directory.
+    Default,
+    None,
+    Path(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+/// A verb for a running instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VerbArgs {
+    pub request: Request,
+    /// None: the only one that runs.
+    pub name: Option<String>,
+    pub control: Option<PathBuf>,
+    pub json: bool,
+}
+
+/// The verbs that talk to an instance, as they are typed, and what they do.
+const VERBS: [(&str, &str, &str); 7] = [
+    (
+        "swap",
+        "swap [NAME] [--no-wait] [--json]",
+        "start a new server, and stop the old one once the new one is ready",
+    ),
+    ("restart", "restart [NAME]", "stop the server, then start it; connections wait"),
+    ("pause", "pause [NAME]", "stop the server and let connections wait"),
+    ("resume", "resume [NAME]", "start it again after pause"),
+    ("stop", "stop [NAME]", "end the server and the supervisor"),
+    ("kill", "kill SIG [NAME]", "send a signal to the server"),
+    (
+        "status",
+        "status [NAME] [--json] [--wait SPAN]",
+        "what runs, and what happens next; exit 0 if it serves",
+    ),
+];
+
+/// Reads the words of a command line, the program's name first. `-E NAME` is looked up in our own environment.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
+    read(args).unwrap_or_else(|error| Parsed::Exit {
+        status: 2,
+        text: format!("supervise: {error}\n"),
+        stderr: true,
+    })
+}
+
+fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
+    let mut words = Vec::new();
+    for word in args.into_iter().skip(1) {
+        words.push(word.into_string().map_err(|word| {
+            let problem = Problem::new(
+                "this argument is not UTF-8",
+                "rename the file, or pass its name on by a script",
+            );
+            problem.at(printable(&word.to_string_lossy()))
+        })?);
+    }
+    match words.first().map(String::as_str) {
+        None => Err(Problem::new("nothing to do", "type supervise -l 8080 -- ./server, or supervise -h")
+            .at("supervise")),
+        Some("list") => read_list(&words[1..]),
+        Some(verb) if VERBS.iter().any(|(name, ..)| *name == verb) => read_verb(verb, &words[1..]),
+        Some(word) if !word.starts_with('-') => Err(unknown_word(word, &words)),
+        Some(_) => read_run(&words),
+    }
+}
+
+fn answer(text: String) -> Parsed {
+    Parsed::Exit { status: 0, text, stderr: false }
+}
+
+fn unknown_word(word: &str, words: &[String]) -> Error {
+    let known = VERBS.iter().map(|(name, ..)| *name).chain(["list"]);
+    let remedy = match nearest(word, known) {
+        Some(verb) => format!("did you mean: supervise {verb}"),
+        None if word == "help" => "did you mean: supervise --help".to_owned(),
+        None => format!("did you mean: supervise -- {}", typed(words)),
+    };
+    Problem::new("no verb of supervise", remedy).at(printable(word))
+}
+
+/// Words as one would type them again, cut where they are long.
+fn typed(words: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,[]{}".contains(c);
+    let quote = |word: &String| {
+        let bare = !word.is_empty() && word.chars().all(plain);
+        if bare { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    printable(&words.iter().map(quote).collect::<Vec<_>>().join(" "))
+}
+
+/// Neither help nor version by clap: its texts have many lines and another form.
+fn command() -> Command {
+    Command::new("supervise")
+        .no_binary_name(true)
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .args_override_self(true)
+        .arg(switch("help").short('h'))
+        .arg(switch("long-help").long("help"))
+}
+
+fn switch(id: &'static str) -> Arg {
+    Arg::new(id).action(ArgAction::SetTrue)
+}
+
+/// An option that may be repeated. `-1` is a value, so that its own parser can say what is wrong with it.
+fn option(id: &'static str) -> Arg {
+    Arg::new(id).action(ArgAction::Append).allow_negative_numbers(true)
+}
+
+fn run_command() -> Command {
+    let directives = DIRECTIVES.iter().filter_map(|directive| {
+        let mut arg = option(directive.key).long(directive.flag?);
+        if let Some(short) = directive.short {
+            arg = arg.short(short);
+        }
+        Some(arg)
+    });
+    command()
+        .args(directives)
+        .arg(option("listen").short('l').long("listen"))
+        .arg(option("p").short('p'))
+        .arg(option("name").long("name"))
+        .arg(option("control").long("control"))
+        .arg(option("color").long("color"))
+        .arg(option("fdname").long("fdname"))
+        .arg(Arg::new("quiet").short('q').action(ArgAction::Count))
+        .arg(Arg::new("verbose").short('v').action(ArgAction::Count))
+        .arg(switch("strict").long("strict"))
+        .arg(switch("datagram").short('d').long("datagram"))
+        .arg(switch("seqpacket").long("seqpacket"))
+        .arg(switch("now").long("now"))
+        .arg(switch("version").short('V').long("version"))
+        // Nothing belongs here; it is caught to say where it does.
+        .arg(Arg::new("stray").num_args(0..).trailing_var_arg(true))
+}
+
+fn read_run(words: &[String]) -> Result<Parsed, Error> {
+    let dashes = words.iter().position(|word| word == "--");
+    let (options, command) = match dashes {
+        Some(index) => (&words[..index], &words[index + 1..]),
+        None => (words, &[][..]),
+    };
+    let matches =
+        run_command().try_get_matches_from(options).map_err(|error| one_line(&error, "supervise"))?;
+    if matches.get_flag("long-help") {
+        return Ok(answer(help::long()));
+    }
+    if matches.get_flag("help") {
+        return Ok(answer(help::short()));
+    }
+    if matches.get_flag("version") {
+        return Ok(answer(format!("supervise {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    if let Some(strays) = matches.get_many::<String>("stray") {
+        return Err(stray(options, strays.len(), dashes.is_some()));
+    }
+    let strict = matches.get_flag("strict");
+    let mut draft = Draft::new(Config::for_command_line());
+    draft.config.launch.command = command.to_vec();
+    draft.config.listeners = listeners(&matches)?;
+    let mut warnings = settings(&matches, &mut draft)?;
+    if let Some(Warning(error)) = warnings.first().filter(|_| strict) {
+        return Err(error.clone());
+    }
+    let (config, more) = draft.finish()?;
+    warnings.extend(more);
+    let name =
+        last(&matches, "name").map(|name| check_name(name).map_err(|error| error.at(place("--name", name))));
+    Ok(Parsed::Run(Box::new(RunArgs {
+        config,
+        name: name.transpose()?,
+        control: control(&matches)?,
+        verbosity: verbosity(&matches),
+        color: color(&matches)?,
+        strict,
+        warnings,
+    })))
+}
+
+/// A word that is no option, where only options belong.
+fn stray(options: &[String], count: usize, dashes: bool) -> Error {
+    let (options, strays) = options.split_at(options.len() - count);
+    let word = &strays[0];
+    let problem = if dashes {
+        Problem::new(
+            "this word belongs to no option",
+            "leave it out; COMMAND and its arguments come after --",
+        )
+    } else if let Some((_, usage, _)) = VERBS.iter().find(|(name, ..)| name == word) {
+        Problem::new("a verb comes first", format!("type supervise {usage}"))
+    } else {
+        let remedy = format!("did you mean: supervise {} -- {}", typed(options), typed(strays));
+        Problem::new("COMMAND comes after --", remedy)
+    };
+    problem.at(printable(word))
+}
+
+fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {
+    let kind = match (matches.get_flag("datagram"), matches.get_flag("seqpacket")) {
+        (true, true) => {
+            return Err(Problem::new("not with --datagram", "write one of the two").at("--seqpacket"));
+        }
+        (true, false) => Some(Kind::Udp),
+        (false, true) => Some(Kind::SeqPacket),
+        (false, false) => None,
+    };
+    let texts = matches.get_many::<String>("listen").unwrap_or_default();
+    let mut listeners = texts.map(|text| Listener::parse(text, kind)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(text) = last(matches, "fdname") {
+        let names: Vec<&str> = text.split(':').collect();
+        let place = || place("--fdname", text);
+        if names.len() != 1 && names.len() != listeners.len() {
+            let cause = format!("{} names for {} sockets", names.len(), listeners.len());
+            return Err(Problem::new(cause, "write one for all, or one for each --listen").at(place()));
+        }
+        for (listener, name) in listeners.iter_mut().zip(names.iter().cycle()) {
+            check_socket_name(name).map_err(|problem| problem.at(place()))?;
+            listener.name = (*name).to_owned();
+        }
+    }
+    Ok(listeners)
+}
+
+/// Applies flags and `-p` in the order in which they were written: the later one wins.
+fn settings(matches: &ArgMatches, draft: &mut Draft) -> Result<Vec<Warning>, Error> {
+    let mut settings: Vec<(usize, &str, &str)> = Vec::new();
+    for id in DIRECTIVES.iter().filter(|row| row.flag.is_some()).map(|row| row.key).chain(["p"]) {
+        let Some(values) = matches.get_many::<String>(id) else { continue };
+        let indices = matches.indices_of(id).unwrap_or_default();
+        settings.extend(indices.zip(values).map(|(index, value)| (index, id, value.as_str())));
+    }
+    settings.sort_by_key(|(index, ..)| *index);
+    let mut warnings = Vec::new();
+    for (_, id, value) in settings {
+        warnings.extend(set(draft, id, value)?);
+    }
+    Ok(warnings)
+}
+
+fn set(draft: &mut Draft, id: &str, value: &str) -> Result<Option<Warning>, Error> {
+    match id {
+        "p" => match value.split_once('=') {
+            // Its value may be a secret.
+            Some(("Environment", value)) => draft.set("Environment", value, "-p Environment"),
+            Some((key, text)) => draft.set(key, text, &place("-p", value)),
+            None => Err(Problem::new("no `=`", "write -p KEY=VALUE, as in -p LimitNOFILE=65536")
+                .at(place("-p", value))),
+        },
+        "Environment" => {
+            let name = value.split('=').next().unwrap_or_default();
+            let ours = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+            let variable =
+                environment::assignment(value, ours).map_err(|problem| problem.at(place("-E", name)))?;
+            draft.config.launch.environment.push(variable);
+            Ok(None)
+        }
+        key => {
+            let flag = DIRECTIVES.iter().find(|row| row.key == key).and_then(|row| row.flag).unwrap_or(key);
+            draft.set(key, value, &place(&format!("--{flag}"), value))
+        }
+    }
+}
+
+fn control(matches: &ArgMatches) -> Result<Control, Error> {
+    match last(matches, "control") {
+        None => Ok(Control::Default),
+        Some("none") => Ok(Control::None),
+        Some(path) => control_path(path).map(Control::Path),
+    }
+}
+
+fn control_path(path: &str) -> Result<PathBuf, Error> {
+    if path.is_empty() || path.ends_with('/') {
+        return Err(Problem::new("this names no socket", "write a path: --control /run/web.sock")
+            .at(place("--control", path)));
+    }
+    Ok(PathBuf::from(path))
+}
+
+fn verbosity(matches: &ArgMatches) -> i8 {
+    let more = i16::from(matches.get_count("verbose"));
+    let clamped =
+        (more - i16::from(matches.get_count("quiet"))).clamp(i16::from(i8::MIN), i16::from(i8::MAX));
+    i8::try_from(clamped).expect("clamped to its range")
+}
+
+fn color(matches: &ArgMatches) -> Result<Color, Error> {
+    let text = last(matches, "color").unwrap_or("auto");
+    let colors = [("auto", Color::Auto), ("always", Color::Always), ("never", Color::Never)];
+    choice(text, &colors).map_err(|problem| problem.at(place("--color", text)))
+}
+
+fn read_list(words: &[String]) -> Result<Parsed, Error> {
+    let matches = command().arg(switch("json").long("json")).try_get_matches_from(words);
+    let matches = matches.map_err(|error| one_line(&error, "supervise list"))?;
+    if matches.get_flag("help") || matches.get_flag("long-help") {
+        return Ok(answer(help::LIST.to_owned()));
+    }
+    Ok(Parsed::List { json: matches.get_flag("json") })
+}
+
+fn verb_command(verb: &str) -> Command {
+    let mut command = command().arg(option("control").long("control"));
+    if verb == "kill" {
+        command = command.arg(Arg::new("signal").allow_negative_numbers(true));
+    }
+    if verb == "swap" {
+        command = command.arg(switch("no-wait").long("no-wait"));
+    }
+    if verb == "status" {
+        command = command.arg(option("wait").long("wait"));
+    }
+    if matches!(verb, "swap" | "status") {
+        command = command.arg(switch("json").long("json"));
+    }
+    command.arg(Arg::new("instance"))
+}
+
+fn read_verb(verb: &str, words: &[String]) -> Result<Parsed, Error> {
+    let here = format!("supervise {verb}");
+    let matches = verb_command(verb).try_get_matches_from(words).map_err(|error| one_line(&error, &here))?;
+    if matches.get_flag("help") || matches.get_flag("long-help") {
+        return Ok(answer(help::verb(verb)));
+    }
+    let request = match verb {
+        "swap" => Request::Swap { wait: !matches.get_flag("no-wait") },
+        "restart" => Request::Restart,
+        "pause" => Request::Pause,
+        "resume" => Request::Resume,
+        "stop" => Request::Stop,
+        "kill" => Request::Kill { signal: signal(&matches).map_err(|problem| problem.at(here.as_str()))? },
+        _ => Request::Status { wait_ns: wait(&matches)? },
+    };
+    let name = match last(&matches, "instance") {
+        Some(name) => Some(check_name(name).map_err(|problem| problem.at(place(&here, name)))?),
+        None => None,
+    };
+    let control = match last(&matches, "control") {
+        Some("none") => {
+            return Err(Problem::new("no socket to talk to", "write its path").at("--control none"));
+        }
+        Some(path) => Some(control_path(path)?),
+        None => None,
+    };
+    let json = matches!(verb, "swap" | "status") && matches.get_flag("json");
+    Ok(Parsed::Verb(VerbArgs { request, name, control, json }))
+}
+
+fn signal(matches: &ArgMatches) -> Result<Signal, Problem> {
+    let text = last(matches, "signal");
+    let text = text.ok_or_else(|| Problem::new("no signal", "write it first: supervise kill TERM [NAME]"))?;
+    match text.strip_prefix('-') {
+        Some(number) => {
+            Err(Problem::new(format!("{text} is no signal"), format!("write {number} without the dash")))
+        }
+        None => Signal::parse(text),
+    }
+}
+
+fn wait(matches: &ArgMatches) -> Result<Option<u64>, Error> {
+    let Some(text) = last(matches, "wait") else { return Ok(None) };
+    let span = Span::parse(text).map_err(|problem| problem.at(place("--wait", text)))?;
+    Ok(Some(span.as_nanos()))
+}
+
+/// The last value of a repeated option.
+fn last<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a str> {
+    matches.get_many::<String>(id)?.next_back().map(String::as_str)
+}
+
+fn place(option: &str, value: &str) -> String {
+    format!("{option} {}", printable(value))
+}
+
+/// The name of an instance, which is also a file name and a word of the verbs.
+fn check_name(name: &str) -> Result<String, Problem> {
+    let cause = if name.is_empty() {
+        "the name is empty".to_owned()
+    } else if name.len() > 64 {
+        format!("the name has {} bytes, more than 64", name.len())
+    } else if name.starts_with(['.', '-']) || name.contains(|c: char| c == '/' || c.is_control()) {
+        "a name does not begin with . or - and contains no / and no control character".to_owned()
+    } else {
+        return Ok(name.to_owned());
+    };
+    Err(Problem::new(cause, "write a short word: web"))
+}
+
+/// clap's block of lines as one of ours.
+fn one_line(error: &clap::Error, here: &str) -> Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    let argument = text(ContextKind::InvalidArg).unwrap_or_default();
+    // clap shows `--flag <VALUE>`.
+    let flag = argument.split([' ', '=']).next().unwrap_or_default();
+    let problem = match error.kind() {
+        ErrorKind::UnknownArgument if !argument.starts_with('-') => {
+            Problem::new("one word too many", format!("`{here} -h` shows what it takes"))
+        }
+        ErrorKind::UnknownArgument => Problem::new(
+            "unknown option",
+            match text(ContextKind::SuggestedArg) {
+                Some(near) => format!("did you mean {near}?"),
+                None if here == "supervise kill" => {
+                    "write the signal without a dash: supervise kill HUP".to_owned()
+                }
+                None => format!("`{here} -h` lists the options"),
+            },
+        ),
+        ErrorKind::InvalidValue => {
+            Problem::new("a value is missing", format!("write {flag} {}", help::value_of(flag)))
+        }
+        ErrorKind::TooManyValues => Problem::new("this option takes no value", format!("write {flag} alone")),
+        kind => Problem::new(kind.as_str().unwrap_or("cannot be read"), format!("see `{here} -h`")),
+    };
+    let place = if flag.is_empty() {
+        here.to_owned()
+    } else {
+        printable(if flag.starts_with('-') { flag } else { &argument })
+    };
+    problem.at(place)
+}

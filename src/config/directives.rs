@@ -127,7 +127,8 @@ impl Draft {
             placeholder::check([word.as_str()], &config.listeners).map_err(|problem| problem.at(place()))?;
         }
         for (name, value) in &config.launch.environment {
-            let place = || printable(&format!("-E {name}={value}"));
+            // Without the value: it may be a secret.
+            let place = || format!("-E {name}");
             placeholder::check([value.as_str()], &config.listeners).map_err(|problem| problem.at(place()))?;
         }
         Ok((config, warnings))
@@ -191,7 +192,10 @@ fn unknown_key(key: &str) -> Problem {
 }
 
 /// The value that `text` names.
-fn choice<T: Copy>(text: &str, values: &[(&str, T)]) -> Result<T, Problem> {
+///
+/// # Errors
+/// None of `values` has that name.
+pub fn choice<T: Copy>(text: &str, values: &[(&str, T)]) -> Result<T, Problem> {
     if let Some((_, value)) = values.iter().find(|(name, _)| *name == text) {
         return Ok(*value);
     }

@@ -202,7 +202,7 @@ fn refusals_say_what_to_do_instead() {
         ("ListenStream", "80", "--listen"),
         ("Type", "notify", "--ready notify"),
         ("Restart", "on-falure", "did you mean on-failure?"),
-        ("Restart", "", "it takes no, on-success"),
+        ("Restart", "", "takes no, on-success"),
         ("Ready", "http:/health", "steering"),
         ("Ready", "notfy", "did you mean notify?"),
         ("Ready", "delay:", "try 5s"),

@@ -1,0 +1,285 @@
+//! What the example servers share: the sockets they were given, a signal to stop, and HTTP enough for `curl`.
+#![allow(dead_code, reason = "each example uses its part")]
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::process;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+};
+
+/// A client that sends nothing for this long is let go.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One held socket.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+    Udp(UdpSocket),
+}
+
+impl Socket {
+    fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let kind = getsockopt(&fd, sockopt::SockType)?;
+        let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+        Ok(match (kind, address.family()) {
+            (SockType::Datagram, _) => Self::Udp(fd.into()),
+            (_, Some(AddressFamily::Unix)) => Self::Unix(fd.into()),
+            _ => Self::Tcp(fd.into()),
+        })
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.set_nonblocking(true),
+            Self::Unix(socket) => socket.set_nonblocking(true),
+            Self::Udp(socket) => socket.set_nonblocking(true),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// The sockets from fd 3 on, each with its name (sd_listen_fds_with_names(3)). Ends the program where there are none.
+pub(crate) fn sockets() -> Vec<(String, Socket)> {
+    let number = |name| env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(process::id()) {
+        eprintln!(
+            "no sockets for this process (LISTEN_PID); the first line of this example says how to start it"
+        );
+        process::exit(2);
+    }
+    let count = number("LISTEN_FDS").expect("LISTEN_FDS comes with LISTEN_PID");
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':').map(String::from);
+    (3..)
+        .take(count as usize)
+        .map(|number| {
+            (names.next().unwrap_or_default(), Socket::from_fd(own(number)).expect("a held socket"))
+        })
+        .collect()
+}
+
+/// Takes over an inherited fd.
+#[allow(unsafe_code)]
+fn own(number: i32) -> OwnedFd {
+    // SAFETY: LISTEN_PID says that the fds from 3 on were passed to this very process, and each is taken once.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// SUPERVISE_GENERATION: which start of the server this is.
+pub(crate) fn generation() -> String {
+    env::var("SUPERVISE_GENERATION").unwrap_or_else(|_| "?".into())
+}
+
+/// sd_notify(3), without the library.
+pub(crate) fn notify(message: &str) {
+    let Ok(path) = env::var("NOTIFY_SOCKET") else { return };
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&path),
+    };
+    let sent = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address))
+        .map(|_bytes| ());
+    if let Err(error) = sent {
+        eprintln!("cannot notify {path}: {error}");
+    }
+}
+
+/// What the program answers to `GET PATH` on the socket called `name`.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) name: String,
+    pub(crate) path: String,
+}
+
+/// Turns signals into something to poll. Before any thread starts: threads inherit the mask.
+pub(crate) fn signals(list: &[Signal]) -> SignalFd {
+    let set: SigSet = list.iter().copied().collect();
+    set.thread_block().expect("a mask of known signals");
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).expect("an fd for signals")
+}
+
+/// Serves until `stop` says so of a signal, then drains: what was accepted is answered, what was not stays in the
+/// queue for whoever holds the socket too. Nothing is lost, that is the whole trick.
+pub(crate) fn serve(
+    sockets: Vec<(String, Socket)>,
+    signals: &SignalFd,
+    mut stop: impl FnMut(Signal) -> bool,
+    answer: impl Fn(&Request) -> String + Send + Sync + 'static,
+) {
+    for (_, socket) in &sockets {
+        socket.set_nonblocking().expect("a held socket");
+    }
+    let answer: Arc<Answer> = Arc::new(answer);
+    // Each connection holds a sender; receiving fails when the last one is gone.
+    let (in_flight, all_done) = channel::<()>();
+    loop {
+        let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(sockets.iter().map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        while let Ok(Some(info)) = signals.read_signal() {
+            let signal = Signal::try_from(info.ssi_signo as i32).expect("one of those asked for");
+            if stop(signal) {
+                drop(in_flight);
+                let _none_left = all_done.recv();
+                return;
+            }
+        }
+        for ((name, socket), _) in sockets.iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
+            accept(name, socket, &answer, &in_flight);
+        }
+    }
+}
+
+type Answer = dyn Fn(&Request) -> String + Send + Sync;
+
+/// Takes one connection, or one datagram. Another generation may have been quicker: then there is nothing to do.
+fn accept(name: &str, socket: &Socket, answer: &Arc<Answer>, in_flight: &Sender<()>) {
+    let stream = match socket {
+        Socket::Tcp(listener) => listener.accept().and_then(|(stream, _)| Stream::tcp(stream)),
+        Socket::Unix(listener) => listener.accept().and_then(|(stream, _)| Stream::unix(stream)),
+        Socket::Udp(socket) => return echo(socket, name, answer),
+    };
+    match stream {
+        Ok(stream) => {
+            let (answer, done, name) = (Arc::clone(answer), in_flight.clone(), name.to_owned());
+            thread::spawn(move || {
+                // A client that hangs up in the middle is no business of ours.
+                let _client_gone = converse(stream, name, &*answer);
+                drop(done);
+            });
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(error) => eprintln!("accept: {error}"),
+    }
+}
+
+/// A datagram is answered with the body alone.
+fn echo(socket: &UdpSocket, name: &str, answer: &Arc<Answer>) {
+    let mut buffer = [0; 2048];
+    while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+        let path = String::from_utf8_lossy(&buffer[..length]).trim().to_owned();
+        let body = answer(&Request { name: name.to_owned(), path });
+        let _client_gone = socket.send_to(body.as_bytes(), client);
+    }
+}
+
+/// One request, one answer. The end of our half goes out before the close, and the request was read whole: so the
+/// kernel has no reason to reset the connection.
+fn converse(mut stream: Stream, name: String, answer: &Answer) -> io::Result<()> {
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => request.extend_from_slice(&buffer[..length]),
+        }
+        if request.len() > 64 * 1024 {
+            return Ok(());
+        }
+    }
+    let text = String::from_utf8_lossy(&request);
+    let path = text.split(' ').nth(1).unwrap_or("/").to_owned();
+    let body = answer(&Request { name, path });
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes())?;
+    stream.finish()
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn tcp(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self::Tcp(stream))
+    }
+
+    fn unix(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self::Unix(stream))
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(buffer),
+            Self::Unix(stream) => stream.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `--name value` pairs and bare `--switches`; a word `@FILE` stands for the words of that file.
+pub(crate) fn flags(known: &[&str]) -> HashMap<String, String> {
+    let mut words = Vec::new();
+    for word in env::args().skip(1) {
+        match word.strip_prefix('@') {
+            Some(file) => {
+                let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+                words.extend(text.split_whitespace().map(String::from));
+            }
+            None => words.push(word),
+        }
+    }
+    let mut flags = HashMap::new();
+    let mut words = words.into_iter().peekable();
+    while let Some(word) = words.next() {
+        assert!(known.contains(&word.as_str()), "unknown flag {word}; there are {known:?}");
+        let value = words.next_if(|next| !next.starts_with("--")).unwrap_or_default();
+        flags.insert(word, value);
+    }
+    flags
+}

@@ -1,0 +1,181 @@
+//! The texts of `-h` and `--help`, made from the table of directives.
+
+use std::fmt::Write as _;
+
+use super::{DIRECTIVES, VERBS, Verdict};
+use crate::config::directives::{Directive, Group};
+
+/// An option that sets no directive.
+struct Other {
+    group: Option<Group>,
+    flag: &'static str,
+    value: &'static str,
+    doc: &'static str,
+    /// Left out of `-h`.
+    rare: bool,
+}
+
+const fn other(group: Option<Group>, flag: &'static str, value: &'static str, doc: &'static str) -> Other {
+    Other { group, flag, value, doc, rare: false }
+}
+
+const fn rare(flag: &'static str, value: &'static str, doc: &'static str) -> Other {
+    Other { group: Some(Group::Sockets), flag, value, doc, rare: true }
+}
+
+const OTHERS: [Other; 14] = [
+    other(
+        Some(Group::Sockets),
+        "-l, --listen",
+        "[KIND:]ADDRESS[=NAME]",
+        "hold this socket: the first is fd 3, the next fd 4, ...",
+    ),
+    rare("-d, --datagram", "", "a --listen without KIND is udp or unixgram"),
+    rare("    --seqpacket", "", "a --listen without KIND is seqpacket"),
+    rare("    --fdname", "A[:B...]", "the names of the sockets, one for all or one for each"),
+    rare(
+        "    --now",
+        "",
+        "nothing, the server is started at once anyway; for systemd-socket-activate's sake",
+    ),
+    other(Some(Group::Process), "-p", "KEY=VALUE", "set any other directive; `--help` lists them"),
+    other(None, "    --name", "NAME", "what verbs call this instance [default: after COMMAND]"),
+    other(
+        None,
+        "    --control",
+        "PATH|none",
+        "its control socket [default: NAME.sock where verbs look for it]",
+    ),
+    other(None, "-q", "", "say less"),
+    other(None, "-v", "", "say more; twice: still more"),
+    other(None, "    --color", "WHEN", "auto, always or never [default: auto]"),
+    other(None, "    --strict", "", "a directive without effect is an error"),
+    other(None, "-h, --help", "", "this help; the long form has everything"),
+    other(None, "-V, --version", "", "print the version"),
+];
+
+const GROUPS: [(Group, &str); 7] = [
+    (Group::Sockets, "Sockets"),
+    (Group::Process, "Process"),
+    (Group::Readiness, "Readiness"),
+    (Group::Restarting, "Restarting"),
+    (Group::Swapping, "Swapping"),
+    (Group::Stopping, "Stopping"),
+    (Group::Limits, "Limits"),
+];
+
+const USAGE: &str = "\
+supervise holds a server's sockets, runs it on them, restarts it, and swaps in a new version without closing them.
+
+Usage: supervise [OPTIONS] -- COMMAND [ARG]...
+       supervise swap | restart | pause | resume | stop | kill SIG | status [NAME]
+       supervise list
+";
+
+const ADDRESSES: &str = "
+ADDRESS is 443 (every address, IPv4 and IPv6), 0.0.0.0:443, [::1]:443, [fe80::1]:80%eth0, localhost:8080, /run/x.sock,
+@abstract, or fd:NAME and fd:3 for an inherited socket; port 0 lets the kernel pick. KIND is tcp, udp, unix, unixgram,
+seqpacket or fd. NAME follows the last `=`; without it the name is the port or the path's file name.
+{fd:NAME}, {port:NAME} and {addr:NAME} in COMMAND and in -E values are replaced.
+SPAN is 5 (seconds), 100ms, 1min 30s or infinity. SIG is a name with or without SIG, or a number.
+";
+
+const ENDING: &str = "
+Signals: HUP swaps, TERM and INT stop (the second one kills), QUIT stops with SIGQUIT.
+Exit status: the server's (128+n for signal n), 0 when asked to stop, 2 for a wrong command line, 125 when it cannot be
+done, 126 and 127 when COMMAND cannot be executed or is not found. Verbs: 0 done, 1 refused or failed, 3 nothing runs.
+";
+
+pub(super) const LIST: &str = "Usage: supervise list [--json]\n\nEvery instance of this user.\n";
+
+pub(super) fn verb(verb: &str) -> String {
+    let (_, usage, doc) = VERBS.iter().find(|(name, ..)| *name == verb).copied().unwrap_or_default();
+    let start = doc.chars().next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    let rest = doc.get(1..).unwrap_or_default();
+    format!(
+        "Usage: supervise {usage} [--control PATH]\n\n{start}{rest}.\n\
+         NAME may be left out when exactly one instance runs; --control names its control socket instead.\n"
+    )
+}
+
+/// What to write after `flag`, for the message that it is missing.
+pub(super) fn value_of(flag: &str) -> &'static str {
+    let directive = DIRECTIVES.iter().find(|row| {
+        let long = row.flag.is_some_and(|long| flag.strip_prefix("--") == Some(long));
+        long || row
+            .short
+            .is_some_and(|short| flag.strip_prefix('-').is_some_and(|flag| flag.chars().eq([short])))
+    });
+    let other = || OTHERS.iter().find(|other| other.flag.split([',', ' ']).any(|name| name == flag));
+    directive.map(|row| row.value).or_else(|| other().map(|other| other.value)).unwrap_or("VALUE")
+}
+
+/// One screen: the flags in groups, a line each.
+pub(super) fn short() -> String {
+    let mut out = USAGE.to_owned();
+    for (group, title) in
+        GROUPS.map(|(group, title)| (Some(group), title)).into_iter().chain([(None, "Others")])
+    {
+        let mut lines = String::new();
+        for other in OTHERS.iter().filter(|other| other.group == group && !other.rare) {
+            line(&mut lines, &format!("{} {}", other.flag, other.value), other.doc);
+        }
+        for row in DIRECTIVES.iter().filter(|row| Some(row.group) == group && row.flag.is_some()) {
+            let doc = row.doc.split("; ").next().unwrap_or_default();
+            line(&mut lines, &label(row), &format!("{doc}{}", default(row)));
+        }
+        if !lines.is_empty() {
+            let _ = write!(out, "{title}:\n{lines}");
+        }
+    }
+    out
+}
+
+/// Everything: verbs, flags, and the directives that only `-p` sets.
+pub(super) fn long() -> String {
+    let mut out = format!("{USAGE}\nVerbs:\n");
+    for (_, usage, doc) in VERBS.into_iter().chain([("list", "list [--json]", "every instance of this user")])
+    {
+        line(&mut out, usage, doc);
+    }
+    for (group, title) in
+        GROUPS.map(|(group, title)| (Some(group), title)).into_iter().chain([(None, "Others")])
+    {
+        let _ = write!(out, "\n{title}:\n");
+        for other in OTHERS.iter().filter(|other| other.group == group) {
+            line(&mut out, &format!("{} {}", other.flag, other.value), other.doc);
+        }
+        for row in DIRECTIVES.iter().filter(|row| Some(row.group) == group) {
+            if matches!(row.verdict, Verdict::Honoured(_)) {
+                line(&mut out, &label(row), &format!("{}{}", row.doc, default(row)));
+            }
+        }
+    }
+    out.push_str(ADDRESSES);
+    out.push_str(ENDING);
+    out.push_str("\nWithout effect, with a warning or, by --strict, an error:\n ");
+    for row in DIRECTIVES.iter().filter(|row| matches!(row.verdict, Verdict::NotHonoured(_))) {
+        if out.len() - out.rfind('\n').unwrap_or(0) + row.key.len() > 100 {
+            out.push_str("\n ");
+        }
+        let _ = write!(out, " {}", row.key);
+    }
+    out.push('\n');
+    out
+}
+
+fn label(row: &Directive) -> String {
+    let short = row.short.map_or_else(|| "    ".to_owned(), |short| format!("-{short}, "));
+    match row.flag {
+        Some(flag) => format!("{short}--{flag} {}", row.value),
+        None => format!("-p {}={}", row.key, row.value),
+    }
+}
+
+fn default(row: &Directive) -> String {
+    if row.default.is_empty() { String::new() } else { format!(" [default: {}]", row.default) }
+}
+
+fn line(out: &mut String, label: &str, doc: &str) {
+    let _ = writeln!(out, "  {:<40} {doc}", label.trim_end());
+}
