@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::core::report::{Line, Role, State, Status};
 use crate::core::{Reply, Request};
-use crate::os::instances::{self, Instance};
+use crate::os::instances::{self, Holder, Instance};
 use render::printable;
 use wire::{Trouble, Wire};
 
@@ -79,7 +79,11 @@ fn find(dirs: &[PathBuf], verb: &Verb) -> Result<Instance, Failure> {
     let nothing = |text: String| Failure { exit: NOTHING_RUNS, text };
     if let Some(path) = &verb.control {
         let name = path.display().to_string();
-        return Ok(Instance { name, path: path.clone(), pid: None });
+        let pid = match instances::holder(path) {
+            Holder::Lives(pid) => pid,
+            Holder::Nobody | Holder::Stale | Holder::Foreign(_) => None,
+        };
+        return Ok(Instance { name, path: path.clone(), pid });
     }
     if let Some(name) = &verb.name {
         return instances::named(dirs, name).ok_or_else(|| {
@@ -117,7 +121,12 @@ fn ask(
         match wire.line(deadline) {
             Ok(Line::Note(text)) if !json => say(out, &printable(&text))?,
             Ok(Line::Note(_)) => {}
-            Ok(Line::Reply(reply)) => return answer(request, &reply, json, out),
+            Ok(Line::Reply(reply)) => {
+                if *request == Request::Stop && reply.exit == 0 {
+                    wire.until_closed();
+                }
+                return answer(request, &reply, json, out);
+            }
             Err(trouble) => {
                 return Err(Failure { exit: REFUSED, text: no_answer(found, &trouble, patience) });
             }

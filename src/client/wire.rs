@@ -67,6 +67,11 @@ impl Wire {
         }
     }
 
+    /// Waits for the other side to end. After the last line, whatever ends the connection is as good.
+    pub(super) fn until_closed(&mut self) {
+        while self.line(None).is_ok() {}
+    }
+
     fn allow_until(&self, deadline: Option<Instant>) -> Result<(), Trouble> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {

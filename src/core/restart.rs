@@ -126,8 +126,32 @@ pub(super) fn restart_delay(delay: &RestartDelay, n: u32) -> Span {
     }
     // RestartSec=0 cannot be multiplied up; systemd counts from one microsecond then.
     let base = (delay.base.as_nanos() as f64).max(1_000.0);
-    let ratio = delay.max.as_nanos() as f64 / base;
-    Span::from_nanos((base * ratio.powf(f64::from(n - 1) / f64::from(delay.steps))) as u64)
+    let step = nth_root(delay.max.as_nanos() as f64 / base, delay.steps);
+    Span::from_nanos((base * power(step, n - 1)) as u64)
+}
+
+/// The `n`th root of a number of at least 1, by bisection: powf() would make every start load the library of
+/// mathematics for this one line.
+fn nth_root(number: f64, n: u32) -> f64 {
+    let (mut low, mut high) = (1.0, number);
+    for _ in 0..64 {
+        let middle = f64::midpoint(low, high);
+        if power(middle, n) > number { high = middle } else { low = middle }
+    }
+    low
+}
+
+/// `base` to the power of `n`, by squaring.
+fn power(base: f64, n: u32) -> f64 {
+    let (mut result, mut square, mut rest) = (1.0, base, n);
+    while rest > 0 {
+        if rest & 1 == 1 {
+            result *= square;
+        }
+        square *= square;
+        rest >>= 1;
+    }
+    result
 }
 
 /// systemd's ratelimit: a fixed window that opens at its first event; `burst` events pass in it.

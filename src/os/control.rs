@@ -154,7 +154,8 @@ impl ControlSocket {
     /// to deregister and close. When nothing is amiss it costs two system calls.
     ///
     /// # Errors
-    /// It is gone and cannot be bound again; the old listener stays.
+    /// It is gone and cannot be bound again. The old listener stays, but nothing wakes us for another try: who calls this
+    /// once more at some other occasion may have more luck.
     pub fn heal(&mut self) -> Result<Option<UnixListener>, ControlError> {
         while self.watch.as_ref().is_some_and(|watch| watch.read_events().is_ok()) {}
         if self.is_in_place() {
@@ -230,7 +231,10 @@ fn search(
         });
         match bound {
             Ok(bound) => return bound.map(Found::Bound),
-            Err(reason) => reasons.push(reason),
+            Err(reason) => {
+                log::debug!("no place for the control socket: {reason}");
+                reasons.push(reason);
+            }
         }
     }
     Ok(Found::Nowhere(reasons.join("; ")))

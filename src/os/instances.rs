@@ -31,7 +31,7 @@ pub enum Holder {
     Nobody,
     /// A socket on which nobody listens any more.
     Stale,
-    /// It answers. None: its backlog is full, so that its pid cannot be asked for.
+    /// It answers; None: its pid cannot be known (the backlog is full, or it runs in another pid namespace).
     Lives(Option<i32>),
     /// Nothing that we may replace; the sentence says why.
     Foreign(String),
@@ -162,7 +162,8 @@ pub fn holder(path: &Path) -> Holder {
         Ok(_) => {}
     }
     match connect(path, Duration::ZERO) {
-        Ok(stream) => Holder::Lives(peer(&stream).ok().map(|peer| peer.pid())),
+        // 0: it runs in a pid namespace that we cannot see into.
+        Ok(stream) => Holder::Lives(peer(&stream).ok().map(|peer| peer.pid()).filter(|pid| *pid > 0)),
         Err(error) => match error.kind() {
             io::ErrorKind::WouldBlock => Holder::Lives(None),
             io::ErrorKind::ConnectionRefused => Holder::Stale,

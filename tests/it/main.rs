@@ -1,2 +1,22 @@
-//! (being written)
-fn main() {}
+//! The built `supervise` with real processes, sockets and signals: the servers of examples/ under every trouble that
+//! README.md promises to survive. One binary, so that all tests share one link step.
+//!
+//! Each test has a directory, ports and processes of its own and may run beside any other, as root or not.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by panicking")]
+
+mod candidate;
+mod child;
+mod cli;
+mod control;
+mod errors;
+mod idle;
+mod init;
+mod load;
+mod readme;
+mod restart;
+mod run;
+mod signals;
+mod support;
+mod swap;
+mod tidy;

@@ -41,6 +41,9 @@ struct Connection {
     id: ClientId,
     stream: UnixStream,
     phase: Phase,
+    /// The end of this connection says more than its last line: it comes when we exit. For `stop`, whose caller may
+    /// want our addresses at once.
+    keep: bool,
     input: Vec<u8>,
     output: Vec<u8>,
 }
@@ -86,7 +89,11 @@ impl ControlServer {
     /// `ClientGone` events, the latter only for clients that wait for an answer, and once.
     pub fn ready(&mut self, token: Token) -> Vec<Event> {
         match token.0.checked_sub(self.first) {
-            Some(0) => self.accept(),
+            Some(0) => {
+                while let Some(stream) = accept(self.socket.listener()) {
+                    self.admit(stream);
+                }
+            }
             Some(1) => self.heal(),
             Some(slot) if slot < TOKENS => return self.client_ready(slot - 2),
             Some(_) | None => {}
@@ -100,7 +107,9 @@ impl ControlServer {
             Ok(None) => {}
             Ok(Some(old)) => {
                 // Who connected before the path went away is served like anybody else.
-                self.accept_from(&old);
+                while let Some(stream) = accept(&old) {
+                    self.admit(stream);
+                }
                 let fd = old.as_raw_fd();
                 let moved = self.registry.deregister(&mut SourceFd(&fd));
                 let moved = moved.and_then(|()| self.register_listener(self.socket.listener()));
@@ -128,7 +137,8 @@ impl ControlServer {
         }
     }
 
-    /// The last line for `client`; the connection is closed after its last byte. Unknown clients are ignored: they
+    /// The last line for `client`; the connection is closed after its last byte, that of a `stop` that was done when
+    /// the server is dropped or the process ends. Unknown clients are ignored: they
     /// left while the answer was made.
     pub fn reply(&mut self, client: ClientId, reply: Reply) {
         let is_it = |slot: &Option<Connection>| slot.as_ref().is_some_and(|found| found.id == client);
@@ -145,30 +155,6 @@ impl ControlServer {
     fn register_listener(&self, listener: &UnixListener) -> io::Result<()> {
         let fd = listener.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), Token(self.first), Interest::READABLE)
-    }
-
-    fn accept(&mut self) {
-        match self.socket.listener().try_clone() {
-            Ok(listener) => self.accept_from(&listener),
-            Err(error) => log::warn!("a control connection has to wait: {error}"),
-        }
-    }
-
-    fn accept_from(&mut self, listener: &UnixListener) {
-        loop {
-            match listener.accept() {
-                Ok((stream, _)) => self.admit(stream),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                    _ => {
-                        // Out of fds, most likely: the client stays in the backlog until the next one comes.
-                        log::warn!("a control connection has to wait: {error}");
-                        return;
-                    }
-                },
-            }
-        }
     }
 
     fn admit(&mut self, stream: UnixStream) {
@@ -193,8 +179,14 @@ impl ControlServer {
         }
         self.last_id += 1;
         let id = ClientId(self.last_id);
-        let connection =
-            Connection { id, stream, phase: Phase::Silent, input: Vec::new(), output: Vec::new() };
+        let connection = Connection {
+            id,
+            stream,
+            phase: Phase::Silent,
+            keep: false,
+            input: Vec::new(),
+            output: Vec::new(),
+        };
         self.clients[slot] = Some(connection);
     }
 
@@ -228,6 +220,7 @@ impl ControlServer {
         match line.map(|line| line.and_then(|line| parse(&line))) {
             Some(Ok(request)) => {
                 connection.phase = Phase::Waiting { notes: !matches!(request, Request::Status { .. }) };
+                connection.keep = request == Request::Stop;
                 events.push(Event::Requested { client, request });
             }
             Some(Err(why)) => {
@@ -251,6 +244,7 @@ impl ControlServer {
     fn answer(&mut self, slot: usize, reply: Reply) {
         if let Some(connection) = &mut self.clients[slot] {
             connection.phase = Phase::Answered;
+            connection.keep &= reply.exit == 0;
             connection.output.extend(encode(&Line::Reply(reply)));
             self.flush(slot);
         }
@@ -258,10 +252,11 @@ impl ControlServer {
 
     /// Writes what is left to an answered client, and closes when that is nothing or nobody reads it.
     fn flush(&mut self, slot: usize) {
-        if let Some(connection) = &mut self.clients[slot]
-            && !matches!(connection.flush(), Ok(false))
-        {
-            self.close(slot);
+        let Some(connection) = &mut self.clients[slot] else { return };
+        match connection.flush() {
+            Ok(false) => {}
+            Ok(true) if connection.keep => {}
+            Ok(true) | Err(_) => self.close(slot),
         }
     }
 
@@ -318,6 +313,7 @@ impl Connection {
     fn flush(&mut self) -> io::Result<bool> {
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => drop(self.output.drain(..count)),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(false),
@@ -327,6 +323,24 @@ impl Connection {
             }
         }
         Ok(true)
+    }
+}
+
+/// The next connection; None until there is another one.
+fn accept(listener: &UnixListener) -> Option<UnixStream> {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Some(stream),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return None,
+                io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                _ => {
+                    // Out of fds, most likely: the client stays in the backlog until the next one comes.
+                    log::warn!("a control connection has to wait: {error}");
+                    return None;
+                }
+            },
+        }
     }
 }
 

@@ -1,0 +1,79 @@
+//! The command line itself: help, version, the hint for a forgotten `--`, verbs with nobody to talk to.
+
+use std::process::Command;
+
+use super::support::{Ended, Place, SUPERVISE, Verb};
+
+fn supervise(words: &[&str]) -> Ended {
+    let mut command = Command::new(SUPERVISE);
+    command.args(words);
+    Verb::spawn(command).end()
+}
+
+#[test]
+fn short_help_is_one_screen_and_long_help_names_every_option() {
+    let short = supervise(&["-h"]).expect(0);
+    assert!(short.stderr.is_empty() && short.stdout.contains("--listen"), "{short:?}");
+    assert!(short.stdout.lines().count() <= 66, "one screen, not {}", short.stdout.lines().count());
+    let long = supervise(&["--help"]).expect(0).stdout;
+    for option in [
+        "--listen",
+        "--restart",
+        "--restart-sec",
+        "--restart-steps",
+        "--restart-max-delay-sec",
+        "--start-limit-burst",
+        "--start-limit-interval-sec",
+        "--start-limit-action",
+        "--success-exit-status",
+        "--restart-prevent-exit-status",
+        "--restart-force-exit-status",
+        "--ready",
+        "--timeout-start-sec",
+        "--timeout-stop-sec",
+        "--kill-signal",
+        "--kill-mode",
+        "--watchdog-sec",
+        "--user",
+        "--group",
+        "--working-directory",
+        "--setenv",
+        "--environment-file",
+        "--umask",
+        "--bake",
+        "--handover",
+        "--stdin",
+        "--name",
+        "--control",
+        "--color",
+    ] {
+        assert!(long.contains(option), "--help does not know {option}");
+    }
+    for verb in ["swap", "restart", "pause", "resume", "stop", "kill", "status", "list"] {
+        assert!(long.contains(verb), "--help does not know {verb}");
+    }
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let version = supervise(&["--version"]).expect(0).stdout;
+    assert_eq!(version.trim(), concat!("supervise ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_program_without_dashes_gets_the_right_command() {
+    let ended = supervise(&["./run"]).expect(2);
+    assert!(ended.stderr.contains("did you mean: supervise -- ./run"), "{ended:?}");
+}
+
+#[test]
+fn a_verb_with_nobody_there_says_so_with_3() {
+    let place = Place::new();
+    let nowhere = place.path("nobody.sock");
+    for verb in ["swap", "restart", "pause", "resume", "stop", "status"] {
+        let ended = supervise(&[verb, "--control", &nowhere]).expect(3);
+        assert_eq!(ended.text().lines().count(), 1, "{ended:?}");
+        supervise(&[verb, "no-instance-has-this-name"]).expect(3);
+    }
+    supervise(&["kill", "USR1", "--control", &nowhere]).expect(3);
+}

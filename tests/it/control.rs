@@ -1,0 +1,213 @@
+//! The verbs: what each does, what it answers, when it returns.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use super::load::{answer, ask, connect, get};
+use super::support::{Ended, Launch, Place, SUPERVISE, Verb, example, wait_for};
+
+#[test]
+fn pause_holds_new_connections_and_resume_answers_them() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    daemon.verb("pause").expect(0);
+    daemon.wait_state("paused");
+    assert!(place.who("exit") == [1], "{:?}", place.facts());
+    let mut client = connect(&address).unwrap();
+    ask(&mut client, "/").unwrap();
+    daemon.wait_until("it waits", |status| status["sockets"][0]["queue"] == 1);
+    assert_eq!(daemon.status()["state"], "paused", "a connection is no reason to resume");
+    let refused = daemon.verb("swap").expect(1);
+    assert!(refused.text().contains("resume"), "{refused:?}");
+    daemon.verb("status").expect(1);
+    daemon.verb("resume").expect(0);
+    assert_eq!(answer(&mut client).unwrap(), "ready generation 2 on http\n");
+}
+
+#[test]
+fn restart_returns_when_the_new_one_is_ready_and_clients_wait_meanwhile() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "").start();
+    daemon.wait_generation(1);
+    place.flags("--ready-after 500");
+    let address = daemon.address("http");
+    daemon.verb("restart").expect(0);
+    assert_eq!(place.who("ready"), [1, 2]);
+    let facts = place.facts();
+    let at = |generation: u64, what: &str| {
+        facts.iter().position(|fact| fact.generation == generation && fact.what == what).unwrap()
+    };
+    assert!(at(1, "exit") < at(2, "start"), "stop, then start: {facts:?}");
+    assert_eq!(get(&address, "/").unwrap(), "ready generation 2 on http\n");
+    place.flags("--never-ready --die-after 0:3");
+    let failed = daemon.verb("restart").expect(1);
+    assert!(failed.text().contains("status 3"), "{failed:?}");
+}
+
+#[test]
+fn kill_reaches_the_current_generation_alone() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "").start();
+    daemon.wait_generation(1);
+    daemon.verb("kill USR1").expect(0);
+    wait_for("the signal", || (place.who("SIGUSR1") == [1]).then_some(()));
+    daemon.verb("kill SIGUSR2").expect(0);
+    wait_for("the signal", || (place.who("SIGUSR2") == [1]).then_some(()));
+    daemon.verb("kill NOSUCH").expect(2);
+    daemon.verb("pause").expect(0);
+    daemon.verb("kill USR1").expect(1);
+}
+
+#[test]
+fn status_waits_for_a_ready_generation_and_no_longer_than_told() {
+    let place = Place::new();
+    place.flags("--ready-after 1500 --status warm");
+    let daemon = Launch::ready(&place, "--ready notify").start();
+    daemon.verb("status").expect(1);
+    daemon.verb("status --wait 10ms").expect(1);
+    daemon.verb("status --wait 1min").expect(0);
+    let status = daemon.status();
+    assert_eq!(status["generations"][0]["status"], "warm", "{status}");
+    assert!(status["generations"][0]["ready_ms"].as_u64().unwrap() >= 1500);
+}
+
+#[test]
+fn the_status_object_has_what_was_promised() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--name shop --bake 0").start();
+    daemon.wait_generation(1);
+    daemon.verb("swap").expect(0);
+    let status = daemon.wait_generation(2);
+    assert_eq!((&status["name"], &status["pid"]), (&"shop".into(), &daemon.pid().into()));
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&status["restarts"], &status["next"]), (&0.into(), &serde_json::Value::Null));
+    let generation = &status["generations"][0];
+    assert_eq!((&generation["generation"], &generation["role"]), (&2.into(), &"current".into()));
+    assert!(generation["since"].as_str().unwrap().ends_with('Z'), "{generation}");
+    assert!(generation["rss_kb"].as_u64().unwrap() > 0, "{generation}");
+    let socket = &status["sockets"][0];
+    assert_eq!((&socket["name"], &socket["kind"], &socket["fd"]), (&"http".into(), &"tcp".into(), &3.into()));
+    assert_eq!((&socket["queue"], &socket["mode"]), (&0.into(), &"shared".into()));
+    assert!(socket["backlog"].as_u64().unwrap() > 0, "{socket}");
+    let swap = &status["last_swap"];
+    assert_eq!((&swap["from"], &swap["to"], &swap["outcome"]), (&1.into(), &2.into(), &"swapped".into()));
+    assert!(swap["reason"].is_null() && swap["ready_ms"].is_u64(), "{swap}");
+    for text in ["shop", "running", "http", &daemon.address("http")] {
+        let said = daemon.verb("status").expect(0).stdout;
+        assert!(said.contains(text), "{text} is not in:\n{said}");
+    }
+}
+
+#[test]
+fn stop_returns_when_no_process_is_left() {
+    let place = Place::new();
+    place.flags("--grandchildren 2");
+    let mut daemon = Launch::ready(&place, "").start();
+    daemon.wait_generation(1);
+    wait_for("the grandchildren", || (daemon.processes().len() == 4).then_some(()));
+    daemon.verb("stop").expect(0);
+    let pid = daemon.pid();
+    assert!(daemon.processes().iter().all(|left| *left == pid), "the server and its children are gone");
+    daemon.end().expect(0);
+    assert!(!fs::exists(place.path("supervise.ctl")).unwrap(), "the control socket goes with us");
+}
+
+#[test]
+fn swap_says_what_it_does_and_answers_on_stdout() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--bake 0").start();
+    daemon.wait_generation(1);
+    let ended = daemon.verb("swap").expect(0);
+    assert!(ended.stdout.contains('2') && ended.stderr.is_empty(), "{ended:?}");
+    let swap = daemon.verb("swap --json").expect(0).json();
+    let keys = ["from", "to", "outcome", "reason", "ready_ms", "drain_ms", "cut", "closed_idle"];
+    for key in keys {
+        assert!(swap.get(key).is_some(), "{key} is missing in {swap}");
+    }
+}
+
+/// A verb that finds its instance by the runtime directory.
+fn verb_in(place: &Place, words: &[&str]) -> Ended {
+    let mut command = Command::new(SUPERVISE);
+    command.args(words).env("SUPERVISE_RUNTIME_DIR", place.path("run"));
+    Verb::spawn(command).end()
+}
+
+fn status_in(place: &Place, name: &str) -> Option<serde_json::Value> {
+    serde_json::from_str(&verb_in(place, &["status", name, "--json"]).stdout).ok()
+}
+
+#[test]
+fn instances_are_found_by_name_and_the_second_of_a_name_gets_a_number() {
+    let place = Place::new();
+    let directory = place.path("run");
+    let launch = |options: &str| {
+        Launch::new(&place)
+            .args("--listen 127.0.0.1:0=http")
+            .args(options)
+            .env("SUPERVISE_RUNTIME_DIR", &directory)
+            .command(&[&example("ready")])
+    };
+    let first = launch("").spawn("first", None);
+    wait_for("the first", || status_in(&place, "ready").filter(|status| status["state"] == "running"));
+    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+    let second = launch("").spawn("second", None);
+    let status = wait_for("the second", || status_in(&place, "ready-2"));
+    assert_eq!(status["pid"], second.pid());
+    assert!(second.stderr().contains("ready-2"), "the name is printed: {}", second.stderr());
+    let list = verb_in(&place, &["list"]).expect(0).stdout;
+    for pid in [first.pid(), second.pid()] {
+        assert!(list.contains(&pid.to_string()), "{list}");
+    }
+    // Asked by name for a name that lives, we do not take another.
+    let refused = launch("--name ready").run().expect(125);
+    assert!(refused.stderr.contains(&first.pid().to_string()), "{refused:?}");
+    let unclear = verb_in(&place, &["status"]);
+    assert!(unclear.status != 0 && unclear.text().contains("ready-2"), "{unclear:?}");
+    verb_in(&place, &["stop", "ready-2"]).expect(0);
+    second.end().expect(0);
+    assert_eq!(status_in(&place, "ready").unwrap()["pid"], first.pid());
+    // The dead one's name is free again.
+    let third = launch("--name ready-2").spawn("third", None);
+    wait_for("the third", || status_in(&place, "ready-2").filter(|status| status["pid"] == third.pid()));
+}
+
+#[test]
+fn a_control_socket_that_was_removed_is_bound_again() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "").start();
+    daemon.wait_generation(1);
+    fs::remove_file(place.path("supervise.ctl")).unwrap();
+    daemon.wait_generation(1);
+}
+
+#[test]
+fn nonsense_on_the_control_socket_harms_nobody() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--bake 0").start();
+    daemon.wait_generation(1);
+    let control = place.path("supervise.ctl");
+    let mut kept = Vec::new();
+    for bytes in
+        [&b"\0\xff\n\n"[..], b"{\"verb\":\"swap\"", b"{}\n", b"GET / HTTP/1.1\r\n\r\n", &[b'['; 200_000]]
+    {
+        let mut stream = UnixStream::connect(&control).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        // It may have hung up by now.
+        let _refused = stream.write(bytes);
+        kept.push(stream);
+    }
+    // A hundred who connect and say nothing.
+    for _ in 0..100 {
+        kept.extend(UnixStream::connect(&control));
+    }
+    drop(kept);
+    daemon.wait_generation(1);
+    daemon.verb("swap").expect(0);
+    assert_eq!(get(&daemon.address("http"), "/").unwrap(), "ready generation 2 on http\n");
+}

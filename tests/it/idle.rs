@@ -1,0 +1,62 @@
+//! What `supervise` costs while nothing happens: nothing.
+
+use std::fs;
+use std::time::Duration;
+
+use super::load::get;
+use super::support::{Daemon, Launch, Place, proc_status, settled};
+
+/// How often its threads went to sleep by themselves: each time one woke up before.
+fn wakeups(pid: i32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .map(|task| {
+            let text = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        })
+        .sum()
+}
+
+#[test]
+fn ten_idle_seconds_without_a_wakeup_in_any_state_that_waits_for_others() {
+    let place = Place::new();
+    let mut running = Launch::ready(&place, "").start_as("running");
+    let address = running.address("http");
+    let mut listening = Launch::ready(&place, "").start_as("listening");
+    let mut paused = Launch::ready(&place, "").start_as("paused");
+    let mut unaware = Launch::ready(&place, "--ready auto --watchdog-sec 1h").start_as("unaware");
+    running.wait_generation(1);
+    unaware.wait_generation(1);
+    listening.wait_generation(1);
+    get(&listening.address("http"), "/exit/0").unwrap();
+    listening.wait_state("listening");
+    paused.verb("pause").expect(0);
+    paused.wait_state("paused");
+    let all = [&running, &listening, &paused, &unaware];
+    let look = || all.map(|daemon| wakeups(daemon.pid()));
+    let before = settled("the wake-ups", look);
+    // The one thing here that takes its time: ten seconds are what is promised. Requests are the server's business.
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_secs(1));
+        get(&address, "/").unwrap();
+    }
+    assert_eq!(before, look());
+}
+
+#[test]
+fn a_release_build_is_small() {
+    let place = Place::new();
+    let mut daemon: Daemon = Launch::ready(&place, "--bake 0").start();
+    daemon.wait_generation(1);
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    let kilobytes = |key: &str| -> u64 {
+        proc_status(daemon.pid(), key).unwrap().trim_end_matches(" kB").trim().parse().unwrap()
+    };
+    let rss = kilobytes("VmRSS");
+    // An unoptimised binary is bigger; it may not be out of all proportion either.
+    let limit = if cfg!(debug_assertions) { 32 * 1024 } else { 4 * 1024 };
+    assert!(rss < limit, "{rss} kB resident");
+    assert_eq!(proc_status(daemon.pid(), "Threads").unwrap(), "1");
+}

@@ -1,0 +1,106 @@
+//! What the documents tell a newcomer to type works: the first line of each example, and the commands of README.md.
+
+use std::fs;
+use std::path::Path;
+
+use super::load::get;
+use super::support::{Launch, Place, example, wait_for};
+
+/// The examples by name, each with the command of its first line.
+fn examples() -> Vec<(String, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut all: Vec<(String, String)> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let first = text.lines().next().unwrap();
+            let command = first.strip_prefix("//! ").unwrap_or_else(|| panic!("{name} begins with {first}"));
+            (name, command.to_owned())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// The words of a command as they are run here: with what is built already, and ports of the kernel's choice.
+fn words(name: &str, command: &str) -> (Vec<String>, Vec<String>) {
+    let rest = command.strip_prefix("cargo run -- ").unwrap_or_else(|| panic!("{name}: {command}"));
+    let (options, program) = rest.split_once("-- ").unwrap_or_else(|| panic!("{name}: {command}"));
+    let with_cargo = format!("cargo run -q --example {name}");
+    let arguments = program.strip_prefix(&with_cargo).unwrap_or_else(|| panic!("{name}: {program}"));
+    let options = options.split_whitespace().map(|word| word.replace(":8080", ":0").replace(":9090", ":0"));
+    let mut command = vec![example(name)];
+    command.extend(arguments.split_whitespace().filter(|word| *word != "--").map(String::from));
+    (options.collect(), command)
+}
+
+#[test]
+fn each_example_runs_as_its_first_line_says() {
+    for (name, command) in examples() {
+        let place = Place::new();
+        let (options, command) = words(&name, &command);
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let launch = Launch::new(&place).args(&options.join(" ")).command(&command);
+        if options.is_empty() {
+            let ended = launch.run().expect(0);
+            assert!(ended.stdout.trim().parse::<u64>().is_ok(), "{name}: {ended:?}");
+            continue;
+        }
+        let mut daemon = launch.start();
+        daemon.wait_generation(1);
+        let body = get(&daemon.address("http"), "/").unwrap();
+        assert!(body.contains("generation 1") || body.contains("site"), "{name}: {body}");
+    }
+}
+
+fn readme() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md")
+}
+
+#[test]
+fn the_readme_begins_with_the_command_of_the_first_example() {
+    let hello = examples().into_iter().find(|(name, _)| name == "hello").expect("the example hello").1;
+    let text = readme();
+    let commands: Vec<&str> = text
+        .lines()
+        .map(|line| line.trim().trim_start_matches("$ "))
+        .filter(|line| line.starts_with("cargo "))
+        .collect();
+    let first = commands.iter().position(|command| *command == hello);
+    let second = commands.iter().position(|command| *command == "cargo test");
+    assert!(first == Some(0) && second.is_some(), "{commands:?}");
+}
+
+#[test]
+fn files_that_the_readme_names_exist() {
+    let text = readme();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let is_path = |word: &&str| {
+        ["src/", "tests/", "examples/", "benches/", ".ci/"].iter().any(|start| word.starts_with(start))
+    };
+    let ends = |c: char| !(c.is_alphanumeric() || "/._-".contains(c));
+    for path in text.split(ends).filter(is_path) {
+        let path = path.trim_end_matches(['.', '/']);
+        assert!(root.join(path).exists(), "README.md names {path}");
+    }
+}
+
+/// A second look at the first command, with its signals: what the README shows as a transcript.
+#[test]
+fn the_transcript_is_true() {
+    let place = Place::new();
+    let mut daemon =
+        Launch::new(&place).args("--listen 127.0.0.1:0=http").command(&[&example("hello")]).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    assert_eq!(get(&address, "/").unwrap(), "hello from generation 1\n");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_for("the second generation alone", || {
+        daemon.try_status().filter(|status| status["generation"] == 2 && status["state"] == "running")
+    });
+    daemon.wait_generation(2);
+    assert_eq!(get(&address, "/").unwrap(), "hello from generation 2\n");
+}

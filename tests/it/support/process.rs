@@ -1,0 +1,60 @@
+//! Processes as /proc shows them.
+
+use std::collections::HashMap;
+use std::fs;
+
+/// Every pid of this machine.
+pub(crate) fn pids() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The environment of a process as it was at its execve(2); empty for a zombie.
+pub(crate) fn environment(pid: i32) -> HashMap<String, String> {
+    let text = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    text.split(|byte| *byte == 0)
+        .filter_map(|pair| {
+            let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+/// The processes with all of these in their environment.
+pub(crate) fn processes(wanted: &[(&str, &str)]) -> Vec<i32> {
+    let has_all = |pid: &i32| {
+        let environment = environment(*pid);
+        wanted.iter().all(|(name, value)| environment.get(*name).is_some_and(|is| is == value))
+    };
+    pids().into_iter().filter(has_all).collect()
+}
+
+/// A line of /proc/PID/status; None when the process is gone.
+pub(crate) fn proc_status(pid: i32, key: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
+/// The children of a process that nobody has waited for yet.
+pub(crate) fn zombies(parent: i32) -> usize {
+    let is_zombie = |pid: &i32| {
+        proc_status(*pid, "PPid").is_some_and(|is| is == parent.to_string())
+            && proc_status(*pid, "State").is_some_and(|state| state.starts_with('Z'))
+    };
+    pids().iter().filter(|pid| is_zombie(pid)).count()
+}
+
+/// The open fds of a process and what they are.
+pub(crate) fn fds(pid: i32) -> Vec<(i32, String)> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let mut all: Vec<(i32, String)> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let target = fs::read_link(entry.path()).ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, target.to_string_lossy().into_owned()))
+        })
+        .collect();
+    all.sort();
+    all
+}

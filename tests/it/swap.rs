@@ -1,0 +1,211 @@
+//! Swaps under load and in odd moments: no request on a fresh connection fails, and each request to swap has one end.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::load::{Counts, Load, answer, ask, connect, get};
+use super::support::{Daemon, Launch, Place, example, settled, wait_for};
+
+/// At least this many more requests have been begun.
+fn let_pass(load: &Load, requests: u64) {
+    let until = load.begun() + requests;
+    wait_for("the load", || (load.begun() >= until).then_some(()));
+}
+
+#[track_caller]
+fn assert_clean(counts: &Counts) {
+    assert!(counts.failed() == 0 && counts.late == 0 && counts.ok > 0, "{counts}");
+}
+
+#[test]
+fn twenty_swaps_under_load_fail_nothing() {
+    let place = Place::new();
+    place.flags("--work 5");
+    let mut daemon = Launch::ready(&place, "--bake 100ms").start();
+    daemon.wait_generation(1);
+    let load = Load::start(&daemon.address("http"), 500);
+    for generation in 2..=21 {
+        let_pass(&load, 50);
+        let swap = daemon.verb("swap --json").expect(0).json();
+        assert_eq!((&swap["to"], &swap["outcome"]), (&generation.into(), &"swapped".into()), "{swap}");
+    }
+    let_pass(&load, 100);
+    assert_clean(&load.finish());
+    daemon.wait_generation(21);
+    assert_eq!(place.who("start"), (1..=21).collect::<Vec<u64>>());
+    assert_eq!(daemon.status()["restarts"], 0);
+}
+
+#[test]
+fn a_server_without_readiness_is_swapped_under_load_too() {
+    let place = Place::new();
+    let mut daemon = Launch::new(&place)
+        .args("--listen 127.0.0.1:0=http --bake 0")
+        .command(&[&example("hello"), "5"])
+        .start();
+    daemon.wait_generation(1);
+    let load = Load::start(&daemon.address("http"), 500);
+    for generation in 2..=4 {
+        assert_eq!(daemon.verb("swap --json").expect(0).json()["to"], generation);
+    }
+    let_pass(&load, 100);
+    assert_clean(&load.finish());
+}
+
+#[test]
+fn a_bad_candidate_under_load_fails_nothing() {
+    let place = Place::new();
+    place.flags("--work 5");
+    let mut daemon = Launch::ready(&place, "--bake 0").start();
+    daemon.wait_generation(1);
+    let load = Load::start(&daemon.address("http"), 500);
+    place.flags("--die-after 0:3 --never-ready");
+    for _ in 0..5 {
+        let_pass(&load, 50);
+        daemon.verb("swap").expect(1);
+    }
+    daemon.wait_generation(1);
+    assert_clean(&load.finish());
+}
+
+#[test]
+fn stop_first_never_lets_two_generations_overlap_and_clients_wait() {
+    let place = Place::new();
+    place.flags("--work 5");
+    let mut daemon = Launch::ready(&place, "--handover stop-first --bake 0").start();
+    daemon.wait_generation(1);
+    assert_eq!(daemon.status()["sockets"][0]["mode"], "stop-first");
+    let load = Load::start(&daemon.address("http"), 200);
+    for generation in 2..=6 {
+        let_pass(&load, 50);
+        assert_eq!(daemon.verb("swap --json").expect(0).json()["to"], generation);
+    }
+    daemon.wait_generation(6);
+    assert_clean(&load.finish());
+    let mut alive = 0;
+    for fact in place.facts() {
+        match fact.what.as_str() {
+            "start" => alive += 1,
+            "exit" => alive -= 1,
+            _ => {}
+        }
+        assert!(alive <= 1, "{:?}", place.facts());
+    }
+}
+
+#[test]
+fn a_request_in_flight_is_finished_by_the_old_generation() {
+    let place = Place::new();
+    place.flags("--work 1500");
+    let mut daemon = Launch::ready(&place, "--bake 0").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let mut client = connect(&address).unwrap();
+    ask(&mut client, "/").unwrap();
+    // Once the queue is empty the old generation has it.
+    daemon.wait_until("it is accepted", |status| status["sockets"][0]["queue"] == 0);
+    place.flags("");
+    daemon.verb("swap").expect(0);
+    assert_eq!(get(&address, "/").unwrap(), "ready generation 2 on http\n");
+    assert_eq!(answer(&mut client).unwrap(), "ready generation 1 on http\n");
+    daemon.wait_generation(2);
+}
+
+#[test]
+fn a_hundred_hups_are_at_most_two_swaps() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--bake 0").start();
+    daemon.wait_generation(1);
+    // So long that all of them come during the first swap, on a slow machine too.
+    place.flags("--ready-after 3000");
+    let begin = Instant::now();
+    for number in 1..=100 {
+        daemon.signal(Signal::SIGHUP);
+        let due = begin + Duration::from_millis(2) * number;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    daemon.wait_until("a new one serves", |status| {
+        status["state"] == "running"
+            && status["generation"].as_u64().unwrap_or(0) >= 2
+            && status["generations"].as_array().unwrap().len() == 1
+    });
+    let starts = settled("the log", || place.who("start"));
+    assert!(starts == [1, 2] || starts == [1, 2, 3], "{starts:?}");
+    let last = *starts.last().unwrap();
+    daemon.wait_generation(last);
+}
+
+#[test]
+fn several_who_ask_for_a_swap_at_once_share_one_or_two() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--bake 0").start();
+    daemon.wait_generation(1);
+    place.flags("--ready-after 1000");
+    let verbs: Vec<_> = (0..8).map(|_| daemon.spawn_verb("swap")).collect();
+    for verb in verbs {
+        verb.end().expect(0);
+    }
+    let starts = settled("the log", || place.who("start"));
+    assert!(starts == [1, 2] || starts == [1, 2, 3], "{starts:?}");
+}
+
+/// A swap to a candidate that takes its time; returns with it running and not ready.
+fn slow_swap(place: &Place, daemon: &mut Daemon) -> super::support::Verb {
+    daemon.wait_generation(1);
+    place.flags("--ready-after 2000");
+    let verb = daemon.spawn_verb("swap --json");
+    daemon.wait_state("swapping");
+    wait_for("the candidate", || place.who("start").contains(&2).then_some(()));
+    place.flags("");
+    verb
+}
+
+#[test]
+fn the_old_one_dying_during_a_swap_leaves_the_candidate() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--bake 0 --restart-sec 0").start();
+    let verb = slow_swap(&place, &mut daemon);
+    let address = daemon.address("http");
+    kill(Pid::from_raw(daemon.server()), Signal::SIGKILL).unwrap();
+    // The candidate accepts already; whoever answers, nobody is refused.
+    assert_eq!(get(&address, "/").unwrap(), "ready generation 2 on http\n");
+    verb.end().expect(0);
+    daemon.wait_generation(2);
+    assert_eq!(place.who("start"), [1, 2]);
+}
+
+#[test]
+fn a_stop_during_a_swap_ends_both() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--bake 0").start();
+    let verb = slow_swap(&place, &mut daemon);
+    daemon.verb("stop").expect(0);
+    verb.end().expect(1);
+    daemon.end().expect(0);
+    assert!(place.facts().iter().any(|fact| fact.generation == 1 && fact.what == "SIGTERM"));
+    assert_eq!(place.who("start"), [1, 2]);
+}
+
+#[test]
+fn a_client_that_goes_away_does_not_stop_the_swap() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--bake 0").start();
+    drop(slow_swap(&place, &mut daemon));
+    daemon.wait_generation(2);
+    assert_eq!(daemon.status()["last_swap"]["outcome"], "swapped");
+}
+
+#[test]
+fn the_old_one_is_told_to_stop_only_after_the_new_one_was_ready() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "").start();
+    slow_swap(&place, &mut daemon).end().expect(0);
+    daemon.wait_generation(2);
+    let facts = place.facts();
+    let at = |generation: u64, what: &str| {
+        facts.iter().position(|fact| fact.generation == generation && fact.what == what).unwrap()
+    };
+    assert!(at(2, "ready") < at(1, "SIGTERM"), "{facts:?}");
+}

@@ -1,0 +1,195 @@
+//! Style as a test: sizes, who may import whom, where `unsafe` may stand, and that the map knows every file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LINES_OF_A_FILE: usize = 500;
+const LINES_OF_A_FUNCTION: usize = 70;
+
+/// The Rust files below a directory of the package, with their text.
+fn files(directory: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut left: Vec<PathBuf> = vec![root.join(directory)];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+            found.push((name, fs::read_to_string(path).unwrap()));
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "{directory} has Rust files");
+    found
+}
+
+fn everything() -> Vec<(String, String)> {
+    ["src", "examples", "tests", "benches"].iter().flat_map(|directory| files(directory)).collect()
+}
+
+/// The text without comments, good enough for code that rustfmt has seen.
+fn code(text: &str) -> String {
+    text.lines()
+        .map(|line| if line.trim_start().starts_with("//") { "" } else { line.split(" // ").next().unwrap() })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// What is wrong, all of it at once.
+#[track_caller]
+fn assert_none(faults: Vec<String>) {
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    let mut faults = Vec::new();
+    for (name, text) in everything() {
+        let lines = text.lines().count();
+        if lines > LINES_OF_A_FILE {
+            faults.push(format!("{name} has {lines} lines, {LINES_OF_A_FILE} are enough"));
+        }
+        if !text.starts_with("//!") {
+            faults.push(format!("{name} does not begin with what it is for (//!)"));
+        }
+    }
+    assert_none(faults);
+}
+
+#[test]
+fn functions_fit_on_a_screen() {
+    let mut faults = Vec::new();
+    for (name, text) in everything() {
+        for (number, function, lines) in functions(&text) {
+            if lines > LINES_OF_A_FUNCTION {
+                faults.push(format!("{name}:{number}: {function} has {lines} lines"));
+            }
+        }
+    }
+    assert_none(faults);
+}
+
+/// Where each function begins, its name and its length. rustfmt puts the closing brace below the first letter.
+fn functions(text: &str) -> Vec<(usize, String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let begins = |line: &str| {
+        let words = line.trim_start();
+        let words = ["pub ", "pub(crate) ", "pub(super) ", "const ", "async ", "unsafe ", "extern \"C\" "]
+            .iter()
+            .fold(words, |rest, word| rest.strip_prefix(word).unwrap_or(rest));
+        words
+            .strip_prefix("fn ")
+            .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+    };
+    let mut found = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let Some(function): Option<String> = begins(line) else { continue };
+        let indent = line.len() - line.trim_start().len();
+        let closing = format!("{}}}", " ".repeat(indent));
+        let one_line = line.trim_end().ends_with('}') || line.trim_end().ends_with(';');
+        let length = if one_line {
+            1
+        } else {
+            lines[number..].iter().position(|end| *end == closing).unwrap_or(0) + 1
+        };
+        found.push((number + 1, function, length));
+    }
+    found
+}
+
+#[test]
+fn the_measure_of_functions_works() {
+    let text = "impl A {\n    pub(crate) const fn one(&self) -> u8 {\n        1\n    }\n}\nfn two() {}\n";
+    assert_eq!(functions(text), [(2, "one".into(), 3), (6, "two".into(), 1)]);
+}
+
+#[test]
+fn the_core_and_the_configuration_touch_nothing() {
+    let forbidden = [
+        "std::fs",
+        "std::io",
+        "std::net",
+        "std::os",
+        "std::process",
+        "std::thread",
+        "std::env",
+        "std::time",
+        "nix::",
+        "libc::",
+        "mio::",
+        "crate::os",
+        "crate::client",
+        "crate::cli",
+        "unsafe ",
+    ];
+    let mut faults = Vec::new();
+    for directory in ["src/core", "src/config"] {
+        for (name, text) in files(directory) {
+            for word in forbidden.iter().filter(|word| code(&text).contains(*word)) {
+                // An address is a value: no socket comes of it.
+                let addresses = code(&text).matches("std::net").count()
+                    == code(&text).matches("std::net::{Ipv").count()
+                        + code(&text).matches("std::net::SocketAddr").count();
+                if !(*word == "std::net" && addresses) {
+                    faults.push(format!("{name} mentions {word}"));
+                }
+            }
+        }
+    }
+    for (name, text) in files("src/config").into_iter().filter(|(_, text)| code(text).contains("crate::core"))
+    {
+        faults.push(format!("{name} knows the core ({} lines)", text.lines().count()));
+    }
+    assert_none(faults);
+}
+
+#[test]
+fn imports_go_one_way() {
+    let mut faults = Vec::new();
+    let mut forbid = |directory: &str, words: &[&str]| {
+        for (name, text) in files(directory) {
+            for word in words.iter().filter(|word| code(&text).contains(*word)) {
+                faults.push(format!("{name} mentions {word}"));
+            }
+        }
+    };
+    forbid("src/os", &["crate::cli", "crate::client"]);
+    forbid("src/core", &["crate::os", "crate::cli", "crate::client"]);
+    forbid("src", &["thread::sleep"]);
+    assert_none(faults);
+}
+
+#[test]
+fn unsafe_stands_where_system_calls_are_made() {
+    let allowed = ["src/os/spawn.rs", "src/os/sys.rs", "examples/common/mod.rs", "examples/stamp.rs"];
+    let keywords =
+        ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "#[unsafe", "allow(unsafe_code)"];
+    let mut faults = Vec::new();
+    for (name, text) in everything().into_iter().filter(|(name, _)| name != "tests/it/tidy.rs") {
+        if keywords.iter().any(|keyword| code(&text).contains(keyword)) && !allowed.contains(&name.as_str()) {
+            faults.push(format!("{name} is unsafe"));
+        }
+    }
+    assert_none(faults);
+}
+
+#[test]
+fn the_map_names_every_file() {
+    let map = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let missing = files("src")
+        .into_iter()
+        .map(|(name, _)| name)
+        .filter(|name| name != "src/lib.rs")
+        .filter(|name| {
+            let name = name.trim_start_matches("src/");
+            let folder = Path::new(name).parent().unwrap().to_string_lossy().into_owned();
+            let file = Path::new(name).file_name().unwrap().to_string_lossy().into_owned();
+            // By its whole path, or by its name below the line of its folder.
+            let below = map.split(&format!("{folder}/")).nth(1).is_some_and(|rest| rest.contains(&file));
+            !(map.contains(name) || !folder.is_empty() && below)
+        })
+        .map(|name| format!("the map in src/lib.rs does not name {name}"))
+        .collect();
+    assert_none(missing);
+}
