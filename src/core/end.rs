@@ -147,20 +147,28 @@ impl Step<'_> {
 
     /// Ends what the main process left behind.
     fn clear(&mut self, id: GenerationId) {
-        let ending = self.service.get(id).and_then(|generation| generation.ending);
+        // At the end of pid 1 nobody is killed unasked: there is no later, and nobody else to ask them.
+        let asks_all = self.setting.init && matches!(self.service.phase, Phase::Stopping { .. });
         match self.policy.kill_mode {
             KillMode::Process => self.finish(id),
-            KillMode::Mixed => self.kill(id),
-            KillMode::ControlGroup if ending.is_some() => {}
+            KillMode::Mixed if !asks_all => self.kill(id),
+            KillMode::Mixed => self.ask_rest(id),
             KillMode::ControlGroup => {
-                let (now, patience) = (self.now, self.policy.timeout_stop);
-                if let Some(generation) = self.service.get_mut(id) {
-                    generation.ending = Some(Ending { since: now, due: now.after(patience), killed: false });
-                }
-                for signal in [self.policy.kill_signal, Signal::CONT] {
-                    self.out.push(Action::Kill { generation: id, signal, scope: Scope::All });
+                // Whoever was told to stop was told as a group.
+                if self.service.get(id).is_some_and(|generation| generation.ending.is_none()) {
+                    self.ask_rest(id);
                 }
             }
+        }
+    }
+
+    fn ask_rest(&mut self, id: GenerationId) {
+        let since = self.now;
+        let due = since.after(self.policy.timeout_stop);
+        let Some(generation) = self.service.get_mut(id) else { return };
+        generation.ending.get_or_insert(Ending { since, due, killed: false });
+        for signal in [self.policy.kill_signal, Signal::CONT] {
+            self.out.push(Action::Kill { generation: id, signal, scope: Scope::All });
         }
     }
 
