@@ -8,25 +8,27 @@ mod help;
 #[cfg(test)]
 mod tests;
 
+use std::env::VarError;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use crate::client::{Task, Verb};
 use crate::config::address::check_name as check_socket_name;
-use crate::config::directives::{DIRECTIVES, Draft, Verdict, choice, nearest};
-use crate::config::{Config, Error, Kind, Listener, Problem, Signal, Span, Warning, environment, printable};
+use crate::config::directives::{DIRECTIVES, Draft, choice, nearest};
+use crate::config::{
+    Color, Config, Control, Error, Instance, Kind, Listener, Problem, Signal, Span, Warning, environment,
+    printable,
+};
 use crate::core::Request;
 
 /// What a command line asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Parsed {
     Run(Box<RunArgs>),
-    Verb(VerbArgs),
-    List {
-        json: bool,
-    },
+    Verb(Verb),
     /// Nothing to do but to print this and end: help, version or an error.
     Exit {
         status: u8,
@@ -40,41 +42,13 @@ pub enum Parsed {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunArgs {
     pub config: Config,
-    /// `--name`; None: after the command.
-    pub name: Option<String>,
-    pub control: Control,
+    pub instance: Instance,
     /// 0, less with each `-q`, more with each `-v`.
     pub verbosity: i8,
     pub color: Color,
     /// `--strict`; already applied to `warnings`.
     pub strict: bool,
     pub warnings: Vec<Warning>,
-}
-
-/// Where the control socket goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Control {
-    /// NAME.sock in the first usable directory.
-    Default,
-    None,
-    Path(PathBuf),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Color {
-    Auto,
-    Always,
-    Never,
-}
-
-/// A verb for a running instance.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VerbArgs {
-    pub request: Request,
-    /// None: the only one that runs.
-    pub name: Option<String>,
-    pub control: Option<PathBuf>,
-    pub json: bool,
 }
 
 /// The verbs that talk to an instance, as they are typed, and what they do.
@@ -118,7 +92,7 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
     }
     match words.first().map(String::as_str) {
         None => Err(Problem::new("nothing to do", "type supervise -l 8080 -- ./server, or supervise -h")
-            .at("supervise")),
+            .at("command line")),
         Some("list") => read_list(&words[1..]),
         Some(verb) if VERBS.iter().any(|(name, ..)| *name == verb) => read_verb(verb, &words[1..]),
         Some(word) if !word.starts_with('-') => Err(unknown_word(word, &words)),
@@ -133,7 +107,7 @@ fn answer(text: String) -> Parsed {
 fn unknown_word(word: &str, words: &[String]) -> Error {
     let known = VERBS.iter().map(|(name, ..)| *name).chain(["list"]);
     let remedy = match nearest(word, known) {
-        Some(verb) => format!("did you mean: supervise {verb}"),
+        Some(verb) => format!("did you mean: supervise {verb}; a program comes after --"),
         None if word == "help" => "did you mean: supervise --help".to_owned(),
         None => format!("did you mean: supervise -- {}", typed(words)),
     };
@@ -231,8 +205,7 @@ fn read_run(words: &[String]) -> Result<Parsed, Error> {
         last(&matches, "name").map(|name| check_name(name).map_err(|error| error.at(place("--name", name))));
     Ok(Parsed::Run(Box::new(RunArgs {
         config,
-        name: name.transpose()?,
-        control: control(&matches)?,
+        instance: Instance { name: name.transpose()?, control: control(&matches)? },
         verbosity: verbosity(&matches),
         color: color(&matches)?,
         strict,
@@ -273,7 +246,7 @@ fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {
         let names: Vec<&str> = text.split(':').collect();
         let place = || place("--fdname", text);
         if names.len() != 1 && names.len() != listeners.len() {
-            let cause = format!("{} names for {} sockets", names.len(), listeners.len());
+            let cause = format!("{} names, but {} --listen", names.len(), listeners.len());
             return Err(Problem::new(cause, "write one for all, or one for each --listen").at(place()));
         }
         for (listener, name) in listeners.iter_mut().zip(names.iter().cycle()) {
@@ -311,9 +284,7 @@ fn set(draft: &mut Draft, id: &str, value: &str) -> Result<Option<Warning>, Erro
         },
         "Environment" => {
             let name = value.split('=').next().unwrap_or_default();
-            let ours = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-            let variable =
-                environment::assignment(value, ours).map_err(|problem| problem.at(place("-E", name)))?;
+            let variable = variable(name, value).map_err(|problem| problem.at(place("-E", name)))?;
             draft.config.launch.environment.push(variable);
             Ok(None)
         }
@@ -324,9 +295,20 @@ fn set(draft: &mut Draft, id: &str, value: &str) -> Result<Option<Warning>, Erro
     }
 }
 
+/// `-E NAME=VALUE`, or `-E NAME` with the value it has here.
+fn variable(name: &str, text: &str) -> Result<(String, String), Problem> {
+    match std::env::var(name) {
+        Err(VarError::NotUnicode(_)) if name == text => Err(Problem::new(
+            "its value is not UTF-8",
+            "leave this -E out: the variable is inherited as it is",
+        )),
+        ours => environment::assignment(text, |_| ours.ok()),
+    }
+}
+
 fn control(matches: &ArgMatches) -> Result<Control, Error> {
     match last(matches, "control") {
-        None => Ok(Control::Default),
+        None => Ok(Control::Search),
         Some("none") => Ok(Control::None),
         Some(path) => control_path(path).map(Control::Path),
     }
@@ -359,7 +341,8 @@ fn read_list(words: &[String]) -> Result<Parsed, Error> {
     if matches.get_flag("help") || matches.get_flag("long-help") {
         return Ok(answer(help::LIST.to_owned()));
     }
-    Ok(Parsed::List { json: matches.get_flag("json") })
+    let json = matches.get_flag("json");
+    Ok(Parsed::Verb(Verb { task: Task::List, name: None, control: None, json }))
 }
 
 fn verb_command(verb: &str) -> Command {
@@ -391,11 +374,11 @@ fn read_verb(verb: &str, words: &[String]) -> Result<Parsed, Error> {
         "pause" => Request::Pause,
         "resume" => Request::Resume,
         "stop" => Request::Stop,
-        "kill" => Request::Kill { signal: signal(&matches).map_err(|problem| problem.at(here.as_str()))? },
+        "kill" => Request::Kill { signal: signal(&matches).map_err(|problem| problem.at(verb))? },
         _ => Request::Status { wait_ns: wait(&matches)? },
     };
     let name = match last(&matches, "instance") {
-        Some(name) => Some(check_name(name).map_err(|problem| problem.at(place(&here, name)))?),
+        Some(name) => Some(check_name(name).map_err(|problem| problem.at(place(verb, name)))?),
         None => None,
     };
     let control = match last(&matches, "control") {
@@ -406,7 +389,7 @@ fn read_verb(verb: &str, words: &[String]) -> Result<Parsed, Error> {
         None => None,
     };
     let json = matches!(verb, "swap" | "status") && matches.get_flag("json");
-    Ok(Parsed::Verb(VerbArgs { request, name, control, json }))
+    Ok(Parsed::Verb(Verb { task: Task::Ask(request), name, control, json }))
 }
 
 fn signal(matches: &ArgMatches) -> Result<Signal, Problem> {
@@ -432,7 +415,7 @@ fn last<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a str> {
 }
 
 fn place(option: &str, value: &str) -> String {
-    format!("{option} {}", printable(value))
+    if value.is_empty() { format!("{option} ''") } else { format!("{option} {}", printable(value)) }
 }
 
 /// The name of an instance, which is also a file name and a word of the verbs.
@@ -463,6 +446,11 @@ fn one_line(error: &clap::Error, here: &str) -> Error {
         ErrorKind::UnknownArgument if !argument.starts_with('-') => {
             Problem::new("one word too many", format!("`{here} -h` shows what it takes"))
         }
+        ErrorKind::UnknownArgument
+            if flag.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit()) =>
+        {
+            Problem::new("a number is no option", "a value that begins with a minus is written --option=-1")
+        }
         ErrorKind::UnknownArgument => Problem::new(
             "unknown option",
             match text(ContextKind::SuggestedArg) {
@@ -473,9 +461,10 @@ fn one_line(error: &clap::Error, here: &str) -> Error {
                 None => format!("`{here} -h` lists the options"),
             },
         ),
-        ErrorKind::InvalidValue => {
-            Problem::new("a value is missing", format!("write {flag} {}", help::value_of(flag)))
-        }
+        ErrorKind::InvalidValue => Problem::new(
+            "a value is missing",
+            format!("write {flag} {}", help::value_of(flag).trim_end_matches("|none")),
+        ),
         ErrorKind::TooManyValues => Problem::new("this option takes no value", format!("write {flag} alone")),
         kind => Problem::new(kind.as_str().unwrap_or("cannot be read"), format!("see `{here} -h`")),
     };

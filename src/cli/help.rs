@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{DIRECTIVES, VERBS, Verdict};
-use crate::config::directives::{Directive, Group};
+use super::VERBS;
+use crate::config::directives::{DIRECTIVES, Directive, Group, Verdict};
 
 /// An option that sets no directive.
 struct Other {
@@ -65,7 +65,7 @@ const GROUPS: [(Group, &str); 7] = [
 ];
 
 const USAGE: &str = "\
-supervise holds a server's sockets, runs it on them, restarts it, and swaps in a new version without closing them.
+Holds a server's sockets, runs it on them, restarts it, and swaps in a new version without closing them.
 
 Usage: supervise [OPTIONS] -- COMMAND [ARG]...
        supervise swap | restart | pause | resume | stop | kill SIG | status [NAME]
@@ -177,5 +177,5 @@ fn default(row: &Directive) -> String {
 }
 
 fn line(out: &mut String, label: &str, doc: &str) {
-    let _ = writeln!(out, "  {:<40} {doc}", label.trim_end());
+    let _ = writeln!(out, "  {:<38} {doc}", label.trim_end());
 }

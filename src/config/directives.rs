@@ -120,7 +120,7 @@ impl Draft {
         check_listeners(&config)?;
         if config.launch.command.first().is_none_or(String::is_empty) {
             return Err(Problem::new("no COMMAND", "write it after --: supervise -l 8080 -- ./server")
-                .at("supervise"));
+                .at("command line"));
         }
         for word in &config.launch.command {
             let place = || format!("COMMAND {}", printable(word));

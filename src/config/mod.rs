@@ -7,15 +7,22 @@
 pub mod address;
 pub mod directives;
 pub mod environment;
+pub mod instance;
 pub mod number;
 pub mod placeholder;
+pub mod status;
 pub mod value;
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::PathBuf;
 
 pub use address::{Address, Kind, Listener};
-pub use value::{Signal, Span, StatusSet};
+pub use instance::{Color, Control, Instance};
+pub use status::StatusSet;
+pub use value::{Signal, Span};
 
 /// Everything one instance needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -297,7 +304,9 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { cause: cause.into(), remedy: remedy.into() }
+        // Both may quote what was typed, and a message is one line.
+        let line = |text: String| if text.contains(char::is_control) { escape(text.chars()) } else { text };
+        Self { cause: line(cause.into()), remedy: line(remedy.into()) }
     }
 
     pub fn at(self, place: impl Into<String>) -> Error {
@@ -317,13 +326,21 @@ impl fmt::Display for Warning {
 
 /// `text` as it may stand in a one-line message: control characters escaped, cut after 200 characters.
 pub fn printable(text: &str) -> String {
-    let mut out = String::new();
-    for (count, c) in text.chars().enumerate() {
-        if count == 200 {
-            out.push('…');
-            break;
-        }
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    let mut chars = text.chars();
+    let mut out = escape(chars.by_ref().take(200));
+    if chars.next().is_some() {
+        out.push('…');
     }
     out
+}
+
+fn escape(chars: impl Iterator<Item = char>) -> String {
+    chars.fold(String::new(), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
+        out
+    })
 }

@@ -87,7 +87,10 @@ impl Step<'_> {
     pub(super) fn on_start_failed(&mut self, id: GenerationId, failure: StartFailure) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        if failure.is_text_busy() && generation.ending.is_none() && now < generation.spawned.after(limits::TEXT_BUSY) {
+        if failure.is_text_busy()
+            && generation.ending.is_none()
+            && now < generation.spawned.after(limits::TEXT_BUSY)
+        {
             generation.retry = Some(now.after(limits::TEXT_BUSY_RETRY));
             return;
         }

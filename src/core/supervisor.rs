@@ -104,7 +104,9 @@ impl Step<'_> {
     pub(super) fn on_notified(&mut self, id: GenerationId, message: Notify) {
         let period = self.policy.watchdog;
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.runs()) else { return };
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.runs()) else {
+            return;
+        };
         if let Some(status) = message.status {
             generation.status = (!status.is_empty()).then_some(status);
         }

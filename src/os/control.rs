@@ -22,6 +22,7 @@ use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType};
 use nix::sys::stat::{Mode, fchmod};
 
 use super::instances::{self, Holder};
+use crate::config::{Control, Instance};
 
 /// How long a start waits for another one that holds the lock; it needs it for less than a millisecond.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -30,25 +31,6 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 const BACKLOG: i32 = 128;
 /// NAME, NAME-2, ... up to this number.
 const NAMES: u32 = 9999;
-
-/// What `--name` and `--control` asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Choice {
-    /// None: made from the command's file name.
-    pub name: Option<String>,
-    pub control: Place,
-}
-
-/// Where the socket goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Place {
-    /// NAME.sock in the first usable of the usual directories.
-    #[default]
-    Search,
-    Path(PathBuf),
-    /// `--control none`
-    None,
-}
 
 /// Why there is no control socket although one was asked for; ends the start with 125.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +47,7 @@ impl std::error::Error for ControlError {}
 /// A bound socket that listens, with what is needed to notice its removal.
 #[derive(Debug)]
 pub struct ControlSocket {
-    choice: Choice,
+    choice: Instance,
     dirs: Vec<PathBuf>,
     bound: Bound,
     /// None where the kernel gave us no inotify instance (fs.inotify.max_user_instances): then a removed socket stays
@@ -89,9 +71,9 @@ impl ControlSocket {
     ///
     /// # Errors
     /// An explicit name that lives or cannot be a name; an explicit path that lives or cannot be bound.
-    pub fn open(choice: &Choice, default_name: &str) -> Result<Option<Self>, ControlError> {
+    pub fn open(choice: &Instance, default_name: &str) -> Result<Option<Self>, ControlError> {
         let dirs = instances::directories();
-        if choice.control == Place::Search
+        if choice.control == Control::Search
             && std::env::var_os("SUPERVISE_RUNTIME_DIR").is_some_and(|value| !value.is_empty())
             && let Err(why) = instances::usable(&dirs[0], true)
         {
@@ -103,13 +85,13 @@ impl ControlSocket {
     /// [`ControlSocket::open`] among these directories.
     pub fn open_in(
         dirs: Vec<PathBuf>,
-        choice: &Choice,
+        choice: &Instance,
         default_name: &str,
     ) -> Result<Option<Self>, ControlError> {
         let bound = match &choice.control {
-            Place::None => return Ok(None),
-            Place::Path(path) => bind_path(path, choice.name.as_deref(), LOCK_PATIENCE)?,
-            Place::Search => {
+            Control::None => return Ok(None),
+            Control::Path(path) => bind_path(path, choice.name.as_deref(), LOCK_PATIENCE)?,
+            Control::Search => {
                 let default_name = instances::name_from(default_name);
                 match search(&dirs, choice.name.as_deref(), &default_name, LOCK_PATIENCE)? {
                     Found::Bound(bound) => bound,
@@ -162,9 +144,9 @@ impl ControlSocket {
             return Ok(None);
         }
         let fresh = match &self.choice.control {
-            Place::None => return Ok(None),
-            Place::Path(path) => bind_path(path, self.choice.name.as_deref(), Duration::ZERO)?,
-            Place::Search => {
+            Control::None => return Ok(None),
+            Control::Path(path) => bind_path(path, self.choice.name.as_deref(), Duration::ZERO)?,
+            Control::Search => {
                 let name = self.choice.name.as_deref();
                 match search(&self.dirs, name, &self.bound.name, Duration::ZERO)? {
                     Found::Bound(bound) => bound,
@@ -314,7 +296,7 @@ fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
                 return None;
             }
         }
-        std::thread::sleep(LOCK_RETRY);
+        std::thread::park_timeout(LOCK_RETRY);
     }
 }
 

@@ -6,13 +6,7 @@ use std::os::fd::AsFd;
 use log::{Level, LevelFilter};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// When lines are coloured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Color {
-    Auto,
-    Always,
-    Never,
-}
+use crate::config::Color;
 
 /// Sets the process's logger up; to be called once. RUST_LOG beats `level`, NO_COLOR beats `Color::Auto`.
 pub fn init(level: LevelFilter, color: Color) {

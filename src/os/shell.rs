@@ -10,8 +10,8 @@ use mio::{Events, Interest, Poll, Token};
 use nix::time::{ClockId, clock_gettime};
 
 use super::children::Children;
+use super::control::ControlSocket;
 use super::control::server::ControlServer;
-use super::control::{Choice, ControlSocket};
 use super::launch::Launcher;
 use super::manager::ManagerSocket;
 use super::notify::NotifySocket;
@@ -19,7 +19,7 @@ use super::reap::{self, Reaped};
 use super::signal::{self, HupIgnored, Received, Signals};
 use super::snapshot;
 use super::socket::{self, HeldSocket, Inherited};
-use crate::config::{Config, Handover, Signal};
+use crate::config::{Config, Handover, Instance, Signal};
 use crate::core::{Action, Event, GenerationId, Note, Reply, Setting, Supervisor, Terminal, Time};
 
 /// The exit status for what parses but cannot be done.
@@ -34,8 +34,8 @@ const CONTROL: usize = 1 << 24;
 const NOTIFY: usize = 1 << 32;
 
 /// Holds the sockets and runs the server until there is no more to do; returns the exit status.
-pub fn run(config: Config, control: &Choice) -> u8 {
-    let status = Shell::open(config, control).and_then(|mut shell| {
+pub fn run(config: Config, instance: &Instance) -> u8 {
+    let status = Shell::open(config, instance).and_then(|mut shell| {
         shell.queue.push_back(Event::Begun);
         shell.dispatch();
         let status = shell.turn_until_exit();
@@ -79,7 +79,7 @@ struct Woken {
 impl Shell {
     /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
     /// others may hold (addresses, the name).
-    fn open(config: Config, control: &Choice) -> Result<Self, String> {
+    fn open(config: Config, instance: &Instance) -> Result<Self, String> {
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
         let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
         reap::prepare().map_err(cannot("adopt orphans"))?;
@@ -87,7 +87,7 @@ impl Shell {
         let sockets = socket::bind_all(&config.listeners, &config.socket, &inherited)
             .map_err(|error| error.to_string())?;
         let poll = Poll::new().map_err(cannot("make a poll"))?;
-        let control = open_control(control, &config, &poll).inspect_err(|_| release(&sockets))?;
+        let control = open_control(instance, &config, &poll).inspect_err(|_| release(&sockets))?;
         let fd = signals.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)
@@ -136,10 +136,10 @@ impl Shell {
     }
 }
 
-fn open_control(choice: &Choice, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {
+fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {
     let command = config.launch.command.first().map_or("", String::as_str);
     let default_name = command.rsplit('/').next().unwrap_or(command);
-    let socket = ControlSocket::open(choice, default_name).map_err(|error| error.to_string())?;
+    let socket = ControlSocket::open(instance, default_name).map_err(|error| error.to_string())?;
     let server = socket.map(|socket| ControlServer::new(socket, poll.registry(), Token(CONTROL))).transpose();
     server.map_err(|error| format!("cannot watch the control socket: {error}"))
 }

@@ -1,5 +1,6 @@
 //! System calls that nix lacks or cannot express, as safe functions: pidfds, signals by number (nix's `Signal` knows
-//! no real-time ones, and its `waitid` loses a child that one of them killed), signal actions without a handler.
+//! no real-time ones, and its `waitid` loses a child that one of them killed), signal actions without a handler, and
+//! a few socket options.
 
 #![allow(unsafe_code)]
 
@@ -68,6 +69,15 @@ fn number(signal: Option<Signal>) -> libc::c_int {
 /// waitid(P_ALL, WEXITED|WNOHANG): the next child that has ended, if any. ECHILD: we have no child at all.
 pub fn wait_any() -> io::Result<Option<Waited>> {
     waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG)
+}
+
+/// Whether we have a child of any kind, zombies included: one call, where /proc takes eight.
+pub fn has_children() -> io::Result<bool> {
+    match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Waits until this very child (of ours, not yet reaped) has ended. P_PIDFD is Linux 5.4.
@@ -154,61 +164,6 @@ pub fn can_mark_ranges() -> bool {
     unsafe { libc::syscall(libc::SYS_close_range, last, last, libc::CLOSE_RANGE_CLOEXEC) == 0 }
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use std::os::unix::process::CommandExt;
-    use std::process::Command;
-    use std::time::{Duration, Instant};
-
-    use super::*;
-
-    /// Runs a test body in a process of its own, where nobody else's children, signals or actions are: the first call
-    /// runs this test binary again for the one test of that name. All signals are blocked in all its threads from the
-    /// start: one to the process must not find a thread of the harness that would be ended by it.
-    pub(crate) fn alone(name: &str, body: impl FnOnce()) {
-        const MARK: &str = "TEST_ALONE";
-        if std::env::var_os(MARK).is_some() {
-            return body();
-        }
-        let mut command = Command::new(std::env::current_exe().expect("our own path"));
-        command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(MARK, "1");
-        // SAFETY: sigprocmask(2) may be called between fork and exec.
-        unsafe { command.pre_exec(|| Ok(SigSet::all().thread_block()?)) };
-        let output = command.output().expect("the test binary runs");
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("1 passed"), "{}: {text}", output.status);
-    }
-
-    /// dup2(2) onto a number that nothing in this process needs; the copy stays open and is not close-on-exec.
-    pub(crate) fn place(source: RawFd, number: RawFd) {
-        // SAFETY: plain integers; the caller promises that nobody owns the number.
-        assert_eq!(unsafe { libc::dup2(source, number) }, number);
-    }
-
-    /// Asks until there is an answer, for ten seconds.
-    pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-        let start = Instant::now();
-        loop {
-            if let Some(answer) = ask() {
-                return answer;
-            }
-            assert!(start.elapsed() < Duration::from_secs(10), "waited in vain: {what}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    #[test]
-    fn a_set_holds_real_time_signals() {
-        let numbers = [1, 15, libc::SIGRTMIN(), 64];
-        let set = signal_set(numbers.into_iter().filter_map(Signal::from_number));
-        // SAFETY: only reads the set it is given.
-        let members = (1..=64).filter(|number| unsafe { libc::sigismember(set.as_ref(), *number) } == 1);
-        assert_eq!(members.collect::<Vec<_>>(), numbers);
-    }
-}
-
-// ---- sockets ----
-
 /// TCP_DEFER_ACCEPT (tcp(7)), in seconds, which the kernel rounds up to a number of retransmissions.
 pub fn set_defer_accept(socket: impl AsFd, seconds: i32) -> io::Result<()> {
     let length = size_of_val(&seconds) as libc::socklen_t;
@@ -278,4 +233,57 @@ pub fn close_on_exec(number: RawFd) -> io::Result<()> {
     // SAFETY: fcntl(2) with F_SETFD takes no pointers; a number that is not open is EBADF.
     let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Runs a test body in a process of its own, where nobody else's children, signals or actions are: the first call
+    /// runs this test binary again for the one test of that name. All signals are blocked in all its threads from the
+    /// start: one to the process must not find a thread of the harness that would be ended by it.
+    pub(crate) fn alone(name: &str, body: impl FnOnce()) {
+        const MARK: &str = "TEST_ALONE";
+        if std::env::var_os(MARK).is_some() {
+            return body();
+        }
+        let mut command = Command::new(std::env::current_exe().expect("our own path"));
+        command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(MARK, "1");
+        // SAFETY: sigprocmask(2) may be called between fork and exec.
+        unsafe { command.pre_exec(|| Ok(SigSet::all().thread_block()?)) };
+        let output = command.output().expect("the test binary runs");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{}: {text}", output.status);
+    }
+
+    /// dup2(2) onto a number that nothing in this process needs; the copy stays open and is not close-on-exec.
+    pub(crate) fn place(source: RawFd, number: RawFd) {
+        // SAFETY: plain integers; the caller promises that nobody owns the number.
+        assert_eq!(unsafe { libc::dup2(source, number) }, number);
+    }
+
+    /// Asks until there is an answer, for ten seconds.
+    pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(answer) = ask() {
+                return answer;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "waited in vain: {what}");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn a_set_holds_real_time_signals() {
+        let numbers = [1, 15, libc::SIGRTMIN(), 64];
+        let set = signal_set(numbers.into_iter().filter_map(Signal::from_number));
+        // SAFETY: only reads the set it is given.
+        let members = (1..=64).filter(|number| unsafe { libc::sigismember(set.as_ref(), *number) } == 1);
+        assert_eq!(members.collect::<Vec<_>>(), numbers);
+    }
 }

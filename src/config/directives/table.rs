@@ -62,7 +62,7 @@ const fn refused(key: &'static str, reason: &'static str) -> Directive {
 #[rustfmt::skip]
 pub const DIRECTIVES: &[Directive] = &[
     row("Restart", Service, Restarting, "WHEN", restart,
-        "start the server again: no, on-success, on-failure, on-abnormal, on-abort, on-watchdog or always")
+        "when to start it again; no, on-success, on-failure, on-abnormal, on-abort, on-watchdog or always")
             .flag("restart").default("on-failure"),
     row("RestartSec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.delay.base),
         "the wait before that; given alone it does not grow").flag("restart-sec").default("100ms"),
@@ -71,12 +71,12 @@ pub const DIRECTIVES: &[Directive] = &[
     row("RestartMaxDelaySec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.delay.max),
         "the longest wait").flag("restart-max-delay-sec").default("30s"),
     row("StartLimitBurst", Unit, Restarting, NUMBER, |c, v| count(v, &mut c.policy.start_limit.burst),
-        "give up after so many automatic starts within the interval; 0 never")
+        "give up after so many automatic starts; 0 never")
             .flag("start-limit-burst").default("0"),
     row("StartLimitIntervalSec", Unit, Restarting, SPAN, |c, v| span(v, &mut c.policy.start_limit.interval),
-        "that interval").flag("start-limit-interval-sec").default("10s"),
+        "within this time").flag("start-limit-interval-sec").default("10s"),
     row("StartLimitAction", Unit, Restarting, "ACTION", start_limit_action,
-        "having given up: none holds the sockets, exit ends with the server's last status")
+        "what to do then; none holds the sockets, exit ends with the server's last status")
             .flag("start-limit-action").default("none"),
     row("SuccessExitStatus", Service, Restarting, LIST, |c, v| c.policy.success.add(v),
         "exit statuses and signals that are a success as well").flag("success-exit-status"),
@@ -86,18 +86,18 @@ pub const DIRECTIVES: &[Directive] = &[
         "those after which it always is").flag("restart-force-exit-status"),
     //
     row("Ready", XSupervise, Readiness, "GATE", ready,
-        "when the server counts as ready: auto, notify (READY=1), exec, delay:SPAN")
+        "when the server counts as ready; auto, notify (READY=1), exec or delay:SPAN")
             .flag("ready").default("auto"),
     row("TimeoutStartSec", Service, Readiness, SPAN, |c, v| timeout(v, &mut c.policy.timeout_start),
         "how long that may take; 0 or infinity: for ever").flag("timeout-start-sec").default("60s"),
     row("WatchdogSec", Service, Readiness, SPAN, watchdog,
-        "kill the server when it has not said WATCHDOG=1 for this long; 0 is off")
+        "kill the server after so long without WATCHDOG=1; 0 is off")
             .flag("watchdog-sec").default("0"),
     //
     row("KillSignal", Service, Stopping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.kill_signal),
         "the signal that asks the server to stop").flag("kill-signal").default("SIGTERM"),
     row("KillMode", Service, Stopping, "MODE", kill_mode,
-        "whom it is for: mixed, control-group or process; the first two leave nothing behind")
+        "whom it is for; mixed and control-group leave nothing behind, process is the main process alone")
             .flag("kill-mode").default("mixed"),
     row("TimeoutStopSec", Service, Stopping, SPAN, |c, v| timeout(v, &mut c.policy.timeout_stop),
         "how long the server may take to stop before SIGKILL; 0 or infinity: for ever")
@@ -106,9 +106,9 @@ pub const DIRECTIVES: &[Directive] = &[
         "TimeoutStartSec= and TimeoutStopSec= in one"),
     //
     row("Bake", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.bake),
-        "how long the old server stays untouched after the new one was ready").flag("bake").default("1s"),
+        "how long the old server stays once the new one is ready").flag("bake").default("1s"),
     row("Handover", XSupervise, Swapping, "HOW", handover,
-        "shared: both accept while they overlap; stop-first: the old one is gone before the new one starts")
+        "whether old and new overlap; shared: both accept, stop-first: the old one is gone first")
             .flag("handover").default("shared"),
     //
     row("User", Service, Process, "USER", |c, v| optional(v, &mut c.launch.user),
@@ -127,7 +127,7 @@ pub const DIRECTIVES: &[Directive] = &[
     row("UMask", Service, Process, "MODE", umask,
         "the file mode mask, octal").flag("umask"),
     row("StandardInput", Service, Process, "WHAT", standard_input,
-        "the server's stdin: null or inherit").flag("stdin").default("null"),
+        "the server's stdin; null or inherit").flag("stdin").default("null"),
     row("NonBlocking", Service, Process, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.non_blocking),
         "pass the sockets with O_NONBLOCK").default("no"),
     row("IgnoreSIGPIPE", Service, Process, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.ignore_sigpipe),

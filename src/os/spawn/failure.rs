@@ -123,8 +123,10 @@ pub(super) fn describe(plan: &Plan, report: Report) -> StartFailure {
     StartFailure { stage, errno, what }
 }
 
-fn text(errno: i32) -> &'static str {
-    Errno::from_raw(errno).desc()
+/// `No such file or directory [ENOENT]`: the words for a person, the name for a search.
+fn text(errno: i32) -> String {
+    let errno = Errno::from_raw(errno);
+    format!("{} [{errno:?}]", errno.desc())
 }
 
 fn wish(plan: &Plan, step: Step) -> String {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll};
 
 use super::*;
-use crate::os::control::Choice;
+use crate::config::Instance;
 
 /// Longer than any step takes, on any machine; a test that comes to wait this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,7 +22,7 @@ impl Bench {
     fn new() -> Self {
         let home = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
         let dirs = vec![home.path().to_owned()];
-        let socket = ControlSocket::open_in(dirs, &Choice::default(), "node").unwrap().unwrap();
+        let socket = ControlSocket::open_in(dirs, &Instance::default(), "node").unwrap().unwrap();
         let poll = Poll::new().unwrap();
         let server = ControlServer::new(socket, poll.registry(), Token(7)).unwrap();
         Self { server, poll, home }
