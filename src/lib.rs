@@ -1,6 +1,79 @@
 //! `supervise`, as a library for its own binary and tests. There is no stable API.
 //!
-//! (The map comes here.)
+//! # The map
+//!
+//! A pure core in a thin shell: `core` decides (facts in, orders out, time an argument), `os` does (one thread, one
+//! poll), `config` is what the user asked for. The core is simulated in tests/sim; the same situations run with real
+//! processes in tests/it.
+//!
+//! ```text
+//! main.rs             parse, dispatch, exit status
+//! cli.rs              the command line to a Config or a Verb; arguments are made from the directives table
+//!   cli/help.rs         -h and --help
+//! client.rs           the verbs: find an instance, one request, its answer
+//!   client/wire.rs      lines of the control socket, as the client reads them
+//!   client/render.rs    status and list for a person
+//! config/             pure: text to Config, or errors with place, cause and remedy
+//!   mod.rs              Config and all it holds, the defaults of the command line
+//!   directives.rs       what a directive is, the rules that need several; directives/table.rs: THE table
+//!   address.rs          --listen and systemd's address grammar
+//!   environment.rs      -E, Environment=, environment files
+//!   instance.rs         name, control socket, colour: what is asked of supervise itself
+//!   number.rs           integers, sizes, limits, booleans
+//!   placeholder.rs      {fd:NAME}, {port:NAME}, {addr:NAME}
+//!   status.rs           lists of exit statuses and signals
+//!   value.rs            time spans and signals
+//! core/               pure, no unsafe
+//!   mod.rs              Event, Action and the limits: the contract with the shell
+//!   supervisor.rs       routes events; signals, datagrams, time
+//!   service.rs          the state machine: read its essay first
+//!   start.rs            starting, the start limit, starts by connections
+//!   swap.rs             ready, promote, roll back, when a wanted swap begins
+//!   end.rs              stopping, exits, what is left behind, what comes next
+//!   request.rs          the verbs
+//!   shutdown.rs         the end of everything
+//!   restart.rs          Restart=, delays, limits, clean or not: pure functions
+//!   timers.rs           every deadline there is, read off the state
+//!   notify.rs           the text of a notification
+//!   note.rs             the words of the log
+//!   report.rs           the types of status and of the control socket
+//!   status.rs           the snapshot for status
+//! os/                 whatever can fail, block or surprise
+//!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it
+//!   children.rs         living generations: pid, pidfd, notify socket
+//!   launch.rs           what is looked up anew for each generation
+//!   spawn.rs            clone to execve (unsafe); spawn/plan.rs, spawn/environment.rs, spawn/failure.rs
+//!   reap.rs             waiting, groups, orphans
+//!   signal.rs           signals to us, the terminal
+//!   socket.rs           held sockets; socket/inet.rs, socket/local.rs, socket/inherited.rs, socket/holder.rs (who
+//!                       is in the way), socket/error.rs
+//!   notify.rs           NOTIFY_SOCKET of a generation; manager.rs: ours, upwards
+//!   control.rs          the control socket's place and name; control/server.rs: its clients
+//!   instances.rs        where instances live, who answers
+//!   snapshot.rs         what only the shell can add to a status
+//!   users.rs            /etc/passwd and /etc/group
+//!   logger.rs           our lines on stderr
+//!   sys.rs              system calls that nix lacks (unsafe)
+//! ```
+//!
+//! Imports go one way: `main -> cli, client, os`; `cli -> client` (the type of a verb), `config`;
+//! `client -> core::report, os::instances`; `os -> core, config`; `core -> config`; `config -> std`.
+//! tests/it/tidy.rs keeps this true, and this map complete.
+//!
+//! # Where do I change ...
+//!
+//! | change | file |
+//! |---|---|
+//! | support one more directive or flag | a field in `config/mod.rs`, a row in `config/directives/table.rs` |
+//! | when, how soon and how often it restarts | `core/restart.rs` |
+//! | what a signal to us means | `core/supervisor.rs` (and the list of signals in `os/signal.rs`) |
+//! | when a generation is ready | `core/timers.rs`, `core/swap.rs` |
+//! | swap, rollback | `core/swap.rs` |
+//! | the words of a message | `core/note.rs` |
+//! | a socket option | `config/directives/table.rs`, `os/socket.rs` |
+//! | what the server sees at its start | `os/launch.rs`, `os/spawn/environment.rs`, `os/spawn.rs` |
+//! | a verb | `cli.rs`, `core::Request`, `core/request.rs` |
+//! | a source of events | a variant of `core::Event`, a token in `os/shell.rs`, a line in tests/sim/world.rs |
 
 pub mod cli;
 pub mod client;
