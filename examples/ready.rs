@@ -70,7 +70,7 @@ fn main() {
         }
     }
     let signals = common::signals(&SIGNALS);
-    script.log("start");
+    script.log(if script.has("--as-daemon") { "daemon" } else { "start" });
     if script.has("--as-daemon") {
         setsid().expect("a child is no leader of its group");
     } else if script.has("--daemonize") {

@@ -4,6 +4,7 @@
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
+use nix::errno::Errno;
 use serde_json::Value;
 
 use super::load::get;
@@ -143,7 +144,7 @@ fn one_that_is_missing() {
     let mut scene = Scene::new("--bake 0");
     let away = scene.place.path("away");
     fs::rename(&scene.program, &away).unwrap();
-    scene.rolled_back("ENOENT");
+    scene.rolled_back(Errno::ENOENT.desc());
     assert_eq!(scene.place.who("start"), [1]);
     fs::rename(&away, &scene.program).unwrap();
     scene.mended();
@@ -162,7 +163,7 @@ fn one_that_is_not_executable() {
     let mut scene = Scene::new("--bake 0");
     let program = fs::read(&scene.program).unwrap();
     replace(&scene, &program, 0o644);
-    scene.rolled_back("EACCES");
+    scene.rolled_back(Errno::EACCES.desc());
     assert_eq!(scene.place.who("start"), [1]);
     replace(&scene, &program, 0o755);
     scene.mended();
@@ -172,21 +173,23 @@ fn one_that_is_not_executable() {
 fn one_that_is_no_program() {
     let mut scene = Scene::new("--bake 0");
     replace(&scene, b"half a", 0o755);
-    scene.rolled_back("ENOEXEC");
+    scene.rolled_back(Errno::ENOEXEC.desc());
     assert_eq!(scene.place.who("start"), [1]);
 }
 
 /// The head of the file is there, and names parts that are not: the kernel notices sooner or later.
 #[test]
-fn one_that_is_written_to_the_half() {
+fn one_that_is_half_written() {
     let mut scene = Scene::new("--bake 0");
     let program = fs::read(&scene.program).unwrap();
-    replace(&scene, &program[..program.len() / 2], 0o755);
+    replace(&scene, &program[..64 * 1024], 0o755);
     let swap = scene.daemon.verb("swap --json").expect(1).json();
     assert_eq!(swap["outcome"], "rolled-back", "{swap}");
     let reason = swap["reason"].as_str().unwrap();
     assert!(
-        ["SEGV", "BUS", "ENOEXEC", "EIO", "status 127"].iter().any(|one| reason.contains(one)),
+        ["SEGV", "BUS", Errno::ENOEXEC.desc(), Errno::EIO.desc(), "status 127"]
+            .iter()
+            .any(|one| reason.contains(one)),
         "{reason}"
     );
     scene.old_is_untouched("");
@@ -200,7 +203,7 @@ fn one_that_is_still_being_written_is_waited_for() {
     replace(&scene, &fs::read(&scene.program).unwrap(), 0o755);
     let writer = OpenOptions::new().append(true).open(&scene.program).unwrap();
     // Two seconds are its limit.
-    scene.rolled_back("ETXTBSY");
+    scene.rolled_back(Errno::ETXTBSY.desc());
     assert_eq!(scene.place.who("start"), [1]);
     drop(writer);
     scene.mended();

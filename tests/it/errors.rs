@@ -62,7 +62,7 @@ fn values_that_do_not_parse() {
         ("--restart", "sometimes"),
         ("--restart-sec", "5parsecs"),
         ("--restart-steps", "many"),
-        ("--restart-max-delay-sec", "-1s"),
+        ("--restart-max-delay-sec", "later"),
         ("--start-limit-burst", "1.5"),
         ("--start-limit-interval-sec", "soon"),
         ("--start-limit-action", "reboot"),
@@ -126,22 +126,18 @@ fn a_port_in_use_names_its_holder() {
     refused_options(
         &format!("--listen 127.0.0.1:0=a --listen {address}=b --listen 127.0.0.1:0=c"),
         125,
-        &[&address, "EADDRINUSE", &pid],
+        &[&address, &pid],
     );
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = format!("udp:{}", udp.local_addr().unwrap());
-    refused_options(&format!("--listen {address}"), 125, &[&address, "EADDRINUSE", &pid]);
-    refused_options(
-        "--listen 127.0.0.1:0=a --listen @supervise-test --listen @supervise-test",
-        125,
-        &["EADDRINUSE"],
-    );
+    refused_options(&format!("--listen {address}"), 125, &[&address, &pid]);
+    refused_options("--listen @supervise-test --listen @supervise-test", 2, &["@supervise-test"]);
 }
 
 #[test]
 fn an_address_that_is_not_ours() {
     // Documentation addresses (RFC 5737) are nobody's.
-    refused_options("--listen 192.0.2.1:80", 125, &["192.0.2.1:80", "EADDRNOTAVAIL"]);
+    refused_options("--listen 192.0.2.1:80", 125, &["192.0.2.1:80", "this host has no address"]);
 }
 
 #[test]
@@ -163,7 +159,12 @@ fn a_live_unix_socket_or_another_file_in_the_way_is_left_untouched() {
     refused(Launch::new(&place).args("--listen").arg(&place.path("link")), &place, 125, &["link"]);
     assert_eq!(place.read("file"), "precious");
     std::os::unix::net::UnixStream::connect(&live).unwrap();
-    refused(Launch::new(&place).args("--listen").arg(&place.path("none/x.sock")), &place, 125, &["ENOENT"]);
+    refused(
+        Launch::new(&place).args("--listen").arg(&place.path("none/x.sock")),
+        &place,
+        125,
+        &["there is no directory"],
+    );
 }
 
 #[test]
@@ -193,7 +194,7 @@ fn without_permission() {
         let launch = Launch::new(&place).directory("/").args("--control none --listen").arg(address);
         if geteuid().is_root() { launch.user(65534, &binary) } else { launch }
     };
-    refused(launch(&format!("{closed}/x.sock")), &place, 125, &[&closed, "EACCES"]);
+    refused(launch(&format!("{closed}/x.sock")), &place, 125, &[&closed, "permission"]);
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     if first.trim().parse::<u16>().unwrap() > 1 {
         let remedies = ["127.0.0.1:1", "CAP_NET_BIND_SERVICE", "net.ipv4.ip_unprivileged_port_start"];

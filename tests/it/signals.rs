@@ -1,14 +1,16 @@
 //! Signals to `supervise` itself.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::process::Command;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command};
 
-use nix::pty::openpty;
-use nix::sys::signal::Signal;
+use nix::fcntl::OFlag;
+use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use super::support::{Launch, Place, SUPERVISE, example, proc_status, settled, wait_for};
+use super::support::{Launch, Place, SUPERVISE, example, proc_status, wait_for};
 
 #[test]
 fn a_second_request_to_stop_kills_at_once() {
@@ -91,51 +93,80 @@ fn tstp_stops_the_server_with_us_and_cont_continues_both() {
     assert_eq!(daemon.server(), server);
 }
 
-/// A terminal of its own, with `supervise` as leader of its session. util-linux and busybox have setsid(1).
-fn in_terminal(place: &Place, shell: &str) -> (OwnedFd, std::process::Child) {
-    let pty = openpty(None, None).unwrap();
-    let control = place.path("supervise.ctl");
-    let slave = || File::from(pty.slave.try_clone().unwrap());
-    let child = Command::new("setsid")
-        .args(["-c", "/bin/sh", "-c", shell, "sh", SUPERVISE, "--control", &control])
-        .args(["--listen", "127.0.0.1:0=http", "--bake", "0", "--", &example("ready"), "--log"])
-        .arg(place.path("log"))
-        .stdin(slave())
-        .stdout(slave())
-        .stderr(File::create(place.path("stderr")).unwrap())
-        .spawn()
-        .expect("setsid(1) of util-linux or busybox");
-    (pty.master, child)
+/// A terminal of its own, with `supervise` in its session.
+struct Terminal {
+    /// The side of the terminal's emulator; None once it is closed.
+    master: Option<PtyMaster>,
+    leader: Child,
+    control: String,
+}
+
+impl Terminal {
+    /// `shell` starts its words as leader of the session. util-linux and busybox have setsid(1).
+    fn open(place: &Place, shell: &str) -> Self {
+        // Close-on-exec from the first moment: a copy of it in another test's child would keep the terminal open.
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let master = posix_openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_NOCTTY.bits())
+            .open(ptsname_r(&master).unwrap())
+            .unwrap();
+        let control = place.path("supervise.ctl");
+        let leader = Command::new("setsid")
+            .args(["-c", "/bin/sh", "-c", shell, "sh", SUPERVISE, "--control", &control])
+            .args(["--listen", "127.0.0.1:0=http", "--bake", "0", "--", &example("ready"), "--log"])
+            .arg(place.path("log"))
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave)
+            .stderr(File::create(place.path("stderr")).unwrap())
+            .spawn()
+            .expect("setsid(1) of util-linux or busybox");
+        Self { master: Some(master), leader, control }
+    }
+
+    fn wait_for_end(&mut self) {
+        wait_for("the end of the session", || self.leader.try_wait().unwrap());
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.master = None;
+        // Nothing there any more is what we expect.
+        let _stopped = Command::new(SUPERVISE).args(["stop", "--control", &self.control]).output();
+        let _gone = self.leader.kill();
+        let _reaped = self.leader.wait();
+    }
 }
 
 #[test]
 fn a_terminal_that_closes_stops_us() {
+    // As the leader of the session, and below a shell that is.
     for shell in ["exec \"$@\"", "\"$@\"; exit $?"] {
         let place = Place::new();
-        let (terminal, mut child) = in_terminal(&place, shell);
+        let mut terminal = Terminal::open(&place, shell);
         wait_for("the server", || (place.who("ready") == [1]).then_some(()));
-        drop(terminal);
-        let what = "the end by a hang-up";
-        wait_for(what, || child.try_wait().unwrap());
-        let log = settled("the log", || place.facts());
-        wait_for("the server's end", || place.who("exit").contains(&1).then_some(()));
-        assert_eq!(place.who("start"), [1], "no swap: {log:?}");
+        terminal.master = None;
+        terminal.wait_for_end();
+        wait_for("the server's end", || (place.who("exit") == [1]).then_some(()));
+        assert_eq!(place.who("start"), [1], "no swap");
     }
 }
 
 #[test]
 fn hup_by_somebody_else_swaps_also_with_a_terminal() {
     let place = Place::new();
-    let (terminal, mut child) = in_terminal(&place, "exec \"$@\"");
+    let mut terminal = Terminal::open(&place, "exec \"$@\"");
     wait_for("the server", || (place.who("ready") == [1]).then_some(()));
-    let pid = i32::try_from(child.id()).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGHUP).unwrap();
+    let pid = Pid::from_raw(i32::try_from(terminal.leader.id()).unwrap());
+    kill(pid, Signal::SIGHUP).unwrap();
     wait_for("a swap", || (place.who("ready") == [1, 2]).then_some(()));
-    // The user's Ctrl-C: the line discipline sends SIGINT to the foreground group.
-    let mut terminal = File::from(terminal);
-    std::io::Write::write_all(&mut terminal, b"\x03").unwrap();
-    wait_for("the end", || child.try_wait().unwrap());
-    let mut rest = [0; 1024];
-    // What was echoed is of no interest, only that the terminal lived until now.
-    let _echo = terminal.read(&mut rest);
+    // Ctrl-C: the terminal sends SIGINT to its foreground group.
+    terminal.master.as_mut().unwrap().write_all(b"\x03").unwrap();
+    terminal.wait_for_end();
+    assert_eq!(place.who("exit"), [1, 2]);
 }

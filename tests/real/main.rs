@@ -3,7 +3,7 @@
 //! Started by tests/real/run, which installs them; VENV names the directory with gunicorn in it.
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by panicking")]
-#![allow(dead_code, reason = "shared with tests/it, which uses all of it")]
+#![allow(dead_code, unused_imports, reason = "shared with tests/it, which uses all of it")]
 
 #[path = "../it/load.rs"]
 mod load;

@@ -1,0 +1,202 @@
+//! Every short history: all orders of a small set of events, for the policies that differ most.
+//!
+//! The processes do nothing by themselves here; what they do is one of the choices. Time stands still but for the
+//! choice "next timer".
+
+use std::collections::HashMap;
+
+use socket_supervise::config::{
+    Config, Handover, KillMode, Policy, Ready, Restart, Signal, Span, StartLimit,
+};
+use socket_supervise::core::{Exit, GenerationId, Request, Setting};
+
+use crate::world::{SECOND, Script, World};
+
+/// Events per history; before them, the first start.
+const DEPTH: u64 = 6;
+
+/// An odometer: each run takes the recorded choices, then zeros; the next run differs in the last digit that can.
+#[derive(Debug, Default)]
+struct Odometer {
+    digits: Vec<(usize, usize)>,
+    at: usize,
+    /// The digit that changed last: what comes before it has been run before.
+    changed: usize,
+}
+
+impl Odometer {
+    fn choose(&mut self, of: usize) -> usize {
+        if self.at == self.digits.len() {
+            self.digits.push((0, of));
+        }
+        let (digit, limit) = self.digits[self.at];
+        assert_eq!(limit, of, "the same choices lead to the same state");
+        self.at += 1;
+        digit
+    }
+
+    fn is_new(&self) -> bool {
+        self.at > self.changed
+    }
+
+    fn advance(&mut self) -> bool {
+        self.at = 0;
+        while let Some((digit, of)) = self.digits.pop() {
+            if digit + 1 < of {
+                self.changed = self.digits.len();
+                self.digits.push((digit + 1, of));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Choice {
+    Ready(GenerationId),
+    Exits(GenerationId, u8),
+    /// Does what it was told.
+    Obeys(GenerationId),
+    Timer,
+    HangUp,
+    Swap,
+    Restart,
+    Pause,
+    Resume,
+    Connection,
+    Terminate,
+}
+
+/// What can happen next; nothing twice that has the same effect.
+fn choices(world: &World, of: &mut Vec<Choice>) {
+    of.clear();
+    let status = world.status();
+    let (oldest, newest) = (world.living().next(), world.living().next_back());
+    for entry in status.generations.iter().filter(|entry| entry.ready_ms.is_none()) {
+        of.push(Choice::Ready(GenerationId(entry.generation)));
+    }
+    if let Some(newest) = newest {
+        of.extend([Choice::Exits(newest, 1), Choice::Exits(newest, 0)]);
+    }
+    of.extend(oldest.filter(|_| oldest != newest).map(|oldest| Choice::Exits(oldest, 1)));
+    of.extend(world.living().find(|id| world.check.was_told_to_stop(*id)).map(Choice::Obeys));
+    if world.has_tick() {
+        of.push(Choice::Timer);
+    }
+    if !world.is_connected() {
+        of.push(Choice::Connection);
+    }
+    of.extend([
+        Choice::HangUp,
+        Choice::Swap,
+        Choice::Restart,
+        Choice::Pause,
+        Choice::Resume,
+        Choice::Terminate,
+    ]);
+}
+
+fn make(world: &mut World, choice: Choice) {
+    match choice {
+        Choice::Ready(id) => world.says_ready(id),
+        Choice::Exits(id, code) => world.ends(id, Exit::Code(code)),
+        Choice::Obeys(id) => world.ends(id, Exit::Signal { signal: Signal::TERM, core: false }),
+        Choice::Timer => world.skip_to_tick(),
+        Choice::HangUp => world.signal(Signal::HUP),
+        Choice::Swap => drop(world.request(Request::Swap { wait: true })),
+        Choice::Restart => drop(world.request(Request::Restart)),
+        Choice::Pause => drop(world.request(Request::Pause)),
+        Choice::Resume => drop(world.request(Request::Resume)),
+        Choice::Connection => world.connect(),
+        Choice::Terminate => world.signal(Signal::TERM),
+    }
+    world.settle();
+}
+
+/// States that were reached, and after how few choices: what follows from them is known.
+type Reached = HashMap<u64, usize>;
+
+fn play(world: &mut World, odometer: &mut Odometer, reached: &mut Reached) {
+    world.default = Script { stubborn: true, stubborn_children: true, ..Script::idle() };
+    world.settle();
+    let mut possible = Vec::new();
+    for _ in 0..crate::number("DEPTH").unwrap_or(DEPTH) {
+        if world.ended.is_some() {
+            return;
+        }
+        choices(world, &mut possible);
+        make(world, possible[odometer.choose(possible.len())]);
+        if odometer.is_new() && world.ended.is_none() {
+            let earliest = reached.entry(world.fingerprint()).or_insert(usize::MAX);
+            if *earliest <= odometer.at {
+                return;
+            }
+            *earliest = odometer.at;
+        }
+    }
+    // From anywhere, two SIGTERM are the end.
+    if world.ended.is_none() {
+        world.signal(Signal::TERM);
+        world.signal(Signal::TERM);
+        world.run_for(10 * SECOND);
+    }
+    assert!(world.ended.is_some(), "stop_terminates: still {:?}", world.state());
+}
+
+/// One history; Err is the rule that was broken, with the trace if that was asked for.
+fn run(
+    policy: &Policy,
+    setting: Setting,
+    traced: bool,
+    odometer: &mut Odometer,
+    reached: &mut Reached,
+) -> Result<(), String> {
+    odometer.at = 0;
+    let mut world = World::new(0, policy.clone(), setting);
+    world.trace.on = traced;
+    crate::caught(&mut world, |world| play(world, odometer, reached))
+        .map_err(|broken| if traced { world.text() } else { broken })
+}
+
+/// All histories under one policy; how many there were.
+fn every_history(name: &str, policy: &Policy, setting: Setting) -> u32 {
+    let (mut odometer, mut reached) = (Odometer::default(), Reached::new());
+    let mut count = 0;
+    loop {
+        if let Err(broken) = run(policy, setting, false, &mut odometer, &mut reached) {
+            let again = run(policy, setting, true, &mut odometer, &mut Reached::new());
+            panic!("{}{name}, choices {:?}: {broken}", again.expect_err("the same history"), odometer.digits);
+        }
+        count += 1;
+        if !odometer.advance() {
+            return count;
+        }
+    }
+}
+
+const HOLDING: Setting = Setting { holds_sockets: true, hup_ignored: false, init: false };
+
+fn notifying() -> Policy {
+    Policy { ready: Ready::Notify, bake: Span::ZERO, ..Config::for_command_line().policy }
+}
+
+#[test]
+fn every_short_history() {
+    let baked = Policy { bake: Span::from_secs(1), restart: Restart::Always, ..notifying() };
+    let serial = Policy { handover: Handover::StopFirst, kill_mode: KillMode::ControlGroup, ..baked.clone() };
+    let limit = StartLimit { burst: 2, ..notifying().start_limit };
+    let bare =
+        Policy { restart: Restart::No, start_limit: limit, kill_mode: KillMode::Process, ..notifying() };
+    let auto = Policy { ready: Ready::Auto, start_limit: limit, ..baked.clone() };
+    let init = Setting { init: true, ..HOLDING };
+    let none = Setting { holds_sockets: false, ..HOLDING };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            every_history("bake", &baked, HOLDING);
+            every_history("serial", &serial, HOLDING);
+        });
+        every_history("auto, limited", &auto, init);
+        every_history("no sockets", &bare, none);
+    });
+}

@@ -1,0 +1,382 @@
+//! The rules every history must keep, looked at after every step; each is a function named for what it promises.
+//!
+//! They see what the shell sees (events, actions, `status`, the next wake-up) and nothing inside the core.
+
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::Hash;
+
+use socket_supervise::config::{Policy, Signal, Span};
+use socket_supervise::core::report::{Outcome, Role, State, Status};
+use socket_supervise::core::{
+    Action, ClientId, Event, Exit, GenerationId, Request, Sender, Setting, Stage, StartFailure, Terminal,
+    Time, Why, limits,
+};
+
+use crate::world::{MS, SECOND};
+
+/// What is known of one generation from outside.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// A `Spawn` that was not answered yet.
+    pending: bool,
+    text_busy: bool,
+    started: Option<u64>,
+    ready_said: bool,
+    ready: Option<u64>,
+    /// WATCHDOG=1, or the moment it became ready.
+    pinged: u64,
+    /// WATCHDOG=trigger, which needs no WatchdogSec= (sd_notify(3)).
+    triggered: bool,
+    ended: bool,
+    cleared: bool,
+    forgotten: bool,
+    /// Our first signal that asks it to end.
+    told: Option<u64>,
+    killed: Option<u64>,
+}
+
+/// A client that was not answered yet.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// The newest generation at the time of the request.
+    newest: u64,
+    /// It waits for a server to serve, for as long as that takes.
+    patient: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Check {
+    policy: Policy,
+    setting: Setting,
+    seen: BTreeMap<GenerationId, Seen>,
+    last: u64,
+    clients: BTreeMap<ClientId, Waiting>,
+    before: Option<Status>,
+    /// Since the present candidate was started, somebody asked for something that stops the current generation.
+    disturbed: bool,
+    /// Somebody asked for a start that did not come yet.
+    asked: bool,
+    stop_by: Option<u64>,
+    stops_asked: u32,
+    /// It began to end before anybody asked for it: its server's end is its own.
+    ends_itself: bool,
+    ends: BTreeSet<u8>,
+    /// When the last current generation was over, left-overs included: RestartSec= counts from then.
+    last_end: u64,
+    swept: Option<u64>,
+    automatic: VecDeque<u64>,
+    triggered: VecDeque<u64>,
+    /// An instant, the ticks and the starts in it.
+    instant: (u64, u32, u32),
+    exited: bool,
+    /// How often the situations came up that the histories are for.
+    pub(crate) marks: BTreeMap<&'static str, u32>,
+}
+
+impl Check {
+    /// A wake-up comes at most this much later than asked for.
+    pub(crate) const LATE: u64 = 500 * MS;
+
+    pub(crate) fn new(policy: Policy, setting: Setting) -> Self {
+        Self {
+            policy,
+            setting,
+            seen: BTreeMap::new(),
+            last: 0,
+            clients: BTreeMap::new(),
+            before: None,
+            disturbed: false,
+            asked: false,
+            stop_by: None,
+            stops_asked: 0,
+            ends_itself: false,
+            ends: BTreeSet::new(),
+            last_end: 0,
+            swept: None,
+            automatic: VecDeque::new(),
+            triggered: VecDeque::new(),
+            instant: (0, 0, 0),
+            exited: false,
+            marks: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn step(
+        &mut self,
+        now: u64,
+        event: &Event,
+        actions: &[Action],
+        status: &Status,
+        wake: Option<(Time, Why)>,
+    ) {
+        assert!(!self.exited, "a step after Exit");
+        self.note_event(now, event);
+        self.no_spin(now, event, actions, wake);
+        for action in actions {
+            assert!(!self.exited, "Exit is not the last action");
+            self.note_action(now, event, action, status);
+        }
+        self.one_current_one_candidate(status);
+        self.note_ready(now, status);
+        self.failed_swap_changes_nothing(status);
+        self.ends_itself |= status.state == State::Stopping && self.stops_asked == 0 && !pausing(status);
+        self.signals_are_passed_on_once(event, actions);
+        self.hung_ones_are_killed(now);
+        self.stop_terminates(now);
+        self.note_marks(event, actions, status);
+        let candidate = role(status, Role::Candidate);
+        if candidate.is_some()
+            && candidate != self.before.as_ref().and_then(|status| role(status, Role::Candidate))
+        {
+            self.disturbed = false;
+        }
+        self.before = Some(status.clone());
+    }
+
+    pub(crate) fn was_told_to_stop(&self, id: GenerationId) -> bool {
+        self.seen.get(&id).is_some_and(|seen| seen.told.is_some() || seen.killed.is_some())
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.clients.values().all(|waiting| waiting.patient)
+    }
+
+    /// What else the rules depend on, besides the state of the core.
+    pub(crate) fn fingerprint(&self) -> impl Hash + use<> {
+        (self.disturbed, self.asked, self.stops_asked, self.ends_itself)
+    }
+
+    /// We were stopped for this long and could keep no deadline.
+    pub(crate) fn slept(&mut self, span: u64) {
+        let later = |time: &mut Option<u64>| *time = time.map(|time| time.saturating_add(span));
+        later(&mut self.stop_by);
+        later(&mut self.swept);
+        for seen in self.seen.values_mut() {
+            later(&mut seen.told);
+            later(&mut seen.killed);
+        }
+    }
+
+    // What is remembered.
+
+    fn note_event(&mut self, now: u64, event: &Event) {
+        match event {
+            Event::Started { generation, .. } => {
+                let seen = self.seen.entry(*generation).or_default();
+                (seen.pending, seen.started) = (false, Some(now));
+            }
+            Event::StartFailed { generation, failure } => {
+                let seen = self.seen.entry(*generation).or_default();
+                seen.pending = false;
+                seen.text_busy = failure.errno == ETXTBSY;
+                seen.ended = !seen.text_busy;
+                self.ends.insert(failed_status(failure));
+            }
+            Event::Exited { generation, exit } => {
+                self.seen.entry(*generation).or_default().ended = true;
+                self.ends.insert(exit_status(*exit));
+            }
+            Event::Cleared { generation } => self.seen.entry(*generation).or_default().cleared = true,
+            Event::Notified { generation, message } => {
+                if let Some(seen) = self.seen.get_mut(generation) {
+                    seen.ready_said |= message.ready;
+                    if message.watchdog {
+                        seen.pinged = now;
+                    }
+                    seen.triggered |= message.watchdog_trigger;
+                }
+            }
+            Event::Signalled { signal, sender, terminal } => {
+                self.note_signal(now, *signal, *sender, *terminal)
+            }
+            Event::Requested { client, request } => {
+                let patient = matches!(request, Request::Status { wait_ns: Some(_) });
+                self.clients.insert(*client, Waiting { newest: self.last, patient });
+                match request {
+                    Request::Stop => self.note_stop(now, false),
+                    Request::Restart => (self.disturbed, self.asked) = (true, true),
+                    Request::Pause => self.disturbed = true,
+                    Request::Swap { .. } | Request::Resume => self.asked = true,
+                    Request::Kill { .. } | Request::Status { .. } => {}
+                }
+            }
+            Event::ClientGone { client } => {
+                self.clients.remove(client);
+            }
+            Event::Begun | Event::Connected | Event::Childless | Event::Tick => {}
+        }
+    }
+
+    fn note_signal(&mut self, now: u64, signal: Signal, sender: Sender, terminal: Terminal) {
+        let is_hang_up = terminal == Terminal::Gone && sender != Sender::Process;
+        match signal {
+            Signal::TERM | Signal::INT => self.note_stop(now, true),
+            Signal::QUIT => self.note_stop(now, true),
+            Signal::HUP if is_hang_up && !self.setting.hup_ignored => self.note_stop(now, false),
+            Signal::HUP if is_hang_up => {}
+            Signal::HUP => self.asked = true,
+            _ => {}
+        }
+    }
+
+    fn note_stop(&mut self, now: u64, by_signal: bool) {
+        self.disturbed = true;
+        let after_kill = limits::AFTER_KILL.as_nanos();
+        let slack = 2 * after_kill + 4 * Self::LATE;
+        let patience =
+            if self.stops_asked > 0 && by_signal { 0 } else { self.policy.timeout_stop.as_nanos() };
+        let by = now.saturating_add(patience).saturating_add(slack);
+        self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
+        self.stops_asked += 1;
+    }
+
+    fn note_action(&mut self, now: u64, event: &Event, action: &Action, status: &Status) {
+        match action {
+            Action::Spawn { generation } => self.generation_numbers_grow(now, event, *generation),
+            Action::Kill { generation, signal, scope } => {
+                self.no_signal_after_reap(*generation, *scope);
+                if *signal != Signal::CONT && !is_passed_on(event) {
+                    self.old_untouched_until_new_ready(now, *generation, *signal, status);
+                    self.watchdog_kills_only_the_silent(now, *generation, *signal);
+                    let seen = self.seen.entry(*generation).or_default();
+                    seen.told.get_or_insert(now);
+                    if *signal == Signal::KILL {
+                        seen.killed.get_or_insert(now);
+                    }
+                }
+            }
+            Action::Forget { generation } => {
+                let seen = self.seen.get_mut(generation).expect("Forget of a generation that never was");
+                assert!(!seen.forgotten, "generation {} is forgotten twice", generation.0);
+                assert!(
+                    !seen.pending,
+                    "generation {} is forgotten before its start was answered",
+                    generation.0
+                );
+                seen.forgotten = true;
+                if seen.killed.is_some() && !seen.ended {
+                    self.ends.insert(exit_status(Exit::Signal { signal: Signal::KILL, core: false }));
+                }
+                if self.before.as_ref().is_some_and(|status| status.generation == Some(generation.0)) {
+                    self.last_end = now;
+                }
+            }
+            Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
+            Action::Sweep { signal } => {
+                if *signal == Signal::KILL {
+                    self.swept.get_or_insert(now);
+                }
+            }
+            Action::Exit(code) => {
+                self.listener_stays_open(*code);
+                self.exited = true;
+            }
+            Action::Suspend => assert!(!self.setting.init, "PID 1 stops itself"),
+            Action::Watch { .. } | Action::Tell(_) | Action::TellManager(_) => {}
+        }
+    }
+
+    fn note_ready(&mut self, now: u64, status: &Status) {
+        for entry in &status.generations {
+            let id = GenerationId(entry.generation);
+            let Some(seen) = self.seen.get_mut(&id) else { continue };
+            if entry.ready_ms.is_some() && seen.ready.is_none() {
+                seen.ready = Some(now);
+                seen.pinged = seen.pinged.max(now);
+                self.ready_means_ready(now, id);
+            }
+        }
+    }
+
+    fn mark(&mut self, what: &'static str, hit: bool) {
+        if hit {
+            *self.marks.entry(what).or_default() += 1;
+        }
+    }
+
+    fn note_marks(&mut self, event: &Event, actions: &[Action], status: &Status) {
+        let Some(before) = self.before.clone() else { return };
+        let new = before.last_swap != status.last_swap;
+        let outcome =
+            status.last_swap.as_ref().filter(|swap| new && swap.from.is_some()).map(|swap| swap.outcome);
+        self.mark("swapped", outcome == Some(Outcome::Swapped));
+        self.mark("rolled back", outcome == Some(Outcome::RolledBack));
+        let entered = |state| before.state != state && status.state == state;
+        self.mark("failed", entered(State::Failed));
+        self.mark("waiting", entered(State::Waiting));
+        self.mark("paused", entered(State::Paused));
+        self.mark("listening", entered(State::Listening));
+        self.mark("stopped in a swap", before.state == State::Swapping && status.state == State::Stopping);
+        self.mark(
+            "eight generations",
+            entered(State::Swapping) && status.generations.len() == limits::GENERATIONS,
+        );
+        let old_died =
+            matches!(event, Event::Exited { generation, .. } if before.generation == Some(generation.0));
+        self.mark("old died in a swap", old_died && before.state == State::Swapping);
+        self.mark("childless", matches!(event, Event::Childless));
+        self.mark("second stop", self.stops_asked > 1 && matches!(event, Event::Signalled { .. }));
+        for action in actions {
+            self.mark("suspended", matches!(action, Action::Suspend));
+            self.mark("watchdog", matches!(action, Action::Kill { signal: Signal::ABRT, .. }));
+            self.mark("killed", matches!(action, Action::Kill { signal: Signal::KILL, .. }));
+            if let Action::Forget { generation } = action {
+                let gone = self.seen.get(generation).is_some_and(|seen| seen.ended);
+                self.mark("left behind", !gone);
+            }
+        }
+        if matches!(event, Event::Connected) {
+            let started = actions.iter().any(|action| matches!(action, Action::Spawn { .. }));
+            self.mark("started by a connection", started);
+            self.mark("connection held back", !started && status.state == State::Listening);
+        }
+    }
+}
+
+/// `pause` shows as stopping as well, but then a current generation is there until it is gone.
+fn pausing(status: &Status) -> bool {
+    status.generation.is_some()
+}
+
+const ETXTBSY: i32 = 26;
+
+fn role(status: &Status, role: Role) -> Option<u64> {
+    status.generations.iter().find(|entry| entry.role == role).map(|entry| entry.generation)
+}
+
+/// Kills in answer to this are the sender's, not ours.
+fn is_passed_on(event: &Event) -> bool {
+    match event {
+        Event::Requested { request: Request::Kill { .. }, .. } => true,
+        Event::Signalled { signal, .. } => {
+            !matches!(*signal, Signal::HUP | Signal::TERM | Signal::INT | Signal::QUIT)
+        }
+        _ => false,
+    }
+}
+
+fn exit_status(exit: Exit) -> u8 {
+    match exit {
+        Exit::Code(code) => code,
+        Exit::Signal { signal, .. } => 128 + signal.number() as u8,
+    }
+}
+
+/// CLI.md, Exit status.
+fn failed_status(failure: &StartFailure) -> u8 {
+    match (failure.stage, failure.errno) {
+        (Stage::Exec, 2) => 127,
+        (Stage::Exec, _) => 126,
+        (_, _) => 125,
+    }
+}
+
+/// A bound on how long anything takes once all processes behave.
+pub(crate) fn calm_within(policy: &Policy) -> u64 {
+    let finite = |span: Span| if span.is_infinite() { 0 } else { span.as_nanos() };
+    let spans = [policy.delay.max, policy.delay.base, policy.bake, policy.timeout_start, policy.timeout_stop];
+    // Thrice: the start under way, one swap that was wanted since, and a restart between them.
+    3 * spans.into_iter().map(finite).sum::<u64>() + 60 * SECOND
+}

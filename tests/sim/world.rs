@@ -1,0 +1,367 @@
+//! The fake kernel and shell under the core: virtual time, processes as scripts, and what can be seen of them.
+//!
+//! Nothing here decides anything about the service; it plays the contract written at `Action` and `Event`, in the
+//! nastiest order the contract allows. Histories are in history.rs, the rules they must keep in check.rs.
+
+mod kernel;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use fastrand::Rng;
+use socket_supervise::config::{Policy, Signal};
+use socket_supervise::core::report::{Reply, State, Status};
+use socket_supervise::core::{
+    Action, ClientId, Event, Exit, GenerationId, Notify, Request, Scope, Sender, Setting, StartFailure,
+    Supervisor, Terminal, Time,
+};
+
+use crate::check::Check;
+use crate::history::Mood;
+use crate::trace::Trace;
+use kernel::{Group, Life, STRANGERS};
+pub(crate) use kernel::{Happening, Script, failure};
+
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const SECOND: u64 = 1_000 * MS;
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) rng: Rng,
+    pub(crate) core: Supervisor,
+    pub(crate) policy: Policy,
+    pub(crate) setting: Setting,
+    pub(crate) trace: Trace,
+    pub(crate) check: Check,
+    /// The scripts of the next starts; `default` when there is none.
+    pub(crate) scripts: VecDeque<Result<Script, StartFailure>>,
+    pub(crate) default: Script,
+    /// Every start fails with this until then.
+    pub(crate) fault: Option<(StartFailure, u64)>,
+    /// Everything is delivered at once and in its order.
+    pub(crate) orderly: bool,
+    /// What the user of a seeded history is up to; None: there is none, or no longer.
+    pub(crate) mood: Option<Mood>,
+    pub(crate) ended: Option<u8>,
+    pub(crate) steps: u32,
+    answers: VecDeque<Event>,
+    queue: VecDeque<Event>,
+    agenda: BTreeMap<(u64, u64), Happening>,
+    sequence: u64,
+    groups: BTreeMap<GenerationId, Group>,
+    /// What the core asked for, and when it gets it.
+    tick: Option<(u64, u64)>,
+    suspended: Option<u64>,
+    watched: bool,
+    connections: u32,
+    sweeping: bool,
+    clients: u64,
+    replies: BTreeMap<ClientId, Reply>,
+    /// The core as restored from what it saved, and for how many more steps it is compared.
+    twin: Option<(Supervisor, u32)>,
+    actions: Vec<Action>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, policy: Policy, setting: Setting) -> Self {
+        Self {
+            now: 1_000 * SECOND,
+            rng: Rng::with_seed(seed),
+            core: Supervisor::new(policy.clone(), setting),
+            check: Check::new(policy.clone(), setting),
+            policy,
+            setting,
+            trace: Trace::default(),
+            scripts: VecDeque::new(),
+            default: Script::good(),
+            fault: None,
+            orderly: true,
+            mood: None,
+            ended: None,
+            steps: 0,
+            answers: VecDeque::new(),
+            queue: VecDeque::from([Event::Begun]),
+            agenda: BTreeMap::new(),
+            sequence: 0,
+            groups: BTreeMap::new(),
+            tick: None,
+            suspended: None,
+            watched: false,
+            connections: 0,
+            sweeping: false,
+            clients: 0,
+            replies: BTreeMap::new(),
+            twin: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// What is true now, as `status` tells it.
+    pub(crate) fn status(&self) -> Status {
+        self.core.status()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.core.status().state
+    }
+
+    pub(crate) fn reply(&self, client: ClientId) -> Option<&Reply> {
+        self.replies.get(&client)
+    }
+
+    /// Equal for states from which the same can happen.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.core.save(), self.now, self.connections, self.watched, self.check.fingerprint())
+            .hash(&mut hasher);
+        for (id, group) in &self.groups {
+            (id.0, group.lives[0] == Life::Alive, group.is_empty()).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// What a failure shows: the last steps, and what they were decided by.
+    pub(crate) fn text(&self) -> String {
+        format!("{:?}\n{:?}\n{}", self.policy, self.setting, self.trace.text())
+    }
+
+    // What somebody outside does.
+
+    pub(crate) fn push(&mut self, event: Event) {
+        self.queue.push_back(event);
+    }
+
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.push(Event::Signalled { signal, sender: Sender::Process, terminal: Terminal::Unchanged });
+    }
+
+    pub(crate) fn request(&mut self, request: Request) -> ClientId {
+        self.clients += 1;
+        let client = ClientId(self.clients);
+        self.push(Event::Requested { client, request });
+        client
+    }
+
+    pub(crate) fn say(&mut self, generation: GenerationId, message: Notify) {
+        self.push(Event::Notified { generation, message });
+    }
+
+    pub(crate) fn says_ready(&mut self, generation: GenerationId) {
+        self.say(generation, Notify { ready: true, ..Notify::default() });
+    }
+
+    /// A client in the queue of the listener.
+    pub(crate) fn connect(&mut self) {
+        self.connections += 1;
+        self.offer();
+    }
+
+    /// The last generation that was started.
+    pub(crate) fn newest(&self) -> GenerationId {
+        self.groups.last_key_value().map_or(STRANGERS, |(id, _)| *id)
+    }
+
+    pub(crate) fn clients(&self) -> u64 {
+        self.clients
+    }
+
+    pub(crate) fn plan(&mut self, after: u64, happening: Happening) {
+        self.sequence += 1;
+        self.agenda.insert((self.now.saturating_add(after), self.sequence), happening);
+    }
+
+    /// The main process, as far as it still runs.
+    pub(crate) fn ends(&mut self, generation: GenerationId, exit: Exit) {
+        self.dies(generation, 0, exit);
+        self.settle_agenda();
+    }
+
+    /// Whether a connection waits in the queue.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connections > 0
+    }
+
+    // Time.
+
+    /// Whether everything that has happened was delivered.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.answers.is_empty() && self.queue.is_empty()
+    }
+
+    /// One event, or one thing that happens and may lead to some. False: nothing will ever happen again.
+    pub(crate) fn advance(&mut self, until: u64) -> bool {
+        if self.ended.is_some() {
+            return false;
+        }
+        if let Some(event) = self.next_event() {
+            self.step(event);
+            return true;
+        }
+        let happening = self.agenda.first_key_value().map(|((time, _), _)| *time);
+        let tick = self.tick.filter(|_| self.suspended.is_none()).map(|(_, at)| at);
+        let (time, is_tick) = match (happening, tick) {
+            (None, None) => return false,
+            (Some(time), None) => (time, false),
+            (None, Some(at)) => (at, true),
+            (Some(time), Some(at)) if time == at => (time, self.orderly || self.rng.bool()),
+            (Some(time), Some(at)) => (time.min(at), at < time),
+        };
+        if time > until {
+            self.now = self.now.max(until);
+            return false;
+        }
+        self.now = self.now.max(time);
+        if is_tick {
+            self.step(Event::Tick);
+        } else if let Some((_, happening)) = self.agenda.pop_first() {
+            self.happen(happening);
+        }
+        true
+    }
+
+    /// Everything that happens within this span.
+    pub(crate) fn run_for(&mut self, span: u64) {
+        let until = self.now.saturating_add(span);
+        while self.advance(until) {}
+    }
+
+    /// Everything that happens now.
+    pub(crate) fn settle(&mut self) {
+        self.run_for(0);
+    }
+
+    /// The time of the core's next wake-up comes.
+    pub(crate) fn skip_to_tick(&mut self) {
+        if let Some((_, at)) = self.tick {
+            while self.ended.is_none() && self.now < at && self.advance(at) {}
+            self.settle();
+        }
+    }
+
+    pub(crate) fn has_tick(&self) -> bool {
+        self.tick.is_some()
+    }
+
+    fn settle_agenda(&mut self) {
+        while let Some(entry) = self.agenda.first_entry() {
+            if entry.key().0 > self.now {
+                break;
+            }
+            let happening = entry.remove();
+            self.happen(happening);
+        }
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.answers.pop_front() {
+            return Some(event);
+        }
+        if self.suspended.is_some() {
+            return None;
+        }
+        // Sources are read in a fixed order, but what happens between two reads can look out of order.
+        if !self.orderly && self.queue.len() > 1 && self.rng.u8(..16) == 0 {
+            self.queue.rotate_left(1);
+        }
+        loop {
+            match self.queue.pop_front()? {
+                // Nobody asks for it any more.
+                Event::Connected if !self.watched || self.connections == 0 => {}
+                Event::Connected => {
+                    self.watched = false;
+                    return Some(Event::Connected);
+                }
+                event => return Some(event),
+            }
+        }
+    }
+
+    // The core.
+
+    fn step(&mut self, event: Event) {
+        let mut actions = std::mem::take(&mut self.actions);
+        actions.clear();
+        self.steps += 1;
+        self.trace.begin(self.now, &event);
+        self.core.step(Time(self.now), event.clone(), &mut actions);
+        let status = self.core.status();
+        self.trace.step(self.now, &event, &actions, status.state);
+        let wake = self.core.next_wake();
+        self.check.step(self.now, &event, &actions, &status, wake);
+        self.compare_twin(&event, &actions);
+        for action in &actions {
+            self.obey(action);
+        }
+        self.actions = actions;
+        if let Event::Exited { generation, .. } = event {
+            self.exit_was_told(generation);
+        }
+        self.tick = wake.map(|(Time(time), _)| match self.tick {
+            Some((wish, at)) if wish == time && at > self.now => (wish, at),
+            _ => (time, time.max(self.now).saturating_add(self.lateness())),
+        });
+        if let Some(code) = self.ended {
+            let left =
+                self.groups.values().flat_map(|group| &group.lives).filter(|life| **life != Life::Gone);
+            let left = left.count();
+            self.check.end(self.now, code, left);
+        } else if self.is_quiet() && self.connections > 0 && self.suspended.is_none() {
+            self.check.queued_connection_is_not_forgotten(self.now, wake, self.watched);
+        }
+    }
+
+    /// Late wake-ups: another process had the processor.
+    fn lateness(&mut self) -> u64 {
+        if self.orderly || self.rng.u8(..8) > 0 { 0 } else { self.rng.u64(..Check::LATE) }
+    }
+
+    fn compare_twin(&mut self, event: &Event, actions: &[Action]) {
+        if let Some((twin, left)) = &mut self.twin {
+            let mut same = Vec::new();
+            twin.step(Time(self.now), event.clone(), &mut same);
+            assert_eq!(same, actions, "reexec_roundtrip: the restored core decides differently");
+            *left -= 1;
+            if *left == 0 {
+                assert_eq!(twin.save(), self.core.save(), "reexec_roundtrip: the restored core diverged");
+                self.twin = None;
+            }
+        } else if self.steps % 16 == 3 && !self.orderly {
+            let saved = self.core.save();
+            let twin = Supervisor::restore(self.policy.clone(), self.setting, &saved)
+                .unwrap_or_else(|error| panic!("reexec_roundtrip: {error}: {saved}"));
+            assert_eq!(twin.save(), saved, "reexec_roundtrip: saved again, it differs");
+            assert_eq!(twin.next_wake(), self.core.next_wake(), "reexec_roundtrip: next_wake");
+            self.twin = Some((twin, 8));
+        }
+    }
+
+    fn obey(&mut self, action: &Action) {
+        match action {
+            Action::Spawn { generation } => self.spawn(*generation),
+            Action::Kill { generation, signal, scope } => {
+                self.kill(*generation, *signal, *scope == Scope::All);
+            }
+            Action::Watch { on } => {
+                self.watched = *on;
+                self.offer();
+            }
+            Action::Sweep { signal } => {
+                self.sweeping = true;
+                for id in self.groups.keys().copied().collect::<Vec<_>>() {
+                    self.kill(id, *signal, true);
+                }
+                self.look_for_children();
+            }
+            Action::Reply { client, reply } => {
+                self.replies.insert(*client, reply.clone());
+            }
+            Action::Suspend => {
+                self.suspended = Some(self.now);
+                let span = self.rng.u64(..5 * SECOND);
+                self.plan(span, Happening::Continued);
+            }
+            Action::Exit(code) => self.ended = Some(*code),
+            Action::Forget { .. } | Action::Tell(_) | Action::TellManager(_) => {}
+        }
+    }
+}
