@@ -42,13 +42,13 @@
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it
 //!   children.rs         living generations: pid, pidfd, notify socket
 //!   launch.rs           what is looked up anew for each generation
-//!   spawn.rs            clone to execve (unsafe); spawn/plan.rs, spawn/environment.rs, spawn/failure.rs
+//!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
 //!   reap.rs             waiting, groups, orphans
 //!   signal.rs           signals to us, the terminal
-//!   socket.rs           held sockets; socket/inet.rs, socket/local.rs, socket/inherited.rs, socket/holder.rs (who
-//!                       is in the way), socket/error.rs
+//!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs, inherited.rs, holder.rs (who is in the
+//!                       way), error.rs
 //!   notify.rs           NOTIFY_SOCKET of a generation; manager.rs: ours, upwards
-//!   control.rs          the control socket's place and name; control/server.rs: its clients
+//!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   instances.rs        where instances live, who answers
 //!   snapshot.rs         what only the shell can add to a status
 //!   users.rs            /etc/passwd and /etc/group

@@ -109,8 +109,11 @@ pub(super) struct Sweep {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Generation {
     pub(super) id: GenerationId,
+    /// When its start was first ordered, and when last (a busy file is tried again).
     pub(super) spawned: Time,
+    pub(super) ordered: Time,
     pub(super) pid: Option<u32>,
+    /// The last order that worked; its age counts from there.
     pub(super) started: Option<Time>,
     pub(super) ready: Option<Time>,
     pub(super) end: Option<End>,

@@ -40,6 +40,7 @@ impl Step<'_> {
         self.service.generations.push(Generation {
             id,
             spawned: self.now,
+            ordered: self.now,
             pid: None,
             started: None,
             ready: None,
@@ -69,10 +70,9 @@ impl Step<'_> {
     }
 
     pub(super) fn on_started(&mut self, id: GenerationId, pid: u32) {
-        let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.pid = Some(pid);
-        generation.started = Some(now);
+        generation.started = Some(generation.ordered);
         generation.retry = None;
         let ending = generation.ending.take();
         self.tell(Note::Started { generation: id, pid });
@@ -106,8 +106,10 @@ impl Step<'_> {
     }
 
     pub(super) fn on_retry(&mut self, id: GenerationId) {
+        let now = self.now;
         if let Some(generation) = self.service.get_mut(id) {
             generation.retry = None;
+            generation.ordered = now;
             self.out.push(Action::Spawn { generation: id });
         }
     }

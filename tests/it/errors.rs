@@ -70,7 +70,7 @@ fn values_that_do_not_parse() {
         ("--restart-prevent-exit-status", "SIGNONE"),
         ("--ready", "perhaps"),
         ("--ready", "delay:x"),
-        ("--timeout-start-sec", "1min30"),
+        ("--timeout-start-sec", "1min30x"),
         ("--timeout-stop-sec", ""),
         ("--kill-signal", "SIGNONE"),
         ("--kill-signal", "99"),

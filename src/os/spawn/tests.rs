@@ -264,7 +264,7 @@ fn a_directory_that_cannot_be_entered_is_named() {
     plan.directory = Some("/no/such/place".into());
     let failure = failed(&plan);
     assert_eq!((failure.stage, failure.errno), (Stage::Directory, libc::ENOENT));
-    assert_eq!(failure.what, "cannot enter /no/such/place: No such file or directory");
+    assert_eq!(failure.what, "cannot enter /no/such/place: No such file or directory [ENOENT]");
 }
 
 #[test]
@@ -332,8 +332,7 @@ fn wishes_beyond_our_rights_are_told_and_let_go() {
             groups: vec![1],
         });
         let failure = failed(&plan);
-        let sentence =
-            "cannot change to user app: Operation not permitted (only root may; run as root or without -u)";
+        let sentence = "cannot change to user app: Operation not permitted [EPERM] (only root may; run as root or without -u)";
         assert_eq!((failure.stage, failure.what.as_str()), (Stage::User, sentence));
     });
 }
