@@ -145,6 +145,10 @@ impl Script {
     fn begin_timers(self) {
         if let Some((after, how)) = self.0.get("--die-after").and_then(|text| text.split_once(':')) {
             let (after, how, script) = (after.parse().expect("milliseconds"), how.to_owned(), self.clone());
+            if after == 0 {
+                // Before it serves: whom it accepts, it would take along.
+                self.die(&how);
+            }
             thread::spawn(move || {
                 thread::sleep(Duration::from_millis(after));
                 script.die(&how);

@@ -111,7 +111,7 @@ impl Step<'_> {
         if generation.ready.is_none() && self.policy.ready == Ready::Notify && generation.is_up() {
             generation.failure.get_or_insert(Failure::Protocol);
         }
-        let age = now.since(generation.started.unwrap_or(now));
+        let age = now.since(generation.ordered);
         self.tell(Note::Exited { generation: id, exit, after: age });
         self.ended(id, End::Exited(exit));
         self.clear(id);
@@ -254,7 +254,7 @@ fn describe(generation: &Generation, end: &End, now: Time) -> String {
     match end {
         End::NotStarted(failure) => failure.what.clone(),
         End::Exited(exit) => {
-            let age = now.since(generation.started.unwrap_or(now));
+            let age = now.since(generation.ordered);
             let when = if generation.ready.is_some() { "after it was ready" } else { "before it was ready" };
             let hint = match exit {
                 Exit::Code(0) if generation.ready.is_none() => " (a server must stay in the foreground)",

@@ -109,11 +109,11 @@ pub(super) struct Sweep {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Generation {
     pub(super) id: GenerationId,
-    /// When its start was first ordered, and when last (a busy file is tried again).
+    /// When its start was first ordered, and when last (a busy file is tried again). Ages count from the latter.
     pub(super) spawned: Time,
     pub(super) ordered: Time,
     pub(super) pid: Option<u32>,
-    /// The last order that worked; its age counts from there.
+    /// When its execve(2) had succeeded: what it must live for counts from here.
     pub(super) started: Option<Time>,
     pub(super) ready: Option<Time>,
     pub(super) end: Option<End>,

@@ -70,9 +70,10 @@ impl Step<'_> {
     }
 
     pub(super) fn on_started(&mut self, id: GenerationId, pid: u32) {
+        let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.pid = Some(pid);
-        generation.started = Some(generation.ordered);
+        generation.started = Some(now);
         generation.retry = None;
         let ending = generation.ending.take();
         self.tell(Note::Started { generation: id, pid });

@@ -19,10 +19,8 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
                 generation: generation.id.0,
                 pid: generation.pid,
                 role: role(service, generation.id),
-                since: generation.started.unwrap_or(generation.spawned).0.to_string(),
-                ready_ms: generation
-                    .ready
-                    .map(|ready| ready.since(generation.started.unwrap_or(ready)).as_millis()),
+                since: generation.ordered.0.to_string(),
+                ready_ms: generation.ready.map(|ready| ready.since(generation.ordered).as_millis()),
                 connections: None,
                 rss_kb: None,
                 status: generation.status.clone(),

@@ -41,12 +41,13 @@ impl Step<'_> {
     pub(super) fn become_ready(&mut self, id: GenerationId, by: ReadyBy) {
         let (now, watchdog) = (self.now, self.policy.watchdog);
         let Some(generation) = self.service.get_mut(id) else { return };
-        let (Some(started), None, true) = (generation.started, generation.ready, generation.is_up()) else {
+        let (Some(_), None, true) = (generation.started, generation.ready, generation.is_up()) else {
             return;
         };
+        let after = now.since(generation.ordered);
         generation.ready = Some(now);
         generation.watchdog = (watchdog != Span::ZERO).then(|| now.after(watchdog));
-        self.tell(Note::Ready { generation: id, after: now.since(started), by });
+        self.tell(Note::Ready { generation: id, after, by });
         if !self.service.manager_told {
             self.service.manager_told = true;
             self.out.push(Action::TellManager(Manager::Ready));
@@ -91,7 +92,7 @@ impl Step<'_> {
     pub(super) fn succeed_attempt(&mut self) {
         let Some(attempt) = self.service.attempt.take() else { return };
         let Some(to) = attempt.generation else { return };
-        let ready_ms = self.service.get(to).and_then(|new| Some(new.ready?.since(new.started?).as_millis()));
+        let ready_ms = self.service.get(to).and_then(|new| Some(new.ready?.since(new.ordered).as_millis()));
         let text = match attempt.from {
             Some(from) if attempt.is_swap => {
                 format!("swapped: generation {} took over from {}", to.0, from.0)

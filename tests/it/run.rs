@@ -191,7 +191,10 @@ fn a_first_start_that_cannot_be_is_126_or_127() {
     let place = Place::new();
     place.write("plain", "no program\n");
     let plain = place.path("plain");
-    let run = |options: &str, command: &str| Launch::new(&place).args(options).command(&[command]).run();
+    // A directory that we may not search would make it 126: execvp(3) cannot know what is in there.
+    let run = |options: &str, command: &str| {
+        Launch::new(&place).args(options).env("PATH", "/usr/bin:/bin").command(&[command]).run()
+    };
     for options in ["", "--listen 127.0.0.1:0"] {
         let ended = run(options, "/no/such/program").expect(127);
         assert!(ended.stderr.contains("/no/such/program"), "{ended:?}");

@@ -22,6 +22,10 @@ struct Seen {
     /// A `Spawn` that was not answered yet.
     pending: bool,
     text_busy: bool,
+    /// The last `Spawn`: its age counts from there.
+    ordered: u64,
+    /// When its start was ordered, then when it had started; the time that we slept does not count.
+    waits_since: Option<u64>,
     started: Option<u64>,
     ready_said: bool,
     ready: Option<u64>,
@@ -124,6 +128,7 @@ impl Check {
         self.ends_itself |= status.state == State::Stopping && self.stops_asked == 0 && !pausing(status);
         self.signals_are_passed_on_once(event, actions);
         self.hung_ones_are_killed(now);
+        self.late_starts_fail(now, status);
         self.stop_terminates(now);
         self.note_marks(event, actions, status);
         let candidate = role(status, Role::Candidate);
@@ -154,6 +159,7 @@ impl Check {
         later(&mut self.stop_by);
         later(&mut self.swept);
         for seen in self.seen.values_mut() {
+            later(&mut seen.waits_since);
             later(&mut seen.told);
             later(&mut seen.killed);
         }
@@ -165,7 +171,7 @@ impl Check {
         match event {
             Event::Started { generation, .. } => {
                 let seen = self.seen.entry(*generation).or_default();
-                (seen.pending, seen.started) = (false, Some(now));
+                (seen.pending, seen.started, seen.waits_since) = (false, Some(now), Some(now));
             }
             Event::StartFailed { generation, failure } => {
                 let seen = self.seen.entry(*generation).or_default();

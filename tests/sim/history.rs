@@ -34,7 +34,7 @@ pub(crate) fn world(seed: u64) -> World {
         server: std::array::from_fn(|_| rng.u8(..3) == 0),
         user: std::array::from_fn(|_| rng.bool()),
         pace: pick(&mut rng, &[5 * MS, 200 * MS, 2 * SECOND, 2 * SECOND, 20 * SECOND]),
-        acts: rng.u32(80..200),
+        acts: rng.u32(200..500),
     };
     let mut world = World::new(rng.u64(..), policy, setting);
     world.orderly = false;

@@ -188,6 +188,23 @@ fn a_stop_in_the_same_breath_as_a_start_leaves_nobody() {
     assert_eq!((world.ended, world.processes()), (Some(0), 0));
 }
 
+/// Both are tried again while we sleep, the candidate first, and it is ready as soon as it runs.
+#[test]
+fn a_start_that_a_swap_overtakes_is_stopped_when_it_has_started() {
+    let mut world = serving(Policy { ready: Ready::Exec, bake: Span::ZERO, ..policy() });
+    world.ends(FIRST, Exit::Code(1));
+    world.fault = Some((failure(Stage::Exec, 26), world.now + SECOND / 2));
+    world.run_for(110 * MS);
+    let client = world.request(Request::Swap { wait: true });
+    world.run_for(11 * MS);
+    world.signal(Signal::TSTP);
+    world.fault = None;
+    world.run_for(10 * SECOND);
+    assert_eq!(outcome(&world, client), (0, Outcome::Swapped));
+    assert_serves(&world, 3);
+    assert_eq!(world.processes(), 1);
+}
+
 #[test]
 fn an_old_generation_that_dies_first_leaves_the_candidate_as_all_there_is() {
     let mut world = serving(policy());

@@ -21,8 +21,12 @@ impl Check {
                 "generation {} is started twice",
                 id.0
             );
+            let patience = (limits::TEXT_BUSY.as_nanos(), limits::TEXT_BUSY_RETRY.as_nanos());
+            let by = seen.waits_since.map(|since| since + patience.0 + patience.1 + 2 * Self::LATE);
+            assert!(by.is_some_and(|by| now <= by), "generation {} waits for a busy file for ever", id.0);
         }
-        seen.pending = true;
+        seen.waits_since.get_or_insert(now);
+        (seen.pending, seen.ordered) = (true, now);
         self.instant.2 += 1;
         if !again {
             self.restart_rate_bounded(now, event);
@@ -136,8 +140,8 @@ impl Check {
     /// Ready= is kept: nothing counts as ready that neither said so nor lived long enough.
     pub(super) fn ready_means_ready(&self, now: u64, id: GenerationId) {
         let seen = &self.seen[&id];
-        let age =
-            now - seen.started.unwrap_or_else(|| panic!("generation {} is ready but not started", id.0));
+        assert!(seen.started.is_some(), "generation {} is ready but not started", id.0);
+        let age = now - seen.ordered;
         let right = match self.policy.ready {
             Ready::Notify => seen.ready_said,
             Ready::Auto => seen.ready_said || age >= limits::AUTO_ALIVE.as_nanos(),
@@ -229,6 +233,22 @@ impl Check {
             // A second stop signal kills once more, and `stop_terminates` has the bound then.
             let waits = self.stops_asked == 0 && overdue(seen.killed, kill);
             assert!(!waits, "generation {} was killed in vain and is still waited for", id.0);
+        }
+    }
+
+    /// TimeoutStartSec= is kept; `auto` forgives one that is alone.
+    pub(super) fn late_starts_fail(&self, now: u64, status: &Status) {
+        let patience = self.policy.timeout_start.as_nanos().saturating_add(2 * Self::LATE);
+        for entry in status.generations.iter().filter(|entry| entry.ready_ms.is_none()) {
+            let is_bound = match self.policy.ready {
+                Ready::Notify => true,
+                Ready::Auto => entry.role == Role::Candidate,
+                Ready::Exec | Ready::Delay(_) => false,
+            };
+            let seen = &self.seen[&GenerationId(entry.generation)];
+            let starts = is_bound && seen.started.is_some() && seen.told.is_none() && !seen.ended;
+            let is_late = seen.waits_since.is_some_and(|since| now > since.saturating_add(patience));
+            assert!(!(starts && is_late), "generation {} is late and still waited for", entry.generation);
         }
     }
 
