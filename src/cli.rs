@@ -150,7 +150,8 @@ fn run_command() -> Command {
         if let Some(short) = directive.short {
             arg = arg.short(short);
         }
-        Some(arg)
+        // `-` before the path is part of its value.
+        Some(if directive.key == "EnvironmentFile" { arg.allow_hyphen_values(true) } else { arg })
     });
     command()
         .args(directives)

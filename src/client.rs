@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::core::report::{Line, Role, State, Status};
+use crate::config::Span;
+use crate::core::report::{Line, Role, State, Status, rounded};
 use crate::core::{Reply, Request};
 use crate::os::instances::{self, Holder, Instance};
 use render::printable;
@@ -116,9 +117,12 @@ fn ask(
 ) -> Result<u8, Failure> {
     let mut wire = connect(found, patience)?;
     wire.send(request);
-    let deadline = allowance(request, patience).and_then(|span| Instant::now().checked_add(span));
+    let within = |span| Instant::now().checked_add(span);
+    // However long the answer takes, a supervisor that lives says at once that it has the request.
+    let mut deadline = within(patience);
     loop {
         match wire.line(deadline) {
+            Ok(Line::Accepted) => deadline = allowance(request, patience).and_then(within),
             Ok(Line::Note(text)) if !json => say(out, &printable(&text))?,
             Ok(Line::Note(_)) => {}
             Ok(Line::Reply(reply)) => {
@@ -167,7 +171,10 @@ fn no_answer(found: &Instance, trouble: &Trouble, patience: Duration) -> String 
             let (pid, remedy) = found.pid.map_or_else(Default::default, |pid| {
                 (format!(" (pid {pid})"), format!("; if it is stopped: kill -CONT {pid}"))
             });
-            format!("{name}{pid} did not answer within {}{remedy}", render::span(patience))
+            format!(
+                "{name}{pid} did not answer within {}{remedy}",
+                rounded(Span::from_millis(patience.as_millis() as u64))
+            )
         }
         Trouble::Closed => {
             format!("{name}: the connection ended before the answer: it was killed, or has crashed")
@@ -251,7 +258,7 @@ fn describe(found: Instance, wire: Option<Wire>, deadline: Option<Instant>) -> L
     let status = wire.and_then(|mut wire| {
         loop {
             match wire.line(deadline) {
-                Ok(Line::Note(_)) => {}
+                Ok(Line::Accepted | Line::Note(_)) => {}
                 Ok(Line::Reply(reply)) => break reply.status,
                 Err(_) => break None,
             }

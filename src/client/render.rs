@@ -1,11 +1,11 @@
 //! `status` and `list` for people: aligned, short, safe for a terminal.
 
 use std::fmt::{Display, Write as _};
-use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::core::report::{GenerationStatus, LastSwap, Outcome, Role, SocketStatus, State, Status};
+use crate::config::Span;
+use crate::core::report::{GenerationStatus, LastSwap, Outcome, Role, SocketStatus, State, Status, rounded};
 
 /// The whole of `status`; `now` makes ages of points in time.
 pub(super) fn status(status: &Status, now: Timestamp) -> String {
@@ -37,7 +37,7 @@ fn head(status: &Status, now: Timestamp) -> String {
     text.push('\n');
     if let Some(next) = &status.next {
         let now = u64::try_from(now.as_millisecond()).unwrap_or(0);
-        let left = span(Duration::from_millis(next.at_ms.saturating_sub(now)));
+        let left = rounded(Span::from_millis(next.at_ms.saturating_sub(now)));
         let _ = writeln!(text, "next in {left}: {}", printable(&next.why));
     }
     text
@@ -49,7 +49,7 @@ fn generation(one: &GenerationStatus, now: Timestamp) -> Vec<String> {
         figure(one.pid),
         role(one.role).to_owned(),
         age(&one.since, now),
-        one.ready_ms.map_or_else(|| "not yet".to_owned(), |ms| span(Duration::from_millis(ms))),
+        one.ready_ms.map_or_else(|| "not yet".to_owned(), |ms| rounded(Span::from_millis(ms))),
         figure(one.connections),
         one.rss_kb.map_or_else(|| "-".to_owned(), memory),
         one.status.clone().unwrap_or_default(),
@@ -71,7 +71,7 @@ fn last_swap(swap: &LastSwap) -> String {
         Outcome::RolledBack => "rolled back",
     };
     let mut text = format!("last swap: {from} -> {}, {outcome}", swap.to);
-    let millis = |ms| span(Duration::from_millis(ms));
+    let millis = |ms| rounded(Span::from_millis(ms));
     let facts = [
         swap.ready_ms.map(|ms| format!("ready in {}", millis(ms))),
         swap.drain_ms.map(|ms| format!("drained in {}", millis(ms))),
@@ -128,19 +128,7 @@ fn memory(kb: u64) -> String {
 fn age(since: &str, now: Timestamp) -> String {
     let Ok(since) = since.parse::<Timestamp>() else { return since.to_owned() };
     let millis = now.as_millisecond().saturating_sub(since.as_millisecond());
-    span(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
-}
-
-/// Two units at most, as much as anybody reads.
-pub(super) fn span(span: Duration) -> String {
-    let (secs, millis) = (span.as_secs(), span.subsec_millis());
-    match secs {
-        0 => format!("{millis}ms"),
-        1..60 => format!("{secs}.{}s", millis / 100),
-        60..3600 => format!("{}min {}s", secs / 60, secs % 60),
-        3600..86_400 => format!("{}h {}min", secs / 3600, secs % 3600 / 60),
-        _ => format!("{}d {}h", secs / 86_400, secs % 86_400 / 3600),
-    }
+    rounded(Span::from_millis(u64::try_from(millis).unwrap_or(0)))
 }
 
 /// Columns as wide as their widest cell, two spaces apart; no trailing spaces.
@@ -228,9 +216,9 @@ mod tests {
 node (pid 42): swapping, generation 2, restarted 2 times
 next in 5.5s: generation 3 must be ready
 
-GENERATION  PID   ROLE       AGE    READY    CONNECTIONS  RSS      STATUS
-2           4200  current    55.0s  120ms    -            48.2 MB  \u{fffd}[31mred\u{fffd}
-3           4200  candidate  55.0s  not yet  -            48.2 MB
+GENERATION  PID   ROLE       AGE  READY    CONNECTIONS  RSS      STATUS
+2           4200  current    55s  120ms    -            48.2 MB  \u{fffd}[31mred\u{fffd}
+3           4200  candidate  55s  not yet  -            48.2 MB
 
 SOCKET  ADDRESS         KIND  FD  QUEUE   MODE
 web     127.0.0.1:8080  tcp   3   0/4096  shared
@@ -238,21 +226,6 @@ web     127.0.0.1:8080  tcp   3   0/4096  shared
 last swap: 1 -> 2, swapped, ready in 120ms, drained in 1.5s, 0 connections cut
 ";
         assert_eq!(status(&example(), now), expected);
-    }
-
-    #[test]
-    fn spans_have_two_units_at_most() {
-        let shown = |ms| span(Duration::from_millis(ms));
-        let cases = [
-            (7, "7ms"),
-            (59_999, "59.9s"),
-            (61_000, "1min 1s"),
-            (3_660_000, "1h 1min"),
-            (90_000_000, "1d 1h"),
-        ];
-        for (millis, text) in cases {
-            assert_eq!(shown(millis), text);
-        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The end of a generation: telling it to stop, SIGKILL, its exit, what it leaves behind, and what comes next.
 
 use super::note::{self, Note};
-use super::report::{Outcome, Reply};
+use super::report::{Outcome, Reply, rounded};
 use super::restart::{self, End, Failure};
 use super::service::{Ending, Generation, Phase, Step, Then};
 use super::{Action, Exit, GenerationId, Scope, Time, limits};
@@ -20,7 +20,8 @@ impl Step<'_> {
         if !generation.is_up() {
             return;
         }
-        generation.ending = Some(Ending { since: now, due: now.after(patience), killed: false });
+        generation.ending =
+            Some(Ending { was_told: true, since: now, due: now.after(patience), killed: false });
         if generation.pid.is_none() {
             // Its start was ordered and is not answered yet; `on_started` comes back here.
             return;
@@ -44,8 +45,9 @@ impl Step<'_> {
     pub(super) fn kill(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        let since = generation.ending.map_or(now, |ending| ending.since);
-        generation.ending = Some(Ending { since, due: now.after(limits::AFTER_KILL), killed: true });
+        let due = now.after(limits::AFTER_KILL);
+        let told = Ending { was_told: generation.end.is_none(), since: now, due, killed: true };
+        generation.ending = Some(Ending { due, killed: true, ..generation.ending.unwrap_or(told) });
         let scope = match self.policy.kill_mode {
             KillMode::Mixed | KillMode::ControlGroup => Scope::All,
             KillMode::Process => Scope::Main,
@@ -166,7 +168,7 @@ impl Step<'_> {
         let since = self.now;
         let due = since.after(self.policy.timeout_stop);
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.ending.get_or_insert(Ending { since, due, killed: false });
+        generation.ending.get_or_insert(Ending { was_told: false, since, due, killed: false });
         for signal in [self.policy.kill_signal, Signal::CONT] {
             self.out.push(Action::Kill { generation: id, signal, scope: Scope::All });
         }
@@ -194,7 +196,7 @@ impl Step<'_> {
     }
 
     fn drained(&mut self, generation: &Generation) {
-        let Some(ending) = generation.ending else { return };
+        let Some(ending) = generation.ending.filter(|ending| ending.was_told) else { return };
         let after = self.now.since(ending.since);
         self.tell(Note::Gone { generation: generation.id, after });
         if let Some(swap) = &mut self.service.last_swap
@@ -234,10 +236,10 @@ impl Step<'_> {
             let floor = if matches!(end, End::NotStarted(_)) { limits::NOT_STARTED } else { Span::ZERO };
             let delay = delay.max(floor);
             let until = self.now.after(delay);
-            self.tell(Note::Restarting { after: delay });
+            self.tell(Note::Restarting { after: delay, holds_sockets: self.setting.holds_sockets });
             self.service.phase = Phase::Waiting { until };
             if delay == Span::ZERO {
-                self.start_automatically();
+                self.restart();
             }
         } else if self.setting.holds_sockets && self.policy.restart != Restart::No {
             self.tell(Note::Listening);
@@ -260,7 +262,7 @@ fn describe(generation: &Generation, end: &End, now: Time) -> String {
                 Exit::Code(0) if generation.ready.is_none() => " (a server must stay in the foreground)",
                 Exit::Code(_) | Exit::Signal { .. } => "",
             };
-            format!("generation {id} {} after {}, {when}{hint}", note::ended(*exit), note::rounded(age))
+            format!("generation {id} {} after {}, {when}{hint}", note::ended(*exit), rounded(age))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::report::rounded;
 use super::{Exit, GenerationId};
 use crate::config::{Signal, Span, StartLimit};
 
@@ -12,8 +13,9 @@ pub enum Note {
         generation: GenerationId,
         pid: u32,
     },
+    /// None: the very first, whose failure ends us.
     CannotStart {
-        generation: GenerationId,
+        generation: Option<GenerationId>,
         what: String,
     },
     Ready {
@@ -32,12 +34,17 @@ pub enum Note {
     },
     Restarting {
         after: Span,
+        holds_sockets: bool,
     },
     Listening,
     TriggersHeld {
         span: Span,
     },
-    LimitHit(StartLimit),
+    /// `ends`: and we end with it.
+    LimitHit {
+        limit: StartLimit,
+        ends: bool,
+    },
     SwapBegun {
         from: GenerationId,
         to: GenerationId,
@@ -101,10 +108,11 @@ pub enum ReadyBy {
 impl Note {
     pub fn level(&self) -> log::Level {
         match self {
-            Self::CannotStart { .. }
+            Self::CannotStart { generation: None, .. } => log::Level::Error,
+            Self::CannotStart { generation: Some(_), .. }
             | Self::Failed { .. }
             | Self::TriggersHeld { .. }
-            | Self::LimitHit(_)
+            | Self::LimitHit { .. }
             | Self::RolledBack { .. }
             | Self::OldDied { .. }
             | Self::Killing { .. }
@@ -131,6 +139,13 @@ impl Note {
     }
 }
 
+impl Note {
+    /// The reply to whoever asked says the same.
+    pub fn is_conclusion(&self) -> bool {
+        matches!(self, Self::Swapped { .. } | Self::RolledBack { .. } | Self::Paused)
+    }
+}
+
 impl fmt::Display for GenerationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "generation {}", self.0)
@@ -141,7 +156,8 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started { generation, pid } => write!(f, "{generation} started, pid {pid}"),
-            Self::CannotStart { generation, what } => write!(f, "{generation}: {what}"),
+            Self::CannotStart { generation: Some(generation), what } => write!(f, "{generation}: {what}"),
+            Self::CannotStart { generation: None, what } => f.write_str(what),
             Self::Ready { generation, after, by } => {
                 write!(f, "{generation} is ready after {}", rounded(*after))?;
                 match by {
@@ -156,8 +172,9 @@ impl fmt::Display for Note {
                 write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
             }
             Self::Failed { reason } => write!(f, "{reason}; stopping it"),
-            Self::Restarting { after } => {
-                write!(f, "restart in {}; connections wait in the queue", rounded(*after))
+            Self::Restarting { after, holds_sockets } => {
+                let meanwhile = if *holds_sockets { "; connections wait in the queue" } else { "" };
+                write!(f, "restart in {}{meanwhile}", rounded(*after))
             }
             Self::Listening => write!(f, "listening; the next connection starts the server"),
             Self::TriggersHeld { span } => write!(
@@ -165,15 +182,14 @@ impl fmt::Display for Note {
                 "connections start a server that ends again and again; the next start is in {} at the earliest",
                 rounded(*span)
             ),
-            Self::LimitHit(limit) => write!(
-                f,
-                "gave up after {} starts in {}; \"supervise swap\" or SIGHUP starts it again",
-                limit.burst, limit.interval
-            ),
+            Self::LimitHit { limit, ends } => {
+                write!(f, "gave up after {} starts in {}", limit.burst, limit.interval)?;
+                if *ends { Ok(()) } else { write!(f, "; \"supervise swap\" or SIGHUP starts it again") }
+            }
             Self::SwapBegun { from, to } => write!(f, "swap: {to} starts beside {from}"),
             Self::SwapWaits => write!(f, "swap: one more swap follows the one under way"),
             Self::Baking { to, span } => {
-                write!(f, "{to} has the traffic; the old one is kept for {}", rounded(*span))
+                write!(f, "{to} is ready; the old one stays as it is for {} more", rounded(*span))
             }
             Self::Swapped { from, to } => write!(f, "swapped: {to} took over; {from} is told to stop"),
             Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
@@ -213,17 +229,5 @@ pub(super) fn ended(exit: Exit) -> String {
         Exit::Code(code) => format!("exited with status {code}"),
         Exit::Signal { signal, core: false } => format!("was killed by {signal}"),
         Exit::Signal { signal, core: true } => format!("was killed by {signal} (core dumped)"),
-    }
-}
-
-/// A span as a person wants to read it: two digits below a second, whole milliseconds up to ten seconds.
-pub(super) fn rounded(span: Span) -> Span {
-    let millis = span.as_millis();
-    if span.is_infinite() || millis == 0 {
-        Span::from_nanos(if span.is_infinite() { u64::MAX } else { span.as_nanos() / 1_000 * 1_000 })
-    } else if millis < 10_000 {
-        Span::from_millis(millis)
-    } else {
-        Span::from_secs(millis / 1_000)
     }
 }

@@ -5,10 +5,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Span;
+
 /// One line of the control socket, supervisor to client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Line {
+    /// The request was read; what follows may take its time.
+    Accepted,
     /// Progress, as the log says it.
     Note(String),
     /// The last line.
@@ -131,4 +135,40 @@ pub struct Next {
     /// Unix milliseconds. The core writes nanoseconds of CLOCK_MONOTONIC, the shell converts.
     pub at_ms: u64,
     pub why: String,
+}
+
+/// A span as a person reads it: two units at most. `100ms`, `1.5s`, `12s`, `2min 5s`, `3h 20min`.
+pub fn rounded(span: Span) -> String {
+    let (secs, tenths) = (span.as_millis() / 1_000, span.as_millis() % 1_000 / 100);
+    match secs {
+        _ if span.is_infinite() => "infinity".to_owned(),
+        0 => format!("{}ms", span.as_millis()),
+        1..60 if tenths == 0 => format!("{secs}s"),
+        1..60 => format!("{secs}.{tenths}s"),
+        60..3_600 => format!("{}min {}s", secs / 60, secs % 60),
+        3_600..86_400 => format!("{}h {}min", secs / 3_600, secs % 3_600 / 60),
+        _ => format!("{}d {}h", secs / 86_400, secs % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units_at_most() {
+        let cases = [
+            (7, "7ms"),
+            (999, "999ms"),
+            (1_050, "1s"),
+            (59_999, "59.9s"),
+            (61_000, "1min 1s"),
+            (3_660_000, "1h 1min"),
+            (90_000_000, "1d 1h"),
+        ];
+        for (millis, text) in cases {
+            assert_eq!(rounded(Span::from_millis(millis)), text);
+        }
+        assert_eq!(rounded(Span::INFINITY), "infinity");
+    }
 }

@@ -206,7 +206,6 @@ impl Ledger {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
-        self.restarts += 1;
         restart_delay(delay, self.failures)
     }
 }

@@ -130,6 +130,8 @@ pub(super) struct Generation {
 /// Told to stop: `due` is the SIGKILL, after it (`killed`) the moment at which we stop waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ending {
+    /// False: its main process ended by itself, and the rest is being ended.
+    pub(super) was_told: bool,
     pub(super) since: Time,
     pub(super) due: Time,
     pub(super) killed: bool,

@@ -16,6 +16,14 @@ impl Step<'_> {
         }
     }
 
+    /// The start that RestartSec= waited for.
+    pub(super) fn restart(&mut self) {
+        self.start_automatically();
+        if let Phase::Up { .. } = self.service.phase {
+            self.service.ledger.restarts += 1;
+        }
+    }
+
     /// A start that somebody asked for; `clients` hear how it went.
     pub(super) fn start_by_request(
         &mut self,
@@ -60,12 +68,14 @@ impl Step<'_> {
 
     /// StartLimitBurst= was reached.
     fn give_up(&mut self) {
-        self.tell(Note::LimitHit(self.policy.start_limit));
+        let limit = self.policy.start_limit;
+        let ends = !self.setting.holds_sockets || limit.action == StartLimitAction::Exit;
+        self.tell(Note::LimitHit { limit, ends });
         self.fail_attempt("the start limit was hit".to_owned());
-        if self.setting.holds_sockets && self.policy.start_limit.action == StartLimitAction::None {
-            self.service.phase = Phase::Failed;
-        } else {
+        if ends {
             self.end_with(self.service.last_status);
+        } else {
+            self.service.phase = Phase::Failed;
         }
     }
 
@@ -98,7 +108,10 @@ impl Step<'_> {
         generation.retry = None;
         let is_very_first = id == GenerationId(1) && matches!(self.service.phase, Phase::Up { .. });
         let status = failure.exit_status();
-        self.tell(Note::CannotStart { generation: id, what: failure.what.clone() });
+        self.tell(Note::CannotStart {
+            generation: (!is_very_first).then_some(id),
+            what: failure.what.clone(),
+        });
         self.ended(id, End::NotStarted(failure));
         if is_very_first {
             self.end_with(status);

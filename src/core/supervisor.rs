@@ -87,7 +87,7 @@ impl Step<'_> {
             Why::Watchdog(id) => self.on_watchdog_missed(id),
             Why::Kill(id) => self.on_kill_due(id),
             Why::Abandon(id) => self.on_abandon_due(id),
-            Why::Restart => self.start_automatically(),
+            Why::Restart => self.restart(),
             Why::Listen => self.listen(),
             Why::SweepKill => self.sweep(Signal::KILL),
             Why::SweepAbandon => {

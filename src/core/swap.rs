@@ -83,8 +83,10 @@ impl Step<'_> {
     pub(super) fn roll_back(&mut self, reason: String) {
         let Phase::Swapping { old, new } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: old };
-        self.tell(Note::RolledBack { from: old, to: new, reason: reason.clone() });
-        self.fail_attempt(reason);
+        let note = Note::RolledBack { from: old, to: new, reason: reason.clone() };
+        let text = note.to_string();
+        self.tell(note);
+        self.fail_attempt_saying(reason, &text);
         let patience = limits::FAILED_CANDIDATE.min(self.policy.timeout_stop);
         self.stop_generation(new, self.policy.kill_signal, patience);
     }
@@ -97,20 +99,19 @@ impl Step<'_> {
             Some(from) if attempt.is_swap => {
                 format!("swapped: generation {} took over from {}", to.0, from.0)
             }
-            Some(_) | None => format!("generation {} is ready", to.0),
+            Some(_) | None => format!("started: generation {} serves", to.0),
         };
         self.conclude(attempt, to, Outcome::Swapped, None, ready_ms, &Reply::done(text));
     }
 
     pub(super) fn fail_attempt(&mut self, reason: String) {
+        let text = format!("failed: {reason}");
+        self.fail_attempt_saying(reason, &text);
+    }
+
+    fn fail_attempt_saying(&mut self, reason: String, text: &str) {
         let Some(attempt) = self.service.attempt.take() else { return };
         let to = attempt.generation.unwrap_or(GenerationId(self.service.last_id + 1));
-        let text = match (attempt.is_swap, self.service.phase) {
-            (true, Phase::Up { current }) if Some(current) == attempt.from => {
-                format!("rolled back: {reason}; generation {} serves on", current.0)
-            }
-            (true | false, _) => format!("failed: {reason}"),
-        };
         self.conclude(attempt, to, Outcome::RolledBack, Some(reason), None, &Reply::failed(text));
     }
 

@@ -25,10 +25,12 @@ struct Running {
     pid: i32,
     pidfd: OwnedFd,
     notify: NotifySocket,
-    /// The uid it was started with, which may send to `notify`.
+    /// The uid it was started with.
     uid: u32,
     /// The main process was reaped; what is left of the group is waited for.
     reaped: bool,
+    /// A notification was dropped, and that was told.
+    has_dropped: bool,
 }
 
 impl Children {
@@ -58,7 +60,8 @@ impl Children {
         if let Err(error) = watch(&notify) {
             log::warn!("{generation}: cannot listen to its notify socket: {error}");
         }
-        let running = Running { pid: child.pid, pidfd: child.pidfd, notify, uid, reaped: false };
+        let running =
+            Running { pid: child.pid, pidfd: child.pidfd, notify, uid, reaped: false, has_dropped: false };
         self.generations.insert(generation, running);
         Ok(child.pid)
     }
@@ -128,13 +131,21 @@ impl Children {
     }
 
     /// What the generation has sent, as events. True: there may be more.
-    pub fn receive(&self, generation: GenerationId, events: &mut impl Extend<Event>) -> bool {
-        let Some(running) = self.generations.get(&generation) else { return false };
+    pub fn receive(&mut self, generation: GenerationId, events: &mut impl Extend<Event>) -> bool {
+        let Some(running) = self.generations.get_mut(&generation) else { return false };
+        // A sender that is gone already (`systemd-notify --no-block`) can only be judged by its uid.
+        let (main, users) = (running.pid, [0, getuid().as_raw(), running.uid]);
+        let believes =
+            |pid, uid| reap::belongs(pid, main, generation.0).unwrap_or_else(|| users.contains(&uid));
         for _ in 0..DATAGRAMS {
-            match running.notify.receive(running.uid) {
+            match running.notify.receive(believes) {
                 Received::Nothing => return false,
                 Received::Message(message) => events.extend([Event::Notified { generation, message }]),
-                Received::Dropped(why) => log::debug!("{generation}: notification dropped: {why}"),
+                Received::Dropped(why) => {
+                    let level = if running.has_dropped { log::Level::Debug } else { log::Level::Warn };
+                    running.has_dropped = true;
+                    log::log!(level, "{generation}: a notification was dropped: {why}");
+                }
             }
         }
         true

@@ -89,6 +89,28 @@ impl Launcher {
     }
 }
 
+/// What can be found wrong before anything is bound: the user, the group, the directory, the environment files.
+///
+/// # Errors
+/// A sentence with the remedy.
+pub fn check(launch: &config::Launch) -> Result<(), String> {
+    Identity::resolve(launch).map_err(|failure| failure.what)?;
+    for file in &launch.environment_files {
+        read_environment(file).map_err(|failure| failure.what)?;
+    }
+    match launch.directory.as_ref().map(|path| (path, fs::metadata(path))) {
+        Some((path, Ok(meta))) if !meta.is_dir() => {
+            Err(format!("-C {}: is no directory (name one that is)", path.display()))
+        }
+        Some((path, Err(error))) if error.kind() == io::ErrorKind::NotFound => Err(format!(
+            "-C {}: there is no such directory (mkdir -p it, or correct the path)",
+            path.display()
+        )),
+        // Whether the server's user may enter it is known when it does.
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// `$PWD` where it names our directory: entered by this path before each start, a link in it (`current ->
 /// releases/42`) is followed anew. None: our directory as it is.
 fn logical_directory() -> Option<PathBuf> {
@@ -103,7 +125,11 @@ fn read_environment(file: &EnvironmentFile) -> Result<Vec<(String, String)>, Sta
         Ok(text) => text,
         Err(error) if file.optional && error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
-            let what = format!("cannot read environment file {}: {error}", file.path.display());
+            let remedy = match error.kind() {
+                io::ErrorKind::NotFound => "; with - before the path it may be missing",
+                _ => "",
+            };
+            let what = format!("cannot read environment file {}: {error}{remedy}", file.path.display());
             return Err(failure(error.raw_os_error().unwrap_or(0), what));
         }
     };

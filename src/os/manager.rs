@@ -62,8 +62,8 @@ mod tests {
         socket.tell(core::Manager::Stopping).unwrap();
         let ready = Notify { ready: true, ..Notify::default() };
         let stopping = Notify { stopping: true, ..Notify::default() };
-        assert_eq!(manager.receive(u32::MAX), Received::Message(ready));
-        assert_eq!(manager.receive(u32::MAX), Received::Message(stopping));
+        assert_eq!(manager.receive(|_, _| true), Received::Message(ready));
+        assert_eq!(manager.receive(|_, _| true), Received::Message(stopping));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Each generation has its own, so that a late message of an old one cannot be taken for the new one's. The name is
 //! abstract and picked by the kernel: it never collides, leaves nothing behind, and is reachable whatever the user,
 //! the directory or the root of the server is. Anybody in the network namespace can send to it, hence the look at the
-//! sender's uid, which the kernel vouches for.
+//! sender, for whose pid and uid the kernel vouches.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,7 +14,6 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, bind, getsockname, recvmsg,
     setsockopt, socket, sockopt,
 };
-use nix::unistd::getuid;
 
 use crate::core::Notify;
 
@@ -62,13 +61,13 @@ impl NotifySocket {
         self.address.clone()
     }
 
-    /// Reads one datagram, without waiting. Counts only what comes from root, from us, or from `allowed_uid`, the
-    /// server's user. The caller limits how many it reads in a row: senders may be faster than we are.
+    /// Reads one datagram, without waiting. Counts only what comes from a sender that `believes` (pid, uid) accepts. The
+    /// caller limits how many it reads in a row: senders may be faster than we are.
     ///
     /// The control buffer has room for the credentials alone, which the kernel writes first. Fds that come along
     /// (BARRIER=1, FDSTORE=1) find none: they never become ours, and the kernel closes them within this call, which
     /// is what `systemd-notify` waits for.
-    pub fn receive(&self, allowed_uid: u32) -> Received {
+    pub fn receive(&self, believes: impl FnOnce(i32, u32) -> bool) -> Received {
         let mut payload = [0; LONGEST];
         let mut control = cmsg_space!(UnixCredentials);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
@@ -82,25 +81,25 @@ impl NotifySocket {
         if flags.contains(MsgFlags::MSG_TRUNC) {
             return Received::Dropped(format!("longer than {LONGEST} bytes"));
         }
-        let Some(uid) = sender_uid(&control) else {
+        let Some((pid, uid)) = sender(&control) else {
             return Received::Dropped("without credentials".to_owned());
         };
-        if ![0, getuid().as_raw(), allowed_uid].contains(&uid) {
-            return Received::Dropped(format!("from uid {uid}"));
+        if !believes(pid, uid) {
+            return Received::Dropped(format!("from pid {pid} (uid {uid}), which is none of its processes"));
         }
         Received::Message(Notify::parse(&payload[..length]))
     }
 }
 
-/// The uid in a control buffer that begins with SCM_CREDENTIALS: `struct cmsghdr` (length, level, type), then `struct
-/// ucred` (pid, uid, gid). Read here because nix refuses to look into a buffer that had no room for everything.
-fn sender_uid(control: &[u8]) -> Option<u32> {
+/// Pid and uid in a control buffer that begins with SCM_CREDENTIALS: `struct cmsghdr` (length, level, type), then
+/// `struct ucred` (pid, uid, gid). Read here because nix refuses to look into a buffer that had no room for everything.
+fn sender(control: &[u8]) -> Option<(i32, u32)> {
     let word = |at: usize| Some(u32::from_ne_bytes(control.get(at..at + 4)?.try_into().ok()?));
     let header = size_of::<libc::cmsghdr>();
     if word(header - 8)? as i32 != libc::SOL_SOCKET || word(header - 4)? as i32 != libc::SCM_CREDENTIALS {
         return None;
     }
-    word(header + 4)
+    Some((word(header)? as i32, word(header + 4)?))
 }
 
 #[cfg(test)]
@@ -114,6 +113,10 @@ mod tests {
     use nix::sys::socket::{ControlMessage, sendmsg};
 
     use super::*;
+
+    fn anybody(_pid: i32, _uid: u32) -> bool {
+        true
+    }
 
     fn client(to: &NotifySocket) -> UnixDatagram {
         let name = to.address();
@@ -131,11 +134,11 @@ mod tests {
     #[test]
     fn a_message_arrives_once() {
         let socket = NotifySocket::open().unwrap();
-        assert_eq!(socket.receive(u32::MAX), Received::Nothing);
+        assert_eq!(socket.receive(anybody), Received::Nothing);
         client(&socket).send(b"READY=1\nSTATUS=up").unwrap();
         let expected = Notify { ready: true, status: Some("up".to_owned()), ..Notify::default() };
-        assert_eq!(socket.receive(u32::MAX), Received::Message(expected));
-        assert_eq!(socket.receive(u32::MAX), Received::Nothing);
+        assert_eq!(socket.receive(anybody), Received::Message(expected));
+        assert_eq!(socket.receive(anybody), Received::Nothing);
     }
 
     #[test]
@@ -143,7 +146,7 @@ mod tests {
         let (old, new) = (NotifySocket::open().unwrap(), NotifySocket::open().unwrap());
         assert_ne!(old.address(), new.address());
         client(&old).send(b"READY=1").unwrap();
-        assert_eq!(new.receive(u32::MAX), Received::Nothing);
+        assert_eq!(new.receive(anybody), Received::Nothing);
     }
 
     #[test]
@@ -156,9 +159,9 @@ mod tests {
         text.push(b'x');
         client.send(&text).unwrap();
         client.send(b"").unwrap();
-        assert!(matches!(socket.receive(u32::MAX), Received::Message(Notify { ready: true, .. })));
-        assert!(matches!(socket.receive(u32::MAX), Received::Dropped(_)));
-        assert_eq!(socket.receive(u32::MAX), Received::Message(Notify::default()));
+        assert!(matches!(socket.receive(anybody), Received::Message(Notify { ready: true, .. })));
+        assert!(matches!(socket.receive(anybody), Received::Dropped(_)));
+        assert_eq!(socket.receive(anybody), Received::Message(Notify::default()));
     }
 
     #[test]
@@ -170,7 +173,7 @@ mod tests {
         drop(writer);
         nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
         assert_eq!(nix::unistd::read(&reader, &mut [0]), Err(Errno::EAGAIN), "still open in the queue");
-        assert_eq!(socket.receive(u32::MAX), Received::Message(Notify::default()));
+        assert_eq!(socket.receive(anybody), Received::Message(Notify::default()));
         assert_eq!(nix::unistd::read(&reader, &mut [0]), Ok(0), "end of file: the last copy is closed");
     }
 
@@ -183,7 +186,7 @@ mod tests {
         let fds = [file.as_file().as_raw_fd(); 253];
         for _ in 0..300 {
             send_with_fds(&client, b"FDSTORE=1\nREADY=1", &fds);
-            assert!(matches!(socket.receive(u32::MAX), Received::Message(Notify { ready: true, .. })));
+            assert!(matches!(socket.receive(anybody), Received::Message(Notify { ready: true, .. })));
         }
         let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
         let copies = open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == file.path())).count();
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_not_heard_and_the_servers_user_is() {
+    fn the_sender_is_the_one_the_kernel_names() {
         const STRANGER: u32 = 54321;
         if !nix::unistd::geteuid().is_root() {
             return; // Only root can claim to be somebody else.
@@ -205,20 +208,24 @@ mod tests {
         for _ in 0..2 {
             sendmsg::<()>(client.as_raw_fd(), &text, &claim, MsgFlags::empty(), None).unwrap();
         }
-        assert_eq!(socket.receive(1000), Received::Dropped(format!("from uid {STRANGER}")));
-        assert!(matches!(socket.receive(STRANGER), Received::Message(Notify { ready: true, .. })));
+        assert!(matches!(socket.receive(|_, uid| uid != STRANGER), Received::Dropped(_)));
+        assert!(matches!(
+            socket.receive(|from, uid| (from, uid) == (pid, STRANGER)),
+            Received::Message(Notify { ready: true, .. })
+        ));
     }
 
     #[test]
     fn credentials_are_read_from_their_place_only() {
         let mut control = vec![0; size_of::<libc::cmsghdr>() + 12];
-        assert_eq!(sender_uid(&control), None);
+        assert_eq!(sender(&control), None);
         let header = size_of::<libc::cmsghdr>();
         control[header - 8..header - 4].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
         control[header - 4..header].copy_from_slice(&libc::SCM_CREDENTIALS.to_ne_bytes());
+        control[header..header + 4].copy_from_slice(&77i32.to_ne_bytes());
         control[header + 4..header + 8].copy_from_slice(&1000u32.to_ne_bytes());
-        assert_eq!(sender_uid(&control), Some(1000));
-        assert_eq!(sender_uid(&control[..header + 4]), None);
-        assert_eq!(sender_uid(&[]), None);
+        assert_eq!(sender(&control), Some((77, 1000)));
+        assert_eq!(sender(&control[..header + 4]), None);
+        assert_eq!(sender(&[]), None);
     }
 }

@@ -15,6 +15,8 @@ use crate::config::Signal;
 const FILE_BYTES: u64 = 1 << 20;
 /// Descendants looked at in one walk: more than any default pids.max or kernel.pid_max of 32768.
 const DESCENDANTS: usize = 1 << 16;
+/// How far up a process tree is followed.
+const ANCESTORS: usize = 256;
 /// A sweep looks again for children that were forked while it went round, but not for ever.
 const ROUNDS: usize = 8;
 
@@ -100,6 +102,28 @@ pub fn strays(known_mains: &[i32]) -> io::Result<Vec<i32>> {
 pub fn generation_of(pid: i32) -> Option<u64> {
     let environment = read(&format!("/proc/{pid}/environ")).ok()?;
     generation_in(&environment)
+}
+
+/// Whether a process belongs to the generation whose main process is or was `main`: it descends from it, is in its
+/// process group, or is an orphan of it that we adopted. None: there is no such process any more.
+pub fn belongs(pid: i32, main: i32, generation: u64) -> Option<bool> {
+    let mut at = pid;
+    for _ in 0..ANCESTORS {
+        if at == main {
+            return Some(true);
+        }
+        let Some((parent, group)) = parent_and_group_of(at) else {
+            return if at == pid { None } else { Some(false) };
+        };
+        if group == main {
+            return Some(true);
+        }
+        if parent == our_pid() || parent <= 1 {
+            return Some(parent == our_pid() && generation_of(at) == Some(generation));
+        }
+        at = parent;
+    }
+    Some(false)
 }
 
 fn generation_in(environment: &[u8]) -> Option<u64> {
@@ -202,14 +226,19 @@ fn children_by_parent(pid: i32) -> io::Result<Vec<i32>> {
 }
 
 fn parent_of(pid: i32) -> Option<i32> {
-    parent_in(&read(&format!("/proc/{pid}/stat")).ok()?)
+    parent_and_group_of(pid).map(|(parent, _)| parent)
 }
 
-/// proc_pid_stat(5): `pid (comm) state ppid`, and comm may contain anything, also `) R 1`.
-fn parent_in(stat: &[u8]) -> Option<i32> {
+fn parent_and_group_of(pid: i32) -> Option<(i32, i32)> {
+    parent_and_group_in(&read(&format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// proc_pid_stat(5): `pid (comm) state ppid pgrp`, and comm may contain anything, also `) R 1`.
+fn parent_and_group_in(stat: &[u8]) -> Option<(i32, i32)> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = stat.get(end + 1..)?.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
-    std::str::from_utf8(fields.nth(1)?).ok()?.parse().ok()
+    let fields = stat.get(end + 1..)?.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+    let mut numbers = fields.skip(1).map(|field| std::str::from_utf8(field).ok()?.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 fn read(path: &(impl AsRef<std::path::Path> + ?Sized)) -> io::Result<Vec<u8>> {
@@ -326,9 +355,9 @@ mod tests {
 
     #[test]
     fn what_proc_says_is_not_trusted() {
-        assert_eq!(parent_in(b"12 (a) R 1) S 34 5 6"), Some(34));
-        for stat in [&b""[..], b"12 (a", b"12 (a)", b"12 (a) S", b"12 (a) S x"] {
-            assert_eq!(parent_in(stat), None);
+        assert_eq!(parent_and_group_in(b"12 (a) R 1) S 34 5 6"), Some((34, 5)));
+        for stat in [&b""[..], b"12 (a", b"12 (a)", b"12 (a) S", b"12 (a) S x", b"12 (a) S 34"] {
+            assert_eq!(parent_and_group_in(stat), None);
         }
         assert_eq!(generation_in(b"A=1\0SUPERVISE_GENERATION=12\0SUPERVISE_GENERATION=13"), Some(12));
         for environment in [&b""[..], b"SUPERVISE_GENERATION=", b"SUPERVISE_GENERATION=99999999999999999999"]

@@ -1,7 +1,7 @@
 //! The loop: what the module above promises, carried out.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use nix::time::{ClockId, clock_gettime};
 use super::children::Children;
 use super::control::ControlSocket;
 use super::control::server::ControlServer;
-use super::launch::Launcher;
+use super::launch::{self, Launcher};
 use super::manager::ManagerSocket;
 use super::notify::NotifySocket;
 use super::reap::{self, Reaped};
 use super::signal::{self, HupIgnored, Received, Signals};
 use super::snapshot;
 use super::socket::{self, HeldSocket, Inherited};
-use crate::config::{Config, Handover, Instance, Signal};
+use crate::config::{Config, Handover, Instance, Signal, Stdin};
 use crate::core::{Action, Event, GenerationId, Note, Reply, Setting, Supervisor, Terminal, Time};
 
 /// The exit status for what parses but cannot be done.
@@ -62,6 +62,7 @@ struct Shell {
     control: Option<ControlServer>,
     manager: Option<ManagerSocket>,
     is_sweeping: bool,
+    is_announced: bool,
     exit: Option<u8>,
     handover: Handover,
 }
@@ -83,6 +84,13 @@ impl Shell {
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
         let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
         reap::prepare().map_err(cannot("adopt orphans"))?;
+        launch::check(&config.launch)?;
+        if config.launch.stdin == Stdin::Inherit && io::stdin().is_terminal() {
+            log::warn!(
+                "--stdin inherit: our stdin is a terminal; the kernel stops a server that reads from it, because it \
+                 is not in the foreground (use a pipe, a file, or --stdin null)"
+            );
+        }
         let inherited = Inherited::from_environment();
         let sockets = socket::bind_all(&config.listeners, &config.socket, &inherited)
             .map_err(|error| error.to_string())?;
@@ -98,7 +106,7 @@ impl Shell {
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())
             .inspect_err(|_| release(&sockets))?;
-        let shell = Self {
+        Ok(Self {
             launcher,
             supervisor: Supervisor::new(config.policy, setting),
             queue: VecDeque::new(),
@@ -111,14 +119,17 @@ impl Shell {
             control,
             manager: ManagerSocket::from_environment(),
             is_sweeping: false,
+            is_announced: false,
             exit: None,
             handover,
-        };
-        shell.announce();
-        Ok(shell)
+        })
     }
 
-    fn announce(&self) {
+    /// Said once something runs: what could not even be started is one line.
+    fn announce(&mut self) {
+        if std::mem::replace(&mut self.is_announced, true) {
+            return;
+        }
         for (socket, fd) in self.sockets.iter().zip(3..) {
             log::info!("listening on {} as {} (fd {fd})", socket.address, socket.name);
         }
@@ -334,7 +345,10 @@ impl Shell {
             registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
         };
         let event = match self.children.start(generation, &self.launcher, watch) {
-            Ok(pid) => Event::Started { generation, pid: pid.unsigned_abs() },
+            Ok(pid) => {
+                self.announce();
+                Event::Started { generation, pid: pid.unsigned_abs() }
+            }
             Err(failure) => Event::StartFailed { generation, failure },
         };
         self.queue.push_back(event);
@@ -379,7 +393,9 @@ impl Shell {
     fn tell(&mut self, note: &Note) {
         let text = note.to_string();
         log::log!(note.level(), "{text}");
-        if let Some(control) = &mut self.control {
+        if let Some(control) = &mut self.control
+            && !note.is_conclusion()
+        {
             control.note_all(&text);
         }
     }

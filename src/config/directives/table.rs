@@ -387,7 +387,10 @@ fn umask(config: &mut Config, text: &str) -> Set {
 
 fn standard_input(config: &mut Config, text: &str) -> Set {
     if text == "tty" {
-        return Err(Problem::new("this version hands no terminal over", "use inherit to pass our stdin on"));
+        return Err(Problem::new(
+            "this version hands no terminal over",
+            "use null, or inherit with a pipe or a file",
+        ));
     }
     put(choice(text, &[("null", Stdin::Null), ("inherit", Stdin::Inherit)])?, &mut config.launch.stdin)
 }

@@ -218,7 +218,10 @@ impl ControlServer {
         }
         let Received { line, closed } = connection.receive();
         match line.map(|line| line.and_then(|line| parse(&line))) {
+            // Who left before we read the request (we were stopped, say) does not want it any more.
+            Some(Ok(_)) if closed => {}
             Some(Ok(request)) => {
+                connection.output.extend(encode(&Line::Accepted));
                 connection.phase = Phase::Waiting { notes: !matches!(request, Request::Status { .. }) };
                 connection.keep = request == Request::Stop;
                 events.push(Event::Requested { client, request });
