@@ -14,14 +14,13 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, pipe2};
 
 /// Starts of one process in a row, for the second figure.
-const STARTS: usize = 100;
+const STARTS: usize = 500;
 
 fn main() {
     let rounds = env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(200);
@@ -65,6 +64,7 @@ struct Programs {
     tini: Option<CString>,
     supervise: CString,
     stamp: CString,
+    light: CString,
     environment: Vec<CString>,
 }
 
@@ -81,23 +81,30 @@ impl Programs {
             built.is_ok_and(|status| status.success()) && stamp.exists(),
             "cannot build the example stamp"
         );
-        let tini = env::split_paths(&env::var_os("PATH").unwrap_or_default())
-            .map(|directory| directory.join("tini"))
-            .find(|path| path.exists());
+        let in_path = |name: &str| {
+            env::split_paths(&env::var_os("PATH").unwrap_or_default())
+                .map(|directory| directory.join(name))
+                .find(|path| path.exists())
+        };
+        let tini = in_path("tini");
         if tini.is_none() {
             println!(
                 "no tini in PATH (Debian: apt-get install tini); compared with a bare posix_spawn alone"
             );
         }
-        let mut environment: Vec<CString> =
-            env::vars().filter_map(|(name, value)| CString::new(format!("{name}={value}")).ok()).collect();
-        // The control socket is part of the figure; it goes where it disturbs nobody.
-        let runtime = format!("SUPERVISE_RUNTIME_DIR={}", directory.display());
-        environment.push(CString::new(runtime).expect("no NUL in a path"));
+        // Little else: cargo's LD_LIBRARY_PATH would send every dynamic loader on a long search. The control socket is
+        // part of the figure; it goes where it disturbs nobody.
+        let environment = [
+            format!("PATH={}", env::var("PATH").unwrap_or_default()),
+            format!("SUPERVISE_RUNTIME_DIR={}", directory.display()),
+        ];
+        let environment =
+            environment.map(|pair| CString::new(pair).expect("no NUL in the environment")).to_vec();
         Self {
             tini: tini.as_deref().map(text),
             supervise: text(Path::new(env!("CARGO_BIN_EXE_supervise"))),
             stamp: text(&stamp),
+            light: text(&in_path("true").expect("coreutils")),
             environment,
         }
     }
@@ -154,35 +161,46 @@ impl Programs {
         figures
     }
 
+    /// `true` is as light as a program gets: what we add shows most.
     fn start_to_start(&self, rounds: usize) -> Figures {
         let (mut bare, mut ours) = (Vec::new(), Vec::new());
+        let (starts, light) = (STARTS.to_string(), self.light.to_str().expect("a path in UTF-8"));
+        // It ends by itself after so many starts; its own start is a hundredth of the whole.
+        let words = [
+            "-q",
+            "--restart",
+            "always",
+            "--restart-sec",
+            "0",
+            "--start-limit-interval-sec",
+            "infinity",
+            "--start-limit-burst",
+            &starts,
+            "--start-limit-action",
+            "exit",
+            "--",
+            light,
+        ];
+        let null = File::create("/dev/null").expect("/dev/null");
         for _ in 0..rounds {
-            bare.push(self.bare_loop());
-            ours.push(self.restarts());
+            bare.push(per_start(|| {
+                for _ in 0..STARTS {
+                    waitpid(self.spawn(&self.light, &[], &null), None).expect("our child");
+                }
+            }));
+            ours.push(per_start(|| {
+                waitpid(self.spawn(&self.supervise, &words, &null), None).expect("our child");
+            }));
         }
         vec![("posix_spawn and waitpid", bare), ("supervise --restart-sec 0", ours)]
     }
+}
 
-    fn bare_loop(&self) -> f64 {
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-        for _ in 0..=STARTS {
-            let pid = self.spawn(&self.stamp, &[], &writer);
-            waitpid(pid, None).expect("our child");
-        }
-        between(&stamps(&File::from(reader), STARTS + 1))
-    }
-
-    fn restarts(&self) -> f64 {
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-        let stamp = self.stamp.to_str().expect("a path in UTF-8");
-        let words = ["-q", "--restart", "always", "--restart-sec", "0", "--", stamp];
-        let pid = self.spawn(&self.supervise, &words, &writer);
-        drop(writer);
-        let times = stamps(&File::from(reader), STARTS + 1);
-        kill(pid, Signal::SIGTERM).expect("our child");
-        waitpid(pid, None).expect("our child");
-        between(&times)
-    }
+/// Microseconds a start, of so many in a row.
+fn per_start(run: impl FnOnce()) -> f64 {
+    let begin = now();
+    run();
+    (now() - begin) as f64 / 1000.0 / STARTS as f64
 }
 
 /// Reads this many lines of `stamp`.
@@ -192,10 +210,4 @@ fn stamps(file: &File, count: usize) -> Vec<u128> {
         lines.map(|line| line.expect("a pipe").parse().expect("a line of stamp")).collect();
     assert_eq!(times.len(), count, "the program ended early");
     times
-}
-
-/// The median time from one stamp to the next, in microseconds.
-fn between(times: &[u128]) -> f64 {
-    let gaps: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1000.0).collect();
-    median(&gaps)
 }

@@ -200,7 +200,7 @@ impl Script {
 
     #[allow(clippy::zombie_processes, reason = "to be left behind is what it is for")]
     fn daemonize(&self) {
-        self.again(&["--as-daemon"]).spawn().expect("a child");
+        self.again(&["--as-daemon", "--never-ready"]).spawn().expect("a child");
         self.log("exit");
     }
 }

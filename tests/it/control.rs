@@ -66,7 +66,7 @@ fn kill_reaches_the_current_generation_alone() {
 #[test]
 fn status_waits_for_a_ready_generation_and_no_longer_than_told() {
     let place = Place::new();
-    place.flags("--ready-after 1500 --status warm");
+    place.flags("--ready-after 4000 --status warm");
     let daemon = Launch::ready(&place, "--ready notify").start();
     daemon.verb("status").expect(1);
     daemon.verb("status --wait 10ms").expect(1);

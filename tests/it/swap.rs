@@ -19,6 +19,25 @@ fn assert_clean(counts: &Counts) {
     assert!(counts.failed() == 0 && counts.late == 0 && counts.ok > 0, "{counts}");
 }
 
+/// The measure itself: a server that is killed with requests in flight must show, or the tests below prove nothing.
+#[test]
+fn the_load_sees_what_a_crash_cuts_off() {
+    let place = Place::new();
+    let mut daemon = Launch::new(&place)
+        .args("--listen 127.0.0.1:0=http --ready exec --restart-sec 0")
+        .command(&[&example("rude")])
+        .start();
+    daemon.wait_generation(1);
+    let load = Load::start(&daemon.address("http"), 500);
+    for generation in 2..=11 {
+        let_pass(&load, 20);
+        kill(Pid::from_raw(daemon.server()), Signal::SIGKILL).unwrap();
+        daemon.wait_generation(generation);
+    }
+    let counts = load.finish();
+    assert!(counts.failed() > 0 && counts.refused == 0 && counts.ok > 0, "{counts}");
+}
+
 #[test]
 fn twenty_swaps_under_load_fail_nothing() {
     let place = Place::new();
@@ -126,6 +145,7 @@ fn a_hundred_hups_are_at_most_two_swaps() {
         let due = begin + Duration::from_millis(2) * number;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }
+    place.flags("");
     daemon.wait_until("a new one serves", |status| {
         status["state"] == "running"
             && status["generation"].as_u64().unwrap_or(0) >= 2
@@ -142,8 +162,11 @@ fn several_who_ask_for_a_swap_at_once_share_one_or_two() {
     let place = Place::new();
     let mut daemon = Launch::ready(&place, "--bake 0").start();
     daemon.wait_generation(1);
-    place.flags("--ready-after 1000");
+    // Long enough for all of them to come during the first swap.
+    place.flags("--ready-after 3000");
     let verbs: Vec<_> = (0..8).map(|_| daemon.spawn_verb("swap")).collect();
+    wait_for("the candidate", || place.who("start").contains(&2).then_some(()));
+    place.flags("");
     for verb in verbs {
         verb.end().expect(0);
     }
@@ -154,7 +177,7 @@ fn several_who_ask_for_a_swap_at_once_share_one_or_two() {
 /// A swap to a candidate that takes its time; returns with it running and not ready.
 fn slow_swap(place: &Place, daemon: &mut Daemon) -> super::support::Verb {
     daemon.wait_generation(1);
-    place.flags("--ready-after 2000");
+    place.flags("--ready-after 4000");
     let verb = daemon.spawn_verb("swap --json");
     daemon.wait_state("swapping");
     wait_for("the candidate", || place.who("start").contains(&2).then_some(()));

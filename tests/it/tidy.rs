@@ -193,19 +193,34 @@ fn the_map_names_every_file() {
     assert_none(missing);
 }
 
-/// The files that the map names: a line `folder/` at the margin stands before those below it.
+/// The files that the map names. `folder/` at the margin stands before those below it, further right before those
+/// that follow it in the same entry.
 fn named_in(map: &str) -> Vec<String> {
-    let mut folder = String::new();
+    let (mut folder, mut below) = (String::new(), String::new());
     let mut named = Vec::new();
     for line in map.lines().filter_map(|line| line.strip_prefix("//! ")) {
-        let mut words = line.split_whitespace().map(|word| word.trim_matches([';', ',', ':', '(', ')', '`']));
-        if !line.starts_with(' ') {
-            folder = words.next().filter(|first| first.ends_with('/')).unwrap_or_default().to_owned();
-            named.extend(line.split_whitespace().next().map(String::from));
+        if !line.starts_with("    ") {
+            below.clear();
         }
-        for word in words.filter(|word| word.ends_with(".rs")) {
-            named.extend([word.to_owned(), format!("{folder}{word}")]);
+        for (place, word) in line.split_whitespace().enumerate() {
+            let word = word.trim_matches([';', ',', ':', '(', ')', '`']);
+            if word.ends_with('/') {
+                let is_margin = place == 0 && !line.starts_with(' ');
+                word.clone_into(if is_margin { &mut folder } else { &mut below });
+            } else if word.ends_with(".rs") {
+                named.extend([word.to_owned(), format!("{folder}{word}"), format!("{below}{word}")]);
+            }
         }
     }
     named
+}
+
+#[test]
+fn the_map_is_read_as_a_person_would() {
+    let map = "//! a.rs  x\n//! b/\n//!   c.rs  y; b/d/e.rs\n//!   f.rs  in b/f/: g.rs,\n//!         h.rs\n//!   i.rs\n";
+    let named = named_in(map);
+    for name in ["a.rs", "b/c.rs", "b/d/e.rs", "b/f.rs", "b/f/g.rs", "b/f/h.rs", "b/i.rs"] {
+        assert!(named.iter().any(|one| one == name), "{name} is not in {named:?}");
+    }
+    assert!(!named.iter().any(|one| one == "b/f/i.rs"), "{named:?}");
 }
