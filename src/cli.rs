@@ -46,8 +46,6 @@ pub struct RunArgs {
     /// 0, less with each `-q`, more with each `-v`.
     pub verbosity: i8,
     pub color: Color,
-    /// `--strict`; already applied to `warnings`.
-    pub strict: bool,
     pub warnings: Vec<Warning>,
 }
 
@@ -80,8 +78,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
 }
 
 fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
+    let mut args = args.into_iter().skip(1);
     let mut words = Vec::new();
-    for word in args.into_iter().skip(1) {
+    let mut command = None;
+    while let Some(word) = args.next() {
+        if word == "--" {
+            // What comes after it is not ours: any bytes will do.
+            command = Some(args.collect::<Vec<_>>());
+            break;
+        }
         words.push(word.into_string().map_err(|word| {
             let problem = Problem::new(
                 "this argument is not UTF-8",
@@ -90,13 +95,22 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
             problem.at(printable(&word.to_string_lossy()))
         })?);
     }
+    let is_run = words.first().is_none_or(|word| word.starts_with('-'));
+    if let (Some(command), true) = (&command, is_run) {
+        return read_run(&words, Some(command));
+    }
+    // Of a verb, or of something that is none, all words are read as its own.
+    if let Some(command) = command {
+        words.push("--".to_owned());
+        words.extend(command.iter().map(|word| word.to_string_lossy().into_owned()));
+    }
     match words.first().map(String::as_str) {
         None => Err(Problem::new("nothing to do", "type supervise -l 8080 -- ./server, or supervise -h")
             .at("command line")),
         Some("list") => read_list(&words[1..]),
         Some(verb) if VERBS.iter().any(|(name, ..)| *name == verb) => read_verb(verb, &words[1..]),
         Some(word) if !word.starts_with('-') => Err(unknown_word(word, &words)),
-        Some(_) => read_run(&words),
+        Some(_) => read_run(&words, None),
     }
 }
 
@@ -172,12 +186,8 @@ fn run_command() -> Command {
         .arg(Arg::new("stray").num_args(0..).trailing_var_arg(true))
 }
 
-fn read_run(words: &[String]) -> Result<Parsed, Error> {
-    let dashes = words.iter().position(|word| word == "--");
-    let (options, command) = match dashes {
-        Some(index) => (&words[..index], &words[index + 1..]),
-        None => (words, &[][..]),
-    };
+/// `command` is what came after `--`; None: there was none.
+fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
     let matches =
         run_command().try_get_matches_from(options).map_err(|error| one_line(&error, "supervise"))?;
     if matches.get_flag("long-help") {
@@ -190,18 +200,18 @@ fn read_run(words: &[String]) -> Result<Parsed, Error> {
         return Ok(answer(format!("supervise {}\n", env!("CARGO_PKG_VERSION"))));
     }
     if let Some(strays) = matches.get_many::<String>("stray") {
-        return Err(stray(options, strays.len(), dashes.is_some()));
+        return Err(stray(options, strays.len(), command.is_some()));
     }
     let strict = matches.get_flag("strict");
     let mut draft = Draft::new(Config::for_command_line());
-    draft.config.launch.command = command.to_vec();
+    draft.config.launch.command = command.cloned().unwrap_or_default();
     draft.config.listeners = listeners(&matches)?;
     let mut warnings = settings(&matches, &mut draft)?;
+    let (config, more) = draft.finish()?;
+    warnings.extend(more);
     if let Some(Warning(error)) = warnings.first().filter(|_| strict) {
         return Err(error.clone());
     }
-    let (config, more) = draft.finish()?;
-    warnings.extend(more);
     let name =
         last(&matches, "name").map(|name| check_name(name).map_err(|error| error.at(place("--name", name))));
     Ok(Parsed::Run(Box::new(RunArgs {
@@ -209,7 +219,6 @@ fn read_run(words: &[String]) -> Result<Parsed, Error> {
         instance: Instance { name: name.transpose()?, control: control(&matches)? },
         verbosity: verbosity(&matches),
         color: color(&matches)?,
-        strict,
         warnings,
     })))
 }

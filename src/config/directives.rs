@@ -118,13 +118,14 @@ impl Draft {
         let warnings = self.close_delay()?.into_iter().collect();
         let config = self.config;
         check_listeners(&config)?;
-        if config.launch.command.first().is_none_or(String::is_empty) {
+        if config.launch.command.first().is_none_or(|word| word.is_empty()) {
             return Err(Problem::new("no COMMAND", "write it after --: supervise -l 8080 -- ./server")
                 .at("command line"));
         }
-        for word in &config.launch.command {
+        // A word that is not text has no placeholder either.
+        for word in config.launch.command.iter().filter_map(|word| word.to_str()) {
             let place = || format!("COMMAND {}", printable(word));
-            placeholder::check([word.as_str()], &config.listeners).map_err(|problem| problem.at(place()))?;
+            placeholder::check([word], &config.listeners).map_err(|problem| problem.at(place()))?;
         }
         for (name, value) in &config.launch.environment {
             // Without the value: it may be a secret.

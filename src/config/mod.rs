@@ -16,6 +16,7 @@ pub mod value;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -135,7 +136,7 @@ pub enum Handover {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
     /// COMMAND and its arguments, placeholders not yet replaced. Never empty in a finished [`Config`].
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
     pub user: Option<String>,
     pub group: Option<String>,
     pub supplementary_groups: Vec<String>,

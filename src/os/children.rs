@@ -8,7 +8,7 @@ use nix::unistd::getuid;
 
 use super::launch::Launcher;
 use super::notify::{NotifySocket, Received};
-use super::{reap, spawn, sys};
+use super::{reap, spawn};
 use crate::config::Signal;
 use crate::core::{Event, GenerationId, Scope, Stage, StartFailure};
 
@@ -29,6 +29,8 @@ struct Running {
     uid: u32,
     /// The main process was reaped; what is left of the group is waited for.
     reaped: bool,
+    /// SIGKILL was sent to all of it.
+    is_killed: bool,
     /// A notification was dropped, and that was told.
     has_dropped: bool,
 }
@@ -60,21 +62,30 @@ impl Children {
         if let Err(error) = watch(&notify) {
             log::warn!("{generation}: cannot listen to its notify socket: {error}");
         }
-        let running =
-            Running { pid: child.pid, pidfd: child.pidfd, notify, uid, reaped: false, has_dropped: false };
+        let running = Running {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            notify,
+            uid,
+            reaped: false,
+            is_killed: false,
+            has_dropped: false,
+        };
         self.generations.insert(generation, running);
         Ok(child.pid)
     }
 
     /// Sends a signal. One that comes too late, to a process that is gone, is no error.
-    pub fn kill(&self, generation: GenerationId, signal: Signal, scope: Scope) {
-        let Some(running) = self.generations.get(&generation) else { return };
+    pub fn kill(&mut self, generation: GenerationId, signal: Signal, scope: Scope) {
+        let Some(running) = self.generations.get_mut(&generation) else { return };
         let result = match scope {
             Scope::Main if running.reaped => return,
             Scope::Main => reap::signal_main(&running.pidfd, signal),
             Scope::All => {
-                self.kill_strays(generation, signal);
-                reap::signal_group(&running.pidfd, running.pid, signal)
+                running.is_killed |= signal == Signal::KILL;
+                let signalled = reap::signal_group(&running.pidfd, running.pid, signal);
+                self.signal_others(generation, signal);
+                signalled
             }
         };
         if let Err(error) = result {
@@ -82,13 +93,16 @@ impl Children {
         }
     }
 
-    /// Processes that left the process group, lost their parent, and so became our children: nobody else reaps them,
-    /// so their pids are theirs.
-    fn kill_strays(&self, generation: GenerationId, signal: Signal) {
-        for pid in self.strays_of(generation) {
-            if let Err(error) = sys::kill(pid, Some(signal)) {
-                log::warn!("cannot send {signal} to pid {pid}, which {generation} left behind: {error}");
-            }
+    /// Processes of the generation that left its process group: those still below its main process, and those that
+    /// lost their parent and so became our children.
+    fn signal_others(&self, generation: GenerationId, signal: Signal) {
+        let Some(running) = self.generations.get(&generation) else { return };
+        let mut heads = self.strays_of(generation);
+        if !running.reaped {
+            heads.push(running.pid);
+        }
+        if let Err(error) = reap::signal_trees(heads, running.pid, signal) {
+            log::warn!("cannot send {signal} to all that {generation} has started: {error}");
         }
     }
 
@@ -118,12 +132,18 @@ impl Children {
     /// Generations whose main process is gone and of which nothing is left now. `has_children` is false where we are
     /// known to have no child of any kind, which saves the search.
     pub fn cleared(&self, has_children: bool) -> Vec<GenerationId> {
-        let is_clear = |(generation, running): &(&GenerationId, &Running)| {
-            running.reaped
-                && !reap::group_lives(&running.pidfd, running.pid).unwrap_or(true)
-                && (!has_children || self.strays_of(**generation).is_empty())
-        };
-        self.generations.iter().filter(is_clear).map(|(generation, _)| *generation).collect()
+        let mut cleared = Vec::new();
+        for (generation, running) in self.generations.iter().filter(|(_, running)| running.reaped) {
+            let has_others = has_children && !self.strays_of(*generation).is_empty();
+            if has_others && running.is_killed {
+                // What SIGKILL ended has left us its own children meanwhile.
+                self.signal_others(*generation, Signal::KILL);
+            }
+            if !has_others && !reap::group_lives(&running.pidfd, running.pid).unwrap_or(true) {
+                cleared.push(*generation);
+            }
+        }
+        cleared
     }
 
     pub fn pid(&self, generation: GenerationId) -> Option<i32> {

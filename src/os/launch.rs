@@ -1,7 +1,6 @@
 //! Everything that is looked up anew for each generation: user, directory, environment files, placeholders.
 
 use std::env;
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
@@ -44,13 +43,22 @@ impl Launcher {
             address: socket.address.clone(),
         });
         let held: Vec<Held> = held.collect();
-        let values = launch.environment.iter_mut().map(|(_, value)| value);
-        for word in launch.command.iter_mut().chain(values) {
-            *word = placeholder::expand(word, &held).map_err(|problem| problem.at(word.as_str()))?;
+        let expand = |word: &str| placeholder::expand(word, &held).map_err(|problem| problem.at(word));
+        for (_, value) in &mut launch.environment {
+            *value = expand(value)?;
         }
-        if launch.directory.is_none() {
-            launch.directory = logical_directory();
+        for word in &mut launch.command {
+            if let Some(text) = word.to_str() {
+                *word = expand(text)?.into();
+            }
         }
+        launch.directory = match launch.directory {
+            Some(path) if path.is_relative() => {
+                logical_directory().map(|here| here.join(&path)).or(Some(path))
+            }
+            Some(path) => Some(path),
+            None => logical_directory(),
+        };
         Ok(Self {
             launch,
             watchdog,
@@ -81,9 +89,10 @@ impl Launcher {
             watchdog: self.watchdog,
             generation: generation.0,
         };
-        let environment = build_environment(env::vars_os(), additions);
-        let command = self.launch.command.iter().map(OsString::from).collect();
-        let mut plan = Plan::new(&self.launch, command, environment, identity);
+        // Later wins: PWD says where the server is, by the path it was entered.
+        let directory = self.launch.directory.iter().map(|path| ("PWD".into(), path.into()));
+        let environment = build_environment(env::vars_os().chain(directory), additions);
+        let mut plan = Plan::new(&self.launch, environment, identity);
         plan.fds.clone_from(&self.fds);
         Ok(plan)
     }

@@ -181,28 +181,46 @@ fn our_pid() -> i32 {
 
 /// All below us with their parents, parents first.
 fn descendants() -> io::Result<Vec<(i32, i32)>> {
-    let mut found: Vec<(i32, i32)> = Vec::new();
-    let mut seen = HashSet::new();
-    let mut parent = our_pid();
+    below(children_of(our_pid())?)
+}
+
+/// Children of ours and all below them, with their parents, parents first.
+fn below(children: Vec<i32>) -> io::Result<Vec<(i32, i32)>> {
+    let mut found: Vec<(i32, i32)> = children.into_iter().map(|child| (child, our_pid())).collect();
+    let mut seen: HashSet<i32> = found.iter().map(|(pid, _)| *pid).collect();
     let mut next = 0;
-    loop {
+    while let Some((parent, _)) = found.get(next).copied() {
         for child in children_of(parent)? {
             if found.len() < DESCENDANTS && seen.insert(child) {
                 found.push((child, parent));
             }
         }
-        let Some((pid, _)) = found.get(next) else { return Ok(found) };
-        parent = *pid;
         next += 1;
     }
+    Ok(found)
+}
+
+/// Signals `children` of ours and all below them, but for those in process group `group`, who are signalled as such.
+pub fn signal_trees(children: Vec<i32>, group: i32, signal: Signal) -> io::Result<()> {
+    for (pid, parent) in below(children)? {
+        if parent_and_group_of(pid).is_some_and(|(_, of)| of != group) {
+            signal_if_still(pid, parent, signal)?;
+        }
+    }
+    Ok(())
 }
 
 /// The children of a process; none if it is gone. /proc/PID/task/TID/children needs CONFIG_PROC_CHILDREN; without it
 /// every process is asked for its parent.
 fn children_of(pid: i32) -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return if pid == our_pid() { Err(io::Error::other("/proc is not mounted")) } else { Ok(children) };
+    let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(tasks) => tasks,
+        Err(error) if pid == our_pid() && error.kind() == io::ErrorKind::NotFound => {
+            return Err(io::Error::other("/proc is not mounted"));
+        }
+        Err(error) if pid == our_pid() => return Err(error),
+        Err(_) => return Ok(children),
     };
     for task in tasks.flatten() {
         match read(&task.path().join("children")) {
@@ -261,12 +279,13 @@ mod tests {
     use crate::os::users::Identity;
 
     fn start(words: &[&str]) -> Child {
-        let launch = Config::for_command_line().launch;
+        let mut launch = Config::for_command_line().launch;
         let mut environment: BTreeMap<_, _> =
             std::env::vars_os().map(|(name, value)| (name, Value::Text(value))).collect();
         environment.insert("SUPERVISE_GENERATION".into(), Value::Text("41".into()));
         let command = words.iter().map(|word| OsStr::new(word).to_owned()).collect();
-        spawn(&Plan::new(&launch, command, environment, Identity::default())).expect("starts")
+        launch.command = command;
+        spawn(&Plan::new(&launch, environment, Identity::default())).expect("starts")
     }
 
     fn next_end() -> Waited {

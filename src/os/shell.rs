@@ -148,8 +148,8 @@ impl Shell {
 }
 
 fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {
-    let command = config.launch.command.first().map_or("", String::as_str);
-    let default_name = command.rsplit('/').next().unwrap_or(command);
+    let command = config.launch.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    let default_name = command.rsplit('/').next().unwrap_or(&command);
     let socket = ControlSocket::open(instance, default_name).map_err(|error| error.to_string())?;
     let server = socket.map(|socket| ControlServer::new(socket, poll.registry(), Token(CONTROL))).transpose();
     server.map_err(|error| format!("cannot watch the control socket: {error}"))
@@ -206,6 +206,9 @@ impl Shell {
         }
         for token in woken.control {
             self.on_control(token);
+        }
+        if let Some(control) = &mut self.control {
+            control.catch_up();
         }
         if woken.connected && self.is_watching {
             self.watch(false);

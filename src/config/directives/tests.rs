@@ -7,7 +7,7 @@ use crate::config::{
 
 fn draft() -> Draft {
     let mut config = Config::for_command_line();
-    config.launch.command = vec!["./server".to_owned()];
+    config.launch.command = vec!["./server".into()];
     Draft::new(config)
 }
 
@@ -237,7 +237,7 @@ fn finishing_looks_at_the_whole() {
     assert!(error.cause.ends_with("by --listen 8080"), "{error}");
 
     let mut unknown = draft();
-    unknown.config.launch.command.push("--fd={fd:web}".to_owned());
+    unknown.config.launch.command.push("--fd={fd:web}".into());
     assert_eq!(unknown.finish().expect_err("no web").place, "COMMAND --fd={fd:web}");
 
     assert!(build(&[("Environment", "A={port:web}")]).is_err());

@@ -23,7 +23,9 @@ const REQUEST_BYTES: usize = 4096;
 /// Progress that a client has not read yet; more is dropped, the reply is not.
 const PENDING_BYTES: usize = 64 * 1024;
 /// How many tokens a [`ControlServer`] uses, beginning with its first: listener, watch, clients.
-pub const TOKENS: usize = 2 + limits::CLIENTS;
+pub const TOKENS: usize = 2 + SLOTS;
+/// A few more than may wait: `status` and `stop` get through whatever the others wait for.
+const SLOTS: usize = limits::CLIENTS + 8;
 
 /// The control socket and its clients.
 #[derive(Debug)]
@@ -32,7 +34,9 @@ pub struct ControlServer {
     registry: Registry,
     first: usize,
     last_id: u64,
-    /// Always [`limits::CLIENTS`] slots; the token of a connection is its slot.
+    /// A connection could not be accepted for want of an fd, and no event will tell of it again.
+    is_behind: bool,
+    /// Always `SLOTS` slots; the token of a connection is its slot.
     clients: Vec<Option<Connection>>,
 }
 
@@ -70,9 +74,9 @@ impl ControlServer {
     /// # Errors
     /// epoll_ctl(2) or dup(2) failed.
     pub fn new(socket: ControlSocket, registry: &Registry, first: Token) -> io::Result<Self> {
-        let clients = (0..limits::CLIENTS).map(|_| None).collect();
+        let clients = (0..SLOTS).map(|_| None).collect();
         let registry = registry.try_clone()?;
-        let server = Self { socket, registry, first: first.0, last_id: 0, clients };
+        let server = Self { socket, registry, first: first.0, last_id: 0, is_behind: false, clients };
         server.register_listener(server.socket.listener())?;
         if let Some(watch) = server.socket.watch_fd() {
             let token = Token(server.first + 1);
@@ -90,9 +94,7 @@ impl ControlServer {
     pub fn ready(&mut self, token: Token) -> Vec<Event> {
         match token.0.checked_sub(self.first) {
             Some(0) => {
-                while let Some(stream) = accept(self.socket.listener()) {
-                    self.admit(stream);
-                }
+                self.accept();
             }
             Some(1) => self.heal(),
             Some(slot) if slot < TOKENS => return self.client_ready(slot - 2),
@@ -107,9 +109,7 @@ impl ControlServer {
             Ok(None) => {}
             Ok(Some(old)) => {
                 // Who connected before the path went away is served like anybody else.
-                while let Some(stream) = accept(&old) {
-                    self.admit(stream);
-                }
+                self.accept_from(&old);
                 let fd = old.as_raw_fd();
                 let moved = self.registry.deregister(&mut SourceFd(&fd));
                 let moved = moved.and_then(|()| self.register_listener(self.socket.listener()));
@@ -157,17 +157,55 @@ impl ControlServer {
         self.registry.register(&mut SourceFd(&fd), Token(self.first), Interest::READABLE)
     }
 
-    fn admit(&mut self, stream: UnixStream) {
+    /// Accepts who had to wait for an fd. To be called now and then: when fds are free again, nothing tells.
+    pub fn catch_up(&mut self) {
+        if self.is_behind {
+            self.accept();
+        }
+    }
+
+    fn accept(&mut self) {
+        loop {
+            let accepted = accept(self.socket.listener());
+            if !self.admit(accepted) {
+                return;
+            }
+        }
+    }
+
+    fn accept_from(&mut self, listener: &UnixListener) {
+        while self.admit(accept(listener)) {}
+    }
+
+    /// Takes a connection in; false: there is none to take now.
+    fn admit(&mut self, accepted: io::Result<UnixStream>) -> bool {
+        match accepted {
+            Ok(stream) => {
+                self.is_behind = false;
+                self.add(stream);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_behind = false;
+                false
+            }
+            Err(error) => {
+                // Out of fds, most likely: the client stays in the backlog.
+                if !std::mem::replace(&mut self.is_behind, true) {
+                    log::warn!("control connections have to wait: {error}");
+                }
+                false
+            }
+        }
+    }
+
+    fn add(&mut self, stream: UnixStream) {
         let ours = geteuid().as_raw();
         if !instances::peer(&stream).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == ours) {
             return;
         }
         let Some(slot) = self.free_slot() else {
-            let clients = limits::CLIENTS;
-            return refuse(
-                &stream,
-                &format!("{clients} clients wait for an answer already (try again later)"),
-            );
+            return refuse(&stream, &too_many());
         };
         let fd = stream.as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -210,6 +248,7 @@ impl ControlServer {
 
     fn client_ready(&mut self, slot: usize) -> Vec<Event> {
         let mut events = Vec::new();
+        let waiting = self.clients.iter().flatten().filter(|client| client.is_waiting()).count();
         let Some(connection) = &mut self.clients[slot] else { return events };
         let client = connection.id;
         if connection.phase == Phase::Answered {
@@ -220,6 +259,13 @@ impl ControlServer {
         match line.map(|line| line.and_then(|line| parse(&line))) {
             // Who left before we read the request (we were stopped, say) does not want it any more.
             Some(Ok(_)) if closed => {}
+            Some(Ok(request))
+                if waiting >= limits::CLIENTS
+                    && !matches!(request, Request::Status { .. } | Request::Stop) =>
+            {
+                self.answer(slot, Reply::failed(too_many()));
+                return events;
+            }
             Some(Ok(request)) => {
                 connection.output.extend(encode(&Line::Accepted));
                 connection.phase = Phase::Waiting { notes: !matches!(request, Request::Status { .. }) };
@@ -274,6 +320,10 @@ impl ControlServer {
 }
 
 impl Connection {
+    fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Waiting { .. })
+    }
+
     /// Reads until there is no more. After the request nothing is expected but the end, and whoever sends as much again
     /// is treated as gone.
     fn receive(&mut self) -> Received {
@@ -329,19 +379,14 @@ impl Connection {
     }
 }
 
-/// The next connection; None until there is another one.
-fn accept(listener: &UnixListener) -> Option<UnixStream> {
+/// The next connection; WouldBlock until there is another one.
+fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
     loop {
         match listener.accept() {
-            Ok((stream, _)) => return Some(stream),
+            Ok((stream, _)) => return Ok(stream),
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => return None,
                 io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                _ => {
-                    // Out of fds, most likely: the client stays in the backlog until the next one comes.
-                    log::warn!("a control connection has to wait: {error}");
-                    return None;
-                }
+                _ => return Err(error),
             },
         }
     }
@@ -349,6 +394,10 @@ fn accept(listener: &UnixListener) -> Option<UnixStream> {
 
 fn too_long() -> String {
     format!("a request is one line of JSON of at most {REQUEST_BYTES} bytes")
+}
+
+fn too_many() -> String {
+    format!("{} clients wait for an answer already (try again later)", limits::CLIENTS)
 }
 
 /// Says why and lets the connection be closed; what does not fit at once is lost, for nobody waits here.

@@ -42,14 +42,9 @@ pub struct Plan {
 impl Plan {
     /// What `launch` says, with the parts that were made for this start: words with their placeholders replaced,
     /// the environment, and users looked up.
-    pub fn new(
-        launch: &Launch,
-        command: Vec<OsString>,
-        environment: Environment,
-        identity: Identity,
-    ) -> Self {
+    pub fn new(launch: &Launch, environment: Environment, identity: Identity) -> Self {
         Self {
-            command,
+            command: launch.command.clone(),
             environment,
             fds: Vec::new(),
             directory: launch.directory.clone(),

@@ -17,7 +17,7 @@ use crate::os::sys::Disposition;
 use crate::os::sys::tests::{alone, eventually, place};
 
 fn plan(words: &[&str]) -> Plan {
-    let launch = Config::for_command_line().launch;
+    let mut launch = Config::for_command_line().launch;
     let additions = Additions {
         user: None,
         environment: &[],
@@ -28,7 +28,8 @@ fn plan(words: &[&str]) -> Plan {
         generation: 1,
     };
     let environment = build_environment(std::env::vars_os(), additions);
-    Plan::new(&launch, words.iter().map(OsString::from).collect(), environment, Identity::default())
+    launch.command = words.iter().map(OsString::from).collect();
+    Plan::new(&launch, environment, Identity::default())
 }
 
 /// Kills and reaps at the end.

@@ -216,14 +216,14 @@ fn a_client_that_keeps_talking_is_gone() {
 #[test]
 fn silent_clients_make_room_for_one_that_speaks() {
     let mut bench = Bench::new();
-    let silent: Vec<UnixStream> = (0..limits::CLIENTS)
+    let silent: Vec<UnixStream> = (0..SLOTS)
         .map(|_| {
             let stream = bench.connect();
             bench.settle();
             stream
         })
         .collect();
-    assert_eq!(bench.connected(), limits::CLIENTS);
+    assert_eq!(bench.connected(), SLOTS);
     let client = bench.ask("{\"verb\":\"pause\"}\n");
     let id = bench.requested();
     bench.server.reply(id, Reply::done("paused"));
@@ -243,11 +243,13 @@ fn the_sixty_fifth_that_waits_is_told_so() {
             stream
         })
         .collect();
-    let late = bench.connect();
+    let late = bench.ask("{\"verb\":\"restart\"}\n");
     assert_eq!(bench.settle(), []);
     assert!(failure(&late).contains("64 clients wait"));
-    drop(waiting);
-    assert_eq!(bench.settle().len(), limits::CLIENTS);
+    let stop = bench.ask("{\"verb\":\"stop\"}\n");
+    bench.requested();
+    drop((waiting, stop));
+    assert_eq!(bench.settle().len(), limits::CLIENTS + 1, "all of them are gone");
     assert_eq!(bench.connected(), 0);
 }
 
