@@ -325,7 +325,7 @@ fn control(matches: &ArgMatches) -> Result<Control, Error> {
 }
 
 fn control_path(path: &str) -> Result<PathBuf, Error> {
-    if path.is_empty() || path.ends_with('/') {
+    if path.is_empty() || path.ends_with('/') || path.starts_with('@') {
         return Err(Problem::new("this names no socket", "write a path: --control /run/web.sock")
             .at(place("--control", path)));
     }

@@ -146,8 +146,9 @@ impl Children {
         cleared
     }
 
-    pub fn pid(&self, generation: GenerationId) -> Option<i32> {
-        self.generations.get(&generation).filter(|running| !running.reaped).map(|running| running.pid)
+    /// No main process lives.
+    pub fn is_empty(&self) -> bool {
+        self.generations.values().all(|running| running.reaped)
     }
 
     /// What the generation has sent, as events. True: there may be more.

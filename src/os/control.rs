@@ -304,7 +304,13 @@ fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
 fn bind(path: PathBuf, name: &str) -> Result<Bound, String> {
     match listen(&path) {
         Ok((listener, inode)) => Ok(Bound { name: name.to_owned(), path, listener, inode }),
-        Err(error) => Err(format!("{}: cannot be bound: {error}", path.display())),
+        Err(error) => {
+            let remedy = match (error.kind(), path.parent()) {
+                (io::ErrorKind::NotFound, Some(directory)) => format!(" (mkdir -p {})", directory.display()),
+                _ => " (choose another path)".to_owned(),
+            };
+            Err(format!("{}: cannot be bound: {error}{remedy}", path.display()))
+        }
     }
 }
 

@@ -18,7 +18,8 @@ pub fn init(level: LevelFilter, color: Color) {
         }
     };
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(level);
+    // Ours alone: what the libraries have to say is for RUST_LOG.
+    builder.filter_module("socket_supervise", level).filter_module("supervise", level);
     if let Ok(filters) = std::env::var("RUST_LOG") {
         builder.parse_filters(&filters);
     }

@@ -54,6 +54,7 @@ struct Shell {
     poll: Poll,
     signals: Signals,
     sockets: Vec<HeldSocket>,
+    backlog: u32,
     is_watching: bool,
     launcher: Launcher,
     children: Children,
@@ -113,6 +114,7 @@ impl Shell {
             poll,
             signals,
             sockets,
+            backlog: config.socket.backlog,
             is_watching: false,
             children: Children::default(),
             talkative: BTreeSet::new(),
@@ -269,6 +271,7 @@ impl Shell {
         let Some(generation) = self.children.reaped(waited.pid) else {
             return log::debug!("reaped pid {}, which a server left behind", waited.pid);
         };
+        self.mend_sockets();
         // What it sent last is there by now, also where poll had not seen it yet.
         self.receive(generation);
         self.queue.push_back(Event::Exited { generation, exit: waited.exit });
@@ -337,11 +340,7 @@ impl Shell {
     }
 
     fn spawn(&mut self, generation: GenerationId) {
-        for socket in &self.sockets {
-            if let Err(error) = socket::set_non_blocking(socket, self.launcher.non_blocking()) {
-                log::warn!("cannot set O_NONBLOCK of {}: {error}", socket.address);
-            }
-        }
+        self.mend_sockets();
         let registry = self.poll.registry();
         let watch = |notify: &NotifySocket| {
             let token = Token(NOTIFY + generation.0 as usize);
@@ -355,6 +354,21 @@ impl Shell {
             Err(failure) => Event::StartFailed { generation, failure },
         };
         self.queue.push_back(event);
+    }
+
+    /// Undoes what a server may have done to the sockets: shutdown(2) and a small listen(2) at any time; O_NONBLOCK only
+    /// while no server lives, for it belongs to the open file and would change under its hands.
+    fn mend_sockets(&self) {
+        for socket in &self.sockets {
+            if let Err(error) = socket::listen_again(socket, self.backlog) {
+                log::warn!("cannot listen on {} again: {error}", socket.address);
+            }
+            if self.children.is_empty()
+                && let Err(error) = socket::set_non_blocking(socket, self.launcher.non_blocking())
+            {
+                log::warn!("cannot set O_NONBLOCK of {}: {error}", socket.address);
+            }
+        }
     }
 
     fn forget(&mut self, generation: GenerationId) {

@@ -133,6 +133,15 @@ pub fn queue(socket: &HeldSocket) -> (Option<u32>, Option<u32>) {
     }
 }
 
+/// listen(2) once more, with the backlog that was asked for: it costs nothing, and mends what a server did with a small
+/// listen(2) of its own or, on TCP, with shutdown(2). Datagram sockets do not listen.
+pub fn listen_again(socket: &HeldSocket, backlog: u32) -> io::Result<()> {
+    match socket.kind {
+        Kind::Tcp | Kind::Unix | Kind::SeqPacket => sys::listen(socket, backlog),
+        Kind::Udp | Kind::UnixGram | Kind::Fd => Ok(()),
+    }
+}
+
 /// O_NONBLOCK belongs to the open file description, so this changes it for every process that has the socket.
 pub fn set_non_blocking(socket: &HeldSocket, on: bool) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);

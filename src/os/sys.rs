@@ -182,7 +182,8 @@ pub fn set_defer_accept(socket: impl AsFd, seconds: i32) -> io::Result<()> {
 
 /// listen(2) with any backlog: nix refuses those above the C library's SOMAXCONN (128 with musl), while the kernel's
 /// own limit is net.core.somaxconn.
-pub fn listen(socket: impl AsFd, backlog: i32) -> io::Result<()> {
+pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     // SAFETY: listen(2) takes no pointers, and the borrow keeps the fd open.
     let result = unsafe { libc::listen(socket.as_fd().as_raw_fd(), backlog) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -124,8 +124,8 @@ impl Plan<'_> {
         let fd = self.bound(address)?;
         if self.kind == Kind::Tcp {
             // Two TCP sockets with SO_REUSEADDR may both bind; the second listen(2) is what fails then.
-            let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
-            sys::listen(&fd, backlog).map_err(|error| self.failed("listen", address)(errno_of(&error)))?;
+            sys::listen(&fd, self.options.backlog)
+                .map_err(|error| self.failed("listen", address)(errno_of(&error)))?;
         }
         Ok(fd)
     }

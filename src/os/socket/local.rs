@@ -167,8 +167,7 @@ fn listen(listener: &Listener, fd: &OwnedFd, options: &SocketOptions) -> Result<
     if listener.kind == Kind::UnixGram {
         return Ok(());
     }
-    let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
-    sys::listen(fd, backlog).map_err(|error| BindError::plain(listener, "listen", errno_of(&error)))
+    sys::listen(fd, options.backlog).map_err(|error| BindError::plain(listener, "listen", errno_of(&error)))
 }
 
 /// Removes what is in the way if it is a dead socket; says what it is otherwise.
