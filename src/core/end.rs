@@ -38,7 +38,11 @@ impl Step<'_> {
     /// The current generation goes, then something else happens.
     pub(super) fn replace(&mut self, current: GenerationId, then: Then) {
         self.service.phase = Phase::Replacing { current, then };
-        self.stop_generation(current, self.policy.kill_signal, self.policy.timeout_stop);
+        let patience = self.policy.timeout_stop;
+        if self.service.get(current).is_some_and(Generation::is_up) {
+            self.tell(Note::Replacing { generation: current, patience });
+        }
+        self.stop_generation(current, self.policy.kill_signal, patience);
     }
 
     /// SIGKILL to all of a generation, the main process included.

@@ -48,9 +48,16 @@ pub enum Note {
     SwapBegun {
         from: GenerationId,
         to: GenerationId,
+        within: Span,
+    },
+    /// The current generation goes before another starts, or for a pause.
+    Replacing {
+        generation: GenerationId,
+        patience: Span,
     },
     SwapWaits,
     Baking {
+        from: GenerationId,
         to: GenerationId,
         span: Span,
     },
@@ -126,6 +133,7 @@ impl Note {
             | Self::Restarting { .. }
             | Self::Listening
             | Self::SwapBegun { .. }
+            | Self::Replacing { .. }
             | Self::SwapWaits
             | Self::Baking { .. }
             | Self::Swapped { .. }
@@ -186,10 +194,15 @@ impl fmt::Display for Note {
                 write!(f, "gave up after {} starts in {}", limit.burst, limit.interval)?;
                 if *ends { Ok(()) } else { write!(f, "; \"supervise swap\" or SIGHUP starts it again") }
             }
-            Self::SwapBegun { from, to } => write!(f, "swap: {to} starts beside {from}"),
+            Self::SwapBegun { from, to, within } => {
+                write!(f, "swap: {to} starts beside {from} and must be ready within {}", rounded(*within))
+            }
+            Self::Replacing { generation, patience } => {
+                write!(f, "{generation} is told to stop; SIGKILL follows in {}", rounded(*patience))
+            }
             Self::SwapWaits => write!(f, "swap: one more swap follows the one under way"),
-            Self::Baking { to, span } => {
-                write!(f, "{to} is ready; the old one stays as it is for {} more", rounded(*span))
+            Self::Baking { from, to, span } => {
+                write!(f, "{from} stays untouched for another {}, in case {to} dies", rounded(*span))
             }
             Self::Swapped { from, to } => write!(f, "swapped: {to} took over; {from} is told to stop"),
             Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),

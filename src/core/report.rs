@@ -145,10 +145,14 @@ pub fn rounded(span: Span) -> String {
         0 => format!("{}ms", span.as_millis()),
         1..60 if tenths == 0 => format!("{secs}s"),
         1..60 => format!("{secs}.{tenths}s"),
-        60..3_600 => format!("{}min {}s", secs / 60, secs % 60),
-        3_600..86_400 => format!("{}h {}min", secs / 3_600, secs % 3_600 / 60),
-        _ => format!("{}d {}h", secs / 86_400, secs % 86_400 / 3_600),
+        60..3_600 => two_units(secs / 60, "min", secs % 60, "s"),
+        3_600..86_400 => two_units(secs / 3_600, "h", secs % 3_600 / 60, "min"),
+        _ => two_units(secs / 86_400, "d", secs % 86_400 / 3_600, "h"),
     }
+}
+
+fn two_units(large: u64, unit: &str, small: u64, rest: &str) -> String {
+    if small == 0 { format!("{large}{unit}") } else { format!("{large}{unit} {small}{rest}") }
 }
 
 #[cfg(test)]
@@ -162,6 +166,7 @@ mod tests {
             (999, "999ms"),
             (1_050, "1s"),
             (59_999, "59.9s"),
+            (60_000, "1min"),
             (61_000, "1min 1s"),
             (3_660_000, "1h 1min"),
             (90_000_000, "1d 1h"),

@@ -17,7 +17,7 @@ impl Step<'_> {
         self.service.attempt = Some(Attempt { generation: None, from: Some(old), is_swap: true, clients });
         let new = self.spawn();
         self.service.phase = Phase::Swapping { old, new };
-        self.tell(Note::SwapBegun { from: old, to: new });
+        self.tell(Note::SwapBegun { from: old, to: new, within: self.policy.timeout_start });
     }
 
     pub(super) fn on_ready_said(&mut self, id: GenerationId) {
@@ -54,8 +54,8 @@ impl Step<'_> {
         }
         match self.service.phase {
             Phase::Swapping { new, .. } if new == id && self.policy.bake == Span::ZERO => self.promote(),
-            Phase::Swapping { new, .. } if new == id => {
-                self.tell(Note::Baking { to: id, span: self.policy.bake })
+            Phase::Swapping { old, new } if new == id => {
+                self.tell(Note::Baking { from: old, to: id, span: self.policy.bake });
             }
             Phase::Up { current } if current == id => self.succeed_attempt(),
             Phase::Swapping { .. }

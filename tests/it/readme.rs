@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use socket_supervise::cli::{Parsed, parse};
+
 use super::load::get;
 use super::support::{Launch, Place, example, wait_for};
 
@@ -85,6 +87,21 @@ fn files_that_the_readme_names_exist() {
     for path in text.split(ends).filter(is_path) {
         let path = path.trim_end_matches(['.', '/']);
         assert!(root.join(path).exists(), "README.md names {path}");
+    }
+}
+
+/// Every `supervise ...` that the README shows parses: what it does is shown elsewhere, that it is spelled right here.
+#[test]
+fn the_commands_of_the_readme_are_spelled_right() {
+    let text = readme();
+    let is_command = |span: &&str| span.starts_with("supervise ") && !span.contains(['[', '|', '\n']);
+    let commands: Vec<&str> = text.split('`').filter(is_command).collect();
+    assert!(commands.len() >= 12, "{commands:?}");
+    for command in commands {
+        let words = command.split_whitespace().map(std::ffi::OsString::from);
+        if let Parsed::Exit { status, text, .. } = parse(words) {
+            assert_eq!(status, 0, "{command}: {text}");
+        }
     }
 }
 
