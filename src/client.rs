@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::config::Span;
-use crate::core::report::{Line, Role, State, Status, rounded};
+use crate::core::report::{Line, State, rounded};
 use crate::core::{Reply, Request};
 use crate::os::instances::{self, Holder, Instance};
 use render::printable;
@@ -195,7 +195,7 @@ fn answer(request: &Request, reply: &Reply, json: bool, out: &mut dyn Write) -> 
             } else {
                 say(out, render::status(status, jiff::Timestamp::now()).trim_end())?;
             }
-            return Ok(if serves(status) { 0 } else { REFUSED });
+            return Ok(reply.exit);
         }
         (Request::Status { .. }, None) if json => return Err(silent(&reply.text)),
         (_, _) => {}
@@ -208,12 +208,6 @@ fn answer(request: &Request, reply: &Reply, json: bool, out: &mut dyn Write) -> 
         (_, _) => say(out, &printable(&reply.text))?,
     }
     Ok(reply.exit)
-}
-
-/// What a health check wants to know: would a new connection be served?
-fn serves(status: &Status) -> bool {
-    let ready = |role, ready_ms: Option<u64>| role == Role::Current && ready_ms.is_some();
-    status.state == State::Listening || status.generations.iter().any(|one| ready(one.role, one.ready_ms))
 }
 
 /// One element of `list --json`.

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::*;
 use crate::config::Signal;
-use crate::core::report::{GenerationStatus, LastSwap, Outcome};
+use crate::core::report::{GenerationStatus, LastSwap, Outcome, Role, Status};
 
 /// Long enough for every answer that comes at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -87,8 +87,8 @@ fn status(state: State, ready_ms: Option<u64>) -> Status {
     }
 }
 
-fn status_reply(status: Status) -> Vec<Line> {
-    vec![Line::Reply(Reply { status: Some(Box::new(status)), ..Reply::done("") })]
+fn status_reply(exit: u8, status: Status) -> Vec<Line> {
+    vec![Line::Reply(Reply { exit, status: Some(Box::new(status)), ..Reply::done("") })]
 }
 
 #[test]
@@ -137,11 +137,12 @@ fn the_status_of_a_health_check() {
         (State::Running, Some(3), 0),
         (State::Swapping, Some(3), 0),
         (State::Starting, None, 1),
+        (State::Starting, Some(3), 1),
         (State::Paused, None, 1),
     ];
     for (state, ready_ms, exit) in cases {
         let home = Home::new();
-        home.instance("web", status_reply(status(state, ready_ms)));
+        home.instance("web", status_reply(exit, status(state, ready_ms)));
         let ran = home.run(&verb(STATUS));
         assert_eq!(ran.exit, exit, "{state:?}");
         assert!(ran.out.starts_with("web (pid 5): "), "{}", ran.out);
@@ -266,7 +267,7 @@ fn list_shows_the_living() {
     assert_eq!(home.run(&Verb { json: true, ..list.clone() }).out, "[]\n");
 
     drop(UnixListener::bind(home.0.path().join("stale.sock")).unwrap());
-    home.instance("web", status_reply(status(State::Running, Some(1))));
+    home.instance("web", status_reply(0, status(State::Running, Some(1))));
     let ran = home.run(&list);
     assert_eq!(ran.exit, 0);
     let pid = std::process::id();

@@ -1,6 +1,6 @@
 //! The end of a generation: telling it to stop, SIGKILL, its exit, what it leaves behind, and what comes next.
 
-use super::note::{self, Note};
+use super::note::{self, Note, SwapNote};
 use super::report::{Outcome, Reply, rounded};
 use super::restart::{self, End, Failure};
 use super::service::{Ending, Generation, Phase, Step, Then};
@@ -132,7 +132,7 @@ impl Step<'_> {
         match self.service.phase {
             Phase::Swapping { new, .. } if new == id => self.roll_back(reason),
             Phase::Swapping { old, new } if old == id => {
-                self.tell(Note::OldDied { old, new });
+                self.tell(SwapNote::OldDied { old, new }.into());
                 self.service.phase = Phase::Up { current: new };
                 if self.service.get(new).is_some_and(|generation| generation.ready.is_some()) {
                     self.service.ledger.reset();
@@ -213,7 +213,7 @@ impl Step<'_> {
 
     fn after_replaced(&mut self, then: Then) {
         match then {
-            Then::Start => self.start_automatically(),
+            Then::Start => self.spawn_alone(),
             Then::Pause => {
                 self.service.phase = Phase::Paused;
                 self.tell(Note::Paused);

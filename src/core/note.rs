@@ -32,6 +32,7 @@ pub enum Note {
     Failed {
         reason: String,
     },
+    Swap(SwapNote),
     Restarting {
         after: Span,
         holds_sockets: bool,
@@ -45,34 +46,10 @@ pub enum Note {
         limit: StartLimit,
         ends: bool,
     },
-    SwapBegun {
-        from: GenerationId,
-        to: GenerationId,
-        within: Span,
-    },
     /// The current generation goes before another starts, or for a pause.
     Replacing {
         generation: GenerationId,
         patience: Span,
-    },
-    SwapWaits,
-    Baking {
-        from: GenerationId,
-        to: GenerationId,
-        span: Span,
-    },
-    Swapped {
-        from: GenerationId,
-        to: GenerationId,
-    },
-    RolledBack {
-        from: GenerationId,
-        to: GenerationId,
-        reason: String,
-    },
-    OldDied {
-        old: GenerationId,
-        new: GenerationId,
     },
     Killing {
         generation: GenerationId,
@@ -100,6 +77,39 @@ pub enum Note {
     },
 }
 
+/// What a swap has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SwapNote {
+    Begun {
+        from: GenerationId,
+        to: GenerationId,
+        within: Span,
+    },
+    Waits,
+    /// Too many generations live.
+    Held {
+        generations: usize,
+    },
+    Baking {
+        from: GenerationId,
+        to: GenerationId,
+        span: Span,
+    },
+    Done {
+        from: GenerationId,
+        to: GenerationId,
+    },
+    RolledBack {
+        from: GenerationId,
+        to: GenerationId,
+        reason: String,
+    },
+    OldDied {
+        old: GenerationId,
+        new: GenerationId,
+    },
+}
+
 /// What made a generation count as ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadyBy {
@@ -112,31 +122,39 @@ pub enum ReadyBy {
     Alone,
 }
 
+impl From<SwapNote> for Note {
+    fn from(note: SwapNote) -> Self {
+        Self::Swap(note)
+    }
+}
+
 impl Note {
     pub fn level(&self) -> log::Level {
         match self {
             Self::CannotStart { generation: None, .. } => log::Level::Error,
-            Self::CannotStart { generation: Some(_), .. }
+            Self::Swap(SwapNote::RolledBack { .. } | SwapNote::OldDied { .. })
+            | Self::CannotStart { generation: Some(_), .. }
             | Self::Failed { .. }
             | Self::TriggersHeld { .. }
             | Self::LimitHit { .. }
-            | Self::RolledBack { .. }
-            | Self::OldDied { .. }
             | Self::Killing { .. }
             | Self::LeftBehind { .. }
             | Self::PausedNoSwap
             | Self::SignalDropped { .. }
             | Self::Ready { by: ReadyBy::Alone, .. } => log::Level::Warn,
-            Self::Started { .. }
+            Self::Swap(
+                SwapNote::Begun { .. }
+                | SwapNote::Waits
+                | SwapNote::Held { .. }
+                | SwapNote::Baking { .. }
+                | SwapNote::Done { .. },
+            )
+            | Self::Started { .. }
             | Self::Ready { .. }
             | Self::Exited { .. }
             | Self::Restarting { .. }
             | Self::Listening
-            | Self::SwapBegun { .. }
             | Self::Replacing { .. }
-            | Self::SwapWaits
-            | Self::Baking { .. }
-            | Self::Swapped { .. }
             | Self::Gone { .. }
             | Self::Paused
             | Self::Stopping { .. }
@@ -150,7 +168,7 @@ impl Note {
 impl Note {
     /// The reply to whoever asked says the same.
     pub fn is_conclusion(&self) -> bool {
-        matches!(self, Self::Swapped { .. } | Self::RolledBack { .. } | Self::Paused)
+        matches!(self, Self::Paused | Self::Swap(SwapNote::Done { .. } | SwapNote::RolledBack { .. }))
     }
 }
 
@@ -194,19 +212,9 @@ impl fmt::Display for Note {
                 write!(f, "gave up after {} starts in {}", limit.burst, limit.interval)?;
                 if *ends { Ok(()) } else { write!(f, "; \"supervise swap\" or SIGHUP starts it again") }
             }
-            Self::SwapBegun { from, to, within } => {
-                write!(f, "swap: {to} starts beside {from} and must be ready within {}", rounded(*within))
-            }
             Self::Replacing { generation, patience } => {
-                write!(f, "{generation} is told to stop; SIGKILL follows in {}", rounded(*patience))
+                write!(f, "{generation} is told to stop{}", then_kill(*patience))
             }
-            Self::SwapWaits => write!(f, "swap: one more swap follows the one under way"),
-            Self::Baking { from, to, span } => {
-                write!(f, "{from} stays untouched for another {}, in case {to} dies", rounded(*span))
-            }
-            Self::Swapped { from, to } => write!(f, "swapped: {to} took over; {from} is told to stop"),
-            Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
-            Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
             Self::Killing { generation, after } => {
                 write!(f, "{generation} did not stop within {}: SIGKILL", rounded(*after))
             }
@@ -219,12 +227,13 @@ impl fmt::Display for Note {
             Self::LeftBehind { generation: None } => {
                 write!(f, "there are processes that SIGKILL does not end; going on without them")
             }
+            Self::Swap(swap) => swap.fmt(f),
             Self::Paused => write!(f, "paused; new connections wait in the queue"),
             Self::PausedNoSwap => {
                 write!(f, "paused: \"supervise resume\" starts the server, a swap does not")
             }
             Self::Stopping { signal, patience } => {
-                write!(f, "stopping with {signal}; SIGKILL follows in {}", rounded(*patience))
+                write!(f, "stopping with {signal}{}", then_kill(*patience))
             }
             Self::StopForced => write!(f, "stopping at once: SIGKILL"),
             Self::HangUp => write!(f, "the terminal has closed"),
@@ -234,6 +243,43 @@ impl fmt::Display for Note {
             }
         }
     }
+}
+
+impl fmt::Display for SwapNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Begun { from, to, within } => {
+                write!(f, "swap: {to} starts beside {from}{}", must_be_ready(*within))
+            }
+            Self::Waits => write!(f, "swap: one more swap follows the one under way"),
+            Self::Held { generations } => {
+                write!(f, "swap: it waits until one of {generations} living generations has ended")
+            }
+            Self::Baking { from, to, span } => {
+                let long = if span.is_infinite() {
+                    "for ever".to_owned()
+                } else {
+                    format!("for another {}", rounded(*span))
+                };
+                write!(f, "{from} stays untouched {long}, in case {to} dies")
+            }
+            Self::Done { from, to } => write!(f, "swapped: {to} took over; {from} is told to stop"),
+            Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
+            Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
+        }
+    }
+}
+
+fn must_be_ready(within: Span) -> String {
+    if within.is_infinite() {
+        String::new()
+    } else {
+        format!(" and must be ready within {}", rounded(within))
+    }
+}
+
+fn then_kill(patience: Span) -> String {
+    if patience.is_infinite() { String::new() } else { format!("; SIGKILL follows in {}", rounded(patience)) }
 }
 
 /// `exited with status 3`, `was killed by SIGSEGV (core dumped)`.

@@ -7,8 +7,6 @@ use super::limits;
 pub struct Notify {
     /// READY=1
     pub ready: bool,
-    /// STOPPING=1
-    pub stopping: bool,
     /// WATCHDOG=1
     pub watchdog: bool,
     /// WATCHDOG=trigger: as if the watchdog had run out.
@@ -28,7 +26,6 @@ impl Notify {
         for line in datagram.split(|byte| *byte == b'\n') {
             match line {
                 b"READY=1" => notify.ready = true,
-                b"STOPPING=1" => notify.stopping = true,
                 b"WATCHDOG=1" => notify.watchdog = true,
                 b"WATCHDOG=trigger" => notify.watchdog_trigger = true,
                 _ => {
@@ -59,7 +56,7 @@ mod tests {
     #[test]
     fn lines_are_independent_and_unknown_ones_skipped() {
         let notify = Notify::parse(b"READY=1\nX_FOO=1\nSTATUS=serving 3 clients\nREADY=0\n\n");
-        assert!(notify.ready && !notify.stopping);
+        assert!(notify.ready && !notify.watchdog);
         assert_eq!(notify.status.as_deref(), Some("serving 3 clients"));
     }
 

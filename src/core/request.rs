@@ -1,6 +1,6 @@
 //! What the verbs ask for, and who is answered when.
 
-use super::note::Note;
+use super::note::{Note, SwapNote};
 use super::report::Reply;
 use super::service::{Attempt, Phase, Step, Then};
 use super::status;
@@ -19,6 +19,9 @@ impl Step<'_> {
             Request::Restart => self.on_restart_requested(client),
             Request::Pause => self.on_pause_requested(client),
             Request::Resume => self.on_resume_requested(client),
+            Request::Stop if matches!(self.service.phase, Phase::Stopping { stop } if stop.is_over) => {
+                self.reply(client, Reply::done("stopped"));
+            }
             Request::Stop => {
                 self.service.clients.stop.push(client);
                 if !matches!(self.service.phase, Phase::Stopping { .. }) {
@@ -61,7 +64,7 @@ impl Step<'_> {
             return;
         }
         if matches!(self.service.phase, Phase::Swapping { .. }) && self.service.clients.next_swap.is_none() {
-            self.tell(Note::SwapWaits);
+            self.tell(SwapNote::Waits.into());
         }
         self.service.clients.next_swap.get_or_insert_default().extend(client);
     }

@@ -67,8 +67,8 @@ impl End {
 
 fn is_listed(set: &StatusSet, status: Exit) -> bool {
     match status {
-        Exit::Code(code) => set.codes.contains(&code),
-        Exit::Signal { signal, .. } => set.signals.contains(&signal),
+        Exit::Code(code) => set.contains_code(code),
+        Exit::Signal { signal, .. } => set.contains_signal(signal),
     }
 }
 

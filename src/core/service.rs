@@ -152,6 +152,8 @@ pub(super) struct Attempt {
 pub(super) struct Clients {
     /// Some: one more swap is wanted; these wait for it.
     pub(super) next_swap: Option<Vec<ClientId>>,
+    /// It was told that the swap waits for a generation to end.
+    pub(super) held_told: bool,
     pub(super) pause: Vec<ClientId>,
     pub(super) stop: Vec<ClientId>,
     pub(super) status: Vec<(ClientId, Time)>,

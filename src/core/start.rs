@@ -34,10 +34,10 @@ impl Step<'_> {
         self.leave_listening();
         self.service.ledger.reset();
         self.service.attempt = Some(Attempt { generation: None, from, is_swap, clients });
-        self.start_automatically();
+        self.spawn_alone();
     }
 
-    fn spawn_alone(&mut self) {
+    pub(super) fn spawn_alone(&mut self) {
         let id = self.spawn();
         self.service.phase = Phase::Up { current: id };
     }

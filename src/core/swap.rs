@@ -1,6 +1,6 @@
 //! Ready, and what a swap makes of it: promote the candidate, or roll back.
 
-use super::note::{Note, ReadyBy};
+use super::note::{Note, ReadyBy, SwapNote};
 use super::report::{LastSwap, Outcome, Reply};
 use super::service::{Attempt, Generation, Phase, Step, Then};
 use super::{Action, ClientId, GenerationId, Manager, limits};
@@ -17,7 +17,7 @@ impl Step<'_> {
         self.service.attempt = Some(Attempt { generation: None, from: Some(old), is_swap: true, clients });
         let new = self.spawn();
         self.service.phase = Phase::Swapping { old, new };
-        self.tell(Note::SwapBegun { from: old, to: new, within: self.policy.timeout_start });
+        self.tell(SwapNote::Begun { from: old, to: new, within: self.policy.timeout_start }.into());
     }
 
     pub(super) fn on_ready_said(&mut self, id: GenerationId) {
@@ -55,7 +55,7 @@ impl Step<'_> {
         match self.service.phase {
             Phase::Swapping { new, .. } if new == id && self.policy.bake == Span::ZERO => self.promote(),
             Phase::Swapping { old, new } if new == id => {
-                self.tell(Note::Baking { from: old, to: id, span: self.policy.bake });
+                self.tell(SwapNote::Baking { from: old, to: id, span: self.policy.bake }.into());
             }
             Phase::Up { current } if current == id => self.succeed_attempt(),
             Phase::Swapping { .. }
@@ -74,7 +74,7 @@ impl Step<'_> {
         let Phase::Swapping { old, new } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: new };
         self.service.ledger.reset();
-        self.tell(Note::Swapped { from: old, to: new });
+        self.tell(SwapNote::Done { from: old, to: new }.into());
         self.stop_generation(old, self.policy.kill_signal, self.policy.timeout_stop);
         self.succeed_attempt();
     }
@@ -83,9 +83,9 @@ impl Step<'_> {
     pub(super) fn roll_back(&mut self, reason: String) {
         let Phase::Swapping { old, new } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: old };
-        let note = Note::RolledBack { from: old, to: new, reason: reason.clone() };
+        let note = SwapNote::RolledBack { from: old, to: new, reason: reason.clone() };
         let text = note.to_string();
-        self.tell(note);
+        self.tell(note.into());
         self.fail_attempt_saying(reason, &text);
         let patience = limits::FAILED_CANDIDATE.min(self.policy.timeout_stop);
         self.stop_generation(new, self.policy.kill_signal, patience);
@@ -135,8 +135,7 @@ impl Step<'_> {
             closed_idle: None,
         };
         for client in attempt.clients {
-            let swap = attempt.is_swap.then(|| swap.clone());
-            self.reply(client, Reply { swap, ..reply.clone() });
+            self.reply(client, Reply { swap: Some(swap.clone()), ..reply.clone() });
         }
         if attempt.is_swap {
             self.service.last_swap = Some(swap);
@@ -161,10 +160,16 @@ impl Step<'_> {
             Phase::Up { current } => {
                 let is_up = self.service.get(current).is_some_and(Generation::is_up);
                 // A start that somebody waits for is decided first; then one more swap answers all who asked meanwhile.
-                let is_decided = self.service.attempt.is_none();
-                if is_up && is_decided && self.service.generations.len() < limits::GENERATIONS {
+                if !is_up || self.service.attempt.is_some() {
+                    return;
+                }
+                let generations = self.service.generations.len();
+                if generations < limits::GENERATIONS {
+                    self.service.clients.held_told = false;
                     let clients = self.service.clients.next_swap.take().unwrap_or_default();
                     self.begin_swap(current, clients);
+                } else if !std::mem::replace(&mut self.service.clients.held_told, true) {
+                    self.tell(SwapNote::Held { generations }.into());
                 }
             }
             Phase::Listening { .. } | Phase::Waiting { .. } | Phase::Failed => {

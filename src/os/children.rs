@@ -29,6 +29,8 @@ struct Running {
     uid: u32,
     /// The main process was reaped; what is left of the group is waited for.
     reaped: bool,
+    /// Its process group was seen empty after that: the number may be another's by now (before Linux 6.9 it matters).
+    group_is_gone: bool,
     /// SIGKILL was sent to all of it.
     is_killed: bool,
     /// A notification was dropped, and that was told.
@@ -68,6 +70,7 @@ impl Children {
             notify,
             uid,
             reaped: false,
+            group_is_gone: false,
             is_killed: false,
             has_dropped: false,
         };
@@ -83,7 +86,10 @@ impl Children {
             Scope::Main => reap::signal_main(&running.pidfd, signal),
             Scope::All => {
                 running.is_killed |= signal == Signal::KILL;
-                let signalled = reap::signal_group(&running.pidfd, running.pid, signal);
+                let signalled = match running.group_is_gone {
+                    true => Ok(false),
+                    false => reap::signal_group(&running.pidfd, running.pid, signal),
+                };
                 self.signal_others(generation, signal);
                 signalled
             }
@@ -131,7 +137,12 @@ impl Children {
 
     /// Generations whose main process is gone and of which nothing is left now. `has_children` is false where we are
     /// known to have no child of any kind, which saves the search.
-    pub fn cleared(&self, has_children: bool) -> Vec<GenerationId> {
+    pub fn cleared(&mut self, has_children: bool) -> Vec<GenerationId> {
+        for running in
+            self.generations.values_mut().filter(|running| running.reaped && !running.group_is_gone)
+        {
+            running.group_is_gone = !reap::group_lives(&running.pidfd, running.pid).unwrap_or(true);
+        }
         let mut cleared = Vec::new();
         for (generation, running) in self.generations.iter().filter(|(_, running)| running.reaped) {
             let has_others = has_children && !self.strays_of(*generation).is_empty();
@@ -139,7 +150,7 @@ impl Children {
                 // What SIGKILL ended has left us its own children meanwhile.
                 self.signal_others(*generation, Signal::KILL);
             }
-            if !has_others && !reap::group_lives(&running.pidfd, running.pid).unwrap_or(true) {
+            if !has_others && running.group_is_gone {
                 cleared.push(*generation);
             }
         }

@@ -159,15 +159,6 @@ impl ControlSocket {
         Ok(Some(old.listener))
     }
 
-    /// Unlinks the socket, unless its path is another's by now.
-    pub fn remove(&self) {
-        if self.is_in_place()
-            && let Err(error) = fs::remove_file(&self.bound.path)
-        {
-            log::warn!("{}: cannot be removed: {error}", self.bound.path.display());
-        }
-    }
-
     fn is_in_place(&self) -> bool {
         inode(&self.bound.path).is_ok_and(|found| found == self.bound.inode)
     }
@@ -184,6 +175,17 @@ impl ControlSocket {
         }
         if let Err(error) = watched {
             log::warn!("{}: will stay away if it is removed: {error}", path.display());
+        }
+    }
+}
+
+/// Unlinks the socket, unless its path is another's by now.
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if self.is_in_place()
+            && let Err(error) = fs::remove_file(&self.bound.path)
+        {
+            log::warn!("{}: cannot be removed: {error}", self.bound.path.display());
         }
     }
 }

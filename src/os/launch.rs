@@ -4,14 +4,14 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::socket::HeldSocket;
 use super::spawn::{Additions, Plan, build_environment};
 use super::users::Identity;
 use crate::config::placeholder::{self, Held};
-use crate::config::{self, EnvironmentFile, Span, environment};
+use crate::config::{self, EnvironmentFile, Span, environment, printable};
 use crate::core::{GenerationId, Stage, StartFailure};
 
 /// An environment file is read up to here; a longer one is an error.
@@ -43,13 +43,14 @@ impl Launcher {
             address: socket.address.clone(),
         });
         let held: Vec<Held> = held.collect();
-        let expand = |word: &str| placeholder::expand(word, &held).map_err(|problem| problem.at(word));
-        for (_, value) in &mut launch.environment {
-            *value = expand(value)?;
+        for (name, value) in &mut launch.environment {
+            // The value itself may be a secret.
+            *value = placeholder::expand(value, &held).map_err(|problem| problem.at(format!("-E {name}")))?;
         }
         for word in &mut launch.command {
             if let Some(text) = word.to_str() {
-                *word = expand(text)?.into();
+                *word =
+                    placeholder::expand(text, &held).map_err(|problem| problem.at(printable(text)))?.into();
             }
         }
         launch.directory = match launch.directory {
@@ -104,7 +105,9 @@ impl Launcher {
 /// A sentence with the remedy.
 pub fn check(launch: &config::Launch) -> Result<(), String> {
     Identity::resolve(launch).map_err(|failure| failure.what)?;
-    for file in &launch.environment_files {
+    // A pipe (`<(...)` of the shell) can be read once, and that is for the first generation.
+    let is_pipe = |file: &&EnvironmentFile| fs::metadata(&file.path).is_ok_and(|meta| !meta.is_file());
+    for file in launch.environment_files.iter().filter(|file| !is_pipe(file)) {
         read_environment(file).map_err(|failure| failure.what)?;
     }
     match launch.directory.as_ref().map(|path| (path, fs::metadata(path))) {
@@ -148,7 +151,9 @@ fn read_environment(file: &EnvironmentFile) -> Result<Vec<(String, String)>, Sta
 
 fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(ENVIRONMENT_BYTES + 1).read_to_string(&mut text)?;
+    // The open of a FIFO would wait for a writer, and everything with it.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    file.take(ENVIRONMENT_BYTES + 1).read_to_string(&mut text)?;
     if text.len() as u64 > ENVIRONMENT_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
     }

@@ -60,6 +60,10 @@ impl Write for Stderr {
         if self.dropped > 0 {
             let dropped = std::mem::take(&mut self.dropped);
             writeln!(io::stderr(), "supervise: {dropped} lines dropped, nobody read them")?;
+            if !Self::is_writable() {
+                self.dropped = 1;
+                return Ok(line.len());
+            }
         }
         // A pipe that is writable takes PIPE_BUF bytes at once; a longer line is cut there.
         let line = &line[..line.len().min(4096)];

@@ -3,7 +3,7 @@
 //! [`run`] opens what an instance needs and turns the loop. Each turn gathers facts in a fixed order and gives each
 //! to the core, whose orders are carried out before the next fact. The order, and why:
 //!
-//! 1. notify datagrams: a last READY=1 or STOPPING=1 of a process that is already dead still counts;
+//! 1. notify datagrams: a last READY=1 or STATUS= of a process that is already dead still counts;
 //! 2. exits, then what became of their process groups: nothing below signals the dead;
 //! 3. signals, 4. control requests, 5. the control socket's own file, 6. connections;
 //! 7. time: whatever arrived in time was in time.

@@ -147,31 +147,29 @@ pub fn sweep(signal: Signal) -> io::Result<usize> {
             break;
         }
         for (pid, parent) in fresh {
-            delivered += usize::from(signal_if_still(pid, parent, signal)?);
+            delivered += usize::from(signal_if_still(pid, parent, signal));
         }
     }
     Ok(delivered)
 }
 
 /// A grandchild may be reaped by its parent at any time and its number be given away, so the number is pinned first
-/// and its parent compared then.
-fn signal_if_still(pid: i32, parent: i32, signal: Signal) -> io::Result<bool> {
-    let pidfd = match sys::pidfd_open(pid) {
-        Ok(pidfd) => pidfd,
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    // Ours by now: its parent ended in between.
-    if !parent_of(pid).is_some_and(|now| now == parent || now == our_pid()) {
-        return Ok(false);
-    }
-    match signal_main(&pidfd, signal) {
-        // A set-user-ID program that an unprivileged supervisor may not signal must not keep the others from it.
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            log::warn!("may not send signal {} to process {pid}", signal.number());
-            Ok(false)
+/// and its parent compared then. True: it was sent. What cannot be signalled must not keep the others from it.
+fn signal_if_still(pid: i32, parent: i32, signal: Signal) -> bool {
+    let sent = sys::pidfd_open(pid).and_then(|pidfd| {
+        // Ours by now: its parent ended in between.
+        if !parent_of(pid).is_some_and(|now| now == parent || now == our_pid()) {
+            return Ok(false);
         }
-        result => result,
+        signal_main(&pidfd, signal)
+    });
+    match sent {
+        Ok(sent) => sent,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => false,
+        Err(error) => {
+            log::warn!("cannot send {signal} to process {pid}: {error}");
+            false
+        }
     }
 }
 
@@ -204,7 +202,7 @@ fn below(children: Vec<i32>) -> io::Result<Vec<(i32, i32)>> {
 pub fn signal_trees(children: Vec<i32>, group: i32, signal: Signal) -> io::Result<()> {
     for (pid, parent) in below(children)? {
         if parent_and_group_of(pid).is_some_and(|(_, of)| of != group) {
-            signal_if_still(pid, parent, signal)?;
+            signal_if_still(pid, parent, signal);
         }
     }
     Ok(())

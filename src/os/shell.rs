@@ -19,8 +19,11 @@ use super::reap::{self, Reaped};
 use super::signal::{self, HupIgnored, Received, Signals};
 use super::snapshot;
 use super::socket::{self, HeldSocket, Inherited};
+use super::sys::Waited;
 use crate::config::{Config, Handover, Instance, Signal, Stdin};
-use crate::core::{Action, Event, GenerationId, Note, Reply, Setting, Supervisor, Terminal, Time};
+use crate::core::{
+    Action, ClientId, Event, GenerationId, Note, Reply, Sender, Setting, Supervisor, Terminal, Time,
+};
 
 /// The exit status for what parses but cannot be done.
 const CANNOT: u8 = 125;
@@ -31,7 +34,7 @@ const SOCKETS: usize = 1 << 20;
 /// The control socket and its clients: from here on.
 const CONTROL: usize = 1 << 24;
 /// Notify sockets: this plus the generation's number.
-const NOTIFY: usize = 1 << 32;
+const NOTIFY: usize = 1 << 25;
 
 /// Holds the sockets and runs the server until there is no more to do; returns the exit status.
 pub fn run(config: Config, instance: &Instance) -> u8 {
@@ -39,7 +42,6 @@ pub fn run(config: Config, instance: &Instance) -> u8 {
         shell.queue.push_back(Event::Begun);
         shell.dispatch();
         let status = shell.turn_until_exit();
-        shell.close();
         status.map_err(|error| format!("cannot wait for events: {error}"))
     });
     status.unwrap_or_else(|error| {
@@ -54,7 +56,6 @@ struct Shell {
     poll: Poll,
     signals: Signals,
     sockets: Vec<HeldSocket>,
-    backlog: u32,
     is_watching: bool,
     launcher: Launcher,
     children: Children,
@@ -82,6 +83,8 @@ impl Shell {
     /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
     /// others may hold (addresses, the name).
     fn open(config: Config, instance: &Instance) -> Result<Self, String> {
+        // Before any fd of our own is open: they are named by number.
+        let inherited = Inherited::from_environment();
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
         let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
         reap::prepare().map_err(cannot("adopt orphans"))?;
@@ -92,11 +95,10 @@ impl Shell {
                  is not in the foreground (use a pipe, a file, or --stdin null)"
             );
         }
-        let inherited = Inherited::from_environment();
         let sockets = socket::bind_all(&config.listeners, &config.socket, &inherited)
             .map_err(|error| error.to_string())?;
         let poll = Poll::new().map_err(cannot("make a poll"))?;
-        let control = open_control(instance, &config, &poll).inspect_err(|_| release(&sockets))?;
+        let control = open_control(instance, &config, &poll)?;
         let fd = signals.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)
@@ -105,8 +107,7 @@ impl Shell {
             Setting { holds_sockets: !sockets.is_empty(), hup_ignored, init: std::process::id() == 1 };
         let handover = config.policy.handover;
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
-            .map_err(|problem| problem.to_string())
-            .inspect_err(|_| release(&sockets))?;
+            .map_err(|problem| problem.to_string())?;
         Ok(Self {
             launcher,
             supervisor: Supervisor::new(config.policy, setting),
@@ -114,7 +115,6 @@ impl Shell {
             poll,
             signals,
             sockets,
-            backlog: config.socket.backlog,
             is_watching: false,
             children: Children::default(),
             talkative: BTreeSet::new(),
@@ -140,13 +140,6 @@ impl Shell {
             log::info!("{} is our name; control socket {}", socket.name(), socket.path().display());
         }
     }
-
-    fn close(&mut self) {
-        if let Some(control) = &self.control {
-            control.remove();
-        }
-        release(&self.sockets);
-    }
 }
 
 fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {
@@ -155,13 +148,6 @@ fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Opt
     let socket = ControlSocket::open(instance, default_name).map_err(|error| error.to_string())?;
     let server = socket.map(|socket| ControlServer::new(socket, poll.registry(), Token(CONTROL))).transpose();
     server.map_err(|error| format!("cannot watch the control socket: {error}"))
-}
-
-/// Removes the paths of unix sockets, which closing does not.
-fn release(sockets: &[HeldSocket]) {
-    for (path, error) in socket::unlink_paths(sockets) {
-        log::warn!("cannot remove {}: {error}", path.display());
-    }
 }
 
 /// One turn.
@@ -186,14 +172,13 @@ impl Shell {
         }
     }
 
-    /// How long nothing happens by itself. Rounded up: a tick that comes early would find nothing to do.
+    /// How long nothing happens by itself.
     fn patience(&self) -> Option<Duration> {
         if !self.talkative.is_empty() {
             return Some(Duration::ZERO);
         }
         let (due, _) = self.supervisor.next_wake()?;
-        let nanos = due.since(now()).as_nanos();
-        Some(Duration::from_millis(nanos.div_ceil(1_000_000)))
+        Some(Duration::from_nanos(due.since(now()).as_nanos()))
     }
 
     fn turn(&mut self, mut woken: Woken) {
@@ -267,7 +252,7 @@ impl Shell {
         }
     }
 
-    fn on_reaped(&mut self, waited: &super::sys::Waited) {
+    fn on_reaped(&mut self, waited: &Waited) {
         let Some(generation) = self.children.reaped(waited.pid) else {
             return log::debug!("reaped pid {}, which a server left behind", waited.pid);
         };
@@ -334,6 +319,9 @@ impl Shell {
                 if let Err(error) = signal::suspend() {
                     log::warn!("cannot stop ourselves: {error}");
                 }
+                // SIGCONT is read in the next turn; the time that passed must not count in this one.
+                let (sender, terminal) = (Sender::Kernel, Terminal::Unchanged);
+                self.queue.push_back(Event::Signalled { signal: Signal::CONT, sender, terminal });
             }
             Action::Exit(status) => self.exit = Some(status),
         }
@@ -360,7 +348,7 @@ impl Shell {
     /// while no server lives, for it belongs to the open file and would change under its hands.
     fn mend_sockets(&self) {
         for socket in &self.sockets {
-            if let Err(error) = socket::listen_again(socket, self.backlog) {
+            if let Err(error) = socket::listen_again(socket) {
                 log::warn!("cannot listen on {} again: {error}", socket.address);
             }
             if self.children.is_empty()
@@ -417,7 +405,7 @@ impl Shell {
         }
     }
 
-    fn reply(&mut self, client: crate::core::ClientId, mut reply: Reply) {
+    fn reply(&mut self, client: ClientId, mut reply: Reply) {
         let Some(control) = &mut self.control else { return };
         if let Some(status) = &mut reply.status {
             snapshot::complete(status, control.socket().name(), &self.sockets, self.handover, now());

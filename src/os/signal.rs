@@ -61,8 +61,6 @@ pub struct HupIgnored(pub bool);
 pub struct Received {
     pub signal: Signal,
     pub sender: Sender,
-    /// A process sent it, whoever that was; false for the kernel's own (a resized or closed terminal, a timer).
-    pub from_kill: bool,
 }
 
 /// The signals of this process, blocked for good.
@@ -96,7 +94,7 @@ impl Signals {
         };
         let session = getsid(None).map_or(0, nix::unistd::Pid::as_raw);
         let sender = sender(info.ssi_code, info.ssi_pid, session);
-        Ok(Some(Received { signal, sender, from_kill: info.ssi_code <= SI_USER }))
+        Ok(Some(Received { signal, sender }))
     }
 
     /// What became of the terminal we were started from. Opening it is the only way to ask: a session keeps its
@@ -158,7 +156,7 @@ mod tests {
                 let signal = Signal::from_number(number).expect("a signal");
                 sys::kill(own, Some(signal)).expect("may signal itself");
                 let received = eventually("it arrives", || signals.read().expect("not an error"));
-                assert_eq!((received.signal, received.from_kill), (signal, true));
+                assert_eq!((received.signal, received.sender), (signal, Sender::Process));
                 assert!(matches!(received.sender, Sender::Process | Sender::SessionLeader));
             }
             for (number, disposition) in ACTIONS {
@@ -193,7 +191,7 @@ mod tests {
             let cont = eventually("SIGCONT", || {
                 signals.read().expect("not an error").filter(|r| r.signal == Signal::CONT)
             });
-            assert!(cont.from_kill);
+            assert_eq!(cont.sender, Sender::Process);
         });
     }
 

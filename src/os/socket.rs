@@ -11,7 +11,6 @@ mod local;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::net::if_::if_indextoname;
@@ -26,6 +25,9 @@ pub use local::OwnPath;
 /// One held socket. Close-on-exec; O_NONBLOCK is off unless it was inherited with it.
 #[derive(Debug)]
 pub struct HeldSocket {
+    /// The path to unlink at the end; None for all that we did not create. First, because it is dropped first: an open
+    /// socket keeps its inode number from being used again.
+    pub own_path: Option<OwnPath>,
     pub fd: OwnedFd,
     /// LISTEN_FDNAMES.
     pub name: String,
@@ -35,8 +37,8 @@ pub struct HeldSocket {
     pub address: String,
     /// None for AF_UNIX.
     pub port: Option<u16>,
-    /// The path to unlink at the end; None for all that we did not create.
-    pub own_path: Option<OwnPath>,
+    /// None where nobody listens (datagrams), and where the listening is an outer manager's.
+    pub backlog: Option<u32>,
 }
 
 impl AsFd for HeldSocket {
@@ -52,19 +54,7 @@ pub fn bind_all(
     options: &SocketOptions,
     inherited: &Inherited,
 ) -> Result<Vec<HeldSocket>, BindError> {
-    let mut held = Vec::with_capacity(listeners.len());
-    for listener in listeners {
-        match hold(listener, options, inherited) {
-            Ok(socket) => held.push(socket),
-            Err(error) => {
-                for (path, error) in unlink_paths(&held) {
-                    log::warn!("cannot remove {}: {error}", path.display());
-                }
-                return Err(error);
-            }
-        }
-    }
-    Ok(held)
+    listeners.iter().map(|listener| hold(listener, options, inherited)).collect()
 }
 
 fn hold(
@@ -96,7 +86,9 @@ fn hold(
     };
     let (address, port) =
         own_address(&fd).map_err(|errno| BindError::plain(listener, "getsockname", errno))?;
-    Ok(HeldSocket { fd, name: listener.name.clone(), kind, address, port, own_path })
+    let listens = matches!(listener.kind, Kind::Tcp | Kind::Unix | Kind::SeqPacket);
+    let backlog = listens.then_some(options.backlog);
+    Ok(HeldSocket { own_path, fd, name: listener.name.clone(), kind, address, port, backlog })
 }
 
 /// The address a socket is bound to, as text, and its port.
@@ -134,12 +126,9 @@ pub fn queue(socket: &HeldSocket) -> (Option<u32>, Option<u32>) {
 }
 
 /// listen(2) once more, with the backlog that was asked for: it costs nothing, and mends what a server did with a small
-/// listen(2) of its own or, on TCP, with shutdown(2). Datagram sockets do not listen.
-pub fn listen_again(socket: &HeldSocket, backlog: u32) -> io::Result<()> {
-    match socket.kind {
-        Kind::Tcp | Kind::Unix | Kind::SeqPacket => sys::listen(socket, backlog),
-        Kind::Udp | Kind::UnixGram | Kind::Fd => Ok(()),
-    }
+/// listen(2) of its own or, on TCP, with shutdown(2).
+pub fn listen_again(socket: &HeldSocket) -> io::Result<()> {
+    socket.backlog.map_or(Ok(()), |backlog| sys::listen(socket, backlog))
 }
 
 /// O_NONBLOCK belongs to the open file description, so this changes it for every process that has the socket.
@@ -151,16 +140,6 @@ pub fn set_non_blocking(socket: &HeldSocket, on: bool) -> io::Result<()> {
         fcntl(socket, FcntlArg::F_SETFL(wanted))?;
     }
     Ok(())
-}
-
-/// Removes the paths that we created and that still are ours; to be called before the sockets are closed, because an
-/// open socket keeps its inode number from being used again. Returns those that could not be removed.
-pub fn unlink_paths(sockets: &[HeldSocket]) -> Vec<(PathBuf, io::Error)> {
-    sockets
-        .iter()
-        .filter_map(|socket| socket.own_path.as_ref())
-        .filter_map(|own| own.unlink().err().map(|error| (own.path().to_path_buf(), error)))
-        .collect()
 }
 
 #[cfg(test)]

@@ -341,7 +341,6 @@ fn chatter(world: &mut World) {
     let mut roll = || world.rng.u8(..4) == 0;
     let message = Notify {
         ready: roll(),
-        stopping: roll(),
         watchdog: roll(),
         watchdog_trigger: roll() && roll(),
         status: roll().then(|| "serving".to_owned()),

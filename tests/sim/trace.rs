@@ -85,7 +85,6 @@ fn event_text(event: &Event) -> String {
 fn notify_text(message: &Notify) -> String {
     let words = [
         (message.ready, "READY"),
-        (message.stopping, "STOPPING"),
         (message.watchdog, "WATCHDOG"),
         (message.watchdog_trigger, "WATCHDOG=trigger"),
         (message.status.is_some(), "STATUS"),

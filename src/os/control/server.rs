@@ -147,11 +147,6 @@ impl ControlServer {
         }
     }
 
-    /// Unlinks the socket. Connections stay until the server is dropped.
-    pub fn remove(&self) {
-        self.socket.remove();
-    }
-
     fn register_listener(&self, listener: &UnixListener) -> io::Result<()> {
         let fd = listener.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), Token(self.first), Interest::READABLE)

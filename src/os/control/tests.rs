@@ -91,7 +91,7 @@ fn an_explicit_path_is_taken_only_from_the_dead() {
     assert_eq!((first.name(), first.path()), ("here", path.as_path()));
     assert!(home.open(&at(&path)).unwrap_err().to_string().contains("in use by pid"));
     drop(first);
-    home.open(&at(&path)).unwrap().unwrap().remove();
+    drop(home.open(&at(&path)).unwrap().unwrap());
     assert!(!path.exists());
 
     fs::write(&path, "precious").unwrap();
@@ -163,7 +163,7 @@ fn a_removed_socket_is_noticed_and_bound_again() {
     assert!(!noticed(&socket, 0));
     // The coming and going of others in the directory is none of our business.
     let other = home.socket();
-    other.remove();
+    drop(other);
     assert!(!noticed(&socket, 0));
 
     for _ in 0..2 {
@@ -212,11 +212,15 @@ fn what_took_our_place_is_left_alone() {
     fs::remove_file(&path).unwrap();
     let thief = UnixListener::bind(&path).unwrap();
     assert!(socket.heal().unwrap_err().to_string().contains("in use by pid"));
-    socket.remove();
-    assert!(path.exists());
-    drop(thief);
+    let second = home.open(&named("other")).unwrap().unwrap();
+    fs::remove_file(second.path()).unwrap();
+    let other_path = second.path().to_owned();
+    let other_thief = UnixListener::bind(&other_path).unwrap();
+    drop(second);
+    assert!(other_path.exists(), "it is not ours to remove");
+    drop((thief, other_thief));
     assert!(socket.heal().unwrap().is_some());
-    socket.remove();
+    drop(socket);
     assert!(!path.exists());
 }
 

@@ -62,11 +62,6 @@ impl Inherited {
         Self { fds }
     }
 
-    /// The fds and their names, in order.
-    pub fn fds(&self) -> &[(RawFd, String)] {
-        &self.fds
-    }
-
     /// A duplicate of the socket asked for, and what it really is. A number need not have been announced.
     pub(super) fn take(&self, listener: &Listener) -> Result<(OwnedFd, Kind), BindError> {
         let number = match &listener.address {
@@ -129,7 +124,7 @@ mod tests {
             (Some(b"7"), Some(b"99999999999999999999")),
         ] {
             let inherited = Inherited::from_variables(FIRST, 7, pid, count, Some(b"web"));
-            assert!(inherited.fds().is_empty(), "{pid:?} {count:?}");
+            assert!(inherited.fds.is_empty(), "{pid:?} {count:?}");
         }
     }
 
@@ -138,11 +133,11 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let first = listener.as_raw_fd();
         let read = |count, names| Inherited::from_variables(first, 7, Some(b"7"), Some(count), names);
-        assert_eq!(read(b"1", Some(b"web:more")).fds(), [(first, "web".to_owned())]);
-        assert_eq!(read(b"1", None).fds(), [(first, "unknown".to_owned())]);
-        assert_eq!(read(b"0", Some(b"web")).fds(), []);
+        assert_eq!(read(b"1", Some(b"web:more")).fds, [(first, "web".to_owned())]);
+        assert_eq!(read(b"1", None).fds, [(first, "unknown".to_owned())]);
+        assert_eq!(read(b"0", Some(b"web")).fds, []);
         let stale = Inherited::from_variables(1_000_000, 7, Some(b"7"), Some(b"4294967295"), None);
-        assert_eq!(stale.fds(), [], "and not two thousand million system calls");
+        assert_eq!(stale.fds, [], "and not two thousand million system calls");
     }
 
     #[test]

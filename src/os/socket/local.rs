@@ -51,6 +51,14 @@ impl Inode {
     }
 }
 
+impl Drop for OwnPath {
+    fn drop(&mut self) {
+        if let Err(error) = self.unlink() {
+            log::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
 impl OwnPath {
     /// Remembers the inode just bound.
     fn of(path: &Path) -> io::Result<Self> {
@@ -70,17 +78,13 @@ impl OwnPath {
         Ok(())
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Whether the path still leads to our socket.
     pub fn is_ours(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|metadata| Inode::of(&metadata) == self.inode)
     }
 
     /// Removes the path if it still is ours; one that is gone or belongs to somebody else by now is left alone.
-    pub(super) fn unlink(&self) -> io::Result<()> {
+    fn unlink(&self) -> io::Result<()> {
         if !self.is_ours() {
             return Ok(());
         }
@@ -115,16 +119,8 @@ pub(super) fn hold_path(
     }
     result.map_err(|errno| BindError::path(listener, path, errno))?;
     let own = OwnPath::of(path).map_err(|error| BindError::io(listener, path, &error))?;
-    let finished = own
-        .set_mode(options.mode)
-        .map_err(|error| BindError::io(listener, path, &error))
-        .and_then(|()| listen(listener, &fd, options));
-    if let Err(error) = finished {
-        if let Err(error) = own.unlink() {
-            log::warn!("cannot remove {}: {error}", path.display());
-        }
-        return Err(error);
-    }
+    own.set_mode(options.mode).map_err(|error| BindError::io(listener, path, &error))?;
+    listen(listener, &fd, options)?;
     Ok((fd, own))
 }
 
