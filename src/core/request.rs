@@ -175,7 +175,7 @@ impl Step<'_> {
     }
 
     pub(super) fn reply_status(&mut self, client: ClientId) {
-        let next = timers::deadlines(self.policy, self.service).into_iter().min();
+        let next = timers::next(self.policy, self.service);
         let exit = u8::from(!self.service.serves());
         let status = Some(Box::new(status::status(self.service, next)));
         self.reply(client, Reply { exit, text: String::new(), swap: None, status });

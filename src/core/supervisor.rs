@@ -46,7 +46,7 @@ impl Supervisor {
 
     /// When to call `step` with [`Event::Tick`], and what for. None: nothing will happen by itself.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
-        timers::deadlines(&self.policy, &self.service).into_iter().min()
+        timers::next(&self.policy, &self.service)
     }
 
     /// The snapshot for `status`, without what only the shell can see.
@@ -70,7 +70,7 @@ impl Supervisor {
 /// Time and datagrams.
 impl Step<'_> {
     fn on_tick(&mut self) {
-        while let Some((due, why)) = timers::deadlines(self.policy, self.service).into_iter().min() {
+        while let Some((due, why)) = timers::next(self.policy, self.service) {
             if due > self.now {
                 return;
             }

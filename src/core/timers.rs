@@ -59,8 +59,13 @@ impl fmt::Display for Why {
     }
 }
 
+/// What comes first.
+pub(super) fn next(policy: &Policy, service: &Service) -> Option<(Time, Why)> {
+    deadlines(policy, service).into_iter().min()
+}
+
 /// All deadlines of the present state.
-pub(super) fn deadlines(policy: &Policy, service: &Service) -> Vec<(Time, Why)> {
+fn deadlines(policy: &Policy, service: &Service) -> Vec<(Time, Why)> {
     let mut due = Vec::new();
     for generation in &service.generations {
         of_generation(policy, service, generation, &mut due);
