@@ -13,6 +13,9 @@
 //!     --daemonize            leave a child in a session of its own, end with 0
 //!     --ping MS              say WATCHDOG=1 this often, ...
 //!     --pings N              ... this many times only
+//!     --shut-down            shutdown(2) its first socket, before it serves
+//!     --backlog N            listen(2) on its first socket with this queue limit
+//!     --herald               no server: say READY=1 for another process of the generation, and stay
 //!     --log FILE             a line per fact: generation, pid, what happened
 //!     @FILE                  the words of FILE, read at each start: the next generation may be told to be another
 //!
@@ -23,14 +26,16 @@ mod common;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{self, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{self, SigSet, Signal};
+use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 use nix::unistd::{getpid, setsid};
 
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 17] = [
     "--ready-after",
     "--never-ready",
     "--status",
@@ -42,6 +47,9 @@ const FLAGS: [&str; 14] = [
     "--daemonize",
     "--ping",
     "--pings",
+    "--shut-down",
+    "--backlog",
+    "--herald",
     "--log",
     "--as-daemon",
     "--as-grandchild",
@@ -69,6 +77,12 @@ fn main() {
             thread::park();
         }
     }
+    if script.has("--herald") {
+        common::notify("READY=1");
+        loop {
+            thread::park();
+        }
+    }
     let signals = common::signals(&SIGNALS);
     script.log(if script.has("--as-daemon") { "daemon" } else { "start" });
     if script.has("--as-daemon") {
@@ -78,6 +92,9 @@ fn main() {
     }
     script.leave_children();
     let sockets = if script.has("--as-daemon") { Vec::new() } else { common::sockets() };
+    if let Some((_, socket)) = sockets.first() {
+        script.spoil(&socket.as_fd());
+    }
     script.clone().begin_timers();
     let (ending, answering) = (script.clone(), script.clone());
     common::serve(
@@ -139,6 +156,18 @@ impl Script {
         }
         let signal: Signal = how.parse().expect("an exit status or a signal");
         signal::kill(getpid(), signal).expect("a signal to oneself");
+    }
+
+    /// What a server may do to a socket that outlives it.
+    fn spoil(&self, socket: &impl AsFd) {
+        if self.has("--shut-down") {
+            shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both).expect("a listener");
+            self.log("shut down");
+        }
+        if let Some(limit) = self.number("--backlog") {
+            let limit = Backlog::new(limit as i32).expect("a small number");
+            listen(&socket.as_fd(), limit).expect("a listener");
+        }
     }
 
     /// Ready, death and watchdog, each in a thread of its own.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::load::get;
-use super::support::{Daemon, Launch, Place, environment, fds, proc_status, wait_for};
+use super::support::{Daemon, Launch, Place, environment, fd_flags, fds, proc_status, wait_for};
 
 /// A server that changes nothing of what it was given. No Rust program: those ignore SIGPIPE.
 const SLEEP: [&str; 2] = ["sleep", "1000"];
@@ -46,13 +46,6 @@ fn assert_clean_child(daemon: &mut Daemon, sockets: usize) -> i32 {
         assert_eq!(proc_status(pid, key).unwrap(), "0000000000000000", "{key}");
     }
     pid
-}
-
-/// The flags of an open file of another process (O_CLOEXEC among them).
-fn fd_flags(pid: i32, fd: i32) -> u32 {
-    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
-    u32::from_str_radix(line.trim(), 8).unwrap()
 }
 
 #[test]

@@ -58,3 +58,10 @@ pub(crate) fn fds(pid: i32) -> Vec<(i32, String)> {
     all.sort();
     all
 }
+
+/// The flags of an open file of another process (O_CLOEXEC among them).
+pub(crate) fn fd_flags(pid: i32, fd: i32) -> u32 {
+    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).expect("an open fd");
+    let line = text.lines().find_map(|line| line.strip_prefix("flags:")).expect("proc_pid_fdinfo(5)");
+    u32::from_str_radix(line.trim(), 8).expect("octal")
+}
