@@ -53,10 +53,9 @@ impl Launcher {
                     placeholder::expand(text, &held).map_err(|problem| problem.at(printable(text)))?.into();
             }
         }
+        let here = || logical_directory().or_else(|| env::current_dir().ok());
         launch.directory = match launch.directory {
-            Some(path) if path.is_relative() => {
-                logical_directory().map(|here| here.join(&path)).or(Some(path))
-            }
+            Some(path) if path.is_relative() => here().map(|here| here.join(&path)).or(Some(path)),
             Some(path) => Some(path),
             None => logical_directory(),
         };
