@@ -1,7 +1,8 @@
 //! What `supervise` adds to starting a server: to its first instruction, against tini, and from one start to the next,
 //! against a bare loop of posix_spawn and waitpid. Paired and interleaved, because machines drift: compare ratios.
 //!
-//! `cargo bench --bench overhead [-- ROUNDS]`. It asserts nothing.
+//! `cargo bench --bench overhead [-- ROUNDS]`. It asserts nothing. `SUPERVISE=PATH` measures another build, such as
+//! that of `cargo static`, which spares the dynamic loader.
 
 use std::env;
 use std::ffi::CString;
@@ -102,7 +103,9 @@ impl Programs {
             environment.map(|pair| CString::new(pair).expect("no NUL in the environment")).to_vec();
         Self {
             tini: tini.as_deref().map(text),
-            supervise: text(Path::new(env!("CARGO_BIN_EXE_supervise"))),
+            supervise: text(Path::new(
+                &env::var_os("SUPERVISE").unwrap_or_else(|| env!("CARGO_BIN_EXE_supervise").into()),
+            )),
             stamp: text(&stamp),
             light: text(&in_path("true").expect("coreutils")),
             environment,
