@@ -19,8 +19,8 @@ use crate::client::{Task, Verb};
 use crate::config::address::check_name as check_socket_name;
 use crate::config::directives::{DIRECTIVES, Draft, choice, nearest};
 use crate::config::{
-    Color, Config, Control, Error, Instance, Kind, Listener, Problem, Signal, Span, Warning, environment,
-    printable,
+    Color, Config, Control, Error, Exec, Instance, Kind, Listener, Problem, Signal, Span, Warning,
+    environment, printable,
 };
 use crate::core::Request;
 
@@ -204,7 +204,7 @@ fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parse
     }
     let strict = matches.get_flag("strict");
     let mut draft = Draft::new(Config::for_command_line());
-    draft.config.launch.command = command.cloned().unwrap_or_default();
+    draft.config.launch.commands.start = command.cloned().map(Exec::plain).into_iter().collect();
     draft.config.listeners = listeners(&matches)?;
     let mut warnings = settings(&matches, &mut draft)?;
     let (config, more) = draft.finish()?;

@@ -48,7 +48,7 @@ fn a_command_line_becomes_a_configuration() {
         "supervise -l 8080=web --listen=udp:53 -u www --restart always -p Backlog=7 -E A=1 -E B=x=y \
                    --environment-file=-/e --name w --control none -vvq --color never -- ./server -l {fd:web} --",
     );
-    assert_eq!(run.config.launch.command, ["./server", "-l", "{fd:web}", "--"]);
+    assert_eq!(run.config.launch.commands.start[0].words, ["./server", "-l", "{fd:web}", "--"]);
     let sockets: Vec<_> =
         run.config.listeners.iter().map(|listener| (listener.kind, listener.name.as_str())).collect();
     assert_eq!(sockets, [(Kind::Tcp, "web"), (Kind::Udp, "53")]);
@@ -70,7 +70,8 @@ fn a_command_line_becomes_a_configuration() {
 fn without_flags_everything_has_its_default() {
     let run = run("supervise -- ./server");
     let mut config = Config::for_command_line();
-    config.launch.command = vec!["./server".into()];
+    config.launch.commands.start = vec![Exec::plain(vec!["./server".into()])];
+    config.policy.commands = config.launch.commands.policy();
     assert_eq!(run.config, config);
     assert_eq!(
         (run.instance.name, run.instance.control, run.verbosity, run.color),
@@ -218,7 +219,7 @@ fn words_that_are_not_utf8_are_the_commands_alone() {
     let words =
         |place: &str| [OsString::from("supervise"), place.into(), odd.clone(), "--".into(), "x".into()];
     let Parsed::Run(run) = parse(words("--")) else { panic!("refused") };
-    assert_eq!(run.config.launch.command, [odd.clone(), "--".into(), "x".into()]);
+    assert_eq!(run.config.launch.commands.start[0].words, [odd.clone(), "--".into(), "x".into()]);
     let words = words("-C");
     let Parsed::Exit { status: 2, text, stderr: true } = parse(words) else { panic!("accepted") };
     assert!(text.contains("not UTF-8"), "{text}");

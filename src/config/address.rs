@@ -4,15 +4,16 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{Error, Problem, printable};
+use super::{Error, Problem, SocketOptions, printable};
 
 /// One held socket, as asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub kind: Kind,
     pub address: Address,
     /// LISTEN_FDNAMES: 0 to 255 printable ASCII characters without `:`.
     pub name: String,
+    pub options: SocketOptions,
     /// Where it was asked for, for messages: `--listen 0.0.0.0:443=https`.
     pub place: String,
 }
@@ -64,7 +65,9 @@ impl Listener {
     pub fn parse(text: &str, default_kind: Option<Kind>) -> Result<Self, Error> {
         let place = format!("--listen {}", printable(text));
         match Self::read(text, default_kind) {
-            Ok((kind, address, name)) => Ok(Self { kind, address, name, place }),
+            Ok((kind, address, name)) => {
+                Ok(Self { kind, address, name, options: SocketOptions::new(), place })
+            }
             Err(problem) => Err(problem.at(place)),
         }
     }

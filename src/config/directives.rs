@@ -33,6 +33,7 @@ pub enum Section {
     Unit,
     Service,
     Socket,
+    Install,
     /// `[X-Supervise]`, which systemd skips.
     XSupervise,
 }
@@ -50,9 +51,38 @@ pub enum Group {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Verdict {
-    Honoured(fn(&mut Config, &str) -> Result<(), Problem>),
-    /// Known from systemd, without effect here; why, and what does it instead.
+    Honoured(Setter),
+    /// Accepted, because it has no meaning here; why.
+    Inert(&'static str),
+    /// Known from systemd, without effect here, which is a loss; why, and what does it instead.
     NotHonoured(&'static str),
+}
+
+/// How a value gets into the [`Config`].
+#[derive(Clone, Copy, Debug)]
+pub enum Setter {
+    /// The text as it stands.
+    Plain(fn(&mut Config, &str) -> Result<(), Problem>),
+    /// The text with its `%` specifiers replaced.
+    Expanded(fn(&mut Config, &str) -> Result<(), Problem>),
+    /// The text as it stands, which has words of its own whose specifiers are replaced one by one.
+    Scoped(fn(&mut Config, &str, &Scope<'_>) -> Result<(), Problem>),
+}
+
+/// Where a value was written, as far as its meaning depends on it.
+#[expect(missing_debug_implementations, reason = "a closure has nothing to show")]
+pub struct Scope<'a> {
+    /// Replaces the `%` specifiers; on the command line there are none, and the text stays as it is.
+    pub expand: &'a dyn Fn(&str) -> Result<String, Problem>,
+    /// `web.service:7`, or `-p ExecReload=...`.
+    pub place: &'a str,
+}
+
+impl Scope<'_> {
+    /// A value of the command line.
+    pub fn of_command_line(place: &str) -> Scope<'_> {
+        Scope { expand: &|text| Ok(text.to_owned()), place }
+    }
 }
 
 impl Directive {
@@ -100,8 +130,14 @@ impl Draft {
             Verdict::NotHonoured(reason) => {
                 Ok(Some(Warning(Problem::new(format!("{key}= has no effect"), reason).at(place))))
             }
-            Verdict::Honoured(set) => {
-                set(&mut self.config, value).map_err(|problem| problem.at(place))?;
+            Verdict::Inert(_) => Ok(None),
+            Verdict::Honoured(setter) => {
+                let config = &mut self.config;
+                let result = match setter {
+                    Setter::Plain(set) | Setter::Expanded(set) => set(config, value),
+                    Setter::Scoped(set) => set(config, value, &Scope::of_command_line(place)),
+                };
+                result.map_err(|problem| problem.at(place))?;
                 if let Some(index) = DELAY_KEYS.iter().position(|known| *known == key) {
                     self.delay_places[index] = Some(place.to_owned());
                 }
@@ -116,14 +152,19 @@ impl Draft {
     /// Half a growing delay, two sockets of one address, a placeholder without its socket, no COMMAND.
     pub fn finish(mut self) -> Result<(Config, Vec<Warning>), Error> {
         let warnings = self.close_delay()?.into_iter().collect();
-        let config = self.config;
+        let mut config = self.config;
         check_listeners(&config)?;
-        if config.launch.command.first().is_none_or(|word| word.is_empty()) {
+        for listener in &mut config.listeners {
+            listener.options = config.socket.clone();
+        }
+        config.policy.commands = config.launch.commands.policy();
+        let commands = &config.launch.commands.start;
+        if commands.first().is_none_or(|exec| exec.path.is_empty()) {
             return Err(Problem::new("no COMMAND", "write it after --: supervise -l 8080 -- ./server")
                 .at("command line"));
         }
         // A word that is not text has no placeholder either.
-        for word in config.launch.command.iter().filter_map(|word| word.to_str()) {
+        for word in commands.iter().flat_map(|exec| &exec.words).filter_map(|word| word.to_str()) {
             let place = || format!("COMMAND {}", printable(word));
             placeholder::check([word], &config.listeners).map_err(|problem| problem.at(place()))?;
         }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Problem, Signal, printable};
 
 /// A list such as SuccessExitStatus=: exit codes and signals.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusSet {
     pub codes: BTreeSet<u8>,
     pub signals: BTreeSet<Signal>,

@@ -11,7 +11,7 @@ use super::socket::HeldSocket;
 use super::spawn::{Additions, Plan, build_environment};
 use super::users::Identity;
 use crate::config::placeholder::{self, Held};
-use crate::config::{self, EnvironmentFile, Span, environment, printable};
+use crate::config::{self, DirectoryPath, EnvironmentFile, Span, environment, printable};
 use crate::core::{GenerationId, Stage, StartFailure};
 
 /// An environment file is read up to here; a longer one is an error.
@@ -21,6 +21,7 @@ const ENVIRONMENT_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Launcher {
     launch: config::Launch,
+    directory: Option<PathBuf>,
     watchdog: Span,
     fds: Vec<RawFd>,
     names: Vec<String>,
@@ -47,20 +48,23 @@ impl Launcher {
             // The value itself may be a secret.
             *value = placeholder::expand(value, &held).map_err(|problem| problem.at(format!("-E {name}")))?;
         }
-        for word in &mut launch.command {
+        for word in launch.commands.start.iter_mut().flat_map(|exec| &mut exec.words) {
             if let Some(text) = word.to_str() {
                 *word =
                     placeholder::expand(text, &held).map_err(|problem| problem.at(printable(text)))?.into();
             }
         }
         let here = || logical_directory().or_else(|| env::current_dir().ok());
-        launch.directory = match launch.directory {
-            Some(path) if path.is_relative() => here().map(|here| here.join(&path)).or(Some(path)),
-            Some(path) => Some(path),
-            None => logical_directory(),
+        let directory = match launch.directory.as_ref().map(|directory| &directory.path) {
+            Some(DirectoryPath::Path(path)) if path.is_relative() => {
+                here().map(|here| here.join(path)).or_else(|| Some(path.clone()))
+            }
+            Some(DirectoryPath::Path(path)) => Some(path.clone()),
+            Some(DirectoryPath::Home) | None => logical_directory(),
         };
         Ok(Self {
             launch,
+            directory,
             watchdog,
             fds: sockets.iter().map(|socket| socket.fd.as_raw_fd()).collect(),
             names: sockets.iter().map(|socket| socket.name.clone()).collect(),
@@ -90,9 +94,11 @@ impl Launcher {
             generation: generation.0,
         };
         // Later wins: PWD says where the server is, by the path it was entered.
-        let directory = self.launch.directory.iter().map(|path| ("PWD".into(), path.into()));
+        let directory = self.directory.iter().map(|path| ("PWD".into(), path.into()));
         let environment = build_environment(env::vars_os().chain(directory), additions);
-        let mut plan = Plan::new(&self.launch, environment, identity);
+        let exec = &self.launch.commands.start[0];
+        let mut plan = Plan::new(&self.launch, exec, environment, identity);
+        plan.directory.clone_from(&self.directory);
         plan.fds.clone_from(&self.fds);
         Ok(plan)
     }
@@ -109,7 +115,11 @@ pub fn check(launch: &config::Launch) -> Result<(), String> {
     for file in launch.environment_files.iter().filter(|file| !is_pipe(file)) {
         read_environment(file).map_err(|failure| failure.what)?;
     }
-    match launch.directory.as_ref().map(|path| (path, fs::metadata(path))) {
+    let directory = launch.directory.as_ref().and_then(|directory| match &directory.path {
+        DirectoryPath::Path(path) => Some(path),
+        DirectoryPath::Home => None,
+    });
+    match directory.map(|path| (path, fs::metadata(path))) {
         Some((path, Ok(meta))) if !meta.is_dir() => {
             Err(format!("-C {}: is no directory (name one that is)", path.display()))
         }

@@ -270,20 +270,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Exec};
     use crate::core::Exit;
     use crate::os::spawn::{Child, Plan, Value, spawn};
     use crate::os::sys::tests::{alone, eventually};
     use crate::os::users::Identity;
 
     fn start(words: &[&str]) -> Child {
-        let mut launch = Config::for_command_line().launch;
+        let launch = Config::for_command_line().launch;
         let mut environment: BTreeMap<_, _> =
             std::env::vars_os().map(|(name, value)| (name, Value::Text(value))).collect();
         environment.insert("SUPERVISE_GENERATION".into(), Value::Text("41".into()));
         let command = words.iter().map(|word| OsStr::new(word).to_owned()).collect();
-        launch.command = command;
-        spawn(&Plan::new(&launch, environment, Identity::default())).expect("starts")
+        let exec = Exec::plain(command);
+        spawn(&Plan::new(&launch, &exec, environment, Identity::default())).expect("starts")
     }
 
     fn next_end() -> Waited {

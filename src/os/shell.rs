@@ -20,7 +20,7 @@ use super::signal::{self, HupIgnored, Received, Signals};
 use super::snapshot;
 use super::socket::{self, HeldSocket, Inherited};
 use super::sys::Waited;
-use crate::config::{Config, Handover, Instance, Signal, Stdin};
+use crate::config::{Config, Handover, Input, Instance, Signal};
 use crate::core::{
     Action, ClientId, Event, GenerationId, Note, Reply, Sender, Setting, Supervisor, Terminal, Time,
 };
@@ -89,14 +89,13 @@ impl Shell {
         let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
         reap::prepare().map_err(cannot("adopt orphans"))?;
         launch::check(&config.launch)?;
-        if config.launch.stdin == Stdin::Inherit && io::stdin().is_terminal() {
+        if config.launch.stdin == Input::Inherit && io::stdin().is_terminal() {
             log::warn!(
                 "--stdin inherit: our stdin is a terminal; the kernel stops a server that reads from it, because it \
                  is not in the foreground (use a pipe, a file, or --stdin null)"
             );
         }
-        let sockets = socket::bind_all(&config.listeners, &config.socket, &inherited)
-            .map_err(|error| error.to_string())?;
+        let sockets = socket::bind_all(&config.listeners, &inherited).map_err(|error| error.to_string())?;
         let poll = Poll::new().map_err(cannot("make a poll"))?;
         let control = open_control(instance, &config, &poll)?;
         let fd = signals.as_fd().as_raw_fd();
@@ -143,7 +142,8 @@ impl Shell {
 }
 
 fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {
-    let command = config.launch.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    let command =
+        config.launch.commands.start.first().map(|exec| exec.path.to_string_lossy()).unwrap_or_default();
     let default_name = command.rsplit('/').next().unwrap_or(&command);
     let socket = ControlSocket::open(instance, default_name).map_err(|error| error.to_string())?;
     let server = socket.map(|socket| ControlServer::new(socket, poll.registry(), Token(CONTROL))).transpose();

@@ -17,7 +17,7 @@ use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
 use super::sys;
-use crate::config::{Address, Kind, Listener, SocketOptions};
+use crate::config::{Address, Kind, Listener};
 pub use error::BindError;
 pub use inherited::Inherited;
 pub use local::OwnPath;
@@ -49,19 +49,12 @@ impl AsFd for HeldSocket {
 
 /// Binds all of them, or none: at the first error those already bound are closed, and the paths created for them are
 /// gone again.
-pub fn bind_all(
-    listeners: &[Listener],
-    options: &SocketOptions,
-    inherited: &Inherited,
-) -> Result<Vec<HeldSocket>, BindError> {
-    listeners.iter().map(|listener| hold(listener, options, inherited)).collect()
+pub fn bind_all(listeners: &[Listener], inherited: &Inherited) -> Result<Vec<HeldSocket>, BindError> {
+    listeners.iter().map(|listener| hold(listener, inherited)).collect()
 }
 
-fn hold(
-    listener: &Listener,
-    options: &SocketOptions,
-    inherited: &Inherited,
-) -> Result<HeldSocket, BindError> {
+fn hold(listener: &Listener, inherited: &Inherited) -> Result<HeldSocket, BindError> {
+    let options = &listener.options;
     let mut own_path = None;
     let mut kind = listener.kind;
     let fd = match (&listener.address, kind) {

@@ -31,7 +31,7 @@ use plan::{PID_ROOM, Prepared, Rlimit, resource_number};
 
 use super::sys;
 use super::users::Identity;
-use crate::config::{Resource, Stdin};
+use crate::config::{Input, Resource};
 use crate::core::StartFailure;
 
 // The unsuffixed calls of the old 32-bit ABIs cut ids to 16 bits.
@@ -225,7 +225,7 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Outcome<Infallible> {
     // SAFETY: plain integers. Here alone, since the parent goes on only after execve(2), when it may no longer do it.
     check(Step::ProcessGroup, unsafe { libc::syscall(libc::SYS_setpgid, 0, 0) })?;
     pass_fds(armed)?;
-    if armed.plan.stdin == Stdin::Null {
+    if matches!(armed.plan.stdin, Input::Null) {
         null_stdin()?;
     }
     let keep = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);

@@ -173,6 +173,7 @@ fn policy(rng: &mut Rng) -> Policy {
         watchdog: pick(rng, &[Span::ZERO, Span::ZERO, Span::ZERO, secs(3)]),
         bake: pick(rng, &[secs(1), Span::ZERO, secs(5), secs(20)]),
         handover: pick(rng, &[Handover::Shared, Handover::Shared, Handover::Shared, Handover::StopFirst]),
+        ..Config::for_command_line().policy
     }
 }
 

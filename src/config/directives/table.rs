@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::super::number::{boolean, integer, limit, octal, size, unsigned};
 use super::super::{
-    Config, EnvironmentFile, Handover, KillMode, Problem, Ready, Resource, Restart, Signal, Span,
-    StartLimitAction, Stdin, environment, printable,
+    Config, Directory, DirectoryPath, EnvironmentFile, Handover, Input, KillMode, Problem, Ready, Resource,
+    Restart, Signal, Span, StartLimitAction, environment, printable,
 };
 use super::Group::{Limits, Process, Readiness, Restarting, Sockets, Stopping, Swapping};
 use super::Section::{Service, Socket, Unit, XSupervise};
@@ -38,7 +38,7 @@ const fn row(
         flag: None,
         short: None,
         default: "",
-        verdict: super::Verdict::Honoured(set),
+        verdict: super::Verdict::Honoured(super::Setter::Plain(set)),
         doc,
     }
 }
@@ -345,7 +345,8 @@ fn directory(config: &mut Config, text: &str) -> Set {
     if text.starts_with("-/") {
         return Err(Problem::new("a missing directory cannot be ignored", "leave the `-` out"));
     }
-    put((!text.is_empty()).then(|| PathBuf::from(text)), &mut config.launch.directory)
+    let path = |text| Directory { path: DirectoryPath::Path(PathBuf::from(text)), optional: false };
+    put((!text.is_empty()).then(|| path(text)), &mut config.launch.directory)
 }
 
 /// Environment= of a unit file; the command line has `-E`, which is one assignment.
@@ -392,7 +393,8 @@ fn standard_input(config: &mut Config, text: &str) -> Set {
             "use null, or inherit with a pipe or a file",
         ));
     }
-    put(choice(text, &[("null", Stdin::Null), ("inherit", Stdin::Inherit)])?, &mut config.launch.stdin)
+    let inherits = choice(text, &[("null", false), ("inherit", true)])?;
+    put(if inherits { Input::Inherit } else { Input::Null }, &mut config.launch.stdin)
 }
 
 fn bind_ipv6_only(config: &mut Config, text: &str) -> Set {

@@ -2,12 +2,13 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::config::{
-    Handover, KillMode, Listener, Ready, Resource, Restart, Signal, StartLimitAction, Stdin,
+    Directory, DirectoryPath, Exec, Handover, Input, KillMode, Listener, Ready, Resource, Restart, Signal,
+    StartLimitAction,
 };
 
 fn draft() -> Draft {
     let mut config = Config::for_command_line();
-    config.launch.command = vec!["./server".into()];
+    config.launch.commands.start = vec![Exec::plain(vec!["./server".into()])];
     Draft::new(config)
 }
 
@@ -35,7 +36,7 @@ fn keys_and_flags_are_unique_and_documented() {
             Verdict::Honoured(_) => {
                 assert!(!directive.doc.is_empty() && !directive.value.is_empty(), "{}", directive.key)
             }
-            Verdict::NotHonoured(reason) => {
+            Verdict::Inert(reason) | Verdict::NotHonoured(reason) => {
                 assert!(!reason.is_empty() && directive.flag.is_none(), "{}", directive.key)
             }
         }
@@ -46,11 +47,9 @@ fn keys_and_flags_are_unique_and_documented() {
 #[test]
 fn defaults_of_the_table_are_those_of_the_configuration() {
     for directive in DIRECTIVES.iter().filter(|directive| !directive.default.is_empty()) {
-        let Verdict::Honoured(set) = directive.verdict else { panic!("{}", directive.key) };
-        let mut config = Config::for_command_line();
-        set(&mut config, directive.default)
-            .unwrap_or_else(|problem| panic!("{}: {problem:?}", directive.key));
-        assert_eq!(config, Config::for_command_line(), "{}", directive.key);
+        let mut draft = Draft::new(Config::for_command_line());
+        draft.set(directive.key, directive.default, "here").expect(directive.key);
+        assert_eq!(draft.config, Config::for_command_line(), "{}", directive.key);
     }
 }
 
@@ -138,14 +137,15 @@ fn each_directive_reaches_its_field() {
     assert_eq!((policy.watchdog, policy.handover), (Span::from_secs(2), Handover::StopFirst));
     assert_eq!((launch.user.as_deref(), launch.group.as_deref()), (Some("www"), Some("1000")));
     assert_eq!(launch.supplementary_groups, ["a", "b", "c"]);
-    assert_eq!(launch.directory.as_deref(), Some("/srv".as_ref()));
+    let srv = Directory { path: DirectoryPath::Path("/srv".into()), optional: false };
+    assert_eq!(launch.directory, Some(srv));
     let variables: Vec<String> =
         launch.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(variables, ["A=1", "B=x y", "A=2"]);
     let files: Vec<_> =
         launch.environment_files.iter().map(|file| (file.path.to_str(), file.optional)).collect();
     assert_eq!(files, [(Some("/a"), false), (Some("/b"), true)]);
-    assert_eq!((launch.umask, launch.stdin, launch.non_blocking), (Some(0o27), Stdin::Inherit, true));
+    assert_eq!((launch.umask, &launch.stdin, launch.non_blocking), (Some(0o27), &Input::Inherit, true));
     let limits: Vec<_> = launch.limits.iter().map(|limit| (limit.resource, limit.soft, limit.hard)).collect();
     assert_eq!(limits, [(Resource::Nofile, Some(3), Some(3)), (Resource::Core, None, None)]);
     assert_eq!((launch.nice, launch.oom_score_adjust), (Some(-5), Some(-900)));
@@ -237,7 +237,7 @@ fn finishing_looks_at_the_whole() {
     assert!(error.cause.ends_with("by --listen 8080"), "{error}");
 
     let mut unknown = draft();
-    unknown.config.launch.command.push("--fd={fd:web}".into());
+    unknown.config.launch.commands.start[0].words.push("--fd={fd:web}".into());
     assert_eq!(unknown.finish().expect_err("no web").place, "COMMAND --fd={fd:web}");
 
     assert!(build(&[("Environment", "A={port:web}")]).is_err());

@@ -110,7 +110,13 @@ mod tests {
     use super::*;
 
     fn asked(address: Address) -> Listener {
-        Listener { kind: Kind::Fd, address, name: "x".to_owned(), place: "--listen fd:x".to_owned() }
+        Listener {
+            kind: Kind::Fd,
+            address,
+            name: "x".to_owned(),
+            options: crate::config::SocketOptions::new(),
+            place: "--listen fd:x".to_owned(),
+        }
     }
 
     #[test]

@@ -8,14 +8,14 @@ use nix::fcntl::FdFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockopt, socket, sockopt};
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, SocketOptions};
 
 fn options() -> SocketOptions {
     Config::for_command_line().socket
 }
 
 fn asked(kind: Kind, address: Address, name: &str) -> Listener {
-    Listener { kind, address, name: name.to_owned(), place: format!("--listen {name}") }
+    Listener { kind, address, name: name.to_owned(), options: options(), place: format!("--listen {name}") }
 }
 
 fn tcp(address: &str) -> Listener {
@@ -31,7 +31,8 @@ fn bind_one(listener: Listener) -> Result<HeldSocket, BindError> {
 }
 
 fn bind_with(listener: Listener, options: &SocketOptions) -> Result<HeldSocket, BindError> {
-    bind_all(&[listener], options, &Inherited::default()).map(|mut held| held.pop().unwrap())
+    let listener = Listener { options: options.clone(), ..listener };
+    bind_all(&[listener], &Inherited::default()).map(|mut held| held.pop().unwrap())
 }
 
 fn has_ipv6() -> bool {
@@ -160,7 +161,7 @@ fn all_or_nothing() {
     let free = first.address.clone();
     drop(first);
     let listeners = [tcp(&free), unix(Kind::Unix, &path), tcp(&theirs.local_addr().unwrap().to_string())];
-    bind_all(&listeners, &options(), &Inherited::default()).expect_err("the last one is taken");
+    bind_all(&listeners, &Inherited::default()).expect_err("the last one is taken");
     assert!(!path.exists());
     TcpListener::bind(&free).expect("closed again");
 }

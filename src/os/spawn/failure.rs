@@ -168,9 +168,9 @@ fn directory(plan: &Plan, errno: i32) -> String {
 }
 
 fn exec(plan: &Plan, errno: i32) -> String {
-    let command = plan.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    let command = plan.path.to_string_lossy();
     let refused = format!("cannot execute {command}: {}", text(errno));
-    let path = plan.path();
+    let path = plan.search_path();
     match errno {
         libc::ENOENT => match existing(plan) {
             Some((path, _)) => missing_loader(&path),

@@ -12,7 +12,7 @@ use libc::c_uint;
 
 use super::failure;
 use super::{Environment, Value};
-use crate::config::{Launch, Limit, Resource, Stdin};
+use crate::config::{Exec, Input, Launch, Limit, Resource};
 use crate::core::{Stage, StartFailure};
 use crate::os::sys;
 use crate::os::users::Identity;
@@ -23,8 +23,9 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
 /// Everything a process needs to be started.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// COMMAND and its arguments.
-    pub command: Vec<OsString>,
+    /// The program and its argv.
+    pub path: OsString,
+    pub words: Vec<OsString>,
     pub environment: Environment,
     /// Become 3, 4, ... in the child. O_NONBLOCK is the caller's business: it belongs to the open file.
     pub fds: Vec<RawFd>,
@@ -32,7 +33,7 @@ pub struct Plan {
     pub directory: Option<PathBuf>,
     pub identity: Identity,
     pub umask: Option<u32>,
-    pub stdin: Stdin,
+    pub stdin: Input,
     pub limits: Vec<Limit>,
     pub nice: Option<i32>,
     pub oom_score_adjust: Option<i32>,
@@ -42,15 +43,16 @@ pub struct Plan {
 impl Plan {
     /// What `launch` says, with the parts that were made for this start: words with their placeholders replaced,
     /// the environment, and users looked up.
-    pub fn new(launch: &Launch, environment: Environment, identity: Identity) -> Self {
+    pub fn new(launch: &Launch, exec: &Exec, environment: Environment, identity: Identity) -> Self {
         Self {
-            command: launch.command.clone(),
+            path: exec.path.clone(),
+            words: exec.words.clone(),
             environment,
             fds: Vec::new(),
-            directory: launch.directory.clone(),
+            directory: None,
             identity,
             umask: launch.umask,
-            stdin: launch.stdin,
+            stdin: launch.stdin.clone(),
             limits: launch.limits.clone(),
             nice: launch.nice,
             oom_score_adjust: launch.oom_score_adjust,
@@ -59,7 +61,7 @@ impl Plan {
     }
 
     /// PATH as the child has it.
-    pub(super) fn path(&self) -> &OsStr {
+    pub(super) fn search_path(&self) -> &OsStr {
         match self.environment.get(OsStr::new("PATH")) {
             Some(Value::Text(path)) => path,
             Some(Value::OwnPid) | None => OsStr::new(DEFAULT_PATH),
@@ -70,11 +72,14 @@ impl Plan {
 /// The paths for execve(2), in order (execvp(3)): a COMMAND with a slash as it is, others along the child's own PATH,
 /// where an empty entry is the child's directory.
 pub(super) fn candidates(plan: &Plan) -> Vec<PathBuf> {
-    let Some(command) = plan.command.first().filter(|command| !command.is_empty()) else { return Vec::new() };
+    let command = &plan.path;
+    if command.is_empty() {
+        return Vec::new();
+    }
     if command.as_bytes().contains(&b'/') {
         return vec![command.into()];
     }
-    let directories = plan.path().as_bytes().split(|byte| *byte == b':');
+    let directories = plan.search_path().as_bytes().split(|byte| *byte == b':');
     directories.map(|directory| PathBuf::from(OsStr::from_bytes(directory)).join(command)).collect()
 }
 
@@ -102,7 +107,7 @@ impl Prepared {
         let limits = plan.limits.iter().map(|limit| (limit.resource, rlimit(limit))).collect();
         Ok(Self {
             candidates: strings(candidates(plan).iter().map(|path| path.as_os_str()))?,
-            words: strings(plan.command.iter().map(OsString::as_os_str))?,
+            words: strings(plan.words.iter().map(OsString::as_os_str))?,
             variables: variables?,
             directory: strings(plan.directory.iter().map(|path| path.as_os_str()))?.pop(),
             oom_score: plan.oom_score_adjust.map(|score| score.to_string()),

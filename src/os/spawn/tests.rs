@@ -11,13 +11,13 @@ use nix::unistd::getuid;
 
 use super::plan::our_fds;
 use super::*;
-use crate::config::{Config, Launch, Limit, Signal, Span};
+use crate::config::{Config, Exec, Launch, Limit, Signal, Span};
 use crate::core::{Exit, Stage};
 use crate::os::sys::Disposition;
 use crate::os::sys::tests::{alone, eventually, place};
 
 fn plan(words: &[&str]) -> Plan {
-    let mut launch = Config::for_command_line().launch;
+    let launch = Config::for_command_line().launch;
     let additions = Additions {
         user: None,
         environment: &[],
@@ -28,8 +28,8 @@ fn plan(words: &[&str]) -> Plan {
         generation: 1,
     };
     let environment = build_environment(std::env::vars_os(), additions);
-    launch.command = words.iter().map(OsString::from).collect();
-    Plan::new(&launch, environment, Identity::default())
+    let exec = Exec::plain(words.iter().map(OsString::from).collect());
+    Plan::new(&launch, &exec, environment, Identity::default())
 }
 
 /// Kills and reaps at the end.
@@ -250,11 +250,11 @@ fn path_is_searched_as_the_child_has_it() {
     assert_eq!(failed(&plan).errno, libc::EACCES);
     symlink("/bin/true", directory.path().join("b/server")).expect("links");
     assert_eq!(run(&plan), Exit::Code(0));
-    plan.command = vec!["./b/server".into()];
+    plan.path = "./b/server".into();
     assert_eq!(run(&plan), Exit::Code(0), "relative to the directory of the child");
-    plan.command = vec!["./c".into()];
+    plan.path = "./c".into();
     assert!(failed(&plan).what.ends_with(&format!("(in {})", directory.path().display())));
-    plan.command = vec!["true".into()];
+    plan.path = "true".into();
     plan.environment.remove(OsStr::new("PATH"));
     assert_eq!(run(&plan), Exit::Code(0), "the default path");
 }

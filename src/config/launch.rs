@@ -1,0 +1,278 @@
+//! What is needed to start the processes of a generation. Paths, users and files are looked up anew for each.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::{CommandList, CommandPolicy};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    pub commands: Commands,
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub supplementary_groups: Vec<String>,
+    /// None: the directory we were started in, by its logical path.
+    pub directory: Option<Directory>,
+    /// The child gets our own environment first. InheritEnvironment=no: PATH, LANG and TERM alone.
+    pub inherit_environment: bool,
+    /// PassEnvironment=: names that are passed on also without `inherit_environment`.
+    pub pass_environment: Vec<String>,
+    /// Environment=, in order; later wins.
+    pub environment: Vec<(String, String)>,
+    /// EnvironmentFile=, in order, after `environment`.
+    pub environment_files: Vec<EnvironmentFile>,
+    /// UnsetEnvironment=, last: `NAME`, or `NAME=VALUE` to unset it only where it has this value.
+    pub unset_environment: Vec<String>,
+    /// ExecSearchPath=: where programs without a slash are looked for; empty: see [`Exec::path`].
+    pub search_path: Vec<PathBuf>,
+    pub umask: Option<u32>,
+    pub stdin: Input,
+    pub stdout: Output,
+    pub stderr: Output,
+    /// NonBlocking=: O_NONBLOCK on the sockets passed.
+    pub non_blocking: bool,
+    /// IgnoreSIGPIPE=
+    pub ignore_sigpipe: bool,
+    /// LimitNOFILE= and its kin.
+    pub limits: Vec<Limit>,
+    /// Nice=
+    pub nice: Option<i32>,
+    /// OOMScoreAdjust=
+    pub oom_score_adjust: Option<i32>,
+    pub directories: Directories,
+    /// OpenFile=, in order; passed after the sockets and the stored fds.
+    pub open_files: Vec<OpenFile>,
+    /// PIDFile=, absolute.
+    pub pid_file: Option<PathBuf>,
+    /// GuessMainPID=: Type=forking without a PIDFile= takes the one process that is left as the main one.
+    pub guess_main_pid: bool,
+    pub notify_access: NotifyAccess,
+    /// FileDescriptorStoreMax=; 0: nothing is stored.
+    pub fd_store_max: u32,
+}
+
+/// The commands of a service. Those of the command line: one in `start`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Commands {
+    pub condition: Vec<Exec>,
+    pub start_pre: Vec<Exec>,
+    pub start: Vec<Exec>,
+    pub start_post: Vec<Exec>,
+    pub reload: Vec<Exec>,
+    pub stop: Vec<Exec>,
+    pub stop_post: Vec<Exec>,
+}
+
+impl Commands {
+    pub fn list(&self, list: CommandList) -> &[Exec] {
+        match list {
+            CommandList::Condition => &self.condition,
+            CommandList::StartPre => &self.start_pre,
+            CommandList::Start => &self.start,
+            CommandList::StartPost => &self.start_post,
+            CommandList::Reload => &self.reload,
+            CommandList::Stop => &self.stop,
+            CommandList::StopPost => &self.stop_post,
+        }
+    }
+
+    /// What the core needs to know of them.
+    pub fn policy(&self) -> CommandPolicy {
+        let of = |list: &[Exec]| list.iter().map(|exec| exec.ignore_failure).collect();
+        CommandPolicy {
+            condition: of(&self.condition),
+            start_pre: of(&self.start_pre),
+            start: of(&self.start),
+            start_post: of(&self.start_post),
+            reload: of(&self.reload),
+            stop: of(&self.stop),
+            stop_post: of(&self.stop_post),
+        }
+    }
+}
+
+/// One command (systemd.service(5), Command Lines).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exec {
+    /// The program. With a slash: this file. Without: looked for in ExecSearchPath=, else along [`Exec::path`].
+    pub path: OsString,
+    /// argv; its first word is `path`, or another name with the prefix `@`.
+    pub words: Vec<OsString>,
+    /// Prefix `-`.
+    pub ignore_failure: bool,
+    /// `$VAR` and `${VAR}` are replaced when it is executed; not with the prefix `:`, nor on the command line.
+    pub expands: bool,
+    pub privileges: Privileges,
+    /// Where a program without a slash is looked for.
+    pub search: Search,
+    /// Where it was asked for, for messages: `web.service:7`.
+    pub place: String,
+}
+
+/// The prefixes `+`, `!` and `!!`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privileges {
+    /// User=, Group= and the rest apply.
+    User,
+    /// Not those: `+`, `!` and `!!`, which mean the same without a sandbox.
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// PATH of the new process: COMMAND of the command line.
+    Path,
+    /// systemd's own: /usr/local/sbin, /usr/local/bin, /usr/sbin, /usr/bin (and /sbin, /bin where they are apart).
+    Fixed,
+}
+
+/// WorkingDirectory=
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    pub path: DirectoryPath,
+    /// `-` before it: a missing one is no error; the root directory then.
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirectoryPath {
+    Path(PathBuf),
+    /// `~`: the home directory of the user.
+    Home,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvironmentFile {
+    /// In unit files it may be a glob(7) pattern.
+    pub path: PathBuf,
+    /// `-` before the path: a missing file is no error.
+    pub optional: bool,
+}
+
+/// One resource limit; None is `infinity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub resource: Resource,
+    pub soft: Option<u64>,
+    pub hard: Option<u64>,
+}
+
+/// The RLIMIT_ names of getrlimit(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    Cpu,
+    Fsize,
+    Data,
+    Stack,
+    Core,
+    Rss,
+    Nofile,
+    As,
+    Nproc,
+    Memlock,
+    Locks,
+    Sigpending,
+    Msgqueue,
+    Nice,
+    Rtprio,
+    Rttime,
+}
+
+/// StandardInput=
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    Null,
+    /// Ours.
+    Inherit,
+    File(PathBuf),
+    /// The only socket there is.
+    Socket,
+    /// `fd:NAME`: the socket of this name.
+    Fd(String),
+    /// StandardInputText= and StandardInputData=.
+    Data(Vec<u8>),
+}
+
+/// StandardOutput= and StandardError=
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Our own stdout or stderr: the default, `journal`, `kmsg` and `tty`.
+    Ours,
+    /// `inherit`: a copy of the fd before it. Where that is our own or /dev/null, our own.
+    Inherit,
+    Null,
+    /// Opened from its start, nothing cut off.
+    File(PathBuf),
+    Append(PathBuf),
+    Truncate(PathBuf),
+    Socket,
+    Fd(String),
+}
+
+/// RuntimeDirectory= and its kin (systemd.exec(5)): made before the start, owned by the user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directories {
+    pub runtime: ManagedDirectory,
+    pub state: ManagedDirectory,
+    pub cache: ManagedDirectory,
+    pub logs: ManagedDirectory,
+    pub configuration: ManagedDirectory,
+    /// RuntimeDirectoryPreserve=
+    pub preserve: Preserve,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedDirectory {
+    /// Relative paths without `..`.
+    pub names: Vec<PathBuf>,
+    pub mode: u32,
+}
+
+impl Default for ManagedDirectory {
+    fn default() -> Self {
+        Self { names: Vec::new(), mode: 0o755 }
+    }
+}
+
+/// When runtime directories go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preserve {
+    /// With the last generation.
+    #[default]
+    No,
+    /// When we end.
+    Restart,
+    Yes,
+}
+
+/// OpenFile=path[:name[:options]]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenFile {
+    pub path: PathBuf,
+    /// LISTEN_FDNAMES
+    pub name: String,
+    pub mode: OpenMode,
+    /// A file that cannot be opened is left out.
+    pub graceful: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// For both where that is allowed, else for reading.
+    ReadWrite,
+    ReadOnly,
+    Append,
+    Truncate,
+}
+
+/// NotifyAccess=: whose datagrams count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotifyAccess {
+    None,
+    /// The main process.
+    Main,
+    /// The main process and the commands round it.
+    Exec,
+    /// Every process of the generation.
+    All,
+}

@@ -1,0 +1,219 @@
+//! What the core decides by: when a generation is ready, when it is stopped, when it is started again.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Signal, Span, StatusSet};
+
+/// Everything that the core knows of the configuration; nothing here names a file or an fd.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    pub service_type: Type,
+    /// The commands round the main one, by what of them the core needs.
+    pub commands: CommandPolicy,
+    pub restart: Restart,
+    pub delay: RestartDelay,
+    pub start_limit: StartLimit,
+    /// TriggerLimitIntervalSec= and TriggerLimitBurst= (systemd.socket(5)): starts caused by connections. Beyond it they
+    /// wait for the end of the interval; the socket stays open.
+    pub trigger_limit: Rate,
+    /// SuccessExitStatus=: clean besides 0, SIGHUP, SIGINT, SIGTERM and SIGPIPE.
+    pub success: StatusSet,
+    /// RestartPreventExitStatus=
+    pub prevent: StatusSet,
+    /// RestartForceExitStatus=
+    pub force: StatusSet,
+    pub ready: Ready,
+    /// TimeoutStartSec=; [`Span::INFINITY`] is never. Of each command before and after the main one, too.
+    pub timeout_start: Span,
+    /// TimeoutStopSec=: from the kill signal to the last SIGKILL. Of each ExecStop= and ExecStopPost= command, too.
+    pub timeout_stop: Span,
+    /// TimeoutAbortSec=: the same after WatchdogSignal=. None: as `timeout_stop`.
+    pub timeout_abort: Option<Span>,
+    /// TimeoutStartFailureMode= and TimeoutStopFailureMode=
+    pub start_failure_mode: FailureMode,
+    pub stop_failure_mode: FailureMode,
+    /// RuntimeMaxSec=, counted from ready; [`Span::INFINITY`] is never.
+    pub runtime_max: Span,
+    /// RemainAfterExit=: up also without a process, after a clean exit.
+    pub remain_after_exit: bool,
+    /// ExitType=cgroup: lives as long as any of its processes does.
+    pub exit_type: ExitType,
+    /// PIDFile= is given: Type=forking waits for it.
+    pub has_pid_file: bool,
+    pub kill_signal: Signal,
+    /// RestartKillSignal=: in place of `kill_signal` where another start follows at once.
+    pub restart_kill_signal: Option<Signal>,
+    /// FinalKillSignal=
+    pub final_kill_signal: Signal,
+    /// WatchdogSignal=
+    pub watchdog_signal: Signal,
+    /// ReloadSignal= of Type=notify-reload.
+    pub reload_signal: Signal,
+    /// SendSIGHUP=: after the kill signal, SIGHUP as well.
+    pub send_sighup: bool,
+    /// SendSIGKILL=
+    pub send_sigkill: bool,
+    pub kill_mode: KillMode,
+    /// WatchdogSec=; [`Span::ZERO`] is off.
+    pub watchdog: Span,
+    /// How long the old generation stays untouched after the new one was ready.
+    pub bake: Span,
+    pub handover: Handover,
+}
+
+/// Type= of systemd.service(5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Type {
+    /// Also `idle`.
+    Simple,
+    Exec,
+    Notify,
+    NotifyReload,
+    Forking,
+    Oneshot,
+}
+
+/// The lists of commands of a service, in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum CommandList {
+    Condition,
+    StartPre,
+    /// ExecStart=: the main process; several with Type=oneshot.
+    Start,
+    StartPost,
+    Reload,
+    Stop,
+    StopPost,
+}
+
+/// How many commands each list has: one entry a command, true for the prefix `-` (its failure is ignored).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandPolicy {
+    pub condition: Vec<bool>,
+    pub start_pre: Vec<bool>,
+    pub start: Vec<bool>,
+    pub start_post: Vec<bool>,
+    pub reload: Vec<bool>,
+    pub stop: Vec<bool>,
+    pub stop_post: Vec<bool>,
+}
+
+impl CommandPolicy {
+    pub fn list(&self, list: CommandList) -> &[bool] {
+        match list {
+            CommandList::Condition => &self.condition,
+            CommandList::StartPre => &self.start_pre,
+            CommandList::Start => &self.start,
+            CommandList::StartPost => &self.start_post,
+            CommandList::Reload => &self.reload,
+            CommandList::Stop => &self.stop,
+            CommandList::StopPost => &self.stop_post,
+        }
+    }
+}
+
+impl CommandList {
+    /// The directive that fills it.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Condition => "ExecCondition",
+            Self::StartPre => "ExecStartPre",
+            Self::Start => "ExecStart",
+            Self::StartPost => "ExecStartPost",
+            Self::Reload => "ExecReload",
+            Self::Stop => "ExecStop",
+            Self::StopPost => "ExecStopPost",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restart {
+    No,
+    OnSuccess,
+    OnFailure,
+    OnAbnormal,
+    OnAbort,
+    OnWatchdog,
+    Always,
+}
+
+/// RestartSec=, RestartSteps= and RestartMaxDelaySec= (systemd.service(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartDelay {
+    pub base: Span,
+    /// 0: the delay does not grow.
+    pub steps: u32,
+    /// [`Span::INFINITY`]: the delay does not grow.
+    pub max: Span,
+}
+
+/// StartLimitBurst=, StartLimitIntervalSec= and StartLimitAction= (systemd.unit(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartLimit {
+    /// 0: no limit.
+    pub burst: u32,
+    /// Zero: no limit. Infinity: the burst counts for ever.
+    pub interval: Span,
+    pub action: StartLimitAction,
+}
+
+/// At most `burst` events in `interval`; zero in either: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    pub burst: u32,
+    pub interval: Span,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartLimitAction {
+    /// Hold the sockets, state `failed`.
+    None,
+    /// End with the server's last status.
+    Exit,
+}
+
+/// Ready=: when a generation counts as ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ready {
+    /// READY=1, or alive for a second where no generation ever sent it.
+    Auto,
+    /// READY=1 and nothing else.
+    Notify,
+    /// execve(2) succeeded; with Type=forking the daemon has gone to the background, with oneshot all is done.
+    Exec,
+    /// Alive for this long.
+    Delay(Span),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KillMode {
+    /// The kill signal to the main process, SIGKILL to what it leaves behind.
+    Mixed,
+    /// The kill signal to the whole process group.
+    ControlGroup,
+    /// The main process alone, always.
+    Process,
+}
+
+/// What a timeout brings: the kill signal, WatchdogSignal=, or SIGKILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureMode {
+    Terminate,
+    Abort,
+    Kill,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitType {
+    Main,
+    Cgroup,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Handover {
+    /// Both generations accept from one socket while they overlap.
+    Shared,
+    /// The old generation is gone before the new one starts.
+    StopFirst,
+}
