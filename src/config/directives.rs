@@ -76,12 +76,14 @@ pub struct Scope<'a> {
     pub expand: &'a dyn Fn(&str) -> Result<String, Problem>,
     /// `web.service:7`, or `-p ExecReload=...`.
     pub place: &'a str,
+    /// Takes what systemd warns about and goes on with.
+    pub warn: &'a dyn Fn(Problem),
 }
 
 impl Scope<'_> {
     /// A value of the command line.
     pub fn of_command_line(place: &str) -> Scope<'_> {
-        Scope { expand: &|text| Ok(text.to_owned()), place }
+        Scope { expand: &|text| Ok(text.to_owned()), place, warn: &|_| {} }
     }
 }
 
