@@ -73,6 +73,7 @@ impl Config {
                 timeout_start: Span::from_secs(60),
                 timeout_stop: Span::from_secs(8),
                 kill_mode: KillMode::Mixed,
+                no_restart_ends: true,
                 ..units.policy
             },
             ..units
@@ -150,6 +151,7 @@ impl Config {
                 watchdog: Span::ZERO,
                 bake: Span::from_secs(1),
                 handover: Handover::Shared,
+                no_restart_ends: false,
             },
         }
     }

@@ -59,6 +59,15 @@ pub struct Policy {
     /// How long the old generation stays untouched after the new one was ready.
     pub bake: Span,
     pub handover: Handover,
+    /// Restart=no, asked for on the command line: the server's end is ours, also where sockets are held.
+    pub no_restart_ends: bool,
+}
+
+impl Policy {
+    /// Whether the end of a server that is not restarted is the end of everything, sockets or not.
+    pub fn ends_with_server(&self) -> bool {
+        self.restart == Restart::No && self.no_restart_ends
+    }
 }
 
 /// Type= of systemd.service(5).

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::report::rounded;
-use super::{Exit, GenerationId};
+use serde::{Deserialize, Serialize};
+
+use super::restart::Failure;
+use super::{End, Exit, GenerationId};
 use crate::config::{Signal, Span, StartLimit};
 
 /// One line of the log; clients that wait see it too.
@@ -27,6 +30,37 @@ pub enum Note {
         generation: GenerationId,
         exit: Exit,
         after: Span,
+    },
+    /// `is_no`: ExecCondition= said no, which is no failure.
+    CommandFailed {
+        generation: GenerationId,
+        what: String,
+        is_no: bool,
+    },
+    /// Another process is the main one (MAINPID=, PIDFile=).
+    MainIs {
+        generation: GenerationId,
+        pid: u32,
+    },
+    /// Type=forking, and it cannot be known which process is the main one.
+    MainUnknown {
+        generation: GenerationId,
+    },
+    /// STOPPING=1
+    StopsItself {
+        generation: GenerationId,
+        patience: Span,
+    },
+    Reloading {
+        generation: GenerationId,
+    },
+    Reloaded {
+        generation: GenerationId,
+        after: Span,
+    },
+    ReloadFailed {
+        generation: GenerationId,
+        why: String,
     },
     /// A living generation is stopped because of this.
     Failed {
@@ -86,6 +120,10 @@ pub enum SwapNote {
         within: Span,
     },
     Waits,
+    /// The files cannot be taken as they are.
+    Refused {
+        why: String,
+    },
     /// Too many generations live.
     Held {
         generations: usize,
@@ -111,7 +149,7 @@ pub enum SwapNote {
 }
 
 /// What made a generation count as ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadyBy {
     /// READY=1
     Notify,
@@ -132,7 +170,11 @@ impl Note {
     pub fn level(&self) -> log::Level {
         match self {
             Self::CannotStart { generation: None, .. } => log::Level::Error,
-            Self::Swap(SwapNote::RolledBack { .. } | SwapNote::OldDied { .. })
+            Self::Swap(
+                SwapNote::RolledBack { .. } | SwapNote::OldDied { .. } | SwapNote::Refused { .. },
+            )
+            | Self::CommandFailed { is_no: false, .. }
+            | Self::ReloadFailed { .. }
             | Self::CannotStart { generation: Some(_), .. }
             | Self::Failed { .. }
             | Self::TriggersHeld { .. }
@@ -150,6 +192,12 @@ impl Note {
                 | SwapNote::Done { .. },
             )
             | Self::Started { .. }
+            | Self::CommandFailed { is_no: true, .. }
+            | Self::MainIs { .. }
+            | Self::MainUnknown { .. }
+            | Self::StopsItself { .. }
+            | Self::Reloading { .. }
+            | Self::Reloaded { .. }
             | Self::Ready { .. }
             | Self::Exited { .. }
             | Self::Restarting { .. }
@@ -168,7 +216,12 @@ impl Note {
 impl Note {
     /// The reply to whoever asked says the same.
     pub fn is_conclusion(&self) -> bool {
-        matches!(self, Self::Paused | Self::Swap(SwapNote::Done { .. } | SwapNote::RolledBack { .. }))
+        matches!(
+            self,
+            Self::Paused | Self::Swap(SwapNote::Done { .. } | SwapNote::RolledBack { .. } | SwapNote::Refused { .. })
+                | Self::Reloaded { .. }
+                | Self::ReloadFailed { .. }
+        )
     }
 }
 
@@ -196,6 +249,25 @@ impl fmt::Display for Note {
             }
             Self::Exited { generation, exit, after } => {
                 write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
+            }
+            Self::CommandFailed { generation, what, is_no: false } => write!(f, "{generation}: {what}"),
+            Self::CommandFailed { generation, what, is_no: true } => {
+                write!(f, "{generation}: {what}: it is not started")
+            }
+            Self::MainIs { generation, pid } => write!(f, "pid {pid} is the main process of {generation} now"),
+            Self::MainUnknown { generation } => write!(
+                f,
+                "{generation} left several processes; it ends with the last one (PIDFile= would name the main one)"
+            ),
+            Self::StopsItself { generation, patience } => {
+                write!(f, "{generation} says that it stops{}", then_kill(*patience))
+            }
+            Self::Reloading { generation } => write!(f, "{generation} reloads"),
+            Self::Reloaded { generation, after } => {
+                write!(f, "{generation} has reloaded in {}", rounded(*after))
+            }
+            Self::ReloadFailed { generation, why } => {
+                write!(f, "reload failed: {why}; {generation} serves on")
             }
             Self::Failed { reason } => write!(f, "{reason}; stopping it"),
             Self::Restarting { after, holds_sockets } => {
@@ -252,6 +324,7 @@ impl fmt::Display for SwapNote {
                 write!(f, "swap: {to} starts beside {from}{}", must_be_ready(*within))
             }
             Self::Waits => write!(f, "swap: one more swap follows the one under way"),
+            Self::Refused { why } => write!(f, "no swap, nothing is changed: {why}"),
             Self::Held { generations } => {
                 write!(f, "swap: it waits until one of {generations} living generations has ended")
             }
@@ -288,5 +361,20 @@ pub(super) fn ended(exit: Exit) -> String {
         Exit::Code(code) => format!("exited with status {code}"),
         Exit::Signal { signal, core: false } => format!("was killed by {signal}"),
         Exit::Signal { signal, core: true } => format!("was killed by {signal} (core dumped)"),
+    }
+}
+
+/// `ExecStartPre= exited with status 1`; for a failure that is none of a command, what it was.
+pub(super) fn command_failed(failure: &Failure) -> String {
+    let Failure::Command(command, end) = failure else { return String::new() };
+    let which = match command.index {
+        0 => String::new(),
+        index => format!(" (command {})", index + 1),
+    };
+    let key = command.list.key();
+    match end {
+        End::Exited(exit) => format!("{key}={which} {}", ended(*exit)),
+        End::NotStarted(failure) => format!("{key}={which}: {}", failure.what),
+        End::Skipped | End::Untried => format!("{key}={which} was not run"),
     }
 }
