@@ -14,6 +14,7 @@ pub struct Notify {
     /// STATUS=: Some("") clears it.
     pub status: Option<String>,
     pub reloading: bool,
+    pub notify_access: Option<crate::config::NotifyAccess>,
     pub stopping: bool,
     pub monotonic_usec: Option<u64>,
     pub errno: Option<i32>,

@@ -290,7 +290,7 @@ impl Children {
     /// An adopted main process is gone, and its parent has its status.
     pub fn lost_main(&mut self, generation: GenerationId) -> bool {
         let Some(running) = self.generations.get_mut(&generation) else { return false };
-        let is_gone = running.adopted.as_ref().is_some_and(|pidfd| sys::has_ended(pidfd).unwrap_or(false));
+        let is_gone = running.adopted.as_ref().is_some_and(|pidfd| reap::has_ended(pidfd).unwrap_or(false));
         if is_gone {
             (running.main, running.adopted) = (None, None);
         }
@@ -302,6 +302,15 @@ impl Children {
 impl Children {
     pub fn forget(&mut self, generation: GenerationId) -> Option<NotifySocket> {
         self.generations.remove(&generation).map(|running| running.notify)
+    }
+
+    /// The generation that a process which just ended was a leader or the main process of.
+    pub fn generation_of(&self, pid: i32) -> Option<GenerationId> {
+        let is_its = |running: &Generation| {
+            running.main == Some(pid)
+                || running.leaders.iter().any(|leader| leader.pid == pid && !leader.is_reaped)
+        };
+        self.generations.iter().find(|(_, running)| is_its(running)).map(|(generation, _)| *generation)
     }
 
     /// Whose process this was; from now on its pid means nothing.

@@ -1,28 +1,32 @@
 //! The loop: what the module above promises, carried out.
 
+mod reread;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::time::{ClockId, clock_gettime};
 
-use super::children::Children;
+use super::children::{Children, Ended};
 use super::control::ControlSocket;
 use super::control::server::ControlServer;
+use super::fd_store::FdStore;
 use super::launch::{self, Launcher};
 use super::manager::ManagerSocket;
-use super::notify::NotifySocket;
 use super::reap::{self, Reaped};
 use super::signal::{self, HupIgnored, Received, Signals};
 use super::snapshot;
 use super::socket::{self, HeldSocket, Inherited};
 use super::sys::Waited;
-use crate::config::{Config, Handover, Input, Instance, Signal};
+use crate::config::{Config, Input, Instance, Policy, Signal};
 use crate::core::{
-    Action, ClientId, Event, GenerationId, Note, Reply, Sender, Setting, Supervisor, Terminal, Time,
+    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, Setting,
+    StartFailure, Supervisor, Terminal, Time,
 };
 
 /// The exit status for what parses but cannot be done.
@@ -33,12 +37,25 @@ const SIGNALS: Token = Token(0);
 const SOCKETS: usize = 1 << 20;
 /// The control socket and its clients: from here on.
 const CONTROL: usize = 1 << 24;
-/// Notify sockets: this plus the generation's number.
-const NOTIFY: usize = 1 << 25;
+/// Stored fds: this plus their number.
+const STORED: usize = 1 << 25;
+/// Of each generation two: its notify socket, and its main process where we did not start it.
+const GENERATIONS: usize = 1 << 26;
+
+fn notify_token(generation: GenerationId) -> Token {
+    Token(GENERATIONS + 2 * generation.0 as usize)
+}
+
+fn main_token(generation: GenerationId) -> Token {
+    Token(GENERATIONS + 2 * generation.0 as usize + 1)
+}
+
+/// Reads the configuration anew: the units and the command line's flags.
+pub type Reader = Box<dyn FnMut() -> Result<Config, String>>;
 
 /// Holds the sockets and runs the server until there is no more to do; returns the exit status.
-pub fn run(config: Config, instance: &Instance) -> u8 {
-    let status = Shell::open(config, instance).and_then(|mut shell| {
+pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
+    let status = Shell::open(config, instance, reader).and_then(|mut shell| {
         shell.queue.push_back(Event::Begun);
         shell.dispatch();
         let status = shell.turn_until_exit();
@@ -57,16 +74,29 @@ struct Shell {
     signals: Signals,
     sockets: Vec<HeldSocket>,
     is_watching: bool,
-    launcher: Launcher,
+    launcher: Rc<Launcher>,
+    policy: Policy,
+    reader: Option<Reader>,
+    /// What was read for the swap that is under way.
+    staged: Option<Staged>,
     children: Children,
+    store: FdStore,
     /// Generations that had more datagrams than one turn reads.
     talkative: BTreeSet<GenerationId>,
     control: Option<ControlServer>,
     manager: Option<ManagerSocket>,
     is_sweeping: bool,
+    /// A generation is waited for that may be gone already, and then no SIGCHLD tells.
+    is_clearing: bool,
     is_announced: bool,
     exit: Option<u8>,
-    handover: Handover,
+}
+
+#[derive(Debug)]
+struct Staged {
+    policy: Policy,
+    launcher: Rc<Launcher>,
+    sockets: Vec<HeldSocket>,
 }
 
 /// What one poll brought.
@@ -75,6 +105,8 @@ struct Woken {
     signals: bool,
     connected: bool,
     notified: BTreeSet<GenerationId>,
+    mains: BTreeSet<GenerationId>,
+    stored: Vec<usize>,
     control: Vec<Token>,
 }
 
@@ -82,7 +114,7 @@ struct Woken {
 impl Shell {
     /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
     /// others may hold (addresses, the name).
-    fn open(config: Config, instance: &Instance) -> Result<Self, String> {
+    fn open(config: Config, instance: &Instance, reader: Option<Reader>) -> Result<Self, String> {
         // Before any fd of our own is open: they are named by number.
         let inherited = Inherited::from_environment();
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
@@ -104,12 +136,16 @@ impl Shell {
             .map_err(cannot("watch for signals"))?;
         let setting =
             Setting { holds_sockets: !sockets.is_empty(), hup_ignored, init: std::process::id() == 1 };
-        let handover = config.policy.handover;
+        let store = FdStore::new(config.launch.fd_store_max);
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
         Ok(Self {
-            launcher,
-            supervisor: Supervisor::new(config.policy, setting),
+            launcher: Rc::new(launcher),
+            reader,
+            staged: None,
+            store,
+            supervisor: Supervisor::new(config.policy.clone(), setting),
+            policy: config.policy,
             queue: VecDeque::new(),
             poll,
             signals,
@@ -120,9 +156,9 @@ impl Shell {
             control,
             manager: ManagerSocket::from_environment(),
             is_sweeping: false,
+            is_clearing: false,
             is_announced: false,
             exit: None,
-            handover,
         })
     }
 
@@ -155,7 +191,7 @@ impl Shell {
     fn turn_until_exit(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(64);
         loop {
-            if self.is_sweeping {
+            if self.is_sweeping || std::mem::take(&mut self.is_clearing) {
                 // The sweep may have found nobody, and then no SIGCHLD tells.
                 self.reap();
             }
@@ -174,7 +210,7 @@ impl Shell {
 
     /// How long nothing happens by itself.
     fn patience(&self) -> Option<Duration> {
-        if !self.talkative.is_empty() {
+        if !self.talkative.is_empty() || self.is_clearing {
             return Some(Duration::ZERO);
         }
         let (due, _) = self.supervisor.next_wake()?;
@@ -188,11 +224,17 @@ impl Shell {
             self.receive(generation);
         }
         self.reap();
+        for generation in woken.mains {
+            self.on_main_gone(generation);
+        }
         for received in signals {
             self.on_signal(&received);
         }
         for token in woken.control {
             self.on_control(token);
+        }
+        for number in woken.stored {
+            self.store.hung_up(number);
         }
         if let Some(control) = &mut self.control {
             control.catch_up();
@@ -223,10 +265,33 @@ impl Shell {
     }
 
     fn receive(&mut self, generation: GenerationId) {
-        if self.children.receive(generation, &mut self.queue) {
+        if self.children.receive(generation, &mut self.store, &mut self.queue) {
             self.talkative.insert(generation);
         }
+        self.store.watch(self.poll.registry(), STORED);
+        self.watch_main(generation);
         self.dispatch();
+    }
+
+    /// A main process that we did not start is watched by its pidfd: who reaps it may be another.
+    fn watch_main(&self, generation: GenerationId) {
+        let Some(pidfd) = self.children.adopted(generation) else { return };
+        let token = main_token(generation);
+        let fd = pidfd.as_raw_fd();
+        match self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                log::warn!("cannot watch the main process of {generation}: {error}");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn on_main_gone(&mut self, generation: GenerationId) {
+        if self.children.lost_main(generation) {
+            // Its parent has its status.
+            self.queue.push_back(Event::Exited { generation, exit: Exit::Code(0) });
+            self.dispatch();
+        }
     }
 
     fn reap(&mut self) {
@@ -253,13 +318,19 @@ impl Shell {
     }
 
     fn on_reaped(&mut self, waited: &Waited) {
-        let Some(generation) = self.children.reaped(waited.pid) else {
-            return log::debug!("reaped pid {}, which a server left behind", waited.pid);
+        // What it sent last is there by now, also where poll had not seen it yet; MAINPID= may be part of it.
+        if let Some(generation) = self.children.generation_of(waited.pid) {
+            self.receive(generation);
+        }
+        let event = match self.children.reaped(waited.pid) {
+            Ended::Main(generation) => {
+                self.mend_sockets();
+                Event::Exited { generation, exit: waited.exit }
+            }
+            Ended::Command(generation) => Event::CommandEnded { generation, end: End::Exited(waited.exit) },
+            Ended::Other => return log::debug!("reaped pid {}, which a server left behind", waited.pid),
         };
-        self.mend_sockets();
-        // What it sent last is there by now, also where poll had not seen it yet.
-        self.receive(generation);
-        self.queue.push_back(Event::Exited { generation, exit: waited.exit });
+        self.queue.push_back(event);
         self.dispatch();
     }
 
@@ -300,7 +371,20 @@ impl Shell {
 
     fn apply(&mut self, action: Action) {
         match action {
-            Action::Spawn { generation } => self.spawn(generation),
+            Action::Spawn { generation, index } => self.spawn(generation, index),
+            Action::Run { generation, command, outcome } => self.run(generation, command, outcome),
+            Action::FindMain { generation } => {
+                let found = self.children.find_main(generation);
+                self.watch_main(generation);
+                self.queue.push_back(Event::MainSought { generation, found });
+            }
+            Action::AwaitClear { generation } => {
+                self.children.await_clear(generation);
+                self.is_clearing = true;
+            }
+            Action::Reread => self.reread(),
+            Action::Adopt => self.adopt(),
+            Action::Discard => self.staged = None,
             Action::Kill { generation, signal, scope } => self.children.kill(generation, signal, scope),
             Action::Forget { generation } => self.forget(generation),
             Action::Watch { on } => self.watch(on),
@@ -327,14 +411,12 @@ impl Shell {
         }
     }
 
-    fn spawn(&mut self, generation: GenerationId) {
+    fn spawn(&mut self, generation: GenerationId, index: usize) {
         self.mend_sockets();
-        let registry = self.poll.registry();
-        let watch = |notify: &NotifySocket| {
-            let token = Token(NOTIFY + generation.0 as usize);
-            registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
-        };
-        let event = match self.children.start(generation, &self.launcher, watch) {
+        let started = self.admit(generation).and_then(|()| {
+            self.children.start(generation, index, &self.store)
+        });
+        let event = match started {
             Ok(pid) => {
                 self.announce();
                 Event::Started { generation, pid: pid.unsigned_abs() }
@@ -344,6 +426,26 @@ impl Shell {
         self.queue.push_back(event);
     }
 
+    fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<Outcome>) {
+        let started =
+            self.admit(generation).and_then(|()| self.children.run(generation, command, outcome));
+        match started {
+            Ok(()) => self.announce(),
+            Err(failure) => {
+                self.queue.push_back(Event::CommandEnded { generation, end: End::NotStarted(failure) });
+            }
+        }
+    }
+
+    fn admit(&mut self, generation: GenerationId) -> Result<(), StartFailure> {
+        let launcher = self.staged.as_ref().map_or(&self.launcher, |staged| &staged.launcher);
+        let registry = self.poll.registry();
+        self.children.admit(generation, launcher, |notify| {
+            let token = notify_token(generation);
+            registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
+        })
+    }
+
     /// Undoes what a server may have done to the sockets: shutdown(2) and a small listen(2) at any time; O_NONBLOCK only
     /// while no server lives, for it belongs to the open file and would change under its hands.
     fn mend_sockets(&self) {
@@ -351,7 +453,7 @@ impl Shell {
             if let Err(error) = socket::listen_again(socket) {
                 log::warn!("cannot listen on {} again: {error}", socket.address);
             }
-            if self.children.is_empty()
+            if self.children.has_no_main()
                 && let Err(error) = socket::set_non_blocking(socket, self.launcher.non_blocking())
             {
                 log::warn!("cannot set O_NONBLOCK of {}: {error}", socket.address);
@@ -364,6 +466,9 @@ impl Shell {
         let Some(notify) = self.children.forget(generation) else { return };
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");
+        }
+        if self.children.is_empty() {
+            self.launcher.last_is_gone();
         }
     }
 
@@ -408,7 +513,7 @@ impl Shell {
     fn reply(&mut self, client: ClientId, mut reply: Reply) {
         let Some(control) = &mut self.control else { return };
         if let Some(status) = &mut reply.status {
-            snapshot::complete(status, control.socket().name(), &self.sockets, self.handover, now());
+            snapshot::complete(status, control.socket().name(), &self.sockets, self.policy.handover, now());
         }
         control.reply(client, reply);
     }
@@ -420,9 +525,13 @@ impl From<&Events> for Woken {
         for event in events {
             match event.token() {
                 SIGNALS => woken.signals = true,
-                Token(token) if token >= NOTIFY => {
-                    woken.notified.insert(GenerationId((token - NOTIFY) as u64));
+                Token(token) if token >= GENERATIONS => {
+                    let generation = GenerationId(((token - GENERATIONS) / 2) as u64);
+                    let is_main = event.token() == main_token(generation);
+                    let set = if is_main { &mut woken.mains } else { &mut woken.notified };
+                    set.insert(generation);
                 }
+                Token(token) if token >= STORED => woken.stored.push(token - STORED),
                 Token(token) if token >= CONTROL => {
                     woken.control.push(event.token());
                 }
