@@ -49,7 +49,9 @@ impl Step<'_> {
             CommandList::StopPost if running.is_over => self.after_stop_post(id),
             CommandList::Reload if running.is_over && !is_told && !has_ended => {}
             CommandList::Stop if running.is_over => self.go_on_ending(id),
-            CommandList::Stop | CommandList::StopPost => self.after_command(id, running.command, end, ignored),
+            CommandList::Stop | CommandList::StopPost => {
+                self.after_command(id, running.command, end, ignored)
+            }
             CommandList::Condition
             | CommandList::StartPre
             | CommandList::Start
@@ -72,8 +74,7 @@ impl Step<'_> {
             return self.run_from(id, command.list, command.index + 1);
         }
         // 1 to 254 is an answer, not a failure (systemd.service(5), ExecCondition=).
-        let is_no =
-            command.list == CommandList::Condition && matches!(end, End::Exited(Exit::Code(1..=254)));
+        let is_no = command.list == CommandList::Condition && matches!(end, End::Exited(Exit::Code(1..=254)));
         let failure = Failure::Command(command, end);
         let what = note::command_failed(&failure);
         self.tell(Note::CommandFailed { generation: id, what: what.clone(), is_no });
@@ -127,11 +128,15 @@ impl Step<'_> {
             // SIGKILL did not end it: the kernel holds it.
             generation.command = None;
             self.tell(Note::LeftBehind { generation: Some(id) });
-            return if list == CommandList::StopPost { self.after_stop_post(id) };
+            return if list == CommandList::StopPost {
+                self.after_stop_post(id)
+            };
         }
         let policy = &generation.policy;
-        let (start_signal, stop_signal) =
-            (failure_signal(policy, policy.start_failure_mode), failure_signal(policy, policy.stop_failure_mode));
+        let (start_signal, stop_signal) = (
+            failure_signal(policy, policy.start_failure_mode),
+            failure_signal(policy, policy.stop_failure_mode),
+        );
         running.due = match list {
             CommandList::Reload | CommandList::StopPost => now.after(limits::AFTER_KILL),
             CommandList::Condition

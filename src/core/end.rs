@@ -1,12 +1,13 @@
 //! The end of a generation: telling it to stop, SIGKILL, its exit, what it leaves behind, and what comes next.
 
+use super::command::failure_signal;
+use super::exit::AfterExit;
 use super::note::{self, Note, SwapNote};
 use super::report::{Outcome, Reply, rounded};
-use super::command::failure_signal;
 use super::restart::{self, Failure, RunResult};
 use super::service::{Ending, Generation, Phase, Step, Then};
 use super::{Action, End, Exit, GenerationId, Scope, Time, limits};
-use crate::config::{CommandList, ExitType, KillMode, Ready, Signal, Span, Type};
+use crate::config::{CommandList, KillMode, Signal, Span};
 
 /// Stopping one generation.
 impl Step<'_> {
@@ -14,7 +15,9 @@ impl Step<'_> {
     /// happens to one that was told before.
     pub(super) fn stop_generation(&mut self, id: GenerationId, signal: Signal, patience: Span) {
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else { return };
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else {
+            return;
+        };
         let due = if generation.command.is_some() { now.after(patience) } else { Time::NEVER };
         generation.ending = Some(Ending { was_told: true, since: now, signal, patience, due, killed: false });
         generation.retry = None;
@@ -226,10 +229,13 @@ impl Step<'_> {
     /// STOPPING=1: it has begun to stop by itself, and gets as long as if it had been told.
     pub(super) fn on_stopping_said(&mut self, id: GenerationId) {
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else { return };
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else {
+            return;
+        };
         let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
         let due = now.after(patience);
-        generation.ending = Some(Ending { was_told: false, since: now, signal, patience, due, killed: false });
+        generation.ending =
+            Some(Ending { was_told: false, since: now, signal, patience, due, killed: false });
         generation.stop_begun = true;
         self.tell(Note::StopsItself { generation: id, patience });
     }
@@ -463,7 +469,9 @@ fn describe(generation: &Generation, end: &End, now: Time) -> String {
         End::NotStarted(failure) => failure.what.clone(),
         End::Skipped => format!("generation {id}: ExecCondition= says that it is not to be started"),
         End::Untried => match &generation.failure {
-            Some(failure @ Failure::Command(..)) => format!("generation {id}: {}", note::command_failed(failure)),
+            Some(failure @ Failure::Command(..)) => {
+                format!("generation {id}: {}", note::command_failed(failure))
+            }
             Some(_) | None => format!("generation {id} was stopped before it was started"),
         },
         End::Exited(exit) => {
@@ -476,61 +484,5 @@ fn describe(generation: &Generation, end: &End, now: Time) -> String {
             let errno = generation.errno.map(|errno| format!(" (it said ERRNO={errno})")).unwrap_or_default();
             format!("generation {id} {} after {}, {when}{hint}{errno}", note::ended(*exit), rounded(age))
         }
-    }
-}
-
-/// What the end of a main process means for a generation that was not told to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AfterExit {
-    End,
-    /// Type=oneshot: the next of its commands.
-    NextCommand(usize),
-    /// Type=forking: its daemon goes on.
-    FindMain,
-    /// ExitType=cgroup
-    LastProcess,
-    /// RemainAfterExit=
-    Remain,
-}
-
-impl Generation {
-    fn after_exit(&mut self, exit: Exit) -> AfterExit {
-        let policy = &self.policy;
-        let is_ignored = policy.commands.start.get(self.index).copied().unwrap_or_default();
-        let is_clean = is_ignored || self.would_be_clean(exit);
-        match policy.service_type {
-            Type::Oneshot if !self.is_up && is_clean => AfterExit::NextCommand(self.index + 1),
-            Type::Forking if !self.is_up && (is_ignored || exit == Exit::Code(0)) => AfterExit::FindMain,
-            Type::Notify | Type::NotifyReload if !self.is_up => self.without_ready(is_clean),
-            Type::Simple | Type::Exec if policy.ready == Ready::Notify && self.gate.is_none() => {
-                self.without_ready(is_clean)
-            }
-            Type::Oneshot | Type::Forking | Type::Simple | Type::Exec | Type::Notify | Type::NotifyReload => {
-                if self.is_up && policy.exit_type == ExitType::Cgroup {
-                    AfterExit::LastProcess
-                } else if self.is_active && policy.remain_after_exit && is_clean {
-                    AfterExit::Remain
-                } else {
-                    AfterExit::End
-                }
-            }
-        }
-    }
-
-    /// Only READY=1 would have made it ready: a clean exit before that is a failure, too.
-    fn without_ready(&mut self, is_clean: bool) -> AfterExit {
-        if is_clean {
-            self.failure.get_or_insert(Failure::Protocol);
-        }
-        AfterExit::End
-    }
-
-    fn would_be_clean(&self, exit: Exit) -> bool {
-        restart::result(&self.policy, &End::Exited(exit), None) == RunResult::Success
-    }
-
-    /// ExecStop= is still to be run.
-    fn has_stop(&self) -> bool {
-        self.is_active && !self.stop_begun && !self.policy.commands.stop.is_empty()
     }
 }

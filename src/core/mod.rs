@@ -9,6 +9,7 @@
 
 mod command;
 mod end;
+mod exit;
 pub mod note;
 pub mod notify;
 mod reload;

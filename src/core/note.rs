@@ -37,31 +37,17 @@ pub enum Note {
         what: String,
         is_no: bool,
     },
-    /// Another process is the main one (MAINPID=, PIDFile=).
+    /// Another process is the main one (MAINPID=, PIDFile=). None: Type=forking, and it cannot be known which.
     MainIs {
         generation: GenerationId,
-        pid: u32,
-    },
-    /// Type=forking, and it cannot be known which process is the main one.
-    MainUnknown {
-        generation: GenerationId,
+        pid: Option<u32>,
     },
     /// STOPPING=1
     StopsItself {
         generation: GenerationId,
         patience: Span,
     },
-    Reloading {
-        generation: GenerationId,
-    },
-    Reloaded {
-        generation: GenerationId,
-        after: Span,
-    },
-    ReloadFailed {
-        generation: GenerationId,
-        why: String,
-    },
+    Reload(GenerationId, ReloadNote),
     /// A living generation is stopped because of this.
     Failed {
         reason: String,
@@ -109,6 +95,14 @@ pub enum Note {
     SignalDropped {
         signal: Signal,
     },
+}
+
+/// What a reload has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReloadNote {
+    Begun,
+    Done { after: Span },
+    Failed { why: String },
 }
 
 /// What a swap has come to.
@@ -170,11 +164,9 @@ impl Note {
     pub fn level(&self) -> log::Level {
         match self {
             Self::CannotStart { generation: None, .. } => log::Level::Error,
-            Self::Swap(
-                SwapNote::RolledBack { .. } | SwapNote::OldDied { .. } | SwapNote::Refused { .. },
-            )
+            Self::Swap(SwapNote::RolledBack { .. } | SwapNote::OldDied { .. } | SwapNote::Refused { .. })
             | Self::CommandFailed { is_no: false, .. }
-            | Self::ReloadFailed { .. }
+            | Self::Reload(_, ReloadNote::Failed { .. })
             | Self::CannotStart { generation: Some(_), .. }
             | Self::Failed { .. }
             | Self::TriggersHeld { .. }
@@ -194,10 +186,8 @@ impl Note {
             | Self::Started { .. }
             | Self::CommandFailed { is_no: true, .. }
             | Self::MainIs { .. }
-            | Self::MainUnknown { .. }
             | Self::StopsItself { .. }
-            | Self::Reloading { .. }
-            | Self::Reloaded { .. }
+            | Self::Reload(_, ReloadNote::Begun | ReloadNote::Done { .. })
             | Self::Ready { .. }
             | Self::Exited { .. }
             | Self::Restarting { .. }
@@ -218,9 +208,9 @@ impl Note {
     pub fn is_conclusion(&self) -> bool {
         matches!(
             self,
-            Self::Paused | Self::Swap(SwapNote::Done { .. } | SwapNote::RolledBack { .. } | SwapNote::Refused { .. })
-                | Self::Reloaded { .. }
-                | Self::ReloadFailed { .. }
+            Self::Paused
+                | Self::Swap(SwapNote::Done { .. } | SwapNote::RolledBack { .. } | SwapNote::Refused { .. })
+                | Self::Reload(_, ReloadNote::Done { .. } | ReloadNote::Failed { .. })
         )
     }
 }
@@ -238,37 +228,25 @@ impl fmt::Display for Note {
             Self::CannotStart { generation: Some(generation), what } => write!(f, "{generation}: {what}"),
             Self::CannotStart { generation: None, what } => f.write_str(what),
             Self::Ready { generation, after, by } => {
-                write!(f, "{generation} is ready after {}", rounded(*after))?;
-                match by {
-                    ReadyBy::Notify => write!(f, " (READY=1)"),
-                    ReadyBy::Exec | ReadyBy::Alive => Ok(()),
-                    ReadyBy::Alone => {
-                        write!(f, ": it sent no READY=1 as earlier ones did, but it is all there is")
-                    }
-                }
+                write!(f, "{generation} is ready after {}{by}", rounded(*after))
             }
             Self::Exited { generation, exit, after } => {
                 write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
             }
-            Self::CommandFailed { generation, what, is_no: false } => write!(f, "{generation}: {what}"),
-            Self::CommandFailed { generation, what, is_no: true } => {
-                write!(f, "{generation}: {what}: it is not started")
+            Self::CommandFailed { generation, what, is_no } => {
+                write!(f, "{generation}: {what}{}", if *is_no { ": it is not started" } else { "" })
             }
-            Self::MainIs { generation, pid } => write!(f, "pid {pid} is the main process of {generation} now"),
-            Self::MainUnknown { generation } => write!(
+            Self::MainIs { generation, pid: Some(pid) } => {
+                write!(f, "pid {pid} is the main process of {generation} now")
+            }
+            Self::MainIs { generation, pid: None } => write!(
                 f,
                 "{generation} left several processes; it ends with the last one (PIDFile= would name the main one)"
             ),
             Self::StopsItself { generation, patience } => {
                 write!(f, "{generation} says that it stops{}", then_kill(*patience))
             }
-            Self::Reloading { generation } => write!(f, "{generation} reloads"),
-            Self::Reloaded { generation, after } => {
-                write!(f, "{generation} has reloaded in {}", rounded(*after))
-            }
-            Self::ReloadFailed { generation, why } => {
-                write!(f, "reload failed: {why}; {generation} serves on")
-            }
+            Self::Reload(generation, reload) => reload.write(f, *generation),
             Self::Failed { reason } => write!(f, "{reason}; stopping it"),
             Self::Restarting { after, holds_sockets } => {
                 let meanwhile = if *holds_sockets { "; connections wait in the queue" } else { "" };
@@ -314,6 +292,26 @@ impl fmt::Display for Note {
                 write!(f, "{signal} dropped: no server runs that could have it (said once)")
             }
         }
+    }
+}
+
+impl ReloadNote {
+    fn write(&self, f: &mut fmt::Formatter<'_>, generation: GenerationId) -> fmt::Result {
+        match self {
+            Self::Begun => write!(f, "{generation} reloads"),
+            Self::Done { after } => write!(f, "{generation} has reloaded in {}", rounded(*after)),
+            Self::Failed { why } => write!(f, "reload failed: {why}; {generation} serves on"),
+        }
+    }
+}
+
+impl fmt::Display for ReadyBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Notify => " (READY=1)",
+            Self::Exec | Self::Alive => "",
+            Self::Alone => ": it sent no READY=1 as earlier ones did, but it is all there is",
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! `reload`: ExecReload=, then the signal of Type=notify-reload, in the current generation; and RELOADING=1.
 
-use super::note::Note;
+use super::note::{Note, ReloadNote};
 use super::report::Reply;
 use super::service::{Phase, Reload, Step};
 use super::{Action, ClientId, GenerationId, Manager, Scope, Time};
@@ -41,7 +41,7 @@ impl Step<'_> {
         }
         generation.reload =
             Some(Reload { since: now, due: Time::NEVER, was_said: false, clients: vec![client] });
-        self.tell(Note::Reloading { generation: current });
+        self.tell(Note::Reload(current, ReloadNote::Begun));
         self.out.push(Action::TellManager(Manager::Reloading));
         self.run_list(current, CommandList::Reload);
     }
@@ -69,7 +69,7 @@ impl Step<'_> {
             None if generation.is_up => {
                 generation.reload =
                     Some(Reload { since: now, due: Time::NEVER, was_said: true, clients: Vec::new() });
-                self.tell(Note::Reloading { generation: id });
+                self.tell(Note::Reload(id, ReloadNote::Begun));
                 if self.service.current() == Some(id) {
                     self.out.push(Action::TellManager(Manager::Reloading));
                 }
@@ -92,7 +92,7 @@ impl Step<'_> {
         let Some(reload) = self.service.get_mut(id).and_then(|generation| generation.reload.take()) else {
             return;
         };
-        self.tell(Note::Reloaded { generation: id, after: now.since(reload.since) });
+        self.tell(Note::Reload(id, ReloadNote::Done { after: now.since(reload.since) }));
         for client in reload.clients {
             self.reply(client, Reply::done(format!("{id} has reloaded")));
         }
@@ -106,7 +106,7 @@ impl Step<'_> {
         let Some(reload) = self.service.get_mut(id).and_then(|generation| generation.reload.take()) else {
             return;
         };
-        self.tell(Note::ReloadFailed { generation: id, why: why.to_owned() });
+        self.tell(Note::Reload(id, ReloadNote::Failed { why: why.to_owned() }));
         for client in reload.clients {
             self.reply(client, Reply::failed(format!("reload failed: {why}; {id} serves on")));
         }

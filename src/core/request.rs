@@ -156,7 +156,8 @@ impl Step<'_> {
         if let Some(attempt) = &mut self.service.attempt {
             attempt.clients.retain(|other| *other != client);
         }
-        for reload in self.service.generations.iter_mut().filter_map(|generation| generation.reload.as_mut()) {
+        for reload in self.service.generations.iter_mut().filter_map(|generation| generation.reload.as_mut())
+        {
             reload.clients.retain(|other| *other != client);
         }
     }

@@ -62,8 +62,7 @@ impl Step<'_> {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.pid = None;
-        if generation.policy.service_type == Type::Oneshot
-            && index >= generation.policy.commands.start.len()
+        if generation.policy.service_type == Type::Oneshot && index >= generation.policy.commands.start.len()
         {
             generation.started.get_or_insert(now);
             return self.main_done(id);
@@ -171,12 +170,12 @@ impl Step<'_> {
         }
         match found {
             Found::Main(pid) => {
-                self.tell(Note::MainIs { generation: id, pid });
+                self.tell(Note::MainIs { generation: id, pid: Some(pid) });
                 self.main_done(id);
             }
             Found::NotYet => generation.retry = Some(now.after(limits::PID_FILE_RETRY)),
             Found::Unknown => {
-                self.tell(Note::MainUnknown { generation: id });
+                self.tell(Note::MainIs { generation: id, pid: None });
                 self.out.push(Action::AwaitClear { generation: id });
                 self.main_done(id);
             }
@@ -192,9 +191,11 @@ impl Step<'_> {
     }
 
     pub(super) fn on_main_changed(&mut self, id: GenerationId, pid: u32) {
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.runs()) else { return };
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.runs()) else {
+            return;
+        };
         if generation.pid.replace(pid) != Some(pid) {
-            self.tell(Note::MainIs { generation: id, pid });
+            self.tell(Note::MainIs { generation: id, pid: Some(pid) });
         }
     }
 

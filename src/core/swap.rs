@@ -45,7 +45,9 @@ impl Step<'_> {
 
     /// What Ready= waits for has come.
     pub(super) fn pass_gate(&mut self, id: GenerationId, by: ReadyBy) {
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else { return };
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else {
+            return;
+        };
         generation.gate.get_or_insert(by);
         if matches!(generation.policy.service_type, Type::Notify | Type::NotifyReload) {
             self.main_up(id);

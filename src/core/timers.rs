@@ -50,7 +50,9 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready(g) => write!(f, "generation {} counts as ready", g.0),
-            Self::Retry(g) => write!(f, "generation {} is tried again (its file is being written, or its PIDFile= is)", g.0),
+            Self::Retry(g) => {
+                write!(f, "generation {} is tried again (its file is being written, or its PIDFile= is)", g.0)
+            }
             Self::BakeOver(g) => write!(f, "generation {} has the traffic for good", g.0),
             Self::StartTimeout(g) => write!(f, "generation {} must be ready", g.0),
             Self::Watchdog(g) => write!(f, "generation {} must have sent WATCHDOG=1", g.0),
@@ -158,8 +160,7 @@ fn due_to_be_ready(
     let gate_cannot_be_late = generation.gate.is_some()
         || matches!(policy.ready, Ready::Delay(_))
         || (policy.ready == Ready::Auto && alone);
-    let type_waits =
-        !generation.is_up && !matches!(policy.service_type, Type::Simple | Type::Exec);
+    let type_waits = !generation.is_up && !matches!(policy.service_type, Type::Simple | Type::Exec);
     if !gate_cannot_be_late || type_waits {
         due.push((extended(started.after(policy.timeout_start)), Why::StartTimeout(id)));
     }

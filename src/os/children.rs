@@ -193,7 +193,9 @@ impl Children {
         let Some(running) = self.generations.get_mut(&generation) else { return };
         let result = match scope {
             Scope::Main => running.main_pidfd().map_or(Ok(false), |main| reap::signal_main(main, signal)),
-            Scope::Command => running.command_leader().map_or(Ok(false), |leader| leader.signal_group(signal)),
+            Scope::Command => {
+                running.command_leader().map_or(Ok(false), |leader| leader.signal_group(signal))
+            }
             Scope::All => {
                 running.is_killed |= signal == Signal::KILL;
                 let results: Vec<_> =
@@ -454,7 +456,8 @@ impl Generation {
             return Sender::Command;
         }
         // A sender that is gone already (`systemd-notify --no-block`) can only be judged by its uid.
-        let is_gone = self.leaders.iter().all(|leader| reap::belongs(pid, leader.pid, generation.0).is_none());
+        let is_gone =
+            self.leaders.iter().all(|leader| reap::belongs(pid, leader.pid, generation.0).is_none());
         let is_ours = [0, getuid().as_raw(), self.uid].contains(&uid);
         if (is_gone && is_ours) || self.belongs(pid, generation) { Sender::Other } else { Sender::Stranger }
     }

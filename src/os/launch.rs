@@ -78,10 +78,18 @@ impl Launcher {
 
     /// # Errors
     /// A user, group or environment file that is not there now; the stage says which.
-    pub fn notify_access(&self) -> config::NotifyAccess { self.launch.notify_access }
-    pub fn pid_file(&self) -> Option<&Path> { self.launch.pid_file.as_deref() }
-    pub fn guesses_main_pid(&self) -> bool { self.launch.guess_main_pid }
-    pub fn fd_store_max(&self) -> u32 { self.launch.fd_store_max }
+    pub fn notify_access(&self) -> config::NotifyAccess {
+        self.launch.notify_access
+    }
+    pub fn pid_file(&self) -> Option<&Path> {
+        self.launch.pid_file.as_deref()
+    }
+    pub fn guesses_main_pid(&self) -> bool {
+        self.launch.guess_main_pid
+    }
+    pub fn fd_store_max(&self) -> u32 {
+        self.launch.fd_store_max
+    }
     pub fn last_is_gone(&self) {}
     pub fn plan(&self, request: &Request<'_>) -> Result<Plan, StartFailure> {
         let (generation, notify_socket) = (request.generation, request.notify_socket);

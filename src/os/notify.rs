@@ -25,7 +25,12 @@ const LONGEST: usize = 4096;
 pub enum Received {
     /// Nothing waits.
     Nothing,
-    Message { notify: Notify, pid: i32, uid: u32, fds: Vec<OwnedFd> },
+    Message {
+        notify: Notify,
+        pid: i32,
+        uid: u32,
+        fds: Vec<OwnedFd>,
+    },
     /// A datagram that does not count, and why, for the debug log.
     Dropped(String),
 }
@@ -99,9 +104,17 @@ fn sender(control: &[u8]) -> Option<(i32, u32)> {
     Some((word(header)? as i32, word(header + 4)?))
 }
 
-pub enum Sender { Main, Command, Other, Stranger }
+pub enum Sender {
+    Main,
+    Command,
+    Other,
+    Stranger,
+}
 pub fn judge(_a: crate::config::NotifyAccess, s: Sender, _pid: i32, _uid: u32) -> Result<(), String> {
-    match s { Sender::Stranger => Err("stranger".into()), _ => Ok(()) }
+    match s {
+        Sender::Stranger => Err("stranger".into()),
+        _ => Ok(()),
+    }
 }
 #[cfg(any())]
 mod tests {

@@ -277,7 +277,7 @@ fn parent_and_group_in(stat: &[u8]) -> Option<(i32, i32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-fn read(path: &(impl AsRef<std::path::Path> + ?Sized)) -> io::Result<Vec<u8>> {
+fn read(path: &(impl AsRef<Path> + ?Sized)) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::open(path.as_ref())?.take(FILE_BYTES).read_to_end(&mut text)?;
     Ok(text)

@@ -1,9 +1,10 @@
 //! The loop: what the module above promises, carried out.
 
+mod open;
 mod reread;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io::{self, IsTerminal};
+use std::io::{self};
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,20 +14,19 @@ use mio::{Events, Interest, Poll, Token};
 use nix::time::{ClockId, clock_gettime};
 
 use super::children::{Children, Ended};
-use super::control::ControlSocket;
 use super::control::server::ControlServer;
 use super::fd_store::FdStore;
-use super::launch::{self, Launcher};
+use super::launch::Launcher;
 use super::manager::ManagerSocket;
 use super::reap::{self, Reaped};
-use super::signal::{self, HupIgnored, Received, Signals};
+use super::signal::{self, Received, Signals};
 use super::snapshot;
-use super::socket::{self, HeldSocket, Inherited};
+use super::socket::{self, HeldSocket};
 use super::sys::Waited;
-use crate::config::{Config, Input, Instance, Policy, Signal};
+use crate::config::{Config, Instance, Policy, Signal};
 use crate::core::{
-    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, Setting,
-    StartFailure, Supervisor, Terminal, Time,
+    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, StartFailure,
+    Supervisor, Terminal, Time,
 };
 
 /// The exit status for what parses but cannot be done.
@@ -108,82 +108,6 @@ struct Woken {
     mains: BTreeSet<GenerationId>,
     stored: Vec<usize>,
     control: Vec<Token>,
-}
-
-/// Opening and closing.
-impl Shell {
-    /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
-    /// others may hold (addresses, the name).
-    fn open(config: Config, instance: &Instance, reader: Option<Reader>) -> Result<Self, String> {
-        // Before any fd of our own is open: they are named by number.
-        let inherited = Inherited::from_environment();
-        let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
-        let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
-        reap::prepare().map_err(cannot("adopt orphans"))?;
-        launch::check(&config.launch)?;
-        if config.launch.stdin == Input::Inherit && io::stdin().is_terminal() {
-            log::warn!(
-                "--stdin inherit: our stdin is a terminal; the kernel stops a server that reads from it, because it \
-                 is not in the foreground (use a pipe, a file, or --stdin null)"
-            );
-        }
-        let sockets = socket::bind_all(&config.listeners, &inherited).map_err(|error| error.to_string())?;
-        let poll = Poll::new().map_err(cannot("make a poll"))?;
-        let control = open_control(instance, &config, &poll)?;
-        let fd = signals.as_fd().as_raw_fd();
-        poll.registry()
-            .register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)
-            .map_err(cannot("watch for signals"))?;
-        let setting =
-            Setting { holds_sockets: !sockets.is_empty(), hup_ignored, init: std::process::id() == 1 };
-        let store = FdStore::new(config.launch.fd_store_max);
-        let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
-            .map_err(|problem| problem.to_string())?;
-        Ok(Self {
-            launcher: Rc::new(launcher),
-            reader,
-            staged: None,
-            store,
-            supervisor: Supervisor::new(config.policy.clone(), setting),
-            policy: config.policy,
-            queue: VecDeque::new(),
-            poll,
-            signals,
-            sockets,
-            is_watching: false,
-            children: Children::default(),
-            talkative: BTreeSet::new(),
-            control,
-            manager: ManagerSocket::from_environment(),
-            is_sweeping: false,
-            is_clearing: false,
-            is_announced: false,
-            exit: None,
-        })
-    }
-
-    /// Said once something runs: what could not even be started is one line.
-    fn announce(&mut self) {
-        if std::mem::replace(&mut self.is_announced, true) {
-            return;
-        }
-        for (socket, fd) in self.sockets.iter().zip(3..) {
-            log::info!("listening on {} as {} (fd {fd})", socket.address, socket.name);
-        }
-        if let Some(control) = &self.control {
-            let socket = control.socket();
-            log::info!("{} is our name; control socket {}", socket.name(), socket.path().display());
-        }
-    }
-}
-
-fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {
-    let command =
-        config.launch.commands.start.first().map(|exec| exec.path.to_string_lossy()).unwrap_or_default();
-    let default_name = command.rsplit('/').next().unwrap_or(&command);
-    let socket = ControlSocket::open(instance, default_name).map_err(|error| error.to_string())?;
-    let server = socket.map(|socket| ControlServer::new(socket, poll.registry(), Token(CONTROL))).transpose();
-    server.map_err(|error| format!("cannot watch the control socket: {error}"))
 }
 
 /// One turn.
@@ -413,9 +337,8 @@ impl Shell {
 
     fn spawn(&mut self, generation: GenerationId, index: usize) {
         self.mend_sockets();
-        let started = self.admit(generation).and_then(|()| {
-            self.children.start(generation, index, &self.store)
-        });
+        let started =
+            self.admit(generation).and_then(|()| self.children.start(generation, index, &self.store));
         let event = match started {
             Ok(pid) => {
                 self.announce();
@@ -427,8 +350,7 @@ impl Shell {
     }
 
     fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<Outcome>) {
-        let started =
-            self.admit(generation).and_then(|()| self.children.run(generation, command, outcome));
+        let started = self.admit(generation).and_then(|()| self.children.run(generation, command, outcome));
         match started {
             Ok(()) => self.announce(),
             Err(failure) => {

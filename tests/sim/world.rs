@@ -12,8 +12,8 @@ use fastrand::Rng;
 use socket_supervise::config::{Policy, Signal};
 use socket_supervise::core::report::{Reply, State, Status};
 use socket_supervise::core::{
-    Action, ClientId, Event, Exit, GenerationId, Notify, Request, Reread, Scope, Sender, Setting, StartFailure,
-    Supervisor, Terminal, Time,
+    Action, ClientId, Event, Exit, GenerationId, Notify, Request, Reread, Scope, Sender, Setting,
+    StartFailure, Supervisor, Terminal, Time,
 };
 
 use crate::check::Check;

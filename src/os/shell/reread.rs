@@ -45,7 +45,9 @@ impl Shell {
 
     /// What is held from now on, and what no longer is.
     fn tell_sockets(&self, new: &[socket::HeldSocket]) {
-        let has = |list: &[socket::HeldSocket], socket: &socket::HeldSocket| list.iter().any(|other| other.address == socket.address);
+        let has = |list: &[socket::HeldSocket], socket: &socket::HeldSocket| {
+            list.iter().any(|other| other.address == socket.address)
+        };
         for socket in new.iter().filter(|socket| !has(&self.sockets, socket)) {
             log::info!("listening on {} as {}", socket.address, socket.name);
         }
