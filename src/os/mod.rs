@@ -11,6 +11,7 @@
 pub mod children;
 pub mod control;
 pub mod fd_store;
+pub mod host;
 pub mod instances;
 pub mod launch;
 pub mod logger;
@@ -22,6 +23,7 @@ pub mod snapshot;
 pub mod socket;
 pub mod spawn;
 pub mod sys;
+pub mod unit_files;
 pub mod users;
 
 mod shell;
