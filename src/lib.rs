@@ -19,9 +19,6 @@
 //!   address.rs          --listen and systemd's address grammar
 //!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
 //!   environment.rs      -E, Environment=, environment files
-//!   command_line.rs     ExecStart= and its kin: prefixes, quoting, $VAR
-//!   specifier.rs        %n, %i and the other specifiers; names of units
-//!   unit_file.rs        sections and lines of a unit file
 //!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
 //!   number.rs           integers, sizes, limits, booleans
