@@ -309,7 +309,7 @@ mod tests {
     fn a_control_buffer_is_read_from_its_place_only() {
         let header = size_of::<libc::cmsghdr>();
         let mut control = vec![0; header + 12];
-        assert_eq!(control_messages(&control).next(), Option::None);
+        assert_eq!(control_messages(&control).next(), None::<(i32, &[u8])>);
         control[..size_of::<usize>()].copy_from_slice(&(header + 12).to_ne_bytes());
         control[header - 8..header - 4].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
         control[header - 4..header].copy_from_slice(&libc::SCM_CREDENTIALS.to_ne_bytes());
@@ -317,9 +317,9 @@ mod tests {
         control[header + 4..header + 8].copy_from_slice(&1000u32.to_ne_bytes());
         let (kind, data) = control_messages(&control).next().expect("one");
         assert_eq!((kind, pid_and_uid(data)), (libc::SCM_CREDENTIALS, Some((77, 1000))));
-        assert_eq!(control_messages(&control[..header + 4]).next(), Option::None);
+        assert_eq!(control_messages(&control[..header + 4]).next(), None::<(i32, &[u8])>);
         control[..size_of::<usize>()].copy_from_slice(&usize::MAX.to_ne_bytes());
-        assert_eq!(control_messages(&control).next(), Option::None);
-        assert_eq!(pid_and_uid(&[1, 2]), Option::None);
+        assert_eq!(control_messages(&control).next(), None::<(i32, &[u8])>);
+        assert!(pid_and_uid(&[1, 2]).is_none());
     }
 }
