@@ -15,6 +15,9 @@ impl FdStore {
     pub fn set_max(&mut self, max: u32) {
         self.max = max;
     }
+    pub fn stored(&self) -> Vec<(String, std::os::fd::RawFd)> {
+        Vec::new()
+    }
     pub fn take(&mut self, _notify: &Notify, _fds: Vec<OwnedFd>) {}
     pub fn watch(&mut self, _registry: &mio::Registry, _base: usize) {}
     pub fn hung_up(&mut self, _number: usize) {}
