@@ -50,7 +50,9 @@
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
 //!                       reread.rs
 //!   children.rs         living generations: pid, pidfd, notify socket
-//!   launch.rs           what is looked up anew for each generation
+//!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
+//!                       check.rs (before anything is bound), once.rs (one command run to its end)
+//!   directories.rs      RuntimeDirectory= and its kin
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
 //!   reap.rs             waiting, groups, orphans
 //!   signal.rs           signals to us, the terminal

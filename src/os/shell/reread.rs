@@ -25,7 +25,7 @@ impl Shell {
     fn stage(&mut self) -> Result<(), String> {
         let Some(reader) = &mut self.reader else { return Ok(()) };
         let config: Config = reader()?;
-        launch::check(&config.launch)?;
+        launch::check(&config)?;
         let sockets: Vec<socket::HeldSocket> = Vec::new();
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
