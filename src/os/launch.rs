@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::socket::HeldSocket;
+use super::socket::NamedSocket;
 use super::spawn::{Additions, Plan, build_environment};
 use super::users::Identity;
 use crate::config::placeholder::{self, Held};
@@ -35,7 +35,7 @@ impl Launcher {
     pub fn new(
         mut launch: config::Launch,
         watchdog: Span,
-        sockets: &[HeldSocket],
+        sockets: &[NamedSocket],
     ) -> Result<Self, config::Error> {
         let held = sockets.iter().zip(3..).map(|(socket, fd)| Held {
             name: socket.name.clone(),

@@ -18,7 +18,7 @@ use super::notify::NotifySocket;
 use super::reap::{self, Reaped};
 use super::signal::{self, HupIgnored, Received, Signals};
 use super::snapshot;
-use super::socket::{self, HeldSocket, Inherited};
+use super::socket::{self, Inherited, NamedSocket};
 use super::sys::Waited;
 use crate::config::{Config, Handover, Input, Instance, Signal};
 use crate::core::{
@@ -55,7 +55,7 @@ struct Shell {
     queue: VecDeque<Event>,
     poll: Poll,
     signals: Signals,
-    sockets: Vec<HeldSocket>,
+    sockets: Vec<NamedSocket>,
     is_watching: bool,
     launcher: Launcher,
     children: Children,
