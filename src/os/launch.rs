@@ -20,7 +20,7 @@ pub use check::check;
 pub use once::run_to_end;
 
 use super::directories;
-use super::socket::HeldSocket;
+use super::socket::NamedSocket;
 use super::spawn::{Additions, Environment, FIXED_PATH, Plan, Value, build_environment, joined};
 use super::users::Identity;
 use crate::config::placeholder::{self, Held};
@@ -63,7 +63,7 @@ impl Launcher {
     pub fn new(
         mut launch: config::Launch,
         watchdog: Span,
-        sockets: &[HeldSocket],
+        sockets: &[NamedSocket],
     ) -> Result<Self, config::Error> {
         let held = sockets.iter().zip(3..).map(|(socket, fd)| Held {
             name: socket.name.clone(),

@@ -50,6 +50,7 @@ impl Shell {
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
         Ok(Self {
+            inherited,
             launcher: Rc::new(launcher),
             reader,
             staged: None,
