@@ -67,12 +67,13 @@ pub struct UnitArgs {
 }
 
 /// The verbs that talk to an instance, as they are typed, and what they do.
-const VERBS: [(&str, &str, &str); 7] = [
+const VERBS: [(&str, &str, &str); 8] = [
     (
         "swap",
         "swap [NAME] [--no-wait] [--json]",
         "start a new server, and stop the old one once the new one is ready",
     ),
+    ("reload", "reload [NAME]", "have the server load its configuration anew (ExecReload=, Type=notify-reload)"),
     ("restart", "restart [NAME]", "stop the server, then start it; connections wait"),
     ("pause", "pause [NAME]", "stop the server and let connections wait"),
     ("resume", "resume [NAME]", "start it again after pause"),
@@ -279,17 +280,7 @@ fn read_units(words: &[String], command: Option<&Vec<OsString>>) -> Result<Parse
         return Err(problem.at("supervise run"));
     }
     let units = unit_args(&matches, "run")?;
-    // The name of the service, which a socket alone does not always give away.
-    let name = match given_name(&matches)? {
-        Some(name) => Some(name),
-        None => units
-            .paths
-            .iter()
-            .find(|path| path.extension().is_some_and(|suffix| suffix == "service"))
-            .or(units.paths.first())
-            .and_then(|path| check_name(path.file_stem()?.to_str()?).ok()),
-    };
-    let instance = Instance { name, control: control(&matches)? };
+    let instance = Instance { name: given_name(&matches)?, control: control(&matches)? };
     let (verbosity, color) = (verbosity(&matches), color(&matches)?);
     let (config, warnings) = (Config::for_units(), Vec::new());
     Ok(Parsed::Run(Box::new(RunArgs { config, units: Some(units), instance, verbosity, color, warnings })))

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use log::LevelFilter;
 use socket_supervise::cli::{self, Check, Parsed, RunArgs};
 use socket_supervise::client;
-use socket_supervise::os::{self, logger};
+use socket_supervise::os::{self, Reader, logger};
 use socket_supervise::units;
 
 fn main() -> ExitCode {
@@ -38,19 +38,28 @@ fn run(mut arguments: RunArgs) -> u8 {
         2.. => LevelFilter::Trace,
     };
     logger::init(level, arguments.color);
-    if let Some(files) = &arguments.units {
-        match units::load(files) {
+    let mut reader: Option<Reader> = None;
+    if let Some(files) = arguments.units.take() {
+        match units::load(&files) {
             Ok((config, warnings)) => (arguments.config, arguments.warnings) = (config, warnings),
             Err(error) => {
                 log::error!("{error}");
                 return CANNOT;
             }
         }
+        // What was warned about at the start is not said again; `supervise check` says it.
+        reader = Some(Box::new(move || {
+            let (config, warnings) = units::load(&files).map_err(|error| error.to_string())?;
+            for warning in warnings {
+                log::debug!("{warning}");
+            }
+            Ok(config)
+        }));
     }
     for warning in &arguments.warnings {
         log::warn!("{warning}");
     }
-    os::run(arguments.config, &arguments.instance, None)
+    os::run(arguments.config, &arguments.instance, reader)
 }
 
 fn check(arguments: &Check) -> u8 {

@@ -42,6 +42,7 @@ pub(super) fn read_verb(verb: &str, words: &[String]) -> Result<Parsed, Error> {
     }
     let request = match verb {
         "swap" => Request::Swap { wait: !matches.get_flag("no-wait") },
+        "reload" => Request::Reload,
         "restart" => Request::Restart,
         "pause" => Request::Pause,
         "resume" => Request::Resume,

@@ -91,7 +91,8 @@ impl Shell {
 fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {
     let command =
         config.launch.commands.start.first().map(|exec| exec.path.to_string_lossy()).unwrap_or_default();
-    let default_name = command.rsplit('/').next().unwrap_or(&command);
+    let file_name = command.rsplit('/').next().unwrap_or(&command);
+    let default_name = config.name.as_deref().unwrap_or(file_name);
     let socket = ControlSocket::open(instance, default_name).map_err(|error| error.to_string())?;
     let server = socket.map(|socket| ControlServer::new(socket, poll.registry(), Token(CONTROL))).transpose();
     server.map_err(|error| format!("cannot watch the control socket: {error}"))
