@@ -8,6 +8,7 @@
 mod candidate;
 mod child;
 mod cli;
+mod conformance;
 mod control;
 mod errors;
 mod findings;
