@@ -17,11 +17,14 @@
 //!   mod.rs              Config and all it holds, the defaults of the command line
 //!   directives.rs       what a directive is, the rules that need several; directives/table.rs: THE table
 //!   address.rs          --listen and systemd's address grammar
+//!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
 //!   environment.rs      -E, Environment=, environment files
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
 //!   number.rs           integers, sizes, limits, booleans
 //!   placeholder.rs      {fd:NAME}, {port:NAME}, {addr:NAME}
+//!   specifier.rs        names of units, %n and the like
 //!   status.rs           lists of exit statuses and signals
+//!   unit_file.rs        the grammar of a unit file: sections, assignments and their lines
 //!   value.rs            time spans and signals
 //! core/               pure, no unsafe
 //!   mod.rs              Event, Action and the limits: the contract with the shell
@@ -51,6 +54,8 @@
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   instances.rs        where instances live, who answers
 //!   snapshot.rs         what only the shell can add to a status
+//!   host.rs             what specifiers ask of this machine and user
+//!   unit_files.rs       the file, template and drop-ins of a UNIT
 //!   users.rs            /etc/passwd and /etc/group
 //!   logger.rs           our lines on stderr
 //!   sys.rs              system calls that nix lacks (unsafe)

@@ -1,6 +1,6 @@
 //! Variables: `-E NAME[=VALUE]`, Environment= and the files of EnvironmentFile= (systemd.exec(5)).
 
-use super::{Error, Problem, printable};
+use super::{Error, Problem, command_line, printable};
 
 /// The variables of an environment file, in order; a later one of the same name wins.
 ///
@@ -196,43 +196,12 @@ pub fn assignment(
     Ok((name.to_owned(), value))
 }
 
-/// The words of Environment=: `A=1 "B=x y"`, quotes anywhere in a word, a backslash for `\\`, `\"`, `\'`, `\n`, `\t`,
-/// `\s` and a blank; after any other character it stays.
+/// The words of Environment=: `A=1 "B=x y"`, quoted as [`command_line::unquote`] says.
 ///
 /// # Errors
 /// A quote that is not closed.
 pub fn words(text: &str) -> Result<Vec<String>, Problem> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => {
-                let word = word.get_or_insert_default();
-                match chars.next() {
-                    Some('n') => word.push('\n'),
-                    Some('t') => word.push('\t'),
-                    Some('s') => word.push(' '),
-                    Some(c @ ('\\' | '"' | '\'' | ' ')) => word.push(c),
-                    Some(c) => word.extend(['\\', c]),
-                    None => word.push('\\'),
-                }
-            }
-            c if quote == Some(c) => quote = None,
-            '"' | '\'' if quote.is_none() => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            c if quote.is_none() && is_blank(c) => words.extend(word.take()),
-            c => word.get_or_insert_default().push(c),
-        }
-    }
-    if quote.is_some() {
-        return Err(Problem::new("a quote is not closed", "write \"NAME=two words\""));
-    }
-    words.extend(word);
-    Ok(words)
+    command_line::unquote(text, &|_| {})
 }
 
 #[cfg(test)]

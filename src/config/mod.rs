@@ -5,6 +5,7 @@
 //! ([`Config::for_units`]), [`Config::for_command_line`] is the place that says so.
 
 pub mod address;
+pub mod command_line;
 pub mod directives;
 pub mod environment;
 pub mod instance;
@@ -13,7 +14,9 @@ pub mod number;
 pub mod placeholder;
 mod policy;
 mod socket;
+pub mod specifier;
 pub mod status;
+pub mod unit_file;
 pub mod value;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 pub mod children;
 pub mod control;
+pub mod host;
 pub mod instances;
 pub mod launch;
 pub mod logger;
@@ -21,6 +22,7 @@ pub mod snapshot;
 pub mod socket;
 pub mod spawn;
 pub mod sys;
+pub mod unit_files;
 pub mod users;
 
 mod shell;

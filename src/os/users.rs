@@ -120,6 +120,13 @@ pub fn find_group(name: &str) -> Result<u32, String> {
     }
 }
 
+/// The name of a group, None where /etc/group has none for it.
+pub fn group_name(gid: u32) -> Option<String> {
+    let text = read(GROUP).ok()?;
+    let entry = entries(&text, 3).find(|entry| id(entry[2]) == Some(gid))?;
+    String::from_utf8(entry[0].to_vec()).ok()
+}
+
 fn read(path: &str) -> Result<Vec<u8>, String> {
     let mut text = Vec::new();
     // A container made from scratch has no such file; then there are simply no names.

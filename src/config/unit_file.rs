@@ -1,0 +1,179 @@
+//! The grammar of a unit file (systemd.syntax(7)): text to assignments, each with the line it begins on.
+//!
+//! What the assignments mean is the business of [`super::directives`]; unknown sections and keys are told there.
+
+use std::path::PathBuf;
+
+use super::specifier::UnitName;
+use super::{Error, Problem, Warning, printable};
+
+/// LONG_LINE_MAX of systemd, and thus a file of one line; real unit files have a few KiB.
+pub const FILE_BYTES: usize = 1 << 20;
+/// A file that has more lines amiss is no unit file, and nobody reads on.
+const WARNINGS: usize = 50;
+
+/// One file as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// How messages call it: the path as given, of a drop-in its own.
+    pub name: String,
+    pub text: Vec<u8>,
+}
+
+/// One unit as found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    pub name: UnitName,
+    /// Of the unit's main file, absolute.
+    pub path: PathBuf,
+    /// The main file, then its drop-ins in order.
+    pub sources: Vec<Source>,
+}
+
+/// `Key=Value`, without the blanks around either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    pub section: String,
+    pub key: String,
+    pub value: String,
+    /// `web.service:7`, the line it begins on.
+    pub place: String,
+}
+
+/// What a file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parsed {
+    /// In order; a section that is repeated goes on.
+    pub assignments: Vec<Assignment>,
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads one file. As in systemd, a line that is no assignment, stands before the first section or is not UTF-8 has
+/// no effect besides a warning, and what begins with `X-` (sections other than `[X-Supervise]`, keys) not even that.
+///
+/// # Errors
+/// The whole file fails: larger than 1 MiB, or with a malformed section header (systemd's "Bad message").
+pub fn parse(source: &Source) -> Result<Parsed, Error> {
+    if source.text.len() > FILE_BYTES {
+        let problem = Problem::new("the file is larger than 1 MiB", "this is no unit file");
+        return Err(problem.at(printable(&source.name)));
+    }
+    let mut parser = Parser { name: printable(&source.name), section: None, parsed: Parsed::default() };
+    let text = source.text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&source.text);
+    // The logical line that goes on, and where it began.
+    let mut joined: Option<(Vec<u8>, usize)> = None;
+    for (index, line) in Lines(text).enumerate() {
+        // Also between the lines of one that goes on.
+        if matches!(line.trim_ascii_start().first(), Some(b'#' | b';')) {
+            continue;
+        }
+        let (mut whole, start) = joined.take().unwrap_or_else(|| (Vec::new(), index + 1));
+        whole.extend_from_slice(line);
+        let backslashes = line.iter().rev().take_while(|byte| **byte == b'\\').count();
+        if backslashes % 2 == 1 {
+            whole.pop();
+            whole.push(b' ');
+            joined = Some((whole, start));
+        } else {
+            parser.line(&whole, start)?;
+        }
+    }
+    if let Some((whole, start)) = joined {
+        parser.line(&whole, start)?;
+    }
+    Ok(parser.parsed)
+}
+
+/// Physical lines as systemd's read_line() ends them: by a newline, a carriage return or a NUL, where a run of
+/// different ones (CR LF) is one end.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        const ENDS: [u8; 3] = *b"\n\r\0";
+        if self.0.is_empty() {
+            return None;
+        }
+        let length = self.0.iter().position(|byte| ENDS.contains(byte)).unwrap_or(self.0.len());
+        let (line, rest) = self.0.split_at(length);
+        let ends = (0..rest.len().min(ENDS.len()))
+            .take_while(|&at| ENDS.contains(&rest[at]) && !rest[..at].contains(&rest[at]))
+            .count();
+        self.0 = &rest[ends..];
+        Some(line)
+    }
+}
+
+struct Parser {
+    name: String,
+    /// None before the first one.
+    section: Option<String>,
+    parsed: Parsed,
+}
+
+impl Parser {
+    /// One logical line, which begins in line `number`.
+    fn line(&mut self, line: &[u8], number: usize) -> Result<(), Error> {
+        let place = format!("{}:{number}", self.name);
+        let Ok(text) = std::str::from_utf8(line) else {
+            self.warn("the line is not UTF-8 and has no effect".to_owned(), "save the file as UTF-8", place);
+            return Ok(());
+        };
+        let text = text.trim_matches(is_blank);
+        // A comment only where it follows a byte order mark or was joined to a line of blanks.
+        if text.is_empty() || text.starts_with(['#', ';']) {
+            return Ok(());
+        }
+        if text.starts_with('[') {
+            self.section = Some(header(text).map_err(|problem| problem.at(place))?);
+            return Ok(());
+        }
+        let Some(section) = &self.section else {
+            let cause = format!("{:?} stands before the first section and has no effect", printable(text));
+            self.warn(cause, "put a section above it: [Service]", place);
+            return Ok(());
+        };
+        let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            let cause = format!("{:?} is no assignment and has no effect", printable(text));
+            self.warn(cause, "write Key=Value, or # before a comment", place);
+            return Ok(());
+        };
+        let (key, value) = (key.trim_matches(is_blank), value.trim_matches(is_blank));
+        let foreign = section.starts_with("X-") && section != "X-Supervise";
+        if !foreign && !key.starts_with("X-") {
+            let section = section.clone();
+            self.parsed.assignments.push(Assignment { section, key: key.into(), value: value.into(), place });
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, cause: String, remedy: &str, place: String) {
+        let warnings = &mut self.parsed.warnings;
+        if warnings.len() < WARNINGS {
+            warnings.push(Warning(Problem::new(cause, remedy).at(place)));
+        } else if warnings.len() == WARNINGS {
+            let problem = Problem::new("further lines like those are not shown", "is this a unit file?");
+            warnings.push(Warning(problem.at(place)));
+        }
+    }
+}
+
+/// WHITESPACE of systemd.
+pub(super) const fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r')
+}
+
+fn header(text: &str) -> Result<String, Problem> {
+    let name = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    name.filter(|name| !name.contains(|c: char| c.is_ascii_control() || "\"'\\".contains(c)))
+        .map(str::to_owned)
+        .ok_or_else(|| {
+            let cause = format!("{:?} is no section header, so the whole file fails", printable(text));
+            Problem::new(cause, "write [Service], alone on its line")
+        })
+}
+
+#[cfg(test)]
+mod tests;
