@@ -22,4 +22,5 @@ mod signals;
 mod support;
 mod swap;
 mod tidy;
+mod units;
 mod vandals;
