@@ -144,6 +144,7 @@ fn allowance(request: &Request, patience: Duration) -> Option<Duration> {
         Request::Status { wait_ns } => patience.checked_add(Duration::from_nanos(wait_ns.unwrap_or(0))),
         Request::Kill { .. } | Request::Swap { wait: false } => Some(patience),
         Request::Swap { wait: true }
+        | Request::Reload
         | Request::Restart
         | Request::Pause
         | Request::Resume

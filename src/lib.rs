@@ -19,6 +19,7 @@
 //!   address.rs          --listen and systemd's address grammar
 //!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
 //!   environment.rs      -E, Environment=, environment files
+//!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
 //!   number.rs           integers, sizes, limits, booleans
 //!   placeholder.rs      {fd:NAME}, {port:NAME}, {addr:NAME}
@@ -30,10 +31,14 @@
 //!   mod.rs              Event, Action and the limits: the contract with the shell
 //!   supervisor.rs       routes events; signals, datagrams, time
 //!   service.rs          the state machine: read its essay first
+//!   command.rs          the commands round the main one: ExecStartPre= ... ExecStopPost=
 //!   start.rs            starting, the start limit, starts by connections
 //!   swap.rs             ready, promote, roll back, when a wanted swap begins
 //!   end.rs              stopping, exits, what is left behind, what comes next
-//!   request.rs          the verbs
+//!   exit.rs             what the end of a main process means, by Type=
+//!   reload.rs           the verb reload, RELOADING=1
+//!   reread.rs           the files are read anew at a swap
+//!   request.rs          the other verbs
 //!   shutdown.rs         the end of everything
 //!   restart.rs          Restart=, delays, limits, clean or not: pure functions
 //!   timers.rs           every deadline there is, read off the state
@@ -42,7 +47,8 @@
 //!   report.rs           the types of status and of the control socket
 //!   status.rs           the snapshot for status
 //! os/                 whatever can fail, block or surprise
-//!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it
+//!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
+//!                       reread.rs
 //!   children.rs         living generations: pid, pidfd, notify socket
 //!   launch.rs           what is looked up anew for each generation
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs

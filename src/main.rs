@@ -36,5 +36,5 @@ fn run(arguments: RunArgs) -> u8 {
     for warning in &arguments.warnings {
         log::warn!("{warning}");
     }
-    os::run(arguments.config, &arguments.instance)
+    os::run(arguments.config, &arguments.instance, None)
 }

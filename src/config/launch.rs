@@ -51,6 +51,40 @@ pub struct Launch {
     pub fd_store_max: u32,
 }
 
+impl Launch {
+    /// systemd's defaults (systemd.exec(5)).
+    pub(super) fn for_units() -> Self {
+        Self {
+            commands: Commands::default(),
+            user: None,
+            group: None,
+            supplementary_groups: Vec::new(),
+            directory: Some(Directory { path: DirectoryPath::Path("/".into()), optional: false }),
+            inherit_environment: true,
+            pass_environment: Vec::new(),
+            environment: Vec::new(),
+            environment_files: Vec::new(),
+            unset_environment: Vec::new(),
+            search_path: Vec::new(),
+            umask: Some(0o022),
+            stdin: Input::Null,
+            stdout: Output::Ours,
+            stderr: Output::Inherit,
+            non_blocking: false,
+            ignore_sigpipe: true,
+            limits: Vec::new(),
+            nice: None,
+            oom_score_adjust: None,
+            directories: Directories::default(),
+            open_files: Vec::new(),
+            pid_file: None,
+            guess_main_pid: true,
+            notify_access: NotifyAccess::None,
+            fd_store_max: 0,
+        }
+    }
+}
+
 /// The commands of a service. Those of the command line: one in `start`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Commands {

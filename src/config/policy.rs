@@ -59,6 +59,56 @@ pub struct Policy {
     /// How long the old generation stays untouched after the new one was ready.
     pub bake: Span,
     pub handover: Handover,
+    /// Restart=no, asked for on the command line: the server's end is ours, also where sockets are held.
+    pub no_restart_ends: bool,
+}
+
+impl Policy {
+    /// systemd's defaults (systemd.service(5), systemd.kill(5)).
+    pub(super) fn for_units() -> Self {
+        Self {
+            service_type: Type::Simple,
+            commands: CommandPolicy::default(),
+            restart: Restart::No,
+            delay: RestartDelay { base: Span::from_millis(100), steps: 0, max: Span::INFINITY },
+            start_limit: StartLimit {
+                burst: 5,
+                interval: Span::from_secs(10),
+                action: StartLimitAction::None,
+            },
+            trigger_limit: Rate { burst: 20, interval: Span::from_secs(2) },
+            success: StatusSet::default(),
+            prevent: StatusSet::default(),
+            force: StatusSet::default(),
+            ready: Ready::Auto,
+            timeout_start: Span::from_secs(90),
+            timeout_stop: Span::from_secs(90),
+            timeout_abort: None,
+            start_failure_mode: FailureMode::Terminate,
+            stop_failure_mode: FailureMode::Terminate,
+            runtime_max: Span::INFINITY,
+            remain_after_exit: false,
+            exit_type: ExitType::Main,
+            has_pid_file: false,
+            kill_signal: Signal::TERM,
+            restart_kill_signal: None,
+            final_kill_signal: Signal::KILL,
+            watchdog_signal: Signal::ABRT,
+            reload_signal: Signal::HUP,
+            send_sighup: false,
+            send_sigkill: true,
+            kill_mode: KillMode::ControlGroup,
+            watchdog: Span::ZERO,
+            bake: Span::from_secs(1),
+            handover: Handover::Shared,
+            no_restart_ends: false,
+        }
+    }
+
+    /// Whether the end of a server that is not restarted is the end of everything, sockets or not.
+    pub fn ends_with_server(&self) -> bool {
+        self.restart == Restart::No && self.no_restart_ends
+    }
 }
 
 /// Type= of systemd.service(5).

@@ -1,48 +1,124 @@
 //! The end of a generation: telling it to stop, SIGKILL, its exit, what it leaves behind, and what comes next.
 
+use super::command::failure_signal;
+use super::exit::AfterExit;
 use super::note::{self, Note, SwapNote};
 use super::report::{Outcome, Reply, rounded};
-use super::restart::{self, End, Failure};
+use super::restart::{self, Failure, RunResult};
 use super::service::{Ending, Generation, Phase, Step, Then};
-use super::{Action, Exit, GenerationId, Scope, Time, limits};
-use crate::config::{KillMode, Ready, Restart, Signal, Span};
+use super::{Action, End, Exit, GenerationId, Scope, Time, limits};
+use crate::config::{CommandList, KillMode, Signal, Span};
 
 /// Stopping one generation.
 impl Step<'_> {
-    /// Tells a generation to stop; SIGKILL follows after `patience`. Nothing happens to one that was told before.
+    /// Tells a generation to stop: ExecStop= if it was active, then the signal; SIGKILL follows after `patience`. Nothing
+    /// happens to one that was told before.
     pub(super) fn stop_generation(&mut self, id: GenerationId, signal: Signal, patience: Span) {
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.retry.is_some() {
-            // Between two tries to start it: nothing runs.
-            return self.finish(id);
-        }
-        if !generation.is_up() {
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else {
             return;
-        }
-        generation.ending =
-            Some(Ending { was_told: true, since: now, due: now.after(patience), killed: false });
-        if generation.pid.is_none() {
+        };
+        let due = if generation.command.is_some() { now.after(patience) } else { Time::NEVER };
+        generation.ending = Some(Ending { was_told: true, since: now, signal, patience, due, killed: false });
+        generation.retry = None;
+        if generation.is_ordered {
             // Its start was ordered and is not answered yet; `on_started` comes back here.
             return;
         }
-        let scope = match self.policy.kill_mode {
-            KillMode::Mixed | KillMode::Process => Scope::Main,
-            KillMode::ControlGroup => Scope::All,
+        let has_command = generation.command.is_some();
+        let has_stop = generation.has_stop();
+        if has_command {
+            for signal in [signal, Signal::CONT] {
+                self.signal_command(id, signal);
+            }
+        }
+        if has_stop && !has_command {
+            self.begin_stop(id);
+        } else if !has_stop {
+            self.send_kill_signal(id);
+        }
+        self.reload_failed(id, "it is told to stop");
+    }
+
+    fn begin_stop(&mut self, id: GenerationId) {
+        if let Some(generation) = self.service.get_mut(id) {
+            generation.stop_begun = true;
+            self.run_list(id, CommandList::Stop);
+        }
+    }
+
+    /// The kill signal, and what follows when nobody is there who could get it.
+    pub(super) fn send_kill_signal(&mut self, id: GenerationId) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let Some(ending) = &mut generation.ending else { return };
+        ending.due = now.after(ending.patience);
+        let signal = ending.signal;
+        let policy = &generation.policy;
+        let scope = match policy.kill_mode {
+            // Which process is the main one may not be known.
+            KillMode::Mixed if generation.pid.is_some() => Scope::Main,
+            KillMode::Process => Scope::Main,
+            KillMode::Mixed | KillMode::ControlGroup => Scope::All,
         };
-        self.out.push(Action::Kill { generation: id, signal, scope });
-        // A stopped process acts on nothing but SIGKILL until it is continued.
-        self.out.push(Action::Kill { generation: id, signal: Signal::CONT, scope });
+        let sighup = policy.send_sighup.then_some(Signal::HUP);
+        let is_process = policy.kill_mode == KillMode::Process;
+        let (has_main, has_started) = (generation.pid.is_some(), generation.started.is_some());
+        let has_command = generation.command.is_some();
+        if has_main || has_started {
+            // A stopped process acts on nothing but SIGKILL until it is continued.
+            for signal in [Some(signal), Some(Signal::CONT), sighup].into_iter().flatten() {
+                self.out.push(Action::Kill { generation: id, signal, scope });
+            }
+        }
+        match (has_main, has_started) {
+            (true, _) => {}
+            (false, true) if is_process => self.on_cleared(id),
+            (false, true) => self.out.push(Action::AwaitClear { generation: id }),
+            (false, false) if has_command => {}
+            (false, false) => {
+                self.ended(id, End::Untried);
+                self.wind_down(id);
+            }
+        }
+    }
+
+    /// ExecStop= is done.
+    pub(super) fn after_stop(&mut self, id: GenerationId) {
+        match self.service.get(id).map(|generation| generation.end.is_some()) {
+            Some(true) => self.clear(id),
+            Some(false) => self.send_kill_signal(id),
+            None => {}
+        }
+    }
+
+    /// A command that was interrupted is gone: what it held up.
+    pub(super) fn go_on_ending(&mut self, id: GenerationId) {
+        let Some(generation) = self.service.get(id) else { return };
+        if generation.end.is_some() {
+            self.wind_down(id);
+        } else if generation.has_stop() {
+            self.begin_stop(id);
+        } else if generation.started.is_none() {
+            self.ended(id, End::Untried);
+            self.wind_down(id);
+        }
     }
 
     /// The current generation goes, then something else happens.
     pub(super) fn replace(&mut self, current: GenerationId, then: Then) {
         self.service.phase = Phase::Replacing { current, then };
-        let patience = self.policy.timeout_stop;
-        if self.service.get(current).is_some_and(Generation::is_up) {
+        let Some(generation) = self.service.get(current) else { return };
+        let policy = &generation.policy;
+        let patience = policy.timeout_stop;
+        let signal = match then {
+            Then::Start => policy.restart_kill_signal.unwrap_or(policy.kill_signal),
+            Then::Pause => policy.kill_signal,
+        };
+        if generation.lives() {
             self.tell(Note::Replacing { generation: current, patience });
         }
-        self.stop_generation(current, self.policy.kill_signal, patience);
+        self.stop_generation(current, signal, patience);
     }
 
     /// SIGKILL to all of a generation, the main process included.
@@ -50,58 +126,118 @@ impl Step<'_> {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         let due = now.after(limits::AFTER_KILL);
-        let told = Ending { was_told: generation.end.is_none(), since: now, due, killed: true };
+        let signal = generation.policy.final_kill_signal;
+        let told = Ending {
+            was_told: generation.end.is_none(),
+            since: now,
+            signal,
+            patience: Span::ZERO,
+            due,
+            killed: true,
+        };
         generation.ending = Some(Ending { due, killed: true, ..generation.ending.unwrap_or(told) });
-        let scope = match self.policy.kill_mode {
+        let scope = match generation.policy.kill_mode {
             KillMode::Mixed | KillMode::ControlGroup => Scope::All,
             KillMode::Process => Scope::Main,
         };
-        if generation.pid.is_some() && (scope == Scope::All || generation.end.is_none()) {
-            self.out.push(Action::Kill { generation: id, signal: Signal::KILL, scope });
+        if scope == Scope::Main && generation.command.is_some() {
+            self.signal_command(id, signal);
         }
+        self.out.push(Action::Kill { generation: id, signal, scope });
     }
 
     pub(super) fn on_kill_due(&mut self, id: GenerationId) {
-        let Some(ending) = self.service.get(id).and_then(|generation| generation.ending) else { return };
-        self.tell(Note::Killing { generation: id, after: self.now.since(ending.since) });
-        self.kill(id);
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let Some(ending) = generation.ending else { return };
+        // A stop that took too long is a failure of the run, unless it had one before.
+        if generation.end.is_none() {
+            generation.failure.get_or_insert(Failure::Timeout);
+        }
+        if generation.policy.send_sigkill {
+            self.tell(Note::Killing { generation: id, after: self.now.since(ending.since) });
+            self.kill(id);
+        } else {
+            self.on_abandon_due(id);
+        }
     }
 
     /// SIGKILL did not help for a while: the kernel holds it. Nothing waits for it any longer.
     pub(super) fn on_abandon_due(&mut self, id: GenerationId) {
         self.tell(Note::LeftBehind { generation: Some(id) });
-        if self.service.get(id).is_some_and(|generation| generation.end.is_none()) {
+        let Some(generation) = self.service.get_mut(id) else { return };
+        generation.command = None;
+        if generation.end.is_none() {
             self.ended(id, End::Exited(Exit::Signal { signal: Signal::KILL, core: false }));
         }
-        self.finish(id);
+        self.on_cleared(id);
     }
 
     pub(super) fn on_start_timeout(&mut self, id: GenerationId) {
-        let reason = format!("generation {} was not ready within {}", id.0, self.policy.timeout_start);
-        self.fail_generation(id, Failure::Timeout, reason, self.policy.kill_signal);
+        let Some(generation) = self.service.get(id) else { return };
+        let policy = &generation.policy;
+        let signal = failure_signal(policy, policy.start_failure_mode);
+        let reason = format!("generation {} was not ready within {}", id.0, policy.timeout_start);
+        self.fail_generation(id, Failure::Timeout, reason, signal);
     }
 
     pub(super) fn on_watchdog_missed(&mut self, id: GenerationId) {
+        let Some(generation) = self.service.get(id) else { return };
+        let signal = generation.policy.watchdog_signal;
         let reason = format!("generation {} missed its watchdog", id.0);
-        self.fail_generation(id, Failure::Watchdog, reason, Signal::ABRT);
+        self.fail_generation(id, Failure::Watchdog, reason, signal);
+    }
+
+    /// RuntimeMaxSec=
+    pub(super) fn on_runtime_over(&mut self, id: GenerationId) {
+        let Some(generation) = self.service.get(id) else { return };
+        let signal = generation.policy.kill_signal;
+        let reason = format!("generation {} has run for {}", id.0, generation.policy.runtime_max);
+        self.fail_generation(id, Failure::Runtime, reason, signal);
     }
 
     /// A living generation has failed: a candidate is rolled back, any other is stopped with `signal`.
-    fn fail_generation(&mut self, id: GenerationId, failure: Failure, reason: String, signal: Signal) {
+    pub(super) fn fail_generation(
+        &mut self,
+        id: GenerationId,
+        failure: Failure,
+        reason: String,
+        signal: Signal,
+    ) {
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.failure = Some(failure);
+        // Not asked by ExecStop=: that is for a server that works (systemd goes to its signal at once).
+        generation.stop_begun |= failure != Failure::Runtime;
+        generation.failure.get_or_insert(failure);
+        let policy = &generation.policy;
+        let patience = match policy.timeout_abort {
+            Some(abort) if signal == policy.watchdog_signal => abort,
+            Some(_) | None => policy.timeout_stop,
+        };
         if matches!(self.service.phase, Phase::Swapping { new, .. } if new == id) {
             return self.roll_back(reason);
         }
         self.tell(Note::Failed { reason: reason.clone() });
         self.fail_attempt_of(id, reason);
-        self.stop_generation(id, signal, self.policy.timeout_stop);
+        self.stop_generation(id, signal, patience);
     }
 
     fn fail_attempt_of(&mut self, id: GenerationId, reason: String) {
         if self.service.attempt.as_ref().is_some_and(|attempt| attempt.generation == Some(id)) {
             self.fail_attempt(reason);
         }
+    }
+
+    /// STOPPING=1: it has begun to stop by itself, and gets as long as if it had been told.
+    pub(super) fn on_stopping_said(&mut self, id: GenerationId) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else {
+            return;
+        };
+        let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
+        let due = now.after(patience);
+        generation.ending =
+            Some(Ending { was_told: false, since: now, signal, patience, due, killed: false });
+        generation.stop_begun = true;
+        self.tell(Note::StopsItself { generation: id, patience });
     }
 }
 
@@ -110,17 +246,27 @@ impl Step<'_> {
     /// The main process is gone and reaped. The sockets are untouched, whatever happened.
     pub(super) fn on_exited(&mut self, id: GenerationId, exit: Exit) {
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.end.is_some() {
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.end.is_none()) else {
             return;
+        };
+        let after = now.since(generation.ordered);
+        let end = End::Exited(exit);
+        let next = if generation.lives() { generation.after_exit(exit) } else { AfterExit::End };
+        if next != AfterExit::End {
+            generation.last_exit = Some(exit);
+            generation.pid = None;
         }
-        if generation.ready.is_none() && self.policy.ready == Ready::Notify && generation.is_up() {
-            generation.failure.get_or_insert(Failure::Protocol);
+        self.tell(Note::Exited { generation: id, exit, after });
+        match next {
+            AfterExit::End => {
+                self.ended(id, end);
+                self.wind_down(id);
+            }
+            AfterExit::NextCommand(index) => self.start_main(id, index),
+            AfterExit::FindMain => self.out.push(Action::FindMain { generation: id }),
+            AfterExit::LastProcess => self.out.push(Action::AwaitClear { generation: id }),
+            AfterExit::Remain => {}
         }
-        let age = now.since(generation.ordered);
-        self.tell(Note::Exited { generation: id, exit, after: age });
-        self.ended(id, End::Exited(exit));
-        self.clear(id);
     }
 
     /// What the phase makes of an end, before anything is cleaned up.
@@ -129,11 +275,13 @@ impl Step<'_> {
         generation.end = Some(end.clone());
         generation.watchdog = None;
         let reason = describe(generation, &end, self.now);
+        self.reload_failed(id, "it ended");
         match self.service.phase {
             Phase::Swapping { new, .. } if new == id => self.roll_back(reason),
             Phase::Swapping { old, new } if old == id => {
                 self.tell(SwapNote::OldDied { old, new }.into());
                 self.service.phase = Phase::Up { current: new };
+                self.adopt();
                 if self.service.get(new).is_some_and(|generation| generation.ready.is_some()) {
                     self.service.ledger.reset();
                     self.succeed_attempt();
@@ -151,31 +299,91 @@ impl Step<'_> {
         }
     }
 
+    /// What follows the end of the main process: ExecStop= where it ended well by itself, then what it left behind.
+    pub(super) fn wind_down(&mut self, id: GenerationId) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
+        let told_now = |due| Ending { was_told: false, since: now, signal, patience, due, killed: false };
+        if let Some(running) = generation.command {
+            if running.command.list != CommandList::Stop {
+                let is_told = generation.ending.is_some();
+                generation.ending.get_or_insert(told_now(now.after(patience)));
+                if !is_told {
+                    self.signal_command(id, signal);
+                }
+            }
+            return;
+        }
+        let is_good = generation.outcome().result == RunResult::Success;
+        if generation.ending.is_none() && is_good && generation.has_stop() {
+            generation.ending = Some(told_now(Time::NEVER));
+            return self.begin_stop(id);
+        }
+        self.clear(id);
+    }
+
     /// Ends what the main process left behind.
     fn clear(&mut self, id: GenerationId) {
         // At the end of pid 1 nobody is killed unasked: there is no later, and nobody else to ask them.
-        let asks_all = self.setting.init && matches!(self.service.phase, Phase::Stopping { .. });
-        match self.policy.kill_mode {
-            KillMode::Process => self.finish(id),
+        let asks_all = self.service.setting.init && matches!(self.service.phase, Phase::Stopping { .. });
+        let Some(generation) = self.service.get(id) else { return };
+        match generation.policy.kill_mode {
+            KillMode::Process => return self.on_cleared(id),
+            KillMode::Mixed if !generation.policy.send_sigkill => return self.on_cleared(id),
             KillMode::Mixed if !asks_all => self.kill(id),
             KillMode::Mixed => self.ask_rest(id),
             KillMode::ControlGroup => {
-                // Whoever was told to stop was told as a group.
-                if self.service.get(id).is_some_and(|generation| generation.ending.is_none()) {
+                // Whoever was told to stop by a signal was told as a group.
+                if generation.ending.is_none_or(|ending| ending.due == Time::NEVER) {
                     self.ask_rest(id);
                 }
             }
         }
+        self.out.push(Action::AwaitClear { generation: id });
     }
 
     fn ask_rest(&mut self, id: GenerationId) {
         let since = self.now;
-        let due = since.after(self.policy.timeout_stop);
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.ending.get_or_insert(Ending { was_told: false, since, due, killed: false });
-        for signal in [self.policy.kill_signal, Signal::CONT] {
+        let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
+        let asked = Ending { was_told: false, since, signal, patience, due: since, killed: false };
+        let ending = generation.ending.get_or_insert(asked);
+        ending.due = since.after(patience);
+        for signal in [signal, Signal::CONT] {
             self.out.push(Action::Kill { generation: id, signal, scope: Scope::All });
         }
+    }
+
+    /// Nothing of it is left: ExecStopPost=, once, and after that it is finished.
+    pub(super) fn on_cleared(&mut self, id: GenerationId) {
+        let Some(generation) = self.service.get_mut(id) else { return };
+        if generation.command.is_some() || generation.is_ordered {
+            return;
+        }
+        if generation.end.is_none() {
+            // Which process was the main one did not count, or nobody knew.
+            let exit = generation.last_exit.unwrap_or(Exit::Code(0));
+            self.ended(id, End::Exited(exit));
+            return self.wind_down(id);
+        }
+        if std::mem::replace(&mut generation.stop_post_begun, true) {
+            self.finish(id);
+        } else {
+            self.run_list(id, CommandList::StopPost);
+        }
+    }
+
+    /// ExecStopPost= is done; its own processes go as well.
+    pub(super) fn after_stop_post(&mut self, id: GenerationId) {
+        let Some(generation) = self.service.get(id) else { return };
+        let policy = &generation.policy;
+        let leaves_all = policy.kill_mode == KillMode::Process || !policy.send_sigkill;
+        if policy.commands.stop_post.is_empty() || leaves_all {
+            return self.finish(id);
+        }
+        self.kill(id);
+        self.out.push(Action::AwaitClear { generation: id });
     }
 
     /// Nothing of the generation is left: forget it, and go on with what waited for that.
@@ -233,19 +441,19 @@ impl Step<'_> {
         if let Some(clients) = self.service.clients.next_swap.take() {
             return self.start_by_request(true, None, clients);
         }
-        if restart::shall_restart(self.policy, end, generation.failure) {
+        if restart::shall_restart(&generation.policy, end, generation.failure.as_ref()) {
             let healthy = restart::was_healthy(generation.ready, self.now);
-            let delay = self.service.ledger.next_delay(&self.policy.delay, healthy);
+            let delay = self.service.ledger.next_delay(&generation.policy.delay, healthy);
             // RestartSec=0 must not make a missing file a busy loop.
             let floor = if matches!(end, End::NotStarted(_)) { limits::NOT_STARTED } else { Span::ZERO };
             let delay = delay.max(floor);
             let until = self.now.after(delay);
-            self.tell(Note::Restarting { after: delay, holds_sockets: self.setting.holds_sockets });
+            self.tell(Note::Restarting { after: delay, holds_sockets: self.service.setting.holds_sockets });
             self.service.phase = Phase::Waiting { until };
             if delay == Span::ZERO {
                 self.restart();
             }
-        } else if self.setting.holds_sockets && self.policy.restart != Restart::No {
+        } else if self.service.setting.holds_sockets && !generation.policy.ends_with_server() {
             self.tell(Note::Listening);
             self.listen();
         } else {
@@ -259,6 +467,13 @@ fn describe(generation: &Generation, end: &End, now: Time) -> String {
     let id = generation.id.0;
     match end {
         End::NotStarted(failure) => failure.what.clone(),
+        End::Skipped => format!("generation {id}: ExecCondition= says that it is not to be started"),
+        End::Untried => match &generation.failure {
+            Some(failure @ Failure::Command(..)) => {
+                format!("generation {id}: {}", note::command_failed(failure))
+            }
+            Some(_) | None => format!("generation {id} was stopped before it was started"),
+        },
         End::Exited(exit) => {
             let age = now.since(generation.ordered);
             let when = if generation.ready.is_some() { "after it was ready" } else { "before it was ready" };
@@ -266,7 +481,8 @@ fn describe(generation: &Generation, end: &End, now: Time) -> String {
                 Exit::Code(0) if generation.ready.is_none() => " (a server must stay in the foreground)",
                 Exit::Code(_) | Exit::Signal { .. } => "",
             };
-            format!("generation {id} {} after {}, {when}{hint}", note::ended(*exit), rounded(age))
+            let errno = generation.errno.map(|errno| format!(" (it said ERRNO={errno})")).unwrap_or_default();
+            format!("generation {id} {} after {}, {when}{hint}{errno}", note::ended(*exit), rounded(age))
         }
     }
 }

@@ -7,11 +7,15 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod command;
 mod end;
+mod exit;
 pub mod note;
 pub mod notify;
+mod reload;
 pub mod report;
 mod request;
+mod reread;
 mod restart;
 mod service;
 mod shutdown;
@@ -23,10 +27,11 @@ mod timers;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Signal, Span};
+use crate::config::{CommandList, Policy, Signal, Span};
 pub use note::Note;
 pub use notify::Notify;
 pub use report::Reply;
+pub use restart::Outcome;
 pub use supervisor::Supervisor;
 pub use timers::Why;
 
@@ -55,10 +60,8 @@ pub mod limits {
     /// ETXTBSY (the file is still being written) is tried again for this long, this often.
     pub const TEXT_BUSY: Span = Span::from_secs(2);
     pub const TEXT_BUSY_RETRY: Span = Span::from_millis(20);
-    /// TriggerLimitIntervalSec=, TriggerLimitBurst= (systemd.socket(5)): starts caused by connections. Beyond it
-    /// they wait for the end of the interval; the socket stays open.
-    pub const TRIGGER_INTERVAL: Span = Span::from_secs(2);
-    pub const TRIGGER_BURST: u32 = 20;
+    /// Type=forking: how often the PIDFile= is looked for.
+    pub const PID_FILE_RETRY: Span = Span::from_millis(20);
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC. Not `Instant`: it is part of the state, and tests make it up.
@@ -97,9 +100,9 @@ pub enum Exit {
 }
 
 /// What is true of this process from start to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
-    /// At least one socket is held.
+    /// At least one socket is held. The only one that may change: at a swap, by [`Event::Reread`].
     pub holds_sockets: bool,
     /// SIGHUP was ignored when we were started (nohup).
     pub hup_ignored: bool,
@@ -107,8 +110,39 @@ pub struct Setting {
     pub init: bool,
 }
 
+/// How something that was to be executed ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    Exited(Exit),
+    NotStarted(StartFailure),
+    /// ExecCondition= said that the main process is not to be started.
+    Skipped,
+    /// The main process was never tried: a command before it failed, or a stop came first.
+    Untried,
+}
+
+/// One command of a list: ExecStartPre=, ...
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    pub list: CommandList,
+    pub index: usize,
+}
+
+/// What became of [`Action::FindMain`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Its exit will be reported as that of the main process.
+    Main(u32),
+    /// PIDFile= does not name a process of this generation yet.
+    NotYet,
+    /// Processes are left, but which of them is the main one cannot be known.
+    Unknown,
+    /// No process is left.
+    Nobody,
+}
+
 /// Facts, in the past tense.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The first event of every history: the sockets are held.
     Begun,
@@ -127,9 +161,28 @@ pub enum Event {
         generation: GenerationId,
         exit: Exit,
     },
-    /// Nothing of the generation is left. Comes once, after `Exited`.
+    /// The command of [`Action::Run`] ended and was reaped, or could not be started.
+    CommandEnded {
+        generation: GenerationId,
+        end: End,
+    },
+    /// Another process of the generation is its main one from now on (MAINPID=).
+    MainChanged {
+        generation: GenerationId,
+        pid: u32,
+    },
+    /// Answers [`Action::FindMain`].
+    MainSought {
+        generation: GenerationId,
+        found: Found,
+    },
+    /// Nothing of the generation is left. Comes once for each [`Action::AwaitClear`].
     Cleared {
         generation: GenerationId,
+    },
+    /// Answers [`Action::Reread`]: what the files say now, or why they are not taken (a sentence with the place).
+    Reread {
+        result: Result<Box<Reread>, String>,
     },
     /// A datagram on the generation's NOTIFY_SOCKET.
     Notified {
@@ -155,6 +208,13 @@ pub enum Event {
     Childless,
     /// `next_wake` has passed.
     Tick,
+}
+
+/// The configuration as read anew; it counts from [`Action::Adopt`] on, and before that for the candidate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reread {
+    pub policy: Policy,
+    pub holds_sockets: bool,
 }
 
 /// Who sent a signal, as far as it matters.
@@ -190,6 +250,16 @@ pub enum Stage {
     Resources,
     /// An environment file could not be read or parsed.
     Environment,
+    /// OpenFile=
+    OpenFile,
+    Stdin,
+    Stdout,
+    Stderr,
+    RuntimeDirectory,
+    StateDirectory,
+    CacheDirectory,
+    LogsDirectory,
+    ConfigurationDirectory,
     User,
     Group,
     Directory,
@@ -201,11 +271,36 @@ pub enum Stage {
 /// Orders: each one thing to do, with nothing left to decide.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Start COMMAND as this generation. Answered by `Started` or `StartFailed`. The same generation may be asked for
-    /// again after a `StartFailed` (ETXTBSY).
+    /// Start the main process of this generation, command `index` of ExecStart=. Answered by `Started` or `StartFailed`.
+    /// The same generation may be asked for again: after a `StartFailed` (ETXTBSY), and for the next command of
+    /// Type=oneshot.
     Spawn {
         generation: GenerationId,
+        index: usize,
     },
+    /// Run one of the commands round the main one; answered by `CommandEnded`. One at a time for each generation.
+    /// `outcome` is for $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS.
+    Run {
+        generation: GenerationId,
+        command: Command,
+        outcome: Option<Outcome>,
+    },
+    /// The main process has gone to the background (Type=forking): find the one that is it now. Answered by
+    /// `MainSought`.
+    FindMain {
+        generation: GenerationId,
+    },
+    /// Report `Cleared` once as soon as nothing of the generation is left.
+    AwaitClear {
+        generation: GenerationId,
+    },
+    /// Read the configuration anew and bind what was added. Answered by `Reread`. What is started next is started by
+    /// it.
+    Reread,
+    /// What was read last counts from now on: sockets that it does not name are closed.
+    Adopt,
+    /// What was read last is forgotten, and the sockets bound for it are closed.
+    Discard,
     Kill {
         generation: GenerationId,
         signal: Signal,
@@ -240,14 +335,19 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     Main,
+    /// The command of [`Action::Run`] and its process group.
+    Command,
     /// The process group and whatever else is known to belong to the generation.
     All,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manager {
     Ready,
+    Reloading,
     Stopping,
+    /// STATUS= of the current generation.
+    Status(String),
 }
 
 /// What a verb asks for.
@@ -258,6 +358,7 @@ pub enum Request {
     Swap {
         wait: bool,
     },
+    Reload,
     Restart,
     Pause,
     Resume,

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::report::rounded;
-use super::{Exit, GenerationId};
+use serde::{Deserialize, Serialize};
+
+use super::restart::Failure;
+use super::{End, Exit, GenerationId};
 use crate::config::{Signal, Span, StartLimit};
 
 /// One line of the log; clients that wait see it too.
@@ -28,6 +31,23 @@ pub enum Note {
         exit: Exit,
         after: Span,
     },
+    /// `is_no`: ExecCondition= said no, which is no failure.
+    CommandFailed {
+        generation: GenerationId,
+        what: String,
+        is_no: bool,
+    },
+    /// Another process is the main one (MAINPID=, PIDFile=). None: Type=forking, and it cannot be known which.
+    MainIs {
+        generation: GenerationId,
+        pid: Option<u32>,
+    },
+    /// STOPPING=1
+    StopsItself {
+        generation: GenerationId,
+        patience: Span,
+    },
+    Reload(GenerationId, ReloadNote),
     /// A living generation is stopped because of this.
     Failed {
         reason: String,
@@ -77,6 +97,14 @@ pub enum Note {
     },
 }
 
+/// What a reload has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReloadNote {
+    Begun,
+    Done { after: Span },
+    Failed { why: String },
+}
+
 /// What a swap has come to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SwapNote {
@@ -86,6 +114,10 @@ pub enum SwapNote {
         within: Span,
     },
     Waits,
+    /// The files cannot be taken as they are.
+    Refused {
+        why: String,
+    },
     /// Too many generations live.
     Held {
         generations: usize,
@@ -111,7 +143,7 @@ pub enum SwapNote {
 }
 
 /// What made a generation count as ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadyBy {
     /// READY=1
     Notify,
@@ -132,7 +164,9 @@ impl Note {
     pub fn level(&self) -> log::Level {
         match self {
             Self::CannotStart { generation: None, .. } => log::Level::Error,
-            Self::Swap(SwapNote::RolledBack { .. } | SwapNote::OldDied { .. })
+            Self::Swap(SwapNote::RolledBack { .. } | SwapNote::OldDied { .. } | SwapNote::Refused { .. })
+            | Self::CommandFailed { is_no: false, .. }
+            | Self::Reload(_, ReloadNote::Failed { .. })
             | Self::CannotStart { generation: Some(_), .. }
             | Self::Failed { .. }
             | Self::TriggersHeld { .. }
@@ -150,6 +184,10 @@ impl Note {
                 | SwapNote::Done { .. },
             )
             | Self::Started { .. }
+            | Self::CommandFailed { is_no: true, .. }
+            | Self::MainIs { .. }
+            | Self::StopsItself { .. }
+            | Self::Reload(_, ReloadNote::Begun | ReloadNote::Done { .. })
             | Self::Ready { .. }
             | Self::Exited { .. }
             | Self::Restarting { .. }
@@ -168,7 +206,12 @@ impl Note {
 impl Note {
     /// The reply to whoever asked says the same.
     pub fn is_conclusion(&self) -> bool {
-        matches!(self, Self::Paused | Self::Swap(SwapNote::Done { .. } | SwapNote::RolledBack { .. }))
+        matches!(
+            self,
+            Self::Paused
+                | Self::Swap(SwapNote::Done { .. } | SwapNote::RolledBack { .. } | SwapNote::Refused { .. })
+                | Self::Reload(_, ReloadNote::Done { .. } | ReloadNote::Failed { .. })
+        )
     }
 }
 
@@ -185,18 +228,25 @@ impl fmt::Display for Note {
             Self::CannotStart { generation: Some(generation), what } => write!(f, "{generation}: {what}"),
             Self::CannotStart { generation: None, what } => f.write_str(what),
             Self::Ready { generation, after, by } => {
-                write!(f, "{generation} is ready after {}", rounded(*after))?;
-                match by {
-                    ReadyBy::Notify => write!(f, " (READY=1)"),
-                    ReadyBy::Exec | ReadyBy::Alive => Ok(()),
-                    ReadyBy::Alone => {
-                        write!(f, ": it sent no READY=1 as earlier ones did, but it is all there is")
-                    }
-                }
+                write!(f, "{generation} is ready after {}{by}", rounded(*after))
             }
             Self::Exited { generation, exit, after } => {
                 write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
             }
+            Self::CommandFailed { generation, what, is_no } => {
+                write!(f, "{generation}: {what}{}", if *is_no { ": it is not started" } else { "" })
+            }
+            Self::MainIs { generation, pid: Some(pid) } => {
+                write!(f, "pid {pid} is the main process of {generation} now")
+            }
+            Self::MainIs { generation, pid: None } => write!(
+                f,
+                "{generation} left several processes; it ends with the last one (PIDFile= would name the main one)"
+            ),
+            Self::StopsItself { generation, patience } => {
+                write!(f, "{generation} says that it stops{}", then_kill(*patience))
+            }
+            Self::Reload(generation, reload) => reload.write(f, *generation),
             Self::Failed { reason } => write!(f, "{reason}; stopping it"),
             Self::Restarting { after, holds_sockets } => {
                 let meanwhile = if *holds_sockets { "; connections wait in the queue" } else { "" };
@@ -245,6 +295,26 @@ impl fmt::Display for Note {
     }
 }
 
+impl ReloadNote {
+    fn write(&self, f: &mut fmt::Formatter<'_>, generation: GenerationId) -> fmt::Result {
+        match self {
+            Self::Begun => write!(f, "{generation} reloads"),
+            Self::Done { after } => write!(f, "{generation} has reloaded in {}", rounded(*after)),
+            Self::Failed { why } => write!(f, "reload failed: {why}; {generation} serves on"),
+        }
+    }
+}
+
+impl fmt::Display for ReadyBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Notify => " (READY=1)",
+            Self::Exec | Self::Alive => "",
+            Self::Alone => ": it sent no READY=1 as earlier ones did, but it is all there is",
+        })
+    }
+}
+
 impl fmt::Display for SwapNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -252,6 +322,7 @@ impl fmt::Display for SwapNote {
                 write!(f, "swap: {to} starts beside {from}{}", must_be_ready(*within))
             }
             Self::Waits => write!(f, "swap: one more swap follows the one under way"),
+            Self::Refused { why } => write!(f, "no swap, nothing is changed: {why}"),
             Self::Held { generations } => {
                 write!(f, "swap: it waits until one of {generations} living generations has ended")
             }
@@ -288,5 +359,20 @@ pub(super) fn ended(exit: Exit) -> String {
         Exit::Code(code) => format!("exited with status {code}"),
         Exit::Signal { signal, core: false } => format!("was killed by {signal}"),
         Exit::Signal { signal, core: true } => format!("was killed by {signal} (core dumped)"),
+    }
+}
+
+/// `ExecStartPre= exited with status 1`; for a failure that is none of a command, what it was.
+pub(super) fn command_failed(failure: &Failure) -> String {
+    let Failure::Command(command, end) = failure else { return String::new() };
+    let which = match command.index {
+        0 => String::new(),
+        index => format!(" (command {})", index + 1),
+    };
+    let key = command.list.key();
+    match end {
+        End::Exited(exit) => format!("{key}={which} {}", ended(*exit)),
+        End::NotStarted(failure) => format!("{key}={which}: {}", failure.what),
+        End::Skipped | End::Untried => format!("{key}={which} was not run"),
     }
 }

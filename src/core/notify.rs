@@ -13,6 +13,14 @@ pub struct Notify {
     pub watchdog_trigger: bool,
     /// STATUS=: Some("") clears it.
     pub status: Option<String>,
+    pub reloading: bool,
+    pub notify_access: Option<crate::config::NotifyAccess>,
+    pub stopping: bool,
+    pub monotonic_usec: Option<u64>,
+    pub errno: Option<i32>,
+    pub main_pid: Option<i32>,
+    pub watchdog_usec: Option<u64>,
+    pub extend_timeout_usec: Option<u64>,
 }
 
 impl Notify {

@@ -16,6 +16,7 @@ impl Step<'_> {
         }
         match request {
             Request::Swap { wait } => self.on_swap_requested(client, *wait),
+            Request::Reload => self.on_reload_requested(client),
             Request::Restart => self.on_restart_requested(client),
             Request::Pause => self.on_pause_requested(client),
             Request::Resume => self.on_resume_requested(client),
@@ -25,7 +26,7 @@ impl Step<'_> {
             Request::Stop => {
                 self.service.clients.stop.push(client);
                 if !matches!(self.service.phase, Phase::Stopping { .. }) {
-                    self.stop(0, self.policy.kill_signal);
+                    self.stop(0, self.service.policy.kill_signal);
                 }
             }
             Request::Kill { signal } => match self.running_current() {
@@ -147,12 +148,17 @@ impl Step<'_> {
 
     pub(super) fn on_client_gone(&mut self, client: ClientId) {
         let clients = &mut self.service.clients;
-        for waiting in [&mut clients.pause, &mut clients.stop].into_iter().chain(clients.next_swap.as_mut()) {
+        let swaps = clients.next_swap.as_mut().into_iter().chain(clients.rereading.as_mut());
+        for waiting in [&mut clients.pause, &mut clients.stop].into_iter().chain(swaps) {
             waiting.retain(|other| *other != client);
         }
         clients.status.retain(|(other, _)| *other != client);
         if let Some(attempt) = &mut self.service.attempt {
             attempt.clients.retain(|other| *other != client);
+        }
+        for reload in self.service.generations.iter_mut().filter_map(|generation| generation.reload.as_mut())
+        {
+            reload.clients.retain(|other| *other != client);
         }
     }
 
@@ -160,11 +166,8 @@ impl Step<'_> {
     pub(super) fn abandon_swap(&mut self, reason: &str) -> Vec<ClientId> {
         if let Phase::Swapping { old, new } = self.service.phase {
             self.service.phase = Phase::Up { current: old };
-            self.stop_generation(
-                new,
-                self.policy.kill_signal,
-                limits::FAILED_CANDIDATE.min(self.policy.timeout_stop),
-            );
+            self.discard();
+            self.stop_by_policy(new, limits::FAILED_CANDIDATE);
         }
         self.fail_attempt(reason.to_owned());
         self.service.clients.next_swap.take().unwrap_or_default()
@@ -175,7 +178,7 @@ impl Step<'_> {
     }
 
     pub(super) fn reply_status(&mut self, client: ClientId) {
-        let next = timers::next(self.policy, self.service);
+        let next = timers::next(self.service);
         let exit = u8::from(!self.service.serves());
         let status = Some(Box::new(status::status(self.service, next)));
         self.reply(client, Reply { exit, text: String::new(), swap: None, status });

@@ -3,38 +3,85 @@
 //! The rules are those of systemd.service(5) (Restart=, RestartSec=) and systemd.unit(5) (StartLimit*=), as
 //! service_shall_restart() and ratelimit_below() apply them; the healthy-time reset is ours.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Exit, Stage, StartFailure, Time, limits};
-use crate::config::{Policy, Restart, RestartDelay, Signal, Span, StatusSet};
-
-/// How a generation ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum End {
-    Exited(Exit),
-    NotStarted(StartFailure),
-}
+use super::{Command, End, Exit, Stage, StartFailure, Time, limits};
+use crate::config::{Policy, Restart, RestartDelay, Signal, Span, StatusSet, Type};
 
 /// A failure that we saw before the main process ended; it outweighs how that process then ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Failure {
-    /// Not ready within TimeoutStartSec=.
+    /// Not ready within TimeoutStartSec=, not gone within TimeoutStopSec=, or a command that took too long.
     Timeout,
+    /// RuntimeMaxSec=
+    Runtime,
     /// WATCHDOG=1 did not come in time.
     Watchdog,
-    /// Ended without READY=1 although only that counts.
+    /// Ended cleanly, but without READY=1 although only that counts.
     Protocol,
+    /// A command before or after the main one.
+    Command(Command, End),
+}
+
+/// The result of a run, as $SERVICE_RESULT of systemd.exec(5) names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunResult {
+    Success,
+    ExitCode,
+    Signal,
+    CoreDump,
+    Timeout,
+    Watchdog,
+    Protocol,
+    Resources,
+    ExecCondition,
+}
+
+impl fmt::Display for RunResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Success => "success",
+            Self::ExitCode => "exit-code",
+            Self::Signal => "signal",
+            Self::CoreDump => "core-dump",
+            Self::Timeout => "timeout",
+            Self::Watchdog => "watchdog",
+            Self::Protocol => "protocol",
+            Self::Resources => "resources",
+            Self::ExecCondition => "exec-condition",
+        })
+    }
+}
+
+/// What ExecStop= and ExecStopPost= are told: $SERVICE_RESULT, and the status of the main process where it has one
+/// ($EXIT_CODE, $EXIT_STATUS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub result: RunResult,
+    pub status: Option<Exit>,
 }
 
 impl End {
     /// The status of the main process; a failed start has those of systemd.exec(5), "Process Exit Codes".
     /// None: it never came to have one.
-    fn status(&self) -> Option<Exit> {
+    pub(super) fn status(&self) -> Option<Exit> {
         match self {
             Self::Exited(exit) => Some(*exit),
+            Self::Skipped | Self::Untried => None,
             Self::NotStarted(failure) => match failure.stage {
                 Stage::Resources | Stage::Environment => None,
                 Stage::Directory => Some(Exit::Code(200)),
+                Stage::OpenFile => Some(Exit::Code(202)),
+                Stage::Stdin => Some(Exit::Code(208)),
+                Stage::Stdout => Some(Exit::Code(209)),
+                Stage::Stderr => Some(Exit::Code(222)),
+                Stage::RuntimeDirectory => Some(Exit::Code(233)),
+                Stage::StateDirectory => Some(Exit::Code(238)),
+                Stage::CacheDirectory => Some(Exit::Code(239)),
+                Stage::LogsDirectory => Some(Exit::Code(240)),
+                Stage::ConfigurationDirectory => Some(Exit::Code(241)),
                 Stage::Exec => Some(Exit::Code(203)),
                 Stage::Setup => Some(Exit::Code(205)),
                 Stage::Group => Some(Exit::Code(216)),
@@ -49,17 +96,24 @@ impl End {
             Self::Exited(Exit::Code(code)) => *code,
             Self::Exited(Exit::Signal { signal, .. }) => 128 + signal.number() as u8,
             Self::NotStarted(failure) => failure.exit_status(),
+            Self::Skipped => 0,
+            Self::Untried => 1,
         }
     }
 
-    /// Clean as systemd means it (is_clean_exit): code 0, SIGHUP, SIGINT, SIGTERM, SIGPIPE, or listed.
+    /// Clean as systemd means it (is_clean_exit): code 0, SIGHUP, SIGINT, SIGTERM, SIGPIPE (not with Type=oneshot), or
+    /// listed. Prefix `-` of ExecStart=: whatever it was.
     fn is_clean(&self, policy: &Policy) -> bool {
+        let start = &policy.commands.start;
+        if matches!(self, Self::Exited(_)) && !start.is_empty() && start.iter().all(|ignored| *ignored) {
+            return true;
+        }
         match self.status() {
             None | Some(Exit::Signal { core: true, .. }) => false,
             Some(Exit::Code(0)) => true,
             Some(Exit::Signal {
                 signal: Signal::HUP | Signal::INT | Signal::TERM | Signal::PIPE, ..
-            }) => true,
+            }) if policy.service_type != Type::Oneshot => true,
             Some(status) => is_listed(&policy.success, status),
         }
     }
@@ -92,27 +146,53 @@ impl StartFailure {
 }
 
 /// Whether Restart= and its lists ask for another start. The order is systemd's: prevent, force, then the table.
-pub(super) fn shall_restart(policy: &Policy, end: &End, failure: Option<Failure>) -> bool {
+pub(super) fn shall_restart(policy: &Policy, end: &End, failure: Option<&Failure>) -> bool {
+    let result = result(policy, end, failure);
     if let Some(status) = end.status() {
         if is_listed(&policy.prevent, status) {
             return false;
         }
-        if is_listed(&policy.force, status) {
+        let is_done = policy.service_type == Type::Oneshot && result == RunResult::Success;
+        if is_listed(&policy.force, status) && !is_done {
             return true;
         }
     }
-    let abnormal_signal = matches!(end, End::Exited(Exit::Signal { .. }));
-    match policy.restart {
-        Restart::No => false,
-        Restart::Always => true,
-        Restart::OnSuccess => failure.is_none() && end.is_clean(policy),
-        Restart::OnFailure => failure.is_some() || !end.is_clean(policy),
-        Restart::OnAbnormal => match failure {
-            Some(_) => true,
-            None => !end.is_clean(policy) && (abnormal_signal || end.status().is_none()),
-        },
-        Restart::OnAbort => failure.is_none() && !end.is_clean(policy) && abnormal_signal,
-        Restart::OnWatchdog => failure == Some(Failure::Watchdog),
+    is_in_table(policy.restart, result)
+}
+
+/// The table of systemd.service(5), Restart=.
+fn is_in_table(restart: Restart, result: RunResult) -> bool {
+    let was_killed = matches!(result, RunResult::Signal | RunResult::CoreDump);
+    match (restart, result) {
+        (Restart::No, _) | (_, RunResult::ExecCondition) => false,
+        (Restart::Always, _) => true,
+        (Restart::OnSuccess, result) => result == RunResult::Success,
+        (Restart::OnFailure, result) => result != RunResult::Success,
+        (Restart::OnAbnormal, result) => !matches!(result, RunResult::Success | RunResult::ExitCode),
+        (Restart::OnAbort, _) => was_killed,
+        (Restart::OnWatchdog, result) => result == RunResult::Watchdog,
+    }
+}
+
+/// The result of a run: the first failure counts.
+pub(super) fn result(policy: &Policy, end: &End, failure: Option<&Failure>) -> RunResult {
+    match failure {
+        Some(Failure::Timeout | Failure::Runtime) => RunResult::Timeout,
+        Some(Failure::Watchdog) => RunResult::Watchdog,
+        Some(Failure::Protocol) => RunResult::Protocol,
+        Some(Failure::Command(_, end)) => unclean(end),
+        None if *end == End::Skipped => RunResult::ExecCondition,
+        None if end.is_clean(policy) => RunResult::Success,
+        None => unclean(end),
+    }
+}
+
+fn unclean(end: &End) -> RunResult {
+    match end {
+        End::Exited(Exit::Signal { core: true, .. }) => RunResult::CoreDump,
+        End::Exited(Exit::Signal { core: false, .. }) => RunResult::Signal,
+        end if end.status().is_none() => RunResult::Resources,
+        End::Exited(Exit::Code(_)) | End::NotStarted(_) | End::Skipped | End::Untried => RunResult::ExitCode,
     }
 }
 
@@ -260,7 +340,7 @@ mod tests {
                     change(policy);
                     policy.restart = *restart;
                 });
-                if shall_restart(&policy, end, failure) { 'R' } else { '-' }
+                if shall_restart(&policy, end, failure.as_ref()) { 'R' } else { '-' }
             })
             .collect()
     }

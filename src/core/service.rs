@@ -14,10 +14,23 @@
 //!                                                                  Stopping   everything ends
 //! ```
 //!
-//! Generations that a phase does not name are *draining*: they were told to stop and are only waited for. A generation
-//! goes through spawn → `started` → `ready` → `exit` → cleared; `ending` says that it was told to stop, and until when.
-//! Its end has two steps: `Exited` is the main process, `Cleared` is everything it left behind. What comes next is
-//! decided at `Cleared`, as systemd's RestartSec= counts from the complete stop; a swap reacts at `Exited`.
+//! Generations that a phase does not name are *draining*: they were told to stop and are only waited for.
+//!
+//! # A generation
+//!
+//! ```text
+//!   ExecCondition= ─▶ ExecStartPre= ─▶ main process ─▶ up (Type=) ─▶ ExecStartPost= ─▶ active ─┐
+//!         │                │           (`started`)       └──────────── Ready= ──── `gate` ─────┴─▶ `ready`
+//!         ▼                ▼                │
+//!     `end`: Skipped,   Untried         Exited ◀── kill signal ◀── ExecStop= ◀── told to stop (`ending`)
+//!         └────────────────┴────────────────┴──▶ what is left is ended ─▶ `Cleared` ─▶ ExecStopPost= ─▶ finished
+//! ```
+//!
+//! One command of a list runs at a time (`command`); what follows from its end is in command.rs. The end has two
+//! steps: `Exited` is the main process, `Cleared` is everything it left behind. What comes next is decided when the
+//! generation is finished, as systemd's RestartSec= counts from the complete stop; a swap reacts at `Exited`.
+//!
+//! Each generation keeps the policy it was started with: files may have changed since.
 //!
 //! # Rules that hold everywhere
 //!
@@ -28,15 +41,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::note::Note;
+use super::note::{Note, ReadyBy};
 use super::report::{LastSwap, Reply};
-use super::restart::{End, Failure, Ledger};
-use super::{Action, ClientId, GenerationId, Setting, Time};
-use crate::config::Policy;
+use super::restart::{Failure, Ledger};
+use super::{Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, Time};
+use crate::config::{Policy, Signal, Span};
 
 /// All state there is; the same bytes are the saved state of the core.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Service {
+    /// What counts now; a generation has its own.
+    pub(super) policy: Policy,
+    pub(super) setting: Setting,
+    /// What the files say now, until the swap that read them is decided.
+    pub(super) staged: Option<Reread>,
     pub(super) phase: Phase,
     /// In the order of their numbers, until nothing of them is left.
     pub(super) generations: Vec<Generation>,
@@ -106,33 +124,80 @@ pub(super) struct Sweep {
     pub(super) due: Time,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Generation {
     pub(super) id: GenerationId,
+    pub(super) policy: Policy,
     /// When its start was first ordered, and when last (a busy file is tried again). Ages count from the latter.
     pub(super) spawned: Time,
     pub(super) ordered: Time,
+    /// The main process. None before and after it, and where nobody knows which one it is.
     pub(super) pid: Option<u32>,
+    /// Its start was ordered and is not answered yet.
+    pub(super) is_ordered: bool,
+    /// Which command of ExecStart= it is (Type=oneshot may have several).
+    pub(super) index: usize,
     /// When its execve(2) had succeeded: what it must live for counts from here.
     pub(super) started: Option<Time>,
+    /// The command that runs beside the main process, before it or after it.
+    pub(super) command: Option<Running>,
+    /// The start is done as Type= means it, and ExecStartPost= was begun.
+    pub(super) is_up: bool,
+    /// ExecStartPost= is done as well.
+    pub(super) is_active: bool,
+    /// What Ready= waits for has come.
+    pub(super) gate: Option<ReadyBy>,
+    /// Both.
     pub(super) ready: Option<Time>,
     pub(super) end: Option<End>,
     pub(super) failure: Option<Failure>,
     pub(super) ending: Option<Ending>,
-    /// When WATCHDOG=1 is overdue.
+    /// ExecStop= was begun, ExecStopPost= was begun: each runs once.
+    pub(super) stop_begun: bool,
+    pub(super) stop_post_begun: bool,
+    /// The main process ended, but it does not count (ExitType=cgroup, Type=forking).
+    pub(super) last_exit: Option<Exit>,
+    pub(super) reload: Option<Reload>,
+    /// The period of the watchdog (WatchdogSec=, WATCHDOG_USEC=), and when WATCHDOG=1 is overdue.
+    pub(super) watchdog_period: Span,
     pub(super) watchdog: Option<Time>,
-    /// When a busy file is executed again.
+    /// EXTEND_TIMEOUT_USEC=: no timeout before then.
+    pub(super) extended: Option<Time>,
+    /// When a busy file is executed again, or the PIDFile= looked for.
     pub(super) retry: Option<Time>,
-    /// STATUS=
+    /// STATUS= and ERRNO=
     pub(super) status: Option<String>,
+    pub(super) errno: Option<i32>,
 }
 
-/// Told to stop: `due` is the SIGKILL, after it (`killed`) the moment at which we stop waiting.
+/// One command of a list that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Running {
+    pub(super) command: Command,
+    /// When it has taken too long; `is_over`: it has, and is only waited for.
+    pub(super) due: Time,
+    pub(super) is_over: bool,
+}
+
+/// ExecReload= runs, or the server was asked by a signal to load its configuration anew, or does so by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reload {
+    pub(super) since: Time,
+    pub(super) due: Time,
+    /// RELOADING=1 came; READY=1 ends it then.
+    pub(super) was_said: bool,
+    pub(super) clients: Vec<ClientId>,
+}
+
+/// Told to stop: first by ExecStop=, then with `signal`. `due` is the SIGKILL ([`Time::NEVER`] as long as ExecStop= runs),
+/// after it (`killed`) the moment at which we stop waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ending {
     /// False: its main process ended by itself, and the rest is being ended.
     pub(super) was_told: bool,
     pub(super) since: Time,
+    pub(super) signal: Signal,
+    pub(super) patience: Span,
     pub(super) due: Time,
     pub(super) killed: bool,
 }
@@ -152,6 +217,8 @@ pub(super) struct Attempt {
 pub(super) struct Clients {
     /// Some: one more swap is wanted; these wait for it.
     pub(super) next_swap: Option<Vec<ClientId>>,
+    /// Some: for the swap that begins, the files are being read.
+    pub(super) rereading: Option<Vec<ClientId>>,
     /// It was told that the swap waits for a generation to end.
     pub(super) held_told: bool,
     pub(super) pause: Vec<ClientId>,
@@ -160,8 +227,11 @@ pub(super) struct Clients {
 }
 
 impl Service {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(policy: Policy, setting: Setting) -> Self {
         Self {
+            policy,
+            setting,
+            staged: None,
             phase: Phase::Paused,
             generations: Vec::new(),
             last_id: 0,
@@ -200,7 +270,7 @@ impl Service {
     /// A ready generation serves, or the next connection brings one.
     pub(super) fn serves(&self) -> bool {
         let is_ready =
-            |id| self.get(id).is_some_and(|generation| generation.ready.is_some() && generation.is_up());
+            |id| self.get(id).is_some_and(|generation| generation.ready.is_some() && generation.lives());
         match self.phase {
             Phase::Listening { .. } => true,
             Phase::Up { current } => is_ready(current),
@@ -215,21 +285,50 @@ impl Service {
 }
 
 impl Generation {
+    pub(super) fn new(id: GenerationId, policy: Policy, now: Time) -> Self {
+        Self {
+            id,
+            watchdog_period: policy.watchdog,
+            policy,
+            spawned: now,
+            ordered: now,
+            pid: None,
+            is_ordered: false,
+            index: 0,
+            started: None,
+            command: None,
+            is_up: false,
+            is_active: false,
+            gate: None,
+            ready: None,
+            end: None,
+            failure: None,
+            ending: None,
+            stop_begun: false,
+            stop_post_begun: false,
+            last_exit: None,
+            reload: None,
+            watchdog: None,
+            extended: None,
+            retry: None,
+            status: None,
+            errno: None,
+        }
+    }
+
     /// Neither ended nor told to.
-    pub(super) fn is_up(&self) -> bool {
+    pub(super) fn lives(&self) -> bool {
         self.end.is_none() && self.ending.is_none()
     }
 
-    /// Its main process is there.
+    /// Its main process is there, or one of the others if nobody knows which it is.
     pub(super) fn runs(&self) -> bool {
-        self.pid.is_some() && self.end.is_none()
+        self.started.is_some() && self.end.is_none()
     }
 }
 
 /// One step of the machine: the state, the time, and where the orders go.
 pub(super) struct Step<'a> {
-    pub(super) policy: &'a Policy,
-    pub(super) setting: &'a Setting,
     pub(super) service: &'a mut Service,
     pub(super) now: Time,
     pub(super) out: &'a mut Vec<Action>,

@@ -9,11 +9,11 @@ use crate::config::{KillMode, Signal};
 impl Step<'_> {
     /// The server's own end is ours.
     pub(super) fn end_with(&mut self, status: u8) {
-        self.stop(status, self.policy.kill_signal);
+        self.stop(status, self.service.policy.kill_signal);
     }
 
     pub(super) fn stop(&mut self, status: u8, signal: Signal) {
-        let patience = self.policy.timeout_stop;
+        let patience = self.service.policy.timeout_stop;
         for client in self.abandon_swap("supervise was told to stop") {
             self.reply(client, Reply::failed("supervise was told to stop"));
         }
@@ -57,10 +57,10 @@ impl Step<'_> {
             return;
         }
         // KillMode=process promises to leave other processes alone; as pid 1 nobody can survive us.
-        if self.policy.kill_mode == KillMode::Process && !self.setting.init {
+        if self.service.policy.kill_mode == KillMode::Process && !self.service.setting.init {
             return self.exit(stop.status);
         }
-        self.sweep(if stop.deadline <= self.now { Signal::KILL } else { self.policy.kill_signal });
+        self.sweep(if stop.deadline <= self.now { Signal::KILL } else { self.service.policy.kill_signal });
     }
 
     pub(super) fn sweep(&mut self, signal: Signal) {

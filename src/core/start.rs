@@ -1,15 +1,15 @@
 //! Starting a generation, and the limits that hold for starts nobody asked for.
 
 use super::note::{Note, ReadyBy};
-use super::restart::End;
+use super::restart::Failure;
 use super::service::{Attempt, Generation, Phase, Step};
-use super::{Action, ClientId, GenerationId, StartFailure, limits};
-use crate::config::{Ready, StartLimitAction};
+use super::{Action, ClientId, End, Exit, Found, GenerationId, StartFailure, limits};
+use crate::config::{CommandList, Ready, StartLimitAction, Type};
 
 impl Step<'_> {
     /// A start that nobody asked for just now: the first, a restart, one by a connection. These count towards the limit.
     pub(super) fn start_automatically(&mut self) {
-        let limit = self.policy.start_limit;
+        let limit = self.service.policy.start_limit;
         match self.service.ledger.starts.admit(self.now, limit.burst, limit.interval) {
             Ok(()) => self.spawn_alone(),
             Err(_) => self.give_up(),
@@ -45,31 +45,45 @@ impl Step<'_> {
     pub(super) fn spawn(&mut self) -> GenerationId {
         self.service.last_id += 1;
         let id = GenerationId(self.service.last_id);
-        self.service.generations.push(Generation {
-            id,
-            spawned: self.now,
-            ordered: self.now,
-            pid: None,
-            started: None,
-            ready: None,
-            end: None,
-            failure: None,
-            ending: None,
-            watchdog: None,
-            retry: None,
-            status: None,
-        });
+        let policy = match &self.service.staged {
+            Some(staged) => staged.policy.clone(),
+            None => self.service.policy.clone(),
+        };
+        self.service.generations.push(Generation::new(id, policy, self.now));
         if let Some(attempt) = &mut self.service.attempt {
             attempt.generation.get_or_insert(id);
         }
-        self.out.push(Action::Spawn { generation: id });
+        self.run_list(id, CommandList::Condition);
         id
+    }
+
+    /// Starts the main process; with Type=oneshot, past the last of its commands, the start is done.
+    pub(super) fn start_main(&mut self, id: GenerationId, index: usize) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        generation.pid = None;
+        if generation.policy.service_type == Type::Oneshot && index >= generation.policy.commands.start.len()
+        {
+            generation.started.get_or_insert(now);
+            return self.main_done(id);
+        }
+        generation.index = index;
+        generation.is_ordered = true;
+        self.out.push(Action::Spawn { generation: id, index });
+    }
+
+    /// The start of Type=oneshot or forking is complete.
+    fn main_done(&mut self, id: GenerationId) {
+        if self.service.get(id).is_some_and(|generation| generation.policy.ready == Ready::Exec) {
+            self.pass_gate(id, ReadyBy::Exec);
+        }
+        self.main_up(id);
     }
 
     /// StartLimitBurst= was reached.
     fn give_up(&mut self) {
-        let limit = self.policy.start_limit;
-        let ends = !self.setting.holds_sockets || limit.action == StartLimitAction::Exit;
+        let limit = self.service.policy.start_limit;
+        let ends = !self.service.setting.holds_sockets || limit.action == StartLimitAction::Exit;
         self.tell(Note::LimitHit { limit, ends });
         self.fail_attempt("the start limit was hit".to_owned());
         if ends {
@@ -85,19 +99,29 @@ impl Step<'_> {
         generation.pid = Some(pid);
         generation.started = Some(now);
         generation.retry = None;
-        let ending = generation.ending.take();
+        generation.is_ordered = false;
+        let ending = generation.ending;
+        let (service_type, ready) = (generation.policy.service_type, generation.policy.ready);
         self.tell(Note::Started { generation: id, pid });
-        match ending {
-            Some(ending) if ending.killed => self.kill(id),
-            Some(_) => self.stop_generation(id, self.policy.kill_signal, self.policy.timeout_stop),
-            None if self.policy.ready == Ready::Exec => self.become_ready(id, ReadyBy::Exec),
-            None => {}
+        match (ending, service_type) {
+            (Some(ending), _) if ending.killed => self.kill(id),
+            (Some(_), _) => self.send_kill_signal(id),
+            (None, Type::Forking | Type::Oneshot) => {}
+            (None, Type::Simple | Type::Exec | Type::Notify | Type::NotifyReload) => {
+                if ready == Ready::Exec {
+                    self.pass_gate(id, ReadyBy::Exec);
+                }
+                if matches!(service_type, Type::Simple | Type::Exec) {
+                    self.main_up(id);
+                }
+            }
         }
     }
 
     pub(super) fn on_start_failed(&mut self, id: GenerationId, failure: StartFailure) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
+        generation.is_ordered = false;
         if failure.is_text_busy()
             && generation.ending.is_none()
             && now < generation.spawned.after(limits::TEXT_BUSY)
@@ -116,15 +140,62 @@ impl Step<'_> {
         if is_very_first {
             self.end_with(status);
         }
-        self.finish(id);
+        self.wind_down(id);
     }
 
     pub(super) fn on_retry(&mut self, id: GenerationId) {
         let now = self.now;
-        if let Some(generation) = self.service.get_mut(id) {
-            generation.retry = None;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        generation.retry = None;
+        if generation.started.is_some() {
+            self.out.push(Action::FindMain { generation: id });
+        } else {
             generation.ordered = now;
-            self.out.push(Action::Spawn { generation: id });
+            let index = generation.index;
+            self.start_main(id, index);
+        }
+    }
+
+    /// Type=forking: the first process has ended, its daemon goes on.
+    pub(super) fn on_main_sought(&mut self, id: GenerationId, found: Found) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.end.is_none()) else {
+            return;
+        };
+        if let Found::Main(pid) = found {
+            generation.pid = Some(pid);
+        }
+        if generation.ending.is_some() {
+            return self.send_kill_signal(id);
+        }
+        match found {
+            Found::Main(pid) => {
+                self.tell(Note::MainIs { generation: id, pid: Some(pid) });
+                self.main_done(id);
+            }
+            Found::NotYet => generation.retry = Some(now.after(limits::PID_FILE_RETRY)),
+            Found::Unknown => {
+                self.tell(Note::MainIs { generation: id, pid: None });
+                self.out.push(Action::AwaitClear { generation: id });
+                self.main_done(id);
+            }
+            Found::Nobody => {
+                if generation.policy.has_pid_file {
+                    generation.failure = Some(Failure::Protocol);
+                }
+                let exit = generation.last_exit.unwrap_or(Exit::Code(0));
+                self.ended(id, End::Exited(exit));
+                self.wind_down(id);
+            }
+        }
+    }
+
+    pub(super) fn on_main_changed(&mut self, id: GenerationId, pid: u32) {
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.runs()) else {
+            return;
+        };
+        if generation.pid.replace(pid) != Some(pid) {
+            self.tell(Note::MainIs { generation: id, pid: Some(pid) });
         }
     }
 
@@ -132,7 +203,8 @@ impl Step<'_> {
         if !matches!(self.service.phase, Phase::Listening { hold_until: None }) {
             return;
         }
-        match self.service.ledger.triggers.admit(self.now, limits::TRIGGER_BURST, limits::TRIGGER_INTERVAL) {
+        let limit = self.service.policy.trigger_limit;
+        match self.service.ledger.triggers.admit(self.now, limit.burst, limit.interval) {
             Ok(()) => {
                 self.leave_listening();
                 self.start_automatically();

@@ -6,33 +6,34 @@ use super::report::Status;
 use super::service::{Phase, Service, Step, Then};
 use super::status;
 use super::timers::{self, Why};
-use super::{Action, Event, GenerationId, Notify, Scope, Sender, Setting, Terminal, Time};
-use crate::config::{Policy, Signal};
+use super::{Action, Event, GenerationId, Manager, Notify, Scope, Sender, Setting, Terminal, Time};
+use crate::config::{Policy, Signal, Span};
 
-/// The whole core: a state, and the two things that do not change while it runs.
+/// The whole core.
 #[derive(Debug)]
 pub struct Supervisor {
-    policy: Policy,
-    setting: Setting,
     service: Service,
 }
 
 impl Supervisor {
     pub fn new(policy: Policy, setting: Setting) -> Self {
-        Self { policy, setting, service: Service::new() }
+        Self { service: Service::new(policy, setting) }
     }
 
     /// Takes one fact and adds the orders that follow from it to `actions`, which are to be carried out in this order
     /// before the next event.
     pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
-        let Self { policy, setting, service } = self;
-        let mut step = Step { policy, setting, service, now, out: actions };
+        let mut step = Step { service: &mut self.service, now, out: actions };
         match event {
             Event::Begun => step.start_automatically(),
             Event::Started { generation, pid } => step.on_started(generation, pid),
             Event::StartFailed { generation, failure } => step.on_start_failed(generation, failure),
             Event::Exited { generation, exit } => step.on_exited(generation, exit),
-            Event::Cleared { generation } => step.finish(generation),
+            Event::CommandEnded { generation, end } => step.on_command_ended(generation, end),
+            Event::MainChanged { generation, pid } => step.on_main_changed(generation, pid),
+            Event::MainSought { generation, found } => step.on_main_sought(generation, found),
+            Event::Cleared { generation } => step.on_cleared(generation),
+            Event::Reread { result } => step.on_reread(result),
             Event::Notified { generation, message } => step.on_notified(generation, message),
             Event::Connected => step.on_connected(),
             Event::Signalled { signal, sender, terminal } => step.on_signal(signal, sender, terminal),
@@ -46,7 +47,7 @@ impl Supervisor {
 
     /// When to call `step` with [`Event::Tick`], and what for. None: nothing will happen by itself.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
-        timers::next(&self.policy, &self.service)
+        timers::next(&self.service)
     }
 
     /// The snapshot for `status`, without what only the shell can see.
@@ -61,16 +62,16 @@ impl Supervisor {
 
     /// # Errors
     /// When `saved` is not the text of a state of this version.
-    pub fn restore(policy: Policy, setting: Setting, saved: &str) -> Result<Self, String> {
+    pub fn restore(saved: &str) -> Result<Self, String> {
         let service = serde_json::from_str(saved).map_err(|error| error.to_string())?;
-        Ok(Self { policy, setting, service })
+        Ok(Self { service })
     }
 }
 
 /// Time and datagrams.
 impl Step<'_> {
     fn on_tick(&mut self) {
-        while let Some((due, why)) = timers::next(self.policy, self.service) {
+        while let Some((due, why)) = timers::next(self.service) {
             if due > self.now {
                 return;
             }
@@ -85,6 +86,9 @@ impl Step<'_> {
             Why::BakeOver(_) => self.promote(),
             Why::StartTimeout(id) => self.on_start_timeout(id),
             Why::Watchdog(id) => self.on_watchdog_missed(id),
+            Why::Command(id) => self.on_command_due(id),
+            Why::Reload(id) => self.on_reload_due(id),
+            Why::RuntimeMax(id) => self.on_runtime_over(id),
             Why::Kill(id) => self.on_kill_due(id),
             Why::Abandon(id) => self.on_abandon_due(id),
             Why::Restart => self.restart(),
@@ -102,23 +106,45 @@ impl Step<'_> {
     }
 
     pub(super) fn on_notified(&mut self, id: GenerationId, message: Notify) {
-        let period = self.policy.watchdog;
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.runs()) else {
+        let is_current = self.service.current() == Some(id);
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.end.is_none()) else {
             return;
         };
         if let Some(status) = message.status {
-            generation.status = (!status.is_empty()).then_some(status);
+            generation.status = (!status.is_empty()).then(|| status.clone());
+            if is_current {
+                self.out.push(Action::TellManager(Manager::Status(status)));
+            }
         }
-        if !generation.is_up() {
+        generation.errno = message.errno.or(generation.errno);
+        if let Some(micros) = message.extend_timeout_usec {
+            generation.extended = Some(now.after(Span::from_micros(micros)));
+        }
+        if !generation.lives() {
             // A generation that was told to stop is not made ready, or kept alive, by what it still says.
             return;
         }
-        if message.watchdog && generation.watchdog.is_some() {
-            generation.watchdog = Some(now.after(period));
+        if let Some(micros) = message.watchdog_usec {
+            let period = Span::from_micros(micros);
+            generation.watchdog_period = if period.is_infinite() { Span::ZERO } else { period };
         }
-        if message.ready {
-            self.on_ready_said(id);
+        let period = generation.watchdog_period;
+        if (message.watchdog && generation.watchdog.is_some()) || message.watchdog_usec.is_some() {
+            let is_armed = generation.ready.is_some() && period != Span::ZERO;
+            generation.watchdog = is_armed.then(|| now.after(period));
+        }
+        // In one message STOPPING=1 outweighs READY=1, and RELOADING=1 with READY=1 is a reload that is over.
+        if message.stopping {
+            self.on_stopping_said(id);
+        } else {
+            if message.reloading {
+                let at = message.monotonic_usec.map(|micros| Time(micros.saturating_mul(1_000)));
+                self.on_reloading_said(id, at);
+            }
+            if message.ready {
+                self.on_ready_said(id);
+            }
         }
         if message.watchdog_trigger {
             self.on_watchdog_missed(id);
@@ -131,9 +157,9 @@ impl Step<'_> {
     pub(super) fn on_signal(&mut self, signal: Signal, sender: Sender, terminal: Terminal) {
         match signal {
             Signal::HUP => self.on_hangup(sender, terminal),
-            Signal::TERM | Signal::INT => self.on_stop_signal(self.policy.kill_signal),
+            Signal::TERM | Signal::INT => self.on_stop_signal(self.service.policy.kill_signal),
             Signal::QUIT => self.on_stop_signal(Signal::QUIT),
-            Signal::TSTP if self.setting.init => {}
+            Signal::TSTP if self.service.setting.init => {}
             Signal::TSTP => {
                 self.signal_all(Signal::STOP);
                 self.out.push(Action::Suspend);
@@ -148,11 +174,11 @@ impl Step<'_> {
         let has_closed = terminal == Terminal::Gone && sender != Sender::Process;
         if has_closed && matches!(self.service.phase, Phase::Stopping { .. }) {
             // The kernel and then the shell tell of the same closed terminal: not a second request.
-        } else if has_closed && self.setting.hup_ignored {
+        } else if has_closed && self.service.setting.hup_ignored {
             self.tell(Note::HangUpIgnored);
         } else if has_closed {
             self.tell(Note::HangUp);
-            self.on_stop_signal(self.policy.kill_signal);
+            self.on_stop_signal(self.service.policy.kill_signal);
         } else if matches!(self.service.phase, Phase::Paused | Phase::Replacing { then: Then::Pause, .. }) {
             self.tell(Note::PausedNoSwap);
         } else {
@@ -170,8 +196,8 @@ impl Step<'_> {
 
     /// The time we were stopped does not count against the server's watchdog.
     pub(super) fn on_continued(&mut self) {
-        let next = self.now.after(self.policy.watchdog);
         for generation in &mut self.service.generations {
+            let next = self.now.after(generation.watchdog_period);
             generation.watchdog = generation.watchdog.map(|_| next);
         }
         self.signal_all(Signal::CONT);

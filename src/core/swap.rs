@@ -4,48 +4,83 @@ use super::note::{Note, ReadyBy, SwapNote};
 use super::report::{LastSwap, Outcome, Reply};
 use super::service::{Attempt, Generation, Phase, Step, Then};
 use super::{Action, ClientId, GenerationId, Manager, limits};
-use crate::config::{Handover, Ready, Span};
+use crate::config::{Handover, Policy, Ready, Span, Type};
 
 impl Step<'_> {
-    fn begin_swap(&mut self, old: GenerationId, clients: Vec<ClientId>) {
-        if self.policy.handover == Handover::StopFirst {
-            self.service.attempt =
-                Some(Attempt { generation: None, from: Some(old), is_swap: true, clients });
+    /// The files are read: what they say now is staged.
+    pub(super) fn begin_swap(&mut self, old: GenerationId, clients: Vec<ClientId>) {
+        self.service.attempt = Some(Attempt { generation: None, from: Some(old), is_swap: true, clients });
+        let is_serial = |policy: &Policy| policy.handover == Handover::StopFirst;
+        let new_is_serial = self.service.staged.as_ref().is_some_and(|staged| is_serial(&staged.policy));
+        if new_is_serial || self.service.get(old).is_some_and(|generation| is_serial(&generation.policy)) {
+            self.adopt();
             self.service.ledger.reset();
             return self.replace(old, Then::Start);
         }
-        self.service.attempt = Some(Attempt { generation: None, from: Some(old), is_swap: true, clients });
         let new = self.spawn();
         self.service.phase = Phase::Swapping { old, new };
-        self.tell(SwapNote::Begun { from: old, to: new, within: self.policy.timeout_start }.into());
+        let within =
+            self.service.get(new).map_or(Span::INFINITY, |generation| generation.policy.timeout_start);
+        self.tell(SwapNote::Begun { from: old, to: new, within }.into());
     }
 
     pub(super) fn on_ready_said(&mut self, id: GenerationId) {
         self.service.server_notifies = true;
-        match self.policy.ready {
-            Ready::Auto | Ready::Notify => self.become_ready(id, ReadyBy::Notify),
-            Ready::Exec | Ready::Delay(_) => {}
+        let Some(generation) = self.service.get(id) else { return };
+        let policy = &generation.policy;
+        let is_notify_type = matches!(policy.service_type, Type::Notify | Type::NotifyReload);
+        let is_gate = matches!(policy.ready, Ready::Auto | Ready::Notify);
+        if generation.started.is_none() {
+            // Only the main process has to be ready, and there is none yet.
+            return;
+        }
+        self.on_reload_ready_said(id);
+        if is_gate {
+            self.pass_gate(id, ReadyBy::Notify);
+        }
+        if is_notify_type {
+            self.main_up(id);
+        }
+    }
+
+    /// What Ready= waits for has come.
+    pub(super) fn pass_gate(&mut self, id: GenerationId, by: ReadyBy) {
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else {
+            return;
+        };
+        generation.gate.get_or_insert(by);
+        if matches!(generation.policy.service_type, Type::Notify | Type::NotifyReload) {
+            self.main_up(id);
+        }
+        self.check_ready(id);
+    }
+
+    /// Ready is who has passed the gate and whose ExecStartPost= is done.
+    pub(super) fn check_ready(&mut self, id: GenerationId) {
+        if let Some(generation) = self.service.get(id)
+            && let Some(by) = generation.gate
+            && generation.is_active
+        {
+            self.become_ready(id, by);
         }
     }
 
     /// The generation has lived for as long as Ready= asks.
     pub(super) fn on_lived(&mut self, id: GenerationId) {
-        let by = if self.service.server_notifies && self.policy.ready == Ready::Auto {
-            ReadyBy::Alone
-        } else {
-            ReadyBy::Alive
-        };
-        self.become_ready(id, by);
+        let is_auto = self.service.get(id).is_some_and(|generation| generation.policy.ready == Ready::Auto);
+        let by = if self.service.server_notifies && is_auto { ReadyBy::Alone } else { ReadyBy::Alive };
+        self.pass_gate(id, by);
     }
 
-    pub(super) fn become_ready(&mut self, id: GenerationId, by: ReadyBy) {
-        let (now, watchdog) = (self.now, self.policy.watchdog);
+    fn become_ready(&mut self, id: GenerationId, by: ReadyBy) {
+        let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        let (Some(_), None, true) = (generation.started, generation.ready, generation.is_up()) else {
+        let (Some(_), None, true) = (generation.started, generation.ready, generation.lives()) else {
             return;
         };
         let after = now.since(generation.ordered);
         generation.ready = Some(now);
+        let (watchdog, bake) = (generation.watchdog_period, generation.policy.bake);
         generation.watchdog = (watchdog != Span::ZERO).then(|| now.after(watchdog));
         self.tell(Note::Ready { generation: id, after, by });
         if !self.service.manager_told {
@@ -53,9 +88,9 @@ impl Step<'_> {
             self.out.push(Action::TellManager(Manager::Ready));
         }
         match self.service.phase {
-            Phase::Swapping { new, .. } if new == id && self.policy.bake == Span::ZERO => self.promote(),
+            Phase::Swapping { new, .. } if new == id && bake == Span::ZERO => self.promote(),
             Phase::Swapping { old, new } if new == id => {
-                self.tell(SwapNote::Baking { from: old, to: id, span: self.policy.bake }.into());
+                self.tell(SwapNote::Baking { from: old, to: id, span: bake }.into());
             }
             Phase::Up { current } if current == id => self.succeed_attempt(),
             Phase::Swapping { .. }
@@ -74,8 +109,9 @@ impl Step<'_> {
         let Phase::Swapping { old, new } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: new };
         self.service.ledger.reset();
+        self.adopt();
         self.tell(SwapNote::Done { from: old, to: new }.into());
-        self.stop_generation(old, self.policy.kill_signal, self.policy.timeout_stop);
+        self.stop_by_policy(old, Span::INFINITY);
         self.succeed_attempt();
     }
 
@@ -87,8 +123,23 @@ impl Step<'_> {
         let text = note.to_string();
         self.tell(note.into());
         self.fail_attempt_saying(reason, &text);
-        let patience = limits::FAILED_CANDIDATE.min(self.policy.timeout_stop);
-        self.stop_generation(new, self.policy.kill_signal, patience);
+        self.discard();
+        self.stop_by_policy(new, limits::FAILED_CANDIDATE);
+    }
+
+    /// Stops a generation as its own policy says, with at most so much patience.
+    pub(super) fn stop_by_policy(&mut self, id: GenerationId, at_most: Span) {
+        if let Some(generation) = self.service.get(id) {
+            let patience = generation.policy.timeout_stop.min(at_most);
+            self.stop_generation(id, generation.policy.kill_signal, patience);
+        }
+    }
+
+    /// The swap that somebody asked for is not even begun.
+    pub(super) fn refuse_swap(&mut self, why: String) {
+        let text = SwapNote::Refused { why: why.clone() }.to_string();
+        self.tell(SwapNote::Refused { why: why.clone() }.into());
+        self.fail_attempt_saying(why, &text);
     }
 
     pub(super) fn succeed_attempt(&mut self) {
@@ -153,12 +204,12 @@ impl Step<'_> {
     }
 
     fn settle_swap(&mut self) {
-        if self.service.clients.next_swap.is_none() {
+        if self.service.clients.next_swap.is_none() || self.service.clients.rereading.is_some() {
             return;
         }
         match self.service.phase {
             Phase::Up { current } => {
-                let is_up = self.service.get(current).is_some_and(Generation::is_up);
+                let is_up = self.service.get(current).is_some_and(Generation::lives);
                 // A start that somebody waits for is decided first; then one more swap answers all who asked meanwhile.
                 if !is_up || self.service.attempt.is_some() {
                     return;
@@ -167,14 +218,14 @@ impl Step<'_> {
                 if generations < limits::GENERATIONS {
                     self.service.clients.held_told = false;
                     let clients = self.service.clients.next_swap.take().unwrap_or_default();
-                    self.begin_swap(current, clients);
+                    self.reread(clients);
                 } else if !std::mem::replace(&mut self.service.clients.held_told, true) {
                     self.tell(SwapNote::Held { generations }.into());
                 }
             }
             Phase::Listening { .. } | Phase::Waiting { .. } | Phase::Failed => {
                 let clients = self.service.clients.next_swap.take().unwrap_or_default();
-                self.start_by_request(true, None, clients);
+                self.reread(clients);
             }
             Phase::Swapping { .. } | Phase::Replacing { .. } | Phase::Paused | Phase::Stopping { .. } => {}
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::service::{Generation, Phase, Service, Stop};
 use super::{ClientId, GenerationId, Time, limits};
-use crate::config::{Policy, Ready, Span};
+use crate::config::{CommandList, Ready, Span, Type};
 
 /// What a wake-up is for. At one instant the earlier variant goes first: a server that is ready in the moment its
 /// time runs out is ready.
@@ -24,6 +24,12 @@ pub enum Why {
     StartTimeout(GenerationId),
     /// When the next WATCHDOG=1 is overdue.
     Watchdog(GenerationId),
+    /// When a command beside the main process has taken too long.
+    Command(GenerationId),
+    /// When READY=1 after RELOADING=1 is overdue.
+    Reload(GenerationId),
+    /// When RuntimeMaxSec= is over.
+    RuntimeMax(GenerationId),
     /// When a generation told to stop gets SIGKILL.
     Kill(GenerationId),
     /// When we stop waiting for what SIGKILL did not end.
@@ -44,10 +50,15 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready(g) => write!(f, "generation {} counts as ready", g.0),
-            Self::Retry(g) => write!(f, "generation {} is tried again (its file is being written)", g.0),
+            Self::Retry(g) => {
+                write!(f, "generation {} is tried again (its file is being written, or its PIDFile= is)", g.0)
+            }
             Self::BakeOver(g) => write!(f, "generation {} has the traffic for good", g.0),
             Self::StartTimeout(g) => write!(f, "generation {} must be ready", g.0),
             Self::Watchdog(g) => write!(f, "generation {} must have sent WATCHDOG=1", g.0),
+            Self::Command(g) => write!(f, "a command of generation {} must be done", g.0),
+            Self::Reload(g) => write!(f, "generation {} must have reloaded", g.0),
+            Self::RuntimeMax(g) => write!(f, "generation {} has run for RuntimeMaxSec=", g.0),
             Self::Kill(g) => write!(f, "generation {} gets SIGKILL", g.0),
             Self::Abandon(g) => write!(f, "what is left of generation {} is given up", g.0),
             Self::Restart => write!(f, "restart"),
@@ -60,20 +71,22 @@ impl fmt::Display for Why {
 }
 
 /// What comes first.
-pub(super) fn next(policy: &Policy, service: &Service) -> Option<(Time, Why)> {
-    deadlines(policy, service).into_iter().min()
+pub(super) fn next(service: &Service) -> Option<(Time, Why)> {
+    deadlines(service).into_iter().min()
 }
 
 /// All deadlines of the present state.
-fn deadlines(policy: &Policy, service: &Service) -> Vec<(Time, Why)> {
+fn deadlines(service: &Service) -> Vec<(Time, Why)> {
     let mut due = Vec::new();
     for generation in &service.generations {
-        of_generation(policy, service, generation, &mut due);
+        of_generation(service, generation, &mut due);
     }
     match service.phase {
         Phase::Swapping { new, .. } => {
-            if let Some(ready) = service.get(new).and_then(|generation| generation.ready) {
-                due.push((ready.after(policy.bake), Why::BakeOver(new)));
+            if let Some(generation) = service.get(new)
+                && let Some(ready) = generation.ready
+            {
+                due.push((ready.after(generation.policy.bake), Why::BakeOver(new)));
             }
         }
         Phase::Waiting { until } => due.push((until, Why::Restart)),
@@ -95,32 +108,60 @@ fn deadlines(policy: &Policy, service: &Service) -> Vec<(Time, Why)> {
     due
 }
 
-fn of_generation(policy: &Policy, service: &Service, generation: &Generation, due: &mut Vec<(Time, Why)>) {
+fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time, Why)>) {
     let id = generation.id;
-    if let Some(retry) = generation.retry {
-        due.push((retry, Why::Retry(id)));
+    // EXTEND_TIMEOUT_USEC=: not before then.
+    let extended = |time: Time| generation.extended.map_or(time, |extended| extended.max(time));
+    if let Some(running) = generation.command {
+        due.push((extended(running.due), Why::Command(id)));
+        if running.command.list == CommandList::StopPost {
+            return;
+        }
     }
+    due.extend(generation.reload.as_ref().map(|reload| (reload.due, Why::Reload(id))));
+    due.extend(generation.retry.map(|retry| (retry, Why::Retry(id))));
     if let Some(ending) = generation.ending {
-        due.push((ending.due, if ending.killed { Why::Abandon(id) } else { Why::Kill(id) }));
+        due.push(if ending.killed {
+            (ending.due, Why::Abandon(id))
+        } else {
+            (extended(ending.due), Why::Kill(id))
+        });
         return;
     }
     let Some(started) = generation.started else { return };
-    if generation.ready.is_some() {
-        due.extend(generation.watchdog.map(|time| (time, Why::Watchdog(id))));
-        return;
+    if let Some(ready) = generation.ready {
+        due.extend(generation.watchdog.map(|time| (extended(time), Why::Watchdog(id))));
+        due.push((extended(ready.after(generation.policy.runtime_max)), Why::RuntimeMax(id)));
+    } else {
+        due_to_be_ready(service, generation, started, due, extended);
     }
+}
+
+fn due_to_be_ready(
+    service: &Service,
+    generation: &Generation,
+    started: Time,
+    due: &mut Vec<(Time, Why)>,
+    extended: impl Fn(Time) -> Time,
+) {
+    let (id, policy) = (generation.id, &generation.policy);
     let alone = matches!(service.phase, Phase::Up { current } if current == id);
     let alive_for = match policy.ready {
         Ready::Delay(span) => span,
         Ready::Auto if !service.server_notifies => limits::AUTO_ALIVE,
         Ready::Auto if alone => limits::AUTO_ALONE,
-        Ready::Auto | Ready::Notify => Span::INFINITY,
-        Ready::Exec => Span::ZERO,
+        Ready::Auto | Ready::Notify | Ready::Exec => Span::INFINITY,
     };
-    due.push((started.after(alive_for), Why::Ready(id)));
-    // What only has to live for a while cannot be late, and `auto` never kills the only one there is.
-    let cannot_be_late = matches!(policy.ready, Ready::Delay(_)) || (policy.ready == Ready::Auto && alone);
-    if !cannot_be_late {
-        due.push((started.after(policy.timeout_start), Why::StartTimeout(id)));
+    if generation.gate.is_none() {
+        due.push((started.after(alive_for), Why::Ready(id)));
+    }
+    // What only has to live for a while cannot be late, and `auto` never kills the only one there is. But Type= may
+    // still wait for something.
+    let gate_cannot_be_late = generation.gate.is_some()
+        || matches!(policy.ready, Ready::Delay(_))
+        || (policy.ready == Ready::Auto && alone);
+    let type_waits = !generation.is_up && !matches!(policy.service_type, Type::Simple | Type::Exec);
+    if !gate_cannot_be_late || type_waits {
+        due.push((extended(started.after(policy.timeout_start)), Why::StartTimeout(id)));
     }
 }

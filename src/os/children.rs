@@ -1,97 +1,207 @@
-//! The living generations, by number: pid, pidfd and NOTIFY_SOCKET of each.
+//! The living generations, by number: their processes, and the NOTIFY_SOCKET of each.
+//!
+//! A generation has leaders (the processes that we started: each leads its own group) and whatever these started. One
+//! leader may be its main process; or that is a process we did not start but know by its pid (MAINPID=, PIDFile=).
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::unistd::getuid;
 
-use super::launch::Launcher;
-use super::notify::{NotifySocket, Received};
-use super::{reap, spawn};
-use crate::config::Signal;
-use crate::core::{Event, GenerationId, Scope, Stage, StartFailure};
+use super::fd_store::FdStore;
+use super::launch::{Launcher, Request};
+use super::notify::{self, NotifySocket, Received, Sender};
+use super::{reap, spawn, sys};
+use crate::config::{CommandList, NotifyAccess, Signal};
+use crate::core::{Command, Event, Found, GenerationId, Notify, Outcome, Scope, Stage, StartFailure};
 
 /// Datagrams of one generation that are read in one turn, so that a flood cannot hold up the rest.
 const DATAGRAMS: usize = 32;
 
 #[derive(Debug, Default)]
 pub struct Children {
-    generations: BTreeMap<GenerationId, Running>,
+    generations: BTreeMap<GenerationId, Generation>,
 }
 
 #[derive(Debug)]
-struct Running {
-    pid: i32,
-    pidfd: OwnedFd,
+struct Generation {
+    launcher: Rc<Launcher>,
     notify: NotifySocket,
-    /// The uid it was started with.
+    /// NOTIFYACCESS= changes it.
+    notify_access: NotifyAccess,
+    /// The uid its main process was started with.
     uid: u32,
-    /// The main process was reaped; what is left of the group is waited for.
-    reaped: bool,
-    /// Its process group was seen empty after that: the number may be another's by now (before Linux 6.9 it matters).
-    group_is_gone: bool,
+    leaders: Vec<Leader>,
+    /// The main process, if it lives and is known.
+    main: Option<i32>,
+    /// Where it is none of the leaders.
+    adopted: Option<OwnedFd>,
+    /// The command beside it, if one runs.
+    command: Option<(i32, Command)>,
+    awaits_clear: bool,
     /// SIGKILL was sent to all of it.
     is_killed: bool,
     /// A notification was dropped, and that was told.
     has_dropped: bool,
 }
 
+#[derive(Debug)]
+struct Leader {
+    pid: i32,
+    pidfd: OwnedFd,
+    is_reaped: bool,
+    /// Its process group was seen empty after that: the number may be another's by now (before Linux 6.9 it matters).
+    group_is_gone: bool,
+}
+
+/// Whose end it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Main(GenerationId),
+    Command(GenerationId),
+    /// A process that nothing waits for.
+    Other,
+}
+
+/// Starting.
 impl Children {
-    /// Starts a generation. `watch` gets its notify socket before anything can be sent there.
+    /// A new generation, of which nothing runs yet. `watch` gets its notify socket before anything can be sent there.
     ///
     /// # Errors
-    /// Nothing runs then.
-    pub fn start(
+    /// There is no notify socket for it.
+    pub fn admit(
         &mut self,
         generation: GenerationId,
-        launcher: &Launcher,
+        launcher: &Rc<Launcher>,
         watch: impl FnOnce(&NotifySocket) -> io::Result<()>,
-    ) -> Result<i32, StartFailure> {
+    ) -> Result<(), StartFailure> {
+        if self.generations.contains_key(&generation) {
+            return Ok(());
+        }
         let no_socket = |error: io::Error| StartFailure {
             stage: Stage::Resources,
             errno: error.raw_os_error().unwrap_or(0),
             what: format!("cannot open a notify socket: {error}"),
         };
         let notify = NotifySocket::open().map_err(no_socket)?;
-        let plan = launcher.plan(generation, &notify.address())?;
+        // A process that nobody hears is still a process: the server runs, only READY=1 will not arrive.
+        if let Err(error) = watch(&notify) {
+            log::warn!("{generation}: cannot listen to its notify socket: {error}");
+        }
+        let admitted = Generation {
+            launcher: Rc::clone(launcher),
+            notify,
+            notify_access: launcher.notify_access(),
+            uid: getuid().as_raw(),
+            leaders: Vec::new(),
+            main: None,
+            adopted: None,
+            command: None,
+            awaits_clear: false,
+            is_killed: false,
+            has_dropped: false,
+        };
+        self.generations.insert(generation, admitted);
+        Ok(())
+    }
+
+    /// Starts the main process.
+    ///
+    /// # Errors
+    /// Nothing more runs then.
+    pub fn start(
+        &mut self,
+        generation: GenerationId,
+        index: usize,
+        store: &FdStore,
+    ) -> Result<i32, StartFailure> {
+        let command = Command { list: CommandList::Start, index };
+        let pid = self.execute(generation, command, None, store)?;
+        if let Some(running) = self.generations.get_mut(&generation) {
+            running.main = Some(pid);
+            running.adopted = None;
+        }
+        Ok(pid)
+    }
+
+    /// Starts a command beside it.
+    ///
+    /// # Errors
+    /// It does not run then.
+    pub fn run(
+        &mut self,
+        generation: GenerationId,
+        command: Command,
+        outcome: Option<Outcome>,
+    ) -> Result<(), StartFailure> {
+        let pid = self.execute(generation, command, outcome, &FdStore::default())?;
+        if let Some(running) = self.generations.get_mut(&generation) {
+            running.command = Some((pid, command));
+        }
+        Ok(())
+    }
+
+    fn execute(
+        &mut self,
+        generation: GenerationId,
+        command: Command,
+        outcome: Option<Outcome>,
+        store: &FdStore,
+    ) -> Result<i32, StartFailure> {
+        let Some(running) = self.generations.get_mut(&generation) else {
+            return Err(StartFailure {
+                stage: Stage::Resources,
+                errno: 0,
+                what: format!("{generation} has no notify socket"),
+            });
+        };
+        let address = running.notify.address();
+        let plan = running.launcher.plan(&Request {
+            generation,
+            command,
+            notify_socket: &address,
+            main_pid: running.main,
+            outcome,
+            stored: store,
+        })?;
         let uid = plan.identity.uid.unwrap_or_else(|| getuid().as_raw());
         let child = spawn::spawn(&plan)?;
         for shortfall in &child.shortfalls {
             log::warn!("{generation}: {shortfall}");
         }
-        // A process that nobody hears is still a process: the server runs, only READY=1 will not arrive.
-        if let Err(error) = watch(&notify) {
-            log::warn!("{generation}: cannot listen to its notify socket: {error}");
+        if command.list == CommandList::Start {
+            running.uid = uid;
         }
-        let running = Running {
+        running.leaders.retain(|leader| !leader.group_is_gone);
+        running.is_killed = false;
+        running.leaders.push(Leader {
             pid: child.pid,
             pidfd: child.pidfd,
-            notify,
-            uid,
-            reaped: false,
+            is_reaped: false,
             group_is_gone: false,
-            is_killed: false,
-            has_dropped: false,
-        };
-        self.generations.insert(generation, running);
+        });
         Ok(child.pid)
     }
+}
 
+/// Signals.
+impl Children {
     /// Sends a signal. One that comes too late, to a process that is gone, is no error.
     pub fn kill(&mut self, generation: GenerationId, signal: Signal, scope: Scope) {
         let Some(running) = self.generations.get_mut(&generation) else { return };
         let result = match scope {
-            Scope::Main if running.reaped => return,
-            Scope::Main => reap::signal_main(&running.pidfd, signal),
+            Scope::Main => running.main_pidfd().map_or(Ok(false), |main| reap::signal_main(main, signal)),
+            Scope::Command => {
+                running.command_leader().map_or(Ok(false), |leader| leader.signal_group(signal))
+            }
             Scope::All => {
                 running.is_killed |= signal == Signal::KILL;
-                let signalled = match running.group_is_gone {
-                    true => Ok(false),
-                    false => reap::signal_group(&running.pidfd, running.pid, signal),
-                };
+                let results: Vec<_> =
+                    running.leaders.iter().map(|leader| leader.signal_group(signal)).collect();
                 self.signal_others(generation, signal);
-                signalled
+                results.into_iter().find(Result::is_err).unwrap_or(Ok(true))
             }
         };
         if let Err(error) = result {
@@ -99,87 +209,272 @@ impl Children {
         }
     }
 
-    /// Processes of the generation that left its process group: those still below its main process, and those that
-    /// lost their parent and so became our children.
+    /// Processes of the generation that left the groups of its leaders: those still below one, and those that lost
+    /// their parent and so became our children.
     fn signal_others(&self, generation: GenerationId, signal: Signal) {
         let Some(running) = self.generations.get(&generation) else { return };
         let mut heads = self.strays_of(generation);
-        if !running.reaped {
-            heads.push(running.pid);
-        }
-        if let Err(error) = reap::signal_trees(heads, running.pid, signal) {
+        heads.extend(running.leaders.iter().filter(|leader| !leader.is_reaped).map(|leader| leader.pid));
+        let groups: Vec<i32> = running.leaders.iter().map(|leader| leader.pid).collect();
+        if let Err(error) = reap::signal_trees(heads, &groups, signal) {
             log::warn!("cannot send {signal} to all that {generation} has started: {error}");
         }
     }
 
     fn strays_of(&self, generation: GenerationId) -> Vec<i32> {
-        let mains: Vec<i32> =
-            self.generations.values().filter(|running| !running.reaped).map(|running| running.pid).collect();
-        let mut strays = reap::strays(&mains).unwrap_or_else(|error| {
+        let leaders = self.generations.values().flat_map(|running| &running.leaders);
+        let known: Vec<i32> = leaders.filter(|leader| !leader.is_reaped).map(|leader| leader.pid).collect();
+        let mut strays = reap::strays(&known).unwrap_or_else(|error| {
             log::warn!("cannot look for what {generation} left behind: {error}");
             Vec::new()
         });
         strays.retain(|pid| reap::generation_of(*pid) == Some(generation.0));
         strays
     }
+}
 
+/// The main process.
+impl Children {
+    /// Type=forking: the process that is the main one now. PIDFile= says it; without one it is the only orphan.
+    pub fn find_main(&mut self, generation: GenerationId) -> Found {
+        let Some(running) = self.generations.get(&generation) else { return Found::Nobody };
+        let orphans = self.strays_of(generation);
+        let groups_live = running.leaders.iter().any(Leader::group_lives);
+        let pid = match running.launcher.pid_file() {
+            Some(path) => match reap::pid_in_file(path) {
+                Some(pid) => pid,
+                None if orphans.is_empty() && !groups_live => return Found::Nobody,
+                None => return Found::NotYet,
+            },
+            None => match orphans[..] {
+                [pid] if running.launcher.guesses_main_pid() => pid,
+                [] if !groups_live => return Found::Nobody,
+                _ => return Found::Unknown,
+            },
+        };
+        match self.adopt(generation, pid) {
+            Ok(()) => Found::Main(pid.unsigned_abs()),
+            Err(why) => {
+                log::debug!("{generation}: pid {pid} is not its main process: {why}");
+                Found::NotYet
+            }
+        }
+    }
+
+    /// Takes `pid` for the main process from now on.
+    ///
+    /// # Errors
+    /// A sentence: it does not live, or is none of this generation.
+    fn adopt(&mut self, generation: GenerationId, pid: i32) -> Result<(), String> {
+        let Some(running) = self.generations.get_mut(&generation) else {
+            return Err("the generation is over".to_owned());
+        };
+        let is_leader = running.leaders.iter().any(|leader| leader.pid == pid && !leader.is_reaped);
+        if is_leader {
+            running.adopted = None;
+        } else {
+            // The number is pinned first and looked at then.
+            let pidfd = sys::pidfd_open(pid).map_err(|error| format!("no such process ({error})"))?;
+            if !running.belongs(pid, generation) {
+                return Err("it was not started by this generation".to_owned());
+            }
+            running.adopted = Some(pidfd);
+        }
+        running.main = Some(pid);
+        Ok(())
+    }
+
+    /// The pidfd of a main process that we did not start: it tells its end also where somebody else reaps it.
+    pub fn adopted(&self, generation: GenerationId) -> Option<BorrowedFd<'_>> {
+        self.generations.get(&generation)?.adopted.as_ref().map(AsFd::as_fd)
+    }
+
+    /// An adopted main process is gone, and its parent has its status.
+    pub fn lost_main(&mut self, generation: GenerationId) -> bool {
+        let Some(running) = self.generations.get_mut(&generation) else { return false };
+        let is_gone = running.adopted.as_ref().is_some_and(|pidfd| reap::has_ended(pidfd).unwrap_or(false));
+        if is_gone {
+            (running.main, running.adopted) = (None, None);
+        }
+        is_gone
+    }
+}
+
+/// Ends.
+impl Children {
     pub fn forget(&mut self, generation: GenerationId) -> Option<NotifySocket> {
         self.generations.remove(&generation).map(|running| running.notify)
     }
 
-    /// The generation whose main process this was; from now on its pid means nothing.
-    pub fn reaped(&mut self, pid: i32) -> Option<GenerationId> {
-        let (generation, running) =
-            self.generations.iter_mut().find(|(_, running)| running.pid == pid && !running.reaped)?;
-        running.reaped = true;
-        Some(*generation)
+    /// The generation that a process which just ended was a leader or the main process of.
+    pub fn generation_of(&self, pid: i32) -> Option<GenerationId> {
+        let is_its = |running: &Generation| {
+            running.main == Some(pid)
+                || running.leaders.iter().any(|leader| leader.pid == pid && !leader.is_reaped)
+        };
+        self.generations.iter().find(|(_, running)| is_its(running)).map(|(generation, _)| *generation)
     }
 
-    /// Generations whose main process is gone and of which nothing is left now. `has_children` is false where we are
+    /// Whose process this was; from now on its pid means nothing.
+    pub fn reaped(&mut self, pid: i32) -> Ended {
+        for (generation, running) in &mut self.generations {
+            let leader = running.leaders.iter_mut().find(|leader| leader.pid == pid && !leader.is_reaped);
+            let is_leader = leader.is_some();
+            if let Some(leader) = leader {
+                leader.is_reaped = true;
+            }
+            if running.main == Some(pid) && (is_leader || running.adopted.is_some()) {
+                (running.main, running.adopted) = (None, None);
+                return Ended::Main(*generation);
+            }
+            if let Some((_, command)) = running.command.take_if(|(command, _)| is_leader && *command == pid) {
+                running.end_leftovers_of(pid, command.list);
+                return Ended::Command(*generation);
+            }
+        }
+        Ended::Other
+    }
+
+    pub fn await_clear(&mut self, generation: GenerationId) {
+        if let Some(running) = self.generations.get_mut(&generation) {
+            running.awaits_clear = true;
+        }
+    }
+
+    /// Generations that are to be waited for and of which nothing is left now. `has_children` is false where we are
     /// known to have no child of any kind, which saves the search.
     pub fn cleared(&mut self, has_children: bool) -> Vec<GenerationId> {
-        for running in
-            self.generations.values_mut().filter(|running| running.reaped && !running.group_is_gone)
-        {
-            running.group_is_gone = !reap::group_lives(&running.pidfd, running.pid).unwrap_or(true);
+        for leader in self.generations.values_mut().flat_map(|running| &mut running.leaders) {
+            leader.group_is_gone = leader.group_is_gone || (leader.is_reaped && !leader.group_lives());
         }
         let mut cleared = Vec::new();
-        for (generation, running) in self.generations.iter().filter(|(_, running)| running.reaped) {
+        for (generation, running) in self.generations.iter().filter(|(_, running)| running.awaits_clear) {
+            let groups_are_gone = running.leaders.iter().all(|leader| leader.group_is_gone);
             let has_others = has_children && !self.strays_of(*generation).is_empty();
             if has_others && running.is_killed {
                 // What SIGKILL ended has left us its own children meanwhile.
                 self.signal_others(*generation, Signal::KILL);
             }
-            if !has_others && running.group_is_gone {
+            if !has_others && groups_are_gone {
                 cleared.push(*generation);
+            }
+        }
+        for generation in &cleared {
+            if let Some(running) = self.generations.get_mut(generation) {
+                running.awaits_clear = false;
             }
         }
         cleared
     }
 
-    /// No main process lives.
+    /// No generation is there at all.
     pub fn is_empty(&self) -> bool {
-        self.generations.values().all(|running| running.reaped)
+        self.generations.is_empty()
     }
 
+    /// No main process lives.
+    pub fn has_no_main(&self) -> bool {
+        self.generations.values().all(|running| running.main.is_none())
+    }
+}
+
+/// Notifications.
+impl Children {
     /// What the generation has sent, as events. True: there may be more.
-    pub fn receive(&mut self, generation: GenerationId, events: &mut impl Extend<Event>) -> bool {
-        let Some(running) = self.generations.get_mut(&generation) else { return false };
-        // A sender that is gone already (`systemd-notify --no-block`) can only be judged by its uid.
-        let (main, users) = (running.pid, [0, getuid().as_raw(), running.uid]);
-        let believes =
-            |pid, uid| reap::belongs(pid, main, generation.0).unwrap_or_else(|| users.contains(&uid));
+    pub fn receive(
+        &mut self,
+        generation: GenerationId,
+        store: &mut FdStore,
+        events: &mut impl Extend<Event>,
+    ) -> bool {
         for _ in 0..DATAGRAMS {
-            match running.notify.receive(believes) {
+            let Some(running) = self.generations.get_mut(&generation) else { return false };
+            match running.notify.receive(store.max() > 0) {
                 Received::Nothing => return false,
-                Received::Message(message) => events.extend([Event::Notified { generation, message }]),
-                Received::Dropped(why) => {
-                    let level = if running.has_dropped { log::Level::Debug } else { log::Level::Warn };
-                    running.has_dropped = true;
-                    log::log!(level, "{generation}: a notification was dropped: {why}");
+                Received::Dropped(why) => running.drop_notification(generation, &why),
+                Received::Message { notify, pid, uid, fds } => {
+                    let sender = running.sender(pid, uid, generation);
+                    if let Err(why) = notify::judge(running.notify_access, sender, pid, uid) {
+                        running.drop_notification(generation, &why);
+                        continue;
+                    }
+                    running.notify_access = notify.notify_access.unwrap_or(running.notify_access);
+                    store.take(&notify, fds);
+                    events.extend(self.main_changed(generation, &notify));
+                    events.extend([Event::Notified { generation, message: notify }]);
                 }
             }
         }
         true
+    }
+
+    fn main_changed(&mut self, generation: GenerationId, notify: &Notify) -> Option<Event> {
+        let pid = notify.main_pid?;
+        match self.adopt(generation, pid) {
+            Ok(()) => Some(Event::MainChanged { generation, pid: pid.unsigned_abs() }),
+            Err(why) => {
+                log::warn!("{generation}: MAINPID={pid} is not taken: {why}");
+                None
+            }
+        }
+    }
+}
+
+impl Generation {
+    fn main_pidfd(&self) -> Option<&OwnedFd> {
+        let main = self.main?;
+        let leader = self.leaders.iter().find(|leader| leader.pid == main && !leader.is_reaped);
+        self.adopted.as_ref().or_else(|| leader.map(|leader| &leader.pidfd))
+    }
+
+    fn command_leader(&self) -> Option<&Leader> {
+        let (pid, _) = self.command?;
+        self.leaders.iter().find(|leader| leader.pid == pid && !leader.is_reaped)
+    }
+
+    /// What ExecCondition= and ExecStartPre= start does not outlive them (systemd.service(5), ExecStartPre=).
+    fn end_leftovers_of(&self, pid: i32, list: CommandList) {
+        let is_before = matches!(list, CommandList::Condition | CommandList::StartPre);
+        if let Some(leader) = self.leaders.iter().find(|leader| leader.pid == pid).filter(|_| is_before)
+            && let Err(error) = leader.signal_group(Signal::KILL)
+        {
+            log::warn!("cannot end what {}= left behind: {error}", list.key());
+        }
+    }
+
+    fn belongs(&self, pid: i32, generation: GenerationId) -> bool {
+        self.leaders.iter().any(|leader| reap::belongs(pid, leader.pid, generation.0) == Some(true))
+    }
+
+    fn sender(&self, pid: i32, uid: u32, generation: GenerationId) -> Sender {
+        if self.main == Some(pid) {
+            return Sender::Main;
+        }
+        if let Some((command, _)) = self.command
+            && reap::belongs(pid, command, generation.0) == Some(true)
+        {
+            return Sender::Command;
+        }
+        // A sender that is gone already (`systemd-notify --no-block`) can only be judged by its uid.
+        let is_gone =
+            self.leaders.iter().all(|leader| reap::belongs(pid, leader.pid, generation.0).is_none());
+        let is_ours = [0, getuid().as_raw(), self.uid].contains(&uid);
+        if (is_gone && is_ours) || self.belongs(pid, generation) { Sender::Other } else { Sender::Stranger }
+    }
+
+    fn drop_notification(&mut self, generation: GenerationId, why: &str) {
+        let level = if self.has_dropped { log::Level::Debug } else { log::Level::Warn };
+        self.has_dropped = true;
+        log::log!(level, "{generation}: a notification was dropped: {why}");
+    }
+}
+
+impl Leader {
+    fn signal_group(&self, signal: Signal) -> io::Result<bool> {
+        if self.group_is_gone { Ok(false) } else { reap::signal_group(&self.pidfd, self.pid, signal) }
+    }
+
+    fn group_lives(&self) -> bool {
+        !self.group_is_gone && reap::group_lives(&self.pidfd, self.pid).unwrap_or(true)
     }
 }

@@ -78,7 +78,21 @@ impl Launcher {
 
     /// # Errors
     /// A user, group or environment file that is not there now; the stage says which.
-    pub fn plan(&self, generation: GenerationId, notify_socket: &str) -> Result<Plan, StartFailure> {
+    pub fn notify_access(&self) -> config::NotifyAccess {
+        self.launch.notify_access
+    }
+    pub fn pid_file(&self) -> Option<&Path> {
+        self.launch.pid_file.as_deref()
+    }
+    pub fn guesses_main_pid(&self) -> bool {
+        self.launch.guess_main_pid
+    }
+    pub fn fd_store_max(&self) -> u32 {
+        self.launch.fd_store_max
+    }
+    pub fn last_is_gone(&self) {}
+    pub fn plan(&self, request: &Request<'_>) -> Result<Plan, StartFailure> {
+        let (generation, notify_socket) = (request.generation, request.notify_socket);
         let identity = Identity::resolve(&self.launch)?;
         let mut files = Vec::new();
         for file in &self.launch.environment_files {
@@ -96,7 +110,7 @@ impl Launcher {
         // Later wins: PWD says where the server is, by the path it was entered.
         let directory = self.directory.iter().map(|path| ("PWD".into(), path.into()));
         let environment = build_environment(env::vars_os().chain(directory), additions);
-        let exec = &self.launch.commands.start[0];
+        let exec = &self.launch.commands.list(request.command.list)[request.command.index];
         let mut plan = Plan::new(&self.launch, exec, environment, identity);
         plan.directory.clone_from(&self.directory);
         plan.fds.clone_from(&self.fds);
@@ -167,4 +181,13 @@ fn read_bounded(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
     }
     Ok(text)
+}
+
+pub struct Request<'a> {
+    pub generation: GenerationId,
+    pub command: crate::core::Command,
+    pub notify_socket: &'a str,
+    pub main_pid: Option<i32>,
+    pub outcome: Option<crate::core::Outcome>,
+    pub stored: &'a super::fd_store::FdStore,
 }

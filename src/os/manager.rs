@@ -29,6 +29,8 @@ impl ManagerSocket {
         let text: &[u8] = match message {
             core::Manager::Ready => b"READY=1",
             core::Manager::Stopping => b"STOPPING=1",
+            core::Manager::Reloading => b"RELOADING=1",
+            core::Manager::Status(_) => b"",
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;

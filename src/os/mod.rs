@@ -10,6 +10,7 @@
 
 pub mod children;
 pub mod control;
+pub mod fd_store;
 pub mod host;
 pub mod instances;
 pub mod launch;
@@ -27,4 +28,4 @@ pub mod users;
 
 mod shell;
 
-pub use shell::run;
+pub use shell::{Reader, run};

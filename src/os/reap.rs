@@ -7,6 +7,10 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::sys::{self, Waited};
 use crate::config::Signal;
@@ -126,6 +130,22 @@ pub fn belongs(pid: i32, main: i32, generation: u64) -> Option<bool> {
     Some(false)
 }
 
+/// Whether the process of a pidfd has ended, reaped or not.
+pub fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+}
+
+/// The pid in a PIDFile= (systemd.service(5)): one number, blanks around it. None for anything else, also while it is
+/// being written.
+pub fn pid_in_file(path: &Path) -> Option<i32> {
+    // The open of a FIFO would wait for a writer, and everything with it.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    let mut text = String::new();
+    file.take(FILE_BYTES).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok().filter(|pid| *pid > 1)
+}
+
 fn generation_in(environment: &[u8]) -> Option<u64> {
     let value =
         environment.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(b"SUPERVISE_GENERATION="))?;
@@ -198,10 +218,10 @@ fn below(children: Vec<i32>) -> io::Result<Vec<(i32, i32)>> {
     Ok(found)
 }
 
-/// Signals `children` of ours and all below them, but for those in process group `group`, who are signalled as such.
-pub fn signal_trees(children: Vec<i32>, group: i32, signal: Signal) -> io::Result<()> {
+/// Signals `children` of ours and all below them, but for those in the process `groups`, who are signalled as such.
+pub fn signal_trees(children: Vec<i32>, groups: &[i32], signal: Signal) -> io::Result<()> {
     for (pid, parent) in below(children)? {
-        if parent_and_group_of(pid).is_some_and(|(_, of)| of != group) {
+        if parent_and_group_of(pid).is_some_and(|(_, of)| !groups.contains(&of)) {
             signal_if_still(pid, parent, signal);
         }
     }
@@ -257,7 +277,7 @@ fn parent_and_group_in(stat: &[u8]) -> Option<(i32, i32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-fn read(path: &(impl AsRef<std::path::Path> + ?Sized)) -> io::Result<Vec<u8>> {
+fn read(path: &(impl AsRef<Path> + ?Sized)) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::open(path.as_ref())?.take(FILE_BYTES).read_to_end(&mut text)?;
     Ok(text)

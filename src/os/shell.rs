@@ -1,28 +1,32 @@
 //! The loop: what the module above promises, carried out.
 
+mod open;
+mod reread;
+
 use std::collections::{BTreeSet, VecDeque};
-use std::io::{self, IsTerminal};
+use std::io::{self};
 use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::time::{ClockId, clock_gettime};
 
-use super::children::Children;
-use super::control::ControlSocket;
+use super::children::{Children, Ended};
 use super::control::server::ControlServer;
-use super::launch::{self, Launcher};
+use super::fd_store::FdStore;
+use super::launch::Launcher;
 use super::manager::ManagerSocket;
-use super::notify::NotifySocket;
 use super::reap::{self, Reaped};
-use super::signal::{self, HupIgnored, Received, Signals};
+use super::signal::{self, Received, Signals};
 use super::snapshot;
-use super::socket::{self, HeldSocket, Inherited};
+use super::socket::{self, HeldSocket};
 use super::sys::Waited;
-use crate::config::{Config, Handover, Input, Instance, Signal};
+use crate::config::{Config, Instance, Policy, Signal};
 use crate::core::{
-    Action, ClientId, Event, GenerationId, Note, Reply, Sender, Setting, Supervisor, Terminal, Time,
+    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, StartFailure,
+    Supervisor, Terminal, Time,
 };
 
 /// The exit status for what parses but cannot be done.
@@ -33,12 +37,25 @@ const SIGNALS: Token = Token(0);
 const SOCKETS: usize = 1 << 20;
 /// The control socket and its clients: from here on.
 const CONTROL: usize = 1 << 24;
-/// Notify sockets: this plus the generation's number.
-const NOTIFY: usize = 1 << 25;
+/// Stored fds: this plus their number.
+const STORED: usize = 1 << 25;
+/// Of each generation two: its notify socket, and its main process where we did not start it.
+const GENERATIONS: usize = 1 << 26;
+
+fn notify_token(generation: GenerationId) -> Token {
+    Token(GENERATIONS + 2 * generation.0 as usize)
+}
+
+fn main_token(generation: GenerationId) -> Token {
+    Token(GENERATIONS + 2 * generation.0 as usize + 1)
+}
+
+/// Reads the configuration anew: the units and the command line's flags.
+pub type Reader = Box<dyn FnMut() -> Result<Config, String>>;
 
 /// Holds the sockets and runs the server until there is no more to do; returns the exit status.
-pub fn run(config: Config, instance: &Instance) -> u8 {
-    let status = Shell::open(config, instance).and_then(|mut shell| {
+pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
+    let status = Shell::open(config, instance, reader).and_then(|mut shell| {
         shell.queue.push_back(Event::Begun);
         shell.dispatch();
         let status = shell.turn_until_exit();
@@ -57,16 +74,29 @@ struct Shell {
     signals: Signals,
     sockets: Vec<HeldSocket>,
     is_watching: bool,
-    launcher: Launcher,
+    launcher: Rc<Launcher>,
+    policy: Policy,
+    reader: Option<Reader>,
+    /// What was read for the swap that is under way.
+    staged: Option<Staged>,
     children: Children,
+    store: FdStore,
     /// Generations that had more datagrams than one turn reads.
     talkative: BTreeSet<GenerationId>,
     control: Option<ControlServer>,
     manager: Option<ManagerSocket>,
     is_sweeping: bool,
+    /// A generation is waited for that may be gone already, and then no SIGCHLD tells.
+    is_clearing: bool,
     is_announced: bool,
     exit: Option<u8>,
-    handover: Handover,
+}
+
+#[derive(Debug)]
+struct Staged {
+    policy: Policy,
+    launcher: Rc<Launcher>,
+    sockets: Vec<HeldSocket>,
 }
 
 /// What one poll brought.
@@ -75,79 +105,9 @@ struct Woken {
     signals: bool,
     connected: bool,
     notified: BTreeSet<GenerationId>,
+    mains: BTreeSet<GenerationId>,
+    stored: Vec<usize>,
     control: Vec<Token>,
-}
-
-/// Opening and closing.
-impl Shell {
-    /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
-    /// others may hold (addresses, the name).
-    fn open(config: Config, instance: &Instance) -> Result<Self, String> {
-        // Before any fd of our own is open: they are named by number.
-        let inherited = Inherited::from_environment();
-        let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
-        let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
-        reap::prepare().map_err(cannot("adopt orphans"))?;
-        launch::check(&config.launch)?;
-        if config.launch.stdin == Input::Inherit && io::stdin().is_terminal() {
-            log::warn!(
-                "--stdin inherit: our stdin is a terminal; the kernel stops a server that reads from it, because it \
-                 is not in the foreground (use a pipe, a file, or --stdin null)"
-            );
-        }
-        let sockets = socket::bind_all(&config.listeners, &inherited).map_err(|error| error.to_string())?;
-        let poll = Poll::new().map_err(cannot("make a poll"))?;
-        let control = open_control(instance, &config, &poll)?;
-        let fd = signals.as_fd().as_raw_fd();
-        poll.registry()
-            .register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)
-            .map_err(cannot("watch for signals"))?;
-        let setting =
-            Setting { holds_sockets: !sockets.is_empty(), hup_ignored, init: std::process::id() == 1 };
-        let handover = config.policy.handover;
-        let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
-            .map_err(|problem| problem.to_string())?;
-        Ok(Self {
-            launcher,
-            supervisor: Supervisor::new(config.policy, setting),
-            queue: VecDeque::new(),
-            poll,
-            signals,
-            sockets,
-            is_watching: false,
-            children: Children::default(),
-            talkative: BTreeSet::new(),
-            control,
-            manager: ManagerSocket::from_environment(),
-            is_sweeping: false,
-            is_announced: false,
-            exit: None,
-            handover,
-        })
-    }
-
-    /// Said once something runs: what could not even be started is one line.
-    fn announce(&mut self) {
-        if std::mem::replace(&mut self.is_announced, true) {
-            return;
-        }
-        for (socket, fd) in self.sockets.iter().zip(3..) {
-            log::info!("listening on {} as {} (fd {fd})", socket.address, socket.name);
-        }
-        if let Some(control) = &self.control {
-            let socket = control.socket();
-            log::info!("{} is our name; control socket {}", socket.name(), socket.path().display());
-        }
-    }
-}
-
-fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {
-    let command =
-        config.launch.commands.start.first().map(|exec| exec.path.to_string_lossy()).unwrap_or_default();
-    let default_name = command.rsplit('/').next().unwrap_or(&command);
-    let socket = ControlSocket::open(instance, default_name).map_err(|error| error.to_string())?;
-    let server = socket.map(|socket| ControlServer::new(socket, poll.registry(), Token(CONTROL))).transpose();
-    server.map_err(|error| format!("cannot watch the control socket: {error}"))
 }
 
 /// One turn.
@@ -155,7 +115,7 @@ impl Shell {
     fn turn_until_exit(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(64);
         loop {
-            if self.is_sweeping {
+            if self.is_sweeping || std::mem::take(&mut self.is_clearing) {
                 // The sweep may have found nobody, and then no SIGCHLD tells.
                 self.reap();
             }
@@ -174,7 +134,7 @@ impl Shell {
 
     /// How long nothing happens by itself.
     fn patience(&self) -> Option<Duration> {
-        if !self.talkative.is_empty() {
+        if !self.talkative.is_empty() || self.is_clearing {
             return Some(Duration::ZERO);
         }
         let (due, _) = self.supervisor.next_wake()?;
@@ -188,11 +148,17 @@ impl Shell {
             self.receive(generation);
         }
         self.reap();
+        for generation in woken.mains {
+            self.on_main_gone(generation);
+        }
         for received in signals {
             self.on_signal(&received);
         }
         for token in woken.control {
             self.on_control(token);
+        }
+        for number in woken.stored {
+            self.store.hung_up(number);
         }
         if let Some(control) = &mut self.control {
             control.catch_up();
@@ -223,10 +189,33 @@ impl Shell {
     }
 
     fn receive(&mut self, generation: GenerationId) {
-        if self.children.receive(generation, &mut self.queue) {
+        if self.children.receive(generation, &mut self.store, &mut self.queue) {
             self.talkative.insert(generation);
         }
+        self.store.watch(self.poll.registry(), STORED);
+        self.watch_main(generation);
         self.dispatch();
+    }
+
+    /// A main process that we did not start is watched by its pidfd: who reaps it may be another.
+    fn watch_main(&self, generation: GenerationId) {
+        let Some(pidfd) = self.children.adopted(generation) else { return };
+        let token = main_token(generation);
+        let fd = pidfd.as_raw_fd();
+        match self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                log::warn!("cannot watch the main process of {generation}: {error}");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn on_main_gone(&mut self, generation: GenerationId) {
+        if self.children.lost_main(generation) {
+            // Its parent has its status.
+            self.queue.push_back(Event::Exited { generation, exit: Exit::Code(0) });
+            self.dispatch();
+        }
     }
 
     fn reap(&mut self) {
@@ -253,13 +242,19 @@ impl Shell {
     }
 
     fn on_reaped(&mut self, waited: &Waited) {
-        let Some(generation) = self.children.reaped(waited.pid) else {
-            return log::debug!("reaped pid {}, which a server left behind", waited.pid);
+        // What it sent last is there by now, also where poll had not seen it yet; MAINPID= may be part of it.
+        if let Some(generation) = self.children.generation_of(waited.pid) {
+            self.receive(generation);
+        }
+        let event = match self.children.reaped(waited.pid) {
+            Ended::Main(generation) => {
+                self.mend_sockets();
+                Event::Exited { generation, exit: waited.exit }
+            }
+            Ended::Command(generation) => Event::CommandEnded { generation, end: End::Exited(waited.exit) },
+            Ended::Other => return log::debug!("reaped pid {}, which a server left behind", waited.pid),
         };
-        self.mend_sockets();
-        // What it sent last is there by now, also where poll had not seen it yet.
-        self.receive(generation);
-        self.queue.push_back(Event::Exited { generation, exit: waited.exit });
+        self.queue.push_back(event);
         self.dispatch();
     }
 
@@ -300,7 +295,20 @@ impl Shell {
 
     fn apply(&mut self, action: Action) {
         match action {
-            Action::Spawn { generation } => self.spawn(generation),
+            Action::Spawn { generation, index } => self.spawn(generation, index),
+            Action::Run { generation, command, outcome } => self.run(generation, command, outcome),
+            Action::FindMain { generation } => {
+                let found = self.children.find_main(generation);
+                self.watch_main(generation);
+                self.queue.push_back(Event::MainSought { generation, found });
+            }
+            Action::AwaitClear { generation } => {
+                self.children.await_clear(generation);
+                self.is_clearing = true;
+            }
+            Action::Reread => self.reread(),
+            Action::Adopt => self.adopt(),
+            Action::Discard => self.staged = None,
             Action::Kill { generation, signal, scope } => self.children.kill(generation, signal, scope),
             Action::Forget { generation } => self.forget(generation),
             Action::Watch { on } => self.watch(on),
@@ -327,14 +335,11 @@ impl Shell {
         }
     }
 
-    fn spawn(&mut self, generation: GenerationId) {
+    fn spawn(&mut self, generation: GenerationId, index: usize) {
         self.mend_sockets();
-        let registry = self.poll.registry();
-        let watch = |notify: &NotifySocket| {
-            let token = Token(NOTIFY + generation.0 as usize);
-            registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
-        };
-        let event = match self.children.start(generation, &self.launcher, watch) {
+        let started =
+            self.admit(generation).and_then(|()| self.children.start(generation, index, &self.store));
+        let event = match started {
             Ok(pid) => {
                 self.announce();
                 Event::Started { generation, pid: pid.unsigned_abs() }
@@ -344,6 +349,25 @@ impl Shell {
         self.queue.push_back(event);
     }
 
+    fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<Outcome>) {
+        let started = self.admit(generation).and_then(|()| self.children.run(generation, command, outcome));
+        match started {
+            Ok(()) => self.announce(),
+            Err(failure) => {
+                self.queue.push_back(Event::CommandEnded { generation, end: End::NotStarted(failure) });
+            }
+        }
+    }
+
+    fn admit(&mut self, generation: GenerationId) -> Result<(), StartFailure> {
+        let launcher = self.staged.as_ref().map_or(&self.launcher, |staged| &staged.launcher);
+        let registry = self.poll.registry();
+        self.children.admit(generation, launcher, |notify| {
+            let token = notify_token(generation);
+            registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
+        })
+    }
+
     /// Undoes what a server may have done to the sockets: shutdown(2) and a small listen(2) at any time; O_NONBLOCK only
     /// while no server lives, for it belongs to the open file and would change under its hands.
     fn mend_sockets(&self) {
@@ -351,7 +375,7 @@ impl Shell {
             if let Err(error) = socket::listen_again(socket) {
                 log::warn!("cannot listen on {} again: {error}", socket.address);
             }
-            if self.children.is_empty()
+            if self.children.has_no_main()
                 && let Err(error) = socket::set_non_blocking(socket, self.launcher.non_blocking())
             {
                 log::warn!("cannot set O_NONBLOCK of {}: {error}", socket.address);
@@ -364,6 +388,9 @@ impl Shell {
         let Some(notify) = self.children.forget(generation) else { return };
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");
+        }
+        if self.children.is_empty() {
+            self.launcher.last_is_gone();
         }
     }
 
@@ -408,7 +435,7 @@ impl Shell {
     fn reply(&mut self, client: ClientId, mut reply: Reply) {
         let Some(control) = &mut self.control else { return };
         if let Some(status) = &mut reply.status {
-            snapshot::complete(status, control.socket().name(), &self.sockets, self.handover, now());
+            snapshot::complete(status, control.socket().name(), &self.sockets, self.policy.handover, now());
         }
         control.reply(client, reply);
     }
@@ -420,9 +447,13 @@ impl From<&Events> for Woken {
         for event in events {
             match event.token() {
                 SIGNALS => woken.signals = true,
-                Token(token) if token >= NOTIFY => {
-                    woken.notified.insert(GenerationId((token - NOTIFY) as u64));
+                Token(token) if token >= GENERATIONS => {
+                    let generation = GenerationId(((token - GENERATIONS) / 2) as u64);
+                    let is_main = event.token() == main_token(generation);
+                    let set = if is_main { &mut woken.mains } else { &mut woken.notified };
+                    set.insert(generation);
                 }
+                Token(token) if token >= STORED => woken.stored.push(token - STORED),
                 Token(token) if token >= CONTROL => {
                     woken.control.push(event.token());
                 }

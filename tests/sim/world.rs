@@ -12,8 +12,8 @@ use fastrand::Rng;
 use socket_supervise::config::{Policy, Signal};
 use socket_supervise::core::report::{Reply, State, Status};
 use socket_supervise::core::{
-    Action, ClientId, Event, Exit, GenerationId, Notify, Request, Scope, Sender, Setting, StartFailure,
-    Supervisor, Terminal, Time,
+    Action, ClientId, Event, Exit, GenerationId, Notify, Request, Reread, Scope, Sender, Setting,
+    StartFailure, Supervisor, Terminal, Time,
 };
 
 use crate::check::Check;
@@ -293,9 +293,6 @@ impl World {
             self.obey(action);
         }
         self.actions = actions;
-        if let Event::Exited { generation, .. } = event {
-            self.exit_was_told(generation);
-        }
         self.tick = wake.map(|(Time(time), _)| match self.tick {
             Some((wish, at)) if wish == time && at > self.now => (wish, at),
             _ => (time, time.max(self.now).saturating_add(self.lateness())),
@@ -327,7 +324,7 @@ impl World {
             }
         } else if self.steps % 16 == 3 && !self.orderly {
             let saved = self.core.save();
-            let twin = Supervisor::restore(self.policy.clone(), self.setting, &saved)
+            let twin = Supervisor::restore(&saved)
                 .unwrap_or_else(|error| panic!("reexec_roundtrip: {error}: {saved}"));
             assert_eq!(twin.save(), saved, "reexec_roundtrip: saved again, it differs");
             assert_eq!(twin.next_wake(), self.core.next_wake(), "reexec_roundtrip: next_wake");
@@ -337,7 +334,15 @@ impl World {
 
     fn obey(&mut self, action: &Action) {
         match action {
-            Action::Spawn { generation } => self.spawn(*generation),
+            Action::Spawn { generation, .. } => self.spawn(*generation),
+            Action::AwaitClear { generation } => self.await_clear(*generation),
+            Action::Reread => self.answers.push_back(Event::Reread {
+                result: Ok(Box::new(Reread {
+                    policy: self.policy.clone(),
+                    holds_sockets: self.setting.holds_sockets,
+                })),
+            }),
+            Action::Run { .. } | Action::FindMain { .. } => unreachable!("no commands in this world"),
             Action::Kill { generation, signal, scope } => {
                 self.kill(*generation, *signal, *scope == Scope::All);
             }
@@ -361,7 +366,11 @@ impl World {
                 self.plan(span, Happening::Continued);
             }
             Action::Exit(code) => self.ended = Some(*code),
-            Action::Forget { .. } | Action::Tell(_) | Action::TellManager(_) => {}
+            Action::Forget { .. }
+            | Action::Tell(_)
+            | Action::TellManager(_)
+            | Action::Adopt
+            | Action::Discard => {}
         }
     }
 }

@@ -71,8 +71,8 @@ pub(super) struct Group {
     /// Stopped by a signal: nothing of it runs, what it would do is in `held`.
     stopped: bool,
     held: Vec<Happening>,
-    exit_told: bool,
-    clear_told: bool,
+    /// The core waits for the last of them.
+    awaited: bool,
 }
 
 impl Group {
@@ -127,7 +127,6 @@ impl World {
         self.adopt(STRANGERS, script, count);
         if let Some(group) = self.groups.get_mut(&STRANGERS) {
             group.lives[0] = Life::Gone;
-            (group.exit_told, group.clear_told) = (true, true);
         }
     }
 
@@ -209,8 +208,7 @@ impl World {
             accepts: false,
             stopped: false,
             held: Vec::new(),
-            exit_told: false,
-            clear_told: false,
+            awaited: false,
         };
         self.groups.insert(generation, group);
     }
@@ -311,7 +309,7 @@ impl World {
                     *life = Life::Gone;
                 }
             }
-            if group.exit_told && group.is_empty() && !std::mem::replace(&mut group.clear_told, true) {
+            if group.is_empty() && std::mem::take(&mut group.awaited) {
                 found.push(Event::Cleared { generation: *id });
             }
         }
@@ -322,12 +320,11 @@ impl World {
         self.look_for_children();
     }
 
-    /// What the shell looks at after the step for an `Exited`.
-    pub(super) fn exit_was_told(&mut self, generation: GenerationId) {
-        let Some(group) = self.groups.get_mut(&generation) else { return };
-        group.exit_told = true;
-        if group.is_empty() && !std::mem::replace(&mut group.clear_told, true) {
-            self.answers.push_back(Event::Cleared { generation });
+    /// `Cleared` comes at once where nothing is left, or never was.
+    pub(super) fn await_clear(&mut self, generation: GenerationId) {
+        match self.groups.get_mut(&generation) {
+            Some(group) if !group.is_empty() => group.awaited = true,
+            Some(_) | None => self.answers.push_back(Event::Cleared { generation }),
         }
     }
 

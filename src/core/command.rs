@@ -1,0 +1,220 @@
+//! The commands round the main process: ExecCondition=, ExecStartPre=, ExecStartPost=, ExecReload=, ExecStop= and
+//! ExecStopPost=, one at a time, in systemd's order (systemd.service(5), ExecStart= and following).
+
+use super::note::{self, Note};
+use super::restart::{Failure, Outcome, RunResult, result};
+use super::service::{Generation, Running, Step};
+use super::{Action, Command, End, Exit, GenerationId, Scope, limits};
+use crate::config::{CommandList, FailureMode, Policy, Signal, Type};
+
+impl Step<'_> {
+    pub(super) fn run_list(&mut self, id: GenerationId, list: CommandList) {
+        self.run_from(id, list, 0);
+    }
+
+    /// Runs command `index` of a list; past its end, what comes after the list.
+    fn run_from(&mut self, id: GenerationId, list: CommandList, index: usize) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        if index >= generation.policy.commands.list(list).len() {
+            return self.list_done(id, list);
+        }
+        let is_end = matches!(list, CommandList::Stop | CommandList::StopPost);
+        let timeout = if is_end { generation.policy.timeout_stop } else { generation.policy.timeout_start };
+        let command = Command { list, index };
+        generation.command = Some(Running { command, due: now.after(timeout), is_over: false });
+        let outcome = is_end.then(|| generation.outcome());
+        self.out.push(Action::Run { generation: id, command, outcome });
+    }
+
+    fn list_done(&mut self, id: GenerationId, list: CommandList) {
+        match list {
+            CommandList::Condition => self.run_list(id, CommandList::StartPre),
+            CommandList::StartPre => self.start_main(id, 0),
+            CommandList::Start => {}
+            CommandList::StartPost => self.on_active(id),
+            CommandList::Reload => self.reload_by_signal(id),
+            CommandList::Stop => self.after_stop(id),
+            CommandList::StopPost => self.after_stop_post(id),
+        }
+    }
+
+    pub(super) fn on_command_ended(&mut self, id: GenerationId, end: End) {
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let Some(running) = generation.command.take() else { return };
+        let (has_ended, is_told) = (generation.end.is_some(), generation.ending.is_some());
+        let Command { list, index } = running.command;
+        let ignored = generation.policy.commands.list(list).get(index).copied().unwrap_or_default();
+        match list {
+            CommandList::StopPost if running.is_over => self.after_stop_post(id),
+            CommandList::Reload if running.is_over && !is_told && !has_ended => {}
+            CommandList::Stop if running.is_over => self.go_on_ending(id),
+            CommandList::Stop | CommandList::StopPost => {
+                self.after_command(id, running.command, end, ignored)
+            }
+            CommandList::Condition
+            | CommandList::StartPre
+            | CommandList::Start
+            | CommandList::StartPost
+            | CommandList::Reload
+                if is_told || has_ended =>
+            {
+                self.go_on_ending(id);
+            }
+            CommandList::Condition
+            | CommandList::StartPre
+            | CommandList::Start
+            | CommandList::StartPost
+            | CommandList::Reload => self.after_command(id, running.command, end, ignored),
+        }
+    }
+
+    fn after_command(&mut self, id: GenerationId, command: Command, end: End, ignored: bool) {
+        if ignored || end == End::Exited(Exit::Code(0)) {
+            return self.run_from(id, command.list, command.index + 1);
+        }
+        // 1 to 254 is an answer, not a failure (systemd.service(5), ExecCondition=).
+        let is_no = command.list == CommandList::Condition && matches!(end, End::Exited(Exit::Code(1..=254)));
+        let failure = Failure::Command(command, end);
+        let what = note::command_failed(&failure);
+        self.tell(Note::CommandFailed { generation: id, what: what.clone(), is_no });
+        match command.list {
+            CommandList::Condition if is_no => self.never_starts(id, End::Skipped, None),
+            CommandList::Condition | CommandList::StartPre => {
+                self.never_starts(id, End::Untried, Some(failure));
+            }
+            CommandList::StartPost => {
+                let signal = self.kill_signal_of(id);
+                self.fail_generation(id, failure, format!("generation {}: {what}", id.0), signal);
+            }
+            CommandList::Start => {}
+            CommandList::Reload => self.reload_failed(id, &what),
+            CommandList::Stop => {
+                self.record_failure(id, failure);
+                self.after_stop(id);
+            }
+            CommandList::StopPost => {
+                self.record_failure(id, failure);
+                self.after_stop_post(id);
+            }
+        }
+    }
+
+    /// The main process is not started: ExecStopPost= still runs.
+    fn never_starts(&mut self, id: GenerationId, end: End, failure: Option<Failure>) {
+        if let Some(generation) = self.service.get_mut(id) {
+            generation.failure = failure;
+        }
+        self.ended(id, end);
+        self.wind_down(id);
+    }
+
+    /// Only the first failure of a run is its result.
+    fn record_failure(&mut self, id: GenerationId, failure: Failure) {
+        if let Some(generation) = self.service.get_mut(id)
+            && generation.outcome().result == RunResult::Success
+        {
+            generation.failure = Some(failure);
+        }
+    }
+
+    /// A command took longer than TimeoutStartSec= or TimeoutStopSec=.
+    pub(super) fn on_command_due(&mut self, id: GenerationId) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let Some(running) = &mut generation.command else { return };
+        let list = running.command.list;
+        if running.is_over {
+            // SIGKILL did not end it: the kernel holds it.
+            generation.command = None;
+            self.tell(Note::LeftBehind { generation: Some(id) });
+            return if list == CommandList::StopPost {
+                self.after_stop_post(id)
+            };
+        }
+        let policy = &generation.policy;
+        let (start_signal, stop_signal) = (
+            failure_signal(policy, policy.start_failure_mode),
+            failure_signal(policy, policy.stop_failure_mode),
+        );
+        running.due = match list {
+            CommandList::Reload | CommandList::StopPost => now.after(limits::AFTER_KILL),
+            CommandList::Condition
+            | CommandList::StartPre
+            | CommandList::Start
+            | CommandList::StartPost
+            | CommandList::Stop => super::Time::NEVER,
+        };
+        running.is_over = true;
+        let what = format!("{}= took too long", list.key());
+        match list {
+            CommandList::Condition | CommandList::StartPre | CommandList::Start | CommandList::StartPost => {
+                let reason = format!("generation {}: {what}", id.0);
+                self.fail_generation(id, Failure::Timeout, reason, start_signal);
+            }
+            CommandList::Reload => {
+                self.signal_command(id, Signal::KILL);
+                self.reload_failed(id, &what);
+            }
+            CommandList::Stop => {
+                self.tell(Note::CommandFailed { generation: id, what, is_no: false });
+                self.record_failure(id, Failure::Timeout);
+                self.signal_command(id, stop_signal);
+                self.after_stop(id);
+            }
+            CommandList::StopPost => {
+                self.tell(Note::CommandFailed { generation: id, what, is_no: false });
+                self.record_failure(id, Failure::Timeout);
+                self.signal_command(id, Signal::KILL);
+            }
+        }
+    }
+
+    pub(super) fn signal_command(&mut self, id: GenerationId, signal: Signal) {
+        self.out.push(Action::Kill { generation: id, signal, scope: Scope::Command });
+    }
+
+    pub(super) fn kill_signal_of(&self, id: GenerationId) -> Signal {
+        self.service.get(id).map_or(Signal::TERM, |generation| generation.policy.kill_signal)
+    }
+
+    /// The start is done as Type= means it; ExecStartPost= follows.
+    pub(super) fn main_up(&mut self, id: GenerationId) {
+        let Some(generation) = self.service.get_mut(id) else { return };
+        if !std::mem::replace(&mut generation.is_up, true) {
+            self.run_list(id, CommandList::StartPost);
+        }
+    }
+
+    /// ExecStartPost= is done.
+    fn on_active(&mut self, id: GenerationId) {
+        let Some(generation) = self.service.get_mut(id) else { return };
+        generation.is_active = true;
+        let is_done = generation.policy.service_type == Type::Oneshot && !generation.policy.remain_after_exit;
+        let exit = generation.last_exit.unwrap_or(Exit::Code(0));
+        self.check_ready(id);
+        if is_done && self.service.get(id).is_some_and(Generation::lives) {
+            self.ended(id, End::Exited(exit));
+            self.wind_down(id);
+        }
+    }
+}
+
+impl Generation {
+    /// The result so far.
+    pub(super) fn outcome(&self) -> Outcome {
+        let none_yet = End::Exited(Exit::Code(0));
+        let end = self.end.as_ref().unwrap_or(&none_yet);
+        let status = self.end.as_ref().and_then(End::status);
+        Outcome { result: result(&self.policy, end, self.failure.as_ref()), status }
+    }
+}
+
+/// TimeoutStartFailureMode= and TimeoutStopFailureMode=
+pub(super) const fn failure_signal(policy: &Policy, mode: FailureMode) -> Signal {
+    match mode {
+        FailureMode::Terminate => policy.kill_signal,
+        FailureMode::Abort => policy.watchdog_signal,
+        FailureMode::Kill => policy.final_kill_signal,
+    }
+}

@@ -1,0 +1,121 @@
+//! `reload`: ExecReload=, then the signal of Type=notify-reload, in the current generation; and RELOADING=1.
+
+use super::note::{Note, ReloadNote};
+use super::report::Reply;
+use super::service::{Phase, Reload, Step};
+use super::{Action, ClientId, GenerationId, Manager, Scope, Time};
+use crate::config::{CommandList, Type};
+
+impl Step<'_> {
+    pub(super) fn on_reload_requested(&mut self, client: ClientId) {
+        let Phase::Up { current } = self.service.phase else {
+            let why = match self.service.phase {
+                Phase::Swapping { .. } => "a swap is under way; it loads everything anew",
+                Phase::Up { .. }
+                | Phase::Listening { .. }
+                | Phase::Replacing { .. }
+                | Phase::Waiting { .. }
+                | Phase::Paused
+                | Phase::Failed
+                | Phase::Stopping { .. } => "no server runs that could reload",
+            };
+            return self.reply(client, Reply::failed(why));
+        };
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(current) else { return };
+        let refusal = if generation.ready.is_none() || !generation.lives() {
+            Some(format!("{current} is not ready; it loads everything as it starts"))
+        } else if generation.policy.commands.reload.is_empty()
+            && generation.policy.service_type != Type::NotifyReload
+        {
+            Some(format!(
+                "{current} has neither ExecReload= nor Type=notify-reload; \"supervise swap\" starts a new one"
+            ))
+        } else if generation.reload.is_some() {
+            Some(format!("{current} is reloading already; ask again when it is done"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            return self.reply(client, Reply::failed(refusal));
+        }
+        generation.reload =
+            Some(Reload { since: now, due: Time::NEVER, was_said: false, clients: vec![client] });
+        self.tell(Note::Reload(current, ReloadNote::Begun));
+        self.out.push(Action::TellManager(Manager::Reloading));
+        self.run_list(current, CommandList::Reload);
+    }
+
+    /// ExecReload= is done: with Type=notify-reload the server is asked by its signal as well.
+    pub(super) fn reload_by_signal(&mut self, id: GenerationId) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        if generation.policy.service_type != Type::NotifyReload {
+            return self.reloaded(id);
+        }
+        let (signal, due) = (generation.policy.reload_signal, now.after(generation.policy.timeout_start));
+        if let Some(reload) = &mut generation.reload {
+            (reload.since, reload.due) = (now, due);
+        }
+        self.out.push(Action::Kill { generation: id, signal, scope: Scope::Main });
+    }
+
+    /// RELOADING=1. After our signal only with a MONOTONIC_USEC= from then on: an older one is another reload's.
+    pub(super) fn on_reloading_said(&mut self, id: GenerationId, at: Option<Time>) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        match &mut generation.reload {
+            Some(reload) => reload.was_said |= at.is_some_and(|at| at >= reload.since),
+            None if generation.is_up => {
+                generation.reload =
+                    Some(Reload { since: now, due: Time::NEVER, was_said: true, clients: Vec::new() });
+                self.tell(Note::Reload(id, ReloadNote::Begun));
+                if self.service.current() == Some(id) {
+                    self.out.push(Action::TellManager(Manager::Reloading));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// READY=1 ends a reload that was announced.
+    pub(super) fn on_reload_ready_said(&mut self, id: GenerationId) {
+        let is_done =
+            |generation: &super::service::Generation| generation.reload.as_ref().is_some_and(|r| r.was_said);
+        if self.service.get(id).is_some_and(is_done) {
+            self.reloaded(id);
+        }
+    }
+
+    fn reloaded(&mut self, id: GenerationId) {
+        let now = self.now;
+        let Some(reload) = self.service.get_mut(id).and_then(|generation| generation.reload.take()) else {
+            return;
+        };
+        self.tell(Note::Reload(id, ReloadNote::Done { after: now.since(reload.since) }));
+        for client in reload.clients {
+            self.reply(client, Reply::done(format!("{id} has reloaded")));
+        }
+        if self.service.current() == Some(id) {
+            self.out.push(Action::TellManager(Manager::Ready));
+        }
+    }
+
+    /// It serves on with what it had.
+    pub(super) fn reload_failed(&mut self, id: GenerationId, why: &str) {
+        let Some(reload) = self.service.get_mut(id).and_then(|generation| generation.reload.take()) else {
+            return;
+        };
+        self.tell(Note::Reload(id, ReloadNote::Failed { why: why.to_owned() }));
+        for client in reload.clients {
+            self.reply(client, Reply::failed(format!("reload failed: {why}; {id} serves on")));
+        }
+        if self.service.current() == Some(id) && self.service.serves() {
+            self.out.push(Action::TellManager(Manager::Ready));
+        }
+    }
+
+    pub(super) fn on_reload_due(&mut self, id: GenerationId) {
+        self.reload_failed(id, "it did not say READY=1 in time");
+    }
+}

@@ -1,0 +1,57 @@
+//! The configuration is read anew at each swap: what a broken file, a new policy and a decided swap mean.
+
+use super::report::Reply;
+use super::service::{Attempt, Phase, Step};
+use super::{Action, ClientId, Reread};
+
+impl Step<'_> {
+    /// The swap for these clients begins as soon as the files are read.
+    pub(super) fn reread(&mut self, clients: Vec<ClientId>) {
+        self.service.clients.rereading = Some(clients);
+        self.out.push(Action::Reread);
+    }
+
+    pub(super) fn on_reread(&mut self, result: Result<Box<Reread>, String>) {
+        let Some(clients) = self.service.clients.rereading.take() else { return };
+        let reread = match result {
+            Ok(reread) => reread,
+            Err(why) => return self.reread_failed(clients, why),
+        };
+        self.service.staged = Some(*reread);
+        match self.service.phase {
+            Phase::Up { current } => self.begin_swap(current, clients),
+            Phase::Listening { .. } | Phase::Waiting { .. } | Phase::Failed => {
+                self.adopt();
+                self.start_by_request(true, None, clients);
+            }
+            Phase::Swapping { .. } | Phase::Replacing { .. } | Phase::Paused | Phase::Stopping { .. } => {
+                self.discard();
+                for client in clients {
+                    self.reply(client, Reply::failed("overtaken by another request"));
+                }
+            }
+        }
+    }
+
+    /// Nothing changes, and whoever asked hears why.
+    fn reread_failed(&mut self, clients: Vec<ClientId>, why: String) {
+        let from = self.service.current();
+        self.service.attempt = Some(Attempt { generation: None, from, is_swap: true, clients });
+        self.refuse_swap(why);
+    }
+
+    /// What was read last counts from now on.
+    pub(super) fn adopt(&mut self) {
+        if let Some(staged) = self.service.staged.take() {
+            self.service.policy = staged.policy;
+            self.service.setting.holds_sockets = staged.holds_sockets;
+            self.out.push(Action::Adopt);
+        }
+    }
+
+    pub(super) fn discard(&mut self) {
+        if self.service.staged.take().is_some() {
+            self.out.push(Action::Discard);
+        }
+    }
+}

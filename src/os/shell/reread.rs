@@ -1,0 +1,58 @@
+//! The configuration as read anew for a swap: sockets that stay are untouched, added ones are bound before the swap,
+//! removed ones are closed after it; a broken file changes nothing.
+
+use std::rc::Rc;
+
+use super::{Launcher, Shell, Staged};
+use crate::config::Config;
+use crate::core::{Event, Reread};
+use crate::os::launch;
+use crate::os::socket;
+
+impl Shell {
+    pub(super) fn reread(&mut self) {
+        let result = self.stage().map(|()| {
+            let (policy, sockets) = match &self.staged {
+                Some(staged) => (&staged.policy, &staged.sockets),
+                None => (&self.policy, &self.sockets),
+            };
+            Box::new(Reread { policy: policy.clone(), holds_sockets: !sockets.is_empty() })
+        });
+        self.queue.push_back(Event::Reread { result });
+    }
+
+    /// Without files nothing can have changed.
+    fn stage(&mut self) -> Result<(), String> {
+        let Some(reader) = &mut self.reader else { return Ok(()) };
+        let config: Config = reader()?;
+        launch::check(&config.launch)?;
+        let sockets: Vec<socket::HeldSocket> = Vec::new();
+        let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
+            .map_err(|problem| problem.to_string())?;
+        self.staged = Some(Staged { policy: config.policy, launcher: Rc::new(launcher), sockets });
+        Ok(())
+    }
+
+    pub(super) fn adopt(&mut self) {
+        let Some(staged) = self.staged.take() else { return };
+        let was_watching = self.is_watching;
+        self.watch(false);
+        self.tell_sockets(&staged.sockets);
+        (self.policy, self.launcher, self.sockets) = (staged.policy, staged.launcher, staged.sockets);
+        self.store.set_max(self.launcher.fd_store_max());
+        self.watch(was_watching);
+    }
+
+    /// What is held from now on, and what no longer is.
+    fn tell_sockets(&self, new: &[socket::HeldSocket]) {
+        let has = |list: &[socket::HeldSocket], socket: &socket::HeldSocket| {
+            list.iter().any(|other| other.address == socket.address)
+        };
+        for socket in new.iter().filter(|socket| !has(&self.sockets, socket)) {
+            log::info!("listening on {} as {}", socket.address, socket.name);
+        }
+        for socket in self.sockets.iter().filter(|socket| !has(new, socket)) {
+            log::info!("no longer listening on {} ({})", socket.address, socket.name);
+        }
+    }
+}
