@@ -19,7 +19,7 @@ use super::support::{Daemon, Place, example};
 const AT_ONCE: usize = 4;
 
 /// The cases of a file in tests/conformance.
-fn cases(file: &str) -> Vec<Value> {
+pub(crate) fn cases(file: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance").join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let cases: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -29,7 +29,7 @@ fn cases(file: &str) -> Vec<Value> {
 
 /// Runs every case, and says of all that disagree what they gave.
 #[track_caller]
-fn all_agree(cases: &[Value], run: impl Fn(&Value) -> Result<(), String> + Sync) {
+pub(crate) fn all_agree(cases: &[Value], run: impl Fn(&Value) -> Result<(), String> + Sync) {
     let (next, faults) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -46,7 +46,7 @@ fn all_agree(cases: &[Value], run: impl Fn(&Value) -> Result<(), String> + Sync)
     assert!(faults.is_empty(), "{} of {} disagree:\n{}", faults.len(), cases.len(), faults.join("\n"));
 }
 
-fn text<'a>(case: &'a Value, key: &str) -> &'a str {
+pub(crate) fn text<'a>(case: &'a Value, key: &str) -> &'a str {
     case[key].as_str().unwrap_or_else(|| panic!("no {key} in {case}"))
 }
 
@@ -55,7 +55,7 @@ fn list(value: &Value) -> Vec<&str> {
     value.as_array().expect("a list").iter().map(|word| word.as_str().expect("a word")).collect()
 }
 
-fn expect<T: PartialEq + std::fmt::Debug>(got: &T, wanted: &T) -> Result<(), String> {
+pub(crate) fn expect<T: PartialEq + std::fmt::Debug>(got: &T, wanted: &T) -> Result<(), String> {
     if got == wanted { Ok(()) } else { Err(format!("expected {wanted:?}, got {got:?}")) }
 }
 
@@ -66,8 +66,10 @@ impl Desk {
     fn new() -> Self {
         let place = Place::new();
         fs::create_dir(place.path("bin")).unwrap();
-        // tests/real has the real one instead.
-        std::os::unix::fs::symlink(example("notify"), place.path("bin/systemd-notify")).unwrap();
+        // tests/real runs the same cases with the real one.
+        if !cfg!(feature = "real-servers") {
+            std::os::unix::fs::symlink(example("notify"), place.path("bin/systemd-notify")).unwrap();
+        }
         Self(place)
     }
 
