@@ -36,7 +36,7 @@ const PAIRS: [Pair; 14] = [
 ];
 
 /// Downloads a package and unpacks it below `unpacked`.
-fn unpack(place: &Place, package: &str) {
+pub(crate) fn unpack(place: &Place, package: &str) {
     let run = |words: &[&str]| {
         let output = Command::new(words[0]).args(&words[1..]).current_dir(place.path("")).output();
         let output =
