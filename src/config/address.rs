@@ -72,6 +72,23 @@ impl Listener {
         }
     }
 
+    /// Reads the value of ListenStream= (no kind), ListenDatagram= ([`Kind::Udp`]) or ListenSequentialPacket=
+    /// ([`Kind::SeqPacket`]). The name and the options are those of its whole unit and come later.
+    ///
+    /// # Errors
+    /// What is wrong with the address.
+    pub fn of_unit(text: &str, kind: Option<Kind>, place: &str) -> Result<Self, Problem> {
+        let address = Address::parse(text)?;
+        let kind = fit(None, kind, &address)?;
+        Ok(Self {
+            kind,
+            address,
+            name: String::new(),
+            options: SocketOptions::new(),
+            place: place.to_owned(),
+        })
+    }
+
     fn read(text: &str, default_kind: Option<Kind>) -> Result<(Kind, Address, String), Problem> {
         let (spec, name) = match text.rsplit_once('=') {
             Some((spec, name)) => (spec, Some(name)),

@@ -3,9 +3,15 @@
 //! The command line, its help and later unit files are made from it. A new directive is a field of [`Config`] and a
 //! row of the table.
 
+mod exec;
+mod service;
+mod socket;
 mod table;
+mod without;
 
-use super::{Config, Error, Problem, RestartDelay, Span, Warning, placeholder, printable};
+use std::cell::RefCell;
+
+use super::{Config, Error, Exec, Listener, Problem, RestartDelay, Span, Warning, placeholder, printable};
 pub use table::DIRECTIVES;
 
 /// One row of the table.
@@ -80,13 +86,6 @@ pub struct Scope<'a> {
     pub warn: &'a dyn Fn(Problem),
 }
 
-impl Scope<'_> {
-    /// A value of the command line.
-    pub fn of_command_line(place: &str) -> Scope<'_> {
-        Scope { expand: &|text| Ok(text.to_owned()), place, warn: &|_| {} }
-    }
-}
-
 impl Directive {
     const fn flag(mut self, flag: &'static str) -> Self {
         self.flag = Some(flag);
@@ -104,48 +103,136 @@ impl Directive {
     }
 }
 
-/// A [`Config`] that is being filled. Some rules ask what was written, not what holds: that is kept here.
-#[derive(Clone, Debug)]
-pub struct Draft {
-    pub config: Config,
-    /// Where each of [`DELAY_KEYS`] was last given.
-    delay_places: [Option<String>; 3],
+impl Section {
+    /// As between its brackets.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "Unit",
+            Self::Service => "Service",
+            Self::Socket => "Socket",
+            Self::Install => "Install",
+            Self::XSupervise => "X-Supervise",
+        }
+    }
+}
+
+/// The row of a key in its section; the same key may mean another thing in another section.
+pub fn find(section: Section, key: &str) -> Option<&'static Directive> {
+    DIRECTIVES.iter().find(|directive| directive.section == section && directive.key == key)
+}
+
+/// The row that `-p KEY=` means.
+fn find_by_key(key: &str) -> Option<&'static Directive> {
+    [Section::Service, Section::Unit, Section::Socket, Section::XSupervise]
+        .into_iter()
+        .find_map(|section| find(section, key))
 }
 
 const DELAY_KEYS: [&str; 3] = ["RestartSec", "RestartSteps", "RestartMaxDelaySec"];
 
+/// A [`Config`] that is being filled. Some rules ask what was written, not what holds: that is kept here.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub config: Config,
+    /// The last place of each directive that was set.
+    written: Vec<(Section, &'static str, String)>,
+}
+
+/// What became of one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Honoured,
+    Inert(&'static str),
+    NotHonoured(&'static str),
+}
+
 impl Draft {
     pub const fn new(config: Config) -> Self {
-        Self { config, delay_places: [const { None }; 3] }
+        Self { config, written: Vec::new() }
     }
 
-    /// Sets one directive. A later value replaces an earlier one; lists grow, and an empty value empties them. The
-    /// warning is about a directive that has no effect here.
+    /// Where this directive was last set.
+    pub fn place_of(&self, section: Section, key: &str) -> Option<&str> {
+        let found = self.written.iter().rfind(|(one, name, _)| *one == section && *name == key);
+        found.map(|(_, _, place)| place.as_str())
+    }
+
+    /// Sets one directive of the command line. A later value replaces an earlier one; lists grow, and an empty value
+    /// empties them. The warning is about a directive that has no effect here.
     ///
     /// # Errors
-    /// An unknown key or a value that is refused.
+    /// An unknown key or a value that is refused, also where a unit file would only be warned about.
     pub fn set(&mut self, key: &str, value: &str, place: &str) -> Result<Option<Warning>, Error> {
-        let Some(directive) = DIRECTIVES.iter().find(|directive| directive.key == key) else {
-            return Err(unknown_key(key).at(place));
+        let instead = match key {
+            "ExecStart" => Some("COMMAND comes after --: supervise -l 8080 -- ./server"),
+            "Type" => Some("use --ready notify or --ready exec"),
+            _ if key.starts_with("Listen") => Some("use --listen [KIND:]ADDRESS"),
+            _ => None,
         };
-        match directive.verdict {
-            Verdict::NotHonoured(reason) => {
-                Ok(Some(Warning(Problem::new(format!("{key}= has no effect"), reason).at(place))))
-            }
-            Verdict::Inert(_) => Ok(None),
-            Verdict::Honoured(setter) => {
-                let config = &mut self.config;
-                let result = match setter {
-                    Setter::Plain(set) | Setter::Expanded(set) => set(config, value),
-                    Setter::Scoped(set) => set(config, value, &Scope::of_command_line(place)),
-                };
-                result.map_err(|problem| problem.at(place))?;
-                if let Some(index) = DELAY_KEYS.iter().position(|known| *known == key) {
-                    self.delay_places[index] = Some(place.to_owned());
-                }
-                Ok(None)
-            }
+        if let Some(remedy) = instead {
+            let cause = format!("{} is not set this way", printable(key));
+            return Err(Problem::new(cause, remedy).at(place));
         }
+        let Some(directive) = find_by_key(key) else { return Err(unknown_key(key).at(place)) };
+        let warned = RefCell::new(None);
+        let scope = Scope {
+            expand: &|text| Ok(text.to_owned()),
+            place,
+            warn: &|problem| *warned.borrow_mut() = Some(problem),
+        };
+        let effect = self.apply(directive, value, &scope).map_err(|problem| problem.at(place))?;
+        if let Some(problem) = warned.into_inner() {
+            return Err(problem.at(place));
+        }
+        Ok(match effect {
+            Effect::NotHonoured(reason) => Some(no_effect(key, reason, place)),
+            Effect::Honoured | Effect::Inert(_) => None,
+        })
+    }
+
+    /// Sets one option of the sockets that are being read; another directive is left alone.
+    ///
+    /// # Errors
+    /// As of [`Draft::set`].
+    pub(super) fn set_socket(
+        &mut self,
+        key: &str,
+        value: &str,
+        place: &str,
+    ) -> Result<Option<Warning>, Error> {
+        match find_by_key(key) {
+            Some(directive) if directive.section == Section::Socket => self.set(key, value, place),
+            _ => Ok(None),
+        }
+    }
+
+    /// Sets one directive of any origin.
+    ///
+    /// # Errors
+    /// The value is refused.
+    pub fn apply(
+        &mut self,
+        directive: &'static Directive,
+        value: &str,
+        scope: &Scope<'_>,
+    ) -> Result<Effect, Problem> {
+        let setter = match directive.verdict {
+            Verdict::Inert(reason) => return Ok(Effect::Inert(reason)),
+            Verdict::NotHonoured(_) if is_off(directive.key, value) => {
+                return Ok(Effect::Inert("it is switched off"));
+            }
+            Verdict::NotHonoured(reason) => return Ok(Effect::NotHonoured(reason)),
+            Verdict::Honoured(setter) => setter,
+        };
+        let config = &mut self.config;
+        match setter {
+            Setter::Plain(set) => set(config, value)?,
+            Setter::Expanded(set) => set(config, &(scope.expand)(value)?)?,
+            Setter::Scoped(set) => set(config, value, scope)?,
+        }
+        self.written.retain(|(section, key, _)| *section != directive.section || *key != directive.key);
+        self.written.push((directive.section, directive.key, scope.place.to_owned()));
+        Ok(Effect::Honoured)
     }
 
     /// Closes the configuration: the rules that need more than one directive.
@@ -165,23 +252,15 @@ impl Draft {
             return Err(Problem::new("no COMMAND", "write it after --: supervise -l 8080 -- ./server")
                 .at("command line"));
         }
-        // A word that is not text has no placeholder either.
-        for word in commands.iter().flat_map(|exec| &exec.words).filter_map(|word| word.to_str()) {
-            let place = || format!("COMMAND {}", printable(word));
-            placeholder::check([word], &config.listeners).map_err(|problem| problem.at(place()))?;
-        }
-        for (name, value) in &config.launch.environment {
-            // Without the value: it may be a secret.
-            let place = || format!("-E {name}");
-            placeholder::check([value.as_str()], &config.listeners).map_err(|problem| problem.at(place()))?;
-        }
+        check_placeholders(&config)?;
         Ok((config, warnings))
     }
 
     /// CLI.md, Options: the delay grows by default; RestartSec= alone is fixed; growth needs steps and a maximum.
     fn close_delay(&mut self) -> Result<Option<Warning>, Error> {
+        let places = DELAY_KEYS.map(|key| self.place_of(Section::Service, key).map(str::to_owned));
         let delay = &mut self.config.policy.delay;
-        match &self.delay_places {
+        match &places {
             [_, Some(place), None] if delay.steps > 0 => {
                 let remedy = "add --restart-max-delay-sec 30s";
                 return Err(
@@ -196,24 +275,69 @@ impl Draft {
             [None, None, None] | [_, Some(_), Some(_)] => {}
             _ => *delay = RestartDelay { base: delay.base, steps: 0, max: Span::INFINITY },
         }
+        Ok(self.lower_delay())
+    }
+
+    /// As systemd does it.
+    pub(super) fn lower_delay(&mut self) -> Option<Warning> {
+        let place = self.place_of(Section::Service, DELAY_KEYS[2]).unwrap_or(DELAY_KEYS[2]).to_owned();
+        let delay = &mut self.config.policy.delay;
         if delay.max >= delay.base {
-            return Ok(None);
+            return None;
         }
-        // As systemd does it.
         let cause = format!("RestartSec= is lowered from {} to {}", delay.base, delay.max);
         delay.base = delay.max;
-        let place = self.delay_places[2].as_deref().unwrap_or(DELAY_KEYS[2]);
         let remedy = "RestartMaxDelaySec= is the longest wait, so it should be the larger one";
-        Ok(Some(Warning(Problem::new(cause, remedy).at(place))))
+        Some(Warning(Problem::new(cause, remedy).at(place)))
     }
 }
 
+/// What a line that cannot be honoured is told.
+pub(super) fn no_effect(key: &str, reason: &str, place: &str) -> Warning {
+    Warning(Problem::new(format!("{key}= has no effect"), reason).at(place))
+}
+
+/// Whether a directive that is not honoured asks for nothing. A number is not: `MemoryMax=0` asks for much.
+fn is_off(key: &str, value: &str) -> bool {
+    // Of these, the word or its absence is a wish.
+    if matches!(
+        key,
+        "CapabilityBoundingSet" | "SetLoginEnvironment" | "MemoryZSwapWriteback" | "AcceptFileDescriptors"
+    ) {
+        return key == "AcceptFileDescriptors" && super::number::boolean(value) == Ok(true);
+    }
+    let none = value == "none" && key.ends_with("Action");
+    none || matches!(
+        value.to_ascii_lowercase().as_str(),
+        "" | "no" | "n" | "false" | "f" | "off" | "infinity"
+    )
+}
+
+/// {fd:NAME} and its kin name sockets that there are.
+pub(super) fn check_placeholders(config: &Config) -> Result<(), Error> {
+    // A word that is not text has no placeholder either.
+    let words = |exec: &Exec| {
+        exec.words.iter().filter_map(|word| word.to_str()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for exec in &config.launch.commands.start {
+        for word in words(exec) {
+            let place = || format!("{} {}", exec.place, printable(&word));
+            placeholder::check([word.as_str()], &config.listeners).map_err(|problem| problem.at(place()))?;
+        }
+    }
+    for (name, value) in &config.launch.environment {
+        // Without the value: it may be a secret.
+        let place = || format!("-E {name}");
+        placeholder::check([value.as_str()], &config.listeners).map_err(|problem| problem.at(place()))?;
+    }
+    Ok(())
+}
+
 /// One address held twice is a typing error; the second bind would only say that the address is in use.
-fn check_listeners(config: &Config) -> Result<(), Error> {
+pub(super) fn check_listeners(config: &Config) -> Result<(), Error> {
     for (index, listener) in config.listeners.iter().enumerate() {
-        let picked = listener.address.port() == Some(0);
-        let same =
-            |other: &&super::Listener| other.kind == listener.kind && other.address == listener.address;
+        let picked = listener.address.port() == Some(0) || listener.options.reuse_port;
+        let same = |other: &&Listener| other.kind == listener.kind && other.address == listener.address;
         if let Some(first) = config.listeners[..index].iter().find(same).filter(|_| !picked) {
             let cause = format!("this address is held already by {}", first.place);
             return Err(Problem::new(cause, "leave one of them out").at(listener.place.as_str()));
@@ -223,14 +347,9 @@ fn check_listeners(config: &Config) -> Result<(), Error> {
 }
 
 fn unknown_key(key: &str) -> Problem {
-    let remedy = match key {
-        "ExecStart" => "COMMAND comes after --: supervise -l 8080 -- ./server".to_owned(),
-        "Type" => "use --ready notify or --ready exec".to_owned(),
-        _ if key.starts_with("Listen") => "use --listen [KIND:]ADDRESS".to_owned(),
-        _ => match nearest(key, DIRECTIVES.iter().map(|directive| directive.key)) {
-            Some(near) => format!("did you mean {near}?"),
-            None => "`supervise --help` lists the directives".to_owned(),
-        },
+    let remedy = match nearest(key, DIRECTIVES.iter().map(|directive| directive.key)) {
+        Some(near) => format!("did you mean {near}?"),
+        None => "`supervise --help` lists the directives".to_owned(),
     };
     Problem::new(format!("unknown directive {:?}", printable(key)), remedy)
 }

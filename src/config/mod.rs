@@ -16,6 +16,7 @@ mod policy;
 mod socket;
 pub mod specifier;
 pub mod status;
+pub mod unit;
 pub mod unit_file;
 pub mod value;
 

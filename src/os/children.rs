@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use mio::Registry;
 use nix::unistd::getuid;
 
 use super::fd_store::FdStore;
@@ -54,6 +55,15 @@ struct Leader {
     is_reaped: bool,
     /// Its process group was seen empty after that: the number may be another's by now (before Linux 6.9 it matters).
     group_is_gone: bool,
+}
+
+/// The store of fds, and what it takes to watch them.
+#[derive(Debug)]
+pub struct Store<'a> {
+    pub fds: &'a mut FdStore,
+    pub registry: &'a Registry,
+    /// Added to the number of a stored fd.
+    pub tokens: usize,
 }
 
 /// Whose end it was.
@@ -384,12 +394,12 @@ impl Children {
     pub fn receive(
         &mut self,
         generation: GenerationId,
-        store: &mut FdStore,
+        store: &mut Store<'_>,
         events: &mut impl Extend<Event>,
     ) -> bool {
         for _ in 0..DATAGRAMS {
             let Some(running) = self.generations.get_mut(&generation) else { return false };
-            match running.notify.receive(store.max() > 0) {
+            match running.notify.receive(store.fds.is_open()) {
                 Received::Nothing => return false,
                 Received::Dropped(why) => running.drop_notification(generation, &why),
                 Received::Message { notify, pid, uid, fds } => {
@@ -399,7 +409,7 @@ impl Children {
                         continue;
                     }
                     running.notify_access = notify.notify_access.unwrap_or(running.notify_access);
-                    store.take(&notify, fds);
+                    store.fds.take(store.registry, &notify, fds, store.tokens);
                     events.extend(self.main_changed(generation, &notify));
                     events.extend([Event::Notified { generation, message: notify }]);
                 }

@@ -1,21 +1,203 @@
-//! The file descriptor store (stub).
+//! The file descriptor store (sd_notify(3), FDSTORE=1): what a server gives us to keep for the next generation.
+//!
+//! One for all generations: it outlives restarts and swaps, and ends with us.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use super::sys;
 use crate::core::Notify;
-use std::os::fd::OwnedFd;
+
+/// FDNAME= where none was given.
+const DEFAULT_NAME: &str = "stored";
+
 #[derive(Debug, Default)]
 pub struct FdStore {
-    max: u32,
+    /// FileDescriptorStoreMax=
+    max: usize,
+    /// The newest first: that is the order in which they are passed.
+    entries: VecDeque<Entry>,
+    last_number: usize,
+    is_full_told: bool,
 }
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    fd: OwnedFd,
+    number: usize,
+    watch: Watch,
+}
+
+/// Whether its end (EPOLLHUP, EPOLLERR) takes it out of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    Wanted,
+    Registered,
+    /// FDPOLL=0, or nothing that can be polled (a file).
+    No,
+}
+
 impl FdStore {
     pub fn new(max: u32) -> Self {
-        Self { max }
+        Self { max: max as usize, ..Self::default() }
     }
-    pub fn max(&self) -> u32 {
-        self.max
+
+    /// Whether fds are taken at all.
+    pub const fn is_open(&self) -> bool {
+        self.max > 0
     }
-    pub fn set_max(&mut self, max: u32) {
-        self.max = max;
+
+    /// What is too many now goes, the oldest first.
+    pub fn set_max(&mut self, registry: &Registry, max: u32) {
+        self.max = max as usize;
+        for entry in self.entries.drain(self.max.min(self.entries.len())..) {
+            entry.unwatch(registry);
+        }
     }
-    pub fn take(&mut self, _notify: &Notify, _fds: Vec<OwnedFd>) {}
-    pub fn watch(&mut self, _registry: &mio::Registry, _base: usize) {}
-    pub fn hung_up(&mut self, _number: usize) {}
+
+    /// Does with the fds of a message what it asks for. Those that are not stored are closed.
+    pub fn take(&mut self, registry: &Registry, notify: &Notify, fds: Vec<OwnedFd>, tokens: usize) {
+        if notify.fd_store_remove {
+            if let Some(name) = &notify.fd_name {
+                self.entries
+                    .iter()
+                    .filter(|entry| entry.name == *name)
+                    .for_each(|entry| entry.unwatch(registry));
+                self.entries.retain(|entry| entry.name != *name);
+            }
+        } else if notify.fd_store {
+            for fd in fds {
+                self.add(fd, notify);
+            }
+            self.watch(registry, tokens);
+        }
+    }
+
+    fn add(&mut self, fd: OwnedFd, notify: &Notify) {
+        if self.entries.iter().any(|entry| sys::is_same_file(entry.fd.as_fd(), fd.as_fd())) {
+            return;
+        }
+        if self.entries.len() >= self.max {
+            let level = if self.is_full_told { log::Level::Debug } else { log::Level::Warn };
+            self.is_full_told = true;
+            log::log!(level, "a fd was not stored: there are {} (raise FileDescriptorStoreMax=)", self.max);
+            return;
+        }
+        self.last_number += 1;
+        let watch = if notify.fd_no_poll { Watch::No } else { Watch::Wanted };
+        let name = notify.fd_name.as_deref().unwrap_or(DEFAULT_NAME).to_owned();
+        self.entries.push_front(Entry { name, fd, number: self.last_number, watch });
+    }
+
+    fn watch(&mut self, registry: &Registry, tokens: usize) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.watch == Watch::Wanted) {
+            // The end is reported in any case; for nothing else do we wake up.
+            let fd = entry.fd.as_raw_fd();
+            let token = Token(tokens + entry.number);
+            entry.watch = match registry.register(&mut SourceFd(&fd), token, Interest::PRIORITY) {
+                Ok(()) => Watch::Registered,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Watch::No,
+                Err(error) => {
+                    log::warn!("cannot watch a stored fd ({}): {error}", entry.name);
+                    Watch::No
+                }
+            };
+        }
+    }
+
+    /// The other end of a stored fd is gone: so is its use.
+    pub fn hung_up(&mut self, registry: &Registry, number: usize) {
+        if let Some(index) = self.entries.iter().position(|entry| entry.number == number)
+            && let Some(entry) = self.entries.remove(index)
+        {
+            log::debug!("the stored fd {} is closed: its other end is gone", entry.name);
+            entry.unwatch(registry);
+        }
+    }
+
+    /// Names and fds, in the order in which they are passed.
+    pub fn list(&self) -> impl Iterator<Item = (&str, &OwnedFd)> {
+        self.entries.iter().map(|entry| (entry.name.as_str(), &entry.fd))
+    }
+}
+
+impl Entry {
+    /// Before its fd is closed: another process may have the same open file, and epoll would go on reporting it.
+    fn unwatch(&self, registry: &Registry) {
+        if self.watch == Watch::Registered
+            && let Err(error) = registry.deregister(&mut SourceFd(&self.fd.as_raw_fd()))
+        {
+            log::debug!("cannot stop watching the stored fd {}: {error}", self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    fn named(name: &str) -> Notify {
+        Notify { fd_store: true, fd_name: Some(name.to_owned()), ..Notify::default() }
+    }
+
+    fn names(store: &FdStore) -> Vec<&str> {
+        store.list().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn the_newest_comes_first_and_the_store_has_a_limit() {
+        let poll = Poll::new().unwrap();
+        let mut store = FdStore::new(2);
+        for name in ["a", "b", "c"] {
+            store.take(poll.registry(), &named(name), vec![File::open("/dev/null").unwrap().into()], 0);
+        }
+        assert_eq!(names(&store), ["b", "a"]);
+        let remove = Notify { fd_store_remove: true, ..named("a") };
+        store.take(poll.registry(), &remove, Vec::new(), 0);
+        assert_eq!(names(&store), ["b"]);
+        store.set_max(poll.registry(), 0);
+        assert!(names(&store).is_empty() && !store.is_open());
+    }
+
+    #[test]
+    fn one_open_file_is_kept_once() {
+        let poll = Poll::new().unwrap();
+        let (one, other) = (File::open("/dev/null").unwrap(), File::open("/dev/null").unwrap());
+        if !sys::is_same_file(one.as_fd(), one.try_clone().unwrap().as_fd()) {
+            return; // kcmp(2) is refused here: both are kept then.
+        }
+        let mut store = FdStore::new(9);
+        let fds = vec![one.try_clone().unwrap().into(), one.into(), other.into()];
+        store.take(poll.registry(), &Notify { fd_store: true, ..Notify::default() }, fds, 0);
+        assert_eq!(names(&store), ["stored", "stored"]);
+    }
+
+    #[test]
+    fn what_hangs_up_goes_unless_it_is_not_polled() {
+        let mut poll = Poll::new().unwrap();
+        let mut store = FdStore::new(9);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (quiet, gone) = UnixStream::pair().unwrap();
+        store.take(poll.registry(), &named("polled"), vec![ours.into()], 100);
+        let unpolled = Notify { fd_no_poll: true, ..named("quiet") };
+        store.take(poll.registry(), &unpolled, vec![quiet.into()], 100);
+        drop((theirs, gone));
+        let mut events = Events::with_capacity(4);
+        poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+        let tokens: Vec<usize> = events.iter().map(|event| event.token().0).collect();
+        assert_eq!(tokens, [101]);
+        store.hung_up(poll.registry(), 1);
+        assert_eq!(names(&store), ["quiet"]);
+    }
 }

@@ -6,6 +6,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use nix::time::{ClockId, clock_gettime};
+
 use crate::core;
 
 /// The NOTIFY_SOCKET we were started with.
@@ -25,16 +27,20 @@ impl ManagerSocket {
     }
 
     /// Sends one message, without waiting. An error is for one warning: nothing of ours depends on it.
-    pub fn tell(&self, message: core::Manager) -> io::Result<()> {
-        let text: &[u8] = match message {
-            core::Manager::Ready => b"READY=1",
-            core::Manager::Stopping => b"STOPPING=1",
-            core::Manager::Reloading => b"RELOADING=1",
-            core::Manager::Status(_) => b"",
+    pub fn tell(&self, message: &core::Manager) -> io::Result<()> {
+        let text = match message {
+            core::Manager::Ready => "READY=1".to_owned(),
+            core::Manager::Stopping => "STOPPING=1".to_owned(),
+            core::Manager::Status(text) => format!("STATUS={text}"),
+            core::Manager::Reloading => {
+                let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+                let micros = now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000;
+                format!("RELOADING=1\nMONOTONIC_USEC={micros}")
+            }
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        let result = parse(&self.address).and_then(|address| socket.send_to_addr(text, &address));
+        let result = parse(&self.address).and_then(|address| socket.send_to_addr(text.as_bytes(), &address));
         result.map(|_| ()).map_err(|error| {
             io::Error::new(error.kind(), format!("NOTIFY_SOCKET={}: {error}", self.address.display()))
         })
@@ -60,11 +66,19 @@ mod tests {
     fn an_abstract_manager_is_told() {
         let manager = NotifySocket::open().unwrap();
         let socket = ManagerSocket::new(manager.address().into()).unwrap();
-        socket.tell(core::Manager::Ready).unwrap();
-        socket.tell(core::Manager::Stopping).unwrap();
-        let ready = Notify { ready: true, ..Notify::default() };
-        assert_eq!(manager.receive(|_, _| true), Received::Message(ready));
-        assert_eq!(manager.receive(|_, _| true), Received::Message(Notify::default()));
+        socket.tell(&core::Manager::Ready).unwrap();
+        socket.tell(&core::Manager::Stopping).unwrap();
+        socket.tell(&core::Manager::Reloading).unwrap();
+        socket.tell(&core::Manager::Status("up".to_owned())).unwrap();
+        let next = || match manager.receive(false) {
+            Received::Message { notify, .. } => notify,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next(), Notify { ready: true, ..Notify::default() });
+        assert_eq!(next(), Notify { stopping: true, ..Notify::default() });
+        let reloading = next();
+        assert!(reloading.reloading && reloading.monotonic_usec.is_some());
+        assert_eq!(next(), Notify { status: Some("up".to_owned()), ..Notify::default() });
     }
 
     #[test]
@@ -72,7 +86,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        ManagerSocket::new(path.into()).unwrap().tell(core::Manager::Ready).unwrap();
+        ManagerSocket::new(path.into()).unwrap().tell(&core::Manager::Ready).unwrap();
         let mut buffer = [0; 16];
         let length = manager.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"READY=1");
@@ -82,7 +96,7 @@ mod tests {
     fn trouble_is_an_error_that_names_the_address() {
         for address in ["/nowhere/notify", "vsock:2:1234", "relative"] {
             let socket = ManagerSocket::new(address.into()).unwrap();
-            let error = socket.tell(core::Manager::Ready).expect_err(address);
+            let error = socket.tell(&core::Manager::Ready).expect_err(address);
             assert!(error.to_string().contains(address), "{error}");
         }
         assert!(ManagerSocket::new(OsString::new()).is_none());
@@ -92,7 +106,7 @@ mod tests {
     fn a_manager_that_does_not_read_does_not_block_us() {
         let manager = NotifySocket::open().unwrap();
         let socket = ManagerSocket::new(manager.address().into()).unwrap();
-        let full = (0..100_000).find_map(|_| socket.tell(core::Manager::Ready).err());
+        let full = (0..100_000).find_map(|_| socket.tell(&core::Manager::Ready).err());
         assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
     }
 }

@@ -6,7 +6,7 @@
 //! sender, for whose pid and uid the kernel vouches.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -15,10 +15,14 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
+use super::sys;
+use crate::config::NotifyAccess;
 use crate::core::Notify;
 
 /// Longest message; systemd has the same limit (NOTIFY_BUFFER_MAX).
 const LONGEST: usize = 4096;
+/// The most fds that one message can carry (SCM_MAX_FD of unix(7)).
+const MOST_FDS: usize = 253;
 
 /// What one call of [`NotifySocket::receive`] found.
 #[derive(Debug)]
@@ -66,15 +70,19 @@ impl NotifySocket {
         self.address.clone()
     }
 
-    /// Reads one datagram, without waiting. Counts only what comes from a sender that `believes` (pid, uid) accepts. The
-    /// caller limits how many it reads in a row: senders may be faster than we are.
+    /// Reads one datagram, without waiting. The caller limits how many it reads in a row: senders may be faster than we
+    /// are.
     ///
-    /// The control buffer has room for the credentials alone, which the kernel writes first. Fds that come along
-    /// (BARRIER=1, FDSTORE=1) find none: they never become ours, and the kernel closes them within this call, which
-    /// is what `systemd-notify` waits for.
-    pub fn receive(&self, _fds: bool) -> Received {
+    /// Without `takes_fds` the control buffer has room for the credentials alone, which the kernel writes first. Fds
+    /// that come along (BARRIER=1, FDSTORE=1) find none: they never become ours, and the kernel closes them within
+    /// this call, which is what `systemd-notify` waits for. With it they are closed when the message is dropped.
+    pub fn receive(&self, takes_fds: bool) -> Received {
         let mut payload = [0; LONGEST];
-        let mut control = cmsg_space!(UnixCredentials);
+        let mut control = if takes_fds {
+            cmsg_space!(UnixCredentials, [RawFd; MOST_FDS])
+        } else {
+            cmsg_space!(UnixCredentials)
+        };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let mut parts = [IoSliceMut::new(&mut payload)];
         let message = recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), flags);
@@ -83,40 +91,82 @@ impl NotifySocket {
             Err(Errno::EAGAIN) => return Received::Nothing,
             Err(errno) => return Received::Dropped(format!("recvmsg: {}", errno.desc())),
         };
+        let mut credentials = None;
+        let mut fds = Vec::new();
+        for (kind, data) in control_messages(&control) {
+            match kind {
+                libc::SCM_CREDENTIALS => credentials = pid_and_uid(data),
+                libc::SCM_RIGHTS => fds.extend(sys::received_fds(data)),
+                _ => {}
+            }
+        }
         if flags.contains(MsgFlags::MSG_TRUNC) {
             return Received::Dropped(format!("longer than {LONGEST} bytes"));
         }
-        let Some((pid, uid)) = sender(&control) else {
+        let Some((pid, uid)) = credentials else {
             return Received::Dropped("without credentials".to_owned());
         };
-        Received::Message { notify: Notify::parse(&payload[..length]), pid, uid, fds: Vec::new() }
+        Received::Message { notify: Notify::parse(&payload[..length]), pid, uid, fds }
     }
 }
 
-/// Pid and uid in a control buffer that begins with SCM_CREDENTIALS: `struct cmsghdr` (length, level, type), then
-/// `struct ucred` (pid, uid, gid). Read here because nix refuses to look into a buffer that had no room for everything.
-fn sender(control: &[u8]) -> Option<(i32, u32)> {
-    let word = |at: usize| Some(u32::from_ne_bytes(control.get(at..at + 4)?.try_into().ok()?));
-    let header = size_of::<libc::cmsghdr>();
-    if word(header - 8)? as i32 != libc::SOL_SOCKET || word(header - 4)? as i32 != libc::SCM_CREDENTIALS {
-        return None;
-    }
-    Some((word(header)? as i32, word(header + 4)?))
-}
-
+/// Who sent a datagram, as seen from the generation whose socket it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     Main,
+    /// A command beside the main process: ExecStartPre=, ExecReload=, ...
     Command,
+    /// Another process of the generation.
     Other,
     Stranger,
 }
-pub fn judge(_a: crate::config::NotifyAccess, s: Sender, _pid: i32, _uid: u32) -> Result<(), String> {
-    match s {
-        Sender::Stranger => Err("stranger".into()),
-        _ => Ok(()),
+
+/// NotifyAccess= (systemd.service(5)).
+///
+/// # Errors
+/// Why the message does not count: a sentence with the remedy.
+pub fn judge(access: NotifyAccess, sender: Sender, pid: i32, uid: u32) -> Result<(), String> {
+    let from = format!("from pid {pid} (uid {uid}), which is");
+    match (access, sender) {
+        (_, Sender::Stranger) => Err(format!("{from} none of its processes")),
+        (NotifyAccess::None, _) => {
+            Err("NotifyAccess=none: nobody may speak (main is the usual choice)".to_owned())
+        }
+        (NotifyAccess::All, _) | (_, Sender::Main) | (NotifyAccess::Exec, Sender::Command) => Ok(()),
+        (NotifyAccess::Main | NotifyAccess::Exec, Sender::Command | Sender::Other) => {
+            Err(format!("{from} not its main process (NotifyAccess=all lets all its processes speak)"))
+        }
     }
 }
-#[cfg(any())]
+
+/// The parts of a control buffer of SOL_SOCKET (cmsg(3)): `struct cmsghdr` (length, level, type), then its data, each
+/// aligned to a word. Read here because nix refuses to look into a buffer that had no room for everything, and what the
+/// kernel has put into our fd table must be found in any case.
+fn control_messages(control: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    let mut rest = control;
+    std::iter::from_fn(move || {
+        loop {
+            let (length, after) = rest.split_first_chunk::<{ size_of::<usize>() }>()?;
+            let length = usize::from_ne_bytes(*length);
+            let level = i32::from_ne_bytes(*after.first_chunk()?);
+            let kind = i32::from_ne_bytes(*after.get(4..)?.first_chunk()?);
+            let data = rest.get(HEADER..length)?;
+            rest = rest.get(length.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
+            if level == libc::SOL_SOCKET {
+                return Some((kind, data));
+            }
+        }
+    })
+}
+
+/// `struct ucred`: pid, uid, gid.
+fn pid_and_uid(data: &[u8]) -> Option<(i32, u32)> {
+    let pid = i32::from_ne_bytes(*data.first_chunk()?);
+    Some((pid, u32::from_ne_bytes(*data.get(4..)?.first_chunk()?)))
+}
+
+#[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::IoSlice;
@@ -128,8 +178,12 @@ mod tests {
 
     use super::*;
 
-    fn anybody(_pid: i32, _uid: u32) -> bool {
-        true
+    /// The message that waits; None: there is none, or it was dropped.
+    fn message(socket: &NotifySocket) -> Option<Notify> {
+        match socket.receive(false) {
+            Received::Message { notify, .. } => Some(notify),
+            Received::Nothing | Received::Dropped(_) => None,
+        }
     }
 
     fn client(to: &NotifySocket) -> UnixDatagram {
@@ -148,11 +202,11 @@ mod tests {
     #[test]
     fn a_message_arrives_once() {
         let socket = NotifySocket::open().unwrap();
-        assert_eq!(socket.receive(anybody), Received::Nothing);
+        assert!(matches!(socket.receive(false), Received::Nothing));
         client(&socket).send(b"READY=1\nSTATUS=up").unwrap();
         let expected = Notify { ready: true, status: Some("up".to_owned()), ..Notify::default() };
-        assert_eq!(socket.receive(anybody), Received::Message(expected));
-        assert_eq!(socket.receive(anybody), Received::Nothing);
+        assert_eq!(message(&socket), Some(expected));
+        assert!(matches!(socket.receive(false), Received::Nothing));
     }
 
     #[test]
@@ -160,7 +214,7 @@ mod tests {
         let (old, new) = (NotifySocket::open().unwrap(), NotifySocket::open().unwrap());
         assert_ne!(old.address(), new.address());
         client(&old).send(b"READY=1").unwrap();
-        assert_eq!(new.receive(anybody), Received::Nothing);
+        assert!(matches!(new.receive(false), Received::Nothing));
     }
 
     #[test]
@@ -173,9 +227,9 @@ mod tests {
         text.push(b'x');
         client.send(&text).unwrap();
         client.send(b"").unwrap();
-        assert!(matches!(socket.receive(anybody), Received::Message(Notify { ready: true, .. })));
-        assert!(matches!(socket.receive(anybody), Received::Dropped(_)));
-        assert_eq!(socket.receive(anybody), Received::Message(Notify::default()));
+        assert!(message(&socket).is_some_and(|notify| notify.ready));
+        assert!(matches!(socket.receive(false), Received::Dropped(_)));
+        assert_eq!(message(&socket), Some(Notify::default()));
     }
 
     #[test]
@@ -187,7 +241,7 @@ mod tests {
         drop(writer);
         nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
         assert_eq!(nix::unistd::read(&reader, &mut [0]), Err(Errno::EAGAIN), "still open in the queue");
-        assert_eq!(socket.receive(anybody), Received::Message(Notify::default()));
+        assert_eq!(message(&socket), Some(Notify::default()));
         assert_eq!(nix::unistd::read(&reader, &mut [0]), Ok(0), "end of file: the last copy is closed");
     }
 
@@ -197,11 +251,20 @@ mod tests {
         let client = client(&socket);
         let file = tempfile::NamedTempFile::new().unwrap();
         // SCM_MAX_FD, the most that one message can carry.
-        let fds = [file.as_file().as_raw_fd(); 253];
-        for _ in 0..300 {
+        let fds = [file.as_file().as_raw_fd(); MOST_FDS];
+        for round in 0..300 {
             send_with_fds(&client, b"FDSTORE=1\nREADY=1", &fds);
-            assert!(matches!(socket.receive(anybody), Received::Message(Notify { ready: true, .. })));
+            let takes_fds = round % 2 == 0;
+            let Received::Message { notify, fds, .. } = socket.receive(takes_fds) else {
+                panic!("a message")
+            };
+            assert!(notify.ready && notify.fd_store);
+            assert_eq!(fds.len(), if takes_fds { MOST_FDS } else { 0 });
         }
+        let mut long = b"FDSTORE=1\nX=".to_vec();
+        long.resize(LONGEST + 1, b'x');
+        send_with_fds(&client, &long, &fds);
+        assert!(matches!(socket.receive(true), Received::Dropped(_)), "and its fds with it");
         let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
         let copies = open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == file.path())).count();
         assert_eq!(copies, 1);
@@ -219,27 +282,44 @@ mod tests {
         let credentials = UnixCredentials::from(libc::ucred { pid, uid: STRANGER, gid: STRANGER });
         let claim = [ControlMessage::ScmCredentials(&credentials)];
         let text = [IoSlice::new(b"READY=1")];
-        for _ in 0..2 {
-            sendmsg::<()>(client.as_raw_fd(), &text, &claim, MsgFlags::empty(), None).unwrap();
-        }
-        assert!(matches!(socket.receive(|_, uid| uid != STRANGER), Received::Dropped(_)));
-        assert!(matches!(
-            socket.receive(|from, uid| (from, uid) == (pid, STRANGER)),
-            Received::Message(Notify { ready: true, .. })
-        ));
+        sendmsg::<()>(client.as_raw_fd(), &text, &claim, MsgFlags::empty(), None).unwrap();
+        let Received::Message { pid: from, uid, .. } = socket.receive(false) else { panic!("a message") };
+        assert_eq!((from, uid), (pid, STRANGER));
     }
 
     #[test]
-    fn credentials_are_read_from_their_place_only() {
-        let mut control = vec![0; size_of::<libc::cmsghdr>() + 12];
-        assert_eq!(sender(&control), None);
+    fn who_may_speak() {
+        use NotifyAccess::{All, Exec, Main, None};
+        use Sender::{Command, Other, Stranger};
+        let table = [
+            (All, [true, true, true, false]),
+            (Exec, [true, true, false, false]),
+            (Main, [true, false, false, false]),
+            (None, [false, false, false, false]),
+        ];
+        for (access, expected) in table {
+            let counts = |sender| judge(access, sender, 12, 0).is_ok();
+            assert_eq!([Sender::Main, Command, Other, Stranger].map(counts), expected, "{access:?}");
+        }
+        let why = judge(Main, Other, 12, 0).unwrap_err();
+        assert!(why.contains("NotifyAccess=all"), "{why}");
+    }
+
+    #[test]
+    fn a_control_buffer_is_read_from_its_place_only() {
         let header = size_of::<libc::cmsghdr>();
+        let mut control = vec![0; header + 12];
+        assert_eq!(control_messages(&control).next(), None::<(i32, &[u8])>);
+        control[..size_of::<usize>()].copy_from_slice(&(header + 12).to_ne_bytes());
         control[header - 8..header - 4].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
         control[header - 4..header].copy_from_slice(&libc::SCM_CREDENTIALS.to_ne_bytes());
         control[header..header + 4].copy_from_slice(&77i32.to_ne_bytes());
         control[header + 4..header + 8].copy_from_slice(&1000u32.to_ne_bytes());
-        assert_eq!(sender(&control), Some((77, 1000)));
-        assert_eq!(sender(&control[..header + 4]), None);
-        assert_eq!(sender(&[]), None);
+        let (kind, data) = control_messages(&control).next().expect("one");
+        assert_eq!((kind, pid_and_uid(data)), (libc::SCM_CREDENTIALS, Some((77, 1000))));
+        assert_eq!(control_messages(&control[..header + 4]).next(), None::<(i32, &[u8])>);
+        control[..size_of::<usize>()].copy_from_slice(&usize::MAX.to_ne_bytes());
+        assert_eq!(control_messages(&control).next(), None::<(i32, &[u8])>);
+        assert!(pid_and_uid(&[1, 2]).is_none());
     }
 }

@@ -13,7 +13,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::time::{ClockId, clock_gettime};
 
-use super::children::{Children, Ended};
+use super::children::{Children, Ended, Store};
 use super::control::server::ControlServer;
 use super::fd_store::FdStore;
 use super::launch::Launcher;
@@ -158,7 +158,7 @@ impl Shell {
             self.on_control(token);
         }
         for number in woken.stored {
-            self.store.hung_up(number);
+            self.store.hung_up(self.poll.registry(), number);
         }
         if let Some(control) = &mut self.control {
             control.catch_up();
@@ -189,10 +189,10 @@ impl Shell {
     }
 
     fn receive(&mut self, generation: GenerationId) {
-        if self.children.receive(generation, &mut self.store, &mut self.queue) {
+        let mut store = Store { fds: &mut self.store, registry: self.poll.registry(), tokens: STORED };
+        if self.children.receive(generation, &mut store, &mut self.queue) {
             self.talkative.insert(generation);
         }
-        self.store.watch(self.poll.registry(), STORED);
         self.watch_main(generation);
         self.dispatch();
     }
@@ -317,7 +317,7 @@ impl Shell {
             Action::Tell(note) => self.tell(&note),
             Action::TellManager(message) => {
                 if let Some(manager) = &self.manager
-                    && let Err(error) = manager.tell(message)
+                    && let Err(error) = manager.tell(&message)
                 {
                     log::warn!("cannot tell our manager: {error}");
                     self.manager = None;

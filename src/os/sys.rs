@@ -28,6 +28,24 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// The fds of an SCM_RIGHTS message (unix(7)), which the kernel has put into our table just now. `data` must come from a
+/// control buffer that recvmsg(2) filled, and be read once.
+pub fn received_fds(data: &[u8]) -> Vec<OwnedFd> {
+    let numbers = data.as_chunks::<4>().0.iter().map(|bytes| RawFd::from_ne_bytes(*bytes));
+    // SAFETY: new in our table, and nobody else knows these numbers yet.
+    numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
+}
+
+/// Whether two fds are one open file description (kcmp(2)). False also where the kernel does not say.
+pub fn is_same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    const KCMP_FILE: libc::c_int = 0;
+    let pid = std::process::id();
+    // SAFETY: plain integers.
+    let order =
+        unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, one.as_raw_fd(), other.as_raw_fd()) };
+    order == 0
+}
+
 /// pidfd_open(2), Linux 5.3. The fd is close-on-exec. ESRCH: there is no such process.
 pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: two plain integers; the call touches no memory of ours.

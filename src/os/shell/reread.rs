@@ -39,7 +39,7 @@ impl Shell {
         self.watch(false);
         self.tell_sockets(&staged.sockets);
         (self.policy, self.launcher, self.sockets) = (staged.policy, staged.launcher, staged.sockets);
-        self.store.set_max(self.launcher.fd_store_max());
+        self.store.set_max(self.poll.registry(), self.launcher.fd_store_max());
         self.watch(was_watching);
     }
 

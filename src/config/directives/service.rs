@@ -1,0 +1,398 @@
+//! Rows of [Unit], [Service], systemd.kill(5) and [X-Supervise].
+
+use std::path::{Component, PathBuf};
+
+use super::super::number::{boolean, unsigned};
+use super::super::{
+    CommandList, Config, ExitType, FailureMode, Handover, KillMode, NotifyAccess, OpenFile, OpenMode,
+    Problem, Ready, Restart, Signal, Span, StartLimitAction, StatusSet, Type, address, command_line,
+    printable,
+};
+use super::Group::{Process, Readiness, Restarting, Stopping, Swapping};
+use super::Section::{Service, Unit, XSupervise};
+use super::table::{COMMAND, LIST, MODE, NUMBER, PATH, SPAN, SWITCH, Set, expanded, row, scoped};
+use super::{Directive, Scope, choice};
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Directive] = &[
+    row("Restart", Service, Restarting, "WHEN", restart,
+        "when to start it again; no, on-success, on-failure, on-abnormal, on-abort, on-watchdog or always")
+            .flag("restart").default("on-failure"),
+    row("RestartSec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.delay.base),
+        "the wait before that; given alone it does not grow").flag("restart-sec").default("100ms"),
+    row("RestartSteps", Service, Restarting, NUMBER, |c, v| count(v, &mut c.policy.delay.steps),
+        "in how many steps the wait grows to the longest one").flag("restart-steps").default("8"),
+    row("RestartMaxDelaySec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.delay.max),
+        "the longest wait").flag("restart-max-delay-sec").default("30s"),
+    row("StartLimitBurst", Unit, Restarting, NUMBER, |c, v| count(v, &mut c.policy.start_limit.burst),
+        "give up after so many automatic starts; 0 never")
+            .flag("start-limit-burst").default("0"),
+    row("StartLimitIntervalSec", Unit, Restarting, SPAN, |c, v| span(v, &mut c.policy.start_limit.interval),
+        "within this time").flag("start-limit-interval-sec").default("10s"),
+    row("StartLimitAction", Unit, Restarting, "ACTION", start_limit_action,
+        "what to do then; none holds the sockets, exit ends with the server's last status")
+            .flag("start-limit-action").default("none"),
+    row("StartLimitInterval", Unit, Restarting, SPAN, |c, v| span(v, &mut c.policy.start_limit.interval),
+        "the old name of StartLimitIntervalSec="),
+    row("StartLimitInterval", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.start_limit.interval),
+        "the old place of StartLimitIntervalSec="),
+    row("StartLimitBurst", Service, Restarting, NUMBER, |c, v| count(v, &mut c.policy.start_limit.burst),
+        "the old place of StartLimitBurst="),
+    row("StartLimitAction", Service, Restarting, "ACTION", start_limit_action,
+        "the old place of StartLimitAction="),
+    scoped("SuccessExitStatus", Service, Restarting, LIST, |c, v, s| statuses(v, s, &mut c.policy.success),
+        "exit statuses and signals that are a success as well").flag("success-exit-status"),
+    scoped("RestartPreventExitStatus", Service, Restarting, LIST, |c, v, s| statuses(v, s, &mut c.policy.prevent),
+        "those after which it is never started again").flag("restart-prevent-exit-status"),
+    scoped("RestartForceExitStatus", Service, Restarting, LIST, |c, v, s| statuses(v, s, &mut c.policy.force),
+        "those after which it always is").flag("restart-force-exit-status"),
+    row("RemainAfterExit", Service, Restarting, SWITCH, |c, v| put(boolean(v)?, &mut c.policy.remain_after_exit),
+        "it counts as up also after a clean exit").default("no"),
+    row("RuntimeMaxSec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.runtime_max),
+        "end it so long after it was ready").default("infinity"),
+    //
+    row("Ready", XSupervise, Readiness, "GATE", ready,
+        "when the server counts as ready; auto, notify (READY=1), exec or delay:SPAN")
+            .flag("ready").default("auto"),
+    scoped("Type", Service, Readiness, "TYPE", service_type,
+        "how it starts; simple, exec, notify, notify-reload, forking, oneshot or idle"),
+    row("ExitType", Service, Readiness, "TYPE", exit_type,
+        "main or cgroup: it has ended when its main process, or every process has").default("main"),
+    row("TimeoutStartSec", Service, Readiness, SPAN, |c, v| timeout(v, &mut c.policy.timeout_start),
+        "how long that may take; 0 or infinity: for ever").flag("timeout-start-sec").default("60s"),
+    row("TimeoutStartFailureMode", Service, Readiness, MODE,
+        |c, v| failure_mode(v, &mut c.policy.start_failure_mode),
+        "what a late start brings; terminate, abort or kill").default("terminate"),
+    row("NotifyAccess", Service, Readiness, "WHO", notify_access,
+        "whose notifications count; none, main, exec or all").default("all"),
+    row("WatchdogSec", Service, Readiness, SPAN, watchdog,
+        "kill the server after so long without WATCHDOG=1; 0 is off")
+            .flag("watchdog-sec").default("0"),
+    expanded("PIDFile", Service, Readiness, PATH, pid_file,
+        "where a server of Type=forking writes its pid"),
+    row("GuessMainPID", Service, Readiness, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.guess_main_pid),
+        "without a PIDFile= take the only process for the main one").default("yes"),
+    //
+    row("TimeoutStopSec", Service, Stopping, SPAN, |c, v| timeout(v, &mut c.policy.timeout_stop),
+        "how long the server may take to stop before SIGKILL; 0 or infinity: for ever")
+            .flag("timeout-stop-sec").default("8s"),
+    row("TimeoutStopFailureMode", Service, Stopping, MODE,
+        |c, v| failure_mode(v, &mut c.policy.stop_failure_mode),
+        "what a late stop brings; terminate, abort or kill").default("terminate"),
+    row("TimeoutAbortSec", Service, Stopping, SPAN, timeout_abort,
+        "the same after the watchdog signal"),
+    row("TimeoutSec", Service, Stopping, SPAN, both_timeouts,
+        "TimeoutStartSec= and TimeoutStopSec= in one"),
+    //
+    row("Bake", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.bake),
+        "how long the old server stays once the new one is ready").flag("bake").default("1s"),
+    row("Handover", XSupervise, Swapping, "HOW", handover,
+        "whether old and new overlap; shared: both accept, stop-first: the old one is gone first")
+            .flag("handover").default("shared"),
+    row("ReloadSignal", Service, Swapping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.reload_signal),
+        "the signal that reloads a server of Type=notify-reload").default("SIGHUP"),
+    //
+    expanded("Description", Unit, Process, "TEXT", |c, v| optional(v, &mut c.description),
+        "what the log calls it"),
+    scoped("ExecCondition", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::Condition, v, s),
+        "run before all; 1 to 254 skips the start, 255 fails it"),
+    scoped("ExecStartPre", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::StartPre, v, s),
+        "run before the server"),
+    scoped("ExecStart", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::Start, v, s),
+        "the server"),
+    scoped("ExecStartPost", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::StartPost, v, s),
+        "run once it is ready"),
+    scoped("ExecReload", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::Reload, v, s),
+        "run by the verb reload"),
+    scoped("ExecStop", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::Stop, v, s),
+        "run to stop the server, before the kill signal"),
+    scoped("ExecStopPost", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::StopPost, v, s),
+        "run after its end"),
+    expanded("Sockets", Service, Process, LIST, |_, v| units(v, "socket"),
+        "the .socket files to read beside it"),
+    expanded("OpenFile", Service, Process, "PATH[:NAME[:HOW]]", open_file,
+        "open this file and pass it after the sockets; read-only, append, truncate, graceful"),
+    row("FileDescriptorStoreMax", Service, Process, NUMBER, |c, v| count(v, &mut c.launch.fd_store_max),
+        "how many fds the server may leave for the next generation").default("0"),
+    row("FileDescriptorStorePreserve", Service, Process, "WHEN", store_preserve,
+        "restart or yes: they are kept as long as supervise runs"),
+    row("NonBlocking", Service, Process, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.non_blocking),
+        "pass the sockets with O_NONBLOCK").default("no"),
+    row("InheritEnvironment", XSupervise, Process, SWITCH,
+        |c, v| put(boolean(v)?, &mut c.launch.inherit_environment),
+        "pass our own environment on; no: PATH, LANG and TERM alone").default("yes"),
+];
+
+#[rustfmt::skip]
+pub(super) const KILL: &[Directive] = &[
+    row("KillSignal", Service, Stopping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.kill_signal),
+        "the signal that asks the server to stop").flag("kill-signal").default("SIGTERM"),
+    row("KillMode", Service, Stopping, MODE, kill_mode,
+        "whom it is for; mixed and control-group leave nothing behind, process is the main process alone")
+            .flag("kill-mode").default("mixed"),
+    row("RestartKillSignal", Service, Stopping, "SIG", |c, v| signal(v, &mut c.policy.restart_kill_signal),
+        "the same where another start follows at once"),
+    row("FinalKillSignal", Service, Stopping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.final_kill_signal),
+        "the signal for what has not stopped in time").default("SIGKILL"),
+    row("WatchdogSignal", Service, Stopping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.watchdog_signal),
+        "the signal for a server that missed its watchdog").default("SIGABRT"),
+    row("SendSIGHUP", Service, Stopping, SWITCH, |c, v| put(boolean(v)?, &mut c.policy.send_sighup),
+        "SIGHUP right after the kill signal").default("no"),
+    row("SendSIGKILL", Service, Stopping, SWITCH, |c, v| put(boolean(v)?, &mut c.policy.send_sigkill),
+        "the last signal for what has not stopped in time").default("yes"),
+];
+
+pub(super) fn put<T>(value: T, field: &mut T) -> Set {
+    *field = value;
+    Ok(())
+}
+
+pub(super) fn span(text: &str, field: &mut Span) -> Set {
+    put(Span::parse(text)?, field)
+}
+
+pub(super) fn count(text: &str, field: &mut u32) -> Set {
+    put(unsigned(text)?, field)
+}
+
+/// systemd reads a timeout of 0 as none.
+pub(super) fn timeout(text: &str, field: &mut Span) -> Set {
+    let value = Span::parse(text)?;
+    put(if value == Span::ZERO { Span::INFINITY } else { value }, field)
+}
+
+/// An empty text resets these to None.
+pub(super) fn optional(text: &str, field: &mut Option<String>) -> Set {
+    put((!text.is_empty()).then(|| text.to_owned()), field)
+}
+
+fn signal(text: &str, field: &mut Option<Signal>) -> Set {
+    put(Some(Signal::parse(text)?), field)
+}
+
+fn timeout_abort(config: &mut Config, text: &str) -> Set {
+    let field = &mut config.policy.timeout_abort;
+    if text.is_empty() {
+        return put(None, field);
+    }
+    let mut value = Span::ZERO;
+    timeout(text, &mut value)?;
+    put(Some(value), field)
+}
+
+/// Word by word, as a wrong one does not take the others with it.
+fn statuses(text: &str, scope: &Scope<'_>, field: &mut StatusSet) -> Set {
+    if text.trim().is_empty() {
+        return field.add("");
+    }
+    for word in text.split_ascii_whitespace() {
+        if let Err(problem) = field.add(word) {
+            (scope.warn)(problem);
+        }
+    }
+    Ok(())
+}
+
+fn restart(config: &mut Config, text: &str) -> Set {
+    let restart = choice(
+        text,
+        &[
+            ("no", Restart::No),
+            ("on-success", Restart::OnSuccess),
+            ("on-failure", Restart::OnFailure),
+            ("on-abnormal", Restart::OnAbnormal),
+            ("on-abort", Restart::OnAbort),
+            ("on-watchdog", Restart::OnWatchdog),
+            ("always", Restart::Always),
+        ],
+    )?;
+    put(restart, &mut config.policy.restart)
+}
+
+fn start_limit_action(config: &mut Config, text: &str) -> Set {
+    let actions = [
+        ("none", StartLimitAction::None),
+        ("exit", StartLimitAction::Exit),
+        ("exit-force", StartLimitAction::Exit),
+    ];
+    put(choice(text, &actions)?, &mut config.policy.start_limit.action)
+}
+
+fn ready(config: &mut Config, text: &str) -> Set {
+    let ready = if let Some(delay) = text.strip_prefix("delay:") {
+        Ready::Delay(Span::parse(delay)?)
+    } else if text.starts_with("http:") {
+        let cause = "asking the new server alone by HTTP needs steering, which this version does not have";
+        return Err(Problem::new(
+            cause,
+            "use notify with a server that sends READY=1, else auto or delay:5s",
+        ));
+    } else {
+        choice(text, &[("auto", Ready::Auto), ("notify", Ready::Notify), ("exec", Ready::Exec)])
+            .map_err(|problem| Problem { remedy: format!("{} or delay:SPAN", problem.remedy), ..problem })?
+    };
+    if ready == Ready::Delay(Span::INFINITY) {
+        return Err(Problem::new("an infinite delay is never over", "write a time: delay:5s"));
+    }
+    put(ready, &mut config.policy.ready)
+}
+
+fn service_type(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
+    if text == "dbus" {
+        (scope.warn)(Problem::new("there is no bus to wait for", "it is started as Type=exec is"));
+    }
+    let types = [
+        ("simple", Type::Simple),
+        ("exec", Type::Exec),
+        ("notify", Type::Notify),
+        ("notify-reload", Type::NotifyReload),
+        ("forking", Type::Forking),
+        ("oneshot", Type::Oneshot),
+        ("idle", Type::Simple),
+        ("dbus", Type::Exec),
+    ];
+    put(choice(text, &types)?, &mut config.policy.service_type)
+}
+
+fn exit_type(config: &mut Config, text: &str) -> Set {
+    put(
+        choice(text, &[("main", ExitType::Main), ("cgroup", ExitType::Cgroup)])?,
+        &mut config.policy.exit_type,
+    )
+}
+
+fn failure_mode(text: &str, field: &mut FailureMode) -> Set {
+    let modes =
+        [("terminate", FailureMode::Terminate), ("abort", FailureMode::Abort), ("kill", FailureMode::Kill)];
+    put(choice(text, &modes)?, field)
+}
+
+fn notify_access(config: &mut Config, text: &str) -> Set {
+    let whose = [
+        ("none", NotifyAccess::None),
+        ("main", NotifyAccess::Main),
+        ("exec", NotifyAccess::Exec),
+        ("all", NotifyAccess::All),
+    ];
+    put(choice(text, &whose)?, &mut config.launch.notify_access)
+}
+
+fn watchdog(config: &mut Config, text: &str) -> Set {
+    let value = Span::parse(text)?;
+    put(if value.is_infinite() { Span::ZERO } else { value }, &mut config.policy.watchdog)
+}
+
+fn pid_file(config: &mut Config, text: &str) -> Set {
+    put((!text.is_empty()).then(|| PathBuf::from(text)), &mut config.launch.pid_file)
+}
+
+fn kill_mode(config: &mut Config, text: &str) -> Set {
+    if text == "none" {
+        let cause = "none would leave processes of old generations behind";
+        return Err(Problem::new(cause, "use process to signal the main process alone"));
+    }
+    let modes = [
+        ("mixed", KillMode::Mixed),
+        ("control-group", KillMode::ControlGroup),
+        ("process", KillMode::Process),
+    ];
+    put(choice(text, &modes)?, &mut config.policy.kill_mode)
+}
+
+fn both_timeouts(config: &mut Config, text: &str) -> Set {
+    timeout(text, &mut config.policy.timeout_start)?;
+    timeout(text, &mut config.policy.timeout_stop)
+}
+
+fn handover(config: &mut Config, text: &str) -> Set {
+    if text == "steered" {
+        return Err(Problem::new("this version does not steer connections", "use shared or stop-first"));
+    }
+    put(
+        choice(text, &[("shared", Handover::Shared), ("stop-first", Handover::StopFirst)])?,
+        &mut config.policy.handover,
+    )
+}
+
+fn commands(config: &mut Config, list: CommandList, text: &str, scope: &Scope<'_>) -> Set {
+    let new = command_line::parse(text, scope)?;
+    let commands = &mut config.launch.commands;
+    let list = match list {
+        CommandList::Condition => &mut commands.condition,
+        CommandList::StartPre => &mut commands.start_pre,
+        CommandList::Start => &mut commands.start,
+        CommandList::StartPost => &mut commands.start_post,
+        CommandList::Reload => &mut commands.reload,
+        CommandList::Stop => &mut commands.stop,
+        CommandList::StopPost => &mut commands.stop_post,
+    };
+    grow(list, new, text)
+}
+
+/// A list grows; an empty text empties it.
+pub(super) fn grow<T>(list: &mut Vec<T>, new: Vec<T>, text: &str) -> Set {
+    if text.trim().is_empty() {
+        list.clear();
+    }
+    list.extend(new);
+    Ok(())
+}
+
+/// Names of units with this suffix.
+pub(super) fn units(text: &str, suffix: &str) -> Set {
+    let wrong = |word: &&str| {
+        super::super::specifier::UnitName::parse(word).ok().is_none_or(|name| name.suffix() != suffix)
+    };
+    match text.split_ascii_whitespace().find(wrong) {
+        Some(word) => Err(Problem::new(
+            format!("{:?} is no {suffix} unit", printable(word)),
+            format!("write its file name: web.{suffix}"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn store_preserve(_: &mut Config, text: &str) -> Set {
+    if text == "no" {
+        let cause = "stored fds are dropped only when supervise ends";
+        return Err(Problem::new(cause, "leave the line out, or FileDescriptorStoreMax="));
+    }
+    choice(text, &[("restart", ()), ("yes", ())])
+}
+
+fn open_file(config: &mut Config, text: &str) -> Set {
+    if text.is_empty() {
+        config.launch.open_files.clear();
+        return Ok(());
+    }
+    let mut parts = text.splitn(3, ':');
+    let path = PathBuf::from(parts.next().unwrap_or_default());
+    if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+        return Err(Problem::new("the path is not absolute", "write OpenFile=/path[:name[:options]]"));
+    }
+    let file_name = || path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = parts.next().filter(|name| !name.is_empty()).map_or_else(file_name, str::to_owned);
+    address::check_name(&name)?;
+    let (mut mode, mut graceful) = (OpenMode::ReadWrite, false);
+    for option in parts.next().unwrap_or_default().split(',').filter(|option| !option.is_empty()) {
+        let new = choice(
+            option,
+            &[
+                ("read-only", Some(OpenMode::ReadOnly)),
+                ("append", Some(OpenMode::Append)),
+                ("truncate", Some(OpenMode::Truncate)),
+                ("graceful", None),
+            ],
+        )?;
+        match new {
+            None => graceful = true,
+            Some(_) if mode != OpenMode::ReadWrite => {
+                let cause = "read-only, append and truncate exclude each other";
+                return Err(Problem::new(cause, "keep one of them"));
+            }
+            Some(new) => mode = new,
+        }
+    }
+    config.launch.open_files.push(OpenFile { path, name, mode, graceful });
+    Ok(())
+}

@@ -1,0 +1,338 @@
+//! From unit files to a [`Config`]: which lines count, what they make together, and what systemd would say.
+//!
+//! What systemd warns about and skips, we warn about and skip; what makes it refuse a unit is an error. Beyond that a
+//! Listen line that would be lost is an error, too: a typing error must not cost a port.
+
+mod finish;
+mod pair;
+
+use std::cell::RefCell;
+
+use super::directives::{
+    DIRECTIVES, Directive, Draft, Effect, Scope, Section, Verdict, find, nearest, no_effect,
+};
+use super::specifier::Specifiers;
+use super::unit_file::{Assignment, Unit, parse};
+use super::{Config, Error, Problem, SocketCommands, SocketOptions, Warning, printable};
+pub use pair::companions;
+
+/// One setting of the command line, applied after the files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    Directive {
+        key: String,
+        value: String,
+        place: String,
+    },
+    /// `-E NAME=VALUE`
+    Variable(String, String),
+}
+
+/// What was made of unit files.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Result<Config, Error>,
+    pub warnings: Vec<Warning>,
+    /// Every line, for `check`.
+    pub lines: Vec<Line>,
+    /// The line that makes stop-first the default of Handover=.
+    pub stop_first: Option<String>,
+}
+
+/// One line of a file, or one setting of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub place: String,
+    /// Empty for the command line.
+    pub section: String,
+    pub key: String,
+    pub value: String,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Honoured,
+    Inert(String),
+    NotHonoured(String),
+    /// It has no effect, or makes all of it fail.
+    Wrong(Problem),
+}
+
+/// One unit, its lines read.
+struct Read<'a> {
+    unit: &'a Unit,
+    assignments: Vec<Assignment>,
+}
+
+impl Read<'_> {
+    /// `web.service`
+    fn name(&self) -> &str {
+        self.unit.name.full()
+    }
+
+    fn is_socket(&self) -> bool {
+        self.unit.name.suffix() == "socket"
+    }
+}
+
+struct Loader<'a> {
+    draft: Draft,
+    host: &'a dyn Fn(char) -> Option<String>,
+    warnings: Vec<Warning>,
+    lines: Vec<Line>,
+    /// The first one; the rest is read all the same, for `check`.
+    error: Option<Error>,
+}
+
+/// Reads units that were found, sockets in the order given, then the command line's settings. `host` answers the
+/// specifiers that ask about this machine and user.
+pub fn load(units: &[Unit], flags: &[Setting], host: &dyn Fn(char) -> Option<String>) -> Loaded {
+    let draft = Draft::new(Config::for_units());
+    let mut loader = Loader { draft, host, warnings: Vec::new(), lines: Vec::new(), error: None };
+    let read = loader.read(units);
+    match pair::check(&read, host) {
+        Ok(warnings) => loader.warnings.extend(warnings),
+        Err(error) => loader.fail(error),
+    }
+    for unit in &read {
+        if unit.is_socket() { loader.socket(unit, flags) } else { loader.unit(unit) }
+    }
+    for flag in flags {
+        loader.flag(flag);
+    }
+    let service = read.iter().find(|unit| !unit.is_socket()).map_or("command line", Read::name).to_owned();
+    let Loader { mut draft, mut warnings, lines, error, .. } = loader;
+    let finished = match error {
+        Some(error) => Err(error),
+        None => finish::finish(&mut draft, &service, host, &mut warnings),
+    };
+    let (config, stop_first) = match finished {
+        Ok(stop_first) => (Ok(draft.config), stop_first),
+        Err(error) => (Err(error), None),
+    };
+    Loaded { config, warnings, lines, stop_first }
+}
+
+impl Loader<'_> {
+    fn fail(&mut self, error: Error) {
+        self.error.get_or_insert(error);
+    }
+
+    fn read<'u>(&mut self, units: &'u [Unit]) -> Vec<Read<'u>> {
+        let mut all = Vec::new();
+        for unit in units {
+            let mut read = Read { unit, assignments: Vec::new() };
+            for source in &unit.sources {
+                match parse(source) {
+                    Ok(parsed) => {
+                        read.assignments.extend(parsed.assignments);
+                        self.warnings.extend(parsed.warnings);
+                    }
+                    Err(error) => self.fail(error),
+                }
+            }
+            all.push(read);
+        }
+        all
+    }
+
+    /// The options, commands and Listen lines of a .socket file are its own, also where they are emptied.
+    fn socket(&mut self, read: &Read<'_>, flags: &[Setting]) {
+        let listeners = std::mem::take(&mut self.draft.config.listeners);
+        let commands = std::mem::take(&mut self.draft.config.socket_commands);
+        self.draft.config.socket = SocketOptions::new();
+        self.unit(read);
+        for flag in flags {
+            let Setting::Directive { key, value, place } = flag else { continue };
+            // What is wrong with it is told once, where the flags are applied.
+            let _ = self.draft.set_socket(key, value, place);
+        }
+        let accepts = read.assignments.iter().rfind(|line| line.section == "Socket" && line.key == "Accept");
+        if let Some(line) = accepts.filter(|line| super::number::boolean(&line.value) == Ok(true)) {
+            let problem = Problem::new(
+                "this version does not accept connections itself",
+                "write Accept=no and a server that accepts, or use a super-server such as inetd",
+            );
+            self.fail(problem.at(line.place.as_str()));
+        }
+        let config = &mut self.draft.config;
+        let paths =
+            config.listeners.iter().filter(|one| matches!(one.address, super::Address::Path(_))).count();
+        if !config.socket.symlinks.is_empty() && paths != 1 {
+            let problem =
+                Problem::new("Symlinks= needs exactly one unix path", "leave it out, or the other paths");
+            self.error.get_or_insert(problem.at(read.name()));
+        }
+        if config.listeners.is_empty() {
+            let problem =
+                Problem::new("it has no Listen line", "write ListenStream=8080 into its [Socket] section");
+            self.error.get_or_insert(problem.at(read.name()));
+        }
+        for listener in &mut config.listeners {
+            listener.options = config.socket.clone();
+            listener.name = config.socket.name.clone().unwrap_or_else(|| read.name().to_owned());
+        }
+        let own = std::mem::replace(&mut config.listeners, listeners);
+        config.listeners.extend(own);
+        merge(&mut config.socket_commands, commands);
+    }
+
+    fn unit(&mut self, read: &Read<'_>) {
+        let specifiers = Specifiers { unit: &read.unit.name, path: &read.unit.path, host: self.host };
+        let mut unknown: Vec<&str> = Vec::new();
+        for line in &read.assignments {
+            let outcome = match self.section(read, &line.section) {
+                Ok(section) => self.line(read, section, line, &specifiers),
+                Err(problem) => {
+                    if !unknown.contains(&line.section.as_str()) {
+                        unknown.push(&line.section);
+                        self.warnings.push(Warning(problem.clone().at(line.place.as_str())));
+                    }
+                    Outcome::Wrong(problem)
+                }
+            };
+            self.lines.push(Line {
+                place: line.place.clone(),
+                section: line.section.clone(),
+                key: line.key.clone(),
+                value: line.value.clone(),
+                outcome,
+            });
+        }
+    }
+
+    fn section(&self, read: &Read<'_>, name: &str) -> Result<Section, Problem> {
+        let own = if read.is_socket() { Section::Socket } else { Section::Service };
+        let known = [Section::Unit, own, Section::Install, Section::XSupervise];
+        if let Some(section) = known.into_iter().find(|section| section.name() == name) {
+            return Ok(section);
+        }
+        let remedy = match nearest(name, known.into_iter().map(Section::name)) {
+            Some(near) => format!("did you mean [{near}]?"),
+            None => format!(
+                "a .{} file has {}",
+                own.name().to_lowercase(),
+                "[Unit], [Install] and its own section"
+            ),
+        };
+        Err(Problem::new(format!("unknown section [{}] has no effect", printable(name)), remedy))
+    }
+
+    fn line(
+        &mut self,
+        read: &Read<'_>,
+        section: Section,
+        line: &Assignment,
+        specifiers: &Specifiers<'_>,
+    ) -> Outcome {
+        let place = line.place.as_str();
+        let Some(directive) = find(section, &line.key) else {
+            let problem = unknown(section, &line.key);
+            self.warnings.push(Warning(problem.clone().at(place)));
+            return Outcome::Wrong(problem);
+        };
+        if read.is_socket() && section == Section::Unit && matches!(directive.verdict, Verdict::Honoured(_)) {
+            return Outcome::Inert("in a .socket file it is about the socket alone".to_owned());
+        }
+        let warned = RefCell::new(Vec::new());
+        let scope = Scope {
+            expand: &|text| specifiers.expand(text),
+            place,
+            warn: &|problem| warned.borrow_mut().push(problem),
+        };
+        let result =
+            absolute(directive, &line.value).and_then(|()| self.draft.apply(directive, &line.value, &scope));
+        let mut warned = warned.into_inner();
+        for problem in &warned {
+            self.warnings.push(Warning(problem.clone().at(place)));
+        }
+        match result {
+            Ok(Effect::NotHonoured(reason)) if line.key.starts_with("Listen") => {
+                let problem = Problem::new("this socket would not be held", reason);
+                self.fail(problem.clone().at(place));
+                Outcome::Wrong(problem)
+            }
+            Ok(Effect::NotHonoured(reason)) => {
+                self.warnings.push(no_effect(&line.key, reason, place));
+                Outcome::NotHonoured(reason.to_owned())
+            }
+            Ok(Effect::Inert(reason)) => Outcome::Inert(reason.to_owned()),
+            Ok(Effect::Honoured) if warned.is_empty() => Outcome::Honoured,
+            Ok(Effect::Honoured) => Outcome::Wrong(warned.remove(0)),
+            Err(problem) => {
+                let error = problem.clone().at(place);
+                if is_fatal(directive, &line.value) {
+                    self.fail(error);
+                } else {
+                    self.warnings.push(Warning(error));
+                }
+                Outcome::Wrong(problem)
+            }
+        }
+    }
+
+    fn flag(&mut self, flag: &Setting) {
+        match flag {
+            Setting::Variable(name, value) => {
+                self.draft.config.launch.environment.push((name.clone(), value.clone()));
+            }
+            Setting::Directive { key, value, place } => match self.draft.set(key, value, place) {
+                Ok(warning) => self.warnings.extend(warning),
+                Err(error) => self.fail(error),
+            },
+        }
+    }
+}
+
+/// Those of each .socket file run in the order of the files; one timeout holds for all, the last one.
+fn merge(own: &mut SocketCommands, mut earlier: SocketCommands) {
+    let lists = [
+        (&mut own.start_pre, &mut earlier.start_pre),
+        (&mut own.start_post, &mut earlier.start_post),
+        (&mut own.stop_pre, &mut earlier.stop_pre),
+        (&mut own.stop_post, &mut earlier.stop_post),
+    ];
+    for (own, earlier) in lists {
+        earlier.append(own);
+        std::mem::swap(own, earlier);
+    }
+}
+
+/// Paths of unit files begin at the root.
+fn absolute(directive: &Directive, value: &str) -> Result<(), Problem> {
+    let path = value.strip_prefix('-').unwrap_or(value);
+    let is_path = match directive.key {
+        "EnvironmentFile" => true,
+        "WorkingDirectory" => path != "~",
+        _ => false,
+    };
+    if !is_path || directive.section != Section::Service || path.is_empty() || path.starts_with(['/', '%']) {
+        return Ok(());
+    }
+    Err(Problem::new(format!("{:?} is no absolute path", printable(path)), "write it from the root on"))
+}
+
+/// Where systemd refuses the unit rather than skip the line, and where a port would be lost.
+fn is_fatal(directive: &Directive, value: &str) -> bool {
+    match directive.key {
+        "ExecSearchPath" => false,
+        "User" | "Group" | "SupplementaryGroups" | "SocketUser" | "SocketGroup" | "Service" => true,
+        "WorkingDirectory" => !value.starts_with('-'),
+        key => key.starts_with("Listen") || key.starts_with("Exec"),
+    }
+}
+
+fn unknown(section: Section, key: &str) -> Problem {
+    let elsewhere = DIRECTIVES.iter().find(|row| row.key == key).map(|row| row.section.name());
+    let own = || DIRECTIVES.iter().filter(|row| row.section == section).map(|row| row.key);
+    let remedy = match (nearest(key, own()), elsewhere) {
+        (_, Some(other)) => format!("it belongs in [{other}]"),
+        (Some(near), None) => format!("did you mean {near}?"),
+        (None, None) => "no systemd up to 259 knows it; a key that begins with X- is skipped".to_owned(),
+    };
+    Problem::new(format!("unknown key {:?} in [{}] has no effect", printable(key), section.name()), remedy)
+}
+
+#[cfg(test)]
+mod tests;

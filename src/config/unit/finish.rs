@@ -1,0 +1,163 @@
+//! The rules of a whole service: what systemd refuses, and the defaults that follow from other lines.
+
+use std::path::{Path, PathBuf};
+
+use super::super::directives::{Draft, Section, check_listeners, check_placeholders};
+use super::super::{
+    Directory, DirectoryPath, Error, Handover, Input, NotifyAccess, Output, Problem, Ready, Restart,
+    RestartDelay, Span, Type, Warning, printable,
+};
+
+type Host<'a> = &'a dyn Fn(char) -> Option<String>;
+
+/// Closes the configuration; returns the place of the line that makes stop-first the default.
+pub(super) fn finish(
+    draft: &mut Draft,
+    service: &str,
+    host: Host<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<String>, Error> {
+    check_commands(draft, service)?;
+    close_delay(draft, warnings);
+    directories(draft, host);
+    readiness(draft);
+    let stop_first = handover(draft);
+    let config = &mut draft.config;
+    let launch = &mut config.launch;
+    config.policy.has_pid_file = launch.pid_file.is_some();
+    config.policy.commands = launch.commands.policy();
+    check_listeners(config)?;
+    check_placeholders(config)?;
+    check_streams(draft, service)?;
+    Ok(stop_first)
+}
+
+/// The load errors of systemd's service_verify().
+fn check_commands(draft: &Draft, service: &str) -> Result<(), Error> {
+    let commands = &draft.config.launch.commands.start;
+    let policy = &draft.config.policy;
+    let Some(first) = commands.first() else {
+        let problem = Problem::new("it has no ExecStart= line", "write one into its [Service] section");
+        return Err(problem.at(service));
+    };
+    if policy.service_type != Type::Oneshot {
+        if let Some(second) = commands.get(1) {
+            let cause = format!("a second ExecStart= beside {}", first.place);
+            let remedy = "write an empty ExecStart= before it to replace the first, or Type=oneshot";
+            return Err(Problem::new(cause, remedy).at(second.place.as_str()));
+        }
+    } else if matches!(policy.restart, Restart::Always | Restart::OnSuccess) {
+        let place = draft.place_of(Section::Service, "Restart").unwrap_or(service);
+        let problem = Problem::new(
+            "a service of Type=oneshot is not restarted after a success",
+            "write Restart=on-failure, or another Type=",
+        );
+        return Err(problem.at(place));
+    }
+    Ok(())
+}
+
+/// As systemd does it: one of the two alone is ignored.
+fn close_delay(draft: &mut Draft, warnings: &mut Vec<Warning>) {
+    let delay = draft.config.policy.delay;
+    let (half, missing) = match (delay.steps > 0, !delay.max.is_infinite()) {
+        (true, false) => ("RestartSteps", "RestartMaxDelaySec"),
+        (false, true) => ("RestartMaxDelaySec", "RestartSteps"),
+        _ => {
+            warnings.extend(draft.lower_delay());
+            return;
+        }
+    };
+    let place = draft.place_of(Section::Service, half).unwrap_or(half).to_owned();
+    let problem =
+        Problem::new(format!("{half}= has no effect without {missing}="), format!("add {missing}="));
+    warnings.push(Warning(problem.at(place)));
+    draft.config.policy.delay = RestartDelay { steps: 0, max: Span::INFINITY, ..delay };
+}
+
+/// As systemd's manager of the system or, for others than root, of a user has them.
+fn directories(draft: &mut Draft, host: Host<'_>) {
+    let is_given = draft.place_of(Section::Service, "WorkingDirectory").is_some();
+    let launch = &mut draft.config.launch;
+    if !is_given || launch.directory.is_none() {
+        let is_root = host('U').is_none_or(|uid| uid == "0");
+        let path = if is_root { DirectoryPath::Path(PathBuf::from("/")) } else { DirectoryPath::Home };
+        launch.directory = Some(Directory { path, optional: false });
+    }
+    if let Some(path) = launch.pid_file.as_ref().filter(|path| path.is_relative()) {
+        launch.pid_file = Some(Path::new(&host('t').unwrap_or_else(|| "/run".to_owned())).join(path));
+    }
+}
+
+fn readiness(draft: &mut Draft) {
+    let given = |section, key| draft.place_of(section, key).is_some();
+    let has_ready = given(Section::XSupervise, "Ready");
+    let has_timeout = given(Section::Service, "TimeoutStartSec") || given(Section::Service, "TimeoutSec");
+    let policy = &mut draft.config.policy;
+    let ready = match policy.service_type {
+        Type::Notify | Type::NotifyReload => Ready::Notify,
+        Type::Oneshot | Type::Forking => Ready::Exec,
+        Type::Simple | Type::Exec => Ready::Auto,
+    };
+    if !has_ready {
+        policy.ready = ready;
+    }
+    if policy.service_type == Type::Oneshot && !has_timeout {
+        policy.timeout_start = Span::INFINITY;
+    }
+    let launch = &mut draft.config.launch;
+    let speaks = ready == Ready::Notify || policy.watchdog != Span::ZERO || launch.fd_store_max > 0;
+    if launch.notify_access == NotifyAccess::None && speaks {
+        launch.notify_access = NotifyAccess::Main;
+    }
+}
+
+/// Servers that assume that the old one is gone when the new one starts.
+fn handover(draft: &mut Draft) -> Option<String> {
+    if draft.place_of(Section::XSupervise, "Handover").is_some() {
+        return None;
+    }
+    let launch = &draft.config.launch;
+    let stop = launch.commands.stop.iter().chain(&launch.commands.stop_post).map(|exec| exec.place.clone());
+    let pid_file = launch.pid_file.as_ref().and_then(|_| draft.place_of(Section::Service, "PIDFile"));
+    let forking = (draft.config.policy.service_type == Type::Forking)
+        .then(|| draft.place_of(Section::Service, "Type"))
+        .flatten();
+    let place = stop.chain(pid_file.map(str::to_owned)).chain(forking.map(str::to_owned)).next()?;
+    draft.config.policy.handover = Handover::StopFirst;
+    Some(place)
+}
+
+/// Streams that are sockets need these.
+fn check_streams(draft: &Draft, service: &str) -> Result<(), Error> {
+    let launch = &draft.config.launch;
+    let listeners = &draft.config.listeners;
+    let outputs = [("StandardOutput", &launch.stdout), ("StandardError", &launch.stderr)];
+    let wants_socket = |output: &Output| *output == Output::Socket;
+    let mut sockets =
+        outputs.iter().filter(|(_, output)| wants_socket(output)).map(|(key, _)| *key).collect::<Vec<_>>();
+    if launch.stdin == Input::Socket {
+        sockets.insert(0, "StandardInput");
+    }
+    let place = |key| draft.place_of(Section::Service, key).unwrap_or(service);
+    if let Some(key) = sockets.first().filter(|_| listeners.len() != 1) {
+        let cause = format!("{key}=socket needs exactly one socket, and there are {}", listeners.len());
+        return Err(Problem::new(cause, "use fd:NAME").at(place(key)));
+    }
+    let mut named: Vec<(&str, &str)> = Vec::new();
+    if let Input::Fd(name) = &launch.stdin {
+        named.push(("StandardInput", name));
+    }
+    for (key, output) in outputs {
+        if let Output::Fd(name) = output {
+            named.push((key, name));
+        }
+    }
+    for (key, name) in named {
+        if !listeners.iter().any(|listener| listener.name == name) {
+            let cause = format!("there is no socket named {:?}", printable(name));
+            return Err(Problem::new(cause, "write FileDescriptorName= into a .socket file").at(place(key)));
+        }
+    }
+    Ok(())
+}
