@@ -8,6 +8,7 @@
 mod candidate;
 mod child;
 mod cli;
+mod conformance;
 mod control;
 mod errors;
 mod findings;
@@ -21,4 +22,5 @@ mod signals;
 mod support;
 mod swap;
 mod tidy;
+mod units;
 mod vandals;

@@ -1,12 +1,18 @@
-//! Servers and clients that nobody here wrote: gunicorn on our socket, swapped ten times under wrk and under ab.
+//! Servers and clients that nobody here wrote: gunicorn on our socket, swapped ten times under wrk and under ab; unit
+//! files that Debian ships; systemd itself, where it can be asked.
 //!
 //! Started by tests/real/run, which installs them; VENV names the directory with gunicorn in it.
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by panicking")]
 #![allow(dead_code, unused_imports, reason = "shared with tests/it, which uses all of it")]
 
+#[path = "../it/conformance/mod.rs"]
+mod conformance;
 #[path = "../it/load.rs"]
 mod load;
+mod oracle;
+mod packages;
+mod programs;
 #[path = "../it/support/mod.rs"]
 mod support;
 

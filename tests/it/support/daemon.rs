@@ -54,6 +54,11 @@ impl<'a> Launch<'a> {
         }
     }
 
+    /// `supervise run` with units that lie in the place.
+    pub(crate) fn units(place: &'a Place, names: &[&str]) -> Self {
+        names.iter().fold(Self::new(place).arg("run"), |launch, name| launch.arg(&place.path(name)))
+    }
+
     /// The example `ready` on one socket called `http`, with these options of ours.
     pub(crate) fn ready(place: &'a Place, options: &str) -> Self {
         if !fs::exists(place.path("flags")).expect("our own directory") {
@@ -156,10 +161,28 @@ impl<'a> Launch<'a> {
     /// Runs it to its end, without a control socket unless the options ask for one.
     #[track_caller]
     pub(crate) fn run(mut self) -> Ended {
-        if !self.args.iter().any(|word| word == "--control" || word == "--name") && !self.command.is_empty() {
-            self.args.splice(0..0, ["--control".to_owned(), "none".to_owned()]);
+        let named = self.args.iter().any(|word| word == "--control" || word == "--name");
+        if !named && (!self.command.is_empty() || self.options_begin() == 1) {
+            self.insert_control("none");
         }
         self.spawn("run", None).end()
+    }
+
+    /// Behind the verb `run`, if that is there.
+    fn options_begin(&self) -> usize {
+        usize::from(self.args.first().is_some_and(|word| word == "run"))
+    }
+
+    fn insert_control(&mut self, control: &str) {
+        let at = self.options_begin();
+        self.args.splice(at..at, ["--control".to_owned(), control.to_owned()]);
+    }
+
+    /// Starts it without a control socket; it may have ended by now.
+    #[track_caller]
+    pub(crate) fn start_uncontrolled(mut self) -> Daemon {
+        self.insert_control("none");
+        self.spawn("supervise", None)
     }
 
     /// Starts it and waits until it answers.
@@ -172,7 +195,7 @@ impl<'a> Launch<'a> {
     #[track_caller]
     pub(crate) fn start_as(mut self, name: &str) -> Daemon {
         let control = self.place.path(&format!("{name}.ctl"));
-        self.args.splice(0..0, ["--control".to_owned(), control.clone()]);
+        self.insert_control(&control);
         let mut daemon = self.spawn(name, Some(control));
         daemon.wait_until("it answers", |_any| true);
         daemon
@@ -338,7 +361,8 @@ impl Daemon {
         processes(&[(MARK, &self.mark), ("SUPERVISE_GENERATION", &generation.to_string())])
     }
 
-    fn try_end(&mut self) -> Option<i32> {
+    /// Its exit status, once it has ended.
+    pub(crate) fn try_end(&mut self) -> Option<i32> {
         if self.ended.is_none() {
             self.ended = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).expect("our child") {
                 WaitStatus::Exited(_, code) => Some(code),

@@ -1,0 +1,269 @@
+//! `supervise run`: the pair of files a user came with, files that change between swaps, and what the directives of a
+//! service do to real processes.
+
+mod directives;
+mod mutations;
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::load::{get, get_unix};
+use super::support::{Daemon, Launch, Place, environment, example, wait_for};
+
+/// As the user wrote them, but for the command.
+const SEED_SOCKET: &str = "\
+[Socket]
+ListenStream = 0.0.0.0:443
+BindIPv6Only = both
+FileDescriptorName=https
+
+[Install]
+WantedBy = sockets.target
+";
+const SEED_SERVICE: &str = "\
+[Unit]
+Description=Server Service
+After=network.target
+Requires=server-https.socket
+
+[Service]
+Type=simple
+ExecStart=COMMAND
+Restart=on-failure
+RestartSec=5
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// The server `ready`, which writes down what its generations do.
+fn ready(place: &Place) -> String {
+    if !fs::exists(place.path("flags")).unwrap() {
+        place.flags("");
+    }
+    format!("{} --log {} @{}", example("ready"), place.path("log"), place.path("flags"))
+}
+
+fn seed(place: &Place) -> Daemon {
+    // Asked of the kernel, and let go again: a unit file has no port 0 in systemd.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    place.write("server-https.socket", SEED_SOCKET);
+    place.write("server.service", &SEED_SERVICE.replace("COMMAND", &ready(place)));
+    fs::create_dir(place.path("server-https.socket.d")).unwrap();
+    place.write(
+        "server-https.socket.d/port.conf",
+        &format!("[Socket]\nListenStream=\nListenStream={address}\n"),
+    );
+    Launch::units(place, &["server-https.socket", "server.service"]).start()
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn the_seed_pair_is_served_under_its_name_and_comes_back_five_seconds_after_a_kill() {
+    let place = Place::new();
+    let mut daemon = seed(&place);
+    daemon.wait_generation(1);
+    let address = daemon.address("https");
+    assert_eq!(get(&address, "/").unwrap(), "ready generation 1 on https\n");
+    let hints: Vec<String> = daemon
+        .stderr()
+        .lines()
+        .filter(|line| line.contains("Service=server.service"))
+        .map(String::from)
+        .collect();
+    assert_eq!(hints.len(), 1, "one line says what systemd would want: {}", daemon.stderr());
+
+    let killed = Instant::now();
+    daemon.verb("kill KILL").expect(0);
+    daemon.wait_state("waiting");
+    // Who comes meanwhile waits.
+    assert_eq!(get(&address, "/").unwrap(), "ready generation 2 on https\n");
+    assert!(killed.elapsed() >= Duration::from_secs(5), "back after {:?}", killed.elapsed());
+    assert_eq!(place.who("start"), [1, 2]);
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn the_seed_pair_killed_by_term_is_started_by_the_next_connection_alone() {
+    let place = Place::new();
+    let mut daemon = seed(&place);
+    daemon.wait_generation(1);
+    let address = daemon.address("https");
+    for generation in 2..=3 {
+        daemon.verb("kill TERM").expect(0);
+        let status = daemon.wait_state("listening");
+        assert!(status["next"].is_null(), "nothing but a connection starts it: {status}");
+        assert_eq!(place.who("start").len() as u64, generation - 1);
+        assert_eq!(get(&address, "/").unwrap(), format!("ready generation {generation} on https\n"));
+        daemon.wait_generation(generation);
+    }
+}
+
+/// web.socket on these paths in the place, under the name http.
+fn socket(place: &Place, paths: &[&str]) {
+    let listen: String = paths.iter().map(|path| format!("ListenStream={}\n", place.path(path))).collect();
+    place.write("web.socket", &format!("[Socket]\n{listen}FileDescriptorName=http\n"));
+}
+
+/// web.service: `ready`, which says when it is ready, with these lines besides.
+fn service(place: &Place, lines: &str) {
+    place.write("web.service", &format!("[Service]\nType=notify\nExecStart={}\n{lines}\n", ready(place)));
+}
+
+/// Both, started and ready.
+fn web(place: &Place, lines: &str) -> Daemon {
+    socket(place, &["web.sock"]);
+    service(place, lines);
+    let mut daemon =
+        Launch::units(place, &["web.socket", "web.service"]).env("XDG_RUNTIME_DIR", &place.path("")).start();
+    daemon.wait_generation(1);
+    daemon
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn a_swap_reads_the_files_anew() {
+    let place = Place::new();
+    let mut daemon = web(&place, "Environment=T_COLOUR=green\n[X-Supervise]\nBake=0");
+    assert_eq!(environment(daemon.server())["T_COLOUR"], "green");
+    service(&place, "Environment=T_COLOUR=blue\n[X-Supervise]\nBake=0");
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    assert_eq!(environment(daemon.server())["T_COLOUR"], "blue");
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn a_swap_binds_added_sockets_and_closes_removed_ones() {
+    let place = Place::new();
+    let mut daemon = web(&place, "[X-Supervise]\nBake=0");
+    let inode = |path: &str| {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(place.path(path)).unwrap().ino()
+    };
+    let kept = inode("web.sock");
+    socket(&place, &["web.sock", "more.sock"]);
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    assert_eq!(get_unix(&place.path("more.sock")).unwrap(), "ready generation 2 on http\n");
+    assert_eq!(get_unix(&place.path("web.sock")).unwrap(), "ready generation 2 on http\n");
+    assert_eq!(inode("web.sock"), kept, "a kept socket is untouched");
+    socket(&place, &["more.sock"]);
+    daemon.verb("swap").expect(0);
+    let status = daemon.wait_generation(3);
+    assert_eq!(status["sockets"].as_array().unwrap().len(), 1, "{status}");
+    assert_eq!(get_unix(&place.path("more.sock")).unwrap(), "ready generation 3 on http\n");
+    wait_for("the removed socket to refuse", || UnixStream::connect(place.path("web.sock")).err());
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn a_broken_file_changes_nothing_and_the_verb_says_where_it_is_broken() {
+    let place = Place::new();
+    let mut daemon = web(&place, "");
+    let server = daemon.server();
+    let good = place.read("web.service");
+    for broken in ["[Service\n", "[Service]\nExecStart=/bin/echo 'a\n", "[Service]\nExecStart=./ready\n"] {
+        place.write("web.service", broken);
+        let said = daemon.verb("swap").expect(1).text();
+        assert!(said.contains("web.service:"), "{broken}: {said}");
+        assert_eq!(daemon.server(), server);
+    }
+    // A port that would be lost is an error, too.
+    place.write("web.service", &good);
+    let sound = place.read("web.socket");
+    place.write("web.socket", &format!("{sound}ListenStream=nowhere:80\n"));
+    let said = daemon.verb("swap").expect(1).text();
+    assert!(said.contains("web.socket:4"), "{said}");
+    assert_eq!(daemon.server(), server);
+    assert_eq!(get_unix(&place.path("web.sock")).unwrap(), "ready generation 1 on http\n");
+    place.write("web.socket", &sound);
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn exec_stop_makes_a_swap_stop_first() {
+    let place = Place::new();
+    let mut daemon = web(&place, &format!("ExecStop=/bin/sh -c 'echo 0 0 stopped >>{}'", place.path("log")));
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    let at = |what: &str, generation: u64| {
+        let is = |fact: &super::support::Fact| fact.what == what && fact.generation == generation;
+        place.facts().iter().position(is).unwrap_or_else(|| panic!("{what}: {:?}", place.facts()))
+    };
+    assert!(at("stopped", 0) < at("start", 2) && at("exit", 1) < at("start", 2), "{:?}", place.facts());
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn check_names_the_line_that_makes_a_swap_stop_first() {
+    let place = Place::new();
+    socket(&place, &["web.sock"]);
+    service(&place, "ExecStop=/bin/true");
+    let checked = Launch::new(&place)
+        .args("check")
+        .arg(&place.path("web.socket"))
+        .arg(&place.path("web.service"))
+        .run()
+        .expect(0);
+    let named = |line: &str| line.contains("web.service:4") && line.contains("stop-first");
+    assert!(checked.text().lines().any(named), "{}", checked.text());
+    assert!(!fs::exists(place.path("web.sock")).unwrap(), "check binds nothing");
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn a_runtime_directory_is_there_until_the_last_generation_is_gone() {
+    let place = Place::new();
+    // Below /run where we are root: a name that no other run has.
+    let name = format!("supervise-test-{}", std::process::id());
+    let mut daemon = web(&place, &format!("RuntimeDirectory={name}\n[X-Supervise]\nBake=0"));
+    let directory = environment(daemon.server())["RUNTIME_DIRECTORY"].clone();
+    assert!(directory.ends_with(&name), "{directory}");
+    fs::write(format!("{directory}/pid"), "1").unwrap();
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    assert_eq!(fs::read_to_string(format!("{directory}/pid")).unwrap(), "1", "a swap leaves it");
+    daemon.verb("stop").expect(0);
+    assert!(!fs::exists(&directory).unwrap(), "{directory} is left behind");
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn at_the_start_limit_the_socket_stays_open_and_status_says_failed() {
+    let place = Place::new();
+    place.flags("--die-after 0:1");
+    socket(&place, &["web.sock"]);
+    service(
+        &place,
+        "Restart=on-failure\nRestartSec=1ms\n[Unit]\nStartLimitBurst=2\nStartLimitIntervalSec=1min",
+    );
+    let mut daemon = Launch::units(&place, &["web.socket", "web.service"]).start();
+    daemon.wait_state("failed");
+    assert_eq!(place.who("start"), [1, 2]);
+    daemon.verb("status").expect(1);
+    let mut client = UnixStream::connect(place.path("web.sock")).expect("it queues, as systemd's would not");
+    super::load::ask(&mut client, "/").unwrap();
+    place.flags("");
+    daemon.verb("swap").expect(0);
+    assert_eq!(super::load::answer(&mut client).unwrap(), "ready generation 3 on http\n");
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn a_clean_exit_goes_back_to_listening_whatever_restart_says_about_failures() {
+    let place = Place::new();
+    let mut daemon = web(&place, "Restart=on-failure");
+    daemon.verb("kill INT").expect(0);
+    daemon.wait_state("listening");
+    assert_eq!(get_unix(&place.path("web.sock")).unwrap(), "ready generation 2 on http\n");
+    daemon.wait_generation(2);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().status, 0);
+}

@@ -1,0 +1,170 @@
+//! What single directives of [Service] do.
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::super::support::{Daemon, Launch, Place, environment, example, fds, wait_for};
+use super::{service, socket, web};
+
+/// A service of these lines, started.
+fn start(place: &Place, lines: &str) -> Daemon {
+    place.write("one.service", &format!("[Service]\n{lines}\n"));
+    Launch::units(place, &["one.service"]).start()
+}
+
+/// A script in the place, which knows the place as DIR and our own systemd-notify as NOTIFY.
+fn script(place: &Place, text: &str) -> String {
+    let directory = place.path("");
+    place.write("main.sh", &text.replace("DIR/", &directory).replace("NOTIFY", &example("notify")));
+    format!("/bin/sh {}", place.path("main.sh"))
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn reload_runs_exec_reload_and_is_refused_where_there_is_none() {
+    let place = Place::new();
+    let mut daemon =
+        web(&place, &format!("ExecReload=/bin/sh -c 'echo $MAINPID >>{}'", place.path("reloads")));
+    let server = daemon.server();
+    daemon.verb("reload").expect(0);
+    assert_eq!(place.read("reloads"), format!("{server}\n"));
+    assert_eq!(daemon.wait_generation(1)["generations"][0]["pid"], server);
+
+    let failing = Place::new();
+    let daemon = web(&failing, "ExecReload=/bin/false");
+    daemon.verb("reload").expect(1);
+    assert_eq!(daemon.status()["state"], "running", "it goes on as it was");
+
+    let without = Place::new();
+    let said = web(&without, "").verb("reload").expect(1).text();
+    assert!(said.contains("ExecReload"), "the remedy is named: {said}");
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn a_daemon_is_followed_by_its_pid_file() {
+    let place = Place::new();
+    let command = script(&place, "setsid sleep 60 &\necho $! >DIR/daemon.pid\n");
+    let lines = format!("Type=forking\nPIDFile={}\nExecStart={command}", place.path("daemon.pid"));
+    let mut daemon = start(&place, &lines);
+    daemon.wait_state("running");
+    let server = daemon.server();
+    assert_eq!(place.read("daemon.pid"), format!("{server}\n"));
+    kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
+    assert_eq!(daemon.end().status, 137, "without sockets its end is ours");
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn a_oneshot_that_remains_is_up_without_a_process_until_it_is_stopped() {
+    let place = Place::new();
+    let log = place.path("log");
+    let line = |key: &str, word: &str| format!("{key}=/bin/sh -c 'echo {word} >>{log}'\n");
+    let lines = [
+        "Type=oneshot\nRemainAfterExit=yes\n".to_owned(),
+        line("ExecStart", "one"),
+        line("ExecStart", "two"),
+    ];
+    let mut daemon = start(&place, &format!("{}{}", lines.concat(), line("ExecStop", "stop")));
+    daemon.wait_state("running");
+    assert_eq!(place.read("log"), "one\ntwo\n");
+    daemon.verb("status").expect(0);
+    daemon.verb("stop").expect(0);
+    assert_eq!(place.read("log"), "one\ntwo\nstop\n");
+    assert_eq!(daemon.end().status, 0);
+}
+
+/// A child of the main process says READY=1. It waits for the barrier, so all of it is read when `said` is there.
+fn says_ready_through_a_child(place: &Place, access: &str) -> Daemon {
+    let command = script(place, "NOTIFY --ready --status=child\necho x >DIR/said\nexec sleep 60\n");
+    let daemon = start(place, &format!("Type=notify\nNotifyAccess={access}\nExecStart={command}"));
+    wait_for("the child to have said it", || fs::exists(place.path("said")).unwrap().then_some(()));
+    daemon
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn notify_access_decides_whose_word_counts() {
+    for access in ["main", "exec", "none"] {
+        let place = Place::new();
+        let daemon = says_ready_through_a_child(&place, access);
+        assert_eq!(daemon.status()["state"], "starting", "NotifyAccess={access}");
+    }
+    let place = Place::new();
+    says_ready_through_a_child(&place, "all").wait_state("running");
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn a_main_process_may_name_its_successor_and_end() {
+    let place = Place::new();
+    let command = script(&place, "sleep 60 &\necho $! >DIR/successor\nNOTIFY --ready --pid=$!\nexit 0\n");
+    let mut daemon = start(&place, &format!("Type=notify\nNotifyAccess=all\nExecStart={command}"));
+    daemon.wait_state("running");
+    let successor = place.read("successor").trim().parse::<i32>().unwrap();
+    daemon.wait_until("the successor is the main process", |status| {
+        status["generations"][0]["pid"] == successor
+    });
+    kill(Pid::from_raw(successor), Signal::SIGKILL).unwrap();
+    assert_eq!(daemon.end().status, 137, "it is the one whose end counts");
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn a_stored_file_is_handed_to_the_next_generation() {
+    let place = Place::new();
+    place.write("treasure", "kept\n");
+    let text = "[ -e DIR/said ] || NOTIFY --fd=DIR/treasure FDSTORE=1 FDNAME=treasure\n\
+                NOTIFY --ready\necho x >>DIR/said\nexec sleep 60\n";
+    let command = script(&place, text);
+    let lines = format!("Type=notify\nNotifyAccess=all\nFileDescriptorStoreMax=1\nExecStart={command}");
+    let mut daemon = start(&place, &format!("{lines}\n[X-Supervise]\nBake=0"));
+    daemon.wait_generation(1);
+    assert_eq!(environment(daemon.server()).get("LISTEN_FDS"), None);
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    let server = daemon.server();
+    let given = environment(server);
+    assert_eq!((given["LISTEN_FDS"].as_str(), given["LISTEN_FDNAMES"].as_str()), ("1", "treasure"));
+    assert!(fds(server).contains(&(3, place.path("treasure"))), "{:?}", fds(server));
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn output_goes_where_the_unit_says() {
+    for (how, before) in [("append", "old text\n"), ("truncate", ""), ("file", "")] {
+        let place = Place::new();
+        // file: writes over what is there, from its start, and cuts nothing off.
+        let old = if how == "file" { "12345" } else { "old text\n" };
+        place.write("out", old);
+        let out = place.path("out");
+        let lines = format!(
+            "Type=oneshot\nStandardOutput={how}:{out}\nExecStart=/bin/sh -c 'echo new; echo err >&2'"
+        );
+        place.write("one.service", &format!("[Service]\n{lines}\n"));
+        Launch::units(&place, &["one.service"]).run().expect(0);
+        let cut_off = if how == "file" { "" } else { before };
+        // StandardError= follows StandardOutput=.
+        assert_eq!(place.read("out"), format!("{cut_off}new\nerr\n"), "{how}");
+    }
+}
+
+#[test]
+#[ignore = "needs supervise run"]
+fn limits_and_open_files_reach_the_server() {
+    let place = Place::new();
+    place.write("motd", "hello\n");
+    socket(&place, &["web.sock"]);
+    service(&place, &format!("LimitNOFILE=100:200\nOpenFile={}:greeting:read-only", place.path("motd")));
+    let mut daemon = Launch::units(&place, &["web.socket", "web.service"]).start();
+    daemon.wait_state("running");
+    let server = daemon.server();
+    let limits = fs::read_to_string(format!("/proc/{server}/limits")).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["100", "200"]);
+    let given = environment(server);
+    assert_eq!((given["LISTEN_FDS"].as_str(), given["LISTEN_FDNAMES"].as_str()), ("2", "http:greeting"));
+    assert!(fds(server).contains(&(4, place.path("motd"))), "{:?}", fds(server));
+}
