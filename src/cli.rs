@@ -73,7 +73,11 @@ const VERBS: [(&str, &str, &str); 8] = [
         "swap [NAME] [--no-wait] [--json]",
         "start a new server, and stop the old one once the new one is ready",
     ),
-    ("reload", "reload [NAME]", "have the server load its configuration anew (ExecReload=, Type=notify-reload)"),
+    (
+        "reload",
+        "reload [NAME]",
+        "have the server load its configuration anew (ExecReload=, Type=notify-reload)",
+    ),
     ("restart", "restart [NAME]", "stop the server, then start it; connections wait"),
     ("pause", "pause [NAME]", "stop the server and let connections wait"),
     ("resume", "resume [NAME]", "start it again after pause"),

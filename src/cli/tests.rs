@@ -1,6 +1,8 @@
 use super::*;
 use crate::client::Task;
+use crate::client::Task;
 use crate::config::{Address, Restart, Signal, Span};
+use crate::core::Request;
 use crate::core::Request;
 
 fn words(line: &str) -> Parsed {
