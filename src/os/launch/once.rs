@@ -1,10 +1,10 @@
 //! One command run to its end before the loop exists: those of [Socket].
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Launcher, Request};
 use crate::config::{CommandList, Exec, Launch, Signal, Span};
@@ -16,8 +16,7 @@ use crate::os::{reap, spawn, sys};
 /// # Errors
 /// It cannot be started, fails, or takes too long: a sentence with its place. The prefix `-` is for the caller.
 pub fn run_to_end(launch: &Launch, exec: &Exec, timeout: Span) -> Result<(), String> {
-    let shown = || format!("{}: {}", exec.place, exec.path.to_string_lossy());
-    let failed = |cause: String| format!("{}: {cause}", shown());
+    let failed = |cause: String| format!("{}: {}: {cause}", exec.place, exec.path.to_string_lossy());
     let launcher = Launcher::new(launch.clone(), Span::ZERO, &[]).map_err(|error| error.to_string())?;
     let request = Request {
         // No generation has this number.
