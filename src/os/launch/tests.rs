@@ -437,7 +437,8 @@ fn what_is_wrong_is_told_before_anything_is_bound() {
         check(&config)
     };
     assert_eq!(told(|_| {}), Ok(()));
-    let cases: [(fn(&mut Config), &str); 7] = [
+    type Change = fn(&mut Config);
+    let cases: [(Change, &str); 7] = [
         (|config| config.launch.user = Some("no-such-user".into()), "no user \"no-such-user\""),
         (|config| config.launch.supplementary_groups = vec!["no-such".into()], "no group \"no-such\""),
         (
