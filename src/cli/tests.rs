@@ -1,7 +1,7 @@
 use super::*;
 use crate::client::Task;
 use crate::config::directives::{Directive, Verdict};
-use crate::config::{Address, Restart, Signal, Span};
+use crate::config::{Address, Restart, Signal};
 use crate::core::Request;
 
 fn words(line: &str) -> Parsed {
