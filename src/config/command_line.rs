@@ -7,6 +7,9 @@ use super::directives::Scope;
 use super::unit_file::is_blank;
 use super::{Exec, Privileges, Problem, Search, printable};
 
+/// Linux lets argv and the environment have 6 MiB together (execve(2), E2BIG): what is longer need not be built whole.
+const ARGV_BYTES: usize = 8 << 20;
+
 /// The commands of one assignment: none where the value is empty, several where a lone `;` stands between them.
 ///
 /// # Errors
@@ -134,13 +137,18 @@ fn check_program(path: &str) -> Result<(), Problem> {
 
 /// argv as the process gets it: from the second word on `$NAME` alone becomes the words of its value (none if it is
 /// not set), `${NAME}` its value as it is, `$$` a dollar sign. Anything else, such as `a$NAME` and `${NAME:-x}`,
-/// stays.
+/// stays. Where the result is too long for execve(2) it ends early, and is still too long.
 pub fn expand(exec: &Exec, lookup: &dyn Fn(&str) -> Option<OsString>) -> Vec<OsString> {
     if !exec.expands {
         return exec.words.clone();
     }
     let mut argv: Vec<OsString> = exec.words.iter().take(1).cloned().collect();
+    let mut bytes = 0;
     for word in exec.words.iter().skip(1) {
+        if bytes > ARGV_BYTES {
+            break;
+        }
+        let done = argv.len();
         // Words that are not text come from no unit file.
         let Some(text) = word.to_str() else {
             argv.push(word.clone());
@@ -150,6 +158,7 @@ pub fn expand(exec: &Exec, lookup: &dyn Fn(&str) -> Option<OsString>) -> Vec<OsS
             Some(name) => argv.extend(lookup(name).map_or_else(Vec::new, split_value)),
             None => argv.push(expand_braces(text, lookup)),
         }
+        bytes += argv[done..].iter().map(|word| word.len() + 1).sum::<usize>();
     }
     argv
 }
@@ -181,7 +190,7 @@ fn split_value(value: OsString) -> Vec<OsString> {
 fn expand_braces(text: &str, lookup: &dyn Fn(&str) -> Option<OsString>) -> OsString {
     let mut out = OsString::with_capacity(text.len());
     let mut rest = text;
-    while let Some((before, after)) = rest.split_once('$') {
+    while let Some((before, after)) = rest.split_once('$').filter(|_| out.len() <= ARGV_BYTES) {
         out.push(before);
         let name = after.strip_prefix('{').and_then(|open| open.split_once('}'));
         rest = match name.filter(|(name, _)| !name.contains(':')) {

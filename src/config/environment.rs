@@ -279,6 +279,7 @@ mod tests {
     fn words_of_an_environment_line() {
         let split = |text| words(text).expect("balanced");
         assert_eq!(split("A=1 B=2"), ["A=1", "B=2"]);
+        assert_eq!(split("A=$B B=$$x"), ["A=$B", "B=$$x"]);
         assert_eq!(split("'A=x y'  \"B=\\\"\" C=\\n"), ["A=x y", "B=\"", "C=\n"]);
         assert_eq!(split("A=\"b c\"d"), ["A=b cd"]);
         assert_eq!(split("A=\\q\\"), ["A=\\q\\"]);

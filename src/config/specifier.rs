@@ -61,7 +61,7 @@ impl UnitName {
 
     /// `web` (%p)
     pub fn prefix(&self) -> &str {
-        self.stem().split_once('@').map_or(self.stem(), |(prefix, _)| prefix)
+        self.stem().split_once('@').map_or_else(|| self.stem(), |(prefix, _)| prefix)
     }
 
     /// `blue` (%i); empty for the template itself, None for a name without `@`.
@@ -123,7 +123,7 @@ impl Specifiers<'_> {
     fn resolve(&self, letter: char) -> Result<String, &'static str> {
         let unit = self.unit;
         let instance = unit.instance().unwrap_or_default();
-        let last = unit.prefix().rsplit_once('-').map_or(unit.prefix(), |(_, last)| last);
+        let last = unit.prefix().rsplit_once('-').map_or_else(|| unit.prefix(), |(_, last)| last);
         Ok(match letter {
             'n' => unit.full().to_owned(),
             'N' => unit.stem().to_owned(),

@@ -167,6 +167,8 @@ mod tests {
     fn they_ask_this_machine() {
         let uid = unistd::geteuid();
         assert_eq!(specifier('U'), Some(uid.to_string()));
+        let group = specifier('g').expect("a name, or the number where it has none");
+        assert_eq!(users::find_group(&group), Ok(unistd::getegid().as_raw()));
         let host = specifier('H').expect("a host has a name");
         assert_eq!(specifier('l').as_deref(), host.split('.').next());
         assert!(specifier('b').expect("a boot has an id").chars().all(|c| c.is_ascii_hexdigit()));
