@@ -11,6 +11,7 @@
 //! cli.rs              the command line to a Config or a Verb; arguments are made from the directives table
 //!   cli/check.rs        check: verdicts, and what would happen
 //!   cli/help.rs         -h and --help
+//!   cli/units.rs        run: unit files and their options
 //!   cli/verbs.rs        the verbs' words
 //! units.rs            reads unit files and those beside them, for run, check and each swap
 //! client.rs           the verbs: find an instance, one request, its answer

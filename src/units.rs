@@ -30,7 +30,7 @@ pub fn check(check: &Check) -> Result<Report, Error> {
         Subject::Units(arguments) => Ok(Report::new(&loaded(arguments)?, arguments.strict, check.json)),
         Subject::Command { config, warnings, lines, strict } => {
             let loaded = Loaded {
-                config: Ok(config.clone()),
+                config: Ok(Config::clone(config)),
                 warnings: warnings.clone(),
                 lines: lines.clone(),
                 stop_first: None,

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use clap::Arg;
 use serde_json::{Value, json};
 
-use super::{Parsed, UnitArgs, command_config, informed, one_line, run_command, settings, switch, unit_args};
+use super::units::unit_args;
+use super::{Parsed, UnitArgs, command_config, informed, one_line, run_command, settings, switch};
 use crate::config::unit::{Line, Loaded, Outcome, Setting};
 use crate::config::{
     CommandList, Config, Error, Exec, Handover, KillMode, Problem, Ready, Restart, Warning, printable,
@@ -24,7 +25,7 @@ pub enum Subject {
     Units(UnitArgs),
     /// A command line, its configuration and the verdicts about its options.
     Command {
-        config: Config,
+        config: Box<Config>,
         warnings: Vec<Warning>,
         lines: Vec<Line>,
         strict: bool,
@@ -60,7 +61,7 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
             let settings = settings(&matches)?;
             let (config, warnings) = command_config(&matches, &settings, command)?;
             let lines = settings.iter().map(|setting| line(setting, &warnings)).collect();
-            Subject::Command { config, warnings, lines, strict: matches.get_flag("strict") }
+            Subject::Command { config: Box::new(config), warnings, lines, strict: matches.get_flag("strict") }
         }
         None => Subject::Units(unit_args(&matches, "check")?),
     };

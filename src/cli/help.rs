@@ -173,7 +173,7 @@ pub(super) fn long() -> String {
 }
 
 /// What only a file says: COMMAND and --listen are its like on the command line, and another row has the same key.
-fn is_of_files(row: &Directive) -> bool {
+pub(super) fn is_of_files(row: &Directive) -> bool {
     let first = DIRECTIVES.iter().find(|other| other.key == row.key);
     row.key.starts_with("Listen")
         || matches!(row.key, "ExecStart" | "Type" | "Accept" | "Service" | "Sockets" | "StartLimitInterval")

@@ -165,6 +165,9 @@ impl Draft {
     pub fn set(&mut self, key: &str, value: &str, place: &str) -> Result<Option<Warning>, Error> {
         let instead = match key {
             "ExecStart" => Some("COMMAND comes after --: supervise -l 8080 -- ./server"),
+            "Accept" if super::number::boolean(value) == Ok(true) => {
+                Some("leave it out: this version does not accept connections itself")
+            }
             "Type" => Some("use --ready notify or --ready exec"),
             _ if key.starts_with("Listen") => Some("use --listen [KIND:]ADDRESS"),
             _ => None,

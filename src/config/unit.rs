@@ -164,12 +164,12 @@ impl Loader<'_> {
         if !config.socket.symlinks.is_empty() && paths != 1 {
             let problem =
                 Problem::new("Symlinks= needs exactly one unix path", "leave it out, or the other paths");
-            self.error.get_or_insert(problem.at(read.name()));
+            self.error.get_or_insert_with(|| problem.at(read.name()));
         }
         if config.listeners.is_empty() {
             let problem =
                 Problem::new("it has no Listen line", "write ListenStream=8080 into its [Socket] section");
-            self.error.get_or_insert(problem.at(read.name()));
+            self.error.get_or_insert_with(|| problem.at(read.name()));
         }
         for listener in &mut config.listeners {
             listener.options = config.socket.clone();

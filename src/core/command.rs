@@ -4,7 +4,7 @@
 use super::note::{self, Note};
 use super::restart::{Failure, Outcome, RunResult, result};
 use super::service::{Generation, Running, Step};
-use super::{Action, Command, End, Exit, GenerationId, Scope, limits};
+use super::{Action, Command, End, Exit, GenerationId, Scope, Time, limits};
 use crate::config::{CommandList, FailureMode, Policy, Signal, Type};
 
 impl Step<'_> {
@@ -52,6 +52,10 @@ impl Step<'_> {
             CommandList::Stop | CommandList::StopPost => {
                 self.after_command(id, running.command, end, ignored)
             }
+            // The main process has ended meanwhile: the list is gone through all the same, as systemd does it.
+            CommandList::StartPost if has_ended && !is_told && !running.is_over => {
+                self.after_command(id, running.command, end, ignored);
+            }
             CommandList::Condition
             | CommandList::StartPre
             | CommandList::Start
@@ -77,11 +81,16 @@ impl Step<'_> {
         let is_no = command.list == CommandList::Condition && matches!(end, End::Exited(Exit::Code(1..=254)));
         let failure = Failure::Command(command, end);
         let what = note::command_failed(&failure);
+        let has_ended = self.service.get(id).is_some_and(|generation| generation.end.is_some());
         self.tell(Note::CommandFailed { generation: id, what: what.clone(), is_no });
         match command.list {
             CommandList::Condition if is_no => self.never_starts(id, End::Skipped, None),
             CommandList::Condition | CommandList::StartPre => {
                 self.never_starts(id, End::Untried, Some(failure));
+            }
+            CommandList::StartPost if has_ended => {
+                self.record_failure(id, failure);
+                self.wind_down(id);
             }
             CommandList::StartPost => {
                 let signal = self.kill_signal_of(id);
@@ -125,48 +134,48 @@ impl Step<'_> {
         let Some(running) = &mut generation.command else { return };
         let list = running.command.list;
         if running.is_over {
-            // SIGKILL did not end it: the kernel holds it.
-            generation.command = None;
-            self.tell(Note::LeftBehind { generation: Some(id) });
-            return if list == CommandList::StopPost {
-                self.after_stop_post(id)
-            };
+            return self.give_up_command(id, list);
         }
-        let policy = &generation.policy;
-        let (start_signal, stop_signal) = (
-            failure_signal(policy, policy.start_failure_mode),
-            failure_signal(policy, policy.stop_failure_mode),
-        );
-        running.due = match list {
-            CommandList::Reload | CommandList::StopPost => now.after(limits::AFTER_KILL),
-            CommandList::Condition
-            | CommandList::StartPre
-            | CommandList::Start
-            | CommandList::StartPost
-            | CommandList::Stop => super::Time::NEVER,
-        };
         running.is_over = true;
+        let is_alone = generation.end.is_some() && list == CommandList::StartPost;
+        let is_killed = is_alone || matches!(list, CommandList::Reload | CommandList::StopPost);
+        running.due = if is_killed { now.after(limits::AFTER_KILL) } else { Time::NEVER };
+        let policy = &generation.policy;
+        let start_signal = failure_signal(policy, policy.start_failure_mode);
+        let stop_signal = failure_signal(policy, policy.stop_failure_mode);
         let what = format!("{}= took too long", list.key());
         match list {
+            CommandList::Reload => self.reload_failed(id, &what),
+            CommandList::StartPost if is_alone => self.timed_out(id, what),
             CommandList::Condition | CommandList::StartPre | CommandList::Start | CommandList::StartPost => {
                 let reason = format!("generation {}: {what}", id.0);
                 self.fail_generation(id, Failure::Timeout, reason, start_signal);
             }
-            CommandList::Reload => {
-                self.signal_command(id, Signal::KILL);
-                self.reload_failed(id, &what);
-            }
-            CommandList::Stop => {
-                self.tell(Note::CommandFailed { generation: id, what, is_no: false });
-                self.record_failure(id, Failure::Timeout);
-                self.signal_command(id, stop_signal);
-                self.after_stop(id);
-            }
-            CommandList::StopPost => {
-                self.tell(Note::CommandFailed { generation: id, what, is_no: false });
-                self.record_failure(id, Failure::Timeout);
-                self.signal_command(id, Signal::KILL);
-            }
+            CommandList::Stop | CommandList::StopPost => self.timed_out(id, what),
+        }
+        if is_killed {
+            self.signal_command(id, Signal::KILL);
+        } else if list == CommandList::Stop {
+            self.signal_command(id, stop_signal);
+            self.after_stop(id);
+        }
+    }
+
+    fn timed_out(&mut self, id: GenerationId, what: String) {
+        self.tell(Note::CommandFailed { generation: id, what, is_no: false });
+        self.record_failure(id, Failure::Timeout);
+    }
+
+    /// SIGKILL did not end it: the kernel holds it.
+    fn give_up_command(&mut self, id: GenerationId, list: CommandList) {
+        let Some(generation) = self.service.get_mut(id) else { return };
+        generation.command = None;
+        let has_ended = generation.end.is_some();
+        self.tell(Note::LeftBehind { generation: Some(id) });
+        if list == CommandList::StopPost {
+            self.after_stop_post(id);
+        } else if has_ended {
+            self.go_on_ending(id);
         }
     }
 
@@ -190,6 +199,9 @@ impl Step<'_> {
     fn on_active(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.is_active = true;
+        if generation.end.is_some() {
+            return self.wind_down(id);
+        }
         let is_done = generation.policy.service_type == Type::Oneshot && !generation.policy.remain_after_exit;
         let exit = generation.last_exit.unwrap_or(Exit::Code(0));
         self.check_ready(id);

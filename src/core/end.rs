@@ -305,14 +305,8 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
         let told_now = |due| Ending { was_told: false, since: now, signal, patience, due, killed: false };
-        if let Some(running) = generation.command {
-            if running.command.list != CommandList::Stop {
-                let is_told = generation.ending.is_some();
-                generation.ending.get_or_insert(told_now(now.after(patience)));
-                if !is_told {
-                    self.signal_command(id, signal);
-                }
-            }
+        if generation.command.is_some() {
+            // It goes on from there when that has ended.
             return;
         }
         let is_good = generation.outcome().result == RunResult::Success;

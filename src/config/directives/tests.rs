@@ -276,6 +276,7 @@ fn refusals_say_what_to_do_instead() {
         ("ExecStart", "x", "after --"),
         ("ListenStream", "80", "--listen"),
         ("Type", "notify", "--ready notify"),
+        ("Accept", "yes", "does not accept"),
         ("Restart", "on-falure", "did you mean on-failure?"),
         ("Restart", "", "takes no, on-success"),
         ("Ready", "http:/health", "steering"),

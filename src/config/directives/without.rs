@@ -82,7 +82,7 @@ pub(super) const WITHOUT: &[Without] = &[
     ]),
     of(Install, INSTALLED, &["Alias", "WantedBy", "RequiredBy", "UpheldBy", "Also", "DefaultInstance"]),
     of(Service, Inert("there are no dependents that a restart could hit"), &["RestartMode"]),
-    of(Service, NO_SYSTEM, &["RebootArgument", "SysVStartPriority", "TimeoutCleanSec"]),
+    of(Service, NO_SYSTEM, &["RebootArgument", "SysVStartPriority"]),
     of(Service, NO_ACTION, &["FailureAction"]),
     of(Service, NotHonoured("RuntimeMaxSec= is exact"), &["RuntimeRandomizedExtraSec"]),
     of(Service, NotHonoured("write `+` before the commands that need full privileges"), &["PermissionsStartOnly"]),
@@ -128,6 +128,7 @@ pub(super) const WITHOUT: &[Without] = &[
         "SyslogIdentifier", "SyslogFacility", "SyslogLevel", "SyslogLevelPrefix", "LogLevelMax",
         "LogRateLimitIntervalSec", "LogRateLimitBurst", "LogExtraFields", "LogFilterPatterns", "LogNamespace",
     ]),
+    shared(NO_SYSTEM, &["TimeoutCleanSec"]),
     shared(NO_ACCOUNTS, &[
         "CPUAccounting", "MemoryAccounting", "IOAccounting", "BlockIOAccounting", "TasksAccounting", "IPAccounting",
     ]),

@@ -1,0 +1,64 @@
+//! `supervise run UNIT...`: the files, and the options that are applied after them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches};
+
+use super::{
+    Parsed, RunArgs, UnitArgs, apply, color, control, given_name, informed, last, one_line, place,
+    run_command, settings, verbosity,
+};
+use crate::config::directives::Draft;
+use crate::config::{Config, Error, Instance, Problem};
+
+/// `supervise run [OPTIONS] UNIT...`
+pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
+    let matches = run_command(Arg::new("unit").num_args(0..))
+        .try_get_matches_from(words)
+        .map_err(|error| one_line(&error, "supervise run"))?;
+    if let Some(parsed) = informed(&matches) {
+        return Ok(parsed);
+    }
+    if command.is_some() {
+        let problem = Problem::new(
+            "COMMAND is what ExecStart= of the unit says",
+            "leave `run` or the part from -- on out",
+        );
+        return Err(problem.at("supervise run"));
+    }
+    let units = unit_args(&matches, "run")?;
+    let instance = Instance { name: given_name(&matches)?, control: control(&matches)? };
+    let (verbosity, color) = (verbosity(&matches), color(&matches)?);
+    let (config, warnings) = (Config::for_units(), Vec::new());
+    Ok(Parsed::Run(Box::new(RunArgs { config, units: Some(units), instance, verbosity, color, warnings })))
+}
+
+/// The unit files and settings of `run` and `check`. What is wrong with an option is told now, with status 2.
+pub(super) fn unit_args(matches: &ArgMatches, verb: &str) -> Result<UnitArgs, Error> {
+    let here = format!("supervise {verb}");
+    if let Some(text) = last(matches, "listen") {
+        let problem =
+            Problem::new("units hold what their files say", "write ListenStream= into a .socket file");
+        return Err(problem.at(place("--listen", text)));
+    }
+    for flag in ["datagram", "seqpacket"] {
+        if matches.get_flag(flag) {
+            let problem = Problem::new("it belongs to --listen", "leave it out");
+            return Err(problem.at(format!("--{flag}")));
+        }
+    }
+    if let Some(text) = last(matches, "fdname") {
+        let problem = Problem::new("it belongs to --listen", "write FileDescriptorName= into a .socket file");
+        return Err(problem.at(place("--fdname", text)));
+    }
+    let paths: Vec<PathBuf> =
+        matches.get_many::<String>("unit").unwrap_or_default().map(PathBuf::from).collect();
+    if paths.is_empty() {
+        let remedy = format!("name the files: {here} web.socket web.service");
+        return Err(Problem::new("no unit file", remedy).at(here));
+    }
+    let settings = settings(matches)?;
+    apply(&settings, &mut Draft::new(Config::for_units()))?;
+    Ok(UnitArgs { paths, settings, strict: matches.get_flag("strict") })
+}
