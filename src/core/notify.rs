@@ -4,7 +4,7 @@ use super::limits;
 use crate::config::{NotifyAccess, address};
 
 /// What a datagram said, as far as we act on it. Lines we do not know, and values that cannot be, are skipped, as
-/// systemd does.
+/// systemd does. Of a variable that is given twice the first counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notify {
     /// READY=1
@@ -24,7 +24,7 @@ pub struct Notify {
     pub watchdog: bool,
     /// WATCHDOG=trigger: as if the watchdog had run out.
     pub watchdog_trigger: bool,
-    /// WATCHDOG_USEC=: a new period, microseconds.
+    /// WATCHDOG_USEC=: a new period, microseconds; 0 switches the watchdog off.
     pub watchdog_usec: Option<u64>,
     /// EXTEND_TIMEOUT_USEC=, microseconds from now on.
     pub extend_timeout_usec: Option<u64>,
@@ -35,6 +35,8 @@ pub struct Notify {
     pub fd_store_remove: bool,
     pub fd_name: Option<String>,
     pub fd_no_poll: bool,
+    /// BARRIER=1, which comes alone: whatever else its message said is ignored.
+    pub barrier: bool,
 }
 
 impl Notify {
@@ -45,7 +47,8 @@ impl Notify {
         if datagram.contains(&0) {
             return notify;
         }
-        for line in datagram.split(|byte| *byte == b'\n') {
+        // A carriage return ends a line for systemd, too. Backwards, so that the first of a variable stays.
+        for line in datagram.split(|byte| matches!(byte, b'\n' | b'\r')).rev() {
             let Some(equals) = line.iter().position(|byte| *byte == b'=') else { continue };
             // One line that is not UTF-8 spoils no other.
             if let (Ok(key), Ok(value)) =
@@ -54,7 +57,7 @@ impl Notify {
                 notify.read(key, value);
             }
         }
-        notify
+        if notify.barrier { Self { barrier: true, ..Self::default() } } else { notify }
     }
 
     fn read(&mut self, key: &str, value: &str) {
@@ -62,15 +65,15 @@ impl Notify {
             ("READY", "1") => self.ready = true,
             ("RELOADING", "1") => self.reloading = true,
             ("STOPPING", "1") => self.stopping = true,
-            ("WATCHDOG", "1") => self.watchdog = true,
-            ("WATCHDOG", "trigger") => self.watchdog_trigger = true,
+            ("BARRIER", "1") => self.barrier = true,
+            ("WATCHDOG", text) => (self.watchdog, self.watchdog_trigger) = (text == "1", text == "trigger"),
             ("FDSTORE", "1") => self.fd_store = true,
             ("FDSTOREREMOVE", "1") => self.fd_store_remove = true,
             ("FDPOLL", "0") => self.fd_no_poll = true,
             ("MONOTONIC_USEC", text) => self.monotonic_usec = number(text),
-            ("WATCHDOG_USEC", text) => self.watchdog_usec = number(text).filter(|usec| *usec > 0),
+            ("WATCHDOG_USEC", text) => self.watchdog_usec = number(text),
             ("EXTEND_TIMEOUT_USEC", text) => self.extend_timeout_usec = number(text),
-            ("ERRNO", text) => self.errno = number(text).and_then(|errno| i32::try_from(errno).ok()),
+            ("ERRNO", text) => self.errno = number(text).and_then(errno),
             ("MAINPID", text) => {
                 self.main_pid = number(text).and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1);
             }
@@ -88,6 +91,11 @@ impl Notify {
 /// Digits alone: what parse() takes beyond them (`+5`) systemd does not.
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// MAX_ERRNO of the kernel is the last one.
+fn errno(number: u64) -> Option<i32> {
+    i32::try_from(number).ok().filter(|errno| *errno <= 4095)
 }
 
 /// Without control characters, cut to the limit at a character.
@@ -113,9 +121,9 @@ mod tests {
 
     #[test]
     fn every_line_that_systemd_knows() {
-        let text = b"RELOADING=1\nMONOTONIC_USEC=77\nSTOPPING=1\nERRNO=13\nMAINPID=42\nWATCHDOG=1\nWATCHDOG=trigger\n\
+        let text = b"RELOADING=1\nMONOTONIC_USEC=77\nSTOPPING=1\nERRNO=13\nMAINPID=42\nWATCHDOG=1\n\
             WATCHDOG_USEC=5000\nEXTEND_TIMEOUT_USEC=9\nNOTIFYACCESS=exec\nFDSTORE=1\nFDSTOREREMOVE=1\nFDNAME=a b\n\
-            FDPOLL=0\nBARRIER=1";
+            FDPOLL=0";
         let expected = Notify {
             ready: false,
             reloading: true,
@@ -125,7 +133,7 @@ mod tests {
             errno: Some(13),
             main_pid: Some(42),
             watchdog: true,
-            watchdog_trigger: true,
+            watchdog_trigger: false,
             watchdog_usec: Some(5000),
             extend_timeout_usec: Some(9),
             notify_access: Some(NotifyAccess::Exec),
@@ -133,16 +141,40 @@ mod tests {
             fd_store_remove: true,
             fd_name: Some("a b".to_owned()),
             fd_no_poll: true,
+            barrier: false,
         };
         assert_eq!(Notify::parse(text), expected);
+        assert!(Notify::parse(b"WATCHDOG=trigger").watchdog_trigger);
+        assert_eq!(Notify::parse(b"WATCHDOG_USEC=0").watchdog_usec, Some(0));
+    }
+
+    #[test]
+    fn the_first_of_a_variable_counts_and_lines_may_end_in_crlf() {
+        let notify = Notify::parse(b"STATUS=a\r\nREADY=1\r\nSTATUS=b\nWATCHDOG=trigger\nWATCHDOG=1");
+        assert_eq!(notify.status.as_deref(), Some("a"));
+        assert!(notify.ready && notify.watchdog_trigger && !notify.watchdog);
+    }
+
+    #[test]
+    fn a_barrier_comes_alone() {
+        let alone = Notify { barrier: true, ..Notify::default() };
+        assert_eq!(Notify::parse(b"BARRIER=1"), alone);
+        assert_eq!(Notify::parse(b"READY=1\nBARRIER=1\nFDSTORE=1"), alone);
     }
 
     #[test]
     fn what_cannot_be_is_as_if_absent() {
-        for text in ["MAINPID=1", "MAINPID=-5", "MAINPID=99999999999999999999999", "MAINPID=", "ERRNO=+1"] {
+        for text in [
+            "MAINPID=1",
+            "MAINPID=-5",
+            "MAINPID=99999999999999999999999",
+            "MAINPID=",
+            "ERRNO=+1",
+            "ERRNO=4096",
+        ] {
             assert_eq!(Notify::parse(text.as_bytes()), Notify::default(), "{text}");
         }
-        for text in ["WATCHDOG_USEC=0", "WATCHDOG_USEC=x", "FDNAME=a:b", "NOTIFYACCESS=some", "READY", "=1"] {
+        for text in ["WATCHDOG_USEC=x", "WATCHDOG=2", "FDNAME=a:b", "NOTIFYACCESS=some", "READY", "=1"] {
             assert_eq!(Notify::parse(text.as_bytes()), Notify::default(), "{text}");
         }
     }

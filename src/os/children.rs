@@ -402,6 +402,9 @@ impl Children {
             match running.notify.receive(store.fds.is_open()) {
                 Received::Nothing => return false,
                 Received::Dropped(why) => running.drop_notification(generation, &why),
+                // Its fd is closed with it, which is all that was asked for: whoever asked. `systemd-notify --ready` says
+                // READY=1 in the name of its parent, but this in its own.
+                Received::Message { notify, .. } if notify.barrier => {}
                 Received::Message { notify, pid, uid, fds } => {
                     let sender = running.sender(pid, uid, generation);
                     if let Err(why) = notify::judge(running.notify_access, sender, pid, uid) {

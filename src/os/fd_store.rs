@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::sys;
 use crate::core::Notify;
@@ -110,9 +111,10 @@ impl FdStore {
         }
     }
 
-    /// The other end of a stored fd is gone: so is its use.
+    /// Something happened to a stored fd. If its other end is gone, so is its use.
     pub fn hung_up(&mut self, registry: &Registry, number: usize) {
         if let Some(index) = self.entries.iter().position(|entry| entry.number == number)
+            && self.entries[index].is_over()
             && let Some(entry) = self.entries.remove(index)
         {
             log::debug!("the stored fd {} is closed: its other end is gone", entry.name);
@@ -127,6 +129,13 @@ impl FdStore {
 }
 
 impl Entry {
+    /// Asks again, for the event may have been urgent data of a peer (EPOLLPRI): no reason to drop a connection.
+    fn is_over(&self) -> bool {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
+        // An error is a shortage of memory: the fd is kept rather than lost.
+        nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    }
+
     /// Before its fd is closed: another process may have the same open file, and epoll would go on reporting it.
     fn unwatch(&self, registry: &Registry) {
         if self.watch == Watch::Registered
@@ -140,6 +149,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
@@ -199,5 +209,21 @@ mod tests {
         assert_eq!(tokens, [101]);
         store.hung_up(poll.registry(), 1);
         assert_eq!(names(&store), ["quiet"]);
+    }
+
+    #[test]
+    fn urgent_data_is_no_end() {
+        let mut poll = Poll::new().unwrap();
+        let mut store = FdStore::new(9);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        store.take(poll.registry(), &named("connection"), vec![accepted.into()], 100);
+        nix::sys::socket::send(peer.as_raw_fd(), b"!", nix::sys::socket::MsgFlags::MSG_OOB).unwrap();
+        let mut events = Events::with_capacity(4);
+        poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(events.iter().count(), 1);
+        store.hung_up(poll.registry(), 1);
+        assert_eq!(names(&store), ["connection"]);
     }
 }

@@ -103,6 +103,11 @@ impl NotifySocket {
         if flags.contains(MsgFlags::MSG_TRUNC) {
             return Received::Dropped(format!("longer than {LONGEST} bytes"));
         }
+        if takes_fds && flags.contains(MsgFlags::MSG_CTRUNC) {
+            // There was room in the buffer for all that one message can carry, so it was our table that had none.
+            let why = "with more fds than we may have open; raise our own limit (ulimit -n)";
+            return Received::Dropped(why.to_owned());
+        }
         let Some((pid, uid)) = credentials else {
             return Received::Dropped("without credentials".to_owned());
         };
@@ -177,6 +182,7 @@ mod tests {
     use nix::sys::socket::{ControlMessage, sendmsg};
 
     use super::*;
+    use crate::os::sys::tests::alone;
 
     /// The message that waits; None: there is none, or it was dropped.
     fn message(socket: &NotifySocket) -> Option<Notify> {
@@ -232,17 +238,40 @@ mod tests {
         assert_eq!(message(&socket), Some(Notify::default()));
     }
 
+    /// `systemd-notify` waits five seconds for that.
     #[test]
     fn a_barrier_is_closed_by_the_read() {
         let socket = NotifySocket::open().unwrap();
         let client = client(&socket);
-        let (reader, writer) = nix::unistd::pipe().unwrap();
-        send_with_fds(&client, b"BARRIER=1", &[writer.as_raw_fd()]);
-        drop(writer);
-        nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
-        assert_eq!(nix::unistd::read(&reader, &mut [0]), Err(Errno::EAGAIN), "still open in the queue");
-        assert_eq!(message(&socket), Some(Notify::default()));
-        assert_eq!(nix::unistd::read(&reader, &mut [0]), Ok(0), "end of file: the last copy is closed");
+        for takes_fds in [false, true] {
+            let (reader, writer) = nix::unistd::pipe().unwrap();
+            send_with_fds(&client, b"BARRIER=1", &[writer.as_raw_fd()]);
+            drop(writer);
+            nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+            assert_eq!(nix::unistd::read(&reader, &mut [0]), Err(Errno::EAGAIN), "still open in the queue");
+            let received = socket.receive(takes_fds);
+            assert!(matches!(&received, Received::Message { notify, .. } if notify.barrier), "{received:?}");
+            drop(received);
+            assert_eq!(nix::unistd::read(&reader, &mut [0]), Ok(0), "end of file: the last copy is closed");
+        }
+    }
+
+    #[test]
+    fn fds_that_our_table_has_no_room_for_are_told_and_the_others_closed() {
+        alone("os::notify::tests::fds_that_our_table_has_no_room_for_are_told_and_the_others_closed", || {
+            let socket = NotifySocket::open().unwrap();
+            let client = client(&socket);
+            let (reader, writer) = nix::unistd::pipe().unwrap();
+            send_with_fds(&client, b"FDSTORE=1\nREADY=1", &[writer.as_raw_fd(); 20]);
+            drop(writer);
+            // A pipe takes the lowest numbers, so there are at most a few more than these below the limit.
+            let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+            let most = reader.as_raw_fd() as u64 + 8;
+            nix::sys::resource::setrlimit(limit, most, most).unwrap();
+            let Received::Dropped(why) = socket.receive(true) else { panic!("dropped") };
+            assert!(why.contains("ulimit -n"), "{why}");
+            assert_eq!(nix::unistd::read(&reader, &mut [0]), Ok(0), "end of file: the last copy is closed");
+        });
     }
 
     #[test]

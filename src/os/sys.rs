@@ -36,14 +36,22 @@ pub fn received_fds(data: &[u8]) -> Vec<OwnedFd> {
     numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 
-/// Whether two fds are one open file description (kcmp(2)). False also where the kernel does not say.
+/// Whether two fds are one open file description (kcmp(2)). Where a sandbox forbids the question, sockets are told by
+/// their inode, which no two of them share; of anything else a file may be open more than once: it is said to differ.
 pub fn is_same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     const KCMP_FILE: libc::c_int = 0;
     let pid = std::process::id();
     // SAFETY: plain integers.
     let order =
         unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, one.as_raw_fd(), other.as_raw_fd()) };
-    order == 0
+    if order >= 0 { order == 0 } else { is_same_socket(one, other) }
+}
+
+fn is_same_socket(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let (Ok(one), Ok(other)) = (nix::sys::stat::fstat(one), nix::sys::stat::fstat(other)) else {
+        return false;
+    };
+    one.st_mode & libc::S_IFMT == libc::S_IFSOCK && (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// pidfd_open(2), Linux 5.3. The fd is close-on-exec. ESRCH: there is no such process.
@@ -313,6 +321,15 @@ pub(super) mod tests {
             assert!(start.elapsed() < Duration::from_secs(10), "waited in vain: {what}");
             std::thread::park_timeout(Duration::from_millis(2));
         }
+    }
+
+    #[test]
+    fn a_socket_is_known_by_its_inode_and_a_file_is_not() {
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(is_same_socket(one.as_fd(), one.try_clone().unwrap().as_fd()));
+        assert!(!is_same_socket(one.as_fd(), other.as_fd()));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(!is_same_socket(file.as_fd(), file.try_clone().unwrap().as_fd()));
     }
 
     #[test]
