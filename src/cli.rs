@@ -4,9 +4,11 @@
 //! clap splits words into options and values; what they mean, and every message, is ours: one line with the place,
 //! the cause and what to type instead. Only the command that is needed is built, by its first word.
 
+mod check;
 mod help;
 #[cfg(test)]
 mod tests;
+mod verbs;
 
 use std::env::VarError;
 use std::ffi::OsString;
@@ -15,19 +17,20 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::client::{Task, Verb};
+use crate::client::Verb;
 use crate::config::address::check_name as check_socket_name;
 use crate::config::directives::{DIRECTIVES, Draft, choice, nearest};
+use crate::config::unit::Setting;
 use crate::config::{
-    Color, Config, Control, Error, Exec, Instance, Kind, Listener, Problem, Signal, Span, Warning,
-    environment, printable,
+    Color, Config, Control, Error, Exec, Instance, Kind, Listener, Problem, Warning, environment, printable,
 };
-use crate::core::Request;
+pub use check::{Check, Report, Subject};
 
 /// What a command line asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Parsed {
     Run(Box<RunArgs>),
+    Check(Box<Check>),
     Verb(Verb),
     /// Nothing to do but to print this and end: help, version or an error.
     Exit {
@@ -41,7 +44,10 @@ pub enum Parsed {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunArgs {
+    /// What COMMAND and its options say; of `run`, the defaults of units, for which `units` are to be loaded.
     pub config: Config,
+    /// `supervise run UNIT...`
+    pub units: Option<UnitArgs>,
     pub instance: Instance,
     /// 0, less with each `-q`, more with each `-v`.
     pub verbosity: i8,
@@ -49,12 +55,28 @@ pub struct RunArgs {
     pub warnings: Vec<Warning>,
 }
 
+/// Unit files, and what the command line adds to them. They are read again for each swap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnitArgs {
+    /// As given.
+    pub paths: Vec<PathBuf>,
+    /// Applied after the files.
+    pub settings: Vec<Setting>,
+    /// A warning is an error.
+    pub strict: bool,
+}
+
 /// The verbs that talk to an instance, as they are typed, and what they do.
-const VERBS: [(&str, &str, &str); 7] = [
+const VERBS: [(&str, &str, &str); 8] = [
     (
         "swap",
         "swap [NAME] [--no-wait] [--json]",
         "start a new server, and stop the old one once the new one is ready",
+    ),
+    (
+        "reload",
+        "reload [NAME]",
+        "have the server load its configuration anew (ExecReload=, Type=notify-reload)",
     ),
     ("restart", "restart [NAME]", "stop the server, then start it; connections wait"),
     ("pause", "pause [NAME]", "stop the server and let connections wait"),
@@ -99,6 +121,11 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
     if let (Some(command), true) = (&command, is_run) {
         return read_run(&words, Some(command));
     }
+    match words.first().map(String::as_str) {
+        Some("run") => return read_units(&words[1..], command.as_ref()),
+        Some("check") => return check::read(&words[1..], command.as_ref()),
+        _ => {}
+    }
     // Of a verb, or of something that is none, all words are read as its own.
     if let Some(command) = command {
         words.push("--".to_owned());
@@ -107,8 +134,8 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
     match words.first().map(String::as_str) {
         None => Err(Problem::new("nothing to do", "type supervise -l 8080 -- ./server, or supervise -h")
             .at("command line")),
-        Some("list") => read_list(&words[1..]),
-        Some(verb) if VERBS.iter().any(|(name, ..)| *name == verb) => read_verb(verb, &words[1..]),
+        Some("list") => verbs::read_list(&words[1..]),
+        Some(verb) if VERBS.iter().any(|(name, ..)| *name == verb) => verbs::read_verb(verb, &words[1..]),
         Some(word) if !word.starts_with('-') => Err(unknown_word(word, &words)),
         Some(_) => read_run(&words, None),
     }
@@ -119,7 +146,7 @@ fn answer(text: String) -> Parsed {
 }
 
 fn unknown_word(word: &str, words: &[String]) -> Error {
-    let known = VERBS.iter().map(|(name, ..)| *name).chain(["list"]);
+    let known = VERBS.iter().map(|(name, ..)| *name).chain(["list", "run", "check"]);
     let remedy = match nearest(word, known) {
         Some(verb) => format!("did you mean: supervise {verb}; a program comes after --"),
         None if word == "help" => "did you mean: supervise --help".to_owned(),
@@ -158,7 +185,8 @@ fn option(id: &'static str) -> Arg {
     Arg::new(id).action(ArgAction::Append).allow_negative_numbers(true)
 }
 
-fn run_command() -> Command {
+/// Every option; `positional` takes the words that are none.
+fn run_command(positional: Arg) -> Command {
     let directives = DIRECTIVES.iter().filter_map(|directive| {
         let mut arg = option(directive.key).long(directive.flag?);
         if let Some(short) = directive.short {
@@ -182,45 +210,113 @@ fn run_command() -> Command {
         .arg(switch("seqpacket").long("seqpacket"))
         .arg(switch("now").long("now"))
         .arg(switch("version").short('V').long("version"))
-        // Nothing belongs here; it is caught to say where it does.
-        .arg(Arg::new("stray").num_args(0..).trailing_var_arg(true))
+        .arg(positional)
+}
+
+/// Help and version, which beat everything else.
+fn informed(matches: &ArgMatches) -> Option<Parsed> {
+    if matches.get_flag("long-help") {
+        return Some(answer(help::long()));
+    }
+    if matches.get_flag("help") {
+        return Some(answer(help::short()));
+    }
+    let version = || answer(format!("supervise {}\n", env!("CARGO_PKG_VERSION")));
+    matches.get_flag("version").then(version)
 }
 
 /// `command` is what came after `--`; None: there was none.
 fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
-    let matches =
-        run_command().try_get_matches_from(options).map_err(|error| one_line(&error, "supervise"))?;
-    if matches.get_flag("long-help") {
-        return Ok(answer(help::long()));
-    }
-    if matches.get_flag("help") {
-        return Ok(answer(help::short()));
-    }
-    if matches.get_flag("version") {
-        return Ok(answer(format!("supervise {}\n", env!("CARGO_PKG_VERSION"))));
+    // Nothing belongs there; it is caught to say where it does.
+    let stray_words = Arg::new("stray").num_args(0..).trailing_var_arg(true);
+    let matches = run_command(stray_words)
+        .try_get_matches_from(options)
+        .map_err(|error| one_line(&error, "supervise"))?;
+    if let Some(parsed) = informed(&matches) {
+        return Ok(parsed);
     }
     if let Some(strays) = matches.get_many::<String>("stray") {
         return Err(stray(options, strays.len(), command.is_some()));
     }
-    let strict = matches.get_flag("strict");
-    let mut draft = Draft::new(Config::for_command_line());
-    draft.config.launch.commands.start = command.cloned().map(Exec::plain).into_iter().collect();
-    draft.config.listeners = listeners(&matches)?;
-    let mut warnings = settings(&matches, &mut draft)?;
-    let (config, more) = draft.finish()?;
-    warnings.extend(more);
-    if let Some(Warning(error)) = warnings.first().filter(|_| strict) {
+    let (config, warnings) = command_config(&matches, &settings(&matches)?, command)?;
+    if let Some(Warning(error)) = warnings.first().filter(|_| matches.get_flag("strict")) {
         return Err(error.clone());
     }
-    let name =
-        last(&matches, "name").map(|name| check_name(name).map_err(|error| error.at(place("--name", name))));
-    Ok(Parsed::Run(Box::new(RunArgs {
-        config,
-        instance: Instance { name: name.transpose()?, control: control(&matches)? },
-        verbosity: verbosity(&matches),
-        color: color(&matches)?,
-        warnings,
-    })))
+    let instance = Instance { name: given_name(&matches)?, control: control(&matches)? };
+    let (verbosity, color) = (verbosity(&matches), color(&matches)?);
+    Ok(Parsed::Run(Box::new(RunArgs { config, units: None, instance, verbosity, color, warnings })))
+}
+
+/// A command line is a unit file written inline.
+fn command_config(
+    matches: &ArgMatches,
+    settings: &[Setting],
+    command: Option<&Vec<OsString>>,
+) -> Result<(Config, Vec<Warning>), Error> {
+    let mut draft = Draft::new(Config::for_command_line());
+    draft.config.launch.commands.start = command.cloned().map(Exec::plain).into_iter().collect();
+    draft.config.listeners = listeners(matches)?;
+    let mut warnings = apply(settings, &mut draft)?;
+    let (config, more) = draft.finish()?;
+    warnings.extend(more);
+    Ok((config, warnings))
+}
+
+fn given_name(matches: &ArgMatches) -> Result<Option<String>, Error> {
+    last(matches, "name")
+        .map(|name| check_name(name).map_err(|error| error.at(place("--name", name))))
+        .transpose()
+}
+
+/// `supervise run [OPTIONS] UNIT...`
+fn read_units(words: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
+    let matches = run_command(Arg::new("unit").num_args(0..))
+        .try_get_matches_from(words)
+        .map_err(|error| one_line(&error, "supervise run"))?;
+    if let Some(parsed) = informed(&matches) {
+        return Ok(parsed);
+    }
+    if command.is_some() {
+        let problem = Problem::new(
+            "COMMAND is what ExecStart= of the unit says",
+            "leave `run` or the part from -- on out",
+        );
+        return Err(problem.at("supervise run"));
+    }
+    let units = unit_args(&matches, "run")?;
+    let instance = Instance { name: given_name(&matches)?, control: control(&matches)? };
+    let (verbosity, color) = (verbosity(&matches), color(&matches)?);
+    let (config, warnings) = (Config::for_units(), Vec::new());
+    Ok(Parsed::Run(Box::new(RunArgs { config, units: Some(units), instance, verbosity, color, warnings })))
+}
+
+/// The unit files and settings of `run` and `check`. What is wrong with an option is told now, with status 2.
+fn unit_args(matches: &ArgMatches, verb: &str) -> Result<UnitArgs, Error> {
+    let here = format!("supervise {verb}");
+    if let Some(text) = last(matches, "listen") {
+        let problem =
+            Problem::new("units hold what their files say", "write ListenStream= into a .socket file");
+        return Err(problem.at(place("--listen", text)));
+    }
+    for flag in ["datagram", "seqpacket"] {
+        if matches.get_flag(flag) {
+            let problem = Problem::new("it belongs to --listen", "leave it out");
+            return Err(problem.at(format!("--{flag}")));
+        }
+    }
+    if let Some(text) = last(matches, "fdname") {
+        let problem = Problem::new("it belongs to --listen", "write FileDescriptorName= into a .socket file");
+        return Err(problem.at(place("--fdname", text)));
+    }
+    let paths: Vec<PathBuf> =
+        matches.get_many::<String>("unit").unwrap_or_default().map(PathBuf::from).collect();
+    if paths.is_empty() {
+        let remedy = format!("name the files: {here} web.socket web.service");
+        return Err(Problem::new("no unit file", remedy).at(here));
+    }
+    let settings = settings(matches)?;
+    apply(&settings, &mut Draft::new(Config::for_units()))?;
+    Ok(UnitArgs { paths, settings, strict: matches.get_flag("strict") })
 }
 
 /// A word that is no option, where only options belong.
@@ -267,42 +363,54 @@ fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {
     Ok(listeners)
 }
 
-/// Applies flags and `-p` in the order in which they were written: the later one wins.
-fn settings(matches: &ArgMatches, draft: &mut Draft) -> Result<Vec<Warning>, Error> {
-    let mut settings: Vec<(usize, &str, &str)> = Vec::new();
+/// Flags and `-p` in the order in which they were written: the later one wins.
+fn settings(matches: &ArgMatches) -> Result<Vec<Setting>, Error> {
+    let mut found: Vec<(usize, &str, &str)> = Vec::new();
     for id in DIRECTIVES.iter().filter(|row| row.flag.is_some()).map(|row| row.key).chain(["p"]) {
         let Some(values) = matches.get_many::<String>(id) else { continue };
         let indices = matches.indices_of(id).unwrap_or_default();
-        settings.extend(indices.zip(values).map(|(index, value)| (index, id, value.as_str())));
+        found.extend(indices.zip(values).map(|(index, value)| (index, id, value.as_str())));
     }
-    settings.sort_by_key(|(index, ..)| *index);
-    let mut warnings = Vec::new();
-    for (_, id, value) in settings {
-        warnings.extend(set(draft, id, value)?);
-    }
-    Ok(warnings)
+    found.sort_by_key(|(index, ..)| *index);
+    found.into_iter().map(|(_, id, value)| setting(id, value)).collect()
 }
 
-fn set(draft: &mut Draft, id: &str, value: &str) -> Result<Option<Warning>, Error> {
+fn setting(id: &str, value: &str) -> Result<Setting, Error> {
+    let directive = |key: &str, value: &str, place: String| {
+        Ok(Setting::Directive { key: key.to_owned(), value: value.to_owned(), place })
+    };
     match id {
         "p" => match value.split_once('=') {
             // Its value may be a secret.
-            Some(("Environment", value)) => draft.set("Environment", value, "-p Environment"),
-            Some((key, text)) => draft.set(key, text, &place("-p", value)),
+            Some(("Environment", value)) => directive("Environment", value, "-p Environment".to_owned()),
+            Some((key, text)) => directive(key, text, place("-p", value)),
             None => Err(Problem::new("no `=`", "write -p KEY=VALUE, as in -p LimitNOFILE=65536")
                 .at(place("-p", value))),
         },
         "Environment" => {
             let name = value.split('=').next().unwrap_or_default();
-            let variable = variable(name, value).map_err(|problem| problem.at(place("-E", name)))?;
-            draft.config.launch.environment.push(variable);
-            Ok(None)
+            let (name, value) = variable(name, value).map_err(|problem| problem.at(place("-E", name)))?;
+            Ok(Setting::Variable(name, value))
         }
         key => {
-            let flag = DIRECTIVES.iter().find(|row| row.key == key).and_then(|row| row.flag).unwrap_or(key);
-            draft.set(key, value, &place(&format!("--{flag}"), value))
+            let flag = DIRECTIVES.iter().find(|row| row.key == key && row.flag.is_some());
+            let flag = flag.and_then(|row| row.flag).unwrap_or(key);
+            directive(key, value, place(&format!("--{flag}"), value))
         }
     }
+}
+
+fn apply(settings: &[Setting], draft: &mut Draft) -> Result<Vec<Warning>, Error> {
+    let mut warnings = Vec::new();
+    for setting in settings {
+        match setting {
+            Setting::Variable(name, value) => {
+                draft.config.launch.environment.push((name.clone(), value.clone()));
+            }
+            Setting::Directive { key, value, place } => warnings.extend(draft.set(key, value, place)?),
+        }
+    }
+    Ok(warnings)
 }
 
 /// `-E NAME=VALUE`, or `-E NAME` with the value it has here.
@@ -343,80 +451,6 @@ fn color(matches: &ArgMatches) -> Result<Color, Error> {
     let text = last(matches, "color").unwrap_or("auto");
     let colors = [("auto", Color::Auto), ("always", Color::Always), ("never", Color::Never)];
     choice(text, &colors).map_err(|problem| problem.at(place("--color", text)))
-}
-
-fn read_list(words: &[String]) -> Result<Parsed, Error> {
-    let matches = command().arg(switch("json").long("json")).try_get_matches_from(words);
-    let matches = matches.map_err(|error| one_line(&error, "supervise list"))?;
-    if matches.get_flag("help") || matches.get_flag("long-help") {
-        return Ok(answer(help::LIST.to_owned()));
-    }
-    let json = matches.get_flag("json");
-    Ok(Parsed::Verb(Verb { task: Task::List, name: None, control: None, json }))
-}
-
-fn verb_command(verb: &str) -> Command {
-    let mut command = command().arg(option("control").long("control"));
-    if verb == "kill" {
-        command = command.arg(Arg::new("signal").allow_negative_numbers(true));
-    }
-    if verb == "swap" {
-        command = command.arg(switch("no-wait").long("no-wait"));
-    }
-    if verb == "status" {
-        command = command.arg(option("wait").long("wait"));
-    }
-    if matches!(verb, "swap" | "status") {
-        command = command.arg(switch("json").long("json"));
-    }
-    command.arg(Arg::new("instance"))
-}
-
-fn read_verb(verb: &str, words: &[String]) -> Result<Parsed, Error> {
-    let here = format!("supervise {verb}");
-    let matches = verb_command(verb).try_get_matches_from(words).map_err(|error| one_line(&error, &here))?;
-    if matches.get_flag("help") || matches.get_flag("long-help") {
-        return Ok(answer(help::verb(verb)));
-    }
-    let request = match verb {
-        "swap" => Request::Swap { wait: !matches.get_flag("no-wait") },
-        "restart" => Request::Restart,
-        "pause" => Request::Pause,
-        "resume" => Request::Resume,
-        "stop" => Request::Stop,
-        "kill" => Request::Kill { signal: signal(&matches).map_err(|problem| problem.at(verb))? },
-        _ => Request::Status { wait_ns: wait(&matches)? },
-    };
-    let name = match last(&matches, "instance") {
-        Some(name) => Some(check_name(name).map_err(|problem| problem.at(place(verb, name)))?),
-        None => None,
-    };
-    let control = match last(&matches, "control") {
-        Some("none") => {
-            return Err(Problem::new("no socket to talk to", "write its path").at("--control none"));
-        }
-        Some(path) => Some(control_path(path)?),
-        None => None,
-    };
-    let json = matches!(verb, "swap" | "status") && matches.get_flag("json");
-    Ok(Parsed::Verb(Verb { task: Task::Ask(request), name, control, json }))
-}
-
-fn signal(matches: &ArgMatches) -> Result<Signal, Problem> {
-    let text = last(matches, "signal");
-    let text = text.ok_or_else(|| Problem::new("no signal", "write it first: supervise kill TERM [NAME]"))?;
-    match text.strip_prefix('-') {
-        Some(number) => {
-            Err(Problem::new(format!("{text} is no signal"), format!("write {number} without the dash")))
-        }
-        None => Signal::parse(text),
-    }
-}
-
-fn wait(matches: &ArgMatches) -> Result<Option<u64>, Error> {
-    let Some(text) = last(matches, "wait") else { return Ok(None) };
-    let span = Span::parse(text).map_err(|problem| problem.at(place("--wait", text)))?;
-    Ok(Some(span.as_nanos()))
 }
 
 /// The last value of a repeated option.

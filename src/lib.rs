@@ -9,13 +9,20 @@
 //! ```text
 //! main.rs             parse, dispatch, exit status
 //! cli.rs              the command line to a Config or a Verb; arguments are made from the directives table
+//!   cli/check.rs        check: verdicts, and what would happen
 //!   cli/help.rs         -h and --help
+//!   cli/verbs.rs        the verbs' words
+//! units.rs            reads unit files and those beside them, for run, check and each swap
 //! client.rs           the verbs: find an instance, one request, its answer
 //!   client/wire.rs      lines of the control socket, as the client reads them
 //!   client/render.rs    status and list for a person
 //! config/             pure: text to Config, or errors with place, cause and remedy
 //!   mod.rs              Config and all it holds, the defaults of the command line
-//!   directives.rs       what a directive is, the rules that need several; directives/table.rs: THE table
+//!   directives.rs       what a directive is, the rules that need several
+//!                       in config/directives/: table.rs, THE table, made of service.rs, exec.rs, socket.rs and
+//!                       without.rs (keys that do nothing here)
+//!   unit.rs             unit files to a Config, line by line
+//!                       in config/unit/: pair.rs (which sockets are for which service), finish.rs (the whole)
 //!   address.rs          --listen and systemd's address grammar
 //!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
 //!   environment.rs      -E, Environment=, environment files
@@ -50,7 +57,9 @@
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
 //!                       reread.rs
 //!   children.rs         living generations: pid, pidfd, notify socket
-//!   launch.rs           what is looked up anew for each generation
+//!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
+//!                       check.rs (before anything is bound), once.rs (one command run to its end)
+//!   directories.rs      RuntimeDirectory= and its kin
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
 //!   reap.rs             waiting, groups, orphans
 //!   signal.rs           signals to us, the terminal
@@ -67,7 +76,7 @@
 //!   sys.rs              system calls that nix lacks (unsafe)
 //! ```
 //!
-//! Imports go one way: `main -> cli, client, os`; `cli -> client` (the type of a verb), `config`;
+//! Imports go one way: `main -> cli, client, os, units`; `units -> cli, os`; `cli -> client` (the type of a verb), `config`;
 //! `client -> core::report, os::instances`; `os -> core, config`; `core -> config`; `config -> std`.
 //! tests/it/tidy.rs keeps this true, and this map complete.
 //!
@@ -75,13 +84,13 @@
 //!
 //! | change | file |
 //! |---|---|
-//! | support one more directive or flag | a field in `config/mod.rs`, a row in `config/directives/table.rs` |
+//! | support one more directive or flag | a field in `config/mod.rs`, a row in `config/directives/service.rs`, `exec.rs` or `socket.rs` |
 //! | when, how soon and how often it restarts | `core/restart.rs` |
 //! | what a signal to us means | `core/supervisor.rs` (and the list of signals in `os/signal.rs`) |
 //! | when a generation is ready | `core/timers.rs`, `core/swap.rs` |
 //! | swap, rollback | `core/swap.rs` |
 //! | the words of a message | `core/note.rs` |
-//! | a socket option | `config/directives/table.rs`, `os/socket.rs` |
+//! | a socket option | `config/directives/socket.rs`, `os/socket.rs` |
 //! | what the server sees at its start | `os/launch.rs`, `os/spawn/environment.rs`, `os/spawn.rs` |
 //! | a verb | `cli.rs`, `core::Request`, `core/request.rs` |
 //! | a source of events | a variant of `core::Event`, a token in `os/shell.rs`, a line in tests/sim/world.rs |
@@ -91,3 +100,4 @@ pub mod client;
 pub mod config;
 pub mod core;
 pub mod os;
+pub mod units;

@@ -4,13 +4,15 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use log::LevelFilter;
-use socket_supervise::cli::{self, Parsed, RunArgs};
+use socket_supervise::cli::{self, Check, Parsed, RunArgs};
 use socket_supervise::client;
-use socket_supervise::os::{self, logger};
+use socket_supervise::os::{self, Reader, logger};
+use socket_supervise::units;
 
 fn main() -> ExitCode {
     ExitCode::from(match cli::parse(std::env::args_os()) {
         Parsed::Run(arguments) => run(*arguments),
+        Parsed::Check(arguments) => check(&arguments),
         Parsed::Verb(verb) => client::run(&verb),
         Parsed::Exit { status, text, stderr } => {
             // Whoever closed the pipe does not want to know.
@@ -24,7 +26,10 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(arguments: RunArgs) -> u8 {
+/// Cannot be done (CLI.md, Exit status).
+const CANNOT: u8 = 125;
+
+fn run(mut arguments: RunArgs) -> u8 {
     let level = match arguments.verbosity {
         ..-1 => LevelFilter::Error,
         -1 => LevelFilter::Warn,
@@ -33,8 +38,39 @@ fn run(arguments: RunArgs) -> u8 {
         2.. => LevelFilter::Trace,
     };
     logger::init(level, arguments.color);
+    let mut reader: Option<Reader> = None;
+    if let Some(files) = arguments.units.take() {
+        match units::load(&files) {
+            Ok((config, warnings)) => (arguments.config, arguments.warnings) = (config, warnings),
+            Err(error) => {
+                log::error!("{error}");
+                return CANNOT;
+            }
+        }
+        // What was warned about at the start is not said again; `supervise check` says it.
+        reader = Some(Box::new(move || {
+            let (config, warnings) = units::load(&files).map_err(|error| error.to_string())?;
+            for warning in warnings {
+                log::debug!("{warning}");
+            }
+            Ok(config)
+        }));
+    }
     for warning in &arguments.warnings {
         log::warn!("{warning}");
     }
-    os::run(arguments.config, &arguments.instance, None)
+    os::run(arguments.config, &arguments.instance, reader)
+}
+
+fn check(arguments: &Check) -> u8 {
+    let (text, error, status) = match units::check(arguments) {
+        Ok(report) => (report.text, report.error, report.status),
+        Err(error) => (String::new(), Some(error), CANNOT),
+    };
+    // Whoever closed the pipe does not want to know.
+    let _ = write!(std::io::stdout(), "{text}");
+    if let Some(error) = error {
+        let _ = writeln!(std::io::stderr(), "supervise: {error}");
+    }
+    status
 }

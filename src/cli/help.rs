@@ -68,6 +68,8 @@ const USAGE: &str = "\
 Holds a server's sockets, runs it on them, restarts it, and swaps in a new version without closing them.
 
 Usage: supervise [OPTIONS] -- COMMAND [ARG]...
+       supervise run [OPTIONS] UNIT...
+       supervise check [OPTIONS] [--json] (UNIT... | -- COMMAND...)
        supervise swap | restart | pause | resume | stop | kill SIG | status [NAME]
        supervise list
 ";
@@ -84,6 +86,18 @@ const ENDING: &str = "
 Signals: HUP swaps, TERM and INT stop (the second one kills), QUIT stops with SIGQUIT.
 Exit status: the server's (128+n for signal n), 0 when asked to stop, 2 for a wrong command line, 125 when it cannot be
 done, 126 and 127 when COMMAND cannot be executed or is not found. Verbs: 0 done, 1 refused or failed, 3 nothing runs.
+";
+
+const UNITS: &str = "
+UNIT is a .service file or a .socket file of systemd, read with its drop-ins (FILE.d/*.conf); x@NAME.service is an
+instance of x@.service. A socket file alone takes the service of its name beside it; files that are named together
+belong together. Options are applied after the files. check says for each line whether it is honoured, inert or not
+honoured, and what would be bound and run; it exits with 1 where something is not honoured.
+";
+
+const WITHOUT: &str = "
+Sandboxing (Protect*, Private*, System*, Restrict*, ...), limits of cgroups (Memory*, CPU*, IO*, Tasks*, ...) and
+conditions (Condition*, Assert*) have no effect: a warning or, by --strict, an error. README.md lists every directive.
 ";
 
 pub(super) const LIST: &str = "Usage: supervise list [--json]\n\nEvery instance of this user.\n";
@@ -146,22 +160,24 @@ pub(super) fn long() -> String {
             line(&mut out, &format!("{} {}", other.flag, other.value), other.doc);
         }
         for row in DIRECTIVES.iter().filter(|row| Some(row.group) == group) {
-            if matches!(row.verdict, Verdict::Honoured(_)) {
+            if matches!(row.verdict, Verdict::Honoured(_)) && !is_of_files(row) {
                 line(&mut out, &label(row), &format!("{}{}", row.doc, default(row)));
             }
         }
     }
     out.push_str(ADDRESSES);
+    out.push_str(UNITS);
     out.push_str(ENDING);
-    out.push_str("\nWithout effect, with a warning or, by --strict, an error:\n ");
-    for row in DIRECTIVES.iter().filter(|row| matches!(row.verdict, Verdict::NotHonoured(_))) {
-        if out.len() - out.rfind('\n').unwrap_or(0) + row.key.len() > 100 {
-            out.push_str("\n ");
-        }
-        let _ = write!(out, " {}", row.key);
-    }
-    out.push('\n');
+    out.push_str(WITHOUT);
     out
+}
+
+/// What only a file says: COMMAND and --listen are its like on the command line, and another row has the same key.
+fn is_of_files(row: &Directive) -> bool {
+    let first = DIRECTIVES.iter().find(|other| other.key == row.key);
+    row.key.starts_with("Listen")
+        || matches!(row.key, "ExecStart" | "Type" | "Accept" | "Service" | "Sockets" | "StartLimitInterval")
+        || first.is_some_and(|first| first.section != row.section)
 }
 
 fn label(row: &Directive) -> String {

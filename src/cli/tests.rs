@@ -1,5 +1,9 @@
 use super::*;
-use crate::config::{Address, Restart};
+use crate::client::Task;
+use crate::client::Task;
+use crate::config::{Address, Restart, Signal, Span};
+use crate::core::Request;
+use crate::core::Request;
 
 fn words(line: &str) -> Parsed {
     parse(line.split(' ').map(OsString::from))
@@ -241,8 +245,9 @@ fn the_short_help_is_one_screen_and_the_long_one_complete() {
         assert!(printed(&format!("supervise {verb} --help")).contains(usage), "{verb}");
     }
     // Every option that is accepted is documented.
-    for arg in
-        run_command().get_arguments().filter(|arg| arg.get_id() != "stray" && arg.get_id() != "long-help")
+    for arg in run_command(Arg::new("stray"))
+        .get_arguments()
+        .filter(|arg| arg.get_id() != "stray" && arg.get_id() != "long-help")
     {
         let flag = arg
             .get_long()
@@ -251,4 +256,65 @@ fn the_short_help_is_one_screen_and_the_long_one_complete() {
     }
     assert_eq!(printed("supervise --version"), concat!("supervise ", env!("CARGO_PKG_VERSION"), "\n"));
     assert_eq!(printed("supervise list -h"), help::LIST);
+}
+
+#[test]
+fn run_takes_unit_files_and_options() {
+    let args = run("supervise run web.socket --restart no -p Backlog=7 -E A=1 dir/x@1.service --strict -q");
+    let units = args.units.expect("unit files");
+    assert_eq!(units.paths, ["web.socket", "dir/x@1.service"].map(PathBuf::from));
+    let directive = |key: &str, value: &str, place: &str| Setting::Directive {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        place: place.to_owned(),
+    };
+    let expected = [
+        directive("Restart", "no", "--restart no"),
+        directive("Backlog", "7", "-p Backlog=7"),
+        Setting::Variable("A".to_owned(), "1".to_owned()),
+    ];
+    assert_eq!(units.settings, expected);
+    assert!(units.strict);
+    assert_eq!((args.instance.name.as_deref(), args.verbosity), (Some("x@1"), -1));
+    assert_eq!(run("supervise run --name w web.socket").instance.name.as_deref(), Some("w"));
+    assert_eq!(run("supervise run web.socket").instance.name.as_deref(), Some("web"));
+}
+
+#[test]
+fn run_refuses_what_belongs_to_a_command() {
+    let table = [
+        ("supervise run", "no unit file"),
+        ("supervise run -l 80 web.service", "ListenStream="),
+        ("supervise run -d web.service", "--listen"),
+        ("supervise run --fdname a web.service", "FileDescriptorName="),
+        ("supervise run web.service -- ./server", "ExecStart="),
+        ("supervise run web.service --restart x", "unknown value"),
+        ("supervise run web.service -p Nonsense=1", "unknown directive"),
+        ("supervise check", "no unit file"),
+        ("supervise check web.service -- ./server", "check one of the two"),
+        ("supervise check --restart x -- ./server", "unknown value"),
+        ("supervise rnu web.service", "did you mean: supervise run"),
+    ];
+    for (line, part) in table {
+        let message = refused(line);
+        assert!(message.contains(part), "{line}: {message}");
+    }
+}
+
+fn check(line: &str) -> Box<Check> {
+    match words(line) {
+        Parsed::Check(check) => check,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn check_looks_at_files_or_at_a_command() {
+    let files = check("supervise check --json web.service");
+    assert!(files.json);
+    assert!(matches!(&files.subject, Subject::Units(units) if units.paths == [PathBuf::from("web.service")]));
+    let command = check("supervise check -l 80=web -p ProtectSystem=full -E A=secret -- ./server {fd:web}");
+    let Subject::Command { lines, .. } = &command.subject else { panic!("{command:?}") };
+    assert_eq!(lines.len(), 2);
+    assert!(format!("{lines:?}").contains("NotHonoured") && !format!("{lines:?}").contains("secret"));
 }

@@ -43,6 +43,8 @@ pub use value::{Signal, Span};
 /// Everything one instance needs to know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// The service's name without `.service`: what the instance is called unless --name says otherwise.
+    pub name: Option<String>,
     /// Description= of [Unit], for the log.
     pub description: Option<String>,
     /// In the order of the fds: the first is fd 3.
@@ -87,6 +89,7 @@ impl Config {
     /// The defaults of unit files: systemd's own (systemd.service(5), systemd.exec(5), systemd.kill(5)).
     pub fn for_units() -> Self {
         Self {
+            name: None,
             description: None,
             listeners: Vec::new(),
             socket: SocketOptions::new(),

@@ -101,7 +101,9 @@ pub fn load(units: &[Unit], flags: &[Setting], host: &dyn Fn(char) -> Option<Str
     for flag in flags {
         loader.flag(flag);
     }
-    let service = read.iter().find(|unit| !unit.is_socket()).map_or("command line", Read::name).to_owned();
+    let service = read.iter().find(|unit| !unit.is_socket());
+    loader.draft.config.name = service.map(|service| service.unit.name.stem().to_owned());
+    let service = service.map_or("command line", Read::name).to_owned();
     let Loader { mut draft, mut warnings, lines, error, .. } = loader;
     let finished = match error {
         Some(error) => Err(error),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Problem;
 
 /// A length of time in nanoseconds; the maximum stands for systemd's `infinity`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
 pub struct Span(u64);
 
 /// In microseconds, systemd's resolution. A name stands before its own prefixes: the first match is taken.

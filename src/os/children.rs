@@ -174,7 +174,7 @@ impl Children {
             notify_socket: &address,
             main_pid: running.main,
             outcome,
-            stored: store,
+            stored: &store.list(),
         })?;
         let uid = plan.identity.uid.unwrap_or_else(|| getuid().as_raw());
         let child = spawn::spawn(&plan)?;

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -121,8 +121,8 @@ impl FdStore {
     }
 
     /// Names and fds, in the order in which they are passed.
-    pub fn list(&self) -> impl Iterator<Item = (&str, &OwnedFd)> {
-        self.entries.iter().map(|entry| (entry.name.as_str(), &entry.fd))
+    pub fn list(&self) -> Vec<(String, RawFd)> {
+        self.entries.iter().map(|entry| (entry.name.clone(), entry.fd.as_raw_fd())).collect()
     }
 }
 
@@ -151,8 +151,8 @@ mod tests {
         Notify { fd_store: true, fd_name: Some(name.to_owned()), ..Notify::default() }
     }
 
-    fn names(store: &FdStore) -> Vec<&str> {
-        store.list().map(|(name, _)| name).collect()
+    fn names(store: &FdStore) -> Vec<String> {
+        store.list().into_iter().map(|(name, _)| name).collect()
     }
 
     #[test]

@@ -1,30 +1,58 @@
-//! Everything that is looked up anew for each generation: user, directory, environment files, placeholders.
+//! Everything that is looked up anew for each process of a generation: user, directories, environment files, words.
+
+mod check;
+mod environment_file;
+mod glob;
+mod once;
+mod stdio;
+#[cfg(test)]
+mod tests;
 
 use std::env;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use super::socket::HeldSocket;
-use super::spawn::{Additions, Plan, build_environment};
+pub use check::check;
+pub use once::run_to_end;
+
+use super::directories;
+use super::socket::NamedSocket;
+use super::spawn::{Additions, Environment, FIXED_PATH, Plan, Value, build_environment, joined};
 use super::users::Identity;
 use crate::config::placeholder::{self, Held};
-use crate::config::{self, DirectoryPath, EnvironmentFile, Span, environment, printable};
-use crate::core::{GenerationId, Stage, StartFailure};
+use crate::config::{
+    self, CommandList, DirectoryPath, Exec, NotifyAccess, Preserve, Privileges, Span, command_line, printable,
+};
+use crate::core::{Command, Exit, GenerationId, Outcome, Stage, StartFailure};
 
-/// An environment file is read up to here; a longer one is an error.
-const ENVIRONMENT_BYTES: u64 = 1 << 20;
-
-/// Makes the plan of each generation.
+/// Makes the plan of each process.
 #[derive(Debug)]
 pub struct Launcher {
     launch: config::Launch,
+    /// None: ours as it is, or the home directory of the user.
     directory: Option<PathBuf>,
     watchdog: Span,
     fds: Vec<RawFd>,
     names: Vec<String>,
+}
+
+/// What is to be started, and what is known of its generation at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub generation: GenerationId,
+    pub command: Command,
+    /// The address of the generation's socket; told where NotifyAccess= is not `none`.
+    pub notify_socket: &'a str,
+    /// MAINPID; None where none lives.
+    pub main_pid: Option<i32>,
+    /// SERVICE_RESULT, EXIT_CODE and EXIT_STATUS.
+    pub outcome: Option<Outcome>,
+    /// The fd store, by name: what ExecStart= gets after the sockets.
+    pub stored: &'a [(String, RawFd)],
 }
 
 impl Launcher {
@@ -35,7 +63,7 @@ impl Launcher {
     pub fn new(
         mut launch: config::Launch,
         watchdog: Span,
-        sockets: &[HeldSocket],
+        sockets: &[NamedSocket],
     ) -> Result<Self, config::Error> {
         let held = sockets.iter().zip(3..).map(|(socket, fd)| Held {
             name: socket.name.clone(),
@@ -60,7 +88,8 @@ impl Launcher {
                 here().map(|here| here.join(path)).or_else(|| Some(path.clone()))
             }
             Some(DirectoryPath::Path(path)) => Some(path.clone()),
-            Some(DirectoryPath::Home) | None => logical_directory(),
+            Some(DirectoryPath::Home) => None,
+            None => logical_directory(),
         };
         Ok(Self {
             launch,
@@ -76,74 +105,166 @@ impl Launcher {
         self.launch.non_blocking
     }
 
-    /// # Errors
-    /// A user, group or environment file that is not there now; the stage says which.
-    pub fn notify_access(&self) -> config::NotifyAccess {
+    pub fn notify_access(&self) -> NotifyAccess {
         self.launch.notify_access
     }
+
     pub fn pid_file(&self) -> Option<&Path> {
         self.launch.pid_file.as_deref()
     }
+
+    /// GuessMainPID=
     pub fn guesses_main_pid(&self) -> bool {
         self.launch.guess_main_pid
     }
+
     pub fn fd_store_max(&self) -> u32 {
         self.launch.fd_store_max
     }
-    pub fn last_is_gone(&self) {}
-    pub fn plan(&self, request: &Request<'_>) -> Result<Plan, StartFailure> {
-        let (generation, notify_socket) = (request.generation, request.notify_socket);
-        let identity = Identity::resolve(&self.launch)?;
-        let mut files = Vec::new();
-        for file in &self.launch.environment_files {
-            files.extend(read_environment(file)?);
+
+    /// No generation is left.
+    pub fn last_is_gone(&self) {
+        if self.launch.directories.preserve == Preserve::No {
+            directories::remove_runtime(&self.launch);
         }
+    }
+
+    /// Makes the directories of the generation and opens its files, too.
+    ///
+    /// # Errors
+    /// Something that is not there now; the stage says what.
+    ///
+    /// # Panics
+    /// Where the list has no such command: the core has counted them.
+    pub fn plan(&self, request: &Request<'_>) -> Result<Plan, StartFailure> {
+        let Command { list, index } = request.command;
+        self.plan_of(&self.launch.commands.list(list)[index], request)
+    }
+
+    fn plan_of(&self, exec: &Exec, request: &Request<'_>) -> Result<Plan, StartFailure> {
+        let identity = Identity::resolve(&self.launch)?;
+        let directories = directories::make(&self.launch, &identity)?;
+        let directory = self.directory(&identity)?;
+        let sockets = stdio::Sockets { names: &self.names, fds: &self.fds };
+        let mut files = Vec::new();
+        let stdio = stdio::streams(&self.launch, &sockets, &mut files)?;
+        let is_main = request.command.list == CommandList::Start;
+        let (names, fds) = match is_main && !stdio::uses_socket(&self.launch) {
+            true => self.passed(request, &mut files)?,
+            false => Default::default(),
+        };
+        let environment = self.environment(request, &identity, &directories, directory.as_deref(), &names)?;
+        let lookup = |name: &str| match environment.get(OsStr::new(name)) {
+            Some(Value::Text(value)) => Some(value.clone()),
+            Some(Value::OwnPid) | None => None,
+        };
+        let words = command_line::expand(exec, &lookup);
+        let identity = match exec.privileges {
+            Privileges::User => identity,
+            Privileges::Full => Identity::default(),
+        };
+        let plan = Plan::new(&self.launch, exec, environment, identity);
+        Ok(Plan { words, directory, stdio, files, fds, ..plan })
+    }
+
+    /// The sockets, what was stored, and OpenFile=: in systemd's order.
+    fn passed(
+        &self,
+        request: &Request<'_>,
+        files: &mut Vec<Rc<OwnedFd>>,
+    ) -> Result<(Vec<String>, Vec<RawFd>), StartFailure> {
+        let held = self.names.iter().cloned().zip(self.fds.iter().copied());
+        let mut passed: Vec<(String, RawFd)> = held.chain(request.stored.iter().cloned()).collect();
+        for file in &self.launch.open_files {
+            if let Some(opened) = stdio::open_file(file)? {
+                passed.push((file.name.clone(), opened.as_raw_fd()));
+                files.push(Rc::new(opened));
+            }
+        }
+        Ok(passed.into_iter().unzip())
+    }
+
+    fn environment(
+        &self,
+        request: &Request<'_>,
+        identity: &Identity,
+        directories: &[(&'static str, OsString)],
+        directory: Option<&Path>,
+        names: &[String],
+    ) -> Result<Environment, StartFailure> {
+        let launch = &self.launch;
+        let mut files = Vec::new();
+        for file in &launch.environment_files {
+            files.extend(environment_file::read(file)?);
+        }
+        let inherited: Vec<(OsString, OsString)> = match launch.inherit_environment {
+            true => env::vars_os().collect(),
+            false => {
+                let language = env::var_os("LANG").map(|value| ("LANG".into(), value));
+                [("PATH".into(), FIXED_PATH.into())].into_iter().chain(language).collect()
+            }
+        };
+        let pass = |name| env::var_os(name).map(|value| (name, value));
+        let passed: Vec<_> = launch.pass_environment.iter().filter_map(|name| pass(name.as_str())).collect();
+        let search_path = Some(joined(&launch.search_path)).filter(|_| !launch.search_path.is_empty());
+        let is_main = request.command.list == CommandList::Start;
         let additions = Additions {
             user: identity.user.as_ref(),
-            environment: &self.launch.environment,
+            directories,
+            search_path: search_path.as_deref(),
+            passed: &passed,
+            environment: &launch.environment,
             files: &files,
-            names: &self.names,
-            notify_socket: Some(notify_socket.as_ref()),
-            watchdog: self.watchdog,
-            generation: generation.0,
+            unset: &launch.unset_environment,
+            names,
+            notify_socket: (launch.notify_access != NotifyAccess::None)
+                .then_some(request.notify_socket.as_ref()),
+            watchdog: if is_main { self.watchdog } else { Span::ZERO },
+            facts: &facts(request, if is_main { launch.fd_store_max } else { 0 }),
+            generation: request.generation.0,
         };
-        // Later wins: PWD says where the server is, by the path it was entered.
-        let directory = self.directory.iter().map(|path| ("PWD".into(), path.into()));
-        let environment = build_environment(env::vars_os().chain(directory), additions);
-        let exec = &self.launch.commands.list(request.command.list)[request.command.index];
-        let mut plan = Plan::new(&self.launch, exec, environment, identity);
-        plan.directory.clone_from(&self.directory);
-        plan.fds.clone_from(&self.fds);
-        Ok(plan)
+        // Later wins: PWD says where the process is, by the path it was entered.
+        let directory = directory.into_iter().map(|path| ("PWD".into(), path.into()));
+        Ok(build_environment(inherited.into_iter().chain(directory), additions))
+    }
+
+    fn directory(&self, identity: &Identity) -> Result<Option<PathBuf>, StartFailure> {
+        let Some(wanted) = &self.launch.directory else { return Ok(self.directory.clone()) };
+        let path = match wanted.path {
+            DirectoryPath::Path(_) => self.directory.clone(),
+            DirectoryPath::Home => Some(directories::home(identity).ok_or_else(|| StartFailure {
+                stage: Stage::Directory,
+                errno: libc::ENOENT,
+                what: "WorkingDirectory=~: the user has no home directory (name a directory)".to_owned(),
+            })?),
+        };
+        let is_missing = |path: &PathBuf| wanted.optional && !path.is_dir();
+        Ok(path.map(|path| if is_missing(&path) { "/".into() } else { path }))
     }
 }
 
-/// What can be found wrong before anything is bound: the user, the group, the directory, the environment files.
-///
-/// # Errors
-/// A sentence with the remedy.
-pub fn check(launch: &config::Launch) -> Result<(), String> {
-    Identity::resolve(launch).map_err(|failure| failure.what)?;
-    // A pipe (`<(...)` of the shell) can be read once, and that is for the first generation.
-    let is_pipe = |file: &&EnvironmentFile| fs::metadata(&file.path).is_ok_and(|meta| !meta.is_file());
-    for file in launch.environment_files.iter().filter(|file| !is_pipe(file)) {
-        read_environment(file).map_err(|failure| failure.what)?;
+/// The variables that tell of this very moment.
+fn facts(request: &Request<'_>, fd_store_max: u32) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    if fd_store_max > 0 {
+        facts.push(("FDSTORE", fd_store_max.to_string()));
     }
-    let directory = launch.directory.as_ref().and_then(|directory| match &directory.path {
-        DirectoryPath::Path(path) => Some(path),
-        DirectoryPath::Home => None,
-    });
-    match directory.map(|path| (path, fs::metadata(path))) {
-        Some((path, Ok(meta))) if !meta.is_dir() => {
-            Err(format!("-C {}: is no directory (name one that is)", path.display()))
+    if let Some(pid) = request.main_pid {
+        facts.push(("MAINPID", pid.to_string()));
+    }
+    let Some(outcome) = request.outcome else { return facts };
+    facts.push(("SERVICE_RESULT", outcome.result.to_string()));
+    let (code, status) = match outcome.status {
+        None => return facts,
+        Some(Exit::Code(code)) => ("exited", code.to_string()),
+        Some(Exit::Signal { signal, core }) => {
+            let name = signal.to_string();
+            let name = name.strip_prefix("SIG").map_or_else(|| name.clone(), str::to_owned);
+            (if core { "dumped" } else { "killed" }, name)
         }
-        Some((path, Err(error))) if error.kind() == io::ErrorKind::NotFound => Err(format!(
-            "-C {}: there is no such directory (mkdir -p it, or correct the path)",
-            path.display()
-        )),
-        // Whether the server's user may enter it is known when it does.
-        Some(_) | None => Ok(()),
-    }
+    };
+    facts.extend([("EXIT_CODE", code.to_owned()), ("EXIT_STATUS", status)]);
+    facts
 }
 
 /// `$PWD` where it names our directory: entered by this path before each start, a link in it (`current ->
@@ -152,42 +273,4 @@ fn logical_directory() -> Option<PathBuf> {
     let logical = PathBuf::from(env::var_os("PWD")?);
     let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
     (logical.is_absolute() && identity(&logical)? == identity(Path::new("."))?).then_some(logical)
-}
-
-fn read_environment(file: &EnvironmentFile) -> Result<Vec<(String, String)>, StartFailure> {
-    let failure = |errno, what| StartFailure { stage: Stage::Environment, errno, what };
-    let text = match read_bounded(&file.path) {
-        Ok(text) => text,
-        Err(error) if file.optional && error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            let remedy = match error.kind() {
-                io::ErrorKind::NotFound => "; with - before the path it may be missing",
-                _ => "",
-            };
-            let what = format!("cannot read environment file {}: {error}{remedy}", file.path.display());
-            return Err(failure(error.raw_os_error().unwrap_or(0), what));
-        }
-    };
-    environment::parse_file(&text, &file.path.display().to_string())
-        .map_err(|error| failure(0, error.to_string()))
-}
-
-fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    // The open of a FIFO would wait for a writer, and everything with it.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    file.take(ENVIRONMENT_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > ENVIRONMENT_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
-    }
-    Ok(text)
-}
-
-pub struct Request<'a> {
-    pub generation: GenerationId,
-    pub command: crate::core::Command,
-    pub notify_socket: &'a str,
-    pub main_pid: Option<i32>,
-    pub outcome: Option<crate::core::Outcome>,
-    pub stored: &'a super::fd_store::FdStore,
 }

@@ -10,6 +10,7 @@
 
 pub mod children;
 pub mod control;
+pub mod directories;
 pub mod fd_store;
 pub mod host;
 pub mod instances;

@@ -21,7 +21,7 @@ use super::manager::ManagerSocket;
 use super::reap::{self, Reaped};
 use super::signal::{self, Received, Signals};
 use super::snapshot;
-use super::socket::{self, HeldSocket};
+use super::socket::{self, Inherited, NamedSocket};
 use super::sys::Waited;
 use crate::config::{Config, Instance, Policy, Signal};
 use crate::core::{
@@ -72,7 +72,9 @@ struct Shell {
     queue: VecDeque<Event>,
     poll: Poll,
     signals: Signals,
-    sockets: Vec<HeldSocket>,
+    /// What our own manager gave us; a file read anew may ask for it.
+    inherited: Inherited,
+    sockets: Vec<NamedSocket>,
     is_watching: bool,
     launcher: Rc<Launcher>,
     policy: Policy,
@@ -96,7 +98,7 @@ struct Shell {
 struct Staged {
     policy: Policy,
     launcher: Rc<Launcher>,
-    sockets: Vec<HeldSocket>,
+    sockets: Vec<NamedSocket>,
 }
 
 /// What one poll brought.

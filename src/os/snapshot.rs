@@ -5,13 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use super::socket::{self, HeldSocket};
+use super::socket::{self, NamedSocket};
 use crate::config::Handover;
 use crate::core::Time;
 use crate::core::report::{SocketStatus, Status};
 
 /// Fills in what the core left open, and turns its times (CLOCK_MONOTONIC) into those of the clock on the wall.
-pub fn complete(status: &mut Status, name: &str, sockets: &[HeldSocket], handover: Handover, now: Time) {
+pub fn complete(status: &mut Status, name: &str, sockets: &[NamedSocket], handover: Handover, now: Time) {
     name.clone_into(&mut status.name);
     status.pid = std::process::id();
     env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
@@ -29,7 +29,7 @@ pub fn complete(status: &mut Status, name: &str, sockets: &[HeldSocket], handove
     }
 }
 
-fn of_socket(socket: &HeldSocket, fd: i32, mode: &str) -> SocketStatus {
+fn of_socket(socket: &NamedSocket, fd: i32, mode: &str) -> SocketStatus {
     let (queue, backlog) = socket::queue(socket);
     SocketStatus {
         name: socket.name.clone(),

@@ -1,16 +1,22 @@
 //! The sockets we hold: bound once, all or none, and kept until we end whatever the server does.
 //!
-//! [`bind_all`] is called once, before anything is started. How a kind is bound is in `inet`, `local` (AF_UNIX) and
-//! `inherited`; who is in the way is found out by `holder`; `error` puts it into words.
+//! [`bind_all`] is called once, before anything is started, [`rebind`] when the unit files are read anew. How a kind is
+//! bound is in `inet`, `local` (AF_UNIX; its paths: `node`) and `inherited`, what is set on it in `options`; who is in
+//! the way is found out by `holder`; `error` puts it into words.
 
 mod error;
 mod holder;
 mod inet;
 mod inherited;
 mod local;
+mod node;
+mod options;
+mod rebind;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::net::if_::if_indextoname;
@@ -20,7 +26,8 @@ use super::sys;
 use crate::config::{Address, Kind, Listener};
 pub use error::BindError;
 pub use inherited::Inherited;
-pub use local::OwnPath;
+pub use node::OwnPath;
+pub use rebind::{Rebound, rebind};
 
 /// One held socket. Close-on-exec; O_NONBLOCK is off unless it was inherited with it.
 #[derive(Debug)]
@@ -29,8 +36,6 @@ pub struct HeldSocket {
     /// socket keeps its inode number from being used again.
     pub own_path: Option<OwnPath>,
     pub fd: OwnedFd,
-    /// LISTEN_FDNAMES.
-    pub name: String,
     /// What it is; [`Kind::Fd`] only for an inherited socket of none of the other kinds.
     pub kind: Kind,
     /// As getsockname(2) has it, with the port the kernel picked: `[::]:443`, `/run/x.sock`, `@abstract`.
@@ -39,49 +44,82 @@ pub struct HeldSocket {
     pub port: Option<u16>,
     /// None where nobody listens (datagrams), and where the listening is an outer manager's.
     pub backlog: Option<u32>,
+    /// What it was asked for as, when it was bound.
+    asked: Listener,
+    /// The number under which an outer manager handed it to us.
+    inherited: Option<RawFd>,
 }
 
-impl AsFd for HeldSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+/// A held socket as a list of listeners names it. The socket is shared with the list of before a swap that reads the
+/// unit files anew, and closed with the last list that has it.
+#[derive(Clone, Debug)]
+pub struct NamedSocket {
+    /// LISTEN_FDNAMES.
+    pub name: String,
+    pub socket: Rc<HeldSocket>,
+}
+
+impl Deref for NamedSocket {
+    type Target = HeldSocket;
+
+    fn deref(&self) -> &HeldSocket {
+        &self.socket
     }
 }
 
 /// Binds all of them, or none: at the first error those already bound are closed, and the paths created for them are
-/// gone again.
-pub fn bind_all(listeners: &[Listener], inherited: &Inherited) -> Result<Vec<HeldSocket>, BindError> {
-    listeners.iter().map(|listener| hold(listener, inherited)).collect()
+/// gone again; directories made for them stay.
+pub fn bind_all(listeners: &[Listener], inherited: &Inherited) -> Result<Vec<NamedSocket>, BindError> {
+    rebind(&[], listeners, inherited).map(|rebound| rebound.sockets)
 }
 
-fn hold(listener: &Listener, inherited: &Inherited) -> Result<HeldSocket, BindError> {
+fn hold(listener: &Listener, inherited: &Inherited, taken: &[RawFd]) -> Result<HeldSocket, BindError> {
     let options = &listener.options;
+    let theirs = inherited.take(listener, taken)?;
+    let number = theirs.as_ref().map(|theirs| theirs.number);
     let mut own_path = None;
     let mut kind = listener.kind;
-    let fd = match (&listener.address, kind) {
-        (Address::Port(port), Kind::Tcp | Kind::Udp) => inet::hold_port(listener, *port, options)?,
-        (Address::Inet { address, interface }, Kind::Tcp | Kind::Udp) => {
+    let fd = match (&listener.address, kind, theirs) {
+        (_, _, Some(theirs)) => {
+            kind = theirs.kind;
+            theirs.fd
+        }
+        (Address::Port(port), Kind::Tcp | Kind::Udp, None) => inet::hold_port(listener, *port, options)?,
+        (Address::Inet { address, interface }, Kind::Tcp | Kind::Udp, None) => {
             inet::hold_address(listener, *address, interface.as_deref(), options)?
         }
-        (Address::Path(path), Kind::Unix | Kind::UnixGram | Kind::SeqPacket) => {
+        (Address::Path(path), Kind::Unix | Kind::UnixGram | Kind::SeqPacket, None) => {
             let (fd, own) = local::hold_path(listener, path, options)?;
             own_path = Some(own);
             fd
         }
-        (Address::Abstract(name), Kind::Unix | Kind::UnixGram | Kind::SeqPacket) => {
+        (Address::Abstract(name), Kind::Unix | Kind::UnixGram | Kind::SeqPacket, None) => {
             local::hold_abstract(listener, name, options)?
-        }
-        (Address::InheritedName(_) | Address::InheritedNumber(_), Kind::Fd) => {
-            let (fd, real) = inherited.take(listener)?;
-            kind = real;
-            fd
         }
         _ => return Err(BindError::mismatch(listener)),
     };
     let (address, port) =
         own_address(&fd).map_err(|errno| BindError::plain(listener, "getsockname", errno))?;
-    let listens = matches!(listener.kind, Kind::Tcp | Kind::Unix | Kind::SeqPacket);
+    let listens = number.is_none() && matches!(kind, Kind::Tcp | Kind::Unix | Kind::SeqPacket);
     let backlog = listens.then_some(options.backlog);
-    Ok(HeldSocket { own_path, fd, name: listener.name.clone(), kind, address, port, backlog })
+    if let Some(number) = number.filter(|_| listener.kind != Kind::Fd) {
+        log::info!("{}: {address} is taken over from whoever started us (fd {number})", listener.place);
+    }
+    Ok(HeldSocket { own_path, fd, kind, address, port, backlog, asked: listener.clone(), inherited: number })
+}
+
+/// Where the listener will be, as [`own_address`] writes it; none where only the kernel or an outer manager knows.
+fn addresses(listener: &Listener) -> Vec<String> {
+    match &listener.address {
+        Address::Port(0) | Address::InheritedName(_) | Address::InheritedNumber(_) => Vec::new(),
+        Address::Inet { address, .. } if address.port() == 0 => Vec::new(),
+        // The second is what a host without IPv6 makes of it.
+        Address::Port(port) => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
+        Address::Inet { address, interface: None } => vec![address.to_string()],
+        Address::Inet { address, interface: Some(interface) } => vec![format!("{address}%{interface}")],
+        Address::Path(path) => vec![path.display().to_string()],
+        Address::Abstract(name) => vec![format!("@{}", name.as_bytes().escape_ascii())],
+    }
 }
 
 /// The address a socket is bound to, as text, and its port.
@@ -109,7 +147,7 @@ pub fn queue(socket: &HeldSocket) -> (Option<u32>, Option<u32>) {
     if socket.kind != Kind::Tcp {
         return (None, None);
     }
-    match sys::tcp_listen_queue(socket) {
+    match sys::tcp_listen_queue(&socket.fd) {
         Ok((depth, limit)) => (Some(depth), Some(limit)),
         Err(error) => {
             log::debug!("{}: TCP_INFO: {error}", socket.address);
@@ -121,16 +159,16 @@ pub fn queue(socket: &HeldSocket) -> (Option<u32>, Option<u32>) {
 /// listen(2) once more, with the backlog that was asked for: it costs nothing, and mends what a server did with a small
 /// listen(2) of its own or, on TCP, with shutdown(2).
 pub fn listen_again(socket: &HeldSocket) -> io::Result<()> {
-    socket.backlog.map_or(Ok(()), |backlog| sys::listen(socket, backlog))
+    socket.backlog.map_or(Ok(()), |backlog| sys::listen(&socket.fd, backlog))
 }
 
 /// O_NONBLOCK belongs to the open file description, so this changes it for every process that has the socket.
 pub fn set_non_blocking(socket: &HeldSocket, on: bool) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    let flags = OFlag::from_bits_retain(fcntl(&socket.fd, FcntlArg::F_GETFL)?);
     let mut wanted = flags;
     wanted.set(OFlag::O_NONBLOCK, on);
     if wanted != flags {
-        fcntl(socket, FcntlArg::F_SETFL(wanted))?;
+        fcntl(&socket.fd, FcntlArg::F_SETFL(wanted))?;
     }
     Ok(())
 }

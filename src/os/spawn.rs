@@ -26,12 +26,12 @@ use nix::fcntl::OFlag;
 
 pub use environment::{Additions, Environment, Value, build_environment};
 use failure::{REPORT_BYTES, Report, Step};
-pub use plan::Plan;
+pub use plan::{FIXED_PATH, Plan, Stream, joined};
 use plan::{PID_ROOM, Prepared, Rlimit, resource_number};
 
 use super::sys;
 use super::users::Identity;
-use crate::config::{Input, Resource};
+use crate::config::Resource;
 use crate::core::StartFailure;
 
 // The unsuffixed calls of the old 32-bit ABIs cut ids to 16 bits.
@@ -107,6 +107,7 @@ impl Prepared {
             directory: self.directory.as_ref().map(|path| path.as_ptr()),
             oom_score: self.oom_score.as_deref(),
             fds: &mut self.fds,
+            stdio: &mut self.stdio,
             ours: self.ours.as_deref(),
             limits: &self.limits,
             status,
@@ -160,6 +161,7 @@ struct Armed<'a> {
     oom_score: Option<&'a str>,
     /// Numbers that the child changes as it moves them away from 3...
     fds: &'a mut [RawFd],
+    stdio: &'a mut [Stream; 3],
     ours: Option<&'a [RawFd]>,
     limits: &'a [(Resource, Rlimit)],
     status: RawFd,
@@ -225,9 +227,7 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Outcome<Infallible> {
     // SAFETY: plain integers. Here alone, since the parent goes on only after execve(2), when it may no longer do it.
     check(Step::ProcessGroup, unsafe { libc::syscall(libc::SYS_setpgid, 0, 0) })?;
     pass_fds(armed)?;
-    if matches!(armed.plan.stdin, Input::Null) {
-        null_stdin()?;
-    }
+    set_stdio(armed.stdio)?;
     let keep = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
     mark_the_rest(armed, keep)?;
     oom_score(armed)?;
@@ -285,8 +285,8 @@ fn wish(status: RawFd, result: Outcome<c_long>) -> Outcome<()> {
 /// never its own target, so dup3(2) always makes a new fd without close-on-exec.
 fn pass_fds(armed: &mut Armed<'_>) -> Outcome<()> {
     let above = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
-    let status = &mut armed.status;
-    for fd in armed.fds.iter_mut().chain([status]).filter(|fd| **fd < above) {
+    let stdio = armed.stdio.iter_mut().filter_map(Stream::source);
+    for fd in armed.fds.iter_mut().chain(stdio).chain([&mut armed.status]).filter(|fd| **fd < above) {
         // SAFETY: plain integers; a bad fd is EBADF.
         *fd = check(Step::Descriptors, unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, above) }.into())?
             as RawFd;
@@ -300,15 +300,30 @@ fn pass_fds(armed: &mut Armed<'_>) -> Outcome<()> {
     Ok(())
 }
 
-/// Without O_CLOEXEC, so that it stays if it becomes fd 0 at once; `mark_the_rest` takes care of the original.
-fn null_stdin() -> Outcome<()> {
+/// After `pass_fds`, which has moved the sources above all that is written to here.
+fn set_stdio(stdio: &[Stream; 3]) -> Outcome<()> {
+    for (target, (stream, step)) in (0..).zip(stdio.iter().zip([Step::Stdin, Step::Stdout, Step::Stderr])) {
+        match *stream {
+            Stream::Ours => {}
+            Stream::Null => null(target, step)?,
+            Stream::Fd(fd) => {
+                // SAFETY: plain integers; the two differ.
+                check(step, unsafe { libc::syscall(libc::SYS_dup3, fd, target, 0) })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Without O_CLOEXEC, so that it stays if it becomes the target at once; `mark_the_rest` takes care of the original.
+fn null(target: RawFd, step: Step) -> Outcome<()> {
     let path = c"/dev/null".as_ptr();
+    let flags = if target == 0 { libc::O_RDONLY } else { libc::O_WRONLY };
     // SAFETY: a constant C string.
-    let opened = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, libc::O_RDONLY, 0) };
-    let fd = check(Step::Stdin, opened)?;
-    if fd != 0 {
+    let fd = check(step, unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, 0) })?;
+    if fd != c_long::from(target) {
         // SAFETY: plain integers; the two differ.
-        check(Step::Stdin, unsafe { libc::syscall(libc::SYS_dup3, fd, 0, 0) })?;
+        check(step, unsafe { libc::syscall(libc::SYS_dup3, fd, target, 0) })?;
     }
     Ok(())
 }

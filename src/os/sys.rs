@@ -182,20 +182,27 @@ pub fn can_mark_ranges() -> bool {
     unsafe { libc::syscall(libc::SYS_close_range, last, last, libc::CLOSE_RANGE_CLOEXEC) == 0 }
 }
 
-/// TCP_DEFER_ACCEPT (tcp(7)), in seconds, which the kernel rounds up to a number of retransmissions.
-pub fn set_defer_accept(socket: impl AsFd, seconds: i32) -> io::Result<()> {
-    let length = size_of_val(&seconds) as libc::socklen_t;
-    // SAFETY: `seconds` is readable for `length` bytes, and the borrow keeps the fd open.
+/// setsockopt(2) with an int, for what nix has no type for.
+pub fn set_int_option(
+    socket: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: `value` is readable for `length` bytes, and the borrow keeps the fd open.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
-            (&raw const seconds).cast(),
-            length,
-        )
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// socket(2) with SOCK_CLOEXEC and any protocol number: nix knows neither UDP-Lite nor MPTCP.
+pub fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers; the call touches no memory of ours.
+    let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) }.into())?;
+    // SAFETY: the kernel just made this fd for us, nobody else owns it; fd numbers fit in an i32.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// listen(2) with any backlog: nix refuses those above the C library's SOMAXCONN (128 with musl), while the kernel's

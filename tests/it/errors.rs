@@ -160,10 +160,10 @@ fn a_live_unix_socket_or_another_file_in_the_way_is_left_untouched() {
     assert_eq!(place.read("file"), "precious");
     std::os::unix::net::UnixStream::connect(&live).unwrap();
     refused(
-        Launch::new(&place).args("--listen").arg(&place.path("none/x.sock")),
+        Launch::new(&place).args("--listen").arg(&place.path("file/x.sock")),
         &place,
         125,
-        &["there is no directory"],
+        &["file is not a directory"],
     );
 }
 

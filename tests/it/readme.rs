@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use socket_supervise::cli::{Parsed, parse};
+use socket_supervise::config::directives::{DIRECTIVES, Section, Verdict};
 
 use super::load::get;
 use super::support::{Launch, Place, example, wait_for};
@@ -104,6 +105,59 @@ fn the_commands_of_the_readme_are_spelled_right() {
             assert_eq!(status, 0, "{command}: {text}");
         }
     }
+}
+
+const TABLE_BEGINS: &str =
+    "<!-- directives: made by BLESS=1 cargo test --test it directives_of_the_readme -->\n";
+const TABLE_ENDS: &str = "<!-- directives end -->\n";
+
+/// The table of README.md: honoured directives a row each, the others by what is said of them.
+fn directives() -> String {
+    let sections = [Section::Unit, Section::Service, Section::Socket, Section::Install, Section::XSupervise];
+    let mut out = String::new();
+    for section in sections {
+        out.push_str(&format!("\n`[{}]`\n\n| directive | verdict |\n|---|---|\n", section.name()));
+        let mut rest: Vec<(String, Vec<&str>)> = Vec::new();
+        for row in DIRECTIVES.iter().filter(|row| row.section == section) {
+            let reason = match row.verdict {
+                Verdict::Honoured(_) => {
+                    let doc = row.doc.replace('|', "\\|");
+                    out.push_str(&format!("| `{}=` | honoured: {doc} |\n", row.key));
+                    continue;
+                }
+                Verdict::Inert(reason) => format!("inert: {reason}"),
+                Verdict::NotHonoured(reason) => format!("**not honoured**: {reason}"),
+            };
+            match rest.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, keys)) => keys.push(row.key),
+                None => rest.push((reason, vec![row.key])),
+            }
+        }
+        for (reason, keys) in rest {
+            let keys: Vec<String> = keys.iter().map(|key| format!("`{key}=`")).collect();
+            out.push_str(&format!("| {} | {reason} |\n", keys.join(" ")));
+        }
+    }
+    out.push('\n');
+    out
+}
+
+#[test]
+fn directives_of_the_readme() {
+    let text = readme();
+    let (head, rest) = text.split_once(TABLE_BEGINS).expect("the mark before the table");
+    let (table, tail) = rest.split_once(TABLE_ENDS).expect("the mark after the table");
+    let expected = directives();
+    if std::env::var_os("BLESS").is_some() {
+        let text = format!("{head}{TABLE_BEGINS}{expected}{TABLE_ENDS}{tail}");
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"), text)
+            .expect("README.md is written");
+        return;
+    }
+    assert!(
+        table == expected,
+        "the table of README.md is old: BLESS=1 cargo test --test it directives_of_the_readme"
+    );
 }
 
 /// A second look at the first command, with its signals: what the README shows as a transcript.

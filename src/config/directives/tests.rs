@@ -25,7 +25,8 @@ fn build(settings: &[(&str, &str)]) -> Result<Config, String> {
 fn keys_and_flags_are_unique_and_documented() {
     let mut names = BTreeSet::new();
     for directive in DIRECTIVES {
-        assert!(names.insert(directive.key.to_owned()), "{}", directive.key);
+        let name = format!("[{}] {}", directive.section.name(), directive.key);
+        assert!(names.insert(name.clone()), "{name}");
         if let Some(flag) = directive.flag {
             assert!(names.insert(format!("--{flag}")), "--{flag}");
         }
@@ -47,10 +48,83 @@ fn keys_and_flags_are_unique_and_documented() {
 #[test]
 fn defaults_of_the_table_are_those_of_the_configuration() {
     for directive in DIRECTIVES.iter().filter(|directive| !directive.default.is_empty()) {
-        let mut draft = Draft::new(Config::for_command_line());
-        draft.set(directive.key, directive.default, "here").expect(directive.key);
-        assert_eq!(draft.config, Config::for_command_line(), "{}", directive.key);
+        assert_eq!(
+            after(directive, directive.default, Config::for_command_line()),
+            None,
+            "{}",
+            directive.key
+        );
     }
+}
+
+/// The configuration after this value, where it is another one.
+fn after(directive: &'static Directive, value: &str, config: Config) -> Option<Config> {
+    let mut draft = Draft::new(config.clone());
+    let scope =
+        Scope { expand: &|text| Ok(text.to_owned()), place: "here", warn: &|problem| panic!("{problem:?}") };
+    draft.apply(directive, value, &scope).expect(directive.key);
+    Some(draft.config).filter(|after| *after != config)
+}
+
+/// From systemd.service(5), systemd.exec(5), systemd.kill(5), systemd.socket(5) and systemd.unit(5).
+#[test]
+fn defaults_of_unit_files_are_those_of_systemd() {
+    let table = [
+        ("Restart", "no"),
+        ("RestartSec", "100ms"),
+        ("RestartSteps", "0"),
+        ("RestartMaxDelaySec", "infinity"),
+        ("Type", "simple"),
+        ("ExitType", "main"),
+        ("TimeoutStartSec", "90s"),
+        ("TimeoutStopSec", "90s"),
+        ("TimeoutAbortSec", ""),
+        ("TimeoutStartFailureMode", "terminate"),
+        ("TimeoutStopFailureMode", "terminate"),
+        ("RuntimeMaxSec", "infinity"),
+        ("WatchdogSec", "0"),
+        ("NotifyAccess", "none"),
+        ("FileDescriptorStoreMax", "0"),
+        ("RemainAfterExit", "no"),
+        ("GuessMainPID", "yes"),
+        ("NonBlocking", "no"),
+        ("ReloadSignal", "SIGHUP"),
+        ("KillMode", "control-group"),
+        ("KillSignal", "SIGTERM"),
+        ("FinalKillSignal", "SIGKILL"),
+        ("WatchdogSignal", "SIGABRT"),
+        ("SendSIGHUP", "no"),
+        ("SendSIGKILL", "yes"),
+        ("WorkingDirectory", "/"),
+        ("UMask", "0022"),
+        ("StandardInput", "null"),
+        ("StandardOutput", "journal"),
+        ("StandardError", "inherit"),
+        ("IgnoreSIGPIPE", "yes"),
+        ("RuntimeDirectoryMode", "0755"),
+        ("RuntimeDirectoryPreserve", "no"),
+        ("StartLimitBurst", "5"),
+        ("StartLimitInterval", "10s"),
+        ("StartLimitAction", "none"),
+        ("Backlog", "4294967295"),
+        ("BindIPv6Only", "default"),
+        ("SocketMode", "0666"),
+        ("DirectoryMode", "0755"),
+        ("RemoveOnStop", "no"),
+        ("DeferAcceptSec", "0"),
+        ("Priority", "-1"),
+        ("IPTOS", "-1"),
+        ("IPTTL", "-1"),
+        ("Mark", "-1"),
+        ("Timestamping", "off"),
+        ("TriggerLimitIntervalSec", "2s"),
+        ("TriggerLimitBurst", "20"),
+    ];
+    for (key, value) in table {
+        assert_eq!(after(find_by_key(key).expect(key), value, Config::for_units()), None, "{key}");
+    }
+    let timeout = find(Section::Socket, "TimeoutSec").expect("[Socket] has its own");
+    assert_eq!(after(timeout, "90s", Config::for_units()), None);
 }
 
 #[test]
@@ -71,8 +145,9 @@ fn no_setter_fails_on_strange_text_in_a_strange_way() {
     ];
     for directive in DIRECTIVES {
         for text in texts {
-            let result = draft().set(directive.key, text, "here");
-            if let Err(error) = result {
+            let scope = Scope { expand: &|text| Ok(text.to_owned()), place: "here", warn: &|_| {} };
+            let result = draft().apply(directive, text, &scope);
+            if let Err(error) = result.map_err(|problem| problem.at("here")) {
                 assert!(
                     !error.cause.is_empty() && !error.remedy.is_empty(),
                     "{}={text:?}: {error}",
@@ -209,7 +284,7 @@ fn refusals_say_what_to_do_instead() {
         ("KillMode", "none", "process"),
         ("Handover", "steered", "stop-first"),
         ("StandardInput", "tty", "inherit"),
-        ("WorkingDirectory", "~", "$HOME"),
+        ("WorkingDirectory", "~/x", "~ alone"),
         ("Environment", "A", "-E NAME"),
         ("LimitNOFILE", "10:5", "SOFT:HARD"),
     ];
@@ -217,6 +292,26 @@ fn refusals_say_what_to_do_instead() {
         let message = build(&[(key, value)]).expect_err(key);
         assert!(message.contains(part), "{key}={value}: {message}");
     }
+}
+
+/// The names as systemd 252 itself lists them, where its manager is installed.
+#[test]
+fn every_directive_of_the_installed_systemd_is_known() {
+    let manager = "/lib/systemd/systemd";
+    let listing = std::process::Command::new(manager).arg("--dump-configuration-items").output();
+    let Ok(listing) = listing else { return };
+    let sections = [Section::Unit, Section::Service, Section::Socket, Section::Install];
+    let mut section = None;
+    let mut seen = 0;
+    for line in String::from_utf8_lossy(&listing.stdout).lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = sections.into_iter().find(|section| name.trim_end_matches(']') == section.name());
+        } else if let (Some(section), Some((key, _))) = (section, line.split_once('=')) {
+            assert!(find(section, key).is_some(), "[{}] {key}", section.name());
+            seen += 1;
+        }
+    }
+    assert!(seen > 600 || listing.stdout.is_empty(), "{seen}");
 }
 
 #[test]

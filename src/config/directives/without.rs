@@ -45,12 +45,15 @@ const NO_LABELS: Verdict = NotHonoured("supervise sets no security labels");
 pub(super) const WITHOUT: &[Without] = &[
     of(Unit, ONE_SERVICE, &[
         "Documentation", "SourcePath", "Requires", "Requisite", "Wants", "BindsTo", "BindTo", "Upholds", "Conflicts",
-        "Before", "After", "OnSuccess", "OnFailure", "PropagatesReloadTo", "PropagateReloadTo",
+        "Before", "After", "PropagatesReloadTo", "PropagateReloadTo",
         "ReloadPropagatedFrom", "PropagateReloadFrom", "PropagatesStopTo", "StopPropagatedFrom", "PartOf",
         "RequiresOverridable", "RequisiteOverridable", "RequiresMountsFor", "WantsMountsFor", "StopWhenUnneeded",
         "RefuseManualStart", "RefuseManualStop", "AllowIsolate", "DefaultDependencies", "SurviveFinalKillSignal",
         "OnSuccessJobMode", "OnFailureJobMode", "OnFailureIsolate", "IgnoreOnIsolate", "IgnoreOnSnapshot",
         "CollectMode",
+    ]),
+    of(Unit, NotHonoured("supervise starts no other unit; ExecStopPost= sees $SERVICE_RESULT"), &[
+        "OnSuccess", "OnFailure",
     ]),
     of(Unit, NO_SYSTEM, &[
         "JobTimeoutSec", "JobRunningTimeoutSec", "JobTimeoutAction", "JobTimeoutRebootArgument", "RebootArgument",

@@ -30,7 +30,7 @@ impl Shell {
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
         let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
         reap::prepare().map_err(cannot("adopt orphans"))?;
-        launch::check(&config.launch)?;
+        launch::check(&config)?;
         if config.launch.stdin == Input::Inherit && io::stdin().is_terminal() {
             log::warn!(
                 "--stdin inherit: our stdin is a terminal; the kernel stops a server that reads from it, because it \
@@ -50,6 +50,7 @@ impl Shell {
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
         Ok(Self {
+            inherited,
             launcher: Rc::new(launcher),
             reader,
             staged: None,
@@ -90,7 +91,8 @@ impl Shell {
 fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {
     let command =
         config.launch.commands.start.first().map(|exec| exec.path.to_string_lossy()).unwrap_or_default();
-    let default_name = command.rsplit('/').next().unwrap_or(&command);
+    let file_name = command.rsplit('/').next().unwrap_or(&command);
+    let default_name = config.name.as_deref().unwrap_or(file_name);
     let socket = ControlSocket::open(instance, default_name).map_err(|error| error.to_string())?;
     let server = socket.map(|socket| ControlServer::new(socket, poll.registry(), Token(CONTROL))).transpose();
     server.map_err(|error| format!("cannot watch the control socket: {error}"))

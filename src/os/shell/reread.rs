@@ -7,7 +7,7 @@ use super::{Launcher, Shell, Staged};
 use crate::config::Config;
 use crate::core::{Event, Reread};
 use crate::os::launch;
-use crate::os::socket;
+use crate::os::socket::{self, NamedSocket};
 
 impl Shell {
     pub(super) fn reread(&mut self) {
@@ -25,8 +25,10 @@ impl Shell {
     fn stage(&mut self) -> Result<(), String> {
         let Some(reader) = &mut self.reader else { return Ok(()) };
         let config: Config = reader()?;
-        launch::check(&config.launch)?;
-        let sockets: Vec<socket::HeldSocket> = Vec::new();
+        launch::check(&config)?;
+        let sockets = socket::rebind(&self.sockets, &config.listeners, &self.inherited)
+            .map_err(|error| error.to_string())?
+            .sockets;
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
         self.staged = Some(Staged { policy: config.policy, launcher: Rc::new(launcher), sockets });
@@ -44,14 +46,14 @@ impl Shell {
     }
 
     /// What is held from now on, and what no longer is.
-    fn tell_sockets(&self, new: &[socket::HeldSocket]) {
-        let has = |list: &[socket::HeldSocket], socket: &socket::HeldSocket| {
-            list.iter().any(|other| other.address == socket.address)
+    fn tell_sockets(&self, new: &[NamedSocket]) {
+        let lacks = |list: &[NamedSocket], one: &NamedSocket| {
+            !list.iter().any(|other| Rc::ptr_eq(&other.socket, &one.socket))
         };
-        for socket in new.iter().filter(|socket| !has(&self.sockets, socket)) {
+        for socket in new.iter().filter(|socket| lacks(&self.sockets, socket)) {
             log::info!("listening on {} as {}", socket.address, socket.name);
         }
-        for socket in self.sockets.iter().filter(|socket| !has(new, socket)) {
+        for socket in self.sockets.iter().filter(|socket| lacks(new, socket)) {
             log::info!("no longer listening on {} ({})", socket.address, socket.name);
         }
     }

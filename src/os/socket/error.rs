@@ -28,6 +28,8 @@ pub struct BindError {
     pub remedy: String,
     /// None where no system call was at fault.
     pub errno: Option<i32>,
+    /// The address is in use by this very process.
+    pub by_us: bool,
 }
 
 impl fmt::Display for BindError {
@@ -41,7 +43,8 @@ impl std::error::Error for BindError {}
 
 impl BindError {
     fn new(listener: &Listener, errno: Option<Errno>, cause: String, remedy: String) -> Self {
-        Self { place: listener.place.clone(), cause, remedy, errno: errno.map(|errno| errno as i32) }
+        let place = listener.place.clone();
+        Self { place, cause, remedy, errno: errno.map(|errno| errno as i32), by_us: false }
     }
 
     /// A step that fails only where the machine is short of something, or a sandbox is in the way.
@@ -63,16 +66,16 @@ impl BindError {
     }
 
     pub(super) fn in_use(listener: &Listener, what: &str, holder: &Holder) -> Self {
+        let by_us = matches!(holder, Holder::Process { pid, .. } if *pid == std::process::id());
         let remedy = match holder {
-            Holder::Process { pid, .. } if *pid == std::process::id() => {
-                "list it once; what was inherited is listed as fd:NAME"
-            }
+            Holder::Process { .. } if by_us => "list it once, or with ReusePort=yes",
             Holder::Process { .. } => "stop it, or listen elsewhere",
             Holder::Unseen { .. } | Holder::Unknown => {
                 "stop it, or listen elsewhere; run as root to see which it is"
             }
         };
-        Self::new(listener, Some(Errno::EADDRINUSE), format!("{what} is {holder}"), remedy.to_owned())
+        let cause = format!("{what} is {holder}");
+        Self { by_us, ..Self::new(listener, Some(Errno::EADDRINUSE), cause, remedy.to_owned()) }
     }
 
     pub(super) fn inet(listener: &Listener, failure: &Failure) -> Self {
@@ -104,6 +107,14 @@ impl BindError {
                     format!("[::]:{} listens on IPv6", address.port())
                 },
             ),
+            ("BindToDevice=", Errno::ENODEV) => {
+                Self::no_interface(listener, listener.options.device.as_deref().unwrap_or_default())
+            }
+            ("socket", Errno::EPROTONOSUPPORT | Errno::ESOCKTNOSUPPORT | Errno::EINVAL) => new(
+                "SocketProtocol=: this kernel does not have it for this kind of socket".to_owned(),
+                "udplite is for datagrams, sctp and mptcp are for streams; load the module, or leave it out"
+                    .to_owned(),
+            ),
             _ => Self::plain(listener, step, errno),
         }
     }
@@ -122,7 +133,7 @@ impl BindError {
     pub(super) fn path(listener: &Listener, path: &Path, errno: Errno) -> Self {
         let directory = path.parent().unwrap_or(path).display();
         let (cause, remedy) = match errno {
-            Errno::ENOENT => (format!("there is no directory {directory}"), format!("mkdir -p {directory}")),
+            Errno::ENOENT => (format!("{directory} is gone again"), "see who removes it".to_owned()),
             Errno::ENOTDIR => (format!("{directory} is not a directory"), "choose another path".to_owned()),
             Errno::EACCES | Errno::EPERM => (
                 format!("no permission to create a socket in {directory}"),
@@ -141,6 +152,37 @@ impl BindError {
     pub(super) fn io(listener: &Listener, path: &Path, error: &io::Error) -> Self {
         let errno = error.raw_os_error().map(Errno::from_raw);
         Self::new(listener, errno, format!("{}: {error}", path.display()), String::new())
+    }
+
+    /// A directory on the way to `path`.
+    pub(super) fn directory(listener: &Listener, directory: &Path, error: &io::Error) -> Self {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        let directory = directory.display();
+        let (cause, remedy) = match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                (format!("{directory} is not a directory"), "choose another path".to_owned())
+            }
+            _ => (format!("cannot make the directory {directory}: {error}"), format!("mkdir -p {directory}")),
+        };
+        Self::new(listener, errno, cause, remedy)
+    }
+
+    /// SocketUser= or SocketGroup= that is not there; `cause` says what to do.
+    pub(super) fn no_owner(listener: &Listener, directive: &str, cause: &str) -> Self {
+        Self::new(listener, None, format!("{directive} {cause}"), String::new())
+    }
+
+    pub(super) fn cannot_give(listener: &Listener, path: &Path, error: &io::Error) -> Self {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        let cause = format!("SocketUser=, SocketGroup=: cannot give {} away: {error}", path.display());
+        let remedy = "run as root, name a group that we are in, or leave it out";
+        Self::new(listener, errno, cause, remedy.to_owned())
+    }
+
+    /// Symlinks= lead to one node of the file system.
+    pub(super) fn links_to_many(listener: &Listener, nodes: usize) -> Self {
+        let cause = format!("Symlinks= needs exactly one unix path to lead to, and there are {nodes}");
+        Self::new(listener, None, cause, "leave it out, or use one .socket file for each path".to_owned())
     }
 
     pub(super) fn path_too_long(listener: &Listener, path: &Path) -> Self {

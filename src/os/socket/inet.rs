@@ -2,21 +2,19 @@
 //!
 //! SO_REUSEADDR is set on TCP, so that a restart does not wait for TIME_WAIT; two listeners still exclude each other.
 //! It is not set on UDP, where it means something else: a second socket, of any user, could bind the same port and
-//! take the datagrams. SO_REUSEPORT is never set, for the same reason.
+//! take the datagrams. SO_REUSEPORT is set only where ReusePort= asks for it, for the same reason.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::net::if_::{if_indextoname, if_nametoindex};
-use nix::sys::socket::{
-    AddressFamily, SetSockOpt, SockFlag, SockType, SockaddrStorage, bind, getsockname, setsockopt, socket,
-    sockopt,
-};
+use nix::sys::socket::{SetSockOpt, SockaddrStorage, bind, getsockname, setsockopt, sockopt};
 
 use super::BindError;
-use crate::config::{Kind, Listener, SocketOptions, Span};
+use super::options::{self, Family};
+use crate::config::{Kind, Listener, SocketOptions};
 use crate::os::sys;
 
 /// How often a port picked by the kernel is tried before giving up: somebody took it between two system calls.
@@ -37,6 +35,7 @@ pub(super) fn hold_port(
     options: &SocketOptions,
 ) -> Result<OwnedFd, BindError> {
     let v6 = Plan {
+        listener,
         kind: listener.kind,
         v6_only: Some(options.v6_only.unwrap_or(false)),
         address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
@@ -68,7 +67,7 @@ pub(super) fn hold_address(
         v6.set_scope_id(index);
     }
     let v6_only = if address.is_ipv6() { options.v6_only } else { None };
-    let plan = Plan { kind: listener.kind, v6_only, address, options };
+    let plan = Plan { listener, kind: listener.kind, v6_only, address, options };
     plan.hold().map_err(|failure| BindError::inet(listener, &failure))
 }
 
@@ -83,6 +82,7 @@ fn interface_index(interface: &str) -> Option<u32> {
 
 /// One socket to be made.
 struct Plan<'a> {
+    listener: &'a Listener,
     kind: Kind,
     /// None leaves it to net.ipv6.bindv6only, and for IPv4.
     v6_only: Option<bool>,
@@ -109,7 +109,7 @@ impl Plan<'_> {
     }
 
     fn free_port(&self) -> Result<u16, Failure> {
-        let scratch = self.bound(self.address)?;
+        let scratch = self.bound(self.address, &mut Vec::new())?;
         let address: SockaddrStorage =
             getsockname(scratch.as_raw_fd()).map_err(self.failed("getsockname", self.address))?;
         let port = address.as_sockaddr_in().map(|v4| v4.port());
@@ -121,52 +121,37 @@ impl Plan<'_> {
     }
 
     fn listening(&self, address: SocketAddr) -> Result<OwnedFd, Failure> {
-        let fd = self.bound(address)?;
+        let mut failures = Vec::new();
+        let fd = self.bound(address, &mut failures)?;
         if self.kind == Kind::Tcp {
             // Two TCP sockets with SO_REUSEADDR may both bind; the second listen(2) is what fails then.
             sys::listen(&fd, self.options.backlog)
                 .map_err(|error| self.failed("listen", address)(errno_of(&error)))?;
         }
+        options::warn(self.listener, &failures);
         Ok(fd)
     }
 
-    fn bound(&self, address: SocketAddr) -> Result<OwnedFd, Failure> {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let kind = if self.kind == Kind::Tcp { SockType::Stream } else { SockType::Datagram };
-        let fd =
-            socket(family, kind, SockFlag::SOCK_CLOEXEC, None).map_err(self.failed("socket", address))?;
-        self.set_options(&fd)?;
+    /// What could not be set goes to `failures`.
+    fn bound(&self, address: SocketAddr, failures: &mut Vec<String>) -> Result<OwnedFd, Failure> {
+        let is_ipv6 = address.is_ipv6();
+        let family = if is_ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+        let kind = if self.kind == Kind::Tcp { libc::SOCK_STREAM } else { libc::SOCK_DGRAM };
+        let fd = sys::socket(family, kind, options::protocol(self.options))
+            .map_err(|error| self.failed("socket", address)(errno_of(&error)))?;
+        if let Some(v6_only) = self.v6_only {
+            self.set(&fd, "BindIPv6Only=", sockopt::Ipv6V6Only, &v6_only)?;
+        }
+        if let Some(device) = &self.options.device {
+            self.set(&fd, "BindToDevice=", sockopt::BindToDevice, &device.into())?;
+        }
+        if self.kind == Kind::Tcp {
+            self.set(&fd, "SO_REUSEADDR", sockopt::ReuseAddr, &true)?;
+        }
+        let family = if is_ipv6 { Family::Inet6 } else { Family::Inet };
+        *failures = options::set(&fd, family, self.kind, self.options);
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).map_err(self.failed("bind", address))?;
         Ok(fd)
-    }
-
-    fn set_options(&self, fd: &OwnedFd) -> Result<(), Failure> {
-        let options = self.options;
-        if let Some(v6_only) = self.v6_only {
-            self.set(fd, "BindIPv6Only=", sockopt::Ipv6V6Only, &v6_only)?;
-        }
-        if options.free_bind {
-            // The kernel keeps one flag for both families and takes the IPv4 option on either.
-            self.set(fd, "FreeBind=", sockopt::IpFreebind, &true)?;
-        }
-        set_buffers(fd, options).map_err(|(step, errno)| Failure { step, errno, address: self.address })?;
-        if self.kind != Kind::Tcp {
-            return Ok(());
-        }
-        self.set(fd, "SO_REUSEADDR", sockopt::ReuseAddr, &true)?;
-        if options.no_delay {
-            self.set(fd, "NoDelay=", sockopt::TcpNoDelay, &true)?;
-        }
-        if options.keep_alive {
-            self.set(fd, "KeepAlive=", sockopt::KeepAlive, &true)?;
-        }
-        if options.defer_accept > Span::ZERO {
-            // What does not fit an int is as good as for ever; a part of a second is a whole one.
-            let seconds = options.defer_accept.as_nanos().div_ceil(1_000_000_000).min(i32::MAX as u64) as i32;
-            sys::set_defer_accept(fd, seconds)
-                .map_err(|error| self.failed("DeferAcceptSec=", self.address)(errno_of(&error)))?;
-        }
-        Ok(())
     }
 
     fn set<O: SetSockOpt>(
@@ -187,22 +172,4 @@ impl Plan<'_> {
 /// The errno of a system call's error.
 pub(super) fn errno_of(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or_default())
-}
-
-/// ReceiveBuffer= and SendBuffer=: beyond net.core.rmem_max and wmem_max where we may, as systemd does.
-pub(super) fn set_buffers(fd: impl AsFd, options: &SocketOptions) -> Result<(), (&'static str, Errno)> {
-    // The kernel doubles the figure in an int.
-    let clamp = |bytes: u64| bytes.min(i32::MAX as u64 / 2) as usize;
-    let fd = fd.as_fd();
-    if let Some(bytes) = options.receive_buffer.map(clamp) {
-        setsockopt(&fd, sockopt::RcvBufForce, &bytes)
-            .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &bytes))
-            .map_err(|errno| ("ReceiveBuffer=", errno))?;
-    }
-    if let Some(bytes) = options.send_buffer.map(clamp) {
-        setsockopt(&fd, sockopt::SndBufForce, &bytes)
-            .or_else(|_| setsockopt(&fd, sockopt::SndBuf, &bytes))
-            .map_err(|errno| ("SendBuffer=", errno))?;
-    }
-    Ok(())
 }

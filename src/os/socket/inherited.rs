@@ -1,4 +1,5 @@
-//! Sockets that an outer manager bound and handed to us (sd_listen_fds(3)): `--listen fd:NAME` and `--listen fd:NUMBER`.
+//! Sockets that an outer manager bound and handed to us (sd_listen_fds(3)): those asked for as `--listen fd:NAME`
+//! or `--listen fd:NUMBER`, and those that are where we would bind.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -8,7 +9,7 @@ use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
 };
 
-use super::BindError;
+use super::{BindError, addresses, own_address};
 use crate::config::{Address, Kind, Listener};
 use crate::os::sys;
 
@@ -62,15 +63,19 @@ impl Inherited {
         Self { fds }
     }
 
-    /// A duplicate of the socket asked for, and what it really is. A number need not have been announced.
-    pub(super) fn take(&self, listener: &Listener) -> Result<(OwnedFd, Kind), BindError> {
+    /// The socket asked for by name, number or, unless one of `taken`, by being where the listener is to be. None: it
+    /// is to be bound. A number need not have been announced.
+    pub(super) fn take(&self, listener: &Listener, taken: &[RawFd]) -> Result<Option<Taken>, BindError> {
         let number = match &listener.address {
             Address::InheritedNumber(number) => *number,
             Address::InheritedName(wanted) => {
                 let found = self.fds.iter().find(|(_, name)| name == wanted);
                 found.ok_or_else(|| BindError::no_such_name(listener, wanted, &self.fds))?.0
             }
-            _ => return Err(BindError::mismatch(listener)),
+            _ => match self.find(listener, taken) {
+                Some(number) => number,
+                None => return Ok(None),
+            },
         };
         let fd = sys::duplicate(number).map_err(|_| BindError::not_open(listener, number, &self.fds))?;
         let kind = kind_of(&fd).map_err(|errno| BindError::unusable(listener, number, errno))?;
@@ -78,8 +83,29 @@ impl Inherited {
         if number >= FIRST {
             sys::close_on_exec(number).map_err(|_| BindError::not_open(listener, number, &self.fds))?;
         }
-        Ok((fd, kind))
+        Ok(Some(Taken { fd, number, kind }))
     }
+
+    fn find(&self, listener: &Listener, taken: &[RawFd]) -> Option<RawFd> {
+        let wanted = addresses(listener);
+        let is_it = |number: RawFd| {
+            let fd = sys::duplicate(number).ok()?;
+            let (address, _) = own_address(&fd).ok()?;
+            (kind_of(&fd) == Ok(listener.kind) && wanted.contains(&address)).then_some(number)
+        };
+        let mut free = self.fds.iter().map(|(number, _)| *number).filter(|number| !taken.contains(number));
+        free.find_map(is_it)
+    }
+}
+
+/// A duplicate of a socket that we were handed.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) fd: OwnedFd,
+    /// The number it was handed to us as.
+    pub(super) number: RawFd,
+    /// What it really is.
+    pub(super) kind: Kind,
 }
 
 fn number(text: Option<&[u8]>) -> Option<u32> {
@@ -150,9 +176,9 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_names_there_are() {
         let inherited = Inherited { fds: vec![(3, "web".to_owned()), (4, "admin".to_owned())] };
         let error =
-            inherited.take(&asked(Address::InheritedName("wbe".to_owned()))).expect_err("no such name");
+            inherited.take(&asked(Address::InheritedName("wbe".to_owned())), &[]).expect_err("no such name");
         assert!(error.to_string().contains("web, admin"), "{error}");
-        let error = Inherited::default().take(&asked(Address::InheritedName("web".to_owned())));
+        let error = Inherited::default().take(&asked(Address::InheritedName("web".to_owned())), &[]);
         assert!(error.expect_err("none at all").to_string().contains("no sockets were handed to us"));
     }
 
@@ -163,9 +189,9 @@ mod tests {
         for address in
             [Address::InheritedName("web".to_owned()), Address::InheritedNumber(listener.as_raw_fd())]
         {
-            let (fd, kind) = inherited.take(&asked(address)).unwrap();
-            assert_eq!(kind, Kind::Tcp);
-            assert_ne!(fd.as_raw_fd(), listener.as_raw_fd());
+            let taken = inherited.take(&asked(address), &[]).unwrap().unwrap();
+            assert_eq!(taken.kind, Kind::Tcp);
+            assert_ne!(taken.fd.as_raw_fd(), listener.as_raw_fd());
         }
     }
 
@@ -179,7 +205,8 @@ mod tests {
             (file.as_raw_fd(), "not a socket"),
             (1_000_000, "not open"),
         ] {
-            let error = Inherited::default().take(&asked(Address::InheritedNumber(number))).expect_err(word);
+            let error =
+                Inherited::default().take(&asked(Address::InheritedNumber(number)), &[]).expect_err(word);
             assert!(error.to_string().contains(word), "{error}");
         }
     }

@@ -13,87 +13,25 @@
 //! * Nothing can remove a name on the condition that it still is a certain inode. So it is renamed aside, looked at
 //!   once more, and only then unlinked; what turns out to be something else is linked back.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{Mode, fchmod};
 
-use super::inet::{errno_of, set_buffers};
+use super::inet::errno_of;
+use super::node::{Inode, OwnPath, magic_link, make_directories, open_inode, remove_inode};
+use super::options::{self, Family};
 use super::{BindError, holder};
 use crate::config::{Kind, Listener, SocketOptions};
-use crate::os::sys;
+use crate::os::{sys, users};
 
 /// sun_path without its NUL (unix(7)).
 pub(super) const LONGEST_PATH: usize = 107;
-
-/// A path we created, and the inode it had then.
-#[derive(Debug, PartialEq, Eq)]
-pub struct OwnPath {
-    path: PathBuf,
-    inode: Inode,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Inode {
-    device: u64,
-    number: u64,
-}
-
-impl Inode {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self { device: metadata.dev(), number: metadata.ino() }
-    }
-}
-
-impl Drop for OwnPath {
-    fn drop(&mut self) {
-        if let Err(error) = self.unlink() {
-            log::warn!("cannot remove {}: {error}", self.path.display());
-        }
-    }
-}
-
-impl OwnPath {
-    /// Remembers the inode just bound.
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_path_buf(), inode: Inode::of(&fs::symlink_metadata(path)?) })
-    }
-
-    /// Gives back the bits that the umask took away. Nobody can connect before listen(2).
-    fn set_mode(&self, mode: u32) -> io::Result<()> {
-        let there = open_inode(&self.path)?;
-        let metadata = there.metadata()?;
-        if Inode::of(&metadata) != self.inode {
-            return Err(io::Error::other("somebody else has taken the path"));
-        }
-        if metadata.mode() & 0o7777 != mode & 0o7777 {
-            fs::set_permissions(magic_link(&there), Permissions::from_mode(mode & 0o7777))?;
-        }
-        Ok(())
-    }
-
-    /// Whether the path still leads to our socket.
-    pub fn is_ours(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|metadata| Inode::of(&metadata) == self.inode)
-    }
-
-    /// Removes the path if it still is ours; one that is gone or belongs to somebody else by now is left alone.
-    fn unlink(&self) -> io::Result<()> {
-        if !self.is_ours() {
-            return Ok(());
-        }
-        match remove_inode(&self.path, self.inode, || true) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map(|_| ()),
-        }
-    }
-}
 
 pub(super) fn hold_path(
     listener: &Listener,
@@ -106,6 +44,9 @@ pub(super) fn hold_path(
     if !path.is_absolute() || path.file_name().is_none() {
         return Err(BindError::not_a_file_name(listener, path));
     }
+    let (user, group) = owner(listener, options)?;
+    make_directories(path, options.directory_mode)
+        .map_err(|(directory, error)| BindError::directory(listener, &directory, &error))?;
     let fd = prepared(listener, options)?;
     // The kernel gives the path the mode of the socket's own inode less the umask, so it is at no time more open than
     // asked for, and no process-wide umask has to be changed for it.
@@ -118,10 +59,30 @@ pub(super) fn hold_path(
         result = bind(fd.as_raw_fd(), &address);
     }
     result.map_err(|errno| BindError::path(listener, path, errno))?;
-    let own = OwnPath::of(path).map_err(|error| BindError::io(listener, path, &error))?;
+    let mut own = OwnPath::of(path).map_err(|error| BindError::io(listener, path, &error))?;
     own.set_mode(options.mode).map_err(|error| BindError::io(listener, path, &error))?;
+    if user.is_some() || group.is_some() {
+        own.set_owner(user, group).map_err(|error| BindError::cannot_give(listener, path, &error))?;
+    }
     listen(listener, &fd, options)?;
+    for link in &options.symlinks {
+        // As with systemd this is no reason to fail.
+        if let Err(error) = own.link(link, options.directory_mode) {
+            let (place, link) = (&listener.place, link.display());
+            log::warn!("{place}: Symlinks=: cannot make {link}: {error} (move away what is there)");
+        }
+    }
     Ok((fd, own))
+}
+
+/// SocketUser=, with its own group where SocketGroup= names no other, as numbers.
+fn owner(listener: &Listener, options: &SocketOptions) -> Result<(Option<u32>, Option<u32>), BindError> {
+    let user = options.user.as_deref().map(users::find_user).transpose();
+    let user = user.map_err(|cause| BindError::no_owner(listener, "SocketUser=", &cause))?;
+    let group = options.group.as_deref().map(users::find_group).transpose();
+    let group = group.map_err(|cause| BindError::no_owner(listener, "SocketGroup=", &cause))?;
+    let own_group = user.as_ref().and_then(|user| user.gid);
+    Ok((user.map(|user| user.uid), group.or(own_group)))
 }
 
 pub(super) fn hold_abstract(
@@ -155,7 +116,7 @@ fn prepared(listener: &Listener, options: &SocketOptions) -> Result<OwnedFd, Bin
     };
     let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|errno| BindError::plain(listener, "socket", errno))?;
-    set_buffers(&fd, options).map_err(|(step, errno)| BindError::plain(listener, step, errno))?;
+    options::warn(listener, &options::set(&fd, Family::Unix, listener.kind, options));
     Ok(fd)
 }
 
@@ -218,33 +179,6 @@ fn probe(inode: &File) -> nix::Result<Answer> {
     })
 }
 
-/// The inode itself, whatever it is and without opening it; a symbolic link is not followed.
-fn open_inode(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
-}
-
-/// A path that leads to an open inode whatever its name is now.
-fn magic_link(inode: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", inode.as_raw_fd()))
-}
-
-/// Removes `path` if it is `wanted`, which the caller keeps open, and `sure` agrees; false: it was something else, and
-/// is back where it was.
-fn remove_inode(path: &Path, wanted: Inode, sure: impl FnOnce() -> bool) -> io::Result<bool> {
-    let random = RandomState::new().build_hasher().finish();
-    let aside = path.with_file_name(format!(".supervise-{random:016x}"));
-    fs::rename(path, &aside)?;
-    if Inode::of(&fs::symlink_metadata(&aside)?) == wanted && sure() {
-        fs::remove_file(&aside)?;
-        return Ok(true);
-    }
-    // A link, not a rename: it fails where a newcomer has taken the name.
-    fs::hard_link(&aside, path).and_then(|()| fs::remove_file(&aside)).map_err(|error| {
-        io::Error::new(error.kind(), format!("what was there is now {}: {error}", aside.display()))
-    })?;
-    Ok(false)
-}
-
 /// A unix address as text, abstract names with `@` as systemd writes them.
 pub(super) fn name_of(address: &UnixAddr) -> String {
     if let Some(path) = address.path() {
@@ -253,28 +187,5 @@ pub(super) fn name_of(address: &UnixAddr) -> String {
     match address.as_abstract() {
         Some(name) => format!("@{}", name.escape_ascii()),
         None => "unnamed".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::{UnixListener, UnixStream};
-
-    use super::*;
-
-    #[test]
-    fn what_is_not_the_inode_meant_is_put_back() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("sock");
-        let _live = UnixListener::bind(&path).unwrap();
-        let inode = Inode::of(&fs::symlink_metadata(&path).unwrap());
-        let other = Inode { number: inode.number + 1, ..inode };
-        assert!(!remove_inode(&path, other, || true).unwrap());
-        assert!(!remove_inode(&path, inode, || false).unwrap());
-        assert_eq!(Inode::of(&fs::symlink_metadata(&path).unwrap()), inode);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-        UnixStream::connect(&path).unwrap();
-        assert!(remove_inode(&path, inode, || true).unwrap());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

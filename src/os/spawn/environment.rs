@@ -9,7 +9,7 @@ use crate::config::Span;
 use crate::os::users::User;
 
 /// What an outer service manager told us about ourselves; a server must not take it for its own.
-const NOT_INHERITED: [&str; 8] = [
+const NOT_INHERITED: [&str; 13] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
@@ -18,6 +18,11 @@ const NOT_INHERITED: [&str; 8] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
+    "FDSTORE",
+    "MAINPID",
+    "SERVICE_RESULT",
+    "EXIT_CODE",
+    "EXIT_STATUS",
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,19 +36,29 @@ pub enum Value {
 pub type Environment = BTreeMap<OsString, Value>;
 
 /// What comes on top of the inherited environment, in the order in which it is added: later wins.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Additions<'a> {
     /// User=: gives USER, LOGNAME, HOME and SHELL (systemd.exec(5), Environment Variables).
     pub user: Option<&'a User>,
+    /// RUNTIME_DIRECTORY and its kin.
+    pub directories: &'a [(&'static str, OsString)],
+    /// ExecSearchPath= as PATH.
+    pub search_path: Option<&'a OsStr>,
+    /// PassEnvironment= with the values we have.
+    pub passed: &'a [(&'a str, OsString)],
     /// Environment=
     pub environment: &'a [(String, String)],
     /// The content of EnvironmentFile=.
     pub files: &'a [(String, String)],
+    /// UnsetEnvironment=
+    pub unset: &'a [String],
     /// LISTEN_FDNAMES: one name for each fd passed.
     pub names: &'a [String],
     pub notify_socket: Option<&'a OsStr>,
     /// [`Span::ZERO`] or infinity: no watchdog.
     pub watchdog: Span,
+    /// MAINPID, SERVICE_RESULT and the like.
+    pub facts: &'a [(&'static str, String)],
     pub generation: u64,
 }
 
@@ -66,9 +81,34 @@ pub fn build_environment(
             (user.home.iter().map(|home| ("HOME", home)), user.shell.iter().map(|shell| ("SHELL", shell)));
         home.chain(shell).for_each(|(name, value)| set(name, value));
     }
+    additions.directories.iter().for_each(|(name, value)| set(name, value));
+    additions.search_path.into_iter().for_each(|path| set("PATH", path));
+    additions.passed.iter().for_each(|(name, value)| set(name, value));
     for (name, value) in additions.environment.iter().chain(additions.files) {
         set(name, value.as_ref());
     }
+    unset(&mut all, additions.unset);
+    add_ours(&mut all, &additions);
+    all
+}
+
+/// UnsetEnvironment=: `NAME`, or `NAME=VALUE` for this value alone.
+fn unset(all: &mut Environment, unset: &[String]) {
+    for assignment in unset {
+        let (name, value) =
+            assignment.split_once('=').map_or((assignment.as_str(), None), |(n, v)| (n, Some(v)));
+        let name = OsStr::new(name);
+        if value.is_none_or(|value| all.get(name) == Some(&Value::Text(value.into()))) {
+            all.remove(name);
+        }
+    }
+}
+
+/// What only we know.
+fn add_ours(all: &mut Environment, additions: &Additions<'_>) {
+    let mut set = |name: &str, value: &OsStr| {
+        all.insert(name.into(), Value::Text(value.to_owned()));
+    };
     if !additions.names.is_empty() {
         set("LISTEN_FDS", additions.names.len().to_string().as_ref());
         set("LISTEN_FDNAMES", additions.names.join(":").as_ref());
@@ -82,6 +122,7 @@ pub fn build_environment(
         let microseconds = (additions.watchdog.as_nanos() / 1000).max(1);
         set("WATCHDOG_USEC", microseconds.to_string().as_ref());
     }
+    additions.facts.iter().for_each(|(name, value)| set(name, value.as_ref()));
     set("SUPERVISE_GENERATION", additions.generation.to_string().as_ref());
     if !additions.names.is_empty() {
         all.insert("LISTEN_PID".into(), Value::OwnPid);
@@ -89,7 +130,6 @@ pub fn build_environment(
     if watched {
         all.insert("WATCHDOG_PID".into(), Value::OwnPid);
     }
-    all
 }
 
 #[cfg(test)]
@@ -104,16 +144,6 @@ mod tests {
         pairs(list).into_iter().map(|(name, value)| (name.into(), value.into()))
     }
 
-    const NOTHING: Additions<'_> = Additions {
-        user: None,
-        environment: &[],
-        files: &[],
-        names: &[],
-        notify_socket: None,
-        watchdog: Span::ZERO,
-        generation: 7,
-    };
-
     fn text(environment: &Environment, name: &str) -> Option<String> {
         match environment.get(OsStr::new(name))? {
             Value::Text(value) => Some(value.to_string_lossy().into_owned()),
@@ -124,7 +154,8 @@ mod tests {
     #[test]
     fn nothing_of_the_outer_protocol_is_inherited() {
         let outer = NOT_INHERITED.map(|name| (name, "1"));
-        let all = build_environment(inherited(&outer).chain(inherited(&[("PATH", "/bin")])), NOTHING);
+        let all =
+            build_environment(inherited(&outer).chain(inherited(&[("PATH", "/bin")])), Additions::default());
         let names: Vec<_> = all.keys().map(|name| name.to_string_lossy()).collect();
         assert_eq!(names, ["PATH", "SUPERVISE_GENERATION"]);
     }
@@ -149,7 +180,8 @@ mod tests {
             names: &names,
             notify_socket: Some("/run/n".as_ref()),
             watchdog: Span::from_millis(1500),
-            ..NOTHING
+            generation: 7,
+            ..Additions::default()
         };
         let all = build_environment(inherited(&[("USER", "root"), ("SHELL", "/bin/zsh")]), additions);
         let want = [
@@ -175,7 +207,10 @@ mod tests {
     #[test]
     fn without_sockets_the_user_may_set_the_variables() {
         let environment = pairs(&[("LISTEN_FDS", "1")]);
-        let all = build_environment(inherited(&[]), Additions { environment: &environment, ..NOTHING });
+        let all = build_environment(
+            inherited(&[]),
+            Additions { environment: &environment, ..Additions::default() },
+        );
         assert_eq!(text(&all, "LISTEN_FDS").as_deref(), Some("1"));
         assert_eq!(text(&all, "LISTEN_PID"), None);
     }

@@ -19,6 +19,8 @@ pub(super) enum Step {
     ProcessGroup,
     Descriptors,
     Stdin,
+    Stdout,
+    Stderr,
     OomScore,
     Nice,
     Limit,
@@ -31,10 +33,12 @@ pub(super) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::ProcessGroup,
         Self::Descriptors,
         Self::Stdin,
+        Self::Stdout,
+        Self::Stderr,
         Self::OomScore,
         Self::Nice,
         Self::Limit,
@@ -110,7 +114,9 @@ pub(super) fn describe(plan: &Plan, report: Report) -> StartFailure {
     let (stage, what) = match report.step {
         Step::ProcessGroup => (Stage::Setup, format!("cannot make a process group: {cause}")),
         Step::Descriptors => (Stage::Setup, format!("cannot pass {} sockets: {cause}", plan.fds.len())),
-        Step::Stdin => (Stage::Setup, format!("cannot open /dev/null: {cause}")),
+        Step::Stdin => (Stage::Stdin, format!("cannot set up stdin: {cause}")),
+        Step::Stdout => (Stage::Stdout, format!("cannot set up stdout: {cause}")),
+        Step::Stderr => (Stage::Stderr, format!("cannot set up stderr: {cause}")),
         Step::Signals => (Stage::Setup, format!("cannot reset signals: {cause}")),
         Step::Limit => (Stage::Setup, format!("cannot set {}: {cause}", limit_name(plan, report.detail))),
         step @ (Step::OomScore | Step::Nice) => {
@@ -118,7 +124,10 @@ pub(super) fn describe(plan: &Plan, report: Report) -> StartFailure {
         }
         step @ (Step::Groups | Step::Gid | Step::Uid) => credentials(plan, step, errno),
         Step::Directory => (Stage::Directory, directory(plan, errno)),
-        Step::Exec => (Stage::Exec, exec(plan, errno)),
+        Step::Exec => {
+            let place = plan.place.iter().map(|place| format!("{place}: ")).collect::<String>();
+            (Stage::Exec, place + &exec(plan, errno))
+        }
     };
     StartFailure { stage, errno, what }
 }
@@ -178,7 +187,10 @@ fn exec(plan: &Plan, errno: i32) -> String {
                 let place = plan.directory.as_ref().filter(|_| !command.starts_with('/'));
                 refused + &place.map(|place| format!(" (in {})", place.display())).unwrap_or_default()
             }
-            None => format!("{refused} (it is nowhere in PATH, {})", path.to_string_lossy()),
+            None => {
+                let whose = if plan.search.is_none() { "PATH, " } else { "" };
+                format!("{refused} (it is nowhere in {whose}{})", path.to_string_lossy())
+            }
         },
         libc::EACCES => match existing(plan) {
             Some((_, file)) if file.is_dir() => format!("{refused} (it is a directory)"),

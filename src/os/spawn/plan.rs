@@ -4,15 +4,16 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use libc::c_uint;
 
 use super::failure;
 use super::{Environment, Value};
-use crate::config::{Exec, Input, Launch, Limit, Resource};
+use crate::config::{Exec, Input, Launch, Limit, Resource, Search};
 use crate::core::{Stage, StartFailure};
 use crate::os::sys;
 use crate::os::users::Identity;
@@ -20,20 +21,47 @@ use crate::os::users::Identity;
 /// What execvp(3) of musl takes where PATH is not set.
 const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
 
+/// systemd's own search path, and the PATH of a process that inherits none.
+pub const FIXED_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What becomes fd 0, 1 or 2 of the child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// As ours is.
+    Ours,
+    /// /dev/null
+    Null,
+    /// A duplicate of this fd of ours.
+    Fd(RawFd),
+}
+
+impl Stream {
+    pub(super) fn source(&mut self) -> Option<&mut RawFd> {
+        if let Self::Fd(fd) = self { Some(fd) } else { None }
+    }
+}
+
 /// Everything a process needs to be started.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The program and its argv.
     pub path: OsString,
     pub words: Vec<OsString>,
+    /// Where a program without a slash is looked for; None: PATH of the environment.
+    pub search: Option<OsString>,
+    /// `web.service:7`; None for COMMAND.
+    pub place: Option<String>,
     pub environment: Environment,
     /// Become 3, 4, ... in the child. O_NONBLOCK is the caller's business: it belongs to the open file.
     pub fds: Vec<RawFd>,
+    /// stdin, stdout, stderr
+    pub stdio: [Stream; 3],
+    /// Files that were opened for this start: open until it is done.
+    pub files: Vec<Rc<OwnedFd>>,
     /// None: ours.
     pub directory: Option<PathBuf>,
     pub identity: Identity,
     pub umask: Option<u32>,
-    pub stdin: Input,
     pub limits: Vec<Limit>,
     pub nice: Option<i32>,
     pub oom_score_adjust: Option<i32>,
@@ -41,18 +69,27 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What `launch` says, with the parts that were made for this start: words with their placeholders replaced,
-    /// the environment, and users looked up.
+    /// What `launch` says, with the parts that were made for this start: the environment, and users looked up. The
+    /// caller replaces words, adds fds, and whatever of stdin, stdout and stderr is not /dev/null or ours.
     pub fn new(launch: &Launch, exec: &Exec, environment: Environment, identity: Identity) -> Self {
+        let search = match exec.search {
+            _ if !launch.search_path.is_empty() => Some(joined(&launch.search_path)),
+            Search::Fixed => Some(FIXED_PATH.into()),
+            Search::Path => None,
+        };
+        let stdin = if launch.stdin == Input::Null { Stream::Null } else { Stream::Ours };
         Self {
             path: exec.path.clone(),
             words: exec.words.clone(),
+            search,
+            place: Some(exec.place.clone()).filter(|place| place != "COMMAND"),
             environment,
             fds: Vec::new(),
+            stdio: [stdin, Stream::Ours, Stream::Ours],
+            files: Vec::new(),
             directory: None,
             identity,
             umask: launch.umask,
-            stdin: launch.stdin.clone(),
             limits: launch.limits.clone(),
             nice: launch.nice,
             oom_score_adjust: launch.oom_score_adjust,
@@ -60,8 +97,11 @@ impl Plan {
         }
     }
 
-    /// PATH as the child has it.
+    /// Directories with colons between them.
     pub(super) fn search_path(&self) -> &OsStr {
+        if let Some(search) = &self.search {
+            return search;
+        }
         match self.environment.get(OsStr::new("PATH")) {
             Some(Value::Text(path)) => path,
             Some(Value::OwnPid) | None => OsStr::new(DEFAULT_PATH),
@@ -69,8 +109,14 @@ impl Plan {
     }
 }
 
-/// The paths for execve(2), in order (execvp(3)): a COMMAND with a slash as it is, others along the child's own PATH,
-/// where an empty entry is the child's directory.
+/// With colons between them: the value of a variable.
+pub fn joined(paths: &[PathBuf]) -> OsString {
+    let texts: Vec<&OsStr> = paths.iter().map(|path| path.as_os_str()).collect();
+    texts.join(OsStr::new(":"))
+}
+
+/// The paths for execve(2), in order (execvp(3)): a COMMAND with a slash as it is, others along the search
+/// path, where an empty entry is the child's directory.
 pub(super) fn candidates(plan: &Plan) -> Vec<PathBuf> {
     let command = &plan.path;
     if command.is_empty() {
@@ -92,6 +138,7 @@ pub(super) struct Prepared {
     pub(super) directory: Option<CString>,
     pub(super) oom_score: Option<String>,
     pub(super) fds: Vec<RawFd>,
+    pub(super) stdio: [Stream; 3],
     /// Fds to be marked close-on-exec one by one; None where close_range(2) does it.
     pub(super) ours: Option<Vec<RawFd>>,
     pub(super) limits: Vec<(Resource, Rlimit)>,
@@ -112,6 +159,7 @@ impl Prepared {
             directory: strings(plan.directory.iter().map(|path| path.as_os_str()))?.pop(),
             oom_score: plan.oom_score_adjust.map(|score| score.to_string()),
             fds: plan.fds.clone(),
+            stdio: plan.stdio,
             ours: if sys::can_mark_ranges() { None } else { Some(our_fds()?) },
             limits,
         })

@@ -11,22 +11,14 @@ use nix::unistd::getuid;
 
 use super::plan::our_fds;
 use super::*;
-use crate::config::{Config, Exec, Launch, Limit, Signal, Span};
+use crate::config::{Config, Exec, Launch, Limit, Signal};
 use crate::core::{Exit, Stage};
 use crate::os::sys::Disposition;
 use crate::os::sys::tests::{alone, eventually, place};
 
 fn plan(words: &[&str]) -> Plan {
     let launch = Config::for_command_line().launch;
-    let additions = Additions {
-        user: None,
-        environment: &[],
-        files: &[],
-        names: &[],
-        notify_socket: None,
-        watchdog: Span::ZERO,
-        generation: 1,
-    };
+    let additions = Additions { generation: 1, ..Additions::default() };
     let environment = build_environment(std::env::vars_os(), additions);
     let exec = Exec::plain(words.iter().map(OsString::from).collect());
     Plan::new(&launch, &exec, environment, Identity::default())

@@ -1,0 +1,281 @@
+//! `supervise check`: a verdict for each line, then what would be bound, passed and run. Nothing is started.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+
+use clap::Arg;
+use serde_json::{Value, json};
+
+use super::{Parsed, UnitArgs, command_config, informed, one_line, run_command, settings, switch, unit_args};
+use crate::config::unit::{Line, Loaded, Outcome, Setting};
+use crate::config::{
+    CommandList, Config, Error, Exec, Handover, KillMode, Problem, Ready, Restart, Warning, printable,
+};
+
+/// What `check` looks at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    pub subject: Subject,
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Subject {
+    Units(UnitArgs),
+    /// A command line, its configuration and the verdicts about its options.
+    Command {
+        config: Config,
+        warnings: Vec<Warning>,
+        lines: Vec<Line>,
+        strict: bool,
+    },
+}
+
+/// What to print, and the exit status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// For stdout.
+    pub text: String,
+    pub error: Option<Error>,
+    pub status: u8,
+}
+
+/// `supervise check [OPTIONS] (UNIT... | -- COMMAND...)`
+pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
+    let matches = run_command(Arg::new("unit").num_args(0..))
+        .arg(switch("json").long("json"))
+        .try_get_matches_from(words)
+        .map_err(|error| one_line(&error, "supervise check"))?;
+    if let Some(parsed) = informed(&matches) {
+        return Ok(parsed);
+    }
+    let json = matches.get_flag("json");
+    let has_units = matches.get_many::<String>("unit").is_some_and(|mut units| units.next().is_some());
+    let subject = match command {
+        Some(_) if has_units => {
+            let problem = Problem::new("unit files and a COMMAND", "check one of the two");
+            return Err(problem.at("supervise check"));
+        }
+        Some(_) => {
+            let settings = settings(&matches)?;
+            let (config, warnings) = command_config(&matches, &settings, command)?;
+            let lines = settings.iter().map(|setting| line(setting, &warnings)).collect();
+            Subject::Command { config, warnings, lines, strict: matches.get_flag("strict") }
+        }
+        None => Subject::Units(unit_args(&matches, "check")?),
+    };
+    Ok(Parsed::Check(Box::new(Check { subject, json })))
+}
+
+/// The verdict about one option of a command line that was accepted.
+fn line(setting: &Setting, warnings: &[Warning]) -> Line {
+    let (place, key, value) = match setting {
+        Setting::Directive { key, value, place } => (place.clone(), key.clone(), value.clone()),
+        // Without the value: it may be a secret.
+        Setting::Variable(name, _) => (format!("-E {name}"), "Environment".to_owned(), name.clone()),
+    };
+    let warning = warnings.iter().find(|Warning(error)| error.place == place);
+    let outcome =
+        warning.map_or(Outcome::Honoured, |Warning(error)| Outcome::NotHonoured(error.remedy.clone()));
+    Line { place, section: String::new(), key, value, outcome }
+}
+
+impl Report {
+    /// An error counts as wrong, and a warning by `--strict` as an error.
+    pub fn new(loaded: &Loaded, strict: bool, json: bool) -> Self {
+        let error = match &loaded.config {
+            Err(error) => Some(error.clone()),
+            Ok(_) => loaded.warnings.first().filter(|_| strict).map(|Warning(error)| error.clone()),
+        };
+        let bad = |line: &Line| matches!(line.outcome, Outcome::NotHonoured(_) | Outcome::Wrong(_));
+        let status = match &error {
+            Some(_) => 125,
+            None => u8::from(loaded.lines.iter().any(bad)),
+        };
+        let text = if json { as_json(loaded, error.as_ref()) } else { as_text(loaded) };
+        Self { text, error, status }
+    }
+}
+
+/// Warnings that no line shows already.
+fn further(loaded: &Loaded) -> impl Iterator<Item = &Error> {
+    let shown = |error: &&Error| {
+        loaded.lines.iter().any(|line| {
+            line.place == error.place && matches!(line.outcome, Outcome::NotHonoured(_) | Outcome::Wrong(_))
+        })
+    };
+    loaded.warnings.iter().map(|Warning(error)| error).filter(move |error| !shown(error))
+}
+
+fn words(outcome: &Outcome) -> (&'static str, String) {
+    match outcome {
+        Outcome::Honoured => ("honoured", String::new()),
+        Outcome::Inert(reason) => ("inert", reason.clone()),
+        Outcome::NotHonoured(reason) => ("not honoured", reason.clone()),
+        Outcome::Wrong(problem) if problem.remedy.is_empty() => ("WRONG", problem.cause.clone()),
+        Outcome::Wrong(problem) => ("WRONG", format!("{} ({})", problem.cause, problem.remedy)),
+    }
+}
+
+fn assignment(line: &Line) -> String {
+    if line.key.is_empty() { String::new() } else { printable(&format!("{}={}", line.key, line.value)) }
+}
+
+fn as_text(loaded: &Loaded) -> String {
+    let longest = |width: fn(&Line) -> usize, most: usize| {
+        loaded.lines.iter().map(width).filter(|width| *width <= most).max().unwrap_or(0)
+    };
+    let place = longest(|line| line.place.chars().count(), 50);
+    let key = longest(|line| assignment(line).chars().count(), 50);
+    let mut out = String::new();
+    for line in &loaded.lines {
+        let (verdict, reason) = words(&line.outcome);
+        let colon = if reason.is_empty() { "" } else { ": " };
+        let text = assignment(line);
+        let _ = writeln!(out, "{:<place$}  {text:<key$}  {verdict}{colon}{reason}", line.place);
+    }
+    for error in further(loaded) {
+        let _ = writeln!(out, "warning: {error}");
+    }
+    if let Ok(config) = &loaded.config {
+        let _ = write!(out, "\n{}", summary(config, loaded.stop_first.as_deref()));
+    }
+    out
+}
+
+/// What would happen.
+fn summary(config: &Config, stop_first: Option<&str>) -> String {
+    let mut out = String::new();
+    for (fd, listener) in (3..).zip(&config.listeners) {
+        let name = printable(&listener.name);
+        let _ = writeln!(out, "fd {fd}: {name}, {} {}", listener.kind, listener.address);
+    }
+    if config.listeners.is_empty() {
+        out.push_str("no socket is held\n");
+    }
+    for (key, exec) in commands(config) {
+        let _ = writeln!(out, "{key}: {}", command_words(exec));
+    }
+    for (key, value) in decisions(config, stop_first) {
+        let _ = writeln!(out, "{key}: {value}");
+    }
+    out
+}
+
+/// The commands in the order in which they run.
+fn commands(config: &Config) -> Vec<(String, &Exec)> {
+    let service = [
+        CommandList::Condition,
+        CommandList::StartPre,
+        CommandList::Start,
+        CommandList::StartPost,
+        CommandList::Reload,
+        CommandList::Stop,
+        CommandList::StopPost,
+    ];
+    let own = &config.socket_commands;
+    let before = [("ExecStartPre", &own.start_pre), ("ExecStartPost", &own.start_post)];
+    let after = [("ExecStopPre", &own.stop_pre), ("ExecStopPost", &own.stop_post)];
+    let mut all = Vec::new();
+    for (key, execs) in before {
+        all.extend(execs.iter().map(|exec| (format!("[Socket] {key}"), exec)));
+    }
+    for list in service {
+        all.extend(config.launch.commands.list(list).iter().map(|exec| (list.key().to_owned(), exec)));
+    }
+    for (key, execs) in after {
+        all.extend(execs.iter().map(|exec| (format!("[Socket] {key}"), exec)));
+    }
+    all
+}
+
+fn command_words(exec: &Exec) -> String {
+    let words: Vec<String> = exec.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    printable(&words.join(" "))
+}
+
+fn decisions(config: &Config, stop_first: Option<&str>) -> Vec<(&'static str, String)> {
+    let (policy, launch) = (&config.policy, &config.launch);
+    let user = launch.user.as_deref().map_or_else(|| "ours".to_owned(), printable);
+    let group = launch.group.as_deref().map(|group| format!(", group {}", printable(group)));
+    let delay = policy.delay;
+    let growth = if delay.steps > 0 && !delay.max.is_infinite() {
+        format!(", growing in {} steps to {}", delay.steps, delay.max)
+    } else {
+        String::new()
+    };
+    let ready = match policy.ready {
+        Ready::Auto => "READY=1, or alive for a second".to_owned(),
+        Ready::Notify => "READY=1".to_owned(),
+        Ready::Exec => "executed".to_owned(),
+        Ready::Delay(span) => format!("alive for {span}"),
+    };
+    let handover = match (policy.handover, stop_first) {
+        (Handover::Shared, _) => "shared: old and new overlap".to_owned(),
+        (Handover::StopFirst, Some(place)) => {
+            format!(
+                "stop-first: the old one is gone before the new one starts, because of {}",
+                printable(place)
+            )
+        }
+        (Handover::StopFirst, None) => "stop-first: the old one is gone before the new one starts".to_owned(),
+    };
+    let kill = match policy.kill_mode {
+        KillMode::Mixed => "the main process, then SIGKILL to the rest",
+        KillMode::ControlGroup => "every process",
+        KillMode::Process => "the main process alone",
+    };
+    vec![
+        ("user", format!("{user}{}", group.unwrap_or_default())),
+        ("restart", format!("{}, after {}{growth}", restart(policy.restart), delay.base)),
+        ("ready", format!("{ready}, within {}", policy.timeout_start)),
+        ("stop", format!("{} to {kill}, within {}", policy.kill_signal, policy.timeout_stop)),
+        ("handover", handover),
+    ]
+}
+
+const fn restart(restart: Restart) -> &'static str {
+    match restart {
+        Restart::No => "no",
+        Restart::OnSuccess => "on-success",
+        Restart::OnFailure => "on-failure",
+        Restart::OnAbnormal => "on-abnormal",
+        Restart::OnAbort => "on-abort",
+        Restart::OnWatchdog => "on-watchdog",
+        Restart::Always => "always",
+    }
+}
+
+fn as_json(loaded: &Loaded, error: Option<&Error>) -> String {
+    let lines = loaded.lines.iter().map(|line| {
+        let (verdict, reason) = words(&line.outcome);
+        json!({
+            "place": line.place, "section": line.section, "key": line.key, "value": line.value,
+            "verdict": verdict.to_lowercase(), "reason": if reason.is_empty() { Value::Null } else { json!(reason) },
+        })
+    });
+    let warnings = further(loaded).map(ToString::to_string);
+    let mut object = json!({
+        "lines": lines.collect::<Vec<_>>(),
+        "warnings": warnings.collect::<Vec<_>>(),
+        "error": error.map(ToString::to_string),
+    });
+    if let Ok(config) = &loaded.config {
+        let sockets = (3..).zip(&config.listeners).map(|(fd, listener): (i32, _)| {
+            json!({
+                "fd": fd, "name": listener.name, "kind": listener.kind.to_string(),
+                "address": listener.address.to_string(),
+            })
+        });
+        object["sockets"] = sockets.collect();
+        let list = commands(config).into_iter().map(|(key, exec)| {
+            let words: Vec<_> = exec.words.iter().map(|word| word.to_string_lossy()).collect();
+            json!({ "key": key, "words": words, "place": exec.place })
+        });
+        object["commands"] = list.collect();
+        for (key, value) in decisions(config, loaded.stop_first.as_deref()) {
+            object[key] = json!(value);
+        }
+    }
+    format!("{object}\n")
+}

@@ -1,0 +1,288 @@
+//! RuntimeDirectory=, StateDirectory=, CacheDirectory=, LogsDirectory= and ConfigurationDirectory= (systemd.exec(5)):
+//! made before each process of a generation, and the first kind removed at the end.
+//!
+//! The user may own what lies above a directory (`RuntimeDirectory=a a/b`), while we may be root: no symbolic link is
+//! ever followed below the base.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+
+use super::spawn::joined;
+use super::users::{self, Identity};
+use crate::config::{Directories, Launch, ManagedDirectory};
+use crate::core::{Stage, StartFailure};
+
+/// Directories within each other that are removed; each holds an fd and a frame of the stack meanwhile.
+const DEPTH: usize = 128;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Runtime,
+    State,
+    Cache,
+    Logs,
+    Configuration,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [Self::Runtime, Self::State, Self::Cache, Self::Logs, Self::Configuration];
+
+    const fn variable(self) -> &'static str {
+        match self {
+            Self::Runtime => "RUNTIME_DIRECTORY",
+            Self::State => "STATE_DIRECTORY",
+            Self::Cache => "CACHE_DIRECTORY",
+            Self::Logs => "LOGS_DIRECTORY",
+            Self::Configuration => "CONFIGURATION_DIRECTORY",
+        }
+    }
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Runtime => "RuntimeDirectory",
+            Self::State => "StateDirectory",
+            Self::Cache => "CacheDirectory",
+            Self::Logs => "LogsDirectory",
+            Self::Configuration => "ConfigurationDirectory",
+        }
+    }
+
+    const fn stage(self) -> Stage {
+        match self {
+            Self::Runtime => Stage::RuntimeDirectory,
+            Self::State => Stage::StateDirectory,
+            Self::Cache => Stage::CacheDirectory,
+            Self::Logs => Stage::LogsDirectory,
+            Self::Configuration => Stage::ConfigurationDirectory,
+        }
+    }
+
+    fn of(self, directories: &Directories) -> &ManagedDirectory {
+        match self {
+            Self::Runtime => &directories.runtime,
+            Self::State => &directories.state,
+            Self::Cache => &directories.cache,
+            Self::Logs => &directories.logs,
+            Self::Configuration => &directories.configuration,
+        }
+    }
+
+    /// Where they lie: of the system for root, else of our own user (file-hierarchy(7)).
+    fn base(self, is_root: bool, variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, String> {
+        let given = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = |name: &str, below: &str| {
+            given(name)
+                .or_else(|| given("HOME").map(|home| home.join(below)))
+                .ok_or_else(|| format!("neither ${name} nor $HOME is set to an absolute path"))
+        };
+        Ok(match (self, is_root) {
+            (Self::Runtime, true) => "/run".into(),
+            (Self::State, true) => "/var/lib".into(),
+            (Self::Cache, true) => "/var/cache".into(),
+            (Self::Logs, true) => "/var/log".into(),
+            (Self::Configuration, true) => "/etc".into(),
+            (Self::Runtime, false) => given("XDG_RUNTIME_DIR")
+                .ok_or_else(|| "$XDG_RUNTIME_DIR is not set to an absolute path".to_owned())?,
+            (Self::State, false) => home("XDG_STATE_HOME", ".local/state")?,
+            (Self::Cache, false) => home("XDG_CACHE_HOME", ".cache")?,
+            (Self::Logs, false) => home("XDG_STATE_HOME", ".local/state")?.join("log"),
+            (Self::Configuration, false) => home("XDG_CONFIG_HOME", ".config")?,
+        })
+    }
+}
+
+fn our_base(kind: Kind) -> Result<PathBuf, String> {
+    kind.base(nix::unistd::geteuid().is_root(), |name| env::var_os(name))
+}
+
+/// Makes all that `launch` names, and returns the variables that tell of them.
+///
+/// # Errors
+/// The first one that cannot be made or given to the user.
+pub fn make(launch: &Launch, owner: &Identity) -> Result<Vec<(&'static str, OsString)>, StartFailure> {
+    make_below(&launch.directories, owner, our_base)
+}
+
+fn make_below(
+    directories: &Directories,
+    owner: &Identity,
+    base: impl Fn(Kind) -> Result<PathBuf, String>,
+) -> Result<Vec<(&'static str, OsString)>, StartFailure> {
+    let mut variables = Vec::new();
+    for kind in Kind::ALL {
+        let wanted = kind.of(directories);
+        if wanted.names.is_empty() {
+            continue;
+        }
+        let failure = |errno, what| StartFailure { stage: kind.stage(), errno, what };
+        let base = base(kind).map_err(|cause| failure(0, format!("{}=: {cause}", kind.key())))?;
+        for name in &wanted.names {
+            // What an administrator has put into the configuration is his.
+            let owner = Some(owner).filter(|_| kind != Kind::Configuration);
+            make_one(&base, name, wanted.mode, owner).map_err(|errno| {
+                let what = format!(
+                    "{}={}: cannot make {}: {}{}",
+                    kind.key(),
+                    name.display(),
+                    base.join(name).display(),
+                    errno.desc(),
+                    remedy(errno)
+                );
+                failure(errno as i32, what)
+            })?;
+        }
+        let paths: Vec<PathBuf> = wanted.names.iter().map(|name| base.join(name)).collect();
+        variables.push((kind.variable(), joined(&paths)));
+    }
+    Ok(variables)
+}
+
+const fn remedy(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOTDIR | Errno::ELOOP => " (something else or a symbolic link is in its place: remove that)",
+        Errno::EACCES | Errno::EPERM => " (it or a directory above it is somebody else's)",
+        Errno::EROFS => " (mount it for writing)",
+        _ => "",
+    }
+}
+
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// The components of a name; what is not plain (`..`) was refused by the parser, and is here.
+fn components(name: &Path) -> Result<Vec<&OsStr>, Errno> {
+    let plain = |component| match component {
+        Component::Normal(part) => Ok(part),
+        _ => Err(Errno::EINVAL),
+    };
+    let parts = name.components().filter(|part| *part != Component::CurDir).map(plain);
+    let parts: Vec<_> = parts.collect::<Result<_, _>>()?;
+    if parts.is_empty() { Err(Errno::EINVAL) } else { Ok(parts) }
+}
+
+fn open_base(base: &Path) -> Result<OwnedFd, Errno> {
+    // The base is the system's or our user's: its links (/var/run) are to be followed.
+    open(base, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Mode and owner are for the last component alone, as in systemd, and are set anew each time.
+fn make_one(base: &Path, name: &Path, mode: u32, owner: Option<&Identity>) -> Result<(), Errno> {
+    let parts = components(name)?;
+    fs::create_dir_all(base).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    let mut at = open_base(base)?;
+    let (mut made, mut path_mode) = (false, Mode::from_bits_truncate(0o755));
+    for (left, part) in (0..parts.len()).rev().zip(parts) {
+        if left == 0 {
+            path_mode = Mode::from_bits_truncate(mode);
+        }
+        made = match mkdirat(&at, part, path_mode) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
+            Err(errno) => return Err(errno),
+        };
+        at = openat(&at, part, DIRECTORY, Mode::empty())?;
+        if made {
+            // Our umask does not count.
+            fchmod(&at, path_mode)?;
+        }
+    }
+    let Some(owner) = owner else { return Ok(()) };
+    let found = fstat(&at)?;
+    let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
+    let is_theirs = |wanted: Option<u32>, is: u32| wanted.is_none_or(|wanted| wanted == is);
+    if !is_theirs(owner.uid, found.st_uid) || !is_theirs(owner.gid, found.st_gid) {
+        fchown(&at, uid, gid)?;
+    }
+    // After it, since it takes away the set-group-ID bit.
+    if !made || path_mode.bits() & 0o7000 != 0 {
+        let is = Mode::from_bits_truncate(found.st_mode & 0o7777);
+        if is != path_mode || path_mode.bits() & 0o7000 != 0 {
+            fchmod(&at, path_mode)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the runtime directories with all that is in them; RuntimeDirectoryPreserve= is for the caller to look at.
+/// What cannot be removed is told and left.
+pub fn remove_runtime(launch: &Launch) {
+    let names = &launch.directories.runtime.names;
+    if names.is_empty() {
+        return;
+    }
+    match our_base(Kind::Runtime) {
+        Ok(base) => remove_below(&base, names),
+        Err(cause) => log::warn!("RuntimeDirectory=: {cause}; nothing is removed"),
+    }
+}
+
+fn remove_below(base: &Path, names: &[PathBuf]) {
+    for name in names {
+        match remove_one(base, name) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => log::warn!(
+                "RuntimeDirectory={}: cannot remove {}: {}",
+                name.display(),
+                base.join(name).display(),
+                errno.desc()
+            ),
+        }
+    }
+}
+
+fn remove_one(base: &Path, name: &Path) -> Result<(), Errno> {
+    let parts = components(name)?;
+    let mut at = open_base(base)?;
+    let Some((last, above)) = parts.split_last() else { return Err(Errno::EINVAL) };
+    for part in above {
+        at = openat(&at, *part, DIRECTORY, Mode::empty())?;
+    }
+    remove(&at, last, DEPTH)
+}
+
+fn remove(parent: &OwnedFd, name: &OsStr, depth: usize) -> Result<(), Errno> {
+    let directory = match openat(parent, name, DIRECTORY, Mode::empty()) {
+        Ok(directory) => directory,
+        // No directory: a file, or a symbolic link, which is not followed.
+        Err(Errno::ENOTDIR | Errno::ELOOP) => return unlinkat(parent, name, UnlinkatFlags::NoRemoveDir),
+        Err(errno) => return Err(errno),
+    };
+    if depth == 0 {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    for entry in entries(&directory).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))? {
+        match remove(&directory, &entry, depth - 1) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    unlinkat(parent, name, UnlinkatFlags::RemoveDir)
+}
+
+/// By the fd and not by a path, which may lead elsewhere meanwhile.
+fn entries(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
+    let list = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+    list.map(|entry| Ok(entry?.file_name())).collect()
+}
+
+/// The home directory of WorkingDirectory=~: of the user, else ours.
+pub fn home(owner: &Identity) -> Option<PathBuf> {
+    let home = match &owner.user {
+        Some(user) => user.home.clone(),
+        None => env::var_os("HOME").or_else(|| {
+            users::find_user(&nix::unistd::geteuid().to_string()).ok().and_then(|user| user.home)
+        }),
+    };
+    home.map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! One command run to its end before the loop exists: those of [Socket].
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::{Launcher, Request};
+use crate::config::{CommandList, Exec, Launch, Signal, Span};
+use crate::core::{Command, Exit, GenerationId};
+use crate::os::{reap, spawn, sys};
+
+/// Starts it and waits until it has ended. At the timeout its process group gets SIGKILL.
+///
+/// # Errors
+/// It cannot be started, fails, or takes too long: a sentence with its place. The prefix `-` is for the caller.
+pub fn run_to_end(launch: &Launch, exec: &Exec, timeout: Span) -> Result<(), String> {
+    let shown = || format!("{}: {}", exec.place, exec.path.to_string_lossy());
+    let failed = |cause: String| format!("{}: {cause}", shown());
+    let launcher = Launcher::new(launch.clone(), Span::ZERO, &[]).map_err(|error| error.to_string())?;
+    let request = Request {
+        // No generation has this number.
+        generation: GenerationId(0),
+        command: Command { list: CommandList::StartPre, index: 0 },
+        notify_socket: "",
+        main_pid: None,
+        outcome: None,
+        stored: &[],
+    };
+    let plan = launcher.plan_of(exec, &request).map_err(|failure| failed(failure.what))?;
+    let child = spawn::spawn(&plan).map_err(|failure| failure.what)?;
+    for shortfall in &child.shortfalls {
+        log::warn!("{}: {shortfall}", exec.place);
+    }
+    let has_ended =
+        wait(&child.pidfd, timeout).map_err(|errno| failed(format!("cannot wait: {}", errno.desc())));
+    if !matches!(has_ended, Ok(true)) {
+        // Before it is reaped: so long the number is its own.
+        reap::signal_group(&child.pidfd, child.pid, Signal::KILL)
+            .map_err(|error| failed(format!("cannot end it: {error}")))?;
+    }
+    let exit = sys::wait_for(&child.pidfd).map_err(|error| failed(format!("cannot reap it: {error}")))?.exit;
+    match (has_ended?, exit) {
+        (false, _) => {
+            let seconds = timeout.as_millis() / 1000;
+            Err(failed(format!(
+                "not done after {seconds} s, killed (raise TimeoutSec=, or correct the command)"
+            )))
+        }
+        (true, Exit::Code(0)) => Ok(()),
+        (true, Exit::Code(code)) => {
+            Err(failed(format!("ended with status {code} (correct it, or begin it with - to ignore that)")))
+        }
+        (true, Exit::Signal { signal, .. }) => Err(failed(format!("was ended by {signal}"))),
+    }
+}
+
+/// False: the time is up.
+fn wait(pidfd: &OwnedFd, timeout: Span) -> Result<bool, Errno> {
+    let end = Instant::now().checked_add(Duration::from_nanos(timeout.as_nanos()));
+    let end = end.filter(|_| !timeout.is_infinite());
+    loop {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        // Rounded up, or the last millisecond would be spent spinning.
+        let left = left.map(|left| (left + Duration::from_nanos(999_999)).as_millis());
+        let patience = left.map_or(PollTimeout::NONE, |left| {
+            i32::try_from(left)
+                .map_or(PollTimeout::MAX, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))
+        });
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], patience) {
+            Ok(0) if left == Some(0) => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno),
+        }
+    }
+}

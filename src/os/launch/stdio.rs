@@ -1,0 +1,235 @@
+//! StandardInput=, StandardOutput=, StandardError= and OpenFile=: what is opened for a process before it is started.
+//!
+//! With our own rights, as in systemd, and by us: a child that waited in open(2) would hold us up.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::stat::{Mode, umask};
+
+use crate::config::{Input, Launch, OpenFile, OpenMode, Output};
+use crate::core::{Stage, StartFailure};
+use crate::os::spawn::Stream;
+
+/// The held sockets, in the order of their fds.
+pub(super) struct Sockets<'a> {
+    pub(super) names: &'a [String],
+    pub(super) fds: &'a [RawFd],
+}
+
+impl Sockets<'_> {
+    fn only(&self) -> Result<Stream, String> {
+        match self.fds {
+            [fd] => Ok(Stream::Fd(*fd)),
+            fds => Err(format!("needs exactly one socket, and there are {}", fds.len())),
+        }
+    }
+
+    fn named(&self, wanted: &str) -> Result<Stream, String> {
+        let mut held = self.names.iter().zip(self.fds);
+        let found = held.find(|(name, _)| *name == wanted).map(|(_, fd)| Stream::Fd(*fd));
+        found.ok_or_else(|| format!("no socket has this name (there are: {})", self.names.join(", ")))
+    }
+}
+
+/// The only socket is stdin, stdout or stderr: then nothing is passed as fd 3.
+pub(super) fn uses_socket(launch: &Launch) -> bool {
+    launch.stdin == Input::Socket || launch.stdout == Output::Socket || launch.stderr == Output::Socket
+}
+
+/// What becomes fd 0, 1 and 2. What had to be opened goes to `files`.
+pub(super) fn streams(
+    launch: &Launch,
+    sockets: &Sockets<'_>,
+    files: &mut Vec<Rc<OwnedFd>>,
+) -> Result<[Stream; 3], StartFailure> {
+    let mut keep = |opened: OwnedFd| {
+        let stream = Stream::Fd(opened.as_raw_fd());
+        files.push(Rc::new(opened));
+        stream
+    };
+    let stdin = match &launch.stdin {
+        Input::Null => Stream::Null,
+        Input::Inherit => Stream::Ours,
+        Input::File(path) => {
+            let is_output = [&launch.stdout, &launch.stderr].contains(&&Output::File(path.clone()));
+            let mut options = OpenOptions::new();
+            options.read(true).write(is_output).create(is_output);
+            let opened = open(path, &mut options, launch.umask);
+            let what = format!("StandardInput=file:{}", path.display());
+            keep(opened.map_err(|error| not_opened(Stage::Stdin, &what, &error))?)
+        }
+        Input::Socket => {
+            sockets.only().map_err(|what| refused(Stage::Stdin, "StandardInput=socket", &what))?
+        }
+        Input::Fd(name) => sockets
+            .named(name)
+            .map_err(|what| refused(Stage::Stdin, &format!("StandardInput=fd:{name}"), &what))?,
+        Input::Data(data) => {
+            let stored = memory(data).map_err(|error| {
+                refused(Stage::Stdin, "StandardInput=data", &format!("cannot store it: {error}"))
+            })?;
+            keep(stored)
+        }
+    };
+    let stdout = match &launch.stdout {
+        // stdin as it is, where it is more than the input that everything has.
+        Output::Inherit if matches!(launch.stdin, Input::Data(_)) || stdin == Stream::Null => Stream::Ours,
+        Output::Inherit => stdin,
+        output => one(output, &STDOUT, launch, sockets, stdin, &mut keep)?,
+    };
+    let stderr = match &launch.stderr {
+        Output::Inherit => stdout,
+        // One open file for both, so that they do not write over each other.
+        output if path_of(output).is_some() && *output == launch.stdout => stdout,
+        output => one(output, &STDERR, launch, sockets, stdin, &mut keep)?,
+    };
+    Ok([stdin, stdout, stderr])
+}
+
+/// Which of the two outputs.
+struct Which {
+    key: &'static str,
+    stage: Stage,
+}
+
+const STDOUT: Which = Which { key: "StandardOutput", stage: Stage::Stdout };
+const STDERR: Which = Which { key: "StandardError", stage: Stage::Stderr };
+
+fn one(
+    output: &Output,
+    which: &Which,
+    launch: &Launch,
+    sockets: &Sockets<'_>,
+    stdin: Stream,
+    keep: &mut impl FnMut(OwnedFd) -> Stream,
+) -> Result<Stream, StartFailure> {
+    let key = which.key;
+    let refuse = |value: &str, what: String| refused(which.stage, &format!("{key}={value}"), &what);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true);
+    let (word, path) = match output {
+        Output::Ours | Output::Inherit => return Ok(Stream::Ours),
+        Output::Null => return Ok(Stream::Null),
+        Output::Socket => return sockets.only().map_err(|what| refuse("socket", what)),
+        Output::Fd(name) => return sockets.named(name).map_err(|what| refuse(&format!("fd:{name}"), what)),
+        Output::File(path) if launch.stdin == Input::File(path.clone()) => return Ok(stdin),
+        Output::File(path) => ("file", path),
+        Output::Append(path) => {
+            options.append(true);
+            ("append", path)
+        }
+        Output::Truncate(path) => {
+            options.truncate(true);
+            ("truncate", path)
+        }
+    };
+    let what = format!("{key}={word}:{}", path.display());
+    let opened = open(path, &mut options, launch.umask);
+    Ok(keep(opened.map_err(|error| not_opened(which.stage, &what, &error))?))
+}
+
+fn path_of(output: &Output) -> Option<&Path> {
+    match output {
+        Output::File(path) | Output::Append(path) | Output::Truncate(path) => Some(path),
+        Output::Ours | Output::Inherit | Output::Null | Output::Socket | Output::Fd(_) => None,
+    }
+}
+
+/// OpenFile=. None where it cannot be opened and need not be.
+pub(super) fn open_file(file: &OpenFile) -> Result<Option<OwnedFd>, StartFailure> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    match file.mode {
+        OpenMode::ReadOnly => {}
+        OpenMode::ReadWrite => drop(options.write(true)),
+        OpenMode::Append => drop(options.append(true)),
+        OpenMode::Truncate => drop(options.write(true).truncate(true)),
+    }
+    let mut opened = open(&file.path, &mut options, None);
+    let is_read_only = |error: &io::Error| {
+        matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY))
+    };
+    if file.mode == OpenMode::ReadWrite && opened.as_ref().is_err_and(is_read_only) {
+        opened = open(&file.path, options.write(false), None);
+    }
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(_) if file.graceful => Ok(None),
+        Err(error) => {
+            let what = format!("OpenFile={}", file.path.display());
+            Err(not_opened(Stage::OpenFile, &what, &error))
+        }
+    }
+}
+
+/// Never waits: a FIFO without a reader is opened for both directions, and a socket is connected to.
+fn open(path: &Path, options: &mut OpenOptions, mask: Option<u32>) -> io::Result<OwnedFd> {
+    options.mode(0o666).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let ours = mask.map(|mask| umask(Mode::from_bits_truncate(mask)));
+    let opened = options.open(path);
+    ours.map(umask);
+    let opened: OwnedFd = match opened {
+        Ok(opened) => opened.into(),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+            let kind = fs::metadata(path)?.file_type();
+            match () {
+                () if kind.is_fifo() => options.read(true).append(false).write(true).open(path)?.into(),
+                () if kind.is_socket() => connect_to(path)?,
+                () => return Err(error),
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    let flags = OFlag::from_bits_retain(fcntl(&opened, FcntlArg::F_GETFL)?);
+    fcntl(&opened, FcntlArg::F_SETFL(flags.difference(OFlag::O_NONBLOCK)))?;
+    Ok(opened)
+}
+
+/// Of whichever kind listens there.
+fn connect_to(path: &Path) -> io::Result<OwnedFd> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let mut last = Errno::EPROTOTYPE;
+    for kind in [SockType::Stream, SockType::Datagram, SockType::SeqPacket] {
+        let fd = socket(AddressFamily::Unix, kind, flags, None)?;
+        match connect(fd.as_raw_fd(), &address) {
+            Ok(()) => return Ok(fd),
+            Err(errno) => last = errno,
+        }
+        if last != Errno::EPROTOTYPE {
+            break;
+        }
+    }
+    Err(last.into())
+}
+
+/// StandardInputText= and StandardInputData=
+fn memory(data: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create(c"stdin", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(data)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+fn not_opened(stage: Stage, what: &str, error: &io::Error) -> StartFailure {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => " (create it, or the directory it is to be in)",
+        io::ErrorKind::PermissionDenied => " (we may not: another owner or mode, or run as root)",
+        _ => "",
+    };
+    let what = format!("{what}: cannot open it: {error}{remedy}");
+    StartFailure { stage, errno: error.raw_os_error().unwrap_or(0), what }
+}
+
+fn refused(stage: Stage, what: &str, cause: &str) -> StartFailure {
+    StartFailure { stage, errno: libc::EINVAL, what: format!("{what}: {cause}") }
+}

@@ -1,0 +1,121 @@
+//! The sockets of a new list of listeners, some of which may be held already: unit files that are read anew at a swap.
+
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use super::{BindError, HeldSocket, Inherited, NamedSocket, addresses, hold};
+use crate::config::{Address, Listener, SocketOptions};
+
+/// What [`rebind`] made.
+#[derive(Debug)]
+pub struct Rebound {
+    /// One for each listener, in their order, which is that of the fds.
+    pub sockets: Vec<NamedSocket>,
+    /// Those of them that were bound just now. To give the new list up, drop all of this.
+    pub added: Vec<NamedSocket>,
+    /// Those held before that no listener asks for now: to be dropped when the server that has them is gone.
+    pub left_over: Vec<NamedSocket>,
+}
+
+/// Keeps each held socket that a listener of the same kind and address asks for, untouched; of several with one address
+/// (ReusePort=, port 0) the first listener keeps the first. Binds the others, all or none.
+///
+/// # Errors
+/// What could not be bound. Everything held before is still held.
+pub fn rebind(
+    held: &[NamedSocket],
+    listeners: &[Listener],
+    inherited: &Inherited,
+) -> Result<Rebound, BindError> {
+    check_links(listeners)?;
+    let mut left_over = held.to_vec();
+    let kept: Vec<Option<Rc<HeldSocket>>> = listeners
+        .iter()
+        .map(|listener| {
+            let index = left_over.iter().position(|held| is_for(held, listener))?;
+            Some(left_over.remove(index).socket)
+        })
+        .collect();
+    let mut taken: Vec<RawFd> = held.iter().filter_map(|held| held.inherited).collect();
+    let mut bound = Vec::new();
+    for (listener, _) in listeners.iter().zip(&kept).filter(|(_, kept)| kept.is_none()) {
+        let socket =
+            hold(listener, inherited, &taken).map_err(|error| explain(error, listener, &left_over))?;
+        taken.extend(socket.inherited);
+        bound.push(socket);
+    }
+    // From here on nothing fails.
+    let mut bound = bound.into_iter();
+    let mut added = Vec::new();
+    let mut sockets = Vec::new();
+    for (listener, kept) in listeners.iter().zip(kept) {
+        let name = listener.name.clone();
+        if let Some(socket) = kept {
+            warn_of_changes(&socket, listener);
+            sockets.push(NamedSocket { name, socket });
+        } else if let Some(mut socket) = bound.next() {
+            if let Some(path) = &mut socket.own_path {
+                path.set_removes(listener.options.remove_on_stop);
+            }
+            added.push(NamedSocket { name, socket: Rc::new(socket) });
+            sockets.extend(added.last().cloned());
+        }
+    }
+    Ok(Rebound { sockets, added, left_over })
+}
+
+/// Whether the listener asks for what this socket was bound for, or for where it is.
+fn is_for(held: &HeldSocket, listener: &Listener) -> bool {
+    let asked = &held.asked;
+    let is_same_protocol = asked.options.protocol == listener.options.protocol;
+    let is_same = asked.kind == listener.kind && asked.address == listener.address;
+    is_same_protocol && (is_same || held.kind == listener.kind && addresses(listener).contains(&held.address))
+}
+
+fn warn_of_changes(held: &HeldSocket, listener: &Listener) {
+    let but_name = |options: &SocketOptions| SocketOptions { name: None, ..options.clone() };
+    if held.inherited.is_none() && but_name(&held.asked.options) != but_name(&listener.options) {
+        log::warn!(
+            "{}: {} keeps the options it was bound with (new ones take effect when supervise is stopped and started)",
+            listener.place,
+            held.address
+        );
+    }
+}
+
+/// What is in the way may be a socket of ours that has to go first, and cannot while the server has it.
+fn explain(error: BindError, listener: &Listener, left_over: &[NamedSocket]) -> BindError {
+    let port = match &listener.address {
+        Address::Port(port) => Some(*port),
+        Address::Inet { address, .. } => Some(address.port()),
+        _ => None,
+    };
+    let wanted = addresses(listener);
+    let is_in_the_way =
+        |held: &&NamedSocket| port.is_some() && held.port == port || wanted.contains(&held.address);
+    match left_over.iter().find(is_in_the_way) {
+        Some(held) if error.by_us => {
+            let remedy = format!(
+                "we hold {} {} until the server that has it is gone; for this change stop supervise and start it",
+                held.kind, held.address
+            );
+            BindError { remedy, ..error }
+        }
+        _ => error,
+    }
+}
+
+/// Symlinks= needs one node to lead to: listeners with the same ones are those of one .socket file.
+fn check_links(listeners: &[Listener]) -> Result<(), BindError> {
+    for listener in listeners.iter().filter(|listener| !listener.options.symlinks.is_empty()) {
+        let same = listeners.iter().filter(|other| other.options.symlinks == listener.options.symlinks);
+        let nodes = same.filter(|other| matches!(other.address, Address::Path(_))).count();
+        if nodes != 1 {
+            return Err(BindError::links_to_many(listener, nodes));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

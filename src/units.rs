@@ -1,0 +1,59 @@
+//! Reads unit files and what they want read beside them, as often as they are asked for.
+
+use std::path::PathBuf;
+
+use crate::cli::{Check, Report, Subject, UnitArgs};
+use crate::config::unit::{self, Loaded, companions};
+use crate::config::unit_file::Unit;
+use crate::config::{Config, Error, Warning};
+use crate::os::{host, unit_files};
+
+/// What the files say now.
+///
+/// # Errors
+/// A file cannot be read, or what it says makes no service; with `strict` also the first warning.
+pub fn load(arguments: &UnitArgs) -> Result<(Config, Vec<Warning>), Error> {
+    let Loaded { config, warnings, .. } = loaded(arguments)?;
+    let config = config?;
+    match warnings.first() {
+        Some(Warning(error)) if arguments.strict => Err(error.clone()),
+        _ => Ok((config, warnings)),
+    }
+}
+
+/// The verdicts of `supervise check`.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn check(check: &Check) -> Result<Report, Error> {
+    match &check.subject {
+        Subject::Units(arguments) => Ok(Report::new(&loaded(arguments)?, arguments.strict, check.json)),
+        Subject::Command { config, warnings, lines, strict } => {
+            let loaded = Loaded {
+                config: Ok(config.clone()),
+                warnings: warnings.clone(),
+                lines: lines.clone(),
+                stop_first: None,
+            };
+            Ok(Report::new(&loaded, *strict, check.json))
+        }
+    }
+}
+
+fn loaded(arguments: &UnitArgs) -> Result<Loaded, Error> {
+    Ok(unit::load(&read(&arguments.paths)?, &arguments.settings, &host::specifier))
+}
+
+/// The units of these paths, then those beside them; each round adds what the one before did not have.
+fn read(paths: &[PathBuf]) -> Result<Vec<Unit>, Error> {
+    let mut units = paths.iter().map(|path| unit_files::read(path)).collect::<Result<Vec<_>, _>>()?;
+    loop {
+        let wanted = companions(&units);
+        if wanted.is_empty() {
+            return Ok(units);
+        }
+        for path in &wanted {
+            units.push(unit_files::read(path)?);
+        }
+    }
+}
