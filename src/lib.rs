@@ -63,8 +63,9 @@
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
 //!   reap.rs             waiting, groups, orphans
 //!   signal.rs           signals to us, the terminal
-//!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs, inherited.rs, holder.rs (who is in the
-//!                       way), error.rs
+//!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths),
+//!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
+//!                       in the way), error.rs
 //!   notify.rs           NOTIFY_SOCKET of a generation; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   instances.rs        where instances live, who answers

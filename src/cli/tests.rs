@@ -1,8 +1,6 @@
 use super::*;
 use crate::client::Task;
-use crate::client::Task;
-use crate::config::{Address, Restart, Signal, Span};
-use crate::core::Request;
+use crate::config::{Address, Restart, Signal};
 use crate::core::Request;
 
 fn words(line: &str) -> Parsed {

@@ -31,7 +31,7 @@ use crate::config::{CommandList, Policy, Signal, Span};
 pub use note::Note;
 pub use notify::Notify;
 pub use report::Reply;
-pub use restart::Outcome;
+pub use restart::{Outcome, RunResult};
 pub use supervisor::Supervisor;
 pub use timers::Why;
 

@@ -104,7 +104,7 @@ fn our_base(kind: Kind) -> Result<PathBuf, String> {
     kind.base(nix::unistd::geteuid().is_root(), |name| env::var_os(name))
 }
 
-/// Makes all that `launch` names, and returns the variables that tell of them.
+/// Makes all that `launch` names, owned by the user where we may change that, and returns the variables that tell of them.
 ///
 /// # Errors
 /// The first one that cannot be made or given to the user.
@@ -173,40 +173,35 @@ fn open_base(base: &Path) -> Result<OwnedFd, Errno> {
     open(base, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Mode and owner are for the last component alone, as in systemd, and are set anew each time.
+/// Mode and owner are for the last component alone, as in systemd, and are set anew each time; without an owner they
+/// are left as they were found.
 fn make_one(base: &Path, name: &Path, mode: u32, owner: Option<&Identity>) -> Result<(), Errno> {
     let parts = components(name)?;
     fs::create_dir_all(base).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    let mode = Mode::from_bits_truncate(mode);
     let mut at = open_base(base)?;
-    let (mut made, mut path_mode) = (false, Mode::from_bits_truncate(0o755));
     for (left, part) in (0..parts.len()).rev().zip(parts) {
-        if left == 0 {
-            path_mode = Mode::from_bits_truncate(mode);
-        }
-        made = match mkdirat(&at, part, path_mode) {
-            Ok(()) => true,
-            Err(Errno::EEXIST) => false,
+        let mode = if left == 0 { mode } else { Mode::from_bits_truncate(0o755) };
+        let made = mkdirat(&at, part, mode);
+        at = match made {
+            Ok(()) | Err(Errno::EEXIST) => openat(&at, part, DIRECTORY, Mode::empty())?,
             Err(errno) => return Err(errno),
         };
-        at = openat(&at, part, DIRECTORY, Mode::empty())?;
-        if made {
+        if made.is_ok() {
             // Our umask does not count.
-            fchmod(&at, path_mode)?;
+            fchmod(&at, mode)?;
         }
     }
     let Some(owner) = owner else { return Ok(()) };
     let found = fstat(&at)?;
-    let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
-    let is_theirs = |wanted: Option<u32>, is: u32| wanted.is_none_or(|wanted| wanted == is);
-    if !is_theirs(owner.uid, found.st_uid) || !is_theirs(owner.gid, found.st_gid) {
-        fchown(&at, uid, gid)?;
+    let is = |wanted: Option<u32>, found: u32| wanted.is_none_or(|wanted| wanted == found);
+    let is_theirs = is(owner.uid, found.st_uid) && is(owner.gid, found.st_gid);
+    if !is_theirs {
+        fchown(&at, owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw))?;
     }
-    // After it, since it takes away the set-group-ID bit.
-    if !made || path_mode.bits() & 0o7000 != 0 {
-        let is = Mode::from_bits_truncate(found.st_mode & 0o7777);
-        if is != path_mode || path_mode.bits() & 0o7000 != 0 {
-            fchmod(&at, path_mode)?;
-        }
+    // After fchown(2), which takes away the set-ID bits.
+    if !is_theirs || Mode::from_bits_truncate(found.st_mode) != mode {
+        fchmod(&at, mode)?;
     }
     Ok(())
 }

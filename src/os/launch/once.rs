@@ -1,14 +1,14 @@
 //! One command run to its end before the loop exists: those of [Socket].
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Launcher, Request};
 use crate::config::{CommandList, Exec, Launch, Signal, Span};
-use crate::core::{Command, Exit, GenerationId};
+use crate::core::{Command, Exit, GenerationId, Stage};
 use crate::os::{reap, spawn, sys};
 
 /// Starts it and waits until it has ended. At the timeout its process group gets SIGKILL.
@@ -16,8 +16,7 @@ use crate::os::{reap, spawn, sys};
 /// # Errors
 /// It cannot be started, fails, or takes too long: a sentence with its place. The prefix `-` is for the caller.
 pub fn run_to_end(launch: &Launch, exec: &Exec, timeout: Span) -> Result<(), String> {
-    let shown = || format!("{}: {}", exec.place, exec.path.to_string_lossy());
-    let failed = |cause: String| format!("{}: {cause}", shown());
+    let failed = |cause: String| format!("{}: {}: {cause}", exec.place, exec.path.to_string_lossy());
     let launcher = Launcher::new(launch.clone(), Span::ZERO, &[]).map_err(|error| error.to_string())?;
     let request = Request {
         // No generation has this number.
@@ -29,7 +28,11 @@ pub fn run_to_end(launch: &Launch, exec: &Exec, timeout: Span) -> Result<(), Str
         stored: &[],
     };
     let plan = launcher.plan_of(exec, &request).map_err(|failure| failed(failure.what))?;
-    let child = spawn::spawn(&plan).map_err(|failure| failure.what)?;
+    let child = spawn::spawn(&plan).map_err(|failure| match failure.stage {
+        // It begins with the place.
+        Stage::Exec => failure.what,
+        _ => failed(failure.what),
+    })?;
     for shortfall in &child.shortfalls {
         log::warn!("{}: {shortfall}", exec.place);
     }
@@ -42,12 +45,9 @@ pub fn run_to_end(launch: &Launch, exec: &Exec, timeout: Span) -> Result<(), Str
     }
     let exit = sys::wait_for(&child.pidfd).map_err(|error| failed(format!("cannot reap it: {error}")))?.exit;
     match (has_ended?, exit) {
-        (false, _) => {
-            let seconds = timeout.as_millis() / 1000;
-            Err(failed(format!(
-                "not done after {seconds} s, killed (raise TimeoutSec=, or correct the command)"
-            )))
-        }
+        (false, _) => Err(failed(format!(
+            "not done after {timeout}, killed (raise TimeoutSec=, or correct the command)"
+        ))),
         (true, Exit::Code(0)) => Ok(()),
         (true, Exit::Code(code)) => {
             Err(failed(format!("ended with status {code} (correct it, or begin it with - to ignore that)")))

@@ -143,6 +143,10 @@ impl Plan<'_> {
             self.set(&fd, "BindIPv6Only=", sockopt::Ipv6V6Only, &v6_only)?;
         }
         if let Some(device) = &self.options.device {
+            // The kernel cuts a longer name off, and what is left may be another interface.
+            if device.len() >= libc::IFNAMSIZ {
+                return Err(self.failed("BindToDevice=", address)(Errno::ENODEV));
+            }
             self.set(&fd, "BindToDevice=", sockopt::BindToDevice, &device.into())?;
         }
         if self.kind == Kind::Tcp {

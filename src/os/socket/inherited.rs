@@ -86,6 +86,11 @@ impl Inherited {
         Ok(Some(Taken { fd, number, kind }))
     }
 
+    #[cfg(test)]
+    pub(super) fn from_listeners<const N: usize>(fds: [(RawFd, &str); N]) -> Self {
+        Self { fds: fds.map(|(fd, name)| (fd, name.to_owned())).into() }
+    }
+
     fn find(&self, listener: &Listener, taken: &[RawFd]) -> Option<RawFd> {
         let wanted = addresses(listener);
         let is_it = |number: RawFd| {

@@ -10,32 +10,32 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsoc
 use super::*;
 use crate::config::{Config, SocketOptions};
 
-fn options() -> SocketOptions {
+pub(super) fn options() -> SocketOptions {
     Config::for_command_line().socket
 }
 
-fn asked(kind: Kind, address: Address, name: &str) -> Listener {
+pub(super) fn asked(kind: Kind, address: Address, name: &str) -> Listener {
     Listener { kind, address, name: name.to_owned(), options: options(), place: format!("--listen {name}") }
 }
 
-fn tcp(address: &str) -> Listener {
+pub(super) fn tcp(address: &str) -> Listener {
     asked(Kind::Tcp, Address::Inet { address: address.parse().unwrap(), interface: None }, "web")
 }
 
-fn unix(kind: Kind, path: &Path) -> Listener {
+pub(super) fn unix(kind: Kind, path: &Path) -> Listener {
     asked(kind, Address::Path(path.to_path_buf()), "local")
 }
 
-fn bind_one(listener: Listener) -> Result<NamedSocket, BindError> {
+pub(super) fn bind_one(listener: Listener) -> Result<NamedSocket, BindError> {
     bind_with(listener, &options())
 }
 
-fn bind_with(listener: Listener, options: &SocketOptions) -> Result<NamedSocket, BindError> {
+pub(super) fn bind_with(listener: Listener, options: &SocketOptions) -> Result<NamedSocket, BindError> {
     let listener = Listener { options: options.clone(), ..listener };
     bind_all(&[listener], &Inherited::default()).map(|mut held| held.pop().unwrap())
 }
 
-fn has_ipv6() -> bool {
+pub(super) fn has_ipv6() -> bool {
     TcpListener::bind("[::1]:0").is_ok()
 }
 
@@ -305,6 +305,40 @@ fn what_is_no_socket_is_refused_and_untouched() {
     assert!(bind_one(unix(Kind::Unix, directory.path())).is_err());
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     assert_eq!(fs::read_link(&link).unwrap(), Path::new("nowhere"));
+}
+
+#[test]
+fn a_socket_of_the_outer_manager_is_taken_where_we_would_bind() {
+    let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = theirs.local_addr().unwrap().to_string();
+    let inherited = Inherited::from_listeners([(theirs.as_raw_fd(), "web")]);
+    let held = bind_all(&[tcp("127.0.0.1:0"), tcp(&address)], &inherited).unwrap();
+    assert_ne!(held[0].address, address, "a port that the kernel picks is none of theirs");
+    assert_eq!(
+        (held[1].address.as_str(), held[1].backlog, held[1].own_path.is_none()),
+        (&*address, None, true)
+    );
+    let (theirs, ours) = (fd_inode(theirs.as_raw_fd()), fd_inode(held[1].fd.as_raw_fd()));
+    assert_eq!(theirs, ours);
+    let error = bind_all(&[tcp(&address), tcp(&address)], &inherited).expect_err("there is one only");
+    assert!(error.by_us, "{error}");
+    let udp = asked(Kind::Udp, tcp(&address).address, "dns");
+    assert_ne!(fd_inode(bind_all(&[udp], &inherited).unwrap()[0].fd.as_raw_fd()), theirs);
+}
+
+fn fd_inode(fd: RawFd) -> std::path::PathBuf {
+    fs::read_link(format!("/proc/self/fd/{fd}")).unwrap()
+}
+
+#[test]
+fn an_inherited_path_is_taken_and_left_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sock");
+    let theirs = UnixListener::bind(&path).unwrap();
+    let inherited = Inherited::from_listeners([(theirs.as_raw_fd(), "x")]);
+    bind_all(&[unix(Kind::SeqPacket, &path)], &inherited).expect_err("it is of another kind");
+    drop(bind_all(&[unix(Kind::Unix, &path)], &inherited).unwrap());
+    UnixStream::connect(&path).unwrap();
 }
 
 #[test]
