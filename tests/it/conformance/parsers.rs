@@ -8,7 +8,9 @@ use socket_supervise::config::command_line;
 use socket_supervise::config::directives::Scope;
 use socket_supervise::config::environment;
 use socket_supervise::config::specifier::{Specifiers, UnitName};
-use socket_supervise::config::{Problem, Span};
+use socket_supervise::config::unit::load;
+use socket_supervise::config::unit_file::{Source, Unit};
+use socket_supervise::config::{Address, Kind, Problem, Span};
 use socket_supervise::os::host;
 
 use super::{all_agree, cases, expect, text};
@@ -100,5 +102,47 @@ fn command_lines_are_split_as_systemd_splits_them() {
         expect(&got.unwrap_or(Value::Null), &case["commands"])?;
         // More warnings than systemd has are welcome, fewer are not.
         if case["warned"] == true && !warned { Err("no warning".to_owned()) } else { Ok(()) }
+    });
+}
+
+/// The one address of a socket unit as systemd would print it; None where the line is refused.
+fn held(key: &str, value: &str) -> Result<String, String> {
+    let file = |name: &str, text: String| Unit {
+        name: UnitName::parse(name).unwrap(),
+        path: Path::new("/etc/systemd/system").join(name),
+        sources: vec![Source { name: name.to_owned(), text: text.into_bytes() }],
+    };
+    let units = [
+        file("a.socket", format!("[Socket]\n{key}={value}\n")),
+        file("a.service", "[Service]\nExecStart=/bin/true\n".to_owned()),
+    ];
+    let config = load(&units, &[], &host::specifier).config.map_err(|error| error.to_string())?;
+    let [listener] = config.listeners.as_slice() else {
+        return Err(format!("{} sockets", config.listeners.len()));
+    };
+    let kind = match listener.kind {
+        Kind::Tcp | Kind::Unix => "ListenStream",
+        Kind::Udp | Kind::UnixGram => "ListenDatagram",
+        Kind::SeqPacket => "ListenSequentialPacket",
+        Kind::Fd => return Err("inherited".to_owned()),
+    };
+    assert_eq!(kind, key);
+    Ok(match &listener.address {
+        Address::Port(port) => format!("[::]:{port}"),
+        Address::Inet { address, interface: Some(interface) } => format!("{address}%{interface}"),
+        Address::Inet { address, interface: None } => address.to_string(),
+        Address::Path(path) => path.display().to_string(),
+        Address::Abstract(name) => format!("@{name}"),
+        other => return Err(format!("{other:?}")),
+    })
+}
+
+#[test]
+fn addresses_are_those_systemd_holds() {
+    all_agree(&cases("addresses.json"), |case| {
+        let got = held(text(case, "key"), text(case, "value"));
+        // Where we differ on purpose the case says so, and why.
+        let wanted = case.get("here").unwrap_or(&case["held"]);
+        expect(&got.as_deref().ok(), &wanted.as_str()).map_err(|fault| format!("{fault}: {got:?}"))
     });
 }

@@ -176,11 +176,11 @@ fn the_delay_grows_as_the_formula_says() {
         );
         let wanted: Vec<u64> =
             case["milliseconds"].as_array().unwrap().iter().map(|delay| delay.as_u64().unwrap()).collect();
-        let daemon = failing(&desk, "StartLimitIntervalSec=0", &service);
+        let mut daemon = failing(&desk, "StartLimitIntervalSec=0", &service);
         let began = Instant::now();
         let mut delays = Vec::new();
         while delays.len() < wanted.len() {
-            if began.elapsed() > DEADLINE {
+            if began.elapsed() > DEADLINE || daemon.try_end().is_some() {
                 return Err(format!("only {delays:?}{}", said(&daemon)));
             }
             thread::sleep(Duration::from_millis(5));

@@ -1,17 +1,72 @@
 //! Unit files from a careless editor: bytes lost, doubled, swapped and invented, a hundred thousand times. Nothing
 //! panics, and no file takes long.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use socket_supervise::config::unit_file::{Source, parse};
+use socket_supervise::config::specifier::UnitName;
+use socket_supervise::config::unit::load;
+use socket_supervise::config::unit_file::{Source, Unit};
 
 use super::{SEED_SERVICE, SEED_SOCKET};
 
 const FILES: usize = 100_000;
-/// Far beyond what the largest of these small files needs, on a machine that does something else as well.
+/// Far beyond what these small files need, on a machine that does something else as well.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// What a unit file may hold besides, to be mixed in.
+/// A service that says more than the seed.
+const RICH_SERVICE: &str = "\
+[Unit]
+Description=A %p of %H
+StartLimitIntervalSec=1min
+StartLimitBurst=3
+[Service]
+Type=notify
+NotifyAccess=all
+Environment=\"A=1 2\" B=%n 'C=\\x41'
+EnvironmentFile=-/etc/default/%N*
+ExecCondition=/bin/test -e /etc
+ExecStartPre=-/bin/mkdir -p \\
+# between
+  \"/run/%p dir\"
+ExecStart=@/usr/bin/server zero --flag='a b' ${A} $B ; %%x
+ExecStartPost=+/bin/sh -c 'echo \"$MAINPID\" >>/run/x'
+ExecReload=:/bin/kill -HUP $MAINPID
+ExecStop=!/bin/true
+Restart=on-abnormal
+RestartSec=1min 30s
+RestartSteps=4
+RestartMaxDelaySec=infinity
+SuccessExitStatus=75 SIGUSR1 TEMPFAIL
+TimeoutSec=5
+KillMode=mixed
+KillSignal=SIGINT
+LimitNOFILE=1K:infinity
+UMask=0027
+OpenFile=/etc/motd:motd:read-only
+RuntimeDirectory=a b/c
+StandardOutput=append:/var/log/x
+WorkingDirectory=-~
+ProtectSystem=strict
+[X-Supervise]
+Bake=2s
+";
+const RICH_SOCKET: &str = "\
+[Socket]
+ListenStream=127.0.0.1:80
+ListenStream=[::1]:80%%lo
+ListenDatagram=@%n
+ListenSequentialPacket=/run/%N/%i
+SocketMode=0660
+SocketUser=root
+Backlog=128
+KeepAliveTimeSec=2h
+ReceiveBuffer=8M
+Symlinks=/run/a /run/b
+TriggerLimitBurst=0
+";
+
+/// What else a unit file may hold, to be mixed in.
 const PIECES: [&str; 24] = [
     "[",
     "]",
@@ -22,7 +77,7 @@ const PIECES: [&str; 24] = [
     "'",
     "%",
     "%n",
-    "%i",
+    "%I",
     "$",
     "${",
     "}",
@@ -34,7 +89,7 @@ const PIECES: [&str; 24] = [
     "\u{feff}",
     "\\x4",
     "\\u00e9",
-    "[Socket]\n",
+    "99999999999999999999",
     "ListenStream=",
     "ExecStart=",
 ];
@@ -57,20 +112,42 @@ fn mutate(text: &mut Vec<u8>, random: &mut fastrand::Rng) {
     }
 }
 
+fn unit(name: &str, texts: Vec<Vec<u8>>) -> Unit {
+    Unit {
+        name: UnitName::parse(name).unwrap(),
+        path: PathBuf::from("/etc/systemd/system").join(name),
+        sources: texts.into_iter().map(|text| Source { name: name.to_owned(), text }).collect(),
+    }
+}
+
 #[test]
 fn a_hundred_thousand_mutated_files_are_read_to_their_end() {
     let mut random = fastrand::Rng::with_seed(3);
-    let originals = [("server.service", SEED_SERVICE), ("server-https.socket", SEED_SOCKET)];
-    for number in 0..FILES {
-        let (name, original) = originals[number % originals.len()];
+    let mut mutated = |original: &str| {
         let mut text = original.as_bytes().to_vec();
-        for _ in 0..random.usize(1..=8) {
-            mutate(&mut text, &mut random);
-        }
-        let source = Source { name: name.to_owned(), text };
+        (0..random.usize(1..=8)).for_each(|_| mutate(&mut text, &mut random));
+        text
+    };
+    let pairs = [(SEED_SOCKET, SEED_SERVICE), (RICH_SOCKET, RICH_SERVICE)];
+    let host = |letter: char| letter.is_ascii_uppercase().then(|| "host".to_owned());
+    let (mut sound, mut refused) = (0, 0);
+    // Two files at a time.
+    for number in 0..FILES / 2 {
+        let (socket, service) = pairs[number % pairs.len()];
+        let units = [
+            unit("server@a-b.socket", vec![mutated(socket)]),
+            unit("server@a-b.service", vec![mutated(service)]),
+        ];
         let began = Instant::now();
-        // Refused or read: either will do.
-        let _either = parse(&source);
-        assert!(began.elapsed() < LONGEST, "{}", String::from_utf8_lossy(&source.text));
+        match load(&units, &[], &host).config {
+            Ok(_config) => sound += 1,
+            Err(error) => {
+                assert!(!error.to_string().contains('\n'), "a message is one line: {error:?}");
+                refused += 1;
+            }
+        }
+        assert!(began.elapsed() < LONGEST, "{units:?}");
     }
+    // Else it would be the same error, fifty thousand times.
+    assert!(sound > 1_000 && refused > 1_000, "{sound} sound, {refused} refused");
 }
