@@ -378,9 +378,13 @@ pub fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
     if text.len() > 64 {
         return None;
     }
-    let allowed = (text.chars().count() / 3).min(2);
+    let length = text.chars().count();
+    let allowed = (length / 3).min(2);
+    let text = text.to_lowercase();
     candidates
-        .map(|candidate| (distance(&text.to_lowercase(), &candidate.to_lowercase()), candidate))
+        // Each letter too few or too many is an edit, and there are hundreds of candidates.
+        .filter(|candidate| candidate.chars().count().abs_diff(length) <= allowed)
+        .map(|candidate| (distance(&text, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)

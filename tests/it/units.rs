@@ -62,7 +62,6 @@ fn seed(place: &Place) -> Daemon {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn the_seed_pair_is_served_under_its_name_and_comes_back_five_seconds_after_a_kill() {
     let place = Place::new();
     let mut daemon = seed(&place);
@@ -87,7 +86,6 @@ fn the_seed_pair_is_served_under_its_name_and_comes_back_five_seconds_after_a_ki
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn the_seed_pair_killed_by_term_is_started_by_the_next_connection_alone() {
     let place = Place::new();
     let mut daemon = seed(&place);
@@ -125,7 +123,6 @@ fn web(place: &Place, lines: &str) -> Daemon {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn a_swap_reads_the_files_anew() {
     let place = Place::new();
     let mut daemon = web(&place, "Environment=T_COLOUR=green\n[X-Supervise]\nBake=0");
@@ -137,7 +134,6 @@ fn a_swap_reads_the_files_anew() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn a_swap_binds_added_sockets_and_closes_removed_ones() {
     let place = Place::new();
     let mut daemon = web(&place, "[X-Supervise]\nBake=0");
@@ -161,7 +157,6 @@ fn a_swap_binds_added_sockets_and_closes_removed_ones() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn a_broken_file_changes_nothing_and_the_verb_says_where_it_is_broken() {
     let place = Place::new();
     let mut daemon = web(&place, "");
@@ -187,7 +182,6 @@ fn a_broken_file_changes_nothing_and_the_verb_says_where_it_is_broken() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn exec_stop_makes_a_swap_stop_first() {
     let place = Place::new();
     let mut daemon = web(&place, &format!("ExecStop=/bin/sh -c 'echo 0 0 stopped >>{}'", place.path("log")));
@@ -201,7 +195,6 @@ fn exec_stop_makes_a_swap_stop_first() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn check_names_the_line_that_makes_a_swap_stop_first() {
     let place = Place::new();
     socket(&place, &["web.sock"]);
@@ -218,7 +211,6 @@ fn check_names_the_line_that_makes_a_swap_stop_first() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn a_runtime_directory_is_there_until_the_last_generation_is_gone() {
     let place = Place::new();
     // Below /run where we are root: a name that no other run has.
@@ -235,7 +227,6 @@ fn a_runtime_directory_is_there_until_the_last_generation_is_gone() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn at_the_start_limit_the_socket_stays_open_and_status_says_failed() {
     let place = Place::new();
     place.flags("--die-after 0:1");
@@ -256,7 +247,6 @@ fn at_the_start_limit_the_socket_stays_open_and_status_says_failed() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn a_clean_exit_goes_back_to_listening_whatever_restart_says_about_failures() {
     let place = Place::new();
     let mut daemon = web(&place, "Restart=on-failure");

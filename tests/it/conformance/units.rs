@@ -16,7 +16,6 @@ fn recorded(desk: &Desk, service: &str, name: &str) -> Result<Value, String> {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn the_words_of_commands_are_those_systemd_gives() {
     all_agree(&cases("systemd-252/command_lines.json"), |case| {
         let desk = Desk::new();
@@ -37,7 +36,6 @@ fn the_words_of_commands_are_those_systemd_gives() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn environments_are_those_systemd_makes() {
     all_agree(&cases("systemd-252/environments.json"), |case| {
         let desk = Desk::new();
@@ -57,7 +55,6 @@ fn environments_are_those_systemd_makes() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn commands_run_in_systemds_order_with_its_variables() {
     all_agree(&cases("systemd-252/command_order.json"), |case| {
         let desk = Desk::new();

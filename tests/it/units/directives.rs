@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::support::{Daemon, Launch, Place, environment, example, fds, wait_for};
-use super::{service, socket, web};
+use super::{socket, web};
 
 /// A service of these lines, started.
 fn start(place: &Place, lines: &str) -> Daemon {
@@ -22,7 +22,6 @@ fn script(place: &Place, text: &str) -> String {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn reload_runs_exec_reload_and_is_refused_where_there_is_none() {
     let place = Place::new();
     let mut daemon =
@@ -43,7 +42,6 @@ fn reload_runs_exec_reload_and_is_refused_where_there_is_none() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn a_daemon_is_followed_by_its_pid_file() {
     let place = Place::new();
     let command = script(&place, "setsid sleep 60 &\necho $! >DIR/daemon.pid\n");
@@ -57,7 +55,6 @@ fn a_daemon_is_followed_by_its_pid_file() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn a_oneshot_that_remains_is_up_without_a_process_until_it_is_stopped() {
     let place = Place::new();
     let log = place.path("log");
@@ -85,7 +82,6 @@ fn says_ready_through_a_child(place: &Place, access: &str) -> Daemon {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn notify_access_decides_whose_word_counts() {
     for access in ["main", "exec", "none"] {
         let place = Place::new();
@@ -97,7 +93,6 @@ fn notify_access_decides_whose_word_counts() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn a_main_process_may_name_its_successor_and_end() {
     let place = Place::new();
     let command = script(&place, "sleep 60 &\necho $! >DIR/successor\nNOTIFY --ready --pid=$!\nexit 0\n");
@@ -112,7 +107,6 @@ fn a_main_process_may_name_its_successor_and_end() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn a_stored_file_is_handed_to_the_next_generation() {
     let place = Place::new();
     place.write("treasure", "kept\n");
@@ -132,7 +126,6 @@ fn a_stored_file_is_handed_to_the_next_generation() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn output_goes_where_the_unit_says() {
     for (how, before) in [("append", "old text\n"), ("truncate", ""), ("file", "")] {
         let place = Place::new();
@@ -152,12 +145,13 @@ fn output_goes_where_the_unit_says() {
 }
 
 #[test]
-#[ignore = "needs supervise run"]
 fn limits_and_open_files_reach_the_server() {
     let place = Place::new();
     place.write("motd", "hello\n");
     socket(&place, &["web.sock"]);
-    service(&place, &format!("LimitNOFILE=100:200\nOpenFile={}:greeting:read-only", place.path("motd")));
+    let open = format!("OpenFile={}:greeting:read-only", place.path("motd"));
+    let lines = format!("Type=exec\nExecStart=/bin/sleep 60\nLimitNOFILE=100:200\n{open}");
+    place.write("web.service", &format!("[Service]\n{lines}\n[X-Supervise]\nReady=exec\n"));
     let mut daemon = Launch::units(&place, &["web.socket", "web.service"]).start();
     daemon.wait_state("running");
     let server = daemon.server();
