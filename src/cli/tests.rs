@@ -275,9 +275,8 @@ fn run_takes_unit_files_and_options() {
     ];
     assert_eq!(units.settings, expected);
     assert!(units.strict);
-    assert_eq!((args.instance.name.as_deref(), args.verbosity), (Some("x@1"), -1));
+    assert_eq!((args.instance.name.as_deref(), args.verbosity), (None, -1));
     assert_eq!(run("supervise run --name w web.socket").instance.name.as_deref(), Some("w"));
-    assert_eq!(run("supervise run web.socket").instance.name.as_deref(), Some("web"));
 }
 
 #[test]

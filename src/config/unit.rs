@@ -279,10 +279,14 @@ impl Loader<'_> {
             Setting::Variable(name, value) => {
                 self.draft.config.launch.environment.push((name.clone(), value.clone()));
             }
-            Setting::Directive { key, value, place } => match self.draft.set(key, value, place) {
-                Ok(warning) => self.warnings.extend(warning),
-                Err(error) => self.fail(error),
-            },
+            Setting::Directive { key, value, place } => {
+                match self.draft.set(key, value, place) {
+                    Ok(warning) => self.warnings.extend(warning),
+                    Err(error) => self.fail(error),
+                }
+                // In a file it is systemd's default and word: the next connection starts the server.
+                self.draft.config.policy.no_restart_ends |= key == "Restart";
+            }
         }
     }
 }

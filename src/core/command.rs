@@ -22,6 +22,7 @@ impl Step<'_> {
         let is_end = matches!(list, CommandList::Stop | CommandList::StopPost);
         let timeout = if is_end { generation.policy.timeout_stop } else { generation.policy.timeout_start };
         let command = Command { list, index };
+        generation.has_run = true;
         generation.command = Some(Running { command, due: now.after(timeout), is_over: false });
         let outcome = is_end.then(|| generation.outcome());
         self.out.push(Action::Run { generation: id, command, outcome });

@@ -140,10 +140,13 @@ impl Step<'_> {
             KillMode::Mixed | KillMode::ControlGroup => Scope::All,
             KillMode::Process => Scope::Main,
         };
+        let has_run = generation.has_run;
         if scope == Scope::Main && generation.command.is_some() {
             self.signal_command(id, signal);
         }
-        self.out.push(Action::Kill { generation: id, signal, scope });
+        if has_run {
+            self.out.push(Action::Kill { generation: id, signal, scope });
+        }
     }
 
     pub(super) fn on_kill_due(&mut self, id: GenerationId) {
@@ -323,6 +326,7 @@ impl Step<'_> {
         let asks_all = self.service.setting.init && matches!(self.service.phase, Phase::Stopping { .. });
         let Some(generation) = self.service.get(id) else { return };
         match generation.policy.kill_mode {
+            _ if !generation.has_run => return self.on_cleared(id),
             KillMode::Process => return self.on_cleared(id),
             KillMode::Mixed if !generation.policy.send_sigkill => return self.on_cleared(id),
             KillMode::Mixed if !asks_all => self.kill(id),

@@ -139,6 +139,8 @@ pub(super) struct Generation {
     pub(super) index: usize,
     /// When its execve(2) had succeeded: what it must live for counts from here.
     pub(super) started: Option<Time>,
+    /// Something of it ran, so that something may be left.
+    pub(super) has_run: bool,
     /// The command that runs beside the main process, before it or after it.
     pub(super) command: Option<Running>,
     /// The start is done as Type= means it, and ExecStartPost= was begun.
@@ -296,6 +298,7 @@ impl Generation {
             is_ordered: false,
             index: 0,
             started: None,
+            has_run: false,
             command: None,
             is_up: false,
             is_active: false,

@@ -98,6 +98,7 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.pid = Some(pid);
         generation.started = Some(now);
+        generation.has_run = true;
         generation.retry = None;
         generation.is_ordered = false;
         let ending = generation.ending;

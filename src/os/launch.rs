@@ -129,6 +129,13 @@ impl Launcher {
         }
     }
 
+    /// Neither will there be another one.
+    pub fn we_end(&self) {
+        if self.launch.directories.preserve == Preserve::Restart {
+            directories::remove_runtime(&self.launch);
+        }
+    }
+
     /// Makes the directories of the generation and opens its files, too.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use super::signal::{self, Received, Signals};
 use super::snapshot;
 use super::socket::{self, Inherited, NamedSocket};
 use super::sys::Waited;
-use crate::config::{Config, Instance, Policy, Signal};
+use crate::config::{Config, Instance, Policy, Signal, SocketCommands};
 use crate::core::{
     Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, StartFailure,
     Supervisor, Terminal, Time,
@@ -59,6 +59,7 @@ pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
         shell.queue.push_back(Event::Begun);
         shell.dispatch();
         let status = shell.turn_until_exit();
+        shell.close();
         status.map_err(|error| format!("cannot wait for events: {error}"))
     });
     status.unwrap_or_else(|error| {
@@ -74,6 +75,7 @@ struct Shell {
     signals: Signals,
     /// What our own manager gave us; a file read anew may ask for it.
     inherited: Inherited,
+    socket_commands: SocketCommands,
     sockets: Vec<NamedSocket>,
     is_watching: bool,
     launcher: Rc<Launcher>,

@@ -67,6 +67,25 @@ impl Deref for NamedSocket {
     }
 }
 
+#[cfg(test)]
+impl NamedSocket {
+    /// For tests of those who only pass it on.
+    pub(super) fn of(name: &str, fd: OwnedFd) -> Self {
+        let asked = Listener::parse("@test", None).expect("an address");
+        let socket = HeldSocket {
+            own_path: None,
+            fd,
+            kind: Kind::Unix,
+            address: String::new(),
+            port: None,
+            backlog: None,
+            asked,
+            inherited: None,
+        };
+        Self { name: name.to_owned(), socket: Rc::new(socket) }
+    }
+}
+
 /// Binds all of them, or none: at the first error those already bound are closed, and the paths created for them are
 /// gone again; directories made for them stay.
 pub fn bind_all(listeners: &[Listener], inherited: &Inherited) -> Result<Vec<NamedSocket>, BindError> {

@@ -205,13 +205,20 @@ impl Check {
                     Request::Restart => (self.disturbed, self.asked) = (true, true),
                     Request::Pause => self.disturbed = true,
                     Request::Swap { .. } | Request::Resume => self.asked = true,
-                    Request::Kill { .. } | Request::Status { .. } => {}
+                    Request::Kill { .. } | Request::Status { .. } | Request::Reload => {}
                 }
             }
             Event::ClientGone { client } => {
                 self.clients.remove(client);
             }
-            Event::Begun | Event::Connected | Event::Childless | Event::Tick => {}
+            Event::Begun
+            | Event::Connected
+            | Event::Childless
+            | Event::Tick
+            | Event::CommandEnded { .. }
+            | Event::MainChanged { .. }
+            | Event::MainSought { .. }
+            | Event::Reread { .. } => {}
         }
     }
 
@@ -240,7 +247,7 @@ impl Check {
 
     fn note_action(&mut self, now: u64, event: &Event, action: &Action, status: &Status) {
         match action {
-            Action::Spawn { generation } => self.generation_numbers_grow(now, event, *generation),
+            Action::Spawn { generation, .. } => self.generation_numbers_grow(now, event, *generation),
             Action::Kill { generation, signal, scope } => {
                 self.no_signal_after_reap(*generation, *scope);
                 if *signal != Signal::CONT && !is_passed_on(event) {
@@ -280,7 +287,15 @@ impl Check {
                 self.exited = true;
             }
             Action::Suspend => assert!(!self.setting.init, "PID 1 stops itself"),
-            Action::Watch { .. } | Action::Tell(_) | Action::TellManager(_) => {}
+            Action::Watch { .. }
+            | Action::Tell(_)
+            | Action::TellManager(_)
+            | Action::Run { .. }
+            | Action::FindMain { .. }
+            | Action::AwaitClear { .. }
+            | Action::Reread
+            | Action::Adopt
+            | Action::Discard => {}
         }
     }
 

@@ -345,6 +345,7 @@ fn chatter(world: &mut World) {
         watchdog: roll(),
         watchdog_trigger: roll() && roll(),
         status: roll().then(|| "serving".to_owned()),
+        ..Notify::default()
     };
     world.say(generation, message);
     if world.rng.u8(..4) == 0 {

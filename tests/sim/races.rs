@@ -290,9 +290,9 @@ fn a_server_that_accepts_nothing_is_not_started_without_end() {
     world.connect();
     world.run_for(SECOND);
     assert_eq!(world.state(), State::Listening);
-    assert_eq!(world.newest().0, 1 + u64::from(limits::TRIGGER_BURST));
+    assert_eq!(world.newest().0, 1 + u64::from(policy().trigger_limit.burst));
     world.default = Script::good();
-    world.run_for(limits::TRIGGER_INTERVAL.as_nanos());
+    world.run_for(policy().trigger_limit.interval.as_nanos());
     assert_eq!(world.state(), State::Running);
     assert!(!world.is_connected(), "the connection has waited in the queue");
 }

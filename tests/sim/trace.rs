@@ -78,7 +78,14 @@ fn event_text(event: &Event) -> String {
         }
         Event::Requested { client, request } => format!("Requested c{} {request:?}", client.0),
         Event::ClientGone { client } => format!("ClientGone c{}", client.0),
-        Event::Begun | Event::Connected | Event::Childless | Event::Tick => format!("{event:?}"),
+        Event::Reread { result } => format!("Reread {}", if result.is_ok() { "ok" } else { "broken" }),
+        Event::Begun
+        | Event::Connected
+        | Event::Childless
+        | Event::Tick
+        | Event::CommandEnded { .. }
+        | Event::MainChanged { .. }
+        | Event::MainSought { .. } => format!("{event:?}"),
     }
 }
 
@@ -94,7 +101,7 @@ fn notify_text(message: &Notify) -> String {
 
 fn action_text(action: &Action) -> String {
     match action {
-        Action::Spawn { generation } => format!("Spawn g{}", generation.0),
+        Action::Spawn { generation, .. } => format!("Spawn g{}", generation.0),
         Action::Kill { generation, signal, scope } => {
             format!("Kill g{} {} {scope:?}", generation.0, signal.number())
         }
@@ -105,6 +112,12 @@ fn action_text(action: &Action) -> String {
         | Action::Tell(_)
         | Action::TellManager(_)
         | Action::Suspend
+        | Action::Run { .. }
+        | Action::FindMain { .. }
+        | Action::AwaitClear { .. }
+        | Action::Reread
+        | Action::Adopt
+        | Action::Discard
         | Action::Exit(_) => format!("{action:?}"),
     }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{
-    Config, Directory, EnvironmentFile, Input, Kind, Launch, Listener, OpenFile, OpenMode, Output, Search,
+    Config, Directory, EnvironmentFile, Input, Launch, Listener, OpenFile, OpenMode, Output, Search,
     Signal,
 };
 use crate::core::RunResult;
@@ -20,7 +20,7 @@ use crate::os::{spawn, sys};
 struct Service {
     launch: Launch,
     place: TempDir,
-    sockets: Vec<HeldSocket>,
+    sockets: Vec<NamedSocket>,
     stored: Vec<(String, RawFd)>,
     outcome: Option<Outcome>,
 }
@@ -84,15 +84,7 @@ impl Service {
     }
 
     fn hold(&mut self, name: &str, fd: OwnedFd) {
-        self.sockets.push(HeldSocket {
-            own_path: None,
-            fd,
-            name: name.to_owned(),
-            kind: Kind::Unix,
-            address: String::new(),
-            port: None,
-            backlog: None,
-        });
+        self.sockets.push(NamedSocket::of(name, fd));
     }
 }
 

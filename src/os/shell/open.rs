@@ -9,7 +9,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 
 use super::{CONTROL, Reader, SIGNALS, Shell};
-use crate::config::{Config, Input, Instance};
+use crate::config::{Config, Exec, Input, Instance, SocketCommands, Span};
 use crate::core::{Setting, Supervisor};
 use crate::os::children::Children;
 use crate::os::control::ControlSocket;
@@ -37,7 +37,10 @@ impl Shell {
                  is not in the foreground (use a pipe, a file, or --stdin null)"
             );
         }
+        let SocketCommands { start_pre, start_post, timeout, .. } = &config.socket_commands;
+        run_commands("ExecStartPre", start_pre, *timeout)?;
         let sockets = socket::bind_all(&config.listeners, &inherited).map_err(|error| error.to_string())?;
+        run_commands("ExecStartPost", start_post, *timeout)?;
         let poll = Poll::new().map_err(cannot("make a poll"))?;
         let control = open_control(instance, &config, &poll)?;
         let fd = signals.as_fd().as_raw_fd();
@@ -51,6 +54,7 @@ impl Shell {
             .map_err(|problem| problem.to_string())?;
         Ok(Self {
             inherited,
+            socket_commands: config.socket_commands,
             launcher: Rc::new(launcher),
             reader,
             staged: None,
@@ -73,6 +77,25 @@ impl Shell {
         })
     }
 
+    /// The end: what goes with us, and the commands round the closing of the sockets.
+    pub(super) fn close(self) {
+        let Self {
+            socket_commands: SocketCommands { stop_pre, stop_post, timeout, .. },
+            launcher,
+            sockets,
+            ..
+        } = self;
+        let run = |key, list: &[Exec]| {
+            if let Err(error) = run_commands(key, list, timeout) {
+                log::warn!("{error}");
+            }
+        };
+        run("ExecStopPre", &stop_pre);
+        drop(sockets);
+        launcher.we_end();
+        run("ExecStopPost", &stop_post);
+    }
+
     /// Said once something runs: what could not even be started is one line.
     pub(super) fn announce(&mut self) {
         if std::mem::replace(&mut self.is_announced, true) {
@@ -86,6 +109,20 @@ impl Shell {
             log::info!("{} is our name; control socket {}", socket.name(), socket.path().display());
         }
     }
+}
+
+/// The commands of [Socket], one after the other; each is waited for.
+pub(super) fn run_commands(key: &str, commands: &[Exec], timeout: Span) -> Result<(), String> {
+    // They are not the server's: its user, directory and files are not theirs.
+    let launch = Config::for_units().launch;
+    for exec in commands {
+        log::info!("running {key}= of the socket, {}, for at most {timeout}", exec.path.to_string_lossy());
+        match launch::run_to_end(&launch, exec, timeout) {
+            Err(error) if exec.ignore_failure => log::warn!("{error}; going on (prefix -)"),
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {

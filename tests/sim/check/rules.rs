@@ -48,8 +48,8 @@ impl Check {
             starts.len()
         };
         if matches!(event, Event::Connected) {
-            let starts = count(&mut self.triggered, limits::TRIGGER_INTERVAL.as_nanos());
-            assert!(starts <= 2 * limits::TRIGGER_BURST as usize, "{starts} starts by connections in 2 s");
+            let starts = count(&mut self.triggered, self.policy.trigger_limit.interval.as_nanos());
+            assert!(starts <= 2 * self.policy.trigger_limit.burst as usize, "{starts} starts by connections in 2 s");
         } else {
             let base = self.policy.delay.base.as_nanos();
             assert!(now >= self.last_end.saturating_add(base), "restarted before RestartSec= was over");
