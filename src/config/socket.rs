@@ -119,6 +119,12 @@ impl SocketOptions {
     }
 }
 
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Default for SocketCommands {
     fn default() -> Self {
         Self {

@@ -10,8 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{
-    Config, Directory, EnvironmentFile, Input, Launch, Listener, OpenFile, OpenMode, Output, Search,
-    Signal,
+    Config, Directory, EnvironmentFile, Input, Launch, Listener, OpenFile, OpenMode, Output, Search, Signal,
 };
 use crate::core::RunResult;
 use crate::os::{spawn, sys};

@@ -49,7 +49,10 @@ impl Check {
         };
         if matches!(event, Event::Connected) {
             let starts = count(&mut self.triggered, self.policy.trigger_limit.interval.as_nanos());
-            assert!(starts <= 2 * self.policy.trigger_limit.burst as usize, "{starts} starts by connections in 2 s");
+            assert!(
+                starts <= 2 * self.policy.trigger_limit.burst as usize,
+                "{starts} starts by connections in 2 s"
+            );
         } else {
             let base = self.policy.delay.base.as_nanos();
             assert!(now >= self.last_end.saturating_add(base), "restarted before RestartSec= was over");
