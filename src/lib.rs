@@ -67,7 +67,7 @@
 //!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
 //!                       in the way), error.rs
-//!   notify.rs           NOTIFY_SOCKET of a generation; manager.rs: ours, upwards
+//!   notify.rs           NOTIFY_SOCKET of a generation; fd_store.rs: what it hands us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   instances.rs        where instances live, who answers
 //!   snapshot.rs         what only the shell can add to a status
@@ -86,7 +86,7 @@
 //!
 //! | change | file |
 //! |---|---|
-//! | support one more directive or flag | a field in `config/mod.rs`, a row in `config/directives/service.rs`, `exec.rs` or `socket.rs` |
+//! | support one more directive or flag | a field in `config/policy.rs`, `launch.rs` or `socket.rs`, a row in `config/directives/service.rs`, `exec.rs` or `socket.rs` |
 //! | when, how soon and how often it restarts | `core/restart.rs` |
 //! | what a signal to us means | `core/supervisor.rs` (and the list of signals in `os/signal.rs`) |
 //! | when a generation is ready | `core/timers.rs`, `core/swap.rs` |
@@ -95,6 +95,7 @@
 //! | a socket option | `config/directives/socket.rs`, `os/socket.rs` |
 //! | what the server sees at its start | `os/launch.rs`, `os/spawn/environment.rs`, `os/spawn.rs` |
 //! | a verb | `cli.rs`, `core::Request`, `core/request.rs` |
+//! | what systemd does with a unit file | `config/unit.rs`, `config/unit/finish.rs` |
 //! | a source of events | a variant of `core::Event`, a token in `os/shell.rs`, a line in tests/sim/world.rs |
 
 pub mod cli;

@@ -271,11 +271,9 @@ impl fmt::Display for Note {
             Self::Gone { generation, after } => {
                 write!(f, "{generation} is gone, {} after it was told", rounded(*after))
             }
-            Self::LeftBehind { generation: Some(generation) } => {
-                write!(f, "{generation} has processes that SIGKILL does not end; going on without them")
-            }
-            Self::LeftBehind { generation: None } => {
-                write!(f, "there are processes that SIGKILL does not end; going on without them")
+            Self::LeftBehind { generation } => {
+                generation.map_or_else(|| write!(f, "there are"), |id| write!(f, "{id} has"))?;
+                write!(f, " processes that SIGKILL does not end; going on without them")
             }
             Self::Swap(swap) => swap.fmt(f),
             Self::Paused => write!(f, "paused; new connections wait in the queue"),

@@ -60,6 +60,28 @@ fn each_example_runs_as_its_first_line_says() {
     }
 }
 
+/// With a drop-in for what differs here: the port is the kernel's choice, and the server is built already.
+#[test]
+fn the_example_units_run_as_their_first_line_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = ["hello.socket", "hello.service"];
+    let place = Place::new();
+    for name in names {
+        let text = fs::read_to_string(root.join("examples/units").join(name)).unwrap();
+        let first = text.lines().next().unwrap();
+        assert_eq!(first, "# cargo run -- run examples/units/hello.socket examples/units/hello.service");
+        assert!(readme().contains(&first[2..]), "README.md has the same");
+        place.write(name, &text);
+        fs::create_dir(place.path(&format!("{name}.d"))).unwrap();
+    }
+    place.write("hello.socket.d/port.conf", "[Socket]\nListenStream=\nListenStream=127.0.0.1:0\n");
+    let server = format!("[Service]\nExecStart=\nExecStart={}\n", example("hello"));
+    place.write("hello.service.d/server.conf", &server);
+    let mut daemon = Launch::units(&place, &names).start();
+    daemon.wait_generation(1);
+    assert_eq!(get(&daemon.address("http"), "/").unwrap(), "hello from generation 1\n");
+}
+
 fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md")
 }
