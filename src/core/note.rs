@@ -272,8 +272,8 @@ impl fmt::Display for Note {
                 write!(f, "{generation} is gone, {} after it was told", rounded(*after))
             }
             Self::LeftBehind { generation } => {
-                generation.map_or_else(|| write!(f, "there are"), |id| write!(f, "{id} has"))?;
-                write!(f, " processes that SIGKILL does not end; going on without them")
+                let who = generation.map_or_else(|| "there are".to_owned(), |id| format!("{id} has"));
+                write!(f, "{who} processes that SIGKILL does not end; going on without them")
             }
             Self::Swap(swap) => swap.fmt(f),
             Self::Paused => write!(f, "paused; new connections wait in the queue"),
