@@ -2,12 +2,16 @@
 
 use super::report::Reply;
 use super::service::{Attempt, Phase, Step};
-use super::{Action, ClientId, Reread};
+use super::{Action, ClientId, Manager, Reread};
 
 impl Step<'_> {
     /// The swap for these clients begins as soon as the files are read.
     pub(super) fn reread(&mut self, clients: Vec<ClientId>) {
         self.service.clients.rereading = Some(clients);
+        // Whoever sent us SIGHUP as ReloadSignal= waits for this (systemd.service(5), Type=notify-reload).
+        if self.service.manager_told {
+            self.out.push(Action::TellManager(Manager::Reloading));
+        }
         self.out.push(Action::Reread);
     }
 

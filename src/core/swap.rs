@@ -190,6 +190,9 @@ impl Step<'_> {
         }
         if attempt.is_swap {
             self.service.last_swap = Some(swap);
+            if self.service.manager_told {
+                self.out.push(Action::TellManager(Manager::Ready));
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! What single directives of [Service] do.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -161,4 +163,33 @@ fn limits_and_open_files_reach_the_server() {
     let given = environment(server);
     assert_eq!((given["LISTEN_FDS"].as_str(), given["LISTEN_FDNAMES"].as_str()), ("2", "http:greeting"));
     assert!(fds(server).contains(&(4, place.path("motd"))), "{:?}", fds(server));
+}
+
+/// What we tell whoever started us: `supervise` may itself be a unit of Type=notify-reload.
+#[test]
+fn our_own_manager_hears_of_readiness_reloads_status_and_the_end() {
+    let place = Place::new();
+    let manager = UnixDatagram::bind(place.path("manager")).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let next = || {
+        let mut buffer = [0; 4096];
+        let length = manager.recv(&mut buffer).expect("a message to the manager");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let command = script(&place, "NOTIFY --status=hello --ready\nexec sleep 60\n");
+    let lines = format!("Type=notify\nNotifyAccess=all\nExecStart={command}\nExecReload=/bin/true");
+    place.write("one.service", &format!("[Service]\n{lines}\n"));
+    let mut daemon =
+        Launch::units(&place, &["one.service"]).env("NOTIFY_SOCKET", &place.path("manager")).start();
+    assert_eq!((next().as_str(), next().as_str()), ("STATUS=hello", "READY=1"));
+    for verb in ["reload", "swap"] {
+        daemon.verb(verb).expect(0);
+        let reloading = next();
+        let at = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&reloading);
+        assert!(at.parse::<u64>().is_ok(), "{reloading}");
+        assert_eq!(next(), "READY=1", "{verb}");
+    }
+    daemon.verb("stop").expect(0);
+    assert_eq!(next(), "STOPPING=1");
+    daemon.end();
 }
