@@ -140,7 +140,11 @@ impl Step<'_> {
         running.is_over = true;
         let is_alone = generation.end.is_some() && list == CommandList::StartPost;
         let is_killed = is_alone || matches!(list, CommandList::Reload | CommandList::StopPost);
-        running.due = if is_killed { now.after(limits::AFTER_KILL) } else { Time::NEVER };
+        running.due = match list {
+            _ if is_killed => now.after(limits::AFTER_KILL),
+            CommandList::Stop => now.after(generation.policy.timeout_stop),
+            _ => Time::NEVER,
+        };
         let policy = &generation.policy;
         let start_signal = failure_signal(policy, policy.start_failure_mode);
         let stop_signal = failure_signal(policy, policy.stop_failure_mode);
@@ -167,11 +171,14 @@ impl Step<'_> {
         self.record_failure(id, Failure::Timeout);
     }
 
-    /// SIGKILL did not end it: the kernel holds it.
+    /// SIGKILL did not end it: the kernel holds it. Or SIGKILL is not to be sent.
     fn give_up_command(&mut self, id: GenerationId, list: CommandList) {
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.command = None;
         let has_ended = generation.end.is_some();
+        if list == CommandList::Stop && generation.policy.send_sigkill {
+            self.signal_command(id, Signal::KILL);
+        }
         self.tell(Note::LeftBehind { generation: Some(id) });
         if list == CommandList::StopPost {
             self.after_stop_post(id);

@@ -15,9 +15,12 @@ impl Step<'_> {
     /// happens to one that was told before.
     pub(super) fn stop_generation(&mut self, id: GenerationId, signal: Signal, patience: Span) {
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else {
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.ending.is_none()) else {
             return;
         };
+        if generation.end.is_some() && generation.command.is_none() {
+            return;
+        }
         let due = if generation.command.is_some() { now.after(patience) } else { Time::NEVER };
         generation.ending = Some(Ending { was_told: true, since: now, signal, patience, due, killed: false });
         generation.retry = None;
@@ -26,13 +29,15 @@ impl Step<'_> {
             return;
         }
         let has_command = generation.command.is_some();
-        let has_stop = generation.has_stop();
+        let (has_stop, has_ended) = (generation.has_stop(), generation.end.is_some());
         if has_command {
             for signal in [signal, Signal::CONT] {
                 self.signal_command(id, signal);
             }
         }
-        if has_stop && !has_command {
+        if has_ended {
+            // Only a command still runs; `wind_down` follows it.
+        } else if has_stop && !has_command {
             self.begin_stop(id);
         } else if !has_stop {
             self.send_kill_signal(id);

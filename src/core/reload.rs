@@ -31,7 +31,7 @@ impl Step<'_> {
             Some(format!(
                 "{current} has neither ExecReload= nor Type=notify-reload; \"supervise swap\" starts a new one"
             ))
-        } else if generation.reload.is_some() {
+        } else if generation.reload.is_some() || generation.command.is_some() {
             Some(format!("{current} is reloading already; ask again when it is done"))
         } else {
             None
@@ -80,9 +80,10 @@ impl Step<'_> {
 
     /// READY=1 ends a reload that was announced.
     pub(super) fn on_reload_ready_said(&mut self, id: GenerationId) {
-        let is_done =
-            |generation: &super::service::Generation| generation.reload.as_ref().is_some_and(|r| r.was_said);
-        if self.service.get(id).is_some_and(is_done) {
+        let Some(generation) = self.service.get(id) else { return };
+        // As long as ExecReload= runs, its end is what counts.
+        let is_done = generation.command.is_none() && generation.reload.as_ref().is_some_and(|r| r.was_said);
+        if is_done {
             self.reloaded(id);
         }
     }

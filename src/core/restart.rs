@@ -182,7 +182,8 @@ pub(super) fn result(policy: &Policy, end: &End, failure: Option<&Failure>) -> R
         Some(Failure::Protocol) => RunResult::Protocol,
         Some(Failure::Command(_, end)) => unclean(end),
         None if *end == End::Skipped => RunResult::ExecCondition,
-        None if end.is_clean(policy) => RunResult::Success,
+        // Stopped before it was started.
+        None if *end == End::Untried || end.is_clean(policy) => RunResult::Success,
         None => unclean(end),
     }
 }

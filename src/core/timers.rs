@@ -128,7 +128,7 @@ fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time
         });
         return;
     }
-    let Some(started) = generation.started else { return };
+    let (Some(started), None) = (generation.started, &generation.end) else { return };
     if let Some(ready) = generation.ready {
         due.extend(generation.watchdog.map(|time| (extended(time), Why::Watchdog(id))));
         due.push((extended(ready.after(generation.policy.runtime_max)), Why::RuntimeMax(id)));

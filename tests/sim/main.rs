@@ -8,6 +8,7 @@ mod check;
 mod history;
 mod races;
 mod trace;
+mod units;
 mod world;
 
 use std::any::Any;
