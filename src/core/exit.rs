@@ -34,7 +34,7 @@ impl Generation {
             Type::Oneshot | Type::Forking | Type::Simple | Type::Exec | Type::Notify | Type::NotifyReload => {
                 if self.is_up && policy.exit_type == ExitType::Cgroup {
                     AfterExit::LastProcess
-                } else if self.is_active && policy.remain_after_exit && is_clean {
+                } else if self.active.is_some() && policy.remain_after_exit && is_clean {
                     AfterExit::Remain
                 } else {
                     AfterExit::End
@@ -57,6 +57,6 @@ impl Generation {
 
     /// ExecStop= is still to be run.
     pub(super) fn has_stop(&self) -> bool {
-        self.is_active && !self.stop_begun && !self.policy.commands.stop.is_empty()
+        self.active.is_some() && !self.stop_begun && !self.policy.commands.stop.is_empty()
     }
 }

@@ -74,10 +74,15 @@ pub enum Note {
     Killing {
         generation: GenerationId,
         after: Span,
+        signal: Signal,
     },
     Gone {
         generation: GenerationId,
         after: Span,
+    },
+    /// SendSIGKILL=no
+    LeftAlone {
+        generation: GenerationId,
     },
     /// None: processes that belong to no generation.
     LeftBehind {
@@ -101,8 +106,14 @@ pub enum Note {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReloadNote {
     Begun,
-    Done { after: Span },
-    Failed { why: String },
+    Done {
+        after: Span,
+    },
+    /// `serves`: it goes on with what it had.
+    Failed {
+        why: String,
+        serves: bool,
+    },
 }
 
 /// What a swap has come to.
@@ -173,6 +184,7 @@ impl Note {
             | Self::LimitHit { .. }
             | Self::Killing { .. }
             | Self::LeftBehind { .. }
+            | Self::LeftAlone { .. }
             | Self::PausedNoSwap
             | Self::SignalDropped { .. }
             | Self::Ready { by: ReadyBy::Alone, .. } => log::Level::Warn,
@@ -265,11 +277,14 @@ impl fmt::Display for Note {
             Self::Replacing { generation, patience } => {
                 write!(f, "{generation} is told to stop{}", then_kill(*patience))
             }
-            Self::Killing { generation, after } => {
-                write!(f, "{generation} did not stop within {}: SIGKILL", rounded(*after))
+            Self::Killing { generation, after, signal } => {
+                write!(f, "{generation} did not stop within {}: {signal}", rounded(*after))
             }
             Self::Gone { generation, after } => {
                 write!(f, "{generation} is gone, {} after it was told", rounded(*after))
+            }
+            Self::LeftAlone { generation } => {
+                write!(f, "{generation} has not ended; it is left alone, as SendSIGKILL=no says")
             }
             Self::LeftBehind { generation } => {
                 let who = generation.map_or_else(|| "there are".to_owned(), |id| format!("{id} has"));
@@ -298,7 +313,8 @@ impl ReloadNote {
         match self {
             Self::Begun => write!(f, "{generation} reloads"),
             Self::Done { after } => write!(f, "{generation} has reloaded in {}", rounded(*after)),
-            Self::Failed { why } => write!(f, "reload failed: {why}; {generation} serves on"),
+            Self::Failed { why, serves: true } => write!(f, "reload failed: {why}; {generation} serves on"),
+            Self::Failed { why, serves: false } => write!(f, "reload failed: {why}"),
         }
     }
 }

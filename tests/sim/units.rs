@@ -6,7 +6,8 @@ mod kernel;
 
 use fastrand::Rng;
 use socket_supervise::config::{
-    CommandPolicy, Config, ExitType, FailureMode, Handover, KillMode, Policy, Ready, Restart, Signal, Span, Type,
+    CommandPolicy, Config, ExitType, FailureMode, Handover, KillMode, Policy, Ready, Restart, Signal, Span,
+    Type,
 };
 use socket_supervise::core::{Request, Setting};
 
@@ -31,7 +32,9 @@ fn policy(rng: &mut Rng) -> Policy {
     );
     let start = match service_type {
         Type::Oneshot => (0..rng.usize(1..4)).map(|_| rng.u8(..4) == 0).collect(),
-        Type::Simple | Type::Exec | Type::Notify | Type::NotifyReload | Type::Forking => vec![rng.u8(..8) == 0],
+        Type::Simple | Type::Exec | Type::Notify | Type::NotifyReload | Type::Forking => {
+            vec![rng.u8(..8) == 0]
+        }
     };
     let ready = match service_type {
         Type::Notify | Type::NotifyReload => Ready::Notify,
@@ -112,7 +115,9 @@ fn histories_of_units() {
         Err(_) => 0..HISTORIES,
     };
     for seed in seeds {
-        if std::env::var_os("SHOW").is_some() { eprintln!("{seed}"); }
+        if std::env::var_os("SHOW").is_some() {
+            eprintln!("{seed}");
+        }
         let history = std::panic::catch_unwind(|| live(seed));
         assert!(history.is_ok(), "replay: SEED={seed} cargo test --test sim histories_of_units");
     }

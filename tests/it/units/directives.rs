@@ -26,8 +26,7 @@ fn script(place: &Place, text: &str) -> String {
 #[test]
 fn reload_runs_exec_reload_and_is_refused_where_there_is_none() {
     let place = Place::new();
-    let mut daemon =
-        web(&place, &format!("ExecReload=/bin/sh -c 'echo $MAINPID >>{}'", place.path("reloads")));
+    let daemon = web(&place, &format!("ExecReload=/bin/sh -c 'echo $MAINPID >>{}'", place.path("reloads")));
     let server = daemon.server();
     daemon.verb("reload").expect(0);
     assert_eq!(place.read("reloads"), format!("{server}\n"));
@@ -179,8 +178,7 @@ fn our_own_manager_hears_of_readiness_reloads_status_and_the_end() {
     let command = script(&place, "NOTIFY --status=hello --ready\nexec sleep 60\n");
     let lines = format!("Type=notify\nNotifyAccess=all\nExecStart={command}\nExecReload=/bin/true");
     place.write("one.service", &format!("[Service]\n{lines}\n"));
-    let mut daemon =
-        Launch::units(&place, &["one.service"]).env("NOTIFY_SOCKET", &place.path("manager")).start();
+    let daemon = Launch::units(&place, &["one.service"]).env("NOTIFY_SOCKET", &place.path("manager")).start();
     assert_eq!((next().as_str(), next().as_str()), ("STATUS=hello", "READY=1"));
     for verb in ["reload", "swap"] {
         daemon.verb(verb).expect(0);

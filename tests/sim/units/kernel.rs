@@ -71,7 +71,12 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn new(rng: Rng, policy: Policy, setting: Setting, make_policy: fn(&mut Rng) -> Policy) -> Self {
+    pub(crate) fn new(
+        rng: Rng,
+        policy: Policy,
+        setting: Setting,
+        make_policy: fn(&mut Rng) -> Policy,
+    ) -> Self {
         let mut kernel = Self {
             rng,
             core: Supervisor::new(policy.clone(), setting),
@@ -412,8 +417,7 @@ impl Kernel {
         if self.rng.u8(..4) == 0 {
             return Event::Reread { result: Err("web.service:7: broken".to_owned()) };
         }
-        let policy =
-            if self.rng.bool() { (self.make_policy)(&mut self.rng) } else { self.policy.clone() };
+        let policy = if self.rng.bool() { (self.make_policy)(&mut self.rng) } else { self.policy.clone() };
         self.staged = Some(policy.clone());
         let holds_sockets = self.setting.holds_sockets;
         Event::Reread { result: Ok(Box::new(Reread { policy, holds_sockets })) }
@@ -497,6 +501,8 @@ impl Generation {
 
     /// KillMode=process and SendSIGKILL=no promise to leave processes alone.
     fn leaves_others(&self) -> bool {
-        self.policy.as_ref().is_some_and(|policy| policy.kill_mode == KillMode::Process || !policy.send_sigkill)
+        self.policy
+            .as_ref()
+            .is_some_and(|policy| policy.kill_mode == KillMode::Process || !policy.send_sigkill)
     }
 }
