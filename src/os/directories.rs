@@ -104,6 +104,12 @@ fn our_base(kind: Kind) -> Result<PathBuf, String> {
     kind.base(nix::unistd::geteuid().is_root(), |name| env::var_os(name))
 }
 
+/// Where StateDirectory=`name` is made.
+#[cfg(test)]
+pub(super) fn path_of_state(name: &str) -> PathBuf {
+    our_base(Kind::State).expect("HOME is set").join(name)
+}
+
 /// Whether `path` is, or lies in, a directory that is made before each start.
 pub fn will_be_made(launch: &Launch, path: &Path) -> bool {
     Kind::ALL.into_iter().any(|kind| {

@@ -26,7 +26,8 @@ fn script(place: &Place, text: &str) -> String {
 #[test]
 fn reload_runs_exec_reload_and_is_refused_where_there_is_none() {
     let place = Place::new();
-    let daemon = web(&place, &format!("ExecReload=/bin/sh -c 'echo $MAINPID >>{}'", place.path("reloads")));
+    let mut daemon =
+        web(&place, &format!("ExecReload=/bin/sh -c 'echo $MAINPID >>{}'", place.path("reloads")));
     let server = daemon.server();
     daemon.verb("reload").expect(0);
     assert_eq!(place.read("reloads"), format!("{server}\n"));
