@@ -143,10 +143,12 @@ impl Step<'_> {
         running.is_over = true;
         let is_alone = generation.end.is_some() && list == CommandList::StartPost;
         let is_killed = is_alone || matches!(list, CommandList::Reload | CommandList::StopPost);
-        running.due = match list {
-            _ if is_killed => now.after(limits::AFTER_KILL),
-            CommandList::Stop => now.after(generation.policy.timeout_stop),
-            _ => Time::NEVER,
+        running.due = if is_killed {
+            now.after(limits::AFTER_KILL)
+        } else if list == CommandList::Stop {
+            now.after(generation.policy.timeout_stop)
+        } else {
+            Time::NEVER
         };
         let policy = &generation.policy;
         let start_signal = failure_signal(policy, policy.start_failure_mode);

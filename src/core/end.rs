@@ -1,9 +1,9 @@
 //! The end of a generation: telling it to stop, SIGKILL, its exit, what it leaves behind, and what comes next.
 
 use super::command::failure_signal;
-use super::exit::AfterExit;
-use super::note::{self, Note, SwapNote};
-use super::report::{Outcome, Reply, rounded};
+use super::exit::{AfterExit, describe};
+use super::note::{Note, SwapNote};
+use super::report::{Outcome, Reply};
 use super::restart::{self, Failure, RunResult};
 use super::service::{Ending, Generation, Phase, Step, Then};
 use super::{Action, End, Exit, GenerationId, Scope, Time, limits};
@@ -473,31 +473,6 @@ impl Step<'_> {
             self.listen();
         } else {
             self.end_with(status);
-        }
-    }
-}
-
-/// A sentence for the user: how a generation ended, and whether it had been ready.
-fn describe(generation: &Generation, end: &End, now: Time) -> String {
-    let id = generation.id.0;
-    match end {
-        End::NotStarted(failure) => failure.what.clone(),
-        End::Skipped => format!("generation {id}: ExecCondition= says that it is not to be started"),
-        End::Untried => match &generation.failure {
-            Some(failure @ Failure::Command(..)) => {
-                format!("generation {id}: {}", note::command_failed(failure))
-            }
-            Some(_) | None => format!("generation {id} was stopped before it was started"),
-        },
-        End::Exited(exit) => {
-            let age = now.since(generation.ordered);
-            let when = if generation.ready.is_some() { "after it was ready" } else { "before it was ready" };
-            let hint = match exit {
-                Exit::Code(0) if generation.ready.is_none() => " (a server must stay in the foreground)",
-                Exit::Code(_) | Exit::Signal { .. } => "",
-            };
-            let errno = generation.errno.map(|errno| format!(" (it said ERRNO={errno})")).unwrap_or_default();
-            format!("generation {id} {} after {}, {when}{hint}{errno}", note::ended(*exit), rounded(age))
         }
     }
 }

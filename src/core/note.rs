@@ -270,10 +270,7 @@ impl fmt::Display for Note {
                 "connections start a server that ends again and again; the next start is in {} at the earliest",
                 rounded(*span)
             ),
-            Self::LimitHit { limit, ends } => {
-                write!(f, "gave up after {} starts in {}", limit.burst, limit.interval)?;
-                if *ends { Ok(()) } else { write!(f, "; \"supervise swap\" or SIGHUP starts it again") }
-            }
+            Self::LimitHit { limit, ends } => f.write_str(&limit_hit(*limit, *ends)),
             Self::Replacing { generation, patience } => {
                 write!(f, "{generation} is told to stop{}", then_kill(*patience))
             }
@@ -361,6 +358,11 @@ fn must_be_ready(within: Span) -> String {
     } else {
         format!(" and must be ready within {}", rounded(within))
     }
+}
+
+fn limit_hit(limit: StartLimit, ends: bool) -> String {
+    let hint = if ends { "" } else { "; \"supervise swap\" or SIGHUP starts it again" };
+    format!("gave up after {} starts in {}{hint}", limit.burst, limit.interval)
 }
 
 fn then_kill(patience: Span) -> String {
