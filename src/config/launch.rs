@@ -1,5 +1,6 @@
 //! What is needed to start the processes of a generation. Paths, users and files are looked up anew for each.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -49,6 +50,8 @@ pub struct Launch {
     pub notify_access: NotifyAccess,
     /// FileDescriptorStoreMax=; 0: nothing is stored.
     pub fd_store_max: u32,
+    /// Where directives that can fail only later were written, by their key: `User`, `web.service:7`.
+    pub places: BTreeMap<&'static str, String>,
 }
 
 impl Launch {
@@ -81,6 +84,7 @@ impl Launch {
             guess_main_pid: true,
             notify_access: NotifyAccess::None,
             fd_store_max: 0,
+            places: BTreeMap::new(),
         }
     }
 }

@@ -124,6 +124,7 @@ impl Loader<'_> {
     fn read<'u>(&mut self, units: &'u [Unit]) -> Vec<Read<'u>> {
         let mut all = Vec::new();
         for unit in units {
+            self.warnings.extend(unit.skipped.iter().cloned());
             let mut read = Read { unit, assignments: Vec::new() };
             for source in &unit.sources {
                 match parse(source) {

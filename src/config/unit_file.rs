@@ -28,6 +28,8 @@ pub struct Unit {
     pub path: PathBuf,
     /// The main file, then its drop-ins in order.
     pub sources: Vec<Source>,
+    /// Drop-ins that are no files.
+    pub skipped: Vec<Warning>,
 }
 
 /// `Key=Value`, without the blanks around either.

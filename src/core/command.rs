@@ -83,7 +83,10 @@ impl Step<'_> {
         let failure = Failure::Command(command, end);
         let what = note::command_failed(&failure);
         let has_ended = self.service.get(id).is_some_and(|generation| generation.end.is_some());
-        self.tell(Note::CommandFailed { generation: id, what: what.clone(), is_no });
+        if command.list != CommandList::StartPost || has_ended {
+            // Of ExecStartPost= the reason to stop it tells.
+            self.tell(Note::CommandFailed { generation: id, what: what.clone(), is_no });
+        }
         match command.list {
             CommandList::Condition if is_no => self.never_starts(id, End::Skipped, None),
             CommandList::Condition | CommandList::StartPre => {
@@ -140,10 +143,12 @@ impl Step<'_> {
         running.is_over = true;
         let is_alone = generation.end.is_some() && list == CommandList::StartPost;
         let is_killed = is_alone || matches!(list, CommandList::Reload | CommandList::StopPost);
-        running.due = match list {
-            _ if is_killed => now.after(limits::AFTER_KILL),
-            CommandList::Stop => now.after(generation.policy.timeout_stop),
-            _ => Time::NEVER,
+        running.due = if is_killed {
+            now.after(limits::AFTER_KILL)
+        } else if list == CommandList::Stop {
+            now.after(generation.policy.timeout_stop)
+        } else {
+            Time::NEVER
         };
         let policy = &generation.policy;
         let start_signal = failure_signal(policy, policy.start_failure_mode);
@@ -206,7 +211,7 @@ impl Step<'_> {
     /// ExecStartPost= is done.
     fn on_active(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.is_active = true;
+        generation.active = Some(self.now);
         if generation.end.is_some() {
             return self.wind_down(id);
         }
@@ -225,7 +230,12 @@ impl Generation {
     pub(super) fn outcome(&self) -> Outcome {
         let none_yet = End::Exited(Exit::Code(0));
         let end = self.end.as_ref().unwrap_or(&none_yet);
-        let status = self.end.as_ref().and_then(End::status);
+        let status = match &self.end {
+            Some(end) => end.status(),
+            // It remains after its exit (RemainAfterExit=).
+            None if self.pid.is_none() => self.last_exit,
+            None => None,
+        };
         Outcome { result: result(&self.policy, end, self.failure.as_ref()), status }
     }
 }

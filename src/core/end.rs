@@ -1,9 +1,9 @@
 //! The end of a generation: telling it to stop, SIGKILL, its exit, what it leaves behind, and what comes next.
 
 use super::command::failure_signal;
-use super::exit::AfterExit;
-use super::note::{self, Note, SwapNote};
-use super::report::{Outcome, Reply, rounded};
+use super::exit::{AfterExit, describe};
+use super::note::{Note, SwapNote};
+use super::report::{Outcome, Reply};
 use super::restart::{self, Failure, RunResult};
 use super::service::{Ending, Generation, Phase, Step, Then};
 use super::{Action, End, Exit, GenerationId, Scope, Time, limits};
@@ -15,7 +15,8 @@ impl Step<'_> {
     /// happens to one that was told before.
     pub(super) fn stop_generation(&mut self, id: GenerationId, signal: Signal, patience: Span) {
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.ending.is_none()) else {
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.ending.is_none())
+        else {
             return;
         };
         if generation.end.is_some() && generation.command.is_none() {
@@ -162,16 +163,22 @@ impl Step<'_> {
             generation.failure.get_or_insert(Failure::Timeout);
         }
         if generation.policy.send_sigkill {
-            self.tell(Note::Killing { generation: id, after: self.now.since(ending.since) });
+            let signal = generation.policy.final_kill_signal;
+            self.tell(Note::Killing { generation: id, after: self.now.since(ending.since), signal });
             self.kill(id);
         } else {
-            self.on_abandon_due(id);
+            self.tell(Note::LeftAlone { generation: id });
+            self.abandon(id);
         }
     }
 
     /// SIGKILL did not help for a while: the kernel holds it. Nothing waits for it any longer.
     pub(super) fn on_abandon_due(&mut self, id: GenerationId) {
         self.tell(Note::LeftBehind { generation: Some(id) });
+        self.abandon(id);
+    }
+
+    fn abandon(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.command = None;
         if generation.end.is_none() {
@@ -264,7 +271,12 @@ impl Step<'_> {
             generation.last_exit = Some(exit);
             generation.pid = None;
         }
+        let is_protocol = generation.failure == Some(Failure::Protocol);
         self.tell(Note::Exited { generation: id, exit, after });
+        if is_protocol && next == AfterExit::End {
+            let what = "it ended without READY=1, which was waited for".to_owned();
+            self.tell(Note::CommandFailed { generation: id, what, is_no: false });
+        }
         match next {
             AfterExit::End => {
                 self.ended(id, end);
@@ -461,31 +473,6 @@ impl Step<'_> {
             self.listen();
         } else {
             self.end_with(status);
-        }
-    }
-}
-
-/// A sentence for the user: how a generation ended, and whether it had been ready.
-fn describe(generation: &Generation, end: &End, now: Time) -> String {
-    let id = generation.id.0;
-    match end {
-        End::NotStarted(failure) => failure.what.clone(),
-        End::Skipped => format!("generation {id}: ExecCondition= says that it is not to be started"),
-        End::Untried => match &generation.failure {
-            Some(failure @ Failure::Command(..)) => {
-                format!("generation {id}: {}", note::command_failed(failure))
-            }
-            Some(_) | None => format!("generation {id} was stopped before it was started"),
-        },
-        End::Exited(exit) => {
-            let age = now.since(generation.ordered);
-            let when = if generation.ready.is_some() { "after it was ready" } else { "before it was ready" };
-            let hint = match exit {
-                Exit::Code(0) if generation.ready.is_none() => " (a server must stay in the foreground)",
-                Exit::Code(_) | Exit::Signal { .. } => "",
-            };
-            let errno = generation.errno.map(|errno| format!(" (it said ERRNO={errno})")).unwrap_or_default();
-            format!("generation {id} {} after {}, {when}{hint}{errno}", note::ended(*exit), rounded(age))
         }
     }
 }

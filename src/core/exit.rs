@@ -1,8 +1,10 @@
 //! What the end of a main process means for its generation, by Type= and its kin: often, but not always, its end.
 
+use super::note;
+use super::report::rounded;
 use super::restart::{Failure, RunResult, result};
 use super::service::Generation;
-use super::{End, Exit};
+use super::{End, Exit, Time};
 use crate::config::{ExitType, Ready, Type};
 
 /// What the end of a main process means for a generation that was not told to stop.
@@ -34,7 +36,7 @@ impl Generation {
             Type::Oneshot | Type::Forking | Type::Simple | Type::Exec | Type::Notify | Type::NotifyReload => {
                 if self.is_up && policy.exit_type == ExitType::Cgroup {
                     AfterExit::LastProcess
-                } else if self.is_active && policy.remain_after_exit && is_clean {
+                } else if self.active.is_some() && policy.remain_after_exit && is_clean {
                     AfterExit::Remain
                 } else {
                     AfterExit::End
@@ -57,6 +59,31 @@ impl Generation {
 
     /// ExecStop= is still to be run.
     pub(super) fn has_stop(&self) -> bool {
-        self.is_active && !self.stop_begun && !self.policy.commands.stop.is_empty()
+        self.active.is_some() && !self.stop_begun && !self.policy.commands.stop.is_empty()
+    }
+}
+
+/// A sentence for the user: how a generation ended, and whether it had been ready.
+pub(super) fn describe(generation: &Generation, end: &End, now: Time) -> String {
+    let id = generation.id.0;
+    match end {
+        End::NotStarted(failure) => failure.what.clone(),
+        End::Skipped => format!("generation {id}: ExecCondition= says that it is not to be started"),
+        End::Untried => match &generation.failure {
+            Some(failure @ Failure::Command(..)) => {
+                format!("generation {id}: {}", note::command_failed(failure))
+            }
+            Some(_) | None => format!("generation {id} was stopped before it was started"),
+        },
+        End::Exited(exit) => {
+            let age = now.since(generation.ordered);
+            let when = if generation.ready.is_some() { "after it was ready" } else { "before it was ready" };
+            let hint = match exit {
+                Exit::Code(0) if generation.ready.is_none() => " (a server must stay in the foreground)",
+                Exit::Code(_) | Exit::Signal { .. } => "",
+            };
+            let errno = generation.errno.map(|errno| format!(" (it said ERRNO={errno})")).unwrap_or_default();
+            format!("generation {id} {} after {}, {when}{hint}{errno}", note::ended(*exit), rounded(age))
+        }
     }
 }

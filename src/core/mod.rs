@@ -60,8 +60,12 @@ pub mod limits {
     /// ETXTBSY (the file is still being written) is tried again for this long, this often.
     pub const TEXT_BUSY: Span = Span::from_secs(2);
     pub const TEXT_BUSY_RETRY: Span = Span::from_millis(20);
-    /// Type=forking: how often the PIDFile= is looked for.
+    /// Type=forking: how often the main process is looked for, and for how long where several are left: one of them may
+    /// be on its way out (setsid(1) forks).
     pub const PID_FILE_RETRY: Span = Span::from_millis(20);
+    pub const SEVERAL_LEFT: Span = Span::from_millis(200);
+    /// A second stop signal this soon is the same request: timeout(1) and some shells send each to us and to our group.
+    pub const SAME_STOP: Span = Span::from_millis(100);
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC. Not `Instant`: it is part of the state, and tests make it up.

@@ -74,10 +74,15 @@ pub enum Note {
     Killing {
         generation: GenerationId,
         after: Span,
+        signal: Signal,
     },
     Gone {
         generation: GenerationId,
         after: Span,
+    },
+    /// SendSIGKILL=no
+    LeftAlone {
+        generation: GenerationId,
     },
     /// None: processes that belong to no generation.
     LeftBehind {
@@ -101,8 +106,14 @@ pub enum Note {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReloadNote {
     Begun,
-    Done { after: Span },
-    Failed { why: String },
+    Done {
+        after: Span,
+    },
+    /// `serves`: it goes on with what it had.
+    Failed {
+        why: String,
+        serves: bool,
+    },
 }
 
 /// What a swap has come to.
@@ -173,6 +184,7 @@ impl Note {
             | Self::LimitHit { .. }
             | Self::Killing { .. }
             | Self::LeftBehind { .. }
+            | Self::LeftAlone { .. }
             | Self::PausedNoSwap
             | Self::SignalDropped { .. }
             | Self::Ready { by: ReadyBy::Alone, .. } => log::Level::Warn,
@@ -258,18 +270,18 @@ impl fmt::Display for Note {
                 "connections start a server that ends again and again; the next start is in {} at the earliest",
                 rounded(*span)
             ),
-            Self::LimitHit { limit, ends } => {
-                write!(f, "gave up after {} starts in {}", limit.burst, limit.interval)?;
-                if *ends { Ok(()) } else { write!(f, "; \"supervise swap\" or SIGHUP starts it again") }
-            }
+            Self::LimitHit { limit, ends } => f.write_str(&limit_hit(*limit, *ends)),
             Self::Replacing { generation, patience } => {
                 write!(f, "{generation} is told to stop{}", then_kill(*patience))
             }
-            Self::Killing { generation, after } => {
-                write!(f, "{generation} did not stop within {}: SIGKILL", rounded(*after))
+            Self::Killing { generation, after, signal } => {
+                write!(f, "{generation} did not stop within {}: {signal}", rounded(*after))
             }
             Self::Gone { generation, after } => {
                 write!(f, "{generation} is gone, {} after it was told", rounded(*after))
+            }
+            Self::LeftAlone { generation } => {
+                write!(f, "{generation} has not ended; it is left alone, as SendSIGKILL=no says")
             }
             Self::LeftBehind { generation } => {
                 let who = generation.map_or_else(|| "there are".to_owned(), |id| format!("{id} has"));
@@ -298,7 +310,8 @@ impl ReloadNote {
         match self {
             Self::Begun => write!(f, "{generation} reloads"),
             Self::Done { after } => write!(f, "{generation} has reloaded in {}", rounded(*after)),
-            Self::Failed { why } => write!(f, "reload failed: {why}; {generation} serves on"),
+            Self::Failed { why, serves: true } => write!(f, "reload failed: {why}; {generation} serves on"),
+            Self::Failed { why, serves: false } => write!(f, "reload failed: {why}"),
         }
     }
 }
@@ -345,6 +358,11 @@ fn must_be_ready(within: Span) -> String {
     } else {
         format!(" and must be ready within {}", rounded(within))
     }
+}
+
+fn limit_hit(limit: StartLimit, ends: bool) -> String {
+    let hint = if ends { "" } else { "; \"supervise swap\" or SIGHUP starts it again" };
+    format!("gave up after {} starts in {}{hint}", limit.burst, limit.interval)
 }
 
 fn then_kill(patience: Span) -> String {

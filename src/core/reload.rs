@@ -2,7 +2,7 @@
 
 use super::note::{Note, ReloadNote};
 use super::report::Reply;
-use super::service::{Phase, Reload, Step};
+use super::service::{Generation, Phase, Reload, Step};
 use super::{Action, ClientId, GenerationId, Manager, Scope, Time};
 use crate::config::{CommandList, Type};
 
@@ -107,9 +107,12 @@ impl Step<'_> {
         let Some(reload) = self.service.get_mut(id).and_then(|generation| generation.reload.take()) else {
             return;
         };
-        self.tell(Note::Reload(id, ReloadNote::Failed { why: why.to_owned() }));
+        let serves = self.service.get(id).is_some_and(Generation::lives);
+        let note = Note::Reload(id, ReloadNote::Failed { why: why.to_owned(), serves });
+        let text = note.to_string();
+        self.tell(note);
         for client in reload.clients {
-            self.reply(client, Reply::failed(format!("reload failed: {why}; {id} serves on")));
+            self.reply(client, Reply::failed(text.clone()));
         }
         if self.service.current() == Some(id) && self.service.serves() {
             self.out.push(Action::TellManager(Manager::Ready));
@@ -117,6 +120,6 @@ impl Step<'_> {
     }
 
     pub(super) fn on_reload_due(&mut self, id: GenerationId) {
-        self.reload_failed(id, "it did not say READY=1 in time");
+        self.reload_failed(id, "RELOADING=1 with MONOTONIC_USEC= and then READY=1 did not come in time");
     }
 }

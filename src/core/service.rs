@@ -110,6 +110,7 @@ pub(super) enum Then {
 pub(super) struct Stop {
     /// What we end with.
     pub(super) status: u8,
+    pub(super) since: Time,
     /// The last SIGKILL comes at the latest now.
     pub(super) deadline: Time,
     /// Once no generation is left: what else is left.
@@ -146,7 +147,7 @@ pub(super) struct Generation {
     /// The start is done as Type= means it, and ExecStartPost= was begun.
     pub(super) is_up: bool,
     /// ExecStartPost= is done as well.
-    pub(super) is_active: bool,
+    pub(super) active: Option<Time>,
     /// What Ready= waits for has come.
     pub(super) gate: Option<ReadyBy>,
     /// Both.
@@ -159,6 +160,8 @@ pub(super) struct Generation {
     pub(super) stop_post_begun: bool,
     /// The main process ended, but it does not count (ExitType=cgroup, Type=forking).
     pub(super) last_exit: Option<Exit>,
+    /// Since when the main process is looked for (Type=forking).
+    pub(super) sought: Option<Time>,
     pub(super) reload: Option<Reload>,
     /// The period of the watchdog (WatchdogSec=, WATCHDOG_USEC=), and when WATCHDOG=1 is overdue.
     pub(super) watchdog_period: Span,
@@ -301,7 +304,7 @@ impl Generation {
             has_run: false,
             command: None,
             is_up: false,
-            is_active: false,
+            active: None,
             gate: None,
             ready: None,
             end: None,
@@ -310,6 +313,7 @@ impl Generation {
             stop_begun: false,
             stop_post_begun: false,
             last_exit: None,
+            sought: None,
             reload: None,
             watchdog: None,
             extended: None,

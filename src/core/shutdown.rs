@@ -21,10 +21,12 @@ impl Step<'_> {
             self.reply(client, Reply::failed("supervise was told to stop"));
         }
         self.leave_listening();
-        let stop = Stop { status, deadline: self.now.after(patience), sweep: None, is_over: false };
+        let stop =
+            Stop { status, since: self.now, deadline: self.now.after(patience), sweep: None, is_over: false };
         self.service.phase = Phase::Stopping { stop };
         self.out.push(Action::TellManager(Manager::Stopping));
-        if self.service.generations.iter().any(|generation| generation.runs()) {
+        if self.service.generations.iter().any(|generation| generation.runs() || generation.command.is_some())
+        {
             self.tell(Note::Stopping { signal, patience });
         }
         for id in self.generation_ids() {
@@ -56,8 +58,9 @@ impl Step<'_> {
         if !self.service.generations.is_empty() || stop.sweep.is_some() || stop.is_over {
             return;
         }
-        // KillMode=process promises to leave other processes alone; as pid 1 nobody can survive us.
-        if self.service.policy.kill_mode == KillMode::Process && !self.service.setting.init {
+        // KillMode=process and SendSIGKILL=no promise to leave processes alone; as pid 1 nobody can survive us.
+        let policy = &self.service.policy;
+        if (policy.kill_mode == KillMode::Process || !policy.send_sigkill) && !self.service.setting.init {
             return self.exit(stop.status);
         }
         self.sweep(if stop.deadline <= self.now { Signal::KILL } else { self.service.policy.kill_signal });

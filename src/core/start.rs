@@ -169,7 +169,11 @@ impl Step<'_> {
         if generation.ending.is_some() {
             return self.send_kill_signal(id);
         }
+        let sought = *generation.sought.get_or_insert(now);
         match found {
+            Found::Unknown if now < sought.after(limits::SEVERAL_LEFT) => {
+                generation.retry = Some(now.after(limits::PID_FILE_RETRY));
+            }
             Found::Main(pid) => {
                 self.tell(Note::MainIs { generation: id, pid: Some(pid) });
                 self.main_done(id);

@@ -57,6 +57,7 @@ fn state(service: &Service) -> State {
     match service.phase {
         Phase::Listening { .. } => State::Listening,
         Phase::Up { current } => match service.get(current) {
+            Some(generation) if generation.end.is_none() && generation.ending.is_some() => State::Stopping,
             Some(generation) if !generation.lives() => State::Waiting,
             Some(generation) if generation.ready.is_some() => State::Running,
             Some(_) | None => State::Starting,

@@ -6,7 +6,7 @@ use super::report::Status;
 use super::service::{Phase, Service, Step, Then};
 use super::status;
 use super::timers::{self, Why};
-use super::{Action, Event, GenerationId, Manager, Notify, Scope, Sender, Setting, Terminal, Time};
+use super::{Action, Event, GenerationId, Manager, Notify, Scope, Sender, Setting, Terminal, Time, limits};
 use crate::config::{Policy, Signal, Span};
 
 /// The whole core.
@@ -71,10 +71,14 @@ impl Supervisor {
 /// Time and datagrams.
 impl Step<'_> {
     fn on_tick(&mut self) {
-        while let Some((due, why)) = timers::next(self.service) {
-            if due > self.now {
+        let mut last = None;
+        while let Some(next) = timers::next(self.service) {
+            let (due, why) = next;
+            // What is due twice in a row was not dealt with: whatever the fault, the rest of us goes on.
+            if due > self.now || last == Some(next) {
                 return;
             }
+            last = Some(next);
             self.on_due(why);
         }
     }
@@ -187,10 +191,16 @@ impl Step<'_> {
     }
 
     pub(super) fn on_stop_signal(&mut self, signal: Signal) {
-        if matches!(self.service.phase, Phase::Stopping { .. }) {
-            self.force_stop();
-        } else {
-            self.stop(0, signal);
+        match self.service.phase {
+            Phase::Stopping { stop } if self.now < stop.since.after(limits::SAME_STOP) => {}
+            Phase::Stopping { .. } => self.force_stop(),
+            Phase::Up { .. }
+            | Phase::Swapping { .. }
+            | Phase::Listening { .. }
+            | Phase::Replacing { .. }
+            | Phase::Waiting { .. }
+            | Phase::Paused
+            | Phase::Failed => self.stop(0, signal),
         }
     }
 

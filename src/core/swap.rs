@@ -59,7 +59,7 @@ impl Step<'_> {
     pub(super) fn check_ready(&mut self, id: GenerationId) {
         if let Some(generation) = self.service.get(id)
             && let Some(by) = generation.gate
-            && generation.is_active
+            && generation.active.is_some()
         {
             self.become_ready(id, by);
         }

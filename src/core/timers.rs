@@ -129,9 +129,11 @@ fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time
         return;
     }
     let (Some(started), None) = (generation.started, &generation.end) else { return };
-    if let Some(ready) = generation.ready {
+    if let Some(active) = generation.active {
+        due.push((extended(active.after(generation.policy.runtime_max)), Why::RuntimeMax(id)));
+    }
+    if generation.ready.is_some() {
         due.extend(generation.watchdog.map(|time| (extended(time), Why::Watchdog(id))));
-        due.push((extended(ready.after(generation.policy.runtime_max)), Why::RuntimeMax(id)));
     } else {
         due_to_be_ready(service, generation, started, due, extended);
     }

@@ -104,6 +104,20 @@ fn our_base(kind: Kind) -> Result<PathBuf, String> {
     kind.base(nix::unistd::geteuid().is_root(), |name| env::var_os(name))
 }
 
+/// Where StateDirectory=`name` is made.
+#[cfg(test)]
+pub(super) fn path_of_state(name: &str) -> PathBuf {
+    our_base(Kind::State).expect("HOME is set").join(name)
+}
+
+/// Whether `path` is, or lies in, a directory that is made before each start.
+pub fn will_be_made(launch: &Launch, path: &Path) -> bool {
+    Kind::ALL.into_iter().any(|kind| {
+        let names = &kind.of(&launch.directories).names;
+        our_base(kind).is_ok_and(|base| names.iter().any(|name| path.starts_with(base.join(name))))
+    })
+}
+
 /// Makes all that `launch` names, owned by the user where we may change that, and returns the variables that tell of them.
 ///
 /// # Errors

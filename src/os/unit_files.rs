@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::specifier::UnitName;
 use crate::config::unit_file::{FILE_BYTES, Source, Unit};
-use crate::config::{Error, Problem, printable};
+use crate::config::{Error, Problem, Warning, printable};
 
 /// More is a mistake, or meant to exhaust us.
 const DROP_INS: usize = 256;
@@ -40,14 +40,21 @@ pub fn read(unit: &Path) -> Result<Unit, Error> {
     let text = text.map_err(|error| unreadable(unit, &error))?;
     let path = std::path::absolute(found).map_err(|error| unreadable(found, &error))?;
     let mut sources = vec![Source { name: found.display().to_string(), text }];
+    let mut skipped = Vec::new();
     for path in drop_ins(template.as_deref(), unit)? {
         match read_regular(&path, FILE_BYTES) {
             Ok(text) => sources.push(Source { name: path.display().to_string(), text }),
             Err(_) if is_masked(&path) => {}
+            // A link to nowhere, a directory, a FIFO: systemd goes on without it.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
+                let problem =
+                    Problem::new("this drop-in is no file and is skipped", "remove it, or mend the link");
+                skipped.push(Warning(problem.at(printable(&path.to_string_lossy()))));
+            }
             Err(error) => return Err(unreadable(&path, &error)),
         }
     }
-    Ok(Unit { name, path, sources })
+    Ok(Unit { name, path, sources, skipped })
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Error {

@@ -1,6 +1,6 @@
 //! Signals to `supervise` itself.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command};
@@ -21,10 +21,28 @@ fn a_second_request_to_stop_kills_at_once() {
         daemon.wait_generation(1);
         daemon.signal(Signal::SIGTERM);
         daemon.wait_state("stopping");
+        // As long as a person takes to press Ctrl-C again; the next test is about less.
+        std::thread::sleep(std::time::Duration::from_millis(150));
         daemon.signal(second);
         daemon.end().expect(0);
     }
     assert_eq!(place.who("SIGTERM"), [1, 1]);
+}
+
+/// timeout(1) sends its signal to its child and then to the group, which the child is in.
+#[test]
+fn one_request_to_stop_that_comes_twice_is_one() {
+    let place = Place::new();
+    let up = place.path("up");
+    let script = format!(
+        "trap 'sleep 0.3; echo in its own time >{up}; exit 0' TERM; echo >{up}; while :; do sleep 0.01; done"
+    );
+    let daemon = Launch::new(&place).command(&["/bin/sh", "-c", &script]).start();
+    wait_for("the trap", || fs::exists(&up).unwrap().then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    daemon.signal(Signal::SIGTERM);
+    daemon.end().expect(0);
+    assert_eq!(place.read("up"), "in its own time\n");
 }
 
 #[test]

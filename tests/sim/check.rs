@@ -64,6 +64,7 @@ pub(crate) struct Check {
     asked: bool,
     stop_by: Option<u64>,
     stops_asked: u32,
+    stop_asked: Option<u64>,
     /// It began to end before anybody asked for it: its server's end is its own.
     ends_itself: bool,
     ends: BTreeSet<u8>,
@@ -95,6 +96,7 @@ impl Check {
             asked: false,
             stop_by: None,
             stops_asked: 0,
+            stop_asked: None,
             ends_itself: false,
             ends: BTreeSet::new(),
             last_end: 0,
@@ -238,8 +240,9 @@ impl Check {
         self.disturbed = true;
         let after_kill = limits::AFTER_KILL.as_nanos();
         let slack = 2 * after_kill + 4 * Self::LATE;
-        let patience =
-            if self.stops_asked > 0 && by_signal { 0 } else { self.policy.timeout_stop.as_nanos() };
+        let first = *self.stop_asked.get_or_insert(now);
+        let again = by_signal && self.stops_asked > 0 && now >= first + limits::SAME_STOP.as_nanos();
+        let patience = if again { 0 } else { self.policy.timeout_stop.as_nanos() };
         let by = now.saturating_add(patience).saturating_add(slack);
         self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
         self.stops_asked += 1;

@@ -11,6 +11,18 @@ use super::super::{
 type Host<'a> = &'a dyn Fn(char) -> Option<String>;
 
 /// Closes the configuration; returns the place of the line that makes stop-first the default.
+/// What is looked up when a process is started, and may turn out wrong only then.
+const LATE: [&str; 8] = [
+    "User",
+    "Group",
+    "SupplementaryGroups",
+    "WorkingDirectory",
+    "EnvironmentFile",
+    "StandardInput",
+    "StandardOutput",
+    "StandardError",
+];
+
 pub(super) fn finish(
     draft: &mut Draft,
     service: &str,
@@ -22,8 +34,11 @@ pub(super) fn finish(
     directories(draft, host);
     readiness(draft);
     let stop_first = handover(draft);
+    let place = |key| Some((key, draft.place_of(Section::Service, key)?.to_owned()));
+    let places = LATE.into_iter().filter_map(place).collect();
     let config = &mut draft.config;
     let launch = &mut config.launch;
+    launch.places = places;
     config.policy.has_pid_file = launch.pid_file.is_some();
     config.policy.commands = launch.commands.policy();
     check_listeners(config)?;

@@ -10,6 +10,7 @@ fn unit(name: &str, text: &str) -> Unit {
         name: UnitName::parse(name).expect(name),
         path: format!("/u/{name}").into(),
         sources: vec![Source { name: name.to_owned(), text: text.as_bytes().to_vec() }],
+        skipped: Vec::new(),
     }
 }
 

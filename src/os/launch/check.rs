@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use super::environment_file;
 use crate::config::{Config, DirectoryPath, EnvironmentFile, Input, Kind, Launch, Output};
+use crate::core::Stage;
+use crate::os::directories;
 use crate::os::users::Identity;
 
 /// The user, the groups, the directory, the environment files, and the sockets that stdin, stdout and stderr name.
@@ -14,9 +15,12 @@ use crate::os::users::Identity;
 /// A sentence with the remedy.
 pub fn check(config: &Config) -> Result<(), String> {
     let launch = &config.launch;
-    Identity::resolve(launch).map_err(|failure| failure.what)?;
+    Identity::resolve(launch).map_err(|failure| {
+        let key = if failure.stage == Stage::Group { "Group" } else { "User" };
+        placed(launch, key, &failure.what)
+    })?;
     for file in &launch.environment_files {
-        check_environment(file)?;
+        check_environment(file).map_err(|what| placed(launch, "EnvironmentFile", &what))?;
     }
     check_directory(launch)?;
     // How many sockets an outer manager passes under a name is known when they are taken over.
@@ -41,24 +45,26 @@ fn check_directory(launch: &Launch) -> Result<(), String> {
         return Ok(());
     };
     let DirectoryPath::Path(path) = &directory.path else { return Ok(()) };
-    match fs::metadata(path) {
-        Ok(meta) if !meta.is_dir() => {
-            Err(format!("{}: is no directory (name one that is)", asked(launch, path)))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!(
-            "{}: there is no such directory (mkdir -p it, or correct the path)",
-            asked(launch, path)
-        )),
-        // Whether the server's user may enter it is known when it does.
-        Ok(_) | Err(_) => Ok(()),
+    if directories::will_be_made(launch, path) {
+        return Ok(());
     }
+    let cause = match fs::metadata(path) {
+        Ok(meta) if !meta.is_dir() => "is no directory (name one that is)",
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            "there is no such directory (mkdir -p it, or correct the path)"
+        }
+        // Whether the server's user may enter it is known when it does.
+        Ok(_) | Err(_) => return Ok(()),
+    };
+    let key = "WorkingDirectory";
+    let is_unit = launch.places.contains_key(key);
+    let asked = if is_unit { format!("{key}={}", path.display()) } else { format!("-C {}", path.display()) };
+    Err(placed(launch, key, &format!("{asked}: {cause}")))
 }
 
-/// As it was asked for: by a flag, or in a unit file.
-fn asked(launch: &Launch, path: &Path) -> String {
-    let is_unit = launch.commands.start.iter().all(|exec| exec.place != "COMMAND");
-    let key = if is_unit { "WorkingDirectory=" } else { "-C " };
-    format!("{key}{}", path.display())
+/// With file and line, where it was written in one.
+fn placed(launch: &Launch, key: &str, what: &str) -> String {
+    launch.places.get(key).map_or_else(|| what.to_owned(), |place| format!("{place}: {what}"))
 }
 
 fn check_sockets(launch: &Launch, names: &[&str]) -> Result<(), String> {

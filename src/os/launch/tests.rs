@@ -429,7 +429,7 @@ fn what_is_wrong_is_told_before_anything_is_bound() {
     };
     assert_eq!(told(|_| {}), Ok(()));
     type Change = fn(&mut Config);
-    let cases: [(Change, &str); 7] = [
+    let cases: [(Change, &str); 8] = [
         (|config| config.launch.user = Some("no-such-user".into()), "no user \"no-such-user\""),
         (|config| config.launch.supplementary_groups = vec!["no-such".into()], "no group \"no-such\""),
         (
@@ -442,17 +442,18 @@ fn what_is_wrong_is_told_before_anything_is_bound() {
         ),
         (
             |config| {
+                config.launch.places.insert("WorkingDirectory", "web.service:4".to_owned());
                 config.launch.directory =
                     Some(Directory { path: DirectoryPath::Path("/no/such".into()), optional: false })
             },
-            "WorkingDirectory=/no/such: there is no such directory",
+            "web.service:4: WorkingDirectory=/no/such: there is no such directory",
         ),
         (
             |config| {
                 config.launch.directory =
                     Some(Directory { path: DirectoryPath::Path("/dev/null".into()), optional: false })
             },
-            "WorkingDirectory=/dev/null: is no directory",
+            "-C /dev/null: is no directory",
         ),
         (
             |config| {
@@ -461,12 +462,25 @@ fn what_is_wrong_is_told_before_anything_is_bound() {
             },
             "no environment file matches /no/such/*.env",
         ),
+        (
+            |config| {
+                config.launch.places.insert("User", "web.service:5".to_owned());
+                config.launch.user = Some("no-such-user".to_owned());
+            },
+            "web.service:5: no user",
+        ),
     ];
     for (change, sentence) in cases {
         let error = told(change).expect_err(sentence);
         assert!(error.starts_with(sentence), "{error}");
     }
     assert_eq!(told(|config| config.launch.stdin = Input::Fd("b".into())), Ok(()));
+    let made = |config: &mut Config| {
+        config.launch.directories.state.names = vec!["no-such-app".into()];
+        let path = directories::path_of_state("no-such-app");
+        config.launch.directory = Some(Directory { path: DirectoryPath::Path(path), optional: false });
+    };
+    assert_eq!(told(made), Ok(()), "it is made before the start");
     assert_eq!(
         told(|config| config.launch.environment_files =
             vec![EnvironmentFile { path: "/no/such".into(), optional: true }]),

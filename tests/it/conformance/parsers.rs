@@ -111,6 +111,7 @@ fn held(key: &str, value: &str) -> Result<String, String> {
         name: UnitName::parse(name).unwrap(),
         path: Path::new("/etc/systemd/system").join(name),
         sources: vec![Source { name: name.to_owned(), text: text.into_bytes() }],
+        skipped: Vec::new(),
     };
     let units = [
         file("a.socket", format!("[Socket]\n{key}={value}\n")),

@@ -179,8 +179,7 @@ fn our_own_manager_hears_of_readiness_reloads_status_and_the_end() {
     let command = script(&place, "NOTIFY --status=hello --ready\nexec sleep 60\n");
     let lines = format!("Type=notify\nNotifyAccess=all\nExecStart={command}\nExecReload=/bin/true");
     place.write("one.service", &format!("[Service]\n{lines}\n"));
-    let mut daemon =
-        Launch::units(&place, &["one.service"]).env("NOTIFY_SOCKET", &place.path("manager")).start();
+    let daemon = Launch::units(&place, &["one.service"]).env("NOTIFY_SOCKET", &place.path("manager")).start();
     assert_eq!((next().as_str(), next().as_str()), ("STATUS=hello", "READY=1"));
     for verb in ["reload", "swap"] {
         daemon.verb(verb).expect(0);

@@ -119,6 +119,7 @@ fn unit(name: &str, texts: Vec<Vec<u8>>) -> Unit {
         name: UnitName::parse(name).unwrap(),
         path: PathBuf::from("/etc/systemd/system").join(name),
         sources: texts.into_iter().map(|text| Source { name: name.to_owned(), text }).collect(),
+        skipped: Vec::new(),
     }
 }
 

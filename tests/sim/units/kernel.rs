@@ -159,7 +159,7 @@ impl Kernel {
 
     fn step(&mut self, event: Event) {
         self.steps += 1;
-        if self.steps % 5 == 0 {
+        if self.steps.is_multiple_of(5) {
             let saved = self.core.save();
             let restored = Supervisor::restore(&saved).expect("reexec_roundtrip");
             assert_eq!(restored.save(), saved, "reexec_roundtrip");
@@ -323,8 +323,10 @@ impl Kernel {
             }
             Happening::Ends(id, number, exit) => self.ends(id, number, exit),
             Happening::MainChanges(id) => {
-                // Only a process of the generation can say so, and only while there is one.
-                if !self.of(id).is_empty() && !self.of(id).seen.forgotten {
+                // Only a process of the server can say so, and only while there is one.
+                let generation = self.of(id);
+                let can = generation.main.is_some() || !generation.others.is_empty();
+                if can && !generation.seen.has_ended() {
                     let process = self.process(id, 20 * SECOND);
                     let generation = self.of(id);
                     let before = generation.main.replace(process);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use socket_supervise::config::{CommandList, KillMode, Policy, Signal, Span, Type};
+use socket_supervise::config::{CommandList, ExitType, KillMode, Policy, Signal, Span, Type};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{
     Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Request, Scope, limits,
@@ -159,7 +159,9 @@ impl Kernel {
         let is_clean = exit == Exit::Code(0)
             || generation.policy.commands.start.contains(&true)
             || matches!(exit, Exit::Signal { signal: Signal::TERM | Signal::INT | Signal::HUP, .. });
-        generation.seen.failed |= !is_clean && !generation.seen.told;
+        // ExitType=cgroup: the end of the main process is not the end.
+        let counts = generation.policy.exit_type == ExitType::Main && !generation.seen.told;
+        generation.seen.failed |= counts && !is_clean;
     }
 
     fn note_command_end(&mut self, id: GenerationId, end: &End) {
@@ -465,7 +467,7 @@ impl Kernel {
 
     fn ends_only_where_it_may(&self) {
         let is_asked = self.rules.stop_by.is_some();
-        let never_ran = self.generations.len() == 1 && self.generations.values().all(|one| one.seen.failed);
+        let never_ran = self.generations.values().all(|generation| generation.seen.started.is_none());
         assert!(is_asked || !self.setting.holds_sockets || never_ran, "ended without being asked to");
     }
 }
@@ -517,7 +519,7 @@ impl Kernel {
                 generation.seen.command_since
             );
         }
-        for list in overdue {
+        if let Some(list) = overdue {
             self.rules.mark("slow command", true);
             self.rules.mark("slow ExecStartPost=", list == CommandList::StartPost);
         }
@@ -533,6 +535,7 @@ impl Kernel {
                 Type::Forking => seen.found,
                 Type::Oneshot => generation.main.is_none(),
             };
+            let is_up = is_up || seen.ready.is_some() || seen.done.contains_key(&CommandList::StartPost);
             let Some(started) = seen.started.filter(|_| !is_up) else { continue };
             let due = (started + policy.timeout_start.as_nanos()).max(seen.extended);
             let is_over = seen.told || seen.failed || seen.stopping_said || seen.forgotten;
@@ -579,6 +582,10 @@ impl Generation {
 }
 
 impl Seen {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.forgotten || self.done.contains_key(&CommandList::StopPost)
+    }
+
     fn running_list(&self) -> Option<(CommandList, usize)> {
         let list = self.last_list?;
         Some((list, self.done.get(&list).copied()?))
