@@ -80,6 +80,8 @@ impl Config {
                 timeout_stop: Span::from_secs(8),
                 kill_mode: KillMode::Mixed,
                 no_restart_ends: true,
+                // TriggerLimitBurst= alone.
+                poll_limit: Rate { burst: 0, ..units.policy.poll_limit },
                 ..units.policy
             },
             ..units

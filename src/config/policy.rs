@@ -16,6 +16,8 @@ pub struct Policy {
     /// TriggerLimitIntervalSec= and TriggerLimitBurst= (systemd.socket(5)): starts caused by connections. Beyond it they
     /// wait for the end of the interval; the socket stays open.
     pub trigger_limit: Rate,
+    /// PollLimitIntervalSec= and PollLimitBurst=: how often a waiting connection is looked at. Of all sockets together.
+    pub poll_limit: Rate,
     /// SuccessExitStatus=: clean besides 0, SIGHUP, SIGINT, SIGTERM and SIGPIPE.
     pub success: StatusSet,
     /// RestartPreventExitStatus=
@@ -32,8 +34,10 @@ pub struct Policy {
     /// TimeoutStartFailureMode= and TimeoutStopFailureMode=
     pub start_failure_mode: FailureMode,
     pub stop_failure_mode: FailureMode,
-    /// RuntimeMaxSec=, counted from ready; [`Span::INFINITY`] is never.
+    /// RuntimeMaxSec=, counted from the end of the start; [`Span::INFINITY`] is never.
     pub runtime_max: Span,
+    /// RuntimeRandomizedExtraSec=: up to so much more.
+    pub runtime_extra: Span,
     /// RemainAfterExit=: up also without a process, after a clean exit.
     pub remain_after_exit: bool,
     /// ExitType=cgroup: lives as long as any of its processes does.
@@ -77,6 +81,7 @@ impl Policy {
                 action: StartLimitAction::None,
             },
             trigger_limit: Rate { burst: 20, interval: Span::from_secs(2) },
+            poll_limit: Rate { burst: 15, interval: Span::from_secs(2) },
             success: StatusSet::default(),
             prevent: StatusSet::default(),
             force: StatusSet::default(),
@@ -87,6 +92,7 @@ impl Policy {
             start_failure_mode: FailureMode::Terminate,
             stop_failure_mode: FailureMode::Terminate,
             runtime_max: Span::INFINITY,
+            runtime_extra: Span::ZERO,
             remain_after_exit: false,
             exit_type: ExitType::Main,
             has_pid_file: false,

@@ -271,8 +271,9 @@ pub(super) struct Ledger {
     pub(super) restarts: u64,
     /// StartLimit*=
     pub(super) starts: Window,
-    /// TriggerLimit*=
+    /// TriggerLimit*= and PollLimit*=
     pub(super) triggers: Window,
+    pub(super) polls: Window,
 }
 
 impl Ledger {

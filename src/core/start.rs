@@ -208,8 +208,10 @@ impl Step<'_> {
         if !matches!(self.service.phase, Phase::Listening { hold_until: None }) {
             return;
         }
-        let limit = self.service.policy.trigger_limit;
-        match self.service.ledger.triggers.admit(self.now, limit.burst, limit.interval) {
+        let (trigger, poll) = (self.service.policy.trigger_limit, self.service.policy.poll_limit);
+        let ledger = &mut self.service.ledger;
+        let admitted = ledger.polls.admit(self.now, poll.burst, poll.interval);
+        match admitted.and_then(|()| ledger.triggers.admit(self.now, trigger.burst, trigger.interval)) {
             Ok(()) => {
                 self.leave_listening();
                 self.start_automatically();

@@ -130,7 +130,10 @@ fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time
     }
     let (Some(started), None) = (generation.started, &generation.end) else { return };
     if let Some(active) = generation.active {
-        due.push((extended(active.after(generation.policy.runtime_max)), Why::RuntimeMax(id)));
+        // The nanoseconds of the start are random enough.
+        let extra = active.0 % generation.policy.runtime_extra.as_nanos().saturating_add(1).max(1);
+        let over = active.after(generation.policy.runtime_max).after(Span::from_nanos(extra));
+        due.push((extended(over), Why::RuntimeMax(id)));
     }
     if generation.ready.is_some() {
         due.extend(generation.watchdog.map(|time| (extended(time), Why::Watchdog(id))));

@@ -49,7 +49,9 @@ pub(super) const ROWS: &[Directive] = &[
     row("RemainAfterExit", Service, Restarting, SWITCH, |c, v| put(boolean(v)?, &mut c.policy.remain_after_exit),
         "it counts as up also after a clean exit").default("no"),
     row("RuntimeMaxSec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.runtime_max),
-        "end it so long after it was ready").default("infinity"),
+        "end it so long after its start was done").default("infinity"),
+    row("RuntimeRandomizedExtraSec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.runtime_extra),
+        "and up to so much later, at random").default("0"),
     //
     row("Ready", XSupervise, Readiness, "GATE", ready,
         "when the server counts as ready; auto, notify (READY=1), exec or delay:SPAN")

@@ -95,6 +95,10 @@ pub(super) const ROWS: &[Directive] = &[
         "starts caused by connections are limited within this time").default("2s"),
     row("TriggerLimitBurst", Socket, Sockets, NUMBER, |c, v| count(v, &mut c.policy.trigger_limit.burst),
         "to so many").default("20"),
+    row("PollLimitIntervalSec", Socket, Sockets, SPAN, |c, v| span(v, &mut c.policy.poll_limit.interval),
+        "sockets are looked at for connections that start the server within this time"),
+    row("PollLimitBurst", Socket, Sockets, NUMBER, |c, v| count(v, &mut c.policy.poll_limit.burst),
+        "so often, then no more until it is over; of units 15 in 2s"),
     scoped("ExecStartPre", Socket, Sockets, COMMAND, |c, v, s| {
             grow(&mut c.socket_commands.start_pre, command_line::parse(v, s)?, v)
         },
