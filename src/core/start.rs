@@ -148,7 +148,7 @@ impl Step<'_> {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.retry = None;
-        if generation.started.is_some() {
+        if generation.policy.service_type == Type::Forking && generation.started.is_some() {
             self.out.push(Action::FindMain { generation: id });
         } else {
             generation.ordered = now;
