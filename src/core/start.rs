@@ -131,7 +131,9 @@ impl Step<'_> {
             return;
         }
         generation.retry = None;
-        let is_very_first = id == GenerationId(1) && matches!(self.service.phase, Phase::Up { .. });
+        let is_very_first = id == GenerationId(1)
+            && generation.started.is_none()
+            && matches!(self.service.phase, Phase::Up { .. });
         let status = failure.exit_status();
         self.tell(Note::CannotStart {
             generation: (!is_very_first).then_some(id),
