@@ -285,7 +285,15 @@ impl Step<'_> {
             AfterExit::NextCommand(index) => self.start_main(id, index),
             AfterExit::FindMain => self.out.push(Action::FindMain { generation: id }),
             AfterExit::LastProcess => self.out.push(Action::AwaitClear { generation: id }),
-            AfterExit::Remain => {}
+            AfterExit::Remain => self.remain(id),
+        }
+    }
+
+    /// Active without a process: nothing can be late any more (systemd arms no timer in its state `exited`).
+    fn remain(&mut self, id: GenerationId) {
+        if let Some(generation) = self.service.get_mut(id) {
+            generation.watchdog = None;
+            generation.policy.runtime_max = Span::INFINITY;
         }
     }
 
