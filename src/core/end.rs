@@ -253,6 +253,9 @@ impl Step<'_> {
             Some(Ending { was_told: false, since: now, signal, patience, due, killed: false });
         generation.stop_begun = true;
         self.tell(Note::StopsItself { generation: id, patience });
+        if matches!(self.service.phase, Phase::Swapping { new, .. } if new == id) {
+            self.roll_back(format!("generation {} stops by itself", id.0));
+        }
     }
 }
 
