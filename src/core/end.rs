@@ -464,9 +464,8 @@ impl Step<'_> {
         let Some(end) = &generation.end else { return self.start_automatically() };
         let status = end.exit_status();
         self.service.last_status = status;
-        if let Some(clients) = self.service.clients.next_swap.take() {
-            return self.start_by_request(true, None, clients);
-        }
+        // `settle` begins it, and reads the files for it.
+        let is_swap_wanted = self.service.clients.next_swap.is_some();
         if restart::shall_restart(&generation.policy, end, generation.failure.as_ref()) {
             let healthy = restart::was_healthy(generation.ready, self.now);
             let delay = self.service.ledger.next_delay(&generation.policy.delay, healthy);
@@ -476,12 +475,14 @@ impl Step<'_> {
             let until = self.now.after(delay);
             self.tell(Note::Restarting { after: delay, holds_sockets: self.service.setting.holds_sockets });
             self.service.phase = Phase::Waiting { until };
-            if delay == Span::ZERO {
+            if delay == Span::ZERO && !is_swap_wanted {
                 self.restart();
             }
         } else if self.service.setting.holds_sockets && !generation.policy.ends_with_server() {
             self.tell(Note::Listening);
             self.listen();
+        } else if is_swap_wanted {
+            self.service.phase = Phase::Waiting { until: self.now };
         } else {
             self.end_with(status);
         }
