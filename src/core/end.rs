@@ -253,6 +253,9 @@ impl Step<'_> {
             Some(Ending { was_told: false, since: now, signal, patience, due, killed: false });
         generation.stop_begun = true;
         self.tell(Note::StopsItself { generation: id, patience });
+        if matches!(self.service.phase, Phase::Swapping { new, .. } if new == id) {
+            self.roll_back(format!("generation {} stops by itself", id.0));
+        }
     }
 }
 
@@ -285,7 +288,15 @@ impl Step<'_> {
             AfterExit::NextCommand(index) => self.start_main(id, index),
             AfterExit::FindMain => self.out.push(Action::FindMain { generation: id }),
             AfterExit::LastProcess => self.out.push(Action::AwaitClear { generation: id }),
-            AfterExit::Remain => {}
+            AfterExit::Remain => self.remain(id),
+        }
+    }
+
+    /// Active without a process: nothing can be late any more (systemd arms no timer in its state `exited`).
+    fn remain(&mut self, id: GenerationId) {
+        if let Some(generation) = self.service.get_mut(id) {
+            generation.watchdog = None;
+            generation.policy.runtime_max = Span::INFINITY;
         }
     }
 
@@ -453,9 +464,8 @@ impl Step<'_> {
         let Some(end) = &generation.end else { return self.start_automatically() };
         let status = end.exit_status();
         self.service.last_status = status;
-        if let Some(clients) = self.service.clients.next_swap.take() {
-            return self.start_by_request(true, None, clients);
-        }
+        // `settle` begins it, and reads the files for it.
+        let is_swap_wanted = self.service.clients.next_swap.is_some();
         if restart::shall_restart(&generation.policy, end, generation.failure.as_ref()) {
             let healthy = restart::was_healthy(generation.ready, self.now);
             let delay = self.service.ledger.next_delay(&generation.policy.delay, healthy);
@@ -465,12 +475,14 @@ impl Step<'_> {
             let until = self.now.after(delay);
             self.tell(Note::Restarting { after: delay, holds_sockets: self.service.setting.holds_sockets });
             self.service.phase = Phase::Waiting { until };
-            if delay == Span::ZERO {
+            if delay == Span::ZERO && !is_swap_wanted {
                 self.restart();
             }
         } else if self.service.setting.holds_sockets && !generation.policy.ends_with_server() {
             self.tell(Note::Listening);
             self.listen();
+        } else if is_swap_wanted {
+            self.service.phase = Phase::Waiting { until: self.now };
         } else {
             self.end_with(status);
         }

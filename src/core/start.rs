@@ -131,7 +131,9 @@ impl Step<'_> {
             return;
         }
         generation.retry = None;
-        let is_very_first = id == GenerationId(1) && matches!(self.service.phase, Phase::Up { .. });
+        let is_very_first = id == GenerationId(1)
+            && generation.started.is_none()
+            && matches!(self.service.phase, Phase::Up { .. });
         let status = failure.exit_status();
         self.tell(Note::CannotStart {
             generation: (!is_very_first).then_some(id),
@@ -148,7 +150,7 @@ impl Step<'_> {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.retry = None;
-        if generation.started.is_some() {
+        if generation.policy.service_type == Type::Forking && generation.started.is_some() {
             self.out.push(Action::FindMain { generation: id });
         } else {
             generation.ordered = now;

@@ -3,6 +3,9 @@
 //! of systemd.service(5) for the order of commands.
 
 mod kernel;
+mod rules;
+
+use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use socket_supervise::config::{
@@ -11,7 +14,7 @@ use socket_supervise::config::{
 };
 use socket_supervise::core::{Request, Setting};
 
-use kernel::{Kernel, SECOND};
+use kernel::{Kernel, MS, SECOND};
 
 const HISTORIES: u64 = 10_000;
 
@@ -71,6 +74,8 @@ fn policy(rng: &mut Rng) -> Policy {
         send_sigkill: rng.u8(..8) > 0,
         kill_mode: pick(rng, &[KillMode::ControlGroup, KillMode::Mixed, KillMode::Process]),
         watchdog: pick(rng, &[Span::ZERO, Span::ZERO, secs(3)]),
+        reload_signal: Signal::from_number(10).expect("SIGUSR1"),
+        bake: pick(rng, &[Span::ZERO, secs(1), secs(5)]),
         handover: pick(rng, &[Handover::Shared, Handover::StopFirst]),
         ..Config::for_units().policy
     }
@@ -78,47 +83,99 @@ fn policy(rng: &mut Rng) -> Policy {
 
 /// One thing that a user does.
 fn act(kernel: &mut Kernel) {
-    let request = match kernel.rng.u8(..12) {
+    let request = match kernel.rng.u8(..18) {
         0..=2 => Request::Swap { wait: kernel.rng.bool() },
-        3..=5 => Request::Reload,
-        6 => Request::Restart,
-        7 => Request::Pause,
-        8 => Request::Resume,
-        9 => Request::Kill { signal: Signal::HUP },
+        3..=6 => Request::Reload,
+        7 => Request::Restart,
+        8 => Request::Pause,
+        9 | 10 => Request::Resume,
+        11 => Request::Kill { signal: Signal::HUP },
+        12 => Request::Status { wait_ns: Some(SECOND) },
+        13 => return kernel.client_goes(),
+        14 => return kernel.signal(Signal::HUP),
         _ => return kernel.connect(),
     };
     kernel.request(request);
 }
 
-fn live(seed: u64) {
+type Marks = BTreeMap<&'static str, u32>;
+
+fn live(seed: u64) -> Marks {
     let mut rng = Rng::with_seed(seed);
     let setting = Setting { holds_sockets: rng.u8(..4) > 0, hup_ignored: false, init: rng.u8(..8) == 0 };
     let first = policy(&mut rng);
     let mut kernel = Kernel::new(rng.fork(), first, setting, policy);
     for _ in 0..rng.u32(5..40) {
-        kernel.run_for(rng.u64(..3 * SECOND));
-        if kernel.has_ended() {
-            return kernel.check_end();
+        let span = pick(&mut rng, &[0, 100 * MS, 3 * SECOND, 3 * SECOND, 10 * SECOND]);
+        kernel.run_for(rng.u64(..=span));
+        if kernel.ended {
+            break;
         }
         act(&mut kernel);
     }
-    kernel.signal(Signal::TERM);
-    kernel.run_for(600 * SECOND);
-    assert!(kernel.has_ended(), "stop_terminates: {:?}", kernel.status());
+    if !kernel.ended {
+        stop(&mut kernel, &mut rng);
+    }
     kernel.check_end();
+    kernel.rules.marks
 }
+
+fn stop(kernel: &mut Kernel, rng: &mut Rng) {
+    if rng.bool() {
+        kernel.signal(Signal::TERM)
+    } else {
+        kernel.request(Request::Stop)
+    }
+    if rng.u8(..4) == 0 {
+        kernel.run_for(rng.u64(..2 * SECOND));
+        kernel.signal(Signal::INT);
+    }
+    kernel.run_for(600 * SECOND);
+    assert!(kernel.ended, "stop_terminates: {:?}", kernel.status());
+}
+
+/// What the histories are for; a change of theirs that no longer gets there shall be seen.
+const SITUATIONS: [&str; 21] = [
+    "ExecCondition",
+    "ExecReload",
+    "ExecStartPost",
+    "ExecStartPre",
+    "ExecStop",
+    "ExecStopPost",
+    "adopted",
+    "baked",
+    "broken file",
+    "discarded",
+    "main found",
+    "main nobody",
+    "main not yet",
+    "main unknown",
+    "next of oneshot",
+    "not reloaded",
+    "reloaded",
+    "runtime over",
+    "slow ExecStartPost=",
+    "slow command",
+    "swapped",
+];
 
 #[test]
 fn histories_of_units() {
-    let seeds = match std::env::var("SEED") {
-        Ok(seed) => seed.parse().map(|seed: u64| seed..seed + 1).expect("SEED is a number"),
-        Err(_) => 0..HISTORIES,
-    };
-    for seed in seeds {
-        if std::env::var_os("SHOW").is_some() {
-            eprintln!("{seed}");
-        }
+    if let Some(seed) = crate::number("SEED") {
+        live(seed);
+        return;
+    }
+    let mut marks = Marks::new();
+    for seed in 0..crate::number("SEEDS").unwrap_or(HISTORIES) {
         let history = std::panic::catch_unwind(|| live(seed));
-        assert!(history.is_ok(), "replay: SEED={seed} cargo test --test sim histories_of_units");
+        let of_seed = history
+            .unwrap_or_else(|_| panic!("replay: SEED={seed} cargo test --test sim histories_of_units"));
+        for (mark, times) in of_seed {
+            *marks.entry(mark).or_default() += times;
+        }
+    }
+    println!("{marks:#?}");
+    for situation in SITUATIONS {
+        assert!(marks.contains_key(situation), "no history came to: {situation}");
     }
 }
