@@ -57,14 +57,11 @@ impl Step<'_> {
 
     /// Asks for one more swap; [`Step::settle`] begins it.
     pub(super) fn want_swap(&mut self, client: Option<ClientId>) {
-        if let Phase::Replacing { then: Then::Start, .. } = self.service.phase
-            && let Some(attempt) = &mut self.service.attempt
-        {
-            // The start that is coming reads everything anew, so it answers this request as well.
-            attempt.clients.extend(client);
-            return;
-        }
-        if matches!(self.service.phase, Phase::Swapping { .. }) && self.service.clients.next_swap.is_none() {
+        let is_busy = matches!(
+            self.service.phase,
+            Phase::Swapping { .. } | Phase::Replacing { then: Then::Start, .. }
+        );
+        if is_busy && self.service.clients.next_swap.is_none() {
             self.tell(SwapNote::Waits.into());
         }
         self.service.clients.next_swap.get_or_insert_default().extend(client);
@@ -73,10 +70,12 @@ impl Step<'_> {
     pub(super) fn on_restart_requested(&mut self, client: ClientId) {
         match self.service.phase {
             Phase::Up { .. } | Phase::Swapping { .. } => {
-                let mut clients = self.abandon_swap("a restart was asked for");
-                clients.push(client);
+                // A swap that is wanted besides follows the restart: only a swap reads the files anew.
+                let wanted = self.service.clients.next_swap.take();
+                self.abandon_swap("a restart was asked for");
+                self.service.clients.next_swap = wanted;
                 self.service.ledger.reset();
-                self.replace_with_attempt(clients);
+                self.replace_with_attempt(vec![client]);
             }
             Phase::Replacing { then: Then::Start, .. } => {
                 if let Some(attempt) = &mut self.service.attempt {

@@ -289,6 +289,8 @@ impl Check {
                 self.listener_stays_open(*code);
                 self.exited = true;
             }
+            // For a swap that was asked for; with stop-first its start is still to come.
+            Action::Reread => self.asked = true,
             Action::Suspend => assert!(!self.setting.init, "PID 1 stops itself"),
             Action::Watch { .. }
             | Action::Tell(_)
@@ -296,7 +298,6 @@ impl Check {
             | Action::Run { .. }
             | Action::FindMain { .. }
             | Action::AwaitClear { .. }
-            | Action::Reread
             | Action::Adopt
             | Action::Discard => {}
         }

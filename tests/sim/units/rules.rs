@@ -40,6 +40,7 @@ pub(crate) struct Seen {
     extended: u64,
     reload_signalled: Option<u64>,
     stopping_said: bool,
+    watchdog_said: bool,
     /// We began to end it.
     told: bool,
     killed: bool,
@@ -129,6 +130,7 @@ impl Kernel {
                     seen.ready_said = Some(now);
                 }
                 seen.stopping_said |= message.stopping;
+                seen.watchdog_said |= message.watchdog_usec.is_some();
                 if message.extend_timeout_usec.is_some() {
                     seen.extended = seen.extended.max(now + EXTENSION);
                 }
@@ -404,6 +406,7 @@ impl Kernel {
         };
         let may_time_out = !generation.policy.runtime_max.is_infinite()
             || generation.policy.watchdog != Span::ZERO
+            || generation.seen.watchdog_said
             || generation.seen.stopping_said
             || generation.seen.ready.is_none()
             || generation.seen.told;
@@ -538,7 +541,7 @@ impl Kernel {
             let is_up = is_up || seen.ready.is_some() || seen.done.contains_key(&CommandList::StartPost);
             let Some(started) = seen.started.filter(|_| !is_up) else { continue };
             let due = (started + policy.timeout_start.as_nanos()).max(seen.extended);
-            let is_over = seen.told || seen.failed || seen.stopping_said || seen.forgotten;
+            let is_over = seen.told || seen.failed || seen.stopping_said || seen.has_ended();
             let is_ending = is_over || generation.main.is_none() && policy.service_type != Type::Forking;
             assert!(self.now <= due || is_ending, "{id} is late and still waited for");
         }
