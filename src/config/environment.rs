@@ -1,6 +1,6 @@
 //! Variables: `-E NAME[=VALUE]`, Environment= and the files of EnvironmentFile= (systemd.exec(5)).
 
-use super::{Error, Problem, command_line, printable};
+use super::{Error, Problem, printable};
 
 /// The variables of an environment file, in order; a later one of the same name wins.
 ///
@@ -196,14 +196,6 @@ pub fn assignment(
     Ok((name.to_owned(), value))
 }
 
-/// The words of Environment=: `A=1 "B=x y"`, quoted as [`command_line::unquote`] says.
-///
-/// # Errors
-/// A quote that is not closed.
-pub fn words(text: &str) -> Result<Vec<String>, Problem> {
-    command_line::unquote(text, &|_| {})
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,17 +265,5 @@ mod tests {
         for bad in ["", "=1", "1A=1", "A-B=1", "A B=1", "é=1", "A=\0"] {
             assert_eq!(pair(bad), None, "{bad:?}");
         }
-    }
-
-    #[test]
-    fn words_of_an_environment_line() {
-        let split = |text| words(text).expect("balanced");
-        assert_eq!(split("A=1 B=2"), ["A=1", "B=2"]);
-        assert_eq!(split("A=$B B=$$x"), ["A=$B", "B=$$x"]);
-        assert_eq!(split("'A=x y'  \"B=\\\"\" C=\\n"), ["A=x y", "B=\"", "C=\n"]);
-        assert_eq!(split("A=\"b c\"d"), ["A=b cd"]);
-        assert_eq!(split("A=\\q\\"), ["A=\\q\\"]);
-        assert_eq!(split(" \t"), [""; 0]);
-        assert!(words("'A=1").is_err());
     }
 }

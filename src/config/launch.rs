@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{CommandList, CommandPolicy};
+use super::{CommandPolicy, Lists};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
@@ -90,30 +90,9 @@ impl Launch {
 }
 
 /// The commands of a service. Those of the command line: one in `start`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Commands {
-    pub condition: Vec<Exec>,
-    pub start_pre: Vec<Exec>,
-    pub start: Vec<Exec>,
-    pub start_post: Vec<Exec>,
-    pub reload: Vec<Exec>,
-    pub stop: Vec<Exec>,
-    pub stop_post: Vec<Exec>,
-}
+pub type Commands = Lists<Exec>;
 
 impl Commands {
-    pub fn list(&self, list: CommandList) -> &[Exec] {
-        match list {
-            CommandList::Condition => &self.condition,
-            CommandList::StartPre => &self.start_pre,
-            CommandList::Start => &self.start,
-            CommandList::StartPost => &self.start_post,
-            CommandList::Reload => &self.reload,
-            CommandList::Stop => &self.stop,
-            CommandList::StopPost => &self.stop_post,
-        }
-    }
-
     /// What the core needs to know of them.
     pub fn policy(&self) -> CommandPolicy {
         let of = |list: &[Exec]| list.iter().map(|exec| exec.ignore_failure).collect();

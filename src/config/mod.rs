@@ -33,8 +33,8 @@ pub use launch::{
     ManagedDirectory, NotifyAccess, OpenFile, OpenMode, Output, Preserve, Privileges, Resource, Search,
 };
 pub use policy::{
-    CommandList, CommandPolicy, ExitType, FailureMode, Handover, KillMode, Policy, Rate, Ready, Restart,
-    RestartDelay, StartLimit, StartLimitAction, Type,
+    CommandList, CommandPolicy, ExitType, FailureMode, Handover, KillMode, Lists, Policy, Rate, Ready,
+    Restart, RestartDelay, StartLimit, StartLimitAction, Type,
 };
 pub use socket::{Protocol, SocketCommands, SocketOptions, Timestamping};
 pub use status::StatusSet;

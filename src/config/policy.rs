@@ -142,20 +142,23 @@ pub enum CommandList {
     StopPost,
 }
 
-/// How many commands each list has: one entry a command, true for the prefix `-` (its failure is ignored).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommandPolicy {
-    pub condition: Vec<bool>,
-    pub start_pre: Vec<bool>,
-    pub start: Vec<bool>,
-    pub start_post: Vec<bool>,
-    pub reload: Vec<bool>,
-    pub stop: Vec<bool>,
-    pub stop_post: Vec<bool>,
+/// Something for each command of each list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lists<T> {
+    pub condition: Vec<T>,
+    pub start_pre: Vec<T>,
+    pub start: Vec<T>,
+    pub start_post: Vec<T>,
+    pub reload: Vec<T>,
+    pub stop: Vec<T>,
+    pub stop_post: Vec<T>,
 }
 
-impl CommandPolicy {
-    pub fn list(&self, list: CommandList) -> &[bool] {
+/// How many commands each list has: one entry a command, true for the prefix `-` (its failure is ignored).
+pub type CommandPolicy = Lists<bool>;
+
+impl<T> Lists<T> {
+    pub fn list(&self, list: CommandList) -> &[T] {
         match list {
             CommandList::Condition => &self.condition,
             CommandList::StartPre => &self.start_pre,
@@ -164,6 +167,21 @@ impl CommandPolicy {
             CommandList::Reload => &self.reload,
             CommandList::Stop => &self.stop,
             CommandList::StopPost => &self.stop_post,
+        }
+    }
+}
+
+/// No commands.
+impl<T> Default for Lists<T> {
+    fn default() -> Self {
+        Self {
+            condition: Vec::new(),
+            start_pre: Vec::new(),
+            start: Vec::new(),
+            start_post: Vec::new(),
+            reload: Vec::new(),
+            stop: Vec::new(),
+            stop_post: Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Text from outside, at random: no parser panics, and every refusal is one line with a remedy.
 
+use super::command_line;
 use super::directives::DIRECTIVES;
 use super::{Listener, Problem, Signal, Span, StatusSet, directives::Draft, environment, placeholder};
 use crate::config::Config;
@@ -69,7 +70,7 @@ fn no_text_panics_and_every_refusal_is_one_line() {
         problems.extend(Span::parse(&text).err());
         problems.extend(Signal::parse(&text).err());
         problems.extend(StatusSet::default().add(&text).err());
-        problems.extend(environment::words(&text).err());
+        problems.extend(command_line::unquote(&text, &|_| {}).err());
         problems.extend(environment::assignment(&text, |_| None).err());
         problems.extend(placeholder::check([text.as_str()], &sockets).err());
         let key = DIRECTIVES[random.usize(..DIRECTIVES.len())].key;

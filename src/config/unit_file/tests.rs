@@ -211,7 +211,7 @@ fn read_all(text: Vec<u8>, name: &UnitName) -> Vec<Error> {
             let argv = command_line::expand(&exec, &|name| (name != "a").then(|| "'a \\".into()));
             assert!(!exec.path.is_empty() && argv.first() == exec.words.first(), "{exec:?}");
         }
-        for word in environment::words(&assignment.value).unwrap_or_default() {
+        for word in command_line::unquote(&assignment.value, &|_| {}).unwrap_or_default() {
             environment::assignment(&word, |_| None).map_or_else(tell, |_| ());
         }
     }
