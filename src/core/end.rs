@@ -30,8 +30,11 @@ impl Step<'_> {
             return;
         }
         let has_command = generation.command.is_some();
+        let is_reload = generation.command.is_some_and(|running| running.command.list == CommandList::Reload);
         let (has_stop, has_ended) = (generation.has_stop(), generation.end.is_some());
         if has_command {
+            // A reload that does not end must not use up the time that the server has to stop.
+            let signal = if is_reload { Signal::KILL } else { signal };
             for signal in [signal, Signal::CONT] {
                 self.signal_command(id, signal);
             }

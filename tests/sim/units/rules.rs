@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use socket_supervise::config::{CommandList, ExitType, KillMode, Policy, Signal, Span, Type};
+use socket_supervise::config::{CommandList, ExitType, FailureMode, KillMode, Policy, Signal, Span, Type};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{
     Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Request, Scope, limits,
@@ -249,7 +249,10 @@ impl Kernel {
                 self.rules.mark(command.list.key(), true);
             }
             Action::Kill { generation, signal, scope } => {
-                self.old_untouched_until_adopted(event, *generation, *signal);
+                if *scope != Scope::Command {
+                    self.old_untouched_until_adopted(event, *generation, *signal);
+                    self.asked_before_killed(event, *generation, *signal);
+                }
                 self.note_kill(event, *generation, *signal, *scope);
             }
             Action::Forget { generation } => self.forgotten_once_and_complete(*generation),
@@ -379,6 +382,18 @@ impl Kernel {
         }
     }
 
+    /// SIGKILL for a server that works is the last resort: ExecStop= or a signal came before it.
+    fn asked_before_killed(&mut self, event: &Event, id: GenerationId, signal: Signal) {
+        let generation = self.of(id);
+        let (policy, seen) = (&generation.policy, &generation.seen);
+        let works = generation.main.is_some() && seen.ready.is_some() && !seen.failed && !seen.stopping_said;
+        let is_asked = seen.told || seen.done.contains_key(&CommandList::Stop);
+        let may_skip = policy.start_failure_mode == FailureMode::Kill;
+        if *event == Event::Tick && signal == Signal::KILL && works && !may_skip {
+            assert!(is_asked, "{id} is killed and was never asked to stop");
+        }
+    }
+
     /// During a swap the old generation gets no signal of ours unless by its own fault, or after the new one counts.
     fn old_untouched_until_adopted(&self, event: &Event, id: GenerationId, signal: Signal) {
         let (before, generation) = (&self.rules.before, &self.generations[&id]);
@@ -417,11 +432,13 @@ impl Kernel {
     fn adopted_after_the_bake(&self, event: &Event, after: &Status) {
         let before = &self.rules.before;
         let Some(candidate) = role(before, Role::Candidate) else { return };
-        assert_eq!(after.generation, Some(candidate.0), "adopted, but the candidate has not the traffic");
+        assert_ne!(after.generation, before.generation, "adopted, but the old one has the traffic");
         let generation = &self.generations[&candidate];
         let is_ready_now = || {
             let entry = after.generations.iter().find(|entry| entry.generation == candidate.0);
-            entry.is_some_and(|entry| entry.ready_ms.is_some()).then_some(self.now)
+            // Type=oneshot is ready and over in one step, and no longer listed.
+            let is_over = entry.is_none() && generation.policy.service_type == Type::Oneshot;
+            (is_over || entry.is_some_and(|entry| entry.ready_ms.is_some())).then_some(self.now)
         };
         let ready = generation.seen.ready.or_else(is_ready_now);
         let bake = generation.policy.bake.as_nanos();
@@ -503,6 +520,9 @@ impl Kernel {
         let mut overdue = None;
         for (id, generation) in &mut self.generations {
             let Some((_, Command { list, .. })) = generation.command else { continue };
+            if generation.seen.forgotten {
+                continue;
+            }
             let is_end = matches!(list, CommandList::Stop | CommandList::StopPost);
             let policy = &generation.policy;
             let timeout = if is_end { policy.timeout_stop } else { policy.timeout_start };
@@ -556,6 +576,7 @@ impl Kernel {
             let due = due.max(seen.extended);
             let is_ending =
                 seen.told || seen.stopping_said || seen.failed || seen.done.contains_key(&CommandList::Stop);
+            let is_ending = is_ending || (generation.command.is_some() && seen.command_signalled);
             assert!(self.now <= due || is_ending, "{id} runs longer than RuntimeMaxSec=");
             hits |= self.now >= due;
         }
