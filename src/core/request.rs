@@ -57,10 +57,8 @@ impl Step<'_> {
 
     /// Asks for one more swap; [`Step::settle`] begins it.
     pub(super) fn want_swap(&mut self, client: Option<ClientId>) {
-        let is_busy = matches!(
-            self.service.phase,
-            Phase::Swapping { .. } | Phase::Replacing { then: Then::Start, .. }
-        );
+        let is_busy =
+            matches!(self.service.phase, Phase::Swapping { .. } | Phase::Replacing { then: Then::Start, .. });
         if is_busy && self.service.clients.next_swap.is_none() {
             self.tell(SwapNote::Waits.into());
         }
