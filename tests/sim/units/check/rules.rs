@@ -1,231 +1,12 @@
-//! The rules of units.rs, each a function named for what it promises. They see events, orders, `status` and the next
-//! wake-up, and nothing inside the core; the order of commands is that of systemd.service(5).
+//! The rules of units.rs, each a function named for what it promises; the order of commands is that of
+//! systemd.service(5).
 
-use std::collections::{BTreeMap, BTreeSet};
+use socket_supervise::config::{CommandList, FailureMode, KillMode, Signal, Span, Type};
+use socket_supervise::core::report::{Reply, Role, State, Status};
+use socket_supervise::core::{Action, ClientId, Command, Event, GenerationId, Request, Scope, limits};
 
-use socket_supervise::config::{CommandList, ExitType, FailureMode, KillMode, Policy, Signal, Span, Type};
-use socket_supervise::core::report::{Role, State, Status};
-use socket_supervise::core::{
-    Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Request, Scope, limits,
-};
-
-use super::kernel::{EXTENSION, Generation, Kernel};
-
-/// Steps at one instant, at most.
-const STEPS: u32 = 150;
-
-/// What has happened to one generation.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Seen {
-    /// How many commands of each list were begun, and which list has failed.
-    done: BTreeMap<CommandList, usize>,
-    broken: BTreeSet<CommandList>,
-    /// The command that runs: of which list, since when, and whether we sent it a signal.
-    last_list: Option<CommandList>,
-    command_since: u64,
-    command_signalled: bool,
-    /// Some command took too long.
-    is_overdue: bool,
-    /// When its main process was started, the last of them with Type=oneshot.
-    started: Option<u64>,
-    starts: usize,
-    /// An order to start it is not answered.
-    is_ordered: bool,
-    text_busy: bool,
-    /// It could not be started, ended badly unasked, or took too long.
-    failed: bool,
-    ready_said: Option<u64>,
-    found: bool,
-    ready: Option<u64>,
-    extended: u64,
-    reload_signalled: Option<u64>,
-    stopping_said: bool,
-    watchdog_said: bool,
-    /// We began to end it.
-    told: bool,
-    killed: bool,
-    pub(crate) forgotten: bool,
-}
-
-/// A client that was not answered yet.
-#[derive(Clone, Debug)]
-struct Asked {
-    request: Request,
-    at: u64,
-    /// How often the files had been read.
-    readings: u32,
-}
-
-pub(crate) struct Rules {
-    before: Status,
-    instant: (u64, u32),
-    clients: BTreeMap<ClientId, Asked>,
-    readings: u32,
-    /// Since the present candidate was begun, somebody asked for something that stops the current generation.
-    disturbed: bool,
-    stop_by: Option<u64>,
-    pub(crate) marks: BTreeMap<&'static str, u32>,
-}
-
-impl Rules {
-    pub(crate) fn new(before: Status) -> Self {
-        Self {
-            before,
-            instant: (0, 0),
-            clients: BTreeMap::new(),
-            readings: 0,
-            disturbed: false,
-            stop_by: None,
-            marks: BTreeMap::new(),
-        }
-    }
-
-    pub(crate) fn some_client(&self) -> Option<ClientId> {
-        self.clients.keys().next().copied()
-    }
-
-    fn mark(&mut self, what: &'static str, hit: bool) {
-        if hit {
-            *self.marks.entry(what).or_default() += 1;
-        }
-    }
-}
-
-fn role(status: &Status, role: Role) -> Option<GenerationId> {
-    status.generations.iter().find(|entry| entry.role == role).map(|entry| GenerationId(entry.generation))
-}
-
-/// What is remembered.
-impl Kernel {
-    pub(crate) fn before_step(&mut self, event: &Event) {
-        let now = self.now;
-        if self.rules.instant.0 != now {
-            self.rules.instant = (now, 0);
-        }
-        self.rules.instant.1 += 1;
-        assert!(self.rules.instant.1 < STEPS, "no_spin: {event:?}: {:?}", self.rules.before);
-        match event {
-            Event::Started { generation, .. } => {
-                let seen = &mut self.of(*generation).seen;
-                (seen.is_ordered, seen.started) = (false, Some(now));
-                seen.starts += 1;
-            }
-            Event::StartFailed { generation, failure } => {
-                let seen = &mut self.of(*generation).seen;
-                (seen.is_ordered, seen.text_busy) = (false, failure.errno == 26);
-                seen.failed |= !seen.text_busy;
-            }
-            Event::Exited { generation, exit } => self.note_exit(*generation, *exit),
-            Event::CommandEnded { generation, end } => self.note_command_end(*generation, end),
-            Event::MainSought { generation, found } => {
-                self.of(*generation).seen.found |= matches!(found, Found::Main(_) | Found::Unknown);
-                self.rules.mark("main found", matches!(found, Found::Main(_)));
-                self.rules.mark("main unknown", *found == Found::Unknown);
-                self.rules.mark("main not yet", *found == Found::NotYet);
-                self.rules.mark("main nobody", *found == Found::Nobody);
-            }
-            Event::Notified { generation, message } => {
-                let seen = &mut self.of(*generation).seen;
-                if message.ready {
-                    seen.ready_said = Some(now);
-                }
-                seen.stopping_said |= message.stopping;
-                seen.watchdog_said |= message.watchdog_usec.is_some();
-                if message.extend_timeout_usec.is_some() {
-                    seen.extended = seen.extended.max(now + EXTENSION);
-                }
-            }
-            Event::Signalled { signal, .. } => {
-                self.note_asked_to_stop(matches!(*signal, Signal::TERM | Signal::INT))
-            }
-            Event::Requested { client, request } => {
-                self.note_asked_to_stop(*request == Request::Stop);
-                self.rules.disturbed |= matches!(request, Request::Restart | Request::Pause);
-                let asked = Asked { request: request.clone(), at: now, readings: self.rules.readings };
-                self.rules.clients.insert(*client, asked);
-            }
-            Event::ClientGone { client } => drop(self.rules.clients.remove(client)),
-            Event::Begun
-            | Event::MainChanged { .. }
-            | Event::Cleared { .. }
-            | Event::Reread { .. }
-            | Event::Connected
-            | Event::Childless
-            | Event::Tick => {}
-        }
-    }
-
-    fn note_exit(&mut self, id: GenerationId, exit: Exit) {
-        let generation = self.of(id);
-        // With several commands any `-` counts here; that is too kind, but never wrong.
-        let is_clean = exit == Exit::Code(0)
-            || generation.policy.commands.start.contains(&true)
-            || matches!(exit, Exit::Signal { signal: Signal::TERM | Signal::INT | Signal::HUP, .. });
-        // ExitType=cgroup: the end of the main process is not the end.
-        let counts = generation.policy.exit_type == ExitType::Main && !generation.seen.told;
-        generation.seen.failed |= counts && !is_clean;
-    }
-
-    fn note_command_end(&mut self, id: GenerationId, end: &End) {
-        let generation = self.of(id);
-        // The last one begun is the only one there is.
-        let Some((list, done)) = generation.seen.running_list() else { return };
-        let ignored = generation.policy.commands.list(list)[done - 1];
-        if *end != End::Exited(Exit::Code(0)) && !ignored {
-            generation.seen.broken.insert(list);
-        }
-        generation.seen.last_list = None;
-    }
-
-    /// The bound is the sum of all timeouts of the slowest generation, and of the sweep.
-    fn note_asked_to_stop(&mut self, is_stop: bool) {
-        if !is_stop {
-            return;
-        }
-        self.rules.disturbed = true;
-        let after_kill = limits::AFTER_KILL.as_nanos();
-        let bound = |policy: &Policy| {
-            let stop = policy.timeout_stop.max(policy.timeout_abort.unwrap_or(Span::ZERO)).as_nanos();
-            let (stops, posts) = (policy.commands.stop.len() as u64, policy.commands.stop_post.len() as u64);
-            2 * stops * stop + posts * (stop + after_kill) + 2 * stop + 4 * after_kill + 8 * EXTENSION
-        };
-        let living = self.generations.values().filter(|generation| !generation.seen.forgotten);
-        let slowest = living.map(|generation| bound(&generation.policy)).max().unwrap_or_default();
-        let by = self.now + slowest + self.policy.timeout_stop.as_nanos() + 2 * after_kill;
-        self.rules.stop_by = Some(self.rules.stop_by.map_or(by, |earlier| earlier.min(by)));
-    }
-
-    pub(crate) fn after_step(&mut self, event: &Event, actions: &[Action], status: Status) {
-        let now = self.now;
-        for entry in &status.generations {
-            let seen = &mut self.of(GenerationId(entry.generation)).seen;
-            if entry.ready_ms.is_some() && seen.ready.is_none() {
-                seen.ready = Some(now);
-            }
-        }
-        self.a_broken_file_changes_nothing(event, actions, &status);
-        self.slow_commands_are_ended();
-        self.late_starts_fail();
-        self.runtime_max_is_kept();
-        let is_late = self.rules.stop_by.is_some_and(|by| self.now > by);
-        assert!(self.ended || !is_late, "stop_terminates: {status:?}");
-        let candidate = role(&status, Role::Candidate);
-        if candidate.is_some() && candidate != role(&self.rules.before, Role::Candidate) {
-            self.rules.disturbed = false;
-        }
-        self.rules
-            .mark("baked", self.rules.before.state == State::Swapping && actions.contains(&Action::Adopt));
-        self.rules.before = status;
-    }
-
-    pub(crate) fn check_end(&self) {
-        assert!(self.rules.clients.is_empty(), "unanswered: {:?}", self.rules.clients);
-        assert!(self.staged.is_none(), "what was read was neither adopted nor discarded");
-        for (id, generation) in &self.generations {
-            assert!(generation.seen.forgotten, "{id} was not finished: {generation:?}");
-        }
-    }
-}
+use super::role;
+use crate::units::kernel::{Generation, Kernel};
 
 /// The rules, looked at with each order.
 impl Kernel {
@@ -245,6 +26,9 @@ impl Kernel {
                 let seen = &mut self.of(*generation).seen;
                 seen.done.insert(command.list, command.index + 1);
                 seen.last_list = Some(command.list);
+                if command.list == CommandList::Reload {
+                    seen.reload_begun = now;
+                }
                 (seen.command_since, seen.command_signalled) = (now, false);
                 self.rules.mark(command.list.key(), true);
             }
@@ -271,7 +55,7 @@ impl Kernel {
                 self.rules.mark("discarded", true);
             }
             Action::Watch { on } => assert!(!on || self.setting.holds_sockets, "no socket to watch"),
-            Action::Reply { client, reply } => self.one_reply_per_request(*client, reply.exit),
+            Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
             Action::Exit(_) => self.ends_only_where_it_may(),
             Action::FindMain { generation } => {
                 let generation = self.of(*generation);
@@ -375,6 +159,7 @@ impl Kernel {
         let is_users = matches!(event, Event::Requested { request: Request::Kill { .. }, .. });
         if scope == Scope::Main && signal == generation.policy.reload_signal {
             generation.seen.reload_signalled = Some(now);
+            generation.seen.reload_begun = now;
         } else if signal != Signal::CONT && !is_users {
             generation.seen.told |= scope != Scope::Command;
             generation.seen.killed |= signal == Signal::KILL;
@@ -460,7 +245,8 @@ impl Kernel {
         assert!(generation.is_empty() || leaves, "{id} is left: {generation:?}");
     }
 
-    fn one_reply_per_request(&mut self, client: ClientId, exit: u8) {
+    fn one_reply_per_request(&mut self, client: ClientId, reply: &Reply) {
+        let exit = reply.exit;
         let asked = self.rules.clients.remove(&client);
         let asked = asked.unwrap_or_else(|| panic!("client {} is answered but does not wait", client.0));
         match asked.request {
@@ -476,13 +262,28 @@ impl Kernel {
                 assert!(!by_signal || (is_asked && has_said), "{current} has not said that it has reloaded");
                 self.rules.mark("reloaded", true);
             }
-            Request::Reload => self.rules.mark("not reloaded", true),
+            Request::Reload => {
+                if reply.text.contains("reloading already") {
+                    self.a_reload_ends();
+                }
+                self.rules.mark("not reloaded", true);
+            }
             Request::Swap { wait: true } if exit == 0 => {
                 assert!(self.rules.readings > asked.readings, "a_swap_reads_the_files: {client:?}");
                 self.rules.mark("swapped", true);
             }
             _ => {}
         }
+    }
+
+    /// One that is announced and never ends does not stand in the way of the next (TimeoutStartSec=).
+    fn a_reload_ends(&mut self) {
+        let now = self.now;
+        let current = GenerationId(self.rules.before.generation.expect("who reloads is current"));
+        let generation = self.of(current);
+        let by = generation.seen.reload_begun + generation.policy.timeout_start.as_nanos();
+        let by = by.max(generation.seen.extended) + limits::AFTER_KILL.as_nanos();
+        assert!(now <= by, "{current} reloads for ever");
     }
 
     fn ends_only_where_it_may(&self) {
@@ -494,7 +295,12 @@ impl Kernel {
 
 /// The rules, looked at after each step.
 impl Kernel {
-    fn a_broken_file_changes_nothing(&mut self, event: &Event, actions: &[Action], status: &Status) {
+    pub(in crate::units) fn a_broken_file_changes_nothing(
+        &mut self,
+        event: &Event,
+        actions: &[Action],
+        status: &Status,
+    ) {
         let Event::Reread { result: Err(why) } = event else { return };
         let before = &self.rules.before;
         assert_eq!(before.state, status.state, "a broken file changed the state");
@@ -515,7 +321,7 @@ impl Kernel {
     }
 
     /// No command runs longer than it may without a signal of ours.
-    fn slow_commands_are_ended(&mut self) {
+    pub(in crate::units) fn slow_commands_are_ended(&mut self) {
         let now = self.now;
         let mut overdue = None;
         for (id, generation) in &mut self.generations {
@@ -549,7 +355,7 @@ impl Kernel {
     }
 
     /// TimeoutStartSec= is kept where Type= waits for something.
-    fn late_starts_fail(&self) {
+    pub(in crate::units) fn late_starts_fail(&self) {
         for (id, generation) in &self.generations {
             let (policy, seen) = (&generation.policy, &generation.seen);
             let is_up = match policy.service_type {
@@ -567,7 +373,7 @@ impl Kernel {
         }
     }
 
-    fn runtime_max_is_kept(&mut self) {
+    pub(in crate::units) fn runtime_max_is_kept(&mut self) {
         let mut hits = false;
         for (id, generation) in &self.generations {
             let (policy, seen) = (&generation.policy, &generation.seen);
@@ -602,16 +408,5 @@ impl Generation {
     /// KillMode=process and SendSIGKILL=no promise to leave processes alone.
     fn leaves_others(&self) -> bool {
         self.policy.kill_mode == KillMode::Process || !self.policy.send_sigkill
-    }
-}
-
-impl Seen {
-    pub(crate) fn has_ended(&self) -> bool {
-        self.forgotten || self.done.contains_key(&CommandList::StopPost)
-    }
-
-    fn running_list(&self) -> Option<(CommandList, usize)> {
-        let list = self.last_list?;
-        Some((list, self.done.get(&list).copied()?))
     }
 }
