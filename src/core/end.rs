@@ -485,7 +485,8 @@ impl Step<'_> {
             self.tell(Note::Listening);
             self.listen();
         } else if is_swap_wanted {
-            self.service.phase = Phase::Waiting { until: self.now };
+            // Long enough for the files to be read first; should they be broken, what was there is started.
+            self.service.phase = Phase::Waiting { until: self.now.after(limits::NOT_STARTED) };
         } else {
             self.end_with(status);
         }

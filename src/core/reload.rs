@@ -67,8 +67,9 @@ impl Step<'_> {
         match &mut generation.reload {
             Some(reload) => reload.was_said |= at.is_some_and(|at| at >= reload.since),
             None if generation.is_up => {
-                generation.reload =
-                    Some(Reload { since: now, due: Time::NEVER, was_said: true, clients: Vec::new() });
+                // systemd arms TimeoutStartSec= for a reload by notification as well.
+                let due = now.after(generation.policy.timeout_start);
+                generation.reload = Some(Reload { since: now, due, was_said: true, clients: Vec::new() });
                 self.tell(Note::Reload(id, ReloadNote::Begun));
                 if self.service.current() == Some(id) {
                     self.out.push(Action::TellManager(Manager::Reloading));

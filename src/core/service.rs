@@ -129,7 +129,8 @@ pub(super) struct Sweep {
 pub(super) struct Generation {
     pub(super) id: GenerationId,
     pub(super) policy: Policy,
-    /// When its start was first ordered, and when last (a busy file is tried again). Ages count from the latter.
+    /// When its main process was first ordered (before that: the generation), and when last (a busy file is tried
+    /// again). Ages count from the latter.
     pub(super) spawned: Time,
     pub(super) ordered: Time,
     /// The main process. None before and after it, and where nobody knows which one it is.

@@ -17,6 +17,12 @@ impl Step<'_> {
         for client in self.abandon_swap("supervise was told to stop") {
             self.reply(client, Reply::failed("supervise was told to stop"));
         }
+        // The files may not be read any more; should they be, nobody waits for it.
+        let rereading =
+            self.service.clients.rereading.iter_mut().flat_map(std::mem::take).collect::<Vec<_>>();
+        for client in rereading {
+            self.reply(client, Reply::failed("supervise was told to stop"));
+        }
         for client in std::mem::take(&mut self.service.clients.pause) {
             self.reply(client, Reply::failed("supervise was told to stop"));
         }

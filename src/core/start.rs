@@ -68,6 +68,7 @@ impl Step<'_> {
             return self.main_done(id);
         }
         generation.index = index;
+        generation.spawned = now;
         generation.is_ordered = true;
         self.out.push(Action::Spawn { generation: id, index });
     }
@@ -153,9 +154,9 @@ impl Step<'_> {
         if generation.policy.service_type == Type::Forking && generation.started.is_some() {
             self.out.push(Action::FindMain { generation: id });
         } else {
-            generation.ordered = now;
+            (generation.ordered, generation.is_ordered) = (now, true);
             let index = generation.index;
-            self.start_main(id, index);
+            self.out.push(Action::Spawn { generation: id, index });
         }
     }
 

@@ -7,7 +7,7 @@ mod steps;
 use std::collections::{BTreeMap, BTreeSet};
 
 use socket_supervise::config::{CommandList, ExitType, FailureMode, KillMode, Policy, Signal, Span, Type};
-use socket_supervise::core::report::{Role, State, Status};
+use socket_supervise::core::report::{Reply, Role, State, Status};
 use socket_supervise::core::{
     Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Request, Scope, limits,
 };
@@ -42,6 +42,8 @@ pub(crate) struct Seen {
     ready: Option<u64>,
     extended: u64,
     reload_signalled: Option<u64>,
+    /// The last that we heard or did of a reload.
+    reload_begun: u64,
     stopping_said: bool,
     watchdog_said: bool,
     /// We began to end it.
@@ -133,6 +135,9 @@ impl Kernel {
                     seen.ready_said = Some(now);
                 }
                 seen.stopping_said |= message.stopping;
+                if message.reloading {
+                    seen.reload_begun = now;
+                }
                 seen.watchdog_said |= message.watchdog_usec.is_some();
                 if message.extend_timeout_usec.is_some() {
                     seen.extended = seen.extended.max(now + EXTENSION);

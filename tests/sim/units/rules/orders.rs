@@ -20,6 +20,9 @@ impl Kernel {
                 let seen = &mut self.of(*generation).seen;
                 seen.done.insert(command.list, command.index + 1);
                 seen.last_list = Some(command.list);
+                if command.list == CommandList::Reload {
+                    seen.reload_begun = now;
+                }
                 (seen.command_since, seen.command_signalled) = (now, false);
                 self.rules.mark(command.list.key(), true);
             }
@@ -46,7 +49,7 @@ impl Kernel {
                 self.rules.mark("discarded", true);
             }
             Action::Watch { on } => assert!(!on || self.setting.holds_sockets, "no socket to watch"),
-            Action::Reply { client, reply } => self.one_reply_per_request(*client, reply.exit),
+            Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
             Action::Exit(_) => self.ends_only_where_it_may(),
             Action::FindMain { generation } => {
                 let generation = self.of(*generation);
@@ -150,6 +153,7 @@ impl Kernel {
         let is_users = matches!(event, Event::Requested { request: Request::Kill { .. }, .. });
         if scope == Scope::Main && signal == generation.policy.reload_signal {
             generation.seen.reload_signalled = Some(now);
+            generation.seen.reload_begun = now;
         } else if signal != Signal::CONT && !is_users {
             generation.seen.told |= scope != Scope::Command;
             generation.seen.killed |= signal == Signal::KILL;
@@ -235,7 +239,18 @@ impl Kernel {
         assert!(generation.is_empty() || leaves, "{id} is left: {generation:?}");
     }
 
-    pub(super) fn one_reply_per_request(&mut self, client: ClientId, exit: u8) {
+    /// One that is announced and never ends does not stand in the way of the next (TimeoutStartSec=).
+    fn a_reload_ends(&mut self) {
+        let now = self.now;
+        let current = GenerationId(self.rules.before.generation.expect("who reloads is current"));
+        let generation = self.of(current);
+        let by = generation.seen.reload_begun + generation.policy.timeout_start.as_nanos();
+        let by = by.max(generation.seen.extended) + limits::AFTER_KILL.as_nanos();
+        assert!(now <= by, "{current} reloads for ever");
+    }
+
+    pub(super) fn one_reply_per_request(&mut self, client: ClientId, reply: &Reply) {
+        let exit = reply.exit;
         let asked = self.rules.clients.remove(&client);
         let asked = asked.unwrap_or_else(|| panic!("client {} is answered but does not wait", client.0));
         match asked.request {
@@ -251,7 +266,12 @@ impl Kernel {
                 assert!(!by_signal || (is_asked && has_said), "{current} has not said that it has reloaded");
                 self.rules.mark("reloaded", true);
             }
-            Request::Reload => self.rules.mark("not reloaded", true),
+            Request::Reload => {
+                if reply.text.contains("reloading already") {
+                    self.a_reload_ends();
+                }
+                self.rules.mark("not reloaded", true);
+            }
             Request::Swap { wait: true } if exit == 0 => {
                 assert!(self.rules.readings > asked.readings, "a_swap_reads_the_files: {client:?}");
                 self.rules.mark("swapped", true);

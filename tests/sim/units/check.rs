@@ -1,0 +1,244 @@
+//! What the rules of units.rs remember of a history. They see events, orders, `status` and the next wake-up, and nothing
+//! inside the core; the rules themselves are in check/rules.rs.
+
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use socket_supervise::config::{CommandList, ExitType, Policy, Signal, Span};
+use socket_supervise::core::report::{Role, State, Status};
+use socket_supervise::core::{Action, ClientId, End, Event, Exit, Found, GenerationId, Request, limits};
+
+use super::kernel::{EXTENSION, Kernel};
+
+/// Steps at one instant, at most.
+const STEPS: u32 = 150;
+
+/// What has happened to one generation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// How many commands of each list were begun, and which list has failed.
+    done: BTreeMap<CommandList, usize>,
+    broken: BTreeSet<CommandList>,
+    /// The command that runs: of which list, since when, and whether we sent it a signal.
+    last_list: Option<CommandList>,
+    command_since: u64,
+    command_signalled: bool,
+    /// Some command took too long.
+    is_overdue: bool,
+    /// When its main process was started, the last of them with Type=oneshot.
+    started: Option<u64>,
+    starts: usize,
+    /// An order to start it is not answered.
+    is_ordered: bool,
+    text_busy: bool,
+    /// It could not be started, ended badly unasked, or took too long.
+    failed: bool,
+    ready_said: Option<u64>,
+    found: bool,
+    ready: Option<u64>,
+    extended: u64,
+    reload_signalled: Option<u64>,
+    /// The last that we heard or did of a reload.
+    reload_begun: u64,
+    stopping_said: bool,
+    watchdog_said: bool,
+    /// We began to end it.
+    told: bool,
+    killed: bool,
+    pub(crate) forgotten: bool,
+}
+
+/// A client that was not answered yet.
+#[derive(Clone, Debug)]
+struct Asked {
+    request: Request,
+    at: u64,
+    /// How often the files had been read.
+    readings: u32,
+}
+
+pub(crate) struct Rules {
+    before: Status,
+    instant: (u64, u32),
+    clients: BTreeMap<ClientId, Asked>,
+    readings: u32,
+    /// Since the present candidate was begun, somebody asked for something that stops the current generation.
+    disturbed: bool,
+    stop_by: Option<u64>,
+    pub(crate) marks: BTreeMap<&'static str, u32>,
+}
+
+impl Rules {
+    pub(crate) fn new(before: Status) -> Self {
+        Self {
+            before,
+            instant: (0, 0),
+            clients: BTreeMap::new(),
+            readings: 0,
+            disturbed: false,
+            stop_by: None,
+            marks: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn some_client(&self) -> Option<ClientId> {
+        self.clients.keys().next().copied()
+    }
+
+    fn mark(&mut self, what: &'static str, hit: bool) {
+        if hit {
+            *self.marks.entry(what).or_default() += 1;
+        }
+    }
+}
+
+fn role(status: &Status, role: Role) -> Option<GenerationId> {
+    status.generations.iter().find(|entry| entry.role == role).map(|entry| GenerationId(entry.generation))
+}
+
+/// What is remembered.
+impl Kernel {
+    pub(crate) fn before_step(&mut self, event: &Event) {
+        let now = self.now;
+        if self.rules.instant.0 != now {
+            self.rules.instant = (now, 0);
+        }
+        self.rules.instant.1 += 1;
+        assert!(self.rules.instant.1 < STEPS, "no_spin: {event:?}: {:?}", self.rules.before);
+        match event {
+            Event::Started { generation, .. } => {
+                let seen = &mut self.of(*generation).seen;
+                (seen.is_ordered, seen.started) = (false, Some(now));
+                seen.starts += 1;
+            }
+            Event::StartFailed { generation, failure } => {
+                let seen = &mut self.of(*generation).seen;
+                (seen.is_ordered, seen.text_busy) = (false, failure.errno == 26);
+                seen.failed |= !seen.text_busy;
+            }
+            Event::Exited { generation, exit } => self.note_exit(*generation, *exit),
+            Event::CommandEnded { generation, end } => self.note_command_end(*generation, end),
+            Event::MainSought { generation, found } => {
+                self.of(*generation).seen.found |= matches!(found, Found::Main(_) | Found::Unknown);
+                self.rules.mark("main found", matches!(found, Found::Main(_)));
+                self.rules.mark("main unknown", *found == Found::Unknown);
+                self.rules.mark("main not yet", *found == Found::NotYet);
+                self.rules.mark("main nobody", *found == Found::Nobody);
+            }
+            Event::Notified { generation, message } => {
+                let seen = &mut self.of(*generation).seen;
+                if message.ready {
+                    seen.ready_said = Some(now);
+                }
+                seen.stopping_said |= message.stopping;
+                if message.reloading {
+                    seen.reload_begun = now;
+                }
+                seen.watchdog_said |= message.watchdog_usec.is_some();
+                if message.extend_timeout_usec.is_some() {
+                    seen.extended = seen.extended.max(now + EXTENSION);
+                }
+            }
+            Event::Signalled { signal, .. } => {
+                self.note_asked_to_stop(matches!(*signal, Signal::TERM | Signal::INT))
+            }
+            Event::Requested { client, request } => {
+                self.note_asked_to_stop(*request == Request::Stop);
+                self.rules.disturbed |= matches!(request, Request::Restart | Request::Pause);
+                let asked = Asked { request: request.clone(), at: now, readings: self.rules.readings };
+                self.rules.clients.insert(*client, asked);
+            }
+            Event::ClientGone { client } => drop(self.rules.clients.remove(client)),
+            Event::Begun
+            | Event::MainChanged { .. }
+            | Event::Cleared { .. }
+            | Event::Reread { .. }
+            | Event::Connected
+            | Event::Childless
+            | Event::Tick => {}
+        }
+    }
+
+    fn note_exit(&mut self, id: GenerationId, exit: Exit) {
+        let generation = self.of(id);
+        // With several commands any `-` counts here; that is too kind, but never wrong.
+        let is_clean = exit == Exit::Code(0)
+            || generation.policy.commands.start.contains(&true)
+            || matches!(exit, Exit::Signal { signal: Signal::TERM | Signal::INT | Signal::HUP, .. });
+        // ExitType=cgroup: the end of the main process is not the end.
+        let counts = generation.policy.exit_type == ExitType::Main && !generation.seen.told;
+        generation.seen.failed |= counts && !is_clean;
+    }
+
+    fn note_command_end(&mut self, id: GenerationId, end: &End) {
+        let generation = self.of(id);
+        // The last one begun is the only one there is.
+        let Some((list, done)) = generation.seen.running_list() else { return };
+        let ignored = generation.policy.commands.list(list)[done - 1];
+        if *end != End::Exited(Exit::Code(0)) && !ignored {
+            generation.seen.broken.insert(list);
+        }
+        generation.seen.last_list = None;
+    }
+
+    /// The bound is the sum of all timeouts of the slowest generation, and of the sweep.
+    fn note_asked_to_stop(&mut self, is_stop: bool) {
+        if !is_stop {
+            return;
+        }
+        self.rules.disturbed = true;
+        let after_kill = limits::AFTER_KILL.as_nanos();
+        let bound = |policy: &Policy| {
+            let stop = policy.timeout_stop.max(policy.timeout_abort.unwrap_or(Span::ZERO)).as_nanos();
+            let (stops, posts) = (policy.commands.stop.len() as u64, policy.commands.stop_post.len() as u64);
+            2 * stops * stop + posts * (stop + after_kill) + 2 * stop + 4 * after_kill + 8 * EXTENSION
+        };
+        let living = self.generations.values().filter(|generation| !generation.seen.forgotten);
+        let slowest = living.map(|generation| bound(&generation.policy)).max().unwrap_or_default();
+        let by = self.now + slowest + self.policy.timeout_stop.as_nanos() + 2 * after_kill;
+        self.rules.stop_by = Some(self.rules.stop_by.map_or(by, |earlier| earlier.min(by)));
+    }
+
+    pub(crate) fn after_step(&mut self, event: &Event, actions: &[Action], status: Status) {
+        let now = self.now;
+        for entry in &status.generations {
+            let seen = &mut self.of(GenerationId(entry.generation)).seen;
+            if entry.ready_ms.is_some() && seen.ready.is_none() {
+                seen.ready = Some(now);
+            }
+        }
+        self.a_broken_file_changes_nothing(event, actions, &status);
+        self.slow_commands_are_ended();
+        self.late_starts_fail();
+        self.runtime_max_is_kept();
+        let is_late = self.rules.stop_by.is_some_and(|by| self.now > by);
+        assert!(self.ended || !is_late, "stop_terminates: {status:?}");
+        let candidate = role(&status, Role::Candidate);
+        if candidate.is_some() && candidate != role(&self.rules.before, Role::Candidate) {
+            self.rules.disturbed = false;
+        }
+        self.rules
+            .mark("baked", self.rules.before.state == State::Swapping && actions.contains(&Action::Adopt));
+        self.rules.before = status;
+    }
+
+    pub(crate) fn check_end(&self) {
+        assert!(self.rules.clients.is_empty(), "unanswered: {:?}", self.rules.clients);
+        assert!(self.staged.is_none(), "what was read was neither adopted nor discarded");
+        for (id, generation) in &self.generations {
+            assert!(generation.seen.forgotten, "{id} was not finished: {generation:?}");
+        }
+    }
+}
+
+impl Seen {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.forgotten || self.done.contains_key(&CommandList::StopPost)
+    }
+
+    fn running_list(&self) -> Option<(CommandList, usize)> {
+        let list = self.last_list?;
+        Some((list, self.done.get(&list).copied()?))
+    }
+}
