@@ -48,7 +48,7 @@ fn loaded(arguments: &UnitArgs) -> Result<Loaded, Error> {
 fn read(paths: &[PathBuf]) -> Result<Vec<Unit>, Error> {
     let mut units = paths.iter().map(|path| unit_files::read(path)).collect::<Result<Vec<_>, _>>()?;
     loop {
-        let wanted = companions(&units);
+        let wanted = companions(&units, &host::specifier);
         if wanted.is_empty() {
             return Ok(units);
         }

@@ -313,7 +313,9 @@ impl Children {
 /// Ends.
 impl Children {
     pub fn forget(&mut self, generation: GenerationId) -> Option<NotifySocket> {
-        self.generations.remove(&generation).map(|running| running.notify)
+        let gone = self.generations.remove(&generation)?;
+        gone.launcher.is_gone(self.generations.values().map(|running| &*running.launcher));
+        Some(gone.notify)
     }
 
     /// The generation that a process which just ended was a leader or the main process of.
@@ -375,11 +377,6 @@ impl Children {
             }
         }
         cleared
-    }
-
-    /// No generation is there at all.
-    pub fn is_empty(&self) -> bool {
-        self.generations.is_empty()
     }
 
     /// No main process lives.

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
@@ -222,8 +222,7 @@ fn make_one(base: &Path, name: &Path, mode: u32, owner: Option<&Identity>) -> Re
 
 /// Removes the runtime directories with all that is in them; RuntimeDirectoryPreserve= is for the caller to look at.
 /// What cannot be removed is told and left.
-pub fn remove_runtime(launch: &Launch) {
-    let names = &launch.directories.runtime.names;
+pub fn remove_runtime(names: &[PathBuf]) {
     if names.is_empty() {
         return;
     }
@@ -258,7 +257,12 @@ fn remove_one(base: &Path, name: &Path) -> Result<(), Errno> {
 }
 
 fn remove(parent: &OwnedFd, name: &OsStr, depth: usize) -> Result<(), Errno> {
-    let directory = match openat(parent, name, DIRECTORY, Mode::empty()) {
+    let opened = if depth == DEPTH {
+        openat(parent, name, DIRECTORY, Mode::empty())
+    } else {
+        open_below(parent, name)
+    };
+    let directory = match opened {
         Ok(directory) => directory,
         // No directory: a file, or a symbolic link, which is not followed.
         Err(Errno::ENOTDIR | Errno::ELOOP) => return unlinkat(parent, name, UnlinkatFlags::NoRemoveDir),
@@ -274,6 +278,19 @@ fn remove(parent: &OwnedFd, name: &OsStr, depth: usize) -> Result<(), Errno> {
         }
     }
     unlinkat(parent, name, UnlinkatFlags::RemoveDir)
+}
+
+/// EXDEV for a mount: what is in it is somebody else's. Comparing devices would not do, a bind mount may be on the same.
+fn open_below(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+    match openat2(parent, name, how) {
+        // Before Linux 5.6, or a sandbox.
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            let there = openat(parent, name, DIRECTORY, Mode::empty())?;
+            if fstat(&there)?.st_dev == fstat(parent)?.st_dev { Ok(there) } else { Err(Errno::EXDEV) }
+        }
+        result => result,
+    }
 }
 
 /// By the fd and not by a path, which may lead elsewhere meanwhile.

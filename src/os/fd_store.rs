@@ -22,7 +22,6 @@ pub struct FdStore {
     max: usize,
     /// The newest first: that is the order in which they are passed.
     entries: VecDeque<Entry>,
-    last_number: usize,
     is_full_told: bool,
 }
 
@@ -89,10 +88,12 @@ impl FdStore {
             log::log!(level, "a fd was not stored: there are {} (raise FileDescriptorStoreMax=)", self.max);
             return;
         }
-        self.last_number += 1;
+        // The lowest that is free: they are poll tokens, which have a limit.
+        let number =
+            (1..).find(|number| self.entries.iter().all(|entry| entry.number != *number)).unwrap_or(1);
         let watch = if notify.fd_no_poll { Watch::No } else { Watch::Wanted };
         let name = notify.fd_name.as_deref().unwrap_or(DEFAULT_NAME).to_owned();
-        self.entries.push_front(Entry { name, fd, number: self.last_number, watch });
+        self.entries.push_front(Entry { name, fd, number, watch });
     }
 
     fn watch(&mut self, registry: &Registry, tokens: usize) {

@@ -11,6 +11,7 @@ mod tests;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -36,8 +37,8 @@ pub struct Launcher {
     /// None: ours as it is, or the home directory of the user.
     directory: Option<PathBuf>,
     watchdog: Span,
-    fds: Vec<RawFd>,
-    names: Vec<String>,
+    /// Held until the last generation of this launcher is gone, also where a swap has closed them for the next one.
+    sockets: Vec<NamedSocket>,
 }
 
 /// What is to be started, and what is known of its generation at this moment.
@@ -91,13 +92,7 @@ impl Launcher {
             Some(DirectoryPath::Home) => None,
             None => logical_directory(),
         };
-        Ok(Self {
-            launch,
-            directory,
-            watchdog,
-            fds: sockets.iter().map(|socket| socket.fd.as_raw_fd()).collect(),
-            names: sockets.iter().map(|socket| socket.name.clone()).collect(),
-        })
+        Ok(Self { launch, directory, watchdog, sockets: sockets.to_vec() })
     }
 
     /// NonBlocking=: to be set on the sockets before a spawn.
@@ -122,17 +117,31 @@ impl Launcher {
         self.launch.fd_store_max
     }
 
-    /// No generation is left.
-    pub fn last_is_gone(&self) {
-        if self.launch.directories.preserve == Preserve::No {
-            directories::remove_runtime(&self.launch);
+    /// A generation of this launcher is gone; `living` are the launchers of those that are left.
+    pub fn is_gone<'a>(&self, mut living: impl Iterator<Item = &'a Self>) {
+        if self.launch.directories.preserve != Preserve::No {
+            return;
+        }
+        let mut names = self.launch.directories.runtime.names.clone();
+        let mut pid_file = self.launch.pid_file.as_ref();
+        for other in living.by_ref() {
+            names.retain(|name| !other.launch.directories.runtime.names.contains(name));
+            pid_file = pid_file.filter(|path| other.launch.pid_file.as_ref() != Some(path));
+        }
+        directories::remove_runtime(&names);
+        // As systemd does: a daemon may refuse to start while the file of its predecessor is there.
+        if let Some(path) = pid_file
+            && let Err(error) = fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::warn!("cannot remove PIDFile={}: {error}", path.display());
         }
     }
 
     /// Neither will there be another one.
     pub fn we_end(&self) {
         if self.launch.directories.preserve == Preserve::Restart {
-            directories::remove_runtime(&self.launch);
+            directories::remove_runtime(&self.launch.directories.runtime.names);
         }
     }
 
@@ -140,21 +149,22 @@ impl Launcher {
     ///
     /// # Errors
     /// Something that is not there now; the stage says what.
-    ///
-    /// # Panics
-    /// Where the list has no such command: the core has counted them.
     pub fn plan(&self, request: &Request<'_>) -> Result<Plan, StartFailure> {
         let Command { list, index } = request.command;
-        self.plan_of(&self.launch.commands.list(list)[index], request)
+        let exec = self.launch.commands.list(list).get(index).ok_or_else(|| StartFailure {
+            stage: Stage::Setup,
+            errno: libc::EINVAL,
+            what: format!("there is no command {index} of {}=", list.key()),
+        })?;
+        self.plan_of(exec, request)
     }
 
     fn plan_of(&self, exec: &Exec, request: &Request<'_>) -> Result<Plan, StartFailure> {
         let identity = Identity::resolve(&self.launch)?;
         let directories = directories::make(&self.launch, &identity)?;
         let directory = self.directory(&identity)?;
-        let sockets = stdio::Sockets { names: &self.names, fds: &self.fds };
         let mut files = Vec::new();
-        let stdio = stdio::streams(&self.launch, &sockets, &mut files)?;
+        let stdio = stdio::streams(&self.launch, &self.sockets, &mut files)?;
         let is_main = request.command.list == CommandList::Start;
         let (names, fds) = match is_main && !stdio::uses_socket(&self.launch) {
             true => self.passed(request, &mut files)?,
@@ -180,7 +190,7 @@ impl Launcher {
         request: &Request<'_>,
         files: &mut Vec<Rc<OwnedFd>>,
     ) -> Result<(Vec<String>, Vec<RawFd>), StartFailure> {
-        let held = self.names.iter().cloned().zip(self.fds.iter().copied());
+        let held = self.sockets.iter().map(|socket| (socket.name.clone(), socket.fd.as_raw_fd()));
         let mut passed: Vec<(String, RawFd)> = held.chain(request.stored.iter().cloned()).collect();
         for file in &self.launch.open_files {
             if let Some(opened) = stdio::open_file(file)? {

@@ -101,6 +101,7 @@ struct Staged {
     policy: Policy,
     launcher: Rc<Launcher>,
     sockets: Vec<NamedSocket>,
+    socket_commands: SocketCommands,
 }
 
 /// What one poll brought.
@@ -341,6 +342,7 @@ impl Shell {
 
     fn spawn(&mut self, generation: GenerationId, index: usize) {
         self.mend_sockets();
+        self.prepare_added();
         let started =
             self.admit(generation).and_then(|()| self.children.start(generation, index, &self.store));
         let event = match started {
@@ -372,6 +374,18 @@ impl Shell {
         })
     }
 
+    /// Sockets that a swap added are new to everybody: O_NONBLOCK as the files say.
+    fn prepare_added(&self) {
+        let Some(staged) = &self.staged else { return };
+        let is_held =
+            |one: &NamedSocket| self.sockets.iter().any(|held| Rc::ptr_eq(&held.socket, &one.socket));
+        for socket in staged.sockets.iter().filter(|socket| !is_held(socket)) {
+            if let Err(error) = socket::set_non_blocking(socket, staged.launcher.non_blocking()) {
+                log::warn!("cannot set O_NONBLOCK of {}: {error}", socket.address);
+            }
+        }
+    }
+
     /// Undoes what a server may have done to the sockets: shutdown(2) and a small listen(2) at any time; O_NONBLOCK only
     /// while no server lives, for it belongs to the open file and would change under its hands.
     fn mend_sockets(&self) {
@@ -392,9 +406,6 @@ impl Shell {
         let Some(notify) = self.children.forget(generation) else { return };
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");
-        }
-        if self.children.is_empty() {
-            self.launcher.last_is_gone();
         }
     }
 

@@ -2,8 +2,8 @@
 //! of its own, smaller than world.rs: its processes only start, end, speak and take signals, and its rules are those
 //! of systemd.service(5) for the order of commands.
 
-mod check;
 mod kernel;
+mod rules;
 
 use std::collections::BTreeMap;
 

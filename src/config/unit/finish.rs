@@ -121,7 +121,10 @@ fn readiness(draft: &mut Draft) {
         policy.timeout_start = Span::INFINITY;
     }
     let launch = &mut draft.config.launch;
-    let speaks = ready == Ready::Notify || policy.watchdog != Span::ZERO || launch.fd_store_max > 0;
+    let speaks = matches!(policy.service_type, Type::Notify | Type::NotifyReload)
+        || policy.ready == Ready::Notify
+        || policy.watchdog != Span::ZERO
+        || launch.fd_store_max > 0;
     if launch.notify_access == NotifyAccess::None && speaks {
         launch.notify_access = NotifyAccess::Main;
     }

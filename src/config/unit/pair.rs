@@ -61,19 +61,19 @@ pub(super) fn check(
 
 /// The files that `units` want read beside them: the service of a socket that is given alone, and the sockets of
 /// Sockets=.
-pub fn companions(units: &[Unit]) -> Vec<PathBuf> {
+pub fn companions(units: &[Unit], host: &dyn Fn(char) -> Option<String>) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let has_service = units.iter().any(|unit| unit.name.suffix() == "service");
     for unit in units {
         let assignments = unit.sources.iter().filter_map(|source| parse(source).ok());
         let read = Read { unit, assignments: assignments.flat_map(|parsed| parsed.assignments).collect() };
         let wanted: Vec<String> = if !read.is_socket() {
-            sockets(&read)
+            sockets(&read, host)
         } else if has_service {
             Vec::new()
         } else {
             let own = || format!("{}.service", unit.name.stem());
-            vec![value(&read, "Socket", "Service", &|_| None).map_or_else(own, |(name, _)| name)]
+            vec![value(&read, "Socket", "Service", host).map_or_else(own, |(name, _)| name)]
         };
         // What is no name of a unit is told when the line is read.
         for name in wanted.iter().filter_map(|name| UnitName::parse(name).ok()) {
@@ -87,8 +87,8 @@ pub fn companions(units: &[Unit]) -> Vec<PathBuf> {
 }
 
 /// Sockets= of a service, which grows and is emptied.
-fn sockets(read: &Read<'_>) -> Vec<String> {
-    let specifiers = Specifiers { unit: &read.unit.name, path: &read.unit.path, host: &|_| None };
+fn sockets(read: &Read<'_>, host: &dyn Fn(char) -> Option<String>) -> Vec<String> {
+    let specifiers = Specifiers { unit: &read.unit.name, path: &read.unit.path, host };
     let mut names = Vec::new();
     for line in read.assignments.iter().filter(|line| line.section == "Service" && line.key == "Sockets") {
         if line.value.is_empty() {

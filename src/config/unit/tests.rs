@@ -282,8 +282,9 @@ fn values_are_expanded_where_systemd_does() {
 
 #[test]
 fn companions_are_read_beside_the_unit() {
-    let names =
-        |units: &[Unit]| companions(units).iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    let names = |units: &[Unit]| {
+        companions(units, &host).iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
     assert_eq!(names(&[unit("web.socket", SOCKET)]), ["/u/web.service"]);
     let other = unit("web.socket", "[Socket]\nListenStream=1\nService=%p-main.service\n");
     assert_eq!(names(std::slice::from_ref(&other)), ["/u/web-main.service"]);

@@ -2,8 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::glob;
 use crate::config::{EnvironmentFile, environment};
@@ -11,6 +14,8 @@ use crate::core::{Stage, StartFailure};
 
 /// An environment file is read up to here; a longer one is an error.
 const FILE_BYTES: u64 = 1 << 20;
+/// How long a pipe may be empty.
+const PATIENCE_MS: u16 = 5_000;
 
 fn failure(errno: i32, what: String) -> StartFailure {
     StartFailure { stage: Stage::Environment, errno, what }
@@ -64,11 +69,33 @@ fn read_one(path: &Path, optional: bool) -> Result<Vec<(String, String)>, StartF
     environment::parse_file(&text, &path.display().to_string()).map_err(|error| failure(0, error.to_string()))
 }
 
+/// A pipe (`<(...)` of the shell) may have nothing yet: it is waited for, but not for ever.
+struct Patient(File);
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut fds, PollTimeout::from(PATIENCE_MS))? == 0 {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "its writer has written nothing for 5 s",
+                    ));
+                }
+                self.0.read(buffer)
+            }
+            result => result,
+        }
+    }
+}
+
 fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     // The open of a FIFO would wait for a writer, and everything with it.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    file.take(FILE_BYTES + 1).read_to_string(&mut text)?;
+    let mut reader = Patient(file).take(FILE_BYTES + 1);
+    reader.read_to_string(&mut text)?;
     if text.len() as u64 > FILE_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
     }

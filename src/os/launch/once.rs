@@ -9,13 +9,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{Launcher, Request};
 use crate::config::{CommandList, Exec, Launch, Signal, Span};
 use crate::core::{Command, Exit, GenerationId, Stage};
+use crate::os::signal::Signals;
 use crate::os::{reap, spawn, sys};
 
 /// Starts it and waits until it has ended. At the timeout its process group gets SIGKILL.
 ///
 /// # Errors
 /// It cannot be started, fails, or takes too long: a sentence with its place. The prefix `-` is for the caller.
-pub fn run_to_end(launch: &Launch, exec: &Exec, timeout: Span) -> Result<(), String> {
+pub fn run_to_end(
+    launch: &Launch,
+    exec: &Exec,
+    timeout: Span,
+    signals: Option<&Signals>,
+) -> Result<(), String> {
     let failed = |cause: String| format!("{}: {}: {cause}", exec.place, exec.path.to_string_lossy());
     let launcher = Launcher::new(launch.clone(), Span::ZERO, &[]).map_err(|error| error.to_string())?;
     let request = Request {
@@ -36,28 +42,35 @@ pub fn run_to_end(launch: &Launch, exec: &Exec, timeout: Span) -> Result<(), Str
     for shortfall in &child.shortfalls {
         log::warn!("{}: {shortfall}", exec.place);
     }
-    let has_ended =
-        wait(&child.pidfd, timeout).map_err(|errno| failed(format!("cannot wait: {}", errno.desc())));
-    if !matches!(has_ended, Ok(true)) {
+    let has_ended = wait(&child.pidfd, timeout, signals)
+        .map_err(|errno| failed(format!("cannot wait: {}", errno.desc())));
+    if !matches!(has_ended, Ok(Waited::Ended)) {
         // Before it is reaped: so long the number is its own.
         reap::signal_group(&child.pidfd, child.pid, Signal::KILL)
             .map_err(|error| failed(format!("cannot end it: {error}")))?;
     }
     let exit = sys::wait_for(&child.pidfd).map_err(|error| failed(format!("cannot reap it: {error}")))?.exit;
     match (has_ended?, exit) {
-        (false, _) => Err(failed(format!(
+        (Waited::Asked(signal), _) => Err(failed(format!("interrupted by {signal}"))),
+        (Waited::TooLong, _) => Err(failed(format!(
             "not done after {timeout}, killed (raise TimeoutSec=, or correct the command)"
         ))),
-        (true, Exit::Code(0)) => Ok(()),
-        (true, Exit::Code(code)) => {
+        (Waited::Ended, Exit::Code(0)) => Ok(()),
+        (Waited::Ended, Exit::Code(code)) => {
             Err(failed(format!("ended with status {code} (correct it, or begin it with - to ignore that)")))
         }
-        (true, Exit::Signal { signal, .. }) => Err(failed(format!("was ended by {signal}"))),
+        (Waited::Ended, Exit::Signal { signal, .. }) => Err(failed(format!("was ended by {signal}"))),
     }
 }
 
-/// False: the time is up.
-fn wait(pidfd: &OwnedFd, timeout: Span) -> Result<bool, Errno> {
+enum Waited {
+    Ended,
+    TooLong,
+    /// We are to end.
+    Asked(Signal),
+}
+
+fn wait(pidfd: &OwnedFd, timeout: Span, signals: Option<&Signals>) -> Result<Waited, Errno> {
     let end = Instant::now().checked_add(Duration::from_nanos(timeout.as_nanos()));
     let end = end.filter(|_| !timeout.is_infinite());
     loop {
@@ -68,11 +81,25 @@ fn wait(pidfd: &OwnedFd, timeout: Span) -> Result<bool, Errno> {
             i32::try_from(left)
                 .map_or(PollTimeout::MAX, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))
         });
-        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], patience) {
-            Ok(0) if left == Some(0) => return Ok(false),
+        let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        fds.extend(signals.map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, patience) {
+            Ok(0) if left == Some(0) => return Ok(Waited::TooLong),
             Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
+            Ok(_) if fds[0].any().unwrap_or(true) => return Ok(Waited::Ended),
+            Ok(_) => {
+                if let Some(signal) = signals.and_then(asked_to_end) {
+                    return Ok(Waited::Asked(signal));
+                }
+            }
             Err(errno) => return Err(errno),
         }
     }
+}
+
+/// The first of those that wait which ends us; the others are dropped: nothing runs yet, or no longer, that they are for.
+fn asked_to_end(signals: &Signals) -> Option<Signal> {
+    std::iter::from_fn(|| signals.read().ok().flatten())
+        .map(|received| received.signal)
+        .find(|signal| matches!(*signal, Signal::TERM | Signal::INT | Signal::QUIT))
 }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
@@ -17,27 +17,22 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::config::{Input, Launch, OpenFile, OpenMode, Output};
 use crate::core::{Stage, StartFailure};
+use crate::os::socket::NamedSocket;
 use crate::os::spawn::Stream;
 
-/// The held sockets, in the order of their fds.
-pub(super) struct Sockets<'a> {
-    pub(super) names: &'a [String],
-    pub(super) fds: &'a [RawFd],
+fn only(sockets: &[NamedSocket]) -> Result<Stream, String> {
+    match sockets {
+        [socket] => Ok(Stream::Fd(socket.fd.as_raw_fd())),
+        sockets => Err(format!("needs exactly one socket, and there are {}", sockets.len())),
+    }
 }
 
-impl Sockets<'_> {
-    fn only(&self) -> Result<Stream, String> {
-        match self.fds {
-            [fd] => Ok(Stream::Fd(*fd)),
-            fds => Err(format!("needs exactly one socket, and there are {}", fds.len())),
-        }
-    }
-
-    fn named(&self, wanted: &str) -> Result<Stream, String> {
-        let mut held = self.names.iter().zip(self.fds);
-        let found = held.find(|(name, _)| *name == wanted).map(|(_, fd)| Stream::Fd(*fd));
-        found.ok_or_else(|| format!("no socket has this name (there are: {})", self.names.join(", ")))
-    }
+fn named(sockets: &[NamedSocket], wanted: &str) -> Result<Stream, String> {
+    let found = sockets.iter().find(|socket| socket.name == wanted);
+    found.map(|socket| Stream::Fd(socket.fd.as_raw_fd())).ok_or_else(|| {
+        let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
+        format!("no socket has this name (there are: {})", names.join(", "))
+    })
 }
 
 /// The only socket is stdin, stdout or stderr: then nothing is passed as fd 3.
@@ -48,7 +43,7 @@ pub(super) fn uses_socket(launch: &Launch) -> bool {
 /// What becomes fd 0, 1 and 2. What had to be opened goes to `files`.
 pub(super) fn streams(
     launch: &Launch,
-    sockets: &Sockets<'_>,
+    sockets: &[NamedSocket],
     files: &mut Vec<Rc<OwnedFd>>,
 ) -> Result<[Stream; 3], StartFailure> {
     let mut keep = |opened: OwnedFd| {
@@ -68,10 +63,9 @@ pub(super) fn streams(
             keep(opened.map_err(|error| not_opened(Stage::Stdin, &what, &error))?)
         }
         Input::Socket => {
-            sockets.only().map_err(|what| refused(Stage::Stdin, "StandardInput=socket", &what))?
+            only(sockets).map_err(|what| refused(Stage::Stdin, "StandardInput=socket", &what))?
         }
-        Input::Fd(name) => sockets
-            .named(name)
+        Input::Fd(name) => named(sockets, name)
             .map_err(|what| refused(Stage::Stdin, &format!("StandardInput=fd:{name}"), &what))?,
         Input::Data(data) => {
             let stored = memory(data).map_err(|error| {
@@ -108,7 +102,7 @@ fn one(
     output: &Output,
     which: &Which,
     launch: &Launch,
-    sockets: &Sockets<'_>,
+    sockets: &[NamedSocket],
     stdin: Stream,
     keep: &mut impl FnMut(OwnedFd) -> Stream,
 ) -> Result<Stream, StartFailure> {
@@ -119,8 +113,8 @@ fn one(
     let (word, path) = match output {
         Output::Ours | Output::Inherit => return Ok(Stream::Ours),
         Output::Null => return Ok(Stream::Null),
-        Output::Socket => return sockets.only().map_err(|what| refuse("socket", what)),
-        Output::Fd(name) => return sockets.named(name).map_err(|what| refuse(&format!("fd:{name}"), what)),
+        Output::Socket => return only(sockets).map_err(|what| refuse("socket", what)),
+        Output::Fd(name) => return named(sockets, name).map_err(|what| refuse(&format!("fd:{name}"), what)),
         Output::File(path) if launch.stdin == Input::File(path.clone()) => return Ok(stdin),
         Output::File(path) => ("file", path),
         Output::Append(path) => {

@@ -403,17 +403,17 @@ fn a_user_s_process_and_one_with_full_privileges() {
 #[test]
 fn a_command_is_run_to_its_end() {
     let launch = Config::for_units().launch;
-    let run = |script: &str| run_to_end(&launch, &script_exec(script), Span::from_secs(5));
+    let run = |script: &str| run_to_end(&launch, &script_exec(script), Span::from_secs(5), None);
     assert_eq!(run("true"), Ok(()));
     let error = run("exit 3").expect_err("fails");
     assert!(error.starts_with("web.service:7: /bin/sh: ended with status 3 ("), "{error}");
     let error = run("kill -9 $$").expect_err("fails");
     assert_eq!(error, "web.service:7: /bin/sh: was ended by SIGKILL");
-    let error = run_to_end(&launch, &exec(&["/no/such"]), Span::INFINITY).expect_err("fails");
+    let error = run_to_end(&launch, &exec(&["/no/such"]), Span::INFINITY, None).expect_err("fails");
     assert!(error.starts_with("web.service:7: cannot execute /no/such: "), "{error}");
     let start = std::time::Instant::now();
     let slow = script_exec("sleep 60 & sleep 60");
-    let error = run_to_end(&launch, &slow, Span::from_millis(50)).expect_err("too slow");
+    let error = run_to_end(&launch, &slow, Span::from_millis(50), None).expect_err("too slow");
     assert!(error.contains("not done after") && start.elapsed().as_secs() < 30, "{error}");
 }
 

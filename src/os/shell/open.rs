@@ -19,7 +19,7 @@ use crate::os::launch::{self, Launcher};
 use crate::os::manager::ManagerSocket;
 use crate::os::reap;
 use crate::os::signal::{HupIgnored, Signals};
-use crate::os::socket::{self, Inherited};
+use crate::os::socket::{self, Inherited, NamedSocket};
 
 impl Shell {
     /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
@@ -37,12 +37,9 @@ impl Shell {
                  is not in the foreground (use a pipe, a file, or --stdin null)"
             );
         }
-        let SocketCommands { start_pre, start_post, timeout, .. } = &config.socket_commands;
-        run_commands("ExecStartPre", start_pre, *timeout)?;
-        let sockets = socket::bind_all(&config.listeners, &inherited).map_err(|error| error.to_string())?;
-        run_commands("ExecStartPost", start_post, *timeout)?;
         let poll = Poll::new().map_err(cannot("make a poll"))?;
         let control = open_control(instance, &config, &poll)?;
+        let sockets = hold_sockets(&config, &inherited, &signals)?;
         let fd = signals.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)
@@ -79,20 +76,17 @@ impl Shell {
 
     /// The end: what goes with us, and the commands round the closing of the sockets.
     pub(super) fn close(self) {
-        let Self {
-            socket_commands: SocketCommands { stop_pre, stop_post, timeout, .. },
-            launcher,
-            sockets,
-            ..
-        } = self;
+        let Self { socket_commands, launcher, sockets, signals, .. } = self;
+        let SocketCommands { stop_pre, stop_post, timeout, .. } = socket_commands;
         let run = |key, list: &[Exec]| {
-            if let Err(error) = run_commands(key, list, timeout) {
+            if let Err(error) = run_commands(key, list, timeout, &signals) {
                 log::warn!("{error}");
             }
         };
         run("ExecStopPre", &stop_pre);
-        drop(sockets);
         launcher.we_end();
+        // It holds them, too.
+        drop((sockets, launcher));
         run("ExecStopPost", &stop_post);
     }
 
@@ -112,17 +106,36 @@ impl Shell {
 }
 
 /// The commands of [Socket], one after the other; each is waited for.
-pub(super) fn run_commands(key: &str, commands: &[Exec], timeout: Span) -> Result<(), String> {
+fn run_commands(key: &str, commands: &[Exec], timeout: Span, signals: &Signals) -> Result<(), String> {
     // They are not the server's: its user, directory and files are not theirs.
     let launch = Config::for_units().launch;
     for exec in commands {
         log::info!("running {key}= of the socket, {}, for at most {timeout}", exec.path.to_string_lossy());
-        match launch::run_to_end(&launch, exec, timeout) {
+        match launch::run_to_end(&launch, exec, timeout, Some(signals)) {
             Err(error) if exec.ignore_failure => log::warn!("{error}; going on (prefix -)"),
             result => result?,
         }
     }
     Ok(())
+}
+
+/// The sockets, between the commands of [Socket] for their start; where one fails, those for their end follow.
+fn hold_sockets(
+    config: &Config,
+    inherited: &Inherited,
+    signals: &Signals,
+) -> Result<Vec<NamedSocket>, String> {
+    let SocketCommands { start_pre, start_post, stop_post, timeout, .. } = &config.socket_commands;
+    let held = run_commands("ExecStartPre", start_pre, *timeout, signals).and_then(|()| {
+        let sockets = socket::bind_all(&config.listeners, inherited).map_err(|error| error.to_string())?;
+        run_commands("ExecStartPost", start_post, *timeout, signals)?;
+        Ok(sockets)
+    });
+    held.inspect_err(|_| {
+        if let Err(error) = run_commands("ExecStopPost", stop_post, *timeout, signals) {
+            log::warn!("{error}");
+        }
+    })
 }
 
 fn open_control(instance: &Instance, config: &Config, poll: &Poll) -> Result<Option<ControlServer>, String> {

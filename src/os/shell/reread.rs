@@ -31,7 +31,12 @@ impl Shell {
             .sockets;
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
-        self.staged = Some(Staged { policy: config.policy, launcher: Rc::new(launcher), sockets });
+        self.staged = Some(Staged {
+            policy: config.policy,
+            launcher: Rc::new(launcher),
+            sockets,
+            socket_commands: config.socket_commands,
+        });
         Ok(())
     }
 
@@ -41,6 +46,8 @@ impl Shell {
         self.watch(false);
         self.tell_sockets(&staged.sockets);
         (self.policy, self.launcher, self.sockets) = (staged.policy, staged.launcher, staged.sockets);
+        // ExecStopPre= and ExecStopPost= of [Socket]; those of its start are past.
+        self.socket_commands = staged.socket_commands;
         self.store.set_max(self.poll.registry(), self.launcher.fd_store_max());
         self.watch(was_watching);
     }

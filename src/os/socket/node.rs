@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AtFlags;
@@ -49,7 +49,11 @@ impl Drop for OwnPath {
 impl OwnPath {
     /// Remembers the inode just bound.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        let inode = Inode::of(&fs::symlink_metadata(path)?);
+        let metadata = fs::symlink_metadata(path)?;
+        if !metadata.file_type().is_socket() {
+            return Err(io::Error::other("somebody else has taken the path"));
+        }
+        let inode = Inode::of(&metadata);
         Ok(Self { path: path.to_path_buf(), inode, links: Vec::new(), removes: true })
     }
 

@@ -54,6 +54,7 @@ fn a_daemon_is_followed_by_its_pid_file() {
     assert_eq!(place.read("daemon.pid"), format!("{server}\n"));
     kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
     assert_eq!(daemon.end().status, 137, "without sockets its end is ours");
+    assert!(!fs::exists(place.path("daemon.pid")).unwrap(), "it goes with its daemon");
 }
 
 #[test]
@@ -191,4 +192,48 @@ fn our_own_manager_hears_of_readiness_reloads_status_and_the_end() {
     daemon.verb("stop").expect(0);
     assert_eq!(next(), "STOPPING=1");
     daemon.end();
+}
+
+#[test]
+fn ready_notify_lets_a_simple_service_speak() {
+    let place = Place::new();
+    let mut daemon = start(&place, "ExecStart=/bin/sleep 60\n[X-Supervise]\nReady=notify");
+    daemon.wait_until("it runs", |status| status["generations"][0]["pid"].is_number());
+    assert!(environment(daemon.server()).contains_key("NOTIFY_SOCKET"), "NotifyAccess= is main, not none");
+}
+
+/// The number of a socket that a swap has closed may be another fd of ours by then.
+#[test]
+fn an_old_generation_keeps_the_sockets_it_was_started_with() {
+    let place = Place::new();
+    let stop = format!("ExecStop=/bin/sh -c 'readlink /proc/self/fd/0 >>{}'", place.path("stdin"));
+    let lines = |stdin: &str| format!("[Service]\nExecStart=/bin/sleep 60\n{stop}\nStandardInput={stdin}\n");
+    socket(&place, &["web.sock"]);
+    let extra = format!("[Socket]\nListenStream={}\nFileDescriptorName=extra\n", place.path("extra.sock"));
+    place.write("extra.socket", &extra.replace("[Socket]", "[Socket]\nService=web.service"));
+    place.write("web.service", &lines("fd:extra"));
+    let mut daemon = Launch::units(&place, &["web.socket", "extra.socket", "web.service"]).start();
+    daemon.wait_state("running");
+    let kept = extra.replace(&place.path("extra.sock"), &place.path("other.sock"));
+    place.write("extra.socket", &kept.replace("[Socket]", "[Socket]\nService=web.service"));
+    place.write("web.service", &lines("null"));
+    daemon.verb("swap").expect(0);
+    let stdin = place.read("stdin");
+    assert!(stdin.starts_with("socket:["), "{stdin}");
+}
+
+#[test]
+fn a_stop_interrupts_the_commands_of_a_socket() {
+    let place = Place::new();
+    socket(&place, &["web.sock"]);
+    let begun = place.path("begun");
+    let wait = format!("ExecStartPre=/bin/sh -c 'echo >{begun}; sleep 60'\nTimeoutSec=infinity\n");
+    place.write("web.socket", &format!("{}{wait}", place.read("web.socket")));
+    place.write("web.service", "[Service]\nExecStart=/bin/sleep 60\n");
+    let daemon = Launch::units(&place, &["web.socket", "web.service"]).start_uncontrolled();
+    wait_for("the command", || fs::exists(&begun).unwrap().then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    let ended = daemon.end();
+    assert_eq!(ended.status, 125, "{ended:?}");
+    assert!(ended.stderr.contains("interrupted by SIGTERM"), "{ended:?}");
 }

@@ -1,5 +1,5 @@
 //! The fake kernel and shell of units.rs: processes that start, end, speak and take signals, and what the shell tells
-//! the core of them. Its rules are in check.rs.
+//! the core of them. Its rules are in rules.rs.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +11,7 @@ use socket_supervise::core::{
     Setting, Stage, StartFailure, Supervisor, Terminal, Time,
 };
 
-use super::check::{Rules, Seen};
+use super::rules::{Rules, Seen};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 pub(crate) const MS: u64 = 1_000_000;

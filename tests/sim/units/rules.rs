@@ -1,15 +1,18 @@
-//! What the rules of units.rs remember of a history. They see events, orders, `status` and the next wake-up, and nothing
-//! inside the core; the rules themselves are in check/rules.rs.
+//! The rules of units.rs, each a function named for what it promises. They see events, orders, `status` and the next
+//! wake-up, and nothing inside the core; the order of commands is that of systemd.service(5).
 
-mod rules;
+mod orders;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use socket_supervise::config::{CommandList, ExitType, Policy, Signal, Span};
-use socket_supervise::core::report::{Role, State, Status};
-use socket_supervise::core::{Action, ClientId, End, Event, Exit, Found, GenerationId, Request, limits};
+use socket_supervise::config::{CommandList, ExitType, FailureMode, KillMode, Policy, Signal, Span, Type};
+use socket_supervise::core::report::{Reply, Role, State, Status};
+use socket_supervise::core::{
+    Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Request, Scope, limits,
+};
 
-use super::kernel::{EXTENSION, Kernel};
+use super::kernel::{EXTENSION, Generation, Kernel};
 
 /// Steps at one instant, at most.
 const STEPS: u32 = 150;
@@ -229,6 +232,13 @@ impl Kernel {
         for (id, generation) in &self.generations {
             assert!(generation.seen.forgotten, "{id} was not finished: {generation:?}");
         }
+    }
+}
+
+impl Generation {
+    /// KillMode=process and SendSIGKILL=no promise to leave processes alone.
+    fn leaves_others(&self) -> bool {
+        self.policy.kill_mode == KillMode::Process || !self.policy.send_sigkill
     }
 }
 

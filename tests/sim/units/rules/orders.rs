@@ -1,12 +1,6 @@
-//! The rules of units.rs, each a function named for what it promises; the order of commands is that of
-//! systemd.service(5).
+//! The rules that are looked at with each order of the core.
 
-use socket_supervise::config::{CommandList, FailureMode, KillMode, Signal, Span, Type};
-use socket_supervise::core::report::{Reply, Role, State, Status};
-use socket_supervise::core::{Action, ClientId, Command, Event, GenerationId, Request, Scope, limits};
-
-use super::role;
-use crate::units::kernel::{Generation, Kernel};
+use super::*;
 
 /// The rules, looked at with each order.
 impl Kernel {
@@ -70,7 +64,7 @@ impl Kernel {
         }
     }
 
-    fn main_comes_after_what_is_before_it(&mut self, id: GenerationId, index: usize) {
+    pub(super) fn main_comes_after_what_is_before_it(&mut self, id: GenerationId, index: usize) {
         let generation = self.of(id);
         assert!(generation.main.is_none() && generation.command.is_none(), "{id}: main beside another");
         let seen = &generation.seen;
@@ -89,7 +83,7 @@ impl Kernel {
     }
 
     /// Serial, each list from its first to its last, none after one that failed, none after the generation.
-    fn one_command_at_a_time_in_order(&mut self, id: GenerationId, command: Command) {
+    pub(super) fn one_command_at_a_time_in_order(&mut self, id: GenerationId, command: Command) {
         let Command { list, index } = command;
         let generation = self.of(id);
         assert!(!generation.seen.forgotten, "{id}: {command:?} after it was forgotten");
@@ -110,7 +104,7 @@ impl Kernel {
         assert!(!is_over || list == CommandList::StopPost, "{id}: {command:?} after ExecStopPost=");
     }
 
-    fn each_list_has_its_time(&mut self, id: GenerationId, command: Command) {
+    pub(super) fn each_list_has_its_time(&mut self, id: GenerationId, command: Command) {
         let generation = self.of(id);
         let leaves = generation.leaves_others() || generation.seen.killed;
         let seen = &generation.seen;
@@ -152,7 +146,7 @@ impl Kernel {
         }
     }
 
-    fn note_kill(&mut self, event: &Event, id: GenerationId, signal: Signal, scope: Scope) {
+    pub(super) fn note_kill(&mut self, event: &Event, id: GenerationId, signal: Signal, scope: Scope) {
         let now = self.now;
         let generation = self.of(id);
         assert!(!generation.seen.forgotten, "no_signal_after_reap: {id}");
@@ -168,7 +162,7 @@ impl Kernel {
     }
 
     /// SIGKILL for a server that works is the last resort: ExecStop= or a signal came before it.
-    fn asked_before_killed(&mut self, event: &Event, id: GenerationId, signal: Signal) {
+    pub(super) fn asked_before_killed(&mut self, event: &Event, id: GenerationId, signal: Signal) {
         let generation = self.of(id);
         let (policy, seen) = (&generation.policy, &generation.seen);
         let works = generation.main.is_some() && seen.ready.is_some() && !seen.failed && !seen.stopping_said;
@@ -180,7 +174,7 @@ impl Kernel {
     }
 
     /// During a swap the old generation gets no signal of ours unless by its own fault, or after the new one counts.
-    fn old_untouched_until_adopted(&self, event: &Event, id: GenerationId, signal: Signal) {
+    pub(super) fn old_untouched_until_adopted(&self, event: &Event, id: GenerationId, signal: Signal) {
         let (before, generation) = (&self.rules.before, &self.generations[&id]);
         let is_users = matches!(event, Event::Requested { request: Request::Kill { .. }, .. });
         let is_old = before.state == State::Swapping && before.generation == Some(id.0);
@@ -193,7 +187,7 @@ impl Kernel {
     }
 
     /// What makes a generation end that nobody asked to end.
-    fn ends_by_itself(&self, event: &Event, id: GenerationId) -> bool {
+    pub(super) fn ends_by_itself(&self, event: &Event, id: GenerationId) -> bool {
         let generation = &self.generations[&id];
         let is_its = match event {
             Event::Exited { generation, .. }
@@ -214,7 +208,7 @@ impl Kernel {
     }
 
     /// What was read counts once the candidate is ready and the bake is over, or the old generation is gone.
-    fn adopted_after_the_bake(&self, event: &Event, after: &Status) {
+    pub(super) fn adopted_after_the_bake(&self, event: &Event, after: &Status) {
         let before = &self.rules.before;
         let Some(candidate) = role(before, Role::Candidate) else { return };
         assert_ne!(after.generation, before.generation, "adopted, but the old one has the traffic");
@@ -233,7 +227,7 @@ impl Kernel {
         assert!(is_baked || old_ends, "adopted before {candidate} was ready and baked: {event:?}");
     }
 
-    fn forgotten_once_and_complete(&mut self, id: GenerationId) {
+    pub(super) fn forgotten_once_and_complete(&mut self, id: GenerationId) {
         let generation = self.of(id);
         assert!(!std::mem::replace(&mut generation.seen.forgotten, true), "{id} is forgotten twice");
         let list = CommandList::StopPost;
@@ -245,7 +239,17 @@ impl Kernel {
         assert!(generation.is_empty() || leaves, "{id} is left: {generation:?}");
     }
 
-    fn one_reply_per_request(&mut self, client: ClientId, reply: &Reply) {
+    /// One that is announced and never ends does not stand in the way of the next (TimeoutStartSec=).
+    fn a_reload_ends(&mut self) {
+        let now = self.now;
+        let current = GenerationId(self.rules.before.generation.expect("who reloads is current"));
+        let generation = self.of(current);
+        let by = generation.seen.reload_begun + generation.policy.timeout_start.as_nanos();
+        let by = by.max(generation.seen.extended) + limits::AFTER_KILL.as_nanos();
+        assert!(now <= by, "{current} reloads for ever");
+    }
+
+    pub(super) fn one_reply_per_request(&mut self, client: ClientId, reply: &Reply) {
         let exit = reply.exit;
         let asked = self.rules.clients.remove(&client);
         let asked = asked.unwrap_or_else(|| panic!("client {} is answered but does not wait", client.0));
@@ -276,137 +280,9 @@ impl Kernel {
         }
     }
 
-    /// One that is announced and never ends does not stand in the way of the next (TimeoutStartSec=).
-    fn a_reload_ends(&mut self) {
-        let now = self.now;
-        let current = GenerationId(self.rules.before.generation.expect("who reloads is current"));
-        let generation = self.of(current);
-        let by = generation.seen.reload_begun + generation.policy.timeout_start.as_nanos();
-        let by = by.max(generation.seen.extended) + limits::AFTER_KILL.as_nanos();
-        assert!(now <= by, "{current} reloads for ever");
-    }
-
-    fn ends_only_where_it_may(&self) {
+    pub(super) fn ends_only_where_it_may(&self) {
         let is_asked = self.rules.stop_by.is_some();
         let never_ran = self.generations.values().all(|generation| generation.seen.started.is_none());
         assert!(is_asked || !self.setting.holds_sockets || never_ran, "ended without being asked to");
-    }
-}
-
-/// The rules, looked at after each step.
-impl Kernel {
-    pub(in crate::units) fn a_broken_file_changes_nothing(
-        &mut self,
-        event: &Event,
-        actions: &[Action],
-        status: &Status,
-    ) {
-        let Event::Reread { result: Err(why) } = event else { return };
-        let before = &self.rules.before;
-        assert_eq!(before.state, status.state, "a broken file changed the state");
-        assert_eq!(before.generations, status.generations, "a broken file touched a generation");
-        for action in actions {
-            match action {
-                Action::Reply { reply, .. } => {
-                    assert!(
-                        reply.exit == 1 && reply.text.contains(why.as_str()),
-                        "the verb says why: {reply:?}"
-                    );
-                }
-                Action::Reread | Action::Tell(_) | Action::TellManager(_) => {}
-                action => panic!("a broken file leads to {action:?}"),
-            }
-        }
-        self.rules.mark("broken file", true);
-    }
-
-    /// No command runs longer than it may without a signal of ours.
-    pub(in crate::units) fn slow_commands_are_ended(&mut self) {
-        let now = self.now;
-        let mut overdue = None;
-        for (id, generation) in &mut self.generations {
-            let Some((_, Command { list, .. })) = generation.command else { continue };
-            if generation.seen.forgotten {
-                continue;
-            }
-            let is_end = matches!(list, CommandList::Stop | CommandList::StopPost);
-            let policy = &generation.policy;
-            let timeout = if is_end { policy.timeout_stop } else { policy.timeout_start };
-            let seen = &mut generation.seen;
-            let due = (seen.command_since + timeout.as_nanos()).max(seen.extended);
-            // The signal comes at the due time itself, so this holds as well for the step that sends it.
-            if now >= due && !seen.is_overdue {
-                seen.is_overdue = true;
-                overdue = Some(list);
-            }
-            seen.failed |= seen.is_overdue && list == CommandList::StartPost;
-            let is_given_up = generation.seen.killed || generation.seen.stopping_said;
-            let is_ended = generation.seen.command_signalled || is_given_up;
-            assert!(
-                now <= due || is_ended,
-                "{id}: {list:?} has hung since {}",
-                generation.seen.command_since
-            );
-        }
-        if let Some(list) = overdue {
-            self.rules.mark("slow command", true);
-            self.rules.mark("slow ExecStartPost=", list == CommandList::StartPost);
-        }
-    }
-
-    /// TimeoutStartSec= is kept where Type= waits for something.
-    pub(in crate::units) fn late_starts_fail(&self) {
-        for (id, generation) in &self.generations {
-            let (policy, seen) = (&generation.policy, &generation.seen);
-            let is_up = match policy.service_type {
-                Type::Simple | Type::Exec => true,
-                Type::Notify | Type::NotifyReload => seen.ready_said.is_some(),
-                Type::Forking => seen.found,
-                Type::Oneshot => generation.main.is_none(),
-            };
-            let is_up = is_up || seen.ready.is_some() || seen.done.contains_key(&CommandList::StartPost);
-            let Some(started) = seen.started.filter(|_| !is_up) else { continue };
-            let due = (started + policy.timeout_start.as_nanos()).max(seen.extended);
-            let is_over = seen.told || seen.failed || seen.stopping_said || seen.has_ended();
-            let is_ending = is_over || generation.main.is_none() && policy.service_type != Type::Forking;
-            assert!(self.now <= due || is_ending, "{id} is late and still waited for");
-        }
-    }
-
-    pub(in crate::units) fn runtime_max_is_kept(&mut self) {
-        let mut hits = false;
-        for (id, generation) in &self.generations {
-            let (policy, seen) = (&generation.policy, &generation.seen);
-            let Some(ready) = seen.ready.filter(|_| generation.main.is_some()) else { continue };
-            let due = Span::from_nanos(policy.runtime_max.as_nanos().saturating_add(ready)).as_nanos();
-            let due = due.max(seen.extended);
-            let is_ending =
-                seen.told || seen.stopping_said || seen.failed || seen.done.contains_key(&CommandList::Stop);
-            let is_ending = is_ending || (generation.command.is_some() && seen.command_signalled);
-            assert!(self.now <= due || is_ending, "{id} runs longer than RuntimeMaxSec=");
-            hits |= self.now >= due;
-        }
-        self.rules.mark("runtime over", hits);
-    }
-
-    /// With all told, something will happen, or a process or RemainAfterExit= keeps the service up.
-    pub(crate) fn nothing_is_waited_for_in_vain(&self, tick: Option<u64>, happening: Option<u64>) {
-        let status = &self.rules.before;
-        if let (State::Running, Some(current)) = (status.state, status.generation) {
-            let generation = &self.generations[&GenerationId(current)];
-            let is_there = !generation.is_empty() || generation.policy.remain_after_exit;
-            assert!(is_there, "nothing is left of g{current}, but it counts as running");
-        }
-        let may_rest =
-            matches!(status.state, State::Running | State::Listening | State::Paused | State::Failed);
-        let lives = self.generations.values().any(|generation| generation.main.is_some());
-        assert!(tick.is_some() || happening.is_some() || may_rest || lives, "stuck: {status:?}");
-    }
-}
-
-impl Generation {
-    /// KillMode=process and SendSIGKILL=no promise to leave processes alone.
-    fn leaves_others(&self) -> bool {
-        self.policy.kill_mode == KillMode::Process || !self.policy.send_sigkill
     }
 }
