@@ -112,9 +112,14 @@ impl Step<'_> {
     pub(super) fn on_notified(&mut self, id: GenerationId, message: Notify) {
         let now = self.now;
         let is_current = self.service.current() == Some(id);
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.end.is_none()) else {
+        let Some(generation) = self.service.get_mut(id) else { return };
+        // Also of ExecStop= and ExecStopPost=, when the main process is gone.
+        if let Some(micros) = message.extend_timeout_usec {
+            generation.extended = Some(now.after(Span::from_micros(micros)));
+        }
+        if generation.end.is_some() {
             return;
-        };
+        }
         if let Some(status) = message.status {
             generation.status = (!status.is_empty()).then(|| status.clone());
             if is_current {
@@ -122,9 +127,6 @@ impl Step<'_> {
             }
         }
         generation.errno = message.errno.or(generation.errno);
-        if let Some(micros) = message.extend_timeout_usec {
-            generation.extended = Some(now.after(Span::from_micros(micros)));
-        }
         if !generation.lives() {
             // A generation that was told to stop is not made ready, or kept alive, by what it still says.
             return;

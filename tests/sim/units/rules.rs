@@ -46,6 +46,8 @@ pub(crate) struct Seen {
     reload_begun: u64,
     stopping_said: bool,
     watchdog_said: bool,
+    /// Its main process has ended well and RemainAfterExit= keeps it: systemd's state `exited`, without timers.
+    remains: bool,
     /// We began to end it.
     told: bool,
     killed: bool,
@@ -172,6 +174,7 @@ impl Kernel {
         // ExitType=cgroup: the end of the main process is not the end.
         let counts = generation.policy.exit_type == ExitType::Main && !generation.seen.told;
         generation.seen.failed |= counts && !is_clean;
+        generation.seen.remains |= generation.policy.remain_after_exit && is_clean;
     }
 
     fn note_command_end(&mut self, id: GenerationId, end: &End) {

@@ -86,7 +86,11 @@ impl Kernel {
         let mut hits = false;
         for (id, generation) in &self.generations {
             let (policy, seen) = (&generation.policy, &generation.seen);
-            let Some(ready) = seen.ready.filter(|_| generation.main.is_some()) else { continue };
+            let Some(ready) =
+                seen.ready.filter(|_| generation.main.is_some() && !seen.remains && !seen.has_ended())
+            else {
+                continue;
+            };
             let due = Span::from_nanos(policy.runtime_max.as_nanos().saturating_add(ready)).as_nanos();
             let due = due.max(seen.extended);
             let is_ending =
