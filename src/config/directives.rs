@@ -11,7 +11,10 @@ mod without;
 
 use std::cell::RefCell;
 
-use super::{Config, Error, Exec, Listener, Problem, RestartDelay, Span, Warning, placeholder, printable};
+use super::{
+    Address, Config, Error, Exec, Input, Kind, Listener, Output, Problem, RestartDelay, Span, Warning,
+    placeholder, printable,
+};
 pub use table::DIRECTIVES;
 
 /// One row of the table.
@@ -244,11 +247,13 @@ impl Draft {
     /// Half a growing delay, two sockets of one address, a placeholder without its socket, no COMMAND.
     pub fn finish(mut self) -> Result<(Config, Vec<Warning>), Error> {
         let warnings = self.close_delay()?.into_iter().collect();
-        let mut config = self.config;
-        check_listeners(&config)?;
-        for listener in &mut config.listeners {
-            listener.options = config.socket.clone();
+        for listener in &mut self.config.listeners {
+            listener.options = self.config.socket.clone();
         }
+        check_listeners(&self.config)?;
+        let place = |key| self.place_of(Section::Service, key).unwrap_or("command line").to_owned();
+        check_streams(&self.config, place)?;
+        let mut config = self.config;
         config.policy.commands = config.launch.commands.policy();
         let commands = &config.launch.commands.start;
         if commands.first().is_none_or(|exec| exec.path.is_empty()) {
@@ -345,6 +350,65 @@ pub(super) fn check_listeners(config: &Config) -> Result<(), Error> {
             let cause = format!("this address is held already by {}", first.place);
             return Err(Problem::new(cause, "leave one of them out").at(listener.place.as_str()));
         }
+    }
+    check_links(&config.listeners)
+}
+
+/// Symlinks= needs one path to lead to: listeners with the same ones are those of one .socket file.
+fn check_links(listeners: &[Listener]) -> Result<(), Error> {
+    for listener in listeners.iter().filter(|listener| !listener.options.symlinks.is_empty()) {
+        let same = listeners.iter().filter(|other| other.options.symlinks == listener.options.symlinks);
+        let paths = same.filter(|other| matches!(other.address, Address::Path(_))).count();
+        if paths != 1 {
+            let cause = format!("Symlinks= needs exactly one unix path to lead to, and there are {paths}");
+            let remedy = "leave it out, or use one .socket file for each path";
+            return Err(Problem::new(cause, remedy).at(listener.place.as_str()));
+        }
+    }
+    Ok(())
+}
+
+/// A stream that is a socket needs it: the only one there is, or one of its name. `place` is where a key was written.
+pub(super) fn check_streams(config: &Config, place: impl Fn(&'static str) -> String) -> Result<(), Error> {
+    let (launch, listeners) = (&config.launch, &config.listeners);
+    // How many sockets an outer manager passes under a name is known when they are taken over.
+    if listeners.iter().any(|listener| listener.kind == Kind::Fd) {
+        return Ok(());
+    }
+    let stdin = match &launch.stdin {
+        Input::Socket => Some(None),
+        Input::Fd(name) => Some(Some(name)),
+        Input::Null | Input::Inherit | Input::File(_) | Input::Data(_) => None,
+    };
+    let of = |output| match output {
+        &Output::Socket => Some(None),
+        Output::Fd(name) => Some(Some(name)),
+        _ => None,
+    };
+    let streams = [
+        ("StandardInput", stdin),
+        ("StandardOutput", of(&launch.stdout)),
+        ("StandardError", of(&launch.stderr)),
+    ];
+    for (key, wanted) in streams {
+        let problem = match wanted {
+            Some(None) if listeners.len() != 1 => Problem::new(
+                format!("{key}=socket needs exactly one socket, and there are {}", listeners.len()),
+                format!("use {key}=fd:NAME"),
+            ),
+            Some(Some(name)) if listeners.iter().all(|listener| listener.name != *name) => {
+                let names: Vec<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
+                Problem::new(
+                    format!("{key}=fd:{}: no socket has this name", printable(name)),
+                    format!(
+                        "there are: {}; FileDescriptorName= names those of a .socket file",
+                        names.join(", ")
+                    ),
+                )
+            }
+            Some(_) | None => continue,
+        };
+        return Err(problem.at(place(key)));
     }
     Ok(())
 }

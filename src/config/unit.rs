@@ -160,13 +160,6 @@ impl Loader<'_> {
             self.fail(problem.at(line.place.as_str()));
         }
         let config = &mut self.draft.config;
-        let paths =
-            config.listeners.iter().filter(|one| matches!(one.address, super::Address::Path(_))).count();
-        if !config.socket.symlinks.is_empty() && paths != 1 {
-            let problem =
-                Problem::new("Symlinks= needs exactly one unix path", "leave it out, or the other paths");
-            self.error.get_or_insert_with(|| problem.at(read.name()));
-        }
         if config.listeners.is_empty() {
             let problem =
                 Problem::new("it has no Listen line", "write ListenStream=8080 into its [Socket] section");

@@ -23,7 +23,7 @@ impl Step<'_> {
             return;
         }
         let due = if generation.command.is_some() { now.after(patience) } else { Time::NEVER };
-        generation.ending = Some(Ending { was_told: true, since: now, signal, patience, due, killed: false });
+        generation.ending = Some(Ending { was_told: true, ..Ending::new(now, signal, patience, due) });
         generation.retry = None;
         if generation.is_ordered {
             // Its start was ordered and is not answered yet; `on_started` comes back here.
@@ -136,14 +136,8 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         let due = now.after(limits::AFTER_KILL);
         let signal = generation.policy.final_kill_signal;
-        let told = Ending {
-            was_told: generation.end.is_none(),
-            since: now,
-            signal,
-            patience: Span::ZERO,
-            due,
-            killed: true,
-        };
+        let was_told = generation.end.is_none();
+        let told = Ending { was_told, ..Ending::new(now, signal, Span::ZERO, due) };
         generation.ending = Some(Ending { due, killed: true, ..generation.ending.unwrap_or(told) });
         let scope = match generation.policy.kill_mode {
             KillMode::Mixed | KillMode::ControlGroup => Scope::All,
@@ -252,8 +246,7 @@ impl Step<'_> {
         };
         let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
         let due = now.after(patience);
-        generation.ending =
-            Some(Ending { was_told: false, since: now, signal, patience, due, killed: false });
+        generation.ending = Some(Ending::new(now, signal, patience, due));
         generation.stop_begun = true;
         self.tell(Note::StopsItself { generation: id, patience });
         if matches!(self.service.phase, Phase::Swapping { new, .. } if new == id) {
@@ -338,14 +331,13 @@ impl Step<'_> {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
-        let told_now = |due| Ending { was_told: false, since: now, signal, patience, due, killed: false };
         if generation.command.is_some() {
             // It goes on from there when that has ended.
             return;
         }
         let is_good = generation.outcome().result == RunResult::Success;
         if generation.ending.is_none() && is_good && generation.has_stop() {
-            generation.ending = Some(told_now(Time::NEVER));
+            generation.ending = Some(Ending::new(now, signal, patience, Time::NEVER));
             return self.begin_stop(id);
         }
         self.clear(id);
@@ -376,8 +368,7 @@ impl Step<'_> {
         let since = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
-        let asked = Ending { was_told: false, since, signal, patience, due: since, killed: false };
-        let ending = generation.ending.get_or_insert(asked);
+        let ending = generation.ending.get_or_insert(Ending::new(since, signal, patience, since));
         ending.due = since.after(patience);
         for signal in [signal, Signal::CONT] {
             self.out.push(Action::Kill { generation: id, signal, scope: Scope::All });

@@ -208,6 +208,13 @@ pub(super) struct Ending {
     pub(super) killed: bool,
 }
 
+impl Ending {
+    /// Of a generation that was not told: what is left of it is being ended.
+    pub(super) const fn new(since: Time, signal: Signal, patience: Span, due: Time) -> Self {
+        Self { was_told: false, since, signal, patience, due, killed: false }
+    }
+}
+
 /// A start whose outcome is reported: a swap (also of nothing: HUP while waiting), restart or resume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Attempt {

@@ -117,43 +117,12 @@ impl Children {
         Ok(())
     }
 
-    /// Starts the main process.
-    ///
-    /// # Errors
-    /// Nothing more runs then.
-    pub fn start(
-        &mut self,
-        generation: GenerationId,
-        index: usize,
-        store: &FdStore,
-    ) -> Result<i32, StartFailure> {
-        let command = Command { list: CommandList::Start, index };
-        let pid = self.execute(generation, command, None, store)?;
-        if let Some(running) = self.generations.get_mut(&generation) {
-            running.main = Some(pid);
-            running.adopted = None;
-        }
-        Ok(pid)
-    }
-
-    /// Starts a command beside it.
+    /// Starts a process of the generation: its main one if the command is one of ExecStart=, which alone gets what is
+    /// stored.
     ///
     /// # Errors
     /// It does not run then.
-    pub fn run(
-        &mut self,
-        generation: GenerationId,
-        command: Command,
-        outcome: Option<Outcome>,
-    ) -> Result<(), StartFailure> {
-        let pid = self.execute(generation, command, outcome, &FdStore::default())?;
-        if let Some(running) = self.generations.get_mut(&generation) {
-            running.command = Some((pid, command));
-        }
-        Ok(())
-    }
-
-    fn execute(
+    pub fn start(
         &mut self,
         generation: GenerationId,
         command: Command,
@@ -169,9 +138,8 @@ impl Children {
         };
         let address = running.notify.address();
         let plan = running.launcher.plan(&Request {
-            generation,
+            generation: Some((generation, &address)),
             command,
-            notify_socket: &address,
             main_pid: running.main,
             outcome,
             stored: &store.list(),
@@ -182,7 +150,9 @@ impl Children {
             log::warn!("{generation}: {shortfall}");
         }
         if command.list == CommandList::Start {
-            running.uid = uid;
+            (running.uid, running.main, running.adopted) = (uid, Some(child.pid), None);
+        } else {
+            running.command = Some((child.pid, command));
         }
         running.leaders.retain(|leader| !leader.group_is_gone);
         running.is_killed = false;

@@ -44,10 +44,10 @@ pub struct Launcher {
 /// What is to be started, and what is known of its generation at this moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    pub generation: GenerationId,
+    /// Its generation, and the address of its socket, which is told where NotifyAccess= is not `none`. None: it
+    /// belongs to none.
+    pub generation: Option<(GenerationId, &'a str)>,
     pub command: Command,
-    /// The address of the generation's socket; told where NotifyAccess= is not `none`.
-    pub notify_socket: &'a str,
     /// MAINPID; None where none lives.
     pub main_pid: Option<i32>,
     /// SERVICE_RESULT, EXIT_CODE and EXIT_STATUS.
@@ -234,11 +234,13 @@ impl Launcher {
             files: &files,
             unset: &launch.unset_environment,
             names,
-            notify_socket: (launch.notify_access != NotifyAccess::None)
-                .then_some(request.notify_socket.as_ref()),
+            notify_socket: request
+                .generation
+                .filter(|_| launch.notify_access != NotifyAccess::None)
+                .map(|(_, socket)| socket.as_ref()),
             watchdog: if is_main { self.watchdog } else { Span::ZERO },
             facts: &facts(request, if is_main { launch.fd_store_max } else { 0 }),
-            generation: request.generation.0,
+            generation: request.generation.map(|(generation, _)| generation.0),
         };
         // Later wins: PWD says where the process is, by the path it was entered.
         let directory = directory.into_iter().map(|path| ("PWD".into(), path.into()));

@@ -142,7 +142,8 @@ pub fn pid_in_file(path: &Path) -> Option<i32> {
     // The open of a FIFO would wait for a writer, and everything with it.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
     let mut text = String::new();
-    file.take(FILE_BYTES).read_to_string(&mut text).ok()?;
+    // A longer file holds no pid.
+    file.take(64).read_to_string(&mut text).ok()?;
     text.trim().parse().ok().filter(|pid| *pid > 1)
 }
 

@@ -23,7 +23,7 @@ use super::signal::{self, Received, Signals};
 use super::snapshot;
 use super::socket::{self, Inherited, NamedSocket};
 use super::sys::Waited;
-use crate::config::{Config, Instance, Policy, Signal, SocketCommands};
+use crate::config::{CommandList, Config, Instance, Policy, Signal, SocketCommands};
 use crate::core::{
     Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, StartFailure,
     Supervisor, Terminal, Time,
@@ -343,8 +343,9 @@ impl Shell {
     fn spawn(&mut self, generation: GenerationId, index: usize) {
         self.mend_sockets();
         self.prepare_added();
-        let started =
-            self.admit(generation).and_then(|()| self.children.start(generation, index, &self.store));
+        let started = self.admit(generation).and_then(|()| {
+            self.children.start(generation, Command { list: CommandList::Start, index }, None, &self.store)
+        });
         let event = match started {
             Ok(pid) => {
                 self.announce();
@@ -356,9 +357,11 @@ impl Shell {
     }
 
     fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<Outcome>) {
-        let started = self.admit(generation).and_then(|()| self.children.run(generation, command, outcome));
+        let started = self
+            .admit(generation)
+            .and_then(|()| self.children.start(generation, command, outcome, &self.store));
         match started {
-            Ok(()) => self.announce(),
+            Ok(_pid) => self.announce(),
             Err(failure) => {
                 self.queue.push_back(Event::CommandEnded { generation, end: End::NotStarted(failure) });
             }

@@ -27,7 +27,7 @@ use crate::config::{Address, Kind, Listener};
 pub use error::BindError;
 pub use inherited::Inherited;
 pub use node::OwnPath;
-pub use rebind::{Rebound, rebind};
+pub use rebind::rebind;
 
 /// One held socket. Close-on-exec; O_NONBLOCK is off unless it was inherited with it.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl NamedSocket {
 /// Binds all of them, or none: at the first error those already bound are closed, and the paths created for them are
 /// gone again; directories made for them stay.
 pub fn bind_all(listeners: &[Listener], inherited: &Inherited) -> Result<Vec<NamedSocket>, BindError> {
-    rebind(&[], listeners, inherited).map(|rebound| rebound.sockets)
+    rebind(&[], listeners, inherited)
 }
 
 fn hold(listener: &Listener, inherited: &Inherited, taken: &[RawFd]) -> Result<HeldSocket, BindError> {

@@ -146,13 +146,13 @@ fn directory(config: &mut Config, text: &str) -> Set {
 /// Environment= of a unit file; the command line has `-E`, which is one assignment.
 fn environment_line(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
     let mut new = Vec::new();
-    for word in command_line::unquote(text, scope.warn)? {
+    for word in words(text, scope)? {
         if !word.contains('=') {
             let cause = format!("{:?} is no assignment", printable(&word));
             (scope.warn)(Problem::new(cause, "write NAME=VALUE, or -E NAME to pass ours on"));
             continue;
         }
-        match (scope.expand)(&word).and_then(|word| environment::assignment(&word, |_| None)) {
+        match environment::assignment(&word, |_| None) {
             Ok(variable) => new.push(variable),
             Err(problem) => (scope.warn)(problem),
         }
@@ -176,17 +176,16 @@ fn environment_file(config: &mut Config, text: &str) -> Set {
     Ok(())
 }
 
+/// The words of a list, their specifiers replaced; one that has none to replace by is warned of and left out.
+fn words(text: &str, scope: &Scope<'_>) -> Result<Vec<String>, Problem> {
+    let words = command_line::unquote(text, scope.warn)?;
+    Ok(words.iter().filter_map(|word| (scope.expand)(word).map_err(scope.warn).ok()).collect())
+}
+
 /// Names of variables; with `values` also NAME=VALUE.
 fn names(text: &str, scope: &Scope<'_>, values: bool, field: &mut Vec<String>) -> Set {
     let mut new = Vec::new();
-    for word in command_line::unquote(text, scope.warn)? {
-        let word = match (scope.expand)(&word) {
-            Ok(word) => word,
-            Err(problem) => {
-                (scope.warn)(problem);
-                continue;
-            }
-        };
+    for word in words(text, scope)? {
         let name = if values { word.split('=').next().unwrap_or_default() } else { &word };
         if environment::is_name(name) {
             new.push(word);
@@ -337,14 +336,7 @@ fn output(text: &str, scope: &Scope<'_>, default_fd: &str, field: &mut Output) -
 
 fn directories(text: &str, scope: &Scope<'_>, field: &mut ManagedDirectory) -> Set {
     let mut new = Vec::new();
-    for word in command_line::unquote(text, scope.warn)? {
-        let word = match (scope.expand)(&word) {
-            Ok(word) => word,
-            Err(problem) => {
-                (scope.warn)(problem);
-                continue;
-            }
-        };
+    for word in words(text, scope)? {
         let (name, link) =
             word.split_once(':').map_or((word.as_str(), None), |(name, link)| (name, Some(link)));
         if link.is_some() {

@@ -2,15 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::directives::{Draft, Section, check_listeners, check_placeholders};
+use super::super::directives::{Draft, Section, check_listeners, check_placeholders, check_streams};
 use super::super::{
-    Directory, DirectoryPath, Error, Handover, Input, NotifyAccess, Output, Problem, Ready, Restart,
-    RestartDelay, Span, Type, Warning, printable,
+    Directory, DirectoryPath, Error, Handover, NotifyAccess, Problem, Ready, Restart, RestartDelay, Span,
+    Type, Warning,
 };
 
 type Host<'a> = &'a dyn Fn(char) -> Option<String>;
 
-/// Closes the configuration; returns the place of the line that makes stop-first the default.
 /// What is looked up when a process is started, and may turn out wrong only then.
 const LATE: [&str; 8] = [
     "User",
@@ -23,6 +22,7 @@ const LATE: [&str; 8] = [
     "StandardError",
 ];
 
+/// Closes the configuration; returns the place of the line that makes stop-first the default.
 pub(super) fn finish(
     draft: &mut Draft,
     service: &str,
@@ -43,7 +43,7 @@ pub(super) fn finish(
     config.policy.commands = launch.commands.policy();
     check_listeners(config)?;
     check_placeholders(config)?;
-    check_streams(draft, service)?;
+    check_streams(&draft.config, |key| draft.place_of(Section::Service, key).unwrap_or(service).to_owned())?;
     Ok(stop_first)
 }
 
@@ -144,38 +144,4 @@ fn handover(draft: &mut Draft) -> Option<String> {
     let place = stop.chain(pid_file.map(str::to_owned)).chain(forking.map(str::to_owned)).next()?;
     draft.config.policy.handover = Handover::StopFirst;
     Some(place)
-}
-
-/// Streams that are sockets need these.
-fn check_streams(draft: &Draft, service: &str) -> Result<(), Error> {
-    let launch = &draft.config.launch;
-    let listeners = &draft.config.listeners;
-    let outputs = [("StandardOutput", &launch.stdout), ("StandardError", &launch.stderr)];
-    let wants_socket = |output: &Output| *output == Output::Socket;
-    let mut sockets =
-        outputs.iter().filter(|(_, output)| wants_socket(output)).map(|(key, _)| *key).collect::<Vec<_>>();
-    if launch.stdin == Input::Socket {
-        sockets.insert(0, "StandardInput");
-    }
-    let place = |key| draft.place_of(Section::Service, key).unwrap_or(service);
-    if let Some(key) = sockets.first().filter(|_| listeners.len() != 1) {
-        let cause = format!("{key}=socket needs exactly one socket, and there are {}", listeners.len());
-        return Err(Problem::new(cause, "use fd:NAME").at(place(key)));
-    }
-    let mut named: Vec<(&str, &str)> = Vec::new();
-    if let Input::Fd(name) = &launch.stdin {
-        named.push(("StandardInput", name));
-    }
-    for (key, output) in outputs {
-        if let Output::Fd(name) = output {
-            named.push((key, name));
-        }
-    }
-    for (key, name) in named {
-        if !listeners.iter().any(|listener| listener.name == name) {
-            let cause = format!("there is no socket named {:?}", printable(name));
-            return Err(Problem::new(cause, "write FileDescriptorName= into a .socket file").at(place(key)));
-        }
-    }
-    Ok(())
 }

@@ -121,7 +121,10 @@ fn what_systemd_refuses_is_refused() {
         ("ExecStart=/bin/a\nUser=%Z", "web.service:3: %Z"),
         ("ExecStart=/bin/a\nWorkingDirectory=x", "web.service:3: "),
         ("ExecStart=/bin/a\nStandardInput=socket", "web.service:3: StandardInput=socket needs exactly one"),
-        ("ExecStart=/bin/a\nStandardInput=fd:x", "web.service:3: there is no socket named"),
+        (
+            "ExecStart=/bin/a\nStandardInput=fd:x",
+            "web.service:3: StandardInput=fd:x: no socket has this name",
+        ),
     ];
     for (lines, start) in table {
         let message = refused(&[("web.service", &format!("[Service]\n{lines}\n"))]);
@@ -134,7 +137,7 @@ fn what_systemd_refuses_is_refused() {
         ("ListenStream=1\nListenFIFO=/run/fifo", "web.socket:3: this socket would not be held"),
         ("ListenStream=1\nListenStream=", "web.socket: it has no Listen line"),
         ("ListenStream=1\nService=other.service", "web.socket:3: the socket is for other.service"),
-        ("ListenStream=1\nSymlinks=/run/x", "web.socket: Symlinks="),
+        ("ListenStream=1\nSymlinks=/run/x", "web.socket:2: Symlinks="),
         ("ListenStream=1\nListenStream=1", "web.socket:3: this address is held already"),
     ];
     for (lines, start) in table {

@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Launcher, Request};
 use crate::config::{CommandList, Exec, Launch, Signal, Span};
-use crate::core::{Command, Exit, GenerationId, Stage};
+use crate::core::{Command, Exit, Stage};
 use crate::os::signal::Signals;
 use crate::os::{reap, spawn, sys};
 
@@ -25,10 +25,8 @@ pub fn run_to_end(
     let failed = |cause: String| format!("{}: {}: {cause}", exec.place, exec.path.to_string_lossy());
     let launcher = Launcher::new(launch.clone(), Span::ZERO, &[]).map_err(|error| error.to_string())?;
     let request = Request {
-        // No generation has this number.
-        generation: GenerationId(0),
         command: Command { list: CommandList::StartPre, index: 0 },
-        notify_socket: "",
+        generation: None,
         main_pid: None,
         outcome: None,
         stored: &[],

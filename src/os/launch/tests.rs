@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{
-    Config, Directory, EnvironmentFile, Input, Launch, Listener, OpenFile, OpenMode, Output, Search, Signal,
+    Config, Directory, EnvironmentFile, Input, Launch, OpenFile, OpenMode, Output, Search, Signal,
 };
 use crate::core::RunResult;
 use crate::os::{spawn, sys};
@@ -48,9 +48,8 @@ impl Service {
     fn plan(&self, list: CommandList) -> Result<Plan, StartFailure> {
         let launcher = Launcher::new(self.launch.clone(), Span::from_secs(9), &self.sockets);
         launcher.expect("placeholders").plan(&Request {
-            generation: GenerationId(3),
+            generation: Some((GenerationId(3), "@notify")),
             command: Command { list, index: 0 },
-            notify_socket: "@notify",
             main_pid: (list != CommandList::Start).then_some(4711),
             outcome: self.outcome,
             stored: &self.stored,
@@ -422,24 +421,14 @@ fn what_is_wrong_is_told_before_anything_is_bound() {
     let told = |change: fn(&mut Config)| {
         let mut config = Config::for_units();
         config.launch.commands.start = vec![exec(&["true"])];
-        let listener = |text: &str| Listener::parse(text, None).expect("an address");
-        config.listeners = vec![listener("127.0.0.1:0=a"), listener("127.0.0.1:0=b")];
         change(&mut config);
-        check(&config)
+        check(&config.launch)
     };
     assert_eq!(told(|_| {}), Ok(()));
     type Change = fn(&mut Config);
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 6] = [
         (|config| config.launch.user = Some("no-such-user".into()), "no user \"no-such-user\""),
         (|config| config.launch.supplementary_groups = vec!["no-such".into()], "no group \"no-such\""),
-        (
-            |config| config.launch.stdin = Input::Socket,
-            "StandardInput=socket: needs exactly one socket, and there are 2",
-        ),
-        (
-            |config| config.launch.stderr = Output::Fd("c".into()),
-            "StandardError=fd:c: no socket has this name (there are: a, b;",
-        ),
         (
             |config| {
                 config.launch.places.insert("WorkingDirectory", "web.service:4".to_owned());
@@ -474,7 +463,6 @@ fn what_is_wrong_is_told_before_anything_is_bound() {
         let error = told(change).expect_err(sentence);
         assert!(error.starts_with(sentence), "{error}");
     }
-    assert_eq!(told(|config| config.launch.stdin = Input::Fd("b".into())), Ok(()));
     let made = |config: &mut Config| {
         config.launch.directories.state.names = vec!["no-such-app".into()];
         let path = directories::path_of_state("no-such-app");

@@ -30,7 +30,7 @@ impl Shell {
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
         let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
         reap::prepare().map_err(cannot("adopt orphans"))?;
-        launch::check(&config)?;
+        launch::check(&config.launch)?;
         if config.launch.stdin == Input::Inherit && io::stdin().is_terminal() {
             log::warn!(
                 "--stdin inherit: our stdin is a terminal; the kernel stops a server that reads from it, because it \

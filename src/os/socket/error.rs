@@ -179,12 +179,6 @@ impl BindError {
         Self::new(listener, errno, cause, remedy.to_owned())
     }
 
-    /// Symlinks= lead to one node of the file system.
-    pub(super) fn links_to_many(listener: &Listener, nodes: usize) -> Self {
-        let cause = format!("Symlinks= needs exactly one unix path to lead to, and there are {nodes}");
-        Self::new(listener, None, cause, "leave it out, or use one .socket file for each path".to_owned())
-    }
-
     pub(super) fn path_too_long(listener: &Listener, path: &Path) -> Self {
         let cause = format!("the path has {} bytes", path.as_os_str().len());
         let remedy = format!("a unix socket has room for {LONGEST_PATH}");

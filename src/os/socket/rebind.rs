@@ -6,19 +6,11 @@ use std::rc::Rc;
 use super::{BindError, HeldSocket, Inherited, NamedSocket, addresses, hold};
 use crate::config::{Address, Listener, SocketOptions};
 
-/// What [`rebind`] made.
-#[derive(Debug)]
-pub struct Rebound {
-    /// One for each listener, in their order, which is that of the fds.
-    pub sockets: Vec<NamedSocket>,
-    /// Those of them that were bound just now. To give the new list up, drop all of this.
-    pub added: Vec<NamedSocket>,
-    /// Those held before that no listener asks for now: to be dropped when the server that has them is gone.
-    pub left_over: Vec<NamedSocket>,
-}
-
 /// Keeps each held socket that a listener of the same kind and address asks for, untouched; of several with one address
 /// (ReusePort=, port 0) the first listener keeps the first. Binds the others, all or none.
+///
+/// One for each listener, in their order, which is that of the fds. To give the new list up, drop it; what it does not
+/// have any more is closed with the last list that has it.
 ///
 /// # Errors
 /// What could not be bound. Everything held before is still held.
@@ -26,8 +18,7 @@ pub fn rebind(
     held: &[NamedSocket],
     listeners: &[Listener],
     inherited: &Inherited,
-) -> Result<Rebound, BindError> {
-    check_links(listeners)?;
+) -> Result<Vec<NamedSocket>, BindError> {
     let mut left_over = held.to_vec();
     let kept: Vec<Option<Rc<HeldSocket>>> = listeners
         .iter()
@@ -46,7 +37,6 @@ pub fn rebind(
     }
     // From here on nothing fails.
     let mut bound = bound.into_iter();
-    let mut added = Vec::new();
     let mut sockets = Vec::new();
     for (listener, kept) in listeners.iter().zip(kept) {
         let name = listener.name.clone();
@@ -57,11 +47,10 @@ pub fn rebind(
             if let Some(path) = &mut socket.own_path {
                 path.set_removes(listener.options.remove_on_stop);
             }
-            added.push(NamedSocket { name, socket: Rc::new(socket) });
-            sockets.extend(added.last().cloned());
+            sockets.push(NamedSocket { name, socket: Rc::new(socket) });
         }
     }
-    Ok(Rebound { sockets, added, left_over })
+    Ok(sockets)
 }
 
 /// Whether the listener asks for what this socket was bound for, or for where it is.
@@ -103,18 +92,6 @@ fn explain(error: BindError, listener: &Listener, left_over: &[NamedSocket]) -> 
         }
         _ => error,
     }
-}
-
-/// Symlinks= needs one node to lead to: listeners with the same ones are those of one .socket file.
-fn check_links(listeners: &[Listener]) -> Result<(), BindError> {
-    for listener in listeners.iter().filter(|listener| !listener.options.symlinks.is_empty()) {
-        let same = listeners.iter().filter(|other| other.options.symlinks == listener.options.symlinks);
-        let nodes = same.filter(|other| matches!(other.address, Address::Path(_))).count();
-        if nodes != 1 {
-            return Err(BindError::links_to_many(listener, nodes));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

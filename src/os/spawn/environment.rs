@@ -59,7 +59,8 @@ pub struct Additions<'a> {
     pub watchdog: Span,
     /// MAINPID, SERVICE_RESULT and the like.
     pub facts: &'a [(&'static str, String)],
-    pub generation: u64,
+    /// SUPERVISE_GENERATION
+    pub generation: Option<u64>,
 }
 
 /// The whole environment. Ours comes last: systemd lets Environment=LISTEN_PID= break the activation, we do not.
@@ -123,7 +124,9 @@ fn add_ours(all: &mut Environment, additions: &Additions<'_>) {
         set("WATCHDOG_USEC", microseconds.to_string().as_ref());
     }
     additions.facts.iter().for_each(|(name, value)| set(name, value.as_ref()));
-    set("SUPERVISE_GENERATION", additions.generation.to_string().as_ref());
+    if let Some(generation) = additions.generation {
+        set("SUPERVISE_GENERATION", generation.to_string().as_ref());
+    }
     if !additions.names.is_empty() {
         all.insert("LISTEN_PID".into(), Value::OwnPid);
     }
@@ -157,7 +160,7 @@ mod tests {
         let all =
             build_environment(inherited(&outer).chain(inherited(&[("PATH", "/bin")])), Additions::default());
         let names: Vec<_> = all.keys().map(|name| name.to_string_lossy()).collect();
-        assert_eq!(names, ["PATH", "SUPERVISE_GENERATION"]);
+        assert_eq!(names, ["PATH"]);
     }
 
     #[test]
@@ -180,7 +183,7 @@ mod tests {
             names: &names,
             notify_socket: Some("/run/n".as_ref()),
             watchdog: Span::from_millis(1500),
-            generation: 7,
+            generation: Some(7),
             ..Additions::default()
         };
         let all = build_environment(inherited(&[("USER", "root"), ("SHELL", "/bin/zsh")]), additions);

@@ -18,7 +18,7 @@ use crate::os::sys::tests::{alone, eventually, place};
 
 fn plan(words: &[&str]) -> Plan {
     let launch = Config::for_command_line().launch;
-    let additions = Additions { generation: 1, ..Additions::default() };
+    let additions = Additions { generation: Some(1), ..Additions::default() };
     let environment = build_environment(std::env::vars_os(), additions);
     let exec = Exec::plain(words.iter().map(OsString::from).collect());
     Plan::new(&launch, &exec, environment, Identity::default())
