@@ -368,7 +368,7 @@ impl Step<'_> {
         let since = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
-        let ending = generation.ending.get_or_insert(Ending::new(since, signal, patience, since));
+        let ending = generation.ending.get_or_insert_with(|| Ending::new(since, signal, patience, since));
         ending.due = since.after(patience);
         for signal in [signal, Signal::CONT] {
             self.out.push(Action::Kill { generation: id, signal, scope: Scope::All });
