@@ -14,7 +14,7 @@ pub struct Launch {
     pub supplementary_groups: Vec<String>,
     /// None: the directory we were started in, by its logical path.
     pub directory: Option<Directory>,
-    /// The child gets our own environment first. InheritEnvironment=no: PATH, LANG and TERM alone.
+    /// The child gets our own environment first. InheritEnvironment=no: PATH and LANG alone.
     pub inherit_environment: bool,
     /// PassEnvironment=: names that are passed on also without `inherit_environment`.
     pub pass_environment: Vec<String>,
@@ -215,7 +215,7 @@ pub enum Input {
 pub enum Output {
     /// Our own stdout or stderr: the default, `journal`, `kmsg` and `tty`.
     Ours,
-    /// `inherit`: a copy of the fd before it. Where that is our own or /dev/null, our own.
+    /// `inherit`: a copy of the fd before it; of our own, or of a stdin that is /dev/null, it is our own.
     Inherit,
     Null,
     /// Opened from its start, nothing cut off.
