@@ -21,7 +21,7 @@
 //!   mod.rs              Config and all it holds, the defaults of the command line
 //!   directives.rs       what a directive is, the rules that need several
 //!                       in config/directives/: table.rs, THE table, made of service.rs, exec.rs, socket.rs and
-//!                       without.rs (keys that do nothing here)
+//!                       without.rs (keys that do nothing here); swap.rs: what decides a swap
 //!   unit.rs             unit files to a Config, line by line
 //!                       in config/unit/: pair.rs (which sockets are for which service), finish.rs (the whole)
 //!   address.rs          --listen and systemd's address grammar

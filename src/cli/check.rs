@@ -209,9 +209,13 @@ fn decisions(config: &Config, stop_first: Option<&str>) -> Vec<(&'static str, St
         Ready::Auto => "READY=1, or alive for a second".to_owned(),
         Ready::Notify => "READY=1".to_owned(),
         Ready::Exec => "executed".to_owned(),
+        Ready::Http => "an answer to its GET".to_owned(),
         Ready::Delay(span) => format!("alive for {span}"),
     };
     let handover = match (policy.handover, stop_first) {
+        (Handover::Steered, _) => {
+            "steered: each has its own sockets, and we say who gets a connection".to_owned()
+        }
         (Handover::Shared, _) => "shared: old and new overlap".to_owned(),
         (Handover::StopFirst, Some(place)) => {
             format!(

@@ -6,6 +6,7 @@
 mod exec;
 mod service;
 mod socket;
+mod swap;
 mod table;
 mod without;
 
@@ -15,6 +16,7 @@ use super::{
     Address, Config, Error, Exec, Input, Kind, Listener, Output, Problem, RestartDelay, Span, Warning,
     placeholder, printable,
 };
+pub(super) use swap::check_steering;
 pub use table::DIRECTIVES;
 
 /// One row of the table.
@@ -253,6 +255,8 @@ impl Draft {
         check_listeners(&self.config)?;
         let place = |key| self.place_of(Section::Service, key).unwrap_or("command line").to_owned();
         check_streams(&self.config, place)?;
+        let place = |key| self.place_of(Section::XSupervise, key).unwrap_or("command line").to_owned();
+        check_steering(&self.config, place)?;
         let mut config = self.config;
         config.policy.commands = config.launch.commands.policy();
         let commands = &config.launch.commands.start;

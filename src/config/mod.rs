@@ -33,8 +33,8 @@ pub use launch::{
     ManagedDirectory, NotifyAccess, OpenFile, OpenMode, Output, Preserve, Privileges, Resource, Search,
 };
 pub use policy::{
-    CommandList, CommandPolicy, ExitType, FailureMode, Handover, KillMode, Lists, Policy, Rate, Ready,
-    Restart, RestartDelay, StartLimit, StartLimitAction, Type,
+    Canary, CommandList, CommandPolicy, ExitType, FailureMode, Handover, KillMode, Lists, Policy, Rate,
+    Ready, Restart, RestartDelay, StartLimit, StartLimitAction, Type,
 };
 pub use socket::{Protocol, SocketCommands, SocketOptions, Timestamping};
 pub use status::StatusSet;
@@ -53,7 +53,18 @@ pub struct Config {
     pub socket: SocketOptions,
     pub socket_commands: SocketCommands,
     pub launch: Launch,
+    /// Ready=http:, which is then what `policy.ready` says.
+    pub health: Option<Health>,
     pub policy: Policy,
+}
+
+/// What Ready=http: asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The name of the socket; None: the first stream socket.
+    pub socket: Option<String>,
+    /// Begins with `/`.
+    pub path: String,
 }
 
 impl Config {
@@ -97,6 +108,7 @@ impl Config {
             socket: SocketOptions::new(),
             socket_commands: SocketCommands::default(),
             launch: Launch::for_units(),
+            health: None,
             policy: Policy::for_units(),
         }
     }

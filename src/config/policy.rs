@@ -62,6 +62,12 @@ pub struct Policy {
     pub watchdog: Span,
     /// How long the old generation stays untouched after the new one was ready.
     pub bake: Span,
+    /// Drain=: how long the old generation may finish what is in flight before its kill signal.
+    pub drain: Span,
+    /// DrainQuiet=: a connection that is quiet this long after an answer is idle.
+    pub drain_quiet: Span,
+    /// Canary=; None: all new connections at once.
+    pub canary: Option<Canary>,
     pub handover: Handover,
     /// Restart=no, asked for on the command line: the server's end is ours, also where sockets are held.
     pub no_restart_ends: bool,
@@ -106,7 +112,10 @@ impl Policy {
             kill_mode: KillMode::ControlGroup,
             watchdog: Span::ZERO,
             bake: Span::from_secs(1),
-            handover: Handover::Shared,
+            drain: Span::from_secs(10),
+            drain_quiet: Span::from_secs(1),
+            canary: None,
+            handover: Handover::Steered,
             no_restart_ends: false,
         }
     }
@@ -258,6 +267,16 @@ pub enum Ready {
     Exec,
     /// Alive for this long.
     Delay(Span),
+    /// A GET of [`super::Health`] was answered with 2xx or 3xx. Only with [`Handover::Steered`].
+    Http,
+}
+
+/// Canary=: this share of the new connections, for this long, before all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// 1 to 99.
+    pub percent: u8,
+    pub span: Span,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,6 +305,9 @@ pub enum ExitType {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Handover {
+    /// Each generation has sockets of its own for an address, and we say which get the new connections. Where a socket
+    /// cannot be steered it is shared.
+    Steered,
     /// Both generations accept from one socket while they overlap.
     Shared,
     /// The old generation is gone before the new one starts.

@@ -96,6 +96,34 @@ pub struct GenerationId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClientId(pub u64);
 
+/// Which of the sockets of each address a generation gets: below [`limits::GENERATIONS`]. An address that cannot be
+/// steered has one socket for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SlotId(pub u8);
+
+/// Who gets new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steering {
+    pub slot: SlotId,
+    /// Another slot, and how many of a hundred go there (1 to 99). Not on AF_UNIX: there all go to `slot`.
+    pub canary: Option<(SlotId, u8)>,
+}
+
+/// The connections of one generation, as the kernel shows them at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// A request is being read, worked on or answered, or bytes wait in a queue.
+    pub in_flight: u32,
+    /// Answered, but not for DrainQuiet= yet: more of the answer may come.
+    pub recent: u32,
+    /// Quiet: closing them costs nobody an answer.
+    pub idle: u32,
+    /// Connections and datagrams that nobody has accepted or read yet.
+    pub queued: u32,
+    /// Handshakes that the slot answered before it lost the traffic.
+    pub handshakes: u32,
+}
+
 /// How a main process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {

@@ -155,7 +155,7 @@ fn due_to_be_ready(
         Ready::Delay(span) => span,
         Ready::Auto if !service.server_notifies => limits::AUTO_ALIVE,
         Ready::Auto if alone => limits::AUTO_ALONE,
-        Ready::Auto | Ready::Notify | Ready::Exec => Span::INFINITY,
+        Ready::Auto | Ready::Notify | Ready::Exec | Ready::Http => Span::INFINITY,
     };
     if generation.gate.is_none() {
         due.push((started.after(alive_for), Why::Ready(id)));

@@ -16,7 +16,7 @@ pub fn complete(status: &mut Status, name: &str, sockets: &[NamedSocket], handov
     status.pid = std::process::id();
     env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
     let mode = match handover {
-        Handover::Shared => "shared",
+        Handover::Steered | Handover::Shared => "shared",
         Handover::StopFirst => "stop-first",
     };
     status.sockets = sockets.iter().zip(3..).map(|(socket, fd)| of_socket(socket, fd, mode)).collect();

@@ -4,14 +4,13 @@ use std::path::{Component, PathBuf};
 
 use super::super::number::{boolean, unsigned};
 use super::super::{
-    CommandList, Config, ExitType, FailureMode, Handover, KillMode, NotifyAccess, OpenFile, OpenMode,
-    Problem, Ready, Restart, Signal, Span, StartLimitAction, StatusSet, Type, address, command_line,
-    printable,
+    CommandList, Config, ExitType, FailureMode, KillMode, NotifyAccess, OpenFile, OpenMode, Problem, Restart,
+    Signal, Span, StartLimitAction, StatusSet, Type, address, command_line, printable,
 };
 use super::Group::{Process, Readiness, Restarting, Stopping, Swapping};
 use super::Section::{Service, Unit, XSupervise};
 use super::table::{COMMAND, LIST, MODE, NUMBER, PATH, SPAN, SWITCH, Set, expanded, row, scoped};
-use super::{Directive, Scope, choice};
+use super::{Directive, Scope, choice, swap};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Directive] = &[
@@ -53,7 +52,7 @@ pub(super) const ROWS: &[Directive] = &[
     row("RuntimeRandomizedExtraSec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.runtime_extra),
         "and up to so much later, at random").default("0"),
     //
-    row("Ready", XSupervise, Readiness, "GATE", ready,
+    row("Ready", XSupervise, Readiness, "GATE", swap::ready,
         "when the server counts as ready; auto, notify (READY=1), exec or delay:SPAN")
             .flag("ready").default("auto"),
     scoped("Type", Service, Readiness, "TYPE", service_type,
@@ -88,9 +87,16 @@ pub(super) const ROWS: &[Directive] = &[
     //
     row("Bake", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.bake),
         "how long the old server stays once the new one is ready").flag("bake").default("1s"),
-    row("Handover", XSupervise, Swapping, "HOW", handover,
-        "whether old and new overlap; shared: both accept, stop-first: the old one is gone first")
-            .flag("handover").default("shared"),
+    row("Drain", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.drain),
+        "how long the old one may finish what is in flight before the kill signal").flag("drain").default("10s"),
+    row("DrainQuiet", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.drain_quiet),
+        "a connection that is quiet this long after an answer is idle").flag("drain-quiet").default("1s"),
+    row("Canary", XSupervise, Swapping, "PCT:SPAN", swap::canary,
+        "the share of new connections a new server gets for so long, before all of them; off")
+            .flag("canary").default("off"),
+    row("Handover", XSupervise, Swapping, "HOW", swap::handover,
+        "steered: we say who gets a connection, shared: both accept, stop-first: the old one is gone first")
+            .flag("handover").default("steered"),
     row("ReloadSignal", Service, Swapping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.reload_signal),
         "the signal that reloads a server of Type=notify-reload").default("SIGHUP"),
     //
@@ -220,25 +226,6 @@ fn start_limit_action(config: &mut Config, text: &str) -> Set {
     put(choice(text, &actions)?, &mut config.policy.start_limit.action)
 }
 
-fn ready(config: &mut Config, text: &str) -> Set {
-    let ready = if let Some(delay) = text.strip_prefix("delay:") {
-        Ready::Delay(Span::parse(delay)?)
-    } else if text.starts_with("http:") {
-        let cause = "asking the new server alone by HTTP needs steering, which this version does not have";
-        return Err(Problem::new(
-            cause,
-            "use notify with a server that sends READY=1, else auto or delay:5s",
-        ));
-    } else {
-        choice(text, &[("auto", Ready::Auto), ("notify", Ready::Notify), ("exec", Ready::Exec)])
-            .map_err(|problem| Problem { remedy: format!("{} or delay:SPAN", problem.remedy), ..problem })?
-    };
-    if ready == Ready::Delay(Span::INFINITY) {
-        return Err(Problem::new("an infinite delay is never over", "write a time: delay:5s"));
-    }
-    put(ready, &mut config.policy.ready)
-}
-
 fn service_type(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
     if text == "dbus" {
         (scope.warn)(Problem::new("there is no bus to wait for", "it is started as Type=exec is"));
@@ -304,16 +291,6 @@ fn kill_mode(config: &mut Config, text: &str) -> Set {
 fn both_timeouts(config: &mut Config, text: &str) -> Set {
     timeout(text, &mut config.policy.timeout_start)?;
     timeout(text, &mut config.policy.timeout_stop)
-}
-
-fn handover(config: &mut Config, text: &str) -> Set {
-    if text == "steered" {
-        return Err(Problem::new("this version does not steer connections", "use shared or stop-first"));
-    }
-    put(
-        choice(text, &[("shared", Handover::Shared), ("stop-first", Handover::StopFirst)])?,
-        &mut config.policy.handover,
-    )
 }
 
 fn commands(config: &mut Config, list: CommandList, text: &str, scope: &Scope<'_>) -> Set {

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::directives::{Draft, Section, check_listeners, check_placeholders, check_streams};
+use super::super::directives::{
+    Draft, Section, check_listeners, check_placeholders, check_steering, check_streams,
+};
 use super::super::{
     Directory, DirectoryPath, Error, Handover, NotifyAccess, Problem, Ready, Restart, RestartDelay, Span,
     Type, Warning,
@@ -44,6 +46,9 @@ pub(super) fn finish(
     check_listeners(config)?;
     check_placeholders(config)?;
     check_streams(&draft.config, |key| draft.place_of(Section::Service, key).unwrap_or(service).to_owned())?;
+    check_steering(&draft.config, |key| {
+        draft.place_of(Section::XSupervise, key).unwrap_or(service).to_owned()
+    })?;
     Ok(stop_first)
 }
 

@@ -148,7 +148,7 @@ impl Check {
         let right = match self.policy.ready {
             Ready::Notify => seen.ready_said,
             Ready::Auto => seen.ready_said || age >= limits::AUTO_ALIVE.as_nanos(),
-            Ready::Exec => true,
+            Ready::Exec | Ready::Http => true,
             Ready::Delay(span) => age >= span.as_nanos(),
         };
         assert!(right, "generation {} counts as ready after {age} ns", id.0);
@@ -246,7 +246,7 @@ impl Check {
             let is_bound = match self.policy.ready {
                 Ready::Notify => true,
                 Ready::Auto => entry.role == Role::Candidate,
-                Ready::Exec | Ready::Delay(_) => false,
+                Ready::Exec | Ready::Http | Ready::Delay(_) => false,
             };
             let seen = &self.seen[&GenerationId(entry.generation)];
             let starts = is_bound && seen.started.is_some() && seen.told.is_none() && !seen.ended;
