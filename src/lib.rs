@@ -44,6 +44,8 @@
 //!   swap.rs             ready, promote, roll back, when a wanted swap begins
 //!   end.rs              stopping, exits, what is left behind, what comes next
 //!   exit.rs             what the end of a main process means, by Type=
+//!   slots.rs            which slot has the traffic, which are guarded; drain.rs: what an old generation finishes;
+//!                       health.rs: Ready=http:
 //!   reload.rs           the verb reload, RELOADING=1
 //!   reread.rs           the files are read anew at a swap
 //!   request.rs          the other verbs

@@ -6,8 +6,8 @@ use super::report::rounded;
 use serde::{Deserialize, Serialize};
 
 use super::restart::Failure;
-use super::{End, Exit, GenerationId};
-use crate::config::{Signal, Span, StartLimit};
+use super::{End, Exit, GenerationId, Traffic};
+use crate::config::{Canary, Signal, Span, StartLimit};
 
 /// One line of the log; clients that wait see it too.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,9 +76,27 @@ pub enum Note {
         after: Span,
         signal: Signal,
     },
+    /// What an old generation still has to do.
+    Draining {
+        generation: GenerationId,
+        traffic: Traffic,
+    },
+    /// It is told to stop, with this left.
+    Drained {
+        generation: GenerationId,
+        after: Span,
+        left: Traffic,
+    },
+    /// It takes nothing out of its queue any more, so others get it.
+    QueueStuck {
+        generation: GenerationId,
+        queued: u32,
+    },
+    /// `cut`: so many connections were not idle.
     Gone {
         generation: GenerationId,
         after: Span,
+        cut: u32,
     },
     /// SendSIGKILL=no
     LeftAlone {
@@ -138,9 +156,15 @@ pub enum SwapNote {
         to: GenerationId,
         span: Span,
     },
+    Canary {
+        to: GenerationId,
+        canary: Canary,
+    },
+    /// `drain`: how long the old one may finish what it has. None: it is told to stop at once.
     Done {
         from: GenerationId,
         to: GenerationId,
+        drain: Option<Span>,
     },
     RolledBack {
         from: GenerationId,
@@ -161,6 +185,8 @@ pub enum ReadyBy {
     Exec,
     /// It lived for long enough.
     Alive,
+    /// It answered.
+    Http,
     /// It did not say READY=1 as earlier ones did, but it is all there is.
     Alone,
 }
@@ -183,6 +209,8 @@ impl Note {
             | Self::TriggersHeld { .. }
             | Self::LimitHit { .. }
             | Self::Killing { .. }
+            | Self::QueueStuck { .. }
+            | Self::Gone { cut: 1.., .. }
             | Self::LeftBehind { .. }
             | Self::LeftAlone { .. }
             | Self::PausedNoSwap
@@ -192,6 +220,7 @@ impl Note {
                 SwapNote::Begun { .. }
                 | SwapNote::Waits
                 | SwapNote::Held { .. }
+                | SwapNote::Canary { .. }
                 | SwapNote::Baking { .. }
                 | SwapNote::Done { .. },
             )
@@ -205,7 +234,9 @@ impl Note {
             | Self::Restarting { .. }
             | Self::Listening
             | Self::Replacing { .. }
-            | Self::Gone { .. }
+            | Self::Draining { .. }
+            | Self::Drained { .. }
+            | Self::Gone { cut: 0, .. }
             | Self::Paused
             | Self::Stopping { .. }
             | Self::StopForced
@@ -221,7 +252,11 @@ impl Note {
         matches!(
             self,
             Self::Paused
-                | Self::Swap(SwapNote::Done { .. } | SwapNote::RolledBack { .. } | SwapNote::Refused { .. })
+                | Self::Swap(
+                    SwapNote::Done { drain: None, .. }
+                        | SwapNote::RolledBack { .. }
+                        | SwapNote::Refused { .. }
+                )
                 | Self::Reload(_, ReloadNote::Done { .. } | ReloadNote::Failed { .. })
         )
     }
@@ -277,8 +312,28 @@ impl fmt::Display for Note {
             Self::Killing { generation, after, signal } => {
                 write!(f, "{generation} did not stop within {}: {signal}", rounded(*after))
             }
-            Self::Gone { generation, after } => {
-                write!(f, "{generation} is gone, {} after it was told", rounded(*after))
+            Self::Draining { generation, traffic } => {
+                write!(f, "{generation} finishes: {}", connections(*traffic))
+            }
+            Self::Drained { generation, after, left } => {
+                let left = if left.is_over() {
+                    format!("has finished what it had, {} after the switch for good", rounded(*after))
+                } else {
+                    format!("has had {}, and has {}", rounded(*after), connections(*left))
+                };
+                write!(f, "{generation} {left}; it is told to stop")
+            }
+            Self::QueueStuck { generation, queued } => write!(
+                f,
+                "{generation} takes nothing out of its queue; the {queued} that wait there go to the new one"
+            ),
+            Self::Gone { generation, after, cut } => {
+                let cut = match cut {
+                    0 => String::new(),
+                    1 => "; 1 connection that was not idle was cut".to_owned(),
+                    cut => format!("; {cut} connections that were not idle were cut"),
+                };
+                write!(f, "{generation} is gone, {} after it was told{cut}", rounded(*after))
             }
             Self::LeftAlone { generation } => {
                 write!(f, "{generation} has not ended; it is left alone, as SendSIGKILL=no says")
@@ -320,6 +375,7 @@ impl fmt::Display for ReadyBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Notify => " (READY=1)",
+            Self::Http => " (it answered the GET)",
             Self::Exec | Self::Alive => "",
             Self::Alone => ": it sent no READY=1 as earlier ones did, but it is all there is",
         })
@@ -345,11 +401,45 @@ impl fmt::Display for SwapNote {
                 };
                 write!(f, "{from} stays untouched {long}, in case {to} dies")
             }
-            Self::Done { from, to } => write!(f, "swapped: {to} took over; {from} is told to stop"),
+            Self::Canary { to, canary } => write!(
+                f,
+                "{to} gets {} % of the new connections for {}",
+                canary.percent,
+                rounded(canary.span)
+            ),
+            Self::Done { from, to, drain: None } => {
+                write!(f, "swapped: {to} took over; {from} is told to stop")
+            }
+            Self::Done { from, to, drain: Some(drain) } if drain.is_infinite() => {
+                write!(f, "{to} has the traffic for good; {from} finishes what it has")
+            }
+            Self::Done { from, to, drain: Some(drain) } => write!(
+                f,
+                "{to} has the traffic for good; {from} may finish what it has for {}",
+                rounded(*drain)
+            ),
             Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
             Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
         }
     }
+}
+
+/// `3 in flight, 5 idle`: what there is of it.
+fn connections(traffic: Traffic) -> String {
+    let Traffic { in_flight, recent, idle, queued, handshakes } = traffic;
+    let counts = [
+        (in_flight, "in flight"),
+        (recent, "just answered"),
+        (queued, "in its queue"),
+        (handshakes, "in a handshake"),
+        (idle, "idle"),
+    ];
+    let texts: Vec<String> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if texts.is_empty() { "no connections".to_owned() } else { texts.join(", ") }
 }
 
 fn must_be_ready(within: Span) -> String {

@@ -300,7 +300,7 @@ impl Shell {
 
     fn apply(&mut self, action: Action) {
         match action {
-            Action::Spawn { generation, index } => self.spawn(generation, index),
+            Action::Spawn { generation, index, slot: _ } => self.spawn(generation, index),
             Action::Run { generation, command, outcome } => self.run(generation, command, outcome),
             Action::FindMain { generation } => {
                 let found = self.children.find_main(generation);
@@ -317,6 +317,13 @@ impl Shell {
             Action::Kill { generation, signal, scope } => self.children.kill(generation, signal, scope),
             Action::Forget { generation } => self.forget(generation),
             Action::Watch { on } => self.watch(on),
+            Action::Steer(_)
+            | Action::Guard { .. }
+            | Action::Rescue { .. }
+            | Action::Count { .. }
+            | Action::Probe { .. }
+            | Action::EndProbe { .. }
+            | Action::TellOverflows => {}
             Action::Sweep { signal } => self.sweep(signal),
             Action::Reply { client, reply } => self.reply(client, reply),
             Action::Tell(note) => self.tell(&note),

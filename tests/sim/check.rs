@@ -220,6 +220,9 @@ impl Check {
             | Event::CommandEnded { .. }
             | Event::MainChanged { .. }
             | Event::MainSought { .. }
+            | Event::Arrived { .. }
+            | Event::Counted { .. }
+            | Event::Probed { .. }
             | Event::Reread { .. } => {}
         }
     }

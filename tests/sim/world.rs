@@ -340,6 +340,7 @@ impl World {
                 result: Ok(Box::new(Reread {
                     policy: self.policy.clone(),
                     holds_sockets: self.setting.holds_sockets,
+                    steers: self.setting.steers,
                 })),
             }),
             Action::Run { .. } | Action::FindMain { .. } => unreachable!("no commands in this world"),

@@ -44,8 +44,12 @@ impl Shell {
         poll.registry()
             .register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)
             .map_err(cannot("watch for signals"))?;
-        let setting =
-            Setting { holds_sockets: !sockets.is_empty(), hup_ignored, init: std::process::id() == 1 };
+        let setting = Setting {
+            holds_sockets: !sockets.is_empty(),
+            steers: false,
+            hup_ignored,
+            init: std::process::id() == 1,
+        };
         let store = FdStore::new(config.launch.fd_store_max);
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;

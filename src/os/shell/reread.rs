@@ -16,7 +16,7 @@ impl Shell {
                 Some(staged) => (&staged.policy, &staged.sockets),
                 None => (&self.policy, &self.sockets),
             };
-            Box::new(Reread { policy: policy.clone(), holds_sockets: !sockets.is_empty() })
+            Box::new(Reread { policy: policy.clone(), holds_sockets: !sockets.is_empty(), steers: false })
         });
         self.queue.push_back(Event::Reread { result });
     }
