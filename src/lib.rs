@@ -53,7 +53,7 @@
 //!   restart.rs          Restart=, delays, limits, clean or not: pure functions
 //!   timers.rs           every deadline there is, read off the state
 //!   notify.rs           the text of a notification
-//!   note.rs             the words of the log
+//!   note.rs             the words of the log; in core/note/: swap.rs, socket.rs
 //!   report.rs           the types of status and of the control socket
 //!   status.rs           the snapshot for status
 //! os/                 whatever can fail, block or surprise

@@ -15,9 +15,13 @@ pub(super) struct Drain {
     pub(super) since: Time,
     /// When Drain= is over.
     pub(super) due: Time,
+    /// Nothing was left when it was looked at last; a dump is not one moment, so two of them have to agree.
+    was_over: bool,
     /// The queue as it was when it last got shorter, and since when it has not.
     queued: u32,
     stuck_since: Time,
+    /// When it was told last what is left.
+    told: Time,
     /// Whoever waits for the end of the swap, and what they will hear.
     pub(super) clients: Vec<ClientId>,
     swap: LastSwap,
@@ -53,7 +57,16 @@ impl Step<'_> {
         let steers = self.service.setting.steers;
         let Some(generation) = self.service.get_mut(id) else { return };
         let span = generation.policy.drain;
-        let drain = Drain { since: now, due: now.after(span), queued: 0, stuck_since: now, clients, swap };
+        let drain = Drain {
+            since: now,
+            due: now.after(span),
+            was_over: false,
+            queued: 0,
+            stuck_since: now,
+            told: now,
+            clients,
+            swap,
+        };
         generation.drain = Some(drain);
         if span == Span::ZERO || !steers || !generation.lives() {
             return self.end_drain(id);
@@ -82,7 +95,7 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         let slot = generation.slot;
         let Some(look) = &mut generation.look else { return };
-        let changed = look.seen != traffic;
+        let has_changed = look.seen != traffic;
         look.seen = traffic;
         let (Some(drain), Some(traffic)) = (&mut generation.drain, traffic) else { return };
         if traffic.queued < drain.queued || traffic.queued == 0 {
@@ -95,13 +108,18 @@ impl Step<'_> {
         if is_stuck {
             drain.stuck_since = now;
         }
-        if traffic.is_over() || (is_late && traffic.in_flight == 0) {
+        let was_over = std::mem::replace(&mut drain.was_over, traffic.is_over());
+        if (traffic.is_over() && was_over) || (is_late && traffic.in_flight == 0) {
             return self.end_drain(id);
+        }
+        let is_news = has_changed && now >= drain.told.after(limits::DRAIN_NEWS);
+        if is_news {
+            drain.told = now;
         }
         if is_stuck {
             self.tell(Note::QueueStuck { generation: id, queued: traffic.queued });
             self.out.push(Action::Rescue { slot });
-        } else if changed {
+        } else if is_news {
             self.tell(Note::Draining { generation: id, traffic });
         }
     }

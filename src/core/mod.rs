@@ -31,7 +31,7 @@ mod timers;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CommandList, Policy, Signal, Span};
-pub use note::Note;
+pub use note::{Damage, Note, SocketNote};
 pub use notify::Notify;
 pub use report::Reply;
 pub use restart::{Outcome, RunResult};
@@ -54,6 +54,8 @@ pub mod limits {
     /// How soon the connections of a generation that drains are counted again, at first and at last.
     pub const LOOK_FIRST: Span = Span::from_millis(5);
     pub const LOOK_LAST: Span = Span::from_millis(250);
+    /// How often is told what a generation that drains still has.
+    pub const DRAIN_NEWS: Span = Span::from_secs(1);
     /// A queue out of which a draining generation has taken nothing for this long is taken elsewhere.
     pub const QUEUE_STUCK: Span = Span::from_secs(1);
     /// When Drain= is over a moment is looked for in which nothing is in flight, for this long.

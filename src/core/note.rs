@@ -1,13 +1,20 @@
 //! Every line we log while we run, as one type: the words are here and nowhere else.
 
+mod socket;
+mod swap;
+
 use std::fmt;
 
 use super::report::rounded;
+pub use socket::{Damage, SocketNote};
+pub use swap::SwapNote;
+use swap::connections;
+
 use serde::{Deserialize, Serialize};
 
 use super::restart::Failure;
 use super::{End, Exit, GenerationId, Traffic};
-use crate::config::{Canary, Signal, Span, StartLimit};
+use crate::config::{Signal, Span, StartLimit};
 
 /// One line of the log; clients that wait see it too.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +60,7 @@ pub enum Note {
         reason: String,
     },
     Swap(SwapNote),
+    Socket(SocketNote),
     Restarting {
         after: Span,
         holds_sockets: bool,
@@ -134,49 +142,6 @@ pub enum ReloadNote {
     },
 }
 
-/// What a swap has come to.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SwapNote {
-    Begun {
-        from: GenerationId,
-        to: GenerationId,
-        within: Span,
-    },
-    Waits,
-    /// The files cannot be taken as they are.
-    Refused {
-        why: String,
-    },
-    /// Too many generations live.
-    Held {
-        generations: usize,
-    },
-    Baking {
-        from: GenerationId,
-        to: GenerationId,
-        span: Span,
-    },
-    Canary {
-        to: GenerationId,
-        canary: Canary,
-    },
-    /// `drain`: how long the old one may finish what it has. None: it is told to stop at once.
-    Done {
-        from: GenerationId,
-        to: GenerationId,
-        drain: Option<Span>,
-    },
-    RolledBack {
-        from: GenerationId,
-        to: GenerationId,
-        reason: String,
-    },
-    OldDied {
-        old: GenerationId,
-        new: GenerationId,
-    },
-}
-
 /// What made a generation count as ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadyBy {
@@ -191,6 +156,12 @@ pub enum ReadyBy {
     Alone,
 }
 
+impl From<SocketNote> for Note {
+    fn from(note: SocketNote) -> Self {
+        Self::Socket(note)
+    }
+}
+
 impl From<SwapNote> for Note {
     fn from(note: SwapNote) -> Self {
         Self::Swap(note)
@@ -200,6 +171,7 @@ impl From<SwapNote> for Note {
 impl Note {
     pub fn level(&self) -> log::Level {
         match self {
+            Self::Socket(socket) => socket.level(),
             Self::CannotStart { generation: None, .. } => log::Level::Error,
             Self::Swap(SwapNote::RolledBack { .. } | SwapNote::OldDied { .. } | SwapNote::Refused { .. })
             | Self::CommandFailed { is_no: false, .. }
@@ -343,6 +315,7 @@ impl fmt::Display for Note {
                 write!(f, "{who} processes that SIGKILL does not end; going on without them")
             }
             Self::Swap(swap) => swap.fmt(f),
+            Self::Socket(socket) => socket.fmt(f),
             Self::Paused => write!(f, "paused; new connections wait in the queue"),
             Self::PausedNoSwap => {
                 write!(f, "paused: \"supervise resume\" starts the server, a swap does not")
@@ -379,74 +352,6 @@ impl fmt::Display for ReadyBy {
             Self::Exec | Self::Alive => "",
             Self::Alone => ": it sent no READY=1 as earlier ones did, but it is all there is",
         })
-    }
-}
-
-impl fmt::Display for SwapNote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Begun { from, to, within } => {
-                write!(f, "swap: {to} starts beside {from}{}", must_be_ready(*within))
-            }
-            Self::Waits => write!(f, "swap: one more swap follows the one under way"),
-            Self::Refused { why } => write!(f, "no swap, nothing is changed: {why}"),
-            Self::Held { generations } => {
-                write!(f, "swap: it waits until one of {generations} living generations has ended")
-            }
-            Self::Baking { from, to, span } => {
-                let long = if span.is_infinite() {
-                    "for ever".to_owned()
-                } else {
-                    format!("for another {}", rounded(*span))
-                };
-                write!(f, "{from} stays untouched {long}, in case {to} dies")
-            }
-            Self::Canary { to, canary } => write!(
-                f,
-                "{to} gets {} % of the new connections for {}",
-                canary.percent,
-                rounded(canary.span)
-            ),
-            Self::Done { from, to, drain: None } => {
-                write!(f, "swapped: {to} took over; {from} is told to stop")
-            }
-            Self::Done { from, to, drain: Some(drain) } if drain.is_infinite() => {
-                write!(f, "{to} has the traffic for good; {from} finishes what it has")
-            }
-            Self::Done { from, to, drain: Some(drain) } => write!(
-                f,
-                "{to} has the traffic for good; {from} may finish what it has for {}",
-                rounded(*drain)
-            ),
-            Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
-            Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
-        }
-    }
-}
-
-/// `3 in flight, 5 idle`: what there is of it.
-fn connections(traffic: Traffic) -> String {
-    let Traffic { in_flight, recent, idle, queued, handshakes } = traffic;
-    let counts = [
-        (in_flight, "in flight"),
-        (recent, "just answered"),
-        (queued, "in its queue"),
-        (handshakes, "in a handshake"),
-        (idle, "idle"),
-    ];
-    let texts: Vec<String> = counts
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    if texts.is_empty() { "no connections".to_owned() } else { texts.join(", ") }
-}
-
-fn must_be_ready(within: Span) -> String {
-    if within.is_infinite() {
-        String::new()
-    } else {
-        format!(" and must be ready within {}", rounded(within))
     }
 }
 
