@@ -10,6 +10,7 @@
 
 pub mod children;
 pub mod control;
+pub mod diag;
 pub mod directories;
 pub mod fd_store;
 pub mod host;

@@ -5,7 +5,7 @@
 //! the way is found out by `holder`; `error` puts it into words.
 
 mod error;
-mod holder;
+pub(super) mod holder;
 mod inet;
 mod inherited;
 mod local;
