@@ -190,7 +190,7 @@ impl Launcher {
         request: &Request<'_>,
         files: &mut Vec<Rc<OwnedFd>>,
     ) -> Result<(Vec<String>, Vec<RawFd>), StartFailure> {
-        let held = self.sockets.iter().map(|socket| (socket.name.clone(), socket.fd.as_raw_fd()));
+        let held = self.sockets.iter().map(|socket| (socket.name.clone(), socket.first().as_raw_fd()));
         let mut passed: Vec<(String, RawFd)> = held.chain(request.stored.iter().cloned()).collect();
         for file in &self.launch.open_files {
             if let Some(opened) = stdio::open_file(file)? {

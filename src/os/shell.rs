@@ -390,7 +390,7 @@ impl Shell {
         let is_held =
             |one: &NamedSocket| self.sockets.iter().any(|held| Rc::ptr_eq(&held.socket, &one.socket));
         for socket in staged.sockets.iter().filter(|socket| !is_held(socket)) {
-            if let Err(error) = socket::set_non_blocking(socket, staged.launcher.non_blocking()) {
+            if let Err(error) = socket::set_non_blocking(&socket.first(), staged.launcher.non_blocking()) {
                 log::warn!("cannot set O_NONBLOCK of {}: {error}", socket.address);
             }
         }
@@ -400,11 +400,11 @@ impl Shell {
     /// while no server lives, for it belongs to the open file and would change under its hands.
     fn mend_sockets(&self) {
         for socket in &self.sockets {
-            if let Err(error) = socket::listen_again(socket) {
+            if let Err(error) = socket.refresh() {
                 log::warn!("cannot listen on {} again: {error}", socket.address);
             }
             if self.children.has_no_main()
-                && let Err(error) = socket::set_non_blocking(socket, self.launcher.non_blocking())
+                && let Err(error) = socket::set_non_blocking(&socket.first(), self.launcher.non_blocking())
             {
                 log::warn!("cannot set O_NONBLOCK of {}: {error}", socket.address);
             }
@@ -426,7 +426,7 @@ impl Shell {
         self.is_watching = on;
         let registry = self.poll.registry();
         for (index, socket) in self.sockets.iter().enumerate() {
-            let fd = socket.fd.as_raw_fd();
+            let fd = socket.first().as_raw_fd();
             let result = if on {
                 registry.register(&mut SourceFd(&fd), Token(SOCKETS + index), Interest::READABLE)
             } else {

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use super::socket::{self, NamedSocket};
+use super::socket::NamedSocket;
 use crate::config::Handover;
 use crate::core::Time;
 use crate::core::report::{SocketStatus, Status};
@@ -30,7 +30,7 @@ pub fn complete(status: &mut Status, name: &str, sockets: &[NamedSocket], handov
 }
 
 fn of_socket(socket: &NamedSocket, fd: i32, mode: &str) -> SocketStatus {
-    let (queue, backlog) = socket::queue(socket);
+    let (queue, backlog) = socket.queue();
     SocketStatus {
         name: socket.name.clone(),
         address: socket.address.clone(),

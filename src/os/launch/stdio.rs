@@ -22,14 +22,14 @@ use crate::os::spawn::Stream;
 
 fn only(sockets: &[NamedSocket]) -> Result<Stream, String> {
     match sockets {
-        [socket] => Ok(Stream::Fd(socket.fd.as_raw_fd())),
+        [socket] => Ok(Stream::Fd(socket.first().as_raw_fd())),
         sockets => Err(format!("needs exactly one socket, and there are {}", sockets.len())),
     }
 }
 
 fn named(sockets: &[NamedSocket], wanted: &str) -> Result<Stream, String> {
     let found = sockets.iter().find(|socket| socket.name == wanted);
-    found.map(|socket| Stream::Fd(socket.fd.as_raw_fd())).ok_or_else(|| {
+    found.map(|socket| Stream::Fd(socket.first().as_raw_fd())).ok_or_else(|| {
         let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
         format!("no socket has this name (there are: {})", names.join(", "))
     })

@@ -9,7 +9,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 
 use super::{CONTROL, Reader, SIGNALS, Shell};
-use crate::config::{Config, Exec, Input, Instance, SocketCommands, Span};
+use crate::config::{Config, Exec, Handover, Input, Instance, SocketCommands, Span};
 use crate::core::{Setting, Supervisor};
 use crate::os::children::Children;
 use crate::os::control::ControlSocket;
@@ -131,7 +131,7 @@ fn hold_sockets(
 ) -> Result<Vec<NamedSocket>, String> {
     let SocketCommands { start_pre, start_post, stop_post, timeout, .. } = &config.socket_commands;
     let held = run_commands("ExecStartPre", start_pre, *timeout, signals).and_then(|()| {
-        let sockets = socket::bind_all(&config.listeners, inherited).map_err(|error| error.to_string())?;
+        let sockets = socket::bind_all(&config.listeners, inherited, Handover::Shared).map_err(|error| error.to_string())?;
         run_commands("ExecStartPost", start_post, *timeout, signals)?;
         Ok(sockets)
     });

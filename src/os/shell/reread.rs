@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::{Launcher, Shell, Staged};
-use crate::config::Config;
+use crate::config::{Config, Handover};
 use crate::core::{Event, Reread};
 use crate::os::launch;
 use crate::os::socket::{self, NamedSocket};
@@ -26,7 +26,7 @@ impl Shell {
         let Some(reader) = &mut self.reader else { return Ok(()) };
         let config: Config = reader()?;
         launch::check(&config.launch)?;
-        let sockets = socket::rebind(&self.sockets, &config.listeners, &self.inherited)
+        let sockets = socket::rebind(&self.sockets, &config.listeners, &self.inherited, Handover::Shared)
             .map_err(|error| error.to_string())?;
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
