@@ -67,6 +67,9 @@
 //!   directories.rs      RuntimeDirectory= and its kin
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
 //!   reap.rs             waiting, groups, orphans
+//!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
+//!                       streams.rs (its loop), link.rs (one connection), datagrams.rs
+//!   probe.rs            Ready=http:, one GET
 //!   signal.rs           signals to us, the terminal
 //!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is

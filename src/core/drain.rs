@@ -50,6 +50,17 @@ impl Traffic {
     }
 }
 
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        let Self { in_flight, recent, idle, queued, handshakes } = other;
+        self.in_flight += in_flight;
+        self.recent += recent;
+        self.idle += idle;
+        self.queued += queued;
+        self.handshakes += handshakes;
+    }
+}
+
 impl Step<'_> {
     /// The old generation has lost the traffic: it may finish what it has before it is told to stop.
     pub(super) fn begin_drain(&mut self, id: GenerationId, clients: Vec<ClientId>, swap: LastSwap) {

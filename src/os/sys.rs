@@ -164,6 +164,19 @@ pub fn set_disposition(signal: Signal, disposition: Disposition) -> io::Result<(
     Ok(())
 }
 
+/// Gives SIGALRM a handler that does nothing but make a blocking call fail with EINTR (no SA_RESTART), and unblocks it.
+/// For a process of its own (the relay): in the supervisor no handler of ours ever runs.
+pub fn let_alarms_interrupt() -> io::Result<()> {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    // SAFETY: a zeroed sigaction is a valid one: no flags, an empty mask.
+    let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: `action` lives through the call; its handler has the type that sa_flags without SA_SIGINFO asks for,
+    // and touches nothing.
+    check(unsafe { libc::sigaction(libc::SIGALRM, &action, ptr::null_mut()) }.into())?;
+    Ok(signal_set(Signal::from_number(libc::SIGALRM)).thread_unblock()?)
+}
+
 /// Whether the signal is ignored now: at start that is what whoever started us (nohup, a shell) wanted.
 pub fn is_ignored(signal: Signal) -> io::Result<bool> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
@@ -270,6 +283,17 @@ pub fn copy_option(
 pub fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: plain integers; the call touches no memory of ours.
     let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) }.into())?;
+    // SAFETY: the kernel just made this fd for us, nobody else owns it; fd numbers fit in an i32.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// accept4(2): a non-blocking, close-on-exec connection. EINTR is an error here: somebody wanted it to return.
+pub fn accept(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: null pointers ask for no address; the borrow keeps the fd open.
+    let fd = check(
+        unsafe { libc::accept4(socket.as_fd().as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags) }.into(),
+    )?;
     // SAFETY: the kernel just made this fd for us, nobody else owns it; fd numbers fit in an i32.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

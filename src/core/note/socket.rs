@@ -34,7 +34,7 @@ pub enum SocketNote {
     /// which the server sees as the client.
     Rescued {
         socket: String,
-        count: u64,
+        count: Option<u32>,
         relayed: bool,
     },
     /// Connections that found a full queue during a swap, on this host.
@@ -116,15 +116,18 @@ impl fmt::Display for SocketNote {
             ),
             Self::StrangerGone { socket } => write!(f, "{socket} is ours alone again"),
             Self::Rescued { socket, count, relayed } => {
-                let what =
-                    if *count == 1 { "1 connection".to_owned() } else { format!("{count} connections") };
+                let what = match count {
+                    Some(1) => "1 connection".to_owned(),
+                    Some(count) => format!("{count} connections"),
+                    None => "somebody".to_owned(),
+                };
                 let how = if *relayed {
                     "passed on to the server that serves, which sees us as the client (sysctl \
                      net.ipv4.tcp_migrate_req=1 keeps client addresses)"
                 } else {
                     "moved to the server that serves"
                 };
-                write!(f, "{socket}: {what} waited where no server is left: {how}")
+                write!(f, "{socket}: {what} waited where nobody serves any more: {how}")
             }
             Self::Overflowed { count } => write!(
                 f,

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,6 +14,7 @@ use super::HeldSocket;
 use super::group::Group;
 use crate::config::{Handover, Kind};
 use crate::core::{SlotId, Steering};
+use crate::os::diag::Node;
 use crate::os::sys;
 
 /// Why a socket is shared that could be steered.
@@ -73,6 +75,11 @@ impl HeldSocket {
     /// The first slot, which is always there: for what is the same on all of them.
     pub fn first(&self) -> Rc<OwnedFd> {
         self.slots.borrow().any()
+    }
+
+    /// The socket of a generation: it was made ready for it.
+    pub fn of(&self, slot: SlotId) -> Rc<OwnedFd> {
+        self.slot(slot).unwrap_or_else(|| self.first())
     }
 
     /// None: it has not been made.
@@ -211,9 +218,7 @@ impl HeldSocket {
             return None;
         }
         let fd = self.first();
-        let address: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
-        let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
-        let mut address = v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))?;
+        let mut address = self.local_address()?;
         if address.ip().is_unspecified() {
             // A host may have [::] and no ::1.
             let takes_v4 = address.is_ipv4() || !getsockopt(&fd, sockopt::Ipv6V6Only).ok()?;
@@ -224,6 +229,23 @@ impl HeldSocket {
             });
         }
         Some(address)
+    }
+
+    /// getsockname(2); None for AF_UNIX.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        let address: SockaddrStorage = getsockname(self.first().as_raw_fd()).ok()?;
+        let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+    }
+
+    /// The node of a slot, by which its connections are known; None for all but AF_UNIX at a path.
+    pub fn node(&self, _slot: SlotId) -> Option<Node> {
+        None
+    }
+
+    /// Where this slot alone is reached; None for all but steered AF_UNIX.
+    pub fn path_of(&self, _slot: SlotId) -> Option<PathBuf> {
+        None
     }
 
     fn listen_on(&self, fd: &OwnedFd) -> io::Result<()> {
