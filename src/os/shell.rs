@@ -27,15 +27,15 @@ use super::signal::{self, Received, Signals};
 use super::snapshot;
 use super::socket::{Inherited, NamedSocket};
 use super::sys::Waited;
+use crate::config::{CommandList, Config, Health, Instance, Policy, Signal, SocketCommands};
+use crate::core::{
+    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, SlotId,
+    StartFailure, Supervisor, Terminal, Time,
+};
 use health::Asking;
 use rescue::Passing;
 use slots::Slots;
 use traffic::Questions;
-use crate::config::{CommandList, Config, Health, Instance, Policy, Signal, SocketCommands};
-use crate::core::{
-    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, SlotId, StartFailure,
-    Supervisor, Terminal, Time,
-};
 
 /// The exit status for what parses but cannot be done.
 const CANNOT: u8 = 125;
@@ -157,7 +157,8 @@ impl Shell {
         if !self.talkative.is_empty() || self.is_clearing {
             return Some(Duration::ZERO);
         }
-        let due = self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
+        let due =
+            self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
         let strangers = self.has_strangers().then_some(traffic::STRANGERS);
         due.into_iter().chain(strangers).chain(self.probe_patience()).min()
     }

@@ -145,7 +145,16 @@ fn hold(
     if let Some(number) = number.filter(|_| listener.kind != Kind::Fd) {
         log::info!("{}: {address} is taken over from whoever started us (fd {number})", listener.place);
     }
-    Ok(HeldSocket { own_path, slots, kind, address, port, backlog, asked: listener.clone(), inherited: number })
+    Ok(HeldSocket {
+        own_path,
+        slots,
+        kind,
+        address,
+        port,
+        backlog,
+        asked: listener.clone(),
+        inherited: number,
+    })
 }
 
 /// Where the listener will be, as [`own_address`] writes it; none where only the kernel or an outer manager knows.

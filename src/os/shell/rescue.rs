@@ -51,7 +51,10 @@ impl Shell {
             _ => socket.address_to_connect().map(Target::Tcp),
         };
         let (Some(target), Some(fd)) = (target, socket.slot(slot)) else {
-            log::warn!("{}: what waits where no server is left cannot be passed on from this host", socket.address);
+            log::warn!(
+                "{}: what waits where no server is left cannot be passed on from this host",
+                socket.address
+            );
             return false;
         };
         match relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target) {
@@ -60,7 +63,10 @@ impl Shell {
                 true
             }
             Err(error) => {
-                log::warn!("{}: what waits where no server is left cannot be passed on: {error}", socket.address);
+                log::warn!(
+                    "{}: what waits where no server is left cannot be passed on: {error}",
+                    socket.address
+                );
                 false
             }
         }
@@ -86,7 +92,9 @@ impl Shell {
                 socket.address,
                 carried.refused
             ),
-            Ok(carried) => log::debug!("{}: {} connections were passed on", socket.address, carried.passed_on),
+            Ok(carried) => {
+                log::debug!("{}: {} connections were passed on", socket.address, carried.passed_on)
+            }
             Err(error) => log::debug!("{}: the relay did not say what it did: {error}", socket.address),
         }
         self.rearm(&socket, slot);

@@ -246,7 +246,8 @@ impl Shell {
         match socket.mend(slot) {
             Ok(false) => {}
             Ok(true) => {
-                let is_new = old.is_some_and(|old| socket.slot(slot).is_some_and(|new| !Rc::ptr_eq(&old, &new)));
+                let is_new =
+                    old.is_some_and(|old| socket.slot(slot).is_some_and(|new| !Rc::ptr_eq(&old, &new)));
                 let damage = if is_new { Damage::Ended } else { Damage::Shutdown };
                 let generation = self.children.on_slot(slot);
                 let socket = socket.address.clone();
