@@ -411,24 +411,3 @@ fn proc_is_read() {
     listen_overflows().unwrap();
     assert!(somaxconn().unwrap() > 0);
 }
-
-/// What a poll of draining costs, and that one drain's worth of connections fits in an answer. As root: it needs more
-/// connections than a user's fds, all of them in a namespace nobody else dumps.
-#[test]
-#[ignore = "takes seconds; run it by name, as root, in `unshare -n` with the loopback up"]
-fn twenty_thousand_connections() {
-    let (listener, address) = listener("127.0.0.1:0");
-    let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
-    nix::sys::resource::setrlimit(limit, 50_000, 50_000).unwrap();
-    sys::listen(&listener, 4096).unwrap();
-    let _pairs: Vec<_> = (0..20_000).map(|_| pair(&listener)).collect();
-    let mut diag = Diag::default();
-    for _ in 0..5 {
-        let begun = Instant::now();
-        let sockets = diag.tcp(address.port()).unwrap();
-        let dumped = begun.elapsed();
-        let found = traffic(&sockets, |_| true, Span::ZERO, &Handshakes::new());
-        println!("{dumped:?} for the dump, {:?} with the rules", begun.elapsed());
-        assert_eq!(found, idle(20_000));
-    }
-}
