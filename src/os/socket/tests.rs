@@ -49,7 +49,7 @@ fn a_port_picked_by_the_kernel_is_real_and_locked() {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     // What a server may do to its copy: only a port bound by number is still the same after that.
     nix::sys::socket::shutdown(held.first().as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
-    sys::listen(&held.first(), 16).unwrap();
+    sys::listen(held.first(), 16).unwrap();
     assert_eq!(own_address(&held.first()).unwrap().1, Some(port));
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
 }
@@ -57,9 +57,9 @@ fn a_port_picked_by_the_kernel_is_real_and_locked() {
 #[test]
 fn held_sockets_are_close_on_exec_and_blocking_until_told_otherwise() {
     let held = bind_one(tcp("127.0.0.1:0")).unwrap();
-    let fd_flags = FdFlag::from_bits_retain(fcntl(&held.first(), FcntlArg::F_GETFD).unwrap());
+    let fd_flags = FdFlag::from_bits_retain(fcntl(held.first(), FcntlArg::F_GETFD).unwrap());
     assert!(fd_flags.contains(FdFlag::FD_CLOEXEC));
-    let non_blocking = || fcntl(&held.first(), FcntlArg::F_GETFL).unwrap() & OFlag::O_NONBLOCK.bits() != 0;
+    let non_blocking = || fcntl(held.first(), FcntlArg::F_GETFL).unwrap() & OFlag::O_NONBLOCK.bits() != 0;
     assert!(!non_blocking());
     set_non_blocking(&held.first(), true).unwrap();
     assert!(non_blocking());

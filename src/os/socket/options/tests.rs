@@ -146,7 +146,7 @@ fn protocols_work_or_say_that_this_kernel_has_them_not() {
     ] {
         match bind_with(listener, &with(protocol)) {
             Ok(held) => {
-                let number = sys::int_option(&held.first(), libc::SOL_SOCKET, libc::SO_PROTOCOL).unwrap();
+                let number = sys::int_option(held.first(), libc::SOL_SOCKET, libc::SO_PROTOCOL).unwrap();
                 assert_eq!(number, super::protocol(&with(protocol)));
             }
             Err(error) => assert!(error.cause.contains("SocketProtocol="), "{error}"),
