@@ -79,6 +79,7 @@ impl Step<'_> {
             swap,
         };
         generation.drain = Some(drain);
+        generation.replaced = Some(now);
         if span == Span::ZERO || !steers || !generation.lives() {
             return self.end_drain(id);
         }
