@@ -370,6 +370,13 @@ impl World {
             Action::Forget { .. }
             | Action::Tell(_)
             | Action::TellManager(_)
+            | Action::Steer(_)
+            | Action::Guard { .. }
+            | Action::Rescue { .. }
+            | Action::Count { .. }
+            | Action::Probe { .. }
+            | Action::EndProbe { .. }
+            | Action::TellOverflows
             | Action::Adopt
             | Action::Discard => {}
         }

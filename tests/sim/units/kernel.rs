@@ -417,7 +417,17 @@ impl Kernel {
             Action::Watch { on } => self.watched = *on,
             Action::Sweep { signal } => self.sweep(*signal),
             Action::Exit(_) => self.ended = true,
-            Action::Reply { .. } | Action::Tell(_) | Action::TellManager(_) | Action::Suspend => {}
+            Action::Reply { .. }
+            | Action::Tell(_)
+            | Action::TellManager(_)
+            | Action::Steer(_)
+            | Action::Guard { .. }
+            | Action::Rescue { .. }
+            | Action::Count { .. }
+            | Action::Probe { .. }
+            | Action::EndProbe { .. }
+            | Action::TellOverflows
+            | Action::Suspend => {}
         }
     }
 

@@ -58,6 +58,13 @@ impl Kernel {
             }
             Action::AwaitClear { .. }
             | Action::Sweep { .. }
+            | Action::Steer(_)
+            | Action::Guard { .. }
+            | Action::Rescue { .. }
+            | Action::Count { .. }
+            | Action::Probe { .. }
+            | Action::EndProbe { .. }
+            | Action::TellOverflows
             | Action::Tell(_)
             | Action::TellManager(_)
             | Action::Suspend => {}
