@@ -64,8 +64,8 @@
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
 //!   reap.rs             waiting, groups, orphans
 //!   signal.rs           signals to us, the terminal
-//!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths),
-//!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
+//!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths; nodes.rs: their
+//!                       slots, in nodes/hidden.rs their directory), inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
 //!                       in the way), error.rs
 //!   notify.rs           NOTIFY_SOCKET of a generation; fd_store.rs: what it hands us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients

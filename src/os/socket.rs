@@ -10,6 +10,7 @@ mod inet;
 mod inherited;
 mod local;
 mod node;
+mod nodes;
 mod options;
 mod rebind;
 
