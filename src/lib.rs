@@ -65,8 +65,8 @@
 //!   reap.rs             waiting, groups, orphans
 //!   signal.rs           signals to us, the terminal
 //!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths; nodes.rs: their
-//!                       slots, in nodes/hidden.rs their directory), inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
-//!                       in the way), error.rs
+//!                       slots, nodes/hidden.rs the directory of those), inherited.rs, options.rs (what is set on
+//!                       them), rebind.rs (units read anew), holder.rs (who is in the way), error.rs
 //!   notify.rs           NOTIFY_SOCKET of a generation; fd_store.rs: what it hands us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   instances.rs        where instances live, who answers
