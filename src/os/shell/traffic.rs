@@ -110,8 +110,12 @@ impl Shell {
         generation: GenerationId,
         slot: SlotId,
     ) -> io::Result<Traffic> {
-        let Some(node) = socket.node(slot) else { return Ok(Traffic::default()) };
         let sockets = self.questions.diag.unix()?;
+        // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
+        // stat(2) sees another.
+        let own = socket.inode(slot)?;
+        let listener = sockets.iter().find(|one| u64::from(one.inode) == own);
+        let Some(node) = listener.and_then(|one| one.node) else { return Ok(Traffic::default()) };
         if socket.is_steered() {
             return Ok(diag::unix_traffic(&sockets, |one| one.node == Some(node)));
         }

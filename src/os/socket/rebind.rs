@@ -46,9 +46,7 @@ pub fn rebind(
             warn_of_changes(&socket, listener);
             sockets.push(NamedSocket { name, socket });
         } else if let Some(mut socket) = bound.next() {
-            if let Some(path) = &mut socket.own_path {
-                path.set_removes(listener.options.remove_on_stop);
-            }
+            socket.set_removes(listener.options.remove_on_stop);
             sockets.push(NamedSocket { name, socket: Rc::new(socket) });
         }
     }
