@@ -78,6 +78,8 @@ impl Shell {
             questions: Questions::default(),
             health: config.health,
             asking: None,
+            paths: None,
+            taken: BTreeSet::new(),
             children: Children::default(),
             talkative: BTreeSet::new(),
             control,

@@ -1,7 +1,7 @@
 //! What waits on a slot where nobody serves is taken to the one with the traffic: by the kernel, or by a relay.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -36,7 +36,8 @@ impl Shell {
                 continue;
             }
             let relayed = !(socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok());
-            if relayed && !self.pass_on(&socket, slot) {
+            let Some(fd) = socket.slot(slot) else { continue };
+            if relayed && !self.pass_on(&socket, slot, &fd) {
                 continue;
             }
             let count = (socket.kind == Kind::Tcp).then_some(queued);
@@ -44,13 +45,14 @@ impl Shell {
         }
     }
 
-    fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId) -> bool {
+    /// What waits on `fd`, which is or was this slot.
+    pub(super) fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> bool {
         let target = match socket.kind {
             Kind::Unix => socket.path_of(self.slots.steering.slot).map(Target::Unix),
             Kind::Udp => socket.address_to_connect().map(Target::Udp),
             _ => socket.address_to_connect().map(Target::Tcp),
         };
-        let (Some(target), Some(fd)) = (target, socket.slot(slot)) else {
+        let Some(target) = target else {
             log::warn!(
                 "{}: what waits where no server is left cannot be passed on from this host",
                 socket.address

@@ -135,6 +135,7 @@ impl Shell {
             }
             self.slots.watched[index] = Some(new);
         }
+        self.watch_paths();
     }
 
     /// Has the poll say again what it said already: it tells a change once.

@@ -44,7 +44,7 @@ pub const WATCH: AddWatchFlags =
 
 /// The slots of one path.
 #[derive(Debug)]
-pub struct Nodes {
+pub(super) struct Nodes {
     /// The public path; it goes first, while the sockets keep their inode numbers.
     public: OwnPath,
     /// Slot k at index k.
@@ -140,13 +140,14 @@ impl Nodes {
     }
 
     /// Where new connections go.
-    pub fn target(&self) -> SlotId {
+    #[cfg(test)]
+    pub(super) fn target(&self) -> SlotId {
         self.target
     }
 
     /// The socket of a slot. It stays the same until [`Self::ready_slot`], [`Self::mend`] or [`Self::check_path`] says
     /// otherwise; connections that wait in the queue of one that was replaced can be had for as long as it is kept.
-    pub fn slot(&self, slot: SlotId) -> Rc<OwnedFd> {
+    pub(super) fn slot(&self, slot: SlotId) -> Rc<OwnedFd> {
         Rc::clone(&self.nodes[index(slot)].fd)
     }
 
@@ -155,7 +156,7 @@ impl Nodes {
     ///
     /// # Errors
     /// It needs a new socket, and the public path is taken by somebody else or cannot be bound.
-    pub fn ready_slot(&mut self, slot: SlotId) -> io::Result<Rc<OwnedFd>> {
+    pub(super) fn ready_slot(&mut self, slot: SlotId) -> io::Result<Rc<OwnedFd>> {
         if self.nodes[index(slot)].is_dead()? {
             self.bind_anew(slot)?;
         }
@@ -172,19 +173,19 @@ impl Nodes {
     ///
     /// # Errors
     /// The public path is somebody else's by now, or the file system refuses; everything is as it was before.
-    pub fn steer(&mut self, steering: &Steering) -> io::Result<()> {
+    pub(super) fn steer(&mut self, steering: &Steering) -> io::Result<()> {
         self.see_look();
         self.nodes[index(steering.slot)].own.set_look(self.look)?;
         self.publish(steering.slot)
     }
 
     /// Where this slot alone can be reached, by us and by processes of our user.
-    pub fn path_of(&self, slot: SlotId) -> PathBuf {
+    pub(super) fn path_of(&self, slot: SlotId) -> PathBuf {
         self.hidden.address(slot)
     }
 
     /// listen(2) once more with our backlog, on all that listen.
-    pub fn refresh(&self) -> io::Result<()> {
+    pub(super) fn refresh(&self) -> io::Result<()> {
         let mut listening = self.nodes.iter().filter(|node| node.listens);
         listening.try_for_each(|node| sys::listen(&node.fd, self.asked.options.backlog))
     }
@@ -194,7 +195,7 @@ impl Nodes {
     ///
     /// # Errors
     /// As [`Self::ready_slot`].
-    pub fn mend(&mut self, slot: SlotId) -> io::Result<bool> {
+    pub(super) fn mend(&mut self, slot: SlotId) -> io::Result<bool> {
         let is_dead = self.nodes[index(slot)].is_dead()?;
         if is_dead {
             self.bind_anew(slot)?;
@@ -206,7 +207,7 @@ impl Nodes {
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn check_path(&mut self) -> io::Result<Checked> {
+    pub(super) fn check_path(&mut self) -> io::Result<Checked> {
         let mut checked = Checked { state: PathState::Ours, anew: Vec::new() };
         match self.there()? {
             There::Stranger => return Ok(Checked { state: PathState::Taken, ..checked }),
@@ -227,7 +228,7 @@ impl Nodes {
     }
 
     /// What to watch for [`WATCH`]: inodes, so again after a slot was made ready, mended or bound anew.
-    pub fn watch_paths(&self) -> Vec<PathBuf> {
+    pub(super) fn watch_paths(&self) -> Vec<PathBuf> {
         let listening = self.nodes.iter().filter(|node| node.listens);
         listening.map(|node| node.own.path().to_path_buf()).collect()
     }

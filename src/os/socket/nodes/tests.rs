@@ -75,7 +75,7 @@ fn the_path_leads_to_one_slot_after_the_other_and_all_bear_its_name() {
         nodes.steer(&to(slot)).unwrap();
         assert_eq!(nodes.target(), slot);
         assert_eq!(reached(&nodes, &path), [slot]);
-        assert_eq!(nodes.inode_of(slot), inode(&path));
+        assert_eq!(inode(&nodes.path_of(slot)), inode(&path));
         let client = UnixStream::connect(nodes.path_of(C));
         if slot == C {
             assert_eq!(client.unwrap().peer_addr().unwrap().as_pathname(), Some(&*path));
@@ -196,7 +196,7 @@ fn a_slot_that_was_shut_down_gets_a_new_socket() {
     UnixStream::connect(&path).expect_err("listen(2) revives TCP only");
     assert!(nodes.mend(A).unwrap());
     assert_eq!(reached(&nodes, &path), [A]);
-    assert_eq!(nodes.inode_of(A), inode(&path));
+    assert_eq!(inode(&nodes.path_of(A)), inode(&path));
     // What was in the queue can still be had from the old socket.
     UnixListener::from(old.try_clone().unwrap()).accept().unwrap();
     drop(waits);
