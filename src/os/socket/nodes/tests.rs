@@ -412,6 +412,9 @@ fn the_watch_sees_every_way_to_lose_the_path_and_no_client() {
         assert_eq!(reached(&nodes, &path), [A]);
         assert!(!woke());
     }
-    fs::rename(&other, &path).unwrap();
+    // Not `other`, which a vandal made a link of ours: rename(2) does nothing then.
+    let stranger = directory.path().join("stranger");
+    fs::write(&stranger, "").unwrap();
+    fs::rename(&stranger, &path).unwrap();
     assert!(woke(), "a rename over it");
 }
