@@ -1,6 +1,6 @@
 //! The old generation after a switch: it finishes what it has, is then told to stop, and what that cut is counted.
 
-use super::note::Note;
+use super::note::SwapNote;
 use super::report::{LastSwap, Reply};
 use super::service::{Generation, Step};
 use super::swap::swapped;
@@ -129,10 +129,10 @@ impl Step<'_> {
             drain.told = now;
         }
         if is_stuck {
-            self.tell(Note::QueueStuck { generation: id, queued: traffic.queued });
+            self.tell(SwapNote::QueueStuck { generation: id, queued: traffic.queued }.into());
             self.out.push(Action::Rescue { slot });
         } else if is_news {
-            self.tell(Note::Draining { generation: id, traffic });
+            self.tell(SwapNote::Draining { generation: id, traffic }.into());
         }
     }
 
@@ -145,7 +145,7 @@ impl Step<'_> {
             let left = look.seen.unwrap_or_default();
             look.gap = limits::LOOK_FIRST;
             if generation.lives() {
-                self.tell(Note::Drained { generation: id, after: now.since(drain.since), left });
+                self.tell(SwapNote::Drained { generation: id, after: now.since(drain.since), left }.into());
             }
             if left.is_over() {
                 // Nothing is left that its end could cut off.

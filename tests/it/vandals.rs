@@ -46,8 +46,7 @@ fn a_queue_that_a_server_made_small_is_large_again_when_it_is_gone() {
     const CLIENTS: usize = 200;
     let place = Place::new();
     place.flags("--backlog 1");
-    let mut daemon = Launch::ready(&place, "--restart-sec 1h --bake 0").start();
-    daemon.wait_generation(1);
+    let mut daemon = Launch::ready(&place, "--restart-sec 1h --bake 0 --ready exec").start();
     let limit = |status: &Value| status["sockets"][0]["backlog"].as_u64().unwrap();
     daemon.wait_until("its small queue shows", |status| limit(status) == 1);
     daemon.verb("kill KILL").expect(0);
