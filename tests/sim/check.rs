@@ -79,6 +79,8 @@ pub(crate) struct Check {
     /// An instant, the ticks and the starts in it.
     instant: (u64, u32, u32),
     exited: bool,
+    /// In this step connections were asked for: one that came before starts a server at once.
+    listens: bool,
     slots: Slots,
     /// How often the situations came up that the histories are for.
     pub(crate) marks: BTreeMap<&'static str, u32>,
@@ -109,6 +111,7 @@ impl Check {
             triggered: VecDeque::new(),
             instant: (0, 0, 0),
             exited: false,
+            listens: false,
             slots: Slots::new(),
             marks: BTreeMap::new(),
         }
@@ -123,6 +126,7 @@ impl Check {
         wake: Option<(Time, Why)>,
     ) {
         assert!(!self.exited, "a step after Exit");
+        self.listens = false;
         self.note_event(now, event);
         self.note_slot_event(event);
         self.no_spin(now, event, actions, wake);
@@ -307,8 +311,8 @@ impl Check {
             // For a swap that was asked for; with stop-first its start is still to come.
             Action::Reread => self.asked = true,
             Action::Suspend => assert!(!self.setting.init, "PID 1 stops itself"),
-            Action::Watch { .. }
-            | Action::Tell(_)
+            Action::Watch { on } => self.listens |= on,
+            Action::Tell(_)
             | Action::TellManager(_)
             | Action::Run { .. }
             | Action::FindMain { .. }

@@ -37,7 +37,10 @@ impl Check {
     /// The windows are fixed ones that open with their first start: a sliding one can see two of them.
     pub(super) fn restart_rate_bounded(&mut self, now: u64, event: &Event) {
         let asked = matches!(event, Event::Begun | Event::Requested { .. } | Event::Signalled { .. });
-        if std::mem::take(&mut self.asked) || asked {
+        let triggered = self.listens || matches!(event, Event::Connected | Event::Arrived { .. });
+        // What a connection starts meanwhile is not what was asked for.
+        let was_asked = if triggered { self.asked } else { std::mem::take(&mut self.asked) };
+        if was_asked || asked {
             self.automatic.clear();
             self.triggered.clear();
             return;
@@ -47,7 +50,7 @@ impl Check {
             starts.retain(|start| now - start <= span);
             starts.len()
         };
-        if matches!(event, Event::Connected | Event::Arrived { .. }) {
+        if triggered {
             let starts = count(&mut self.triggered, self.policy.trigger_limit.interval.as_nanos());
             assert!(
                 starts <= 2 * self.policy.trigger_limit.burst as usize,
