@@ -12,7 +12,7 @@ pub use swap::SwapNote;
 use serde::{Deserialize, Serialize};
 
 use super::restart::Failure;
-use super::{End, Exit, GenerationId, Traffic};
+use super::{End, Exit, GenerationId};
 use crate::config::{Signal, Span, StartLimit};
 
 /// One line of the log; clients that wait see it too.
