@@ -1,0 +1,52 @@
+//! Clients that keep their connections: who pauses never fails, who never does is reported.
+
+use std::time::Duration;
+
+use super::super::support::{Place, wait_for};
+use super::client::kept::KeptLoad;
+use super::{assert_steered, rude, swapped};
+
+#[test]
+fn clients_that_pause_fail_nothing_in_fifty_swaps() {
+    let place = Place::new();
+    let options = "--kill-signal KILL --bake 50ms --drain-quiet 50ms";
+    let mut daemon = rude(&place, "127.0.0.1:0", options).start();
+    daemon.wait_generation(1);
+    assert_steered(&daemon);
+    let load = KeptLoad::start(&daemon.address("http"), 8, Duration::from_millis(400));
+    let mut closed_idle = 0;
+    for generation in 2..=51 {
+        let swap = swapped(&daemon, generation);
+        wait_for("the report of its end", || {
+            let last = daemon.status()["last_swap"].clone();
+            (last["to"] == generation && last["cut"].is_u64()).then_some(())
+        });
+        let last = daemon.status()["last_swap"].clone();
+        assert_eq!(last["cut"], 0, "{swap}\n{last}");
+        closed_idle += last["closed_idle"].as_u64().unwrap();
+    }
+    let kept = load.finish();
+    println!("{kept:?}; {closed_idle} reported as closed idle");
+    assert!(kept.failed.is_empty() && kept.ok > 100, "{kept:?}");
+    assert!(kept.retried <= 50, "at most one a swap on average: {kept:?}");
+    assert!(kept.closed_idle > 0 && closed_idle > 0, "they are no test otherwise: {kept:?}, {closed_idle}");
+}
+
+#[test]
+fn clients_that_never_pause_are_reported_as_cut() {
+    let place = Place::new();
+    let options = "--kill-signal KILL --bake 0 --drain 500ms";
+    let mut daemon = rude(&place, "127.0.0.1:0", options).start();
+    daemon.wait_generation(1);
+    let load = KeptLoad::start(&daemon.address("http"), 2, Duration::ZERO);
+    daemon.wait_until("they are there", |status| status["generations"][0]["connections"] == 2);
+    swapped(&daemon, 2);
+    let status = daemon.wait_generation(2);
+    assert_eq!(status["last_swap"]["cut"], 2, "{status}");
+    let said = daemon.stderr();
+    assert!(said.contains("cut"), "{said}");
+    // They go on with the new one.
+    daemon.wait_until("they are there", |status| status["generations"][0]["connections"] == 2);
+    let kept = load.finish();
+    assert!(kept.failed.len() as u64 + kept.retried <= 2, "{kept:?}");
+}
