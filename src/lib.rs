@@ -44,6 +44,8 @@
 //!   swap.rs             ready, promote, roll back, when a wanted swap begins
 //!   end.rs              stopping, exits, what is left behind, what comes next
 //!   exit.rs             what the end of a main process means, by Type=
+//!   slots.rs            which slot has the traffic, which are guarded; drain.rs: what an old generation finishes;
+//!                       health.rs: Ready=http:
 //!   reload.rs           the verb reload, RELOADING=1
 //!   reread.rs           the files are read anew at a swap
 //!   request.rs          the other verbs
@@ -51,7 +53,7 @@
 //!   restart.rs          Restart=, delays, limits, clean or not: pure functions
 //!   timers.rs           every deadline there is, read off the state
 //!   notify.rs           the text of a notification
-//!   note.rs             the words of the log
+//!   note.rs             the words of the log; in core/note/: swap.rs, socket.rs
 //!   report.rs           the types of status and of the control socket
 //!   status.rs           the snapshot for status
 //! os/                 whatever can fail, block or surprise
@@ -60,13 +62,20 @@
 //!   children.rs         living generations: pid, pidfd, notify socket
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (one command run to its end)
+//!   diag.rs             what the kernel says about sockets; in os/diag/: netlink.rs (dumps), inet.rs (TCP, UDP),
+//!                       local.rs (AF_UNIX), proc.rs, traffic.rs (who still works on what)
 //!   directories.rs      RuntimeDirectory= and its kin
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
 //!   reap.rs             waiting, groups, orphans
+//!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
+//!                       streams.rs (its loop), link.rs (one connection), datagrams.rs
+//!   probe.rs            Ready=http:, one GET
 //!   signal.rs           signals to us, the terminal
 //!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
-//!                       in the way), error.rs
+//!                       in the way), error.rs; slots.rs: several sockets of one address; group.rs: those of TCP and
+//!                       UDP, with order.rs, program.rs (BPF) and restore.rs (what a server set is undone); nodes.rs:
+//!                       those of AF_UNIX, nodes/hidden.rs their directory
 //!   notify.rs           NOTIFY_SOCKET of a generation; fd_store.rs: what it hands us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   instances.rs        where instances live, who answers

@@ -1,4 +1,4 @@
-//! `supervise`: parse, dispatch, exit status. Nothing else.
+//! `supervise`: parse, dispatch, exit status. Nothing else. (A relay has no command line to parse.)
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -6,10 +6,13 @@ use std::process::ExitCode;
 use log::LevelFilter;
 use socket_supervise::cli::{self, Check, Parsed, RunArgs};
 use socket_supervise::client;
-use socket_supervise::os::{self, Reader, logger};
+use socket_supervise::os::{self, Reader, logger, relay};
 use socket_supervise::units;
 
 fn main() -> ExitCode {
+    if let Some(status) = relay::run(std::env::args_os()) {
+        return ExitCode::from(status);
+    }
     ExitCode::from(match cli::parse(std::env::args_os()) {
         Parsed::Run(arguments) => run(*arguments),
         Parsed::Check(arguments) => check(&arguments),

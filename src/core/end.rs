@@ -25,6 +25,9 @@ impl Step<'_> {
         let due = if generation.command.is_some() { now.after(patience) } else { Time::NEVER };
         generation.ending = Some(Ending { was_told: true, ..Ending::new(now, signal, patience, due) });
         generation.retry = None;
+        self.end_probing(id);
+        self.end_drain(id);
+        let Some(generation) = self.service.get_mut(id) else { return };
         if generation.is_ordered {
             // Its start was ordered and is not answered yet; `on_started` comes back here.
             return;
@@ -188,7 +191,9 @@ impl Step<'_> {
         let Some(generation) = self.service.get(id) else { return };
         let policy = &generation.policy;
         let signal = failure_signal(policy, policy.start_failure_mode);
-        let reason = format!("generation {} was not ready within {}", id.0, policy.timeout_start);
+        let last = generation.probe.as_ref().and_then(|probe| probe.last.as_ref());
+        let last = last.map_or_else(String::new, |last| format!(" (the last answer: {last})"));
+        let reason = format!("generation {} was not ready within {}{last}", id.0, policy.timeout_start);
         self.fail_generation(id, Failure::Timeout, reason, signal);
     }
 
@@ -301,6 +306,10 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.end = Some(end.clone());
         generation.watchdog = None;
+        self.count_cut(id, &end);
+        self.end_drain(id);
+        self.end_probing(id);
+        let Some(generation) = self.service.get(id) else { return };
         let reason = describe(generation, &end, self.now);
         self.reload_failed(id, "it ended");
         match self.service.phase {
@@ -430,12 +439,13 @@ impl Step<'_> {
     fn drained(&mut self, generation: &Generation) {
         let Some(ending) = generation.ending.filter(|ending| ending.was_told) else { return };
         let after = self.now.since(ending.since);
-        self.tell(Note::Gone { generation: generation.id, after });
+        self.tell(Note::Gone { generation: generation.id, after, cut: generation.cut });
         if let Some(swap) = &mut self.service.last_swap
             && swap.from == Some(generation.id.0)
             && swap.outcome == Outcome::Swapped
         {
-            swap.drain_ms = Some(after.as_millis());
+            let replaced = generation.replaced.unwrap_or(ending.since);
+            swap.drain_ms = Some(self.now.since(replaced).as_millis());
         }
     }
 

@@ -8,8 +8,10 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod command;
+mod drain;
 mod end;
 mod exit;
+mod health;
 pub mod note;
 pub mod notify;
 mod reload;
@@ -19,6 +21,7 @@ mod reread;
 mod restart;
 mod service;
 mod shutdown;
+mod slots;
 mod start;
 mod status;
 mod supervisor;
@@ -28,7 +31,7 @@ mod timers;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CommandList, Policy, Signal, Span};
-pub use note::Note;
+pub use note::{Damage, Note, SocketNote};
 pub use notify::Notify;
 pub use report::Reply;
 pub use restart::{Outcome, RunResult};
@@ -45,6 +48,23 @@ pub mod limits {
     pub const CLIENTS: usize = 64;
     /// STATUS= is kept up to this many bytes.
     pub const STATUS_BYTES: usize = 512;
+    /// Of each address, where nothing has taken more yet: were it one, a server could take the address away by
+    /// shutdown(2).
+    pub const SLOTS_AT_FIRST: u8 = 2;
+    /// How soon the connections of a generation that drains are counted again, at first and at last.
+    pub const LOOK_FIRST: Span = Span::from_millis(5);
+    pub const LOOK_LAST: Span = Span::from_millis(250);
+    /// How often is told what a generation that drains still has.
+    pub const DRAIN_NEWS: Span = Span::from_secs(1);
+    /// A queue out of which a draining generation has taken nothing for this long is taken elsewhere.
+    pub const QUEUE_STUCK: Span = Span::from_secs(1);
+    /// When Drain= is over a moment is looked for in which nothing is in flight, for this long.
+    pub const LAST_MOMENT: Span = Span::from_millis(100);
+    /// Whoever takes longer than this to exit after the kill signal finishes what it has.
+    pub const FINISHES: Span = Span::from_millis(50);
+    /// Ready=http: how often, and how long one answer may take.
+    pub const PROBE_GAP: Span = Span::from_millis(100);
+    pub const PROBE: Span = Span::from_secs(2);
     /// READY=auto: a generation that never said READY=1 counts as ready after this.
     pub const AUTO_ALIVE: Span = Span::from_secs(1);
     /// A generation that is alone and should have said READY=1, but did not, counts as ready after this.
@@ -134,8 +154,10 @@ pub enum Exit {
 /// What is true of this process from start to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
-    /// At least one socket is held. The only one that may change: at a swap, by [`Event::Reread`].
+    /// At least one socket is held. May change at a swap, by [`Event::Reread`].
     pub holds_sockets: bool,
+    /// At least one socket has slots. May change likewise.
+    pub steers: bool,
     /// SIGHUP was ignored when we were started (nohup).
     pub hup_ignored: bool,
     /// We are pid 1.
@@ -223,6 +245,20 @@ pub enum Event {
     },
     /// A connection waits on a watched socket.
     Connected,
+    /// Something waits on a guarded slot.
+    Arrived {
+        slot: SlotId,
+    },
+    /// Answers [`Action::Count`]. None: the kernel does not say.
+    Counted {
+        generation: GenerationId,
+        traffic: Option<Traffic>,
+    },
+    /// Answers [`Action::Probe`]: one good answer, or what was wrong with it.
+    Probed {
+        generation: GenerationId,
+        result: Result<(), String>,
+    },
     Signalled {
         signal: Signal,
         sender: Sender,
@@ -247,6 +283,7 @@ pub enum Event {
 pub struct Reread {
     pub policy: Policy,
     pub holds_sockets: bool,
+    pub steers: bool,
 }
 
 /// Who sent a signal, as far as it matters.
@@ -309,6 +346,8 @@ pub enum Action {
     Spawn {
         generation: GenerationId,
         index: usize,
+        /// The sockets it gets. Nobody else has them, and whoever passed their queue on (`Rescue`) stops accepting there.
+        slot: SlotId,
     },
     /// Run one of the commands round the main one; answered by `CommandEnded`. One at a time for each generation.
     /// `outcome` is for $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS.
@@ -342,10 +381,38 @@ pub enum Action {
     Forget {
         generation: GenerationId,
     },
-    /// Report `Connected` once as soon as a connection waits on any socket (on), or stop doing so.
+    /// Report `Connected` once as soon as a connection waits on any socket that has no slots, or on the slot with the
+    /// traffic (on), or stop doing so.
     Watch {
         on: bool,
     },
+    /// New connections go there from now on; whatever servers did to the sockets so far is undone.
+    Steer(Steering),
+    /// Report `Arrived` whenever something waits on this slot of any socket (on), or stop doing so.
+    Guard {
+        slot: SlotId,
+        on: bool,
+    },
+    /// Take what waits on this slot to the one with the traffic.
+    Rescue {
+        slot: SlotId,
+    },
+    /// Count the connections of a generation; those are idle that were quiet for so long. Answered by `Counted`.
+    Count {
+        generation: GenerationId,
+        slot: SlotId,
+        quiet: Span,
+    },
+    /// Ask this generation, on its slot, as Ready=http: says. Answered by `Probed`, unless `EndProbe` comes first.
+    Probe {
+        generation: GenerationId,
+        slot: SlotId,
+    },
+    EndProbe {
+        generation: GenerationId,
+    },
+    /// Say how many connections found a full queue since the last `Reread`.
+    TellOverflows,
     /// Signal every child and adopted grandchild that is left; then report `Childless` as soon as there is none.
     Sweep {
         signal: Signal,

@@ -1,12 +1,19 @@
 //! Every line we log while we run, as one type: the words are here and nowhere else.
 
+mod socket;
+mod swap;
+
 use std::fmt;
 
 use super::report::rounded;
+pub use socket::{Damage, SocketNote};
+pub use swap::SwapNote;
+use swap::connections;
+
 use serde::{Deserialize, Serialize};
 
 use super::restart::Failure;
-use super::{End, Exit, GenerationId};
+use super::{End, Exit, GenerationId, Traffic};
 use crate::config::{Signal, Span, StartLimit};
 
 /// One line of the log; clients that wait see it too.
@@ -53,6 +60,7 @@ pub enum Note {
         reason: String,
     },
     Swap(SwapNote),
+    Socket(SocketNote),
     Restarting {
         after: Span,
         holds_sockets: bool,
@@ -76,9 +84,27 @@ pub enum Note {
         after: Span,
         signal: Signal,
     },
+    /// What an old generation still has to do.
+    Draining {
+        generation: GenerationId,
+        traffic: Traffic,
+    },
+    /// It is told to stop, with this left.
+    Drained {
+        generation: GenerationId,
+        after: Span,
+        left: Traffic,
+    },
+    /// It takes nothing out of its queue any more, so others get it.
+    QueueStuck {
+        generation: GenerationId,
+        queued: u32,
+    },
+    /// `cut`: so many connections were not idle.
     Gone {
         generation: GenerationId,
         after: Span,
+        cut: u32,
     },
     /// SendSIGKILL=no
     LeftAlone {
@@ -116,43 +142,6 @@ pub enum ReloadNote {
     },
 }
 
-/// What a swap has come to.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SwapNote {
-    Begun {
-        from: GenerationId,
-        to: GenerationId,
-        within: Span,
-    },
-    Waits,
-    /// The files cannot be taken as they are.
-    Refused {
-        why: String,
-    },
-    /// Too many generations live.
-    Held {
-        generations: usize,
-    },
-    Baking {
-        from: GenerationId,
-        to: GenerationId,
-        span: Span,
-    },
-    Done {
-        from: GenerationId,
-        to: GenerationId,
-    },
-    RolledBack {
-        from: GenerationId,
-        to: GenerationId,
-        reason: String,
-    },
-    OldDied {
-        old: GenerationId,
-        new: GenerationId,
-    },
-}
-
 /// What made a generation count as ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadyBy {
@@ -161,8 +150,16 @@ pub enum ReadyBy {
     Exec,
     /// It lived for long enough.
     Alive,
+    /// It answered.
+    Http,
     /// It did not say READY=1 as earlier ones did, but it is all there is.
     Alone,
+}
+
+impl From<SocketNote> for Note {
+    fn from(note: SocketNote) -> Self {
+        Self::Socket(note)
+    }
 }
 
 impl From<SwapNote> for Note {
@@ -174,6 +171,7 @@ impl From<SwapNote> for Note {
 impl Note {
     pub fn level(&self) -> log::Level {
         match self {
+            Self::Socket(socket) => socket.level(),
             Self::CannotStart { generation: None, .. } => log::Level::Error,
             Self::Swap(SwapNote::RolledBack { .. } | SwapNote::OldDied { .. } | SwapNote::Refused { .. })
             | Self::CommandFailed { is_no: false, .. }
@@ -183,6 +181,8 @@ impl Note {
             | Self::TriggersHeld { .. }
             | Self::LimitHit { .. }
             | Self::Killing { .. }
+            | Self::QueueStuck { .. }
+            | Self::Gone { cut: 1.., .. }
             | Self::LeftBehind { .. }
             | Self::LeftAlone { .. }
             | Self::PausedNoSwap
@@ -192,6 +192,7 @@ impl Note {
                 SwapNote::Begun { .. }
                 | SwapNote::Waits
                 | SwapNote::Held { .. }
+                | SwapNote::Canary { .. }
                 | SwapNote::Baking { .. }
                 | SwapNote::Done { .. },
             )
@@ -205,7 +206,9 @@ impl Note {
             | Self::Restarting { .. }
             | Self::Listening
             | Self::Replacing { .. }
-            | Self::Gone { .. }
+            | Self::Draining { .. }
+            | Self::Drained { .. }
+            | Self::Gone { cut: 0, .. }
             | Self::Paused
             | Self::Stopping { .. }
             | Self::StopForced
@@ -221,7 +224,11 @@ impl Note {
         matches!(
             self,
             Self::Paused
-                | Self::Swap(SwapNote::Done { .. } | SwapNote::RolledBack { .. } | SwapNote::Refused { .. })
+                | Self::Swap(
+                    SwapNote::Done { drain: None, .. }
+                        | SwapNote::RolledBack { .. }
+                        | SwapNote::Refused { .. }
+                )
                 | Self::Reload(_, ReloadNote::Done { .. } | ReloadNote::Failed { .. })
         )
     }
@@ -277,8 +284,28 @@ impl fmt::Display for Note {
             Self::Killing { generation, after, signal } => {
                 write!(f, "{generation} did not stop within {}: {signal}", rounded(*after))
             }
-            Self::Gone { generation, after } => {
-                write!(f, "{generation} is gone, {} after it was told", rounded(*after))
+            Self::Draining { generation, traffic } => {
+                write!(f, "{generation} finishes: {}", connections(*traffic))
+            }
+            Self::Drained { generation, after, left } => {
+                let left = if left.is_over() {
+                    format!("has finished what it had, {} after the switch for good", rounded(*after))
+                } else {
+                    format!("has had {}, and has {}", rounded(*after), connections(*left))
+                };
+                write!(f, "{generation} {left}; it is told to stop")
+            }
+            Self::QueueStuck { generation, queued } => write!(
+                f,
+                "{generation} takes nothing out of its queue; the {queued} that wait there go to the new one"
+            ),
+            Self::Gone { generation, after, cut } => {
+                let cut = match cut {
+                    0 => String::new(),
+                    1 => "; 1 connection that was not idle was cut".to_owned(),
+                    cut => format!("; {cut} connections that were not idle were cut"),
+                };
+                write!(f, "{generation} is gone, {} after it was told{cut}", rounded(*after))
             }
             Self::LeftAlone { generation } => {
                 write!(f, "{generation} has not ended; it is left alone, as SendSIGKILL=no says")
@@ -288,6 +315,7 @@ impl fmt::Display for Note {
                 write!(f, "{who} processes that SIGKILL does not end; going on without them")
             }
             Self::Swap(swap) => swap.fmt(f),
+            Self::Socket(socket) => socket.fmt(f),
             Self::Paused => write!(f, "paused; new connections wait in the queue"),
             Self::PausedNoSwap => {
                 write!(f, "paused: \"supervise resume\" starts the server, a swap does not")
@@ -320,43 +348,10 @@ impl fmt::Display for ReadyBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Notify => " (READY=1)",
+            Self::Http => " (it answered the GET)",
             Self::Exec | Self::Alive => "",
             Self::Alone => ": it sent no READY=1 as earlier ones did, but it is all there is",
         })
-    }
-}
-
-impl fmt::Display for SwapNote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Begun { from, to, within } => {
-                write!(f, "swap: {to} starts beside {from}{}", must_be_ready(*within))
-            }
-            Self::Waits => write!(f, "swap: one more swap follows the one under way"),
-            Self::Refused { why } => write!(f, "no swap, nothing is changed: {why}"),
-            Self::Held { generations } => {
-                write!(f, "swap: it waits until one of {generations} living generations has ended")
-            }
-            Self::Baking { from, to, span } => {
-                let long = if span.is_infinite() {
-                    "for ever".to_owned()
-                } else {
-                    format!("for another {}", rounded(*span))
-                };
-                write!(f, "{from} stays untouched {long}, in case {to} dies")
-            }
-            Self::Done { from, to } => write!(f, "swapped: {to} took over; {from} is told to stop"),
-            Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
-            Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
-        }
-    }
-}
-
-fn must_be_ready(within: Span) -> String {
-    if within.is_infinite() {
-        String::new()
-    } else {
-        format!(" and must be ready within {}", rounded(within))
     }
 }
 

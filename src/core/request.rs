@@ -153,6 +153,9 @@ impl Step<'_> {
         if let Some(attempt) = &mut self.service.attempt {
             attempt.clients.retain(|other| *other != client);
         }
+        for drain in self.service.generations.iter_mut().filter_map(|generation| generation.drain.as_mut()) {
+            drain.clients.retain(|other| *other != client);
+        }
         for reload in self.service.generations.iter_mut().filter_map(|generation| generation.reload.as_mut())
         {
             reload.clients.retain(|other| *other != client);
@@ -163,6 +166,7 @@ impl Step<'_> {
     pub(super) fn abandon_swap(&mut self, reason: &str) -> Vec<ClientId> {
         if let Phase::Swapping { old, new } = self.service.phase {
             self.service.phase = Phase::Up { current: old };
+            self.settle_steering();
             self.discard();
             self.stop_by_policy(new, limits::FAILED_CANDIDATE);
         }

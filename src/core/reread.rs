@@ -49,6 +49,7 @@ impl Step<'_> {
         if let Some(staged) = self.service.staged.take() {
             self.service.policy = staged.policy;
             self.service.setting.holds_sockets = staged.holds_sockets;
+            self.service.setting.steers = staged.steers;
             self.out.push(Action::Adopt);
         }
     }

@@ -39,12 +39,18 @@
 //!   any number of requests in between are one swap.
 //! - Whatever goes wrong with a start becomes an [`End`] of that generation; there is no second failure path.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
+use super::drain::{Drain, Look};
+use super::health::Probing;
 use super::note::{Note, ReadyBy};
 use super::report::{LastSwap, Reply};
 use super::restart::{Failure, Ledger};
-use super::{Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, Time};
+use super::{
+    Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, SlotId, Steering, Time, limits,
+};
 use crate::config::{Policy, Signal, Span};
 
 /// All state there is; the same bytes are the saved state of the core.
@@ -56,6 +62,12 @@ pub(super) struct Service {
     /// What the files say now, until the swap that read them is decided.
     pub(super) staged: Option<Reread>,
     pub(super) phase: Phase,
+    /// Who has the traffic; how many slots there are; which of them are guarded, and on which of these something waits
+    /// for a generation that could take it.
+    pub(super) steering: Steering,
+    pub(super) slots: u8,
+    pub(super) guarded: BTreeSet<SlotId>,
+    pub(super) stranded: BTreeSet<SlotId>,
     /// In the order of their numbers, until nothing of them is left.
     pub(super) generations: Vec<Generation>,
     pub(super) last_id: u64,
@@ -129,6 +141,8 @@ pub(super) struct Sweep {
 pub(super) struct Generation {
     pub(super) id: GenerationId,
     pub(super) policy: Policy,
+    /// Where it accepts, where the sockets have slots.
+    pub(super) slot: SlotId,
     /// When its main process was first ordered (before that: the generation), and when last (a busy file is tried
     /// again). Ages count from the latter.
     pub(super) spawned: Time,
@@ -153,6 +167,16 @@ pub(super) struct Generation {
     pub(super) gate: Option<ReadyBy>,
     /// Both.
     pub(super) ready: Option<Time>,
+    /// Ready=http: asks for it.
+    pub(super) probe: Option<Probing>,
+    /// Of a candidate: it has all of the traffic, which a canary puts off.
+    pub(super) switched: Option<Time>,
+    /// Of an old one: it finishes what it has. Its connections are counted until its end, and what that cut off.
+    pub(super) drain: Option<Drain>,
+    /// Since when another has its place for good.
+    pub(super) replaced: Option<Time>,
+    pub(super) look: Option<Look>,
+    pub(super) cut: u32,
     pub(super) end: Option<End>,
     pub(super) failure: Option<Failure>,
     pub(super) ending: Option<Ending>,
@@ -246,6 +270,10 @@ impl Service {
             setting,
             staged: None,
             phase: Phase::Paused,
+            steering: Steering { slot: SlotId(0), canary: None },
+            slots: limits::SLOTS_AT_FIRST,
+            guarded: BTreeSet::new(),
+            stranded: BTreeSet::new(),
             generations: Vec::new(),
             last_id: 0,
             ledger: Ledger::default(),
@@ -298,11 +326,12 @@ impl Service {
 }
 
 impl Generation {
-    pub(super) fn new(id: GenerationId, policy: Policy, now: Time) -> Self {
+    pub(super) fn new(id: GenerationId, policy: Policy, slot: SlotId, now: Time) -> Self {
         Self {
             id,
             watchdog_period: policy.watchdog,
             policy,
+            slot,
             spawned: now,
             ordered: now,
             pid: None,
@@ -315,6 +344,12 @@ impl Generation {
             active: None,
             gate: None,
             ready: None,
+            probe: None,
+            switched: None,
+            drain: None,
+            replaced: None,
+            look: None,
+            cut: 0,
             end: None,
             failure: None,
             ending: None,

@@ -49,7 +49,9 @@ impl Step<'_> {
             Some(staged) => staged.policy.clone(),
             None => self.service.policy.clone(),
         };
-        self.service.generations.push(Generation::new(id, policy, self.now));
+        let slot = self.service.free_slot();
+        self.service.slots = self.service.slots.max(slot.0 + 1);
+        self.service.generations.push(Generation::new(id, policy, slot, self.now));
         if let Some(attempt) = &mut self.service.attempt {
             attempt.generation.get_or_insert(id);
         }
@@ -70,7 +72,8 @@ impl Step<'_> {
         generation.index = index;
         generation.spawned = now;
         generation.is_ordered = true;
-        self.out.push(Action::Spawn { generation: id, index });
+        let slot = generation.slot;
+        self.out.push(Action::Spawn { generation: id, index, slot });
     }
 
     /// The start of Type=oneshot or forking is complete.
@@ -103,6 +106,10 @@ impl Step<'_> {
         generation.retry = None;
         generation.is_ordered = false;
         let ending = generation.ending;
+        if ending.is_none() {
+            self.begin_probing(id);
+        }
+        let Some(generation) = self.service.get(id) else { return };
         let (service_type, ready) = (generation.policy.service_type, generation.policy.ready);
         self.tell(Note::Started { generation: id, pid });
         match (ending, service_type) {
@@ -155,8 +162,8 @@ impl Step<'_> {
             self.out.push(Action::FindMain { generation: id });
         } else {
             (generation.ordered, generation.is_ordered) = (now, true);
-            let index = generation.index;
-            self.out.push(Action::Spawn { generation: id, index });
+            let (index, slot) = (generation.index, generation.slot);
+            self.out.push(Action::Spawn { generation: id, index, slot });
         }
     }
 

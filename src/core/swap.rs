@@ -80,18 +80,22 @@ impl Step<'_> {
         };
         let after = now.since(generation.ordered);
         generation.ready = Some(now);
-        let (watchdog, bake) = (generation.watchdog_period, generation.policy.bake);
+        let (watchdog, canary) = (generation.watchdog_period, generation.policy.canary);
         generation.watchdog = (watchdog != Span::ZERO).then(|| now.after(watchdog));
         self.tell(Note::Ready { generation: id, after, by });
         if !self.service.manager_told {
             self.service.manager_told = true;
             self.out.push(Action::TellManager(Manager::Ready));
         }
+        // Also where nothing changes: what the server did to its socket until now is undone.
+        if self.service.steers() {
+            self.out.push(Action::Steer(self.service.steering));
+        }
         match self.service.phase {
-            Phase::Swapping { new, .. } if new == id && bake == Span::ZERO => self.promote(),
-            Phase::Swapping { old, new } if new == id => {
-                self.tell(SwapNote::Baking { from: old, to: id, span: bake }.into());
-            }
+            Phase::Swapping { new, .. } if new == id => match canary.filter(|_| self.service.steers()) {
+                Some(canary) => self.tell(SwapNote::Canary { to: id, canary }.into()),
+                None => self.switch(id),
+            },
             Phase::Up { current } if current == id => self.succeed_attempt(),
             Phase::Swapping { .. }
             | Phase::Up { .. }
@@ -104,21 +108,41 @@ impl Step<'_> {
         }
     }
 
-    /// The candidate has proved itself: the old one is told to stop.
+    /// The candidate gets all of the traffic; the old one stays as it is until the bake is over.
+    pub(super) fn switch(&mut self, id: GenerationId) {
+        let Phase::Swapping { old, new } = self.service.phase else { return };
+        let Some(generation) = self.service.get_mut(id).filter(|_| new == id) else { return };
+        generation.switched = Some(self.now);
+        let bake = generation.policy.bake;
+        self.settle_steering();
+        if bake == Span::ZERO {
+            self.promote();
+        } else {
+            self.tell(SwapNote::Baking { from: old, to: id, span: bake }.into());
+        }
+    }
+
+    /// The candidate has proved itself: the old one finishes what it has, and goes.
     pub(super) fn promote(&mut self) {
         let Phase::Swapping { old, new } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: new };
         self.service.ledger.reset();
         self.adopt();
-        self.tell(SwapNote::Done { from: old, to: new }.into());
-        self.stop_by_policy(old, Span::INFINITY);
-        self.succeed_attempt();
+        let drain = self.service.get(old).map_or(Span::ZERO, |generation| generation.policy.drain);
+        let drain = Some(drain).filter(|drain| *drain != Span::ZERO && self.service.setting.steers);
+        self.tell(SwapNote::Done { from: old, to: new, drain }.into());
+        let Some(attempt) = self.service.attempt.take() else {
+            return self.stop_by_policy(old, Span::INFINITY);
+        };
+        let swap = self.record(&attempt, new, Outcome::Swapped, None);
+        self.begin_drain(old, attempt.clients, swap);
     }
 
     /// The candidate is not taken; the old generation never knew.
     pub(super) fn roll_back(&mut self, reason: String) {
         let Phase::Swapping { old, new } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: old };
+        self.settle_steering();
         let note = SwapNote::RolledBack { from: old, to: new, reason: reason.clone() };
         let text = note.to_string();
         self.tell(note.into());
@@ -145,14 +169,12 @@ impl Step<'_> {
     pub(super) fn succeed_attempt(&mut self) {
         let Some(attempt) = self.service.attempt.take() else { return };
         let Some(to) = attempt.generation else { return };
-        let ready_ms = self.service.get(to).and_then(|new| Some(new.ready?.since(new.ordered).as_millis()));
         let text = match attempt.from {
-            Some(from) if attempt.is_swap => {
-                format!("swapped: generation {} took over from {}", to.0, from.0)
-            }
+            Some(from) if attempt.is_swap => swapped(from, to),
             Some(_) | None => format!("started: generation {} serves", to.0),
         };
-        self.conclude(attempt, to, Outcome::Swapped, None, ready_ms, &Reply::done(text));
+        let swap = self.record(&attempt, to, Outcome::Swapped, None);
+        self.answer(attempt.clients, &swap, &Reply::done(text));
     }
 
     pub(super) fn fail_attempt(&mut self, reason: String) {
@@ -163,18 +185,26 @@ impl Step<'_> {
     fn fail_attempt_saying(&mut self, reason: String, text: &str) {
         let Some(attempt) = self.service.attempt.take() else { return };
         let to = attempt.generation.unwrap_or(GenerationId(self.service.last_id + 1));
-        self.conclude(attempt, to, Outcome::RolledBack, Some(reason), None, &Reply::failed(text));
+        let swap = self.record(&attempt, to, Outcome::RolledBack, Some(reason));
+        self.answer(attempt.clients, &swap, &Reply::failed(text));
     }
 
-    fn conclude(
+    pub(super) fn answer(&mut self, clients: Vec<ClientId>, swap: &LastSwap, reply: &Reply) {
+        for client in clients {
+            self.reply(client, Reply { swap: Some(swap.clone()), ..reply.clone() });
+        }
+    }
+
+    /// How the attempt went, for `status`.
+    fn record(
         &mut self,
-        attempt: Attempt,
+        attempt: &Attempt,
         to: GenerationId,
         outcome: Outcome,
         reason: Option<String>,
-        ready_ms: Option<u64>,
-        reply: &Reply,
-    ) {
+    ) -> LastSwap {
+        let ready = |new: &Generation| Some(new.ready?.since(new.ordered).as_millis());
+        let ready_ms = self.service.get(to).filter(|_| reason.is_none()).and_then(ready);
         let swap = LastSwap {
             from: attempt.from.map(|id| id.0),
             to: to.0,
@@ -185,20 +215,20 @@ impl Step<'_> {
             cut: None,
             closed_idle: None,
         };
-        for client in attempt.clients {
-            self.reply(client, Reply { swap: Some(swap.clone()), ..reply.clone() });
-        }
         if attempt.is_swap {
-            self.service.last_swap = Some(swap);
+            self.service.last_swap = Some(swap.clone());
+            self.out.push(Action::TellOverflows);
             if self.service.manager_told {
                 self.out.push(Action::TellManager(Manager::Ready));
             }
         }
+        swap
     }
 
     /// Begins the swap that is wanted as soon as the phase allows it, and answers whoever waits for service.
     pub(super) fn settle(&mut self) {
         self.settle_swap();
+        self.settle_slots();
         if self.service.serves() && !self.service.clients.status.is_empty() {
             for (client, _) in std::mem::take(&mut self.service.clients.status) {
                 self.reply_status(client);
@@ -233,4 +263,9 @@ impl Step<'_> {
             Phase::Swapping { .. } | Phase::Replacing { .. } | Phase::Paused | Phase::Stopping { .. } => {}
         }
     }
+}
+
+/// What a swap that went well is answered with.
+pub(super) fn swapped(from: GenerationId, to: GenerationId) -> String {
+    format!("swapped: generation {} took over from {}", to.0, from.0)
 }

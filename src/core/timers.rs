@@ -18,8 +18,16 @@ pub enum Why {
     Ready(GenerationId),
     /// When the file that was busy is executed again.
     Retry(GenerationId),
+    /// When Ready=http: asks again, or has waited for long enough.
+    Probe(GenerationId),
+    /// When a candidate has proved itself on its share, and gets the whole.
+    CanaryOver(GenerationId),
     /// When the old generation has been kept long enough beside the new one.
     BakeOver(GenerationId),
+    /// When the connections of a generation that finishes are counted again.
+    Look(GenerationId),
+    /// When an old generation is told to stop, finished or not.
+    DrainOver(GenerationId),
     /// When a generation that is not ready has used up TimeoutStartSec=.
     StartTimeout(GenerationId),
     /// When the next WATCHDOG=1 is overdue.
@@ -53,6 +61,10 @@ impl fmt::Display for Why {
             Self::Retry(g) => {
                 write!(f, "generation {} is tried again (its file is being written, or its PIDFile= is)", g.0)
             }
+            Self::Probe(g) => write!(f, "generation {} is asked whether it is ready", g.0),
+            Self::CanaryOver(g) => write!(f, "generation {} gets all new connections", g.0),
+            Self::Look(g) => write!(f, "the connections of generation {} are counted", g.0),
+            Self::DrainOver(g) => write!(f, "generation {} is told to stop, finished or not", g.0),
             Self::BakeOver(g) => write!(f, "generation {} has the traffic for good", g.0),
             Self::StartTimeout(g) => write!(f, "generation {} must be ready", g.0),
             Self::Watchdog(g) => write!(f, "generation {} must have sent WATCHDOG=1", g.0),
@@ -86,7 +98,11 @@ fn deadlines(service: &Service) -> Vec<(Time, Why)> {
             if let Some(generation) = service.get(new)
                 && let Some(ready) = generation.ready
             {
-                due.push((ready.after(generation.policy.bake), Why::BakeOver(new)));
+                let canary = generation.policy.canary.map_or(Span::ZERO, |canary| canary.span);
+                due.push(match generation.switched {
+                    Some(switched) => (switched.after(generation.policy.bake), Why::BakeOver(new)),
+                    None => (ready.after(canary), Why::CanaryOver(new)),
+                });
             }
         }
         Phase::Waiting { until } => due.push((until, Why::Restart)),
@@ -120,6 +136,9 @@ fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time
     }
     due.extend(generation.reload.as_ref().map(|reload| (reload.due, Why::Reload(id))));
     due.extend(generation.retry.map(|retry| (retry, Why::Retry(id))));
+    due.extend(generation.probe.as_ref().map(|probe| (probe.due, Why::Probe(id))));
+    due.extend(generation.next_look().map(|look| (look, Why::Look(id))));
+    due.extend(generation.drain.as_ref().map(|drain| (drain.end(), Why::DrainOver(id))));
     if let Some(ending) = generation.ending {
         due.push(if ending.killed {
             (ending.due, Why::Abandon(id))

@@ -9,14 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use mio::Registry;
-use nix::unistd::getuid;
+use nix::unistd::{Pid, getuid};
 
 use super::fd_store::FdStore;
 use super::launch::{Launcher, Request};
 use super::notify::{self, NotifySocket, Received, Sender};
 use super::{reap, spawn, sys};
 use crate::config::{CommandList, NotifyAccess, Signal};
-use crate::core::{Command, Event, Found, GenerationId, Notify, Outcome, Scope, Stage, StartFailure};
+use crate::core::{Command, Event, Found, GenerationId, Notify, Outcome, Scope, SlotId, Stage, StartFailure};
 
 /// Datagrams of one generation that are read in one turn, so that a flood cannot hold up the rest.
 const DATAGRAMS: usize = 32;
@@ -32,8 +32,9 @@ struct Generation {
     notify: NotifySocket,
     /// NOTIFYACCESS= changes it.
     notify_access: NotifyAccess,
-    /// The uid its main process was started with.
+    /// The uid its main process was started with, and the slot it got.
     uid: u32,
+    slot: SlotId,
     leaders: Vec<Leader>,
     /// The main process, if it lives and is known.
     main: Option<i32>,
@@ -105,6 +106,7 @@ impl Children {
             notify,
             notify_access: launcher.notify_access(),
             uid: getuid().as_raw(),
+            slot: SlotId(0),
             leaders: Vec::new(),
             main: None,
             adopted: None,
@@ -143,6 +145,7 @@ impl Children {
             main_pid: running.main,
             outcome,
             stored: &store.list(),
+            slot: running.slot,
         })?;
         let uid = plan.identity.uid.unwrap_or_else(|| getuid().as_raw());
         let child = spawn::spawn(&plan)?;
@@ -347,6 +350,34 @@ impl Children {
             }
         }
         cleared
+    }
+
+    /// Every process of a generation that can be found.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn pids(&self, generation: GenerationId) -> io::Result<Vec<Pid>> {
+        let Some(running) = self.generations.get(&generation) else { return Ok(Vec::new()) };
+        let mut heads = self.strays_of(generation);
+        heads.extend(running.leaders.iter().filter(|leader| !leader.is_reaped).map(|leader| leader.pid));
+        reap::trees(heads)
+    }
+
+    /// The last one that got this slot.
+    pub fn on_slot(&self, slot: SlotId) -> Option<GenerationId> {
+        let mut living = self.generations.iter().rev();
+        living.find(|(_, running)| running.slot == slot).map(|(generation, _)| *generation)
+    }
+
+    /// What it gets from now on.
+    pub fn set_slot(&mut self, generation: GenerationId, slot: SlotId) {
+        if let Some(running) = self.generations.get_mut(&generation) {
+            running.slot = slot;
+        }
+    }
+
+    pub fn slots(&self) -> Vec<(GenerationId, SlotId)> {
+        self.generations.iter().map(|(generation, running)| (*generation, running.slot)).collect()
     }
 
     /// No main process lives.

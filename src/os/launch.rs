@@ -28,7 +28,7 @@ use crate::config::placeholder::{self, Held};
 use crate::config::{
     self, CommandList, DirectoryPath, Exec, NotifyAccess, Preserve, Privileges, Span, command_line, printable,
 };
-use crate::core::{Command, Exit, GenerationId, Outcome, Stage, StartFailure};
+use crate::core::{Command, Exit, GenerationId, Outcome, SlotId, Stage, StartFailure};
 
 /// Makes the plan of each process.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub struct Request<'a> {
     pub outcome: Option<Outcome>,
     /// The fd store, by name: what ExecStart= gets after the sockets.
     pub stored: &'a [(String, RawFd)],
+    /// Whose sockets it gets.
+    pub slot: SlotId,
 }
 
 impl Launcher {
@@ -164,10 +166,12 @@ impl Launcher {
         let directories = directories::make(&self.launch, &identity)?;
         let directory = self.directory(&identity)?;
         let mut files = Vec::new();
-        let stdio = stdio::streams(&self.launch, &self.sockets, &mut files)?;
+        let sockets: Vec<(String, Rc<OwnedFd>)> =
+            self.sockets.iter().map(|socket| (socket.name.clone(), socket.of(request.slot))).collect();
+        let stdio = stdio::streams(&self.launch, &sockets, &mut files)?;
         let is_main = request.command.list == CommandList::Start;
         let (names, fds) = match is_main && !stdio::uses_socket(&self.launch) {
-            true => self.passed(request, &mut files)?,
+            true => self.passed(&sockets, request, &mut files)?,
             false => Default::default(),
         };
         let environment = self.environment(request, &identity, &directories, directory.as_deref(), &names)?;
@@ -180,6 +184,7 @@ impl Launcher {
             Privileges::User => identity,
             Privileges::Full => Identity::default(),
         };
+        files.extend(sockets.into_iter().map(|(_, fd)| fd));
         let plan = Plan::new(&self.launch, exec, environment, identity);
         Ok(Plan { words, directory, stdio, files, fds, ..plan })
     }
@@ -187,10 +192,11 @@ impl Launcher {
     /// The sockets, what was stored, and OpenFile=: in systemd's order.
     fn passed(
         &self,
+        sockets: &[(String, Rc<OwnedFd>)],
         request: &Request<'_>,
         files: &mut Vec<Rc<OwnedFd>>,
     ) -> Result<(Vec<String>, Vec<RawFd>), StartFailure> {
-        let held = self.sockets.iter().map(|socket| (socket.name.clone(), socket.fd.as_raw_fd()));
+        let held = sockets.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd()));
         let mut passed: Vec<(String, RawFd)> = held.chain(request.stored.iter().cloned()).collect();
         for file in &self.launch.open_files {
             if let Some(opened) = stdio::open_file(file)? {

@@ -10,6 +10,7 @@
 
 pub mod children;
 pub mod control;
+pub mod diag;
 pub mod directories;
 pub mod fd_store;
 pub mod host;
@@ -18,7 +19,9 @@ pub mod launch;
 pub mod logger;
 pub mod manager;
 pub mod notify;
+pub mod probe;
 pub mod reap;
+pub mod relay;
 pub mod signal;
 pub mod snapshot;
 pub mod socket;

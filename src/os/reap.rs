@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 
 use super::sys::{self, Waited};
 use crate::config::Signal;
@@ -217,6 +218,11 @@ fn below(children: Vec<i32>) -> io::Result<Vec<(i32, i32)>> {
         next += 1;
     }
     Ok(found)
+}
+
+/// Children of ours and all below them.
+pub fn trees(children: Vec<i32>) -> io::Result<Vec<Pid>> {
+    Ok(below(children)?.into_iter().map(|(pid, _)| Pid::from_raw(pid)).collect())
 }
 
 /// Signals `children` of ours and all below them, but for those in the process `groups`, who are signalled as such.

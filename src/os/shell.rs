@@ -1,7 +1,12 @@
 //! The loop: what the module above promises, carried out.
 
+mod health;
 mod open;
+mod paths;
 mod reread;
+mod rescue;
+mod slots;
+mod traffic;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self};
@@ -11,6 +16,7 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::inotify::Inotify;
 use nix::time::{ClockId, clock_gettime};
 
 use super::children::{Children, Ended, Store};
@@ -21,19 +27,27 @@ use super::manager::ManagerSocket;
 use super::reap::{self, Reaped};
 use super::signal::{self, Received, Signals};
 use super::snapshot;
-use super::socket::{self, Inherited, NamedSocket};
+use super::socket::{Inherited, NamedSocket};
 use super::sys::Waited;
-use crate::config::{CommandList, Config, Instance, Policy, Signal, SocketCommands};
+use crate::config::{CommandList, Config, Health, Instance, Policy, Signal, SocketCommands};
 use crate::core::{
-    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, StartFailure,
-    Supervisor, Terminal, Time,
+    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, SlotId,
+    StartFailure, Supervisor, Terminal, Time,
 };
+use health::Asking;
+use rescue::Passing;
+use slots::Slots;
+use traffic::Questions;
 
 /// The exit status for what parses but cannot be done.
 const CANNOT: u8 = 125;
 
 const SIGNALS: Token = Token(0);
-/// Held sockets: this plus their index.
+/// The question that Ready=http: asks.
+const PROBE: Token = Token(1);
+/// inotify(7) of unix paths.
+const PATHS: Token = Token(2);
+/// Slots of held sockets: this plus the index of what is watched.
 const SOCKETS: usize = 1 << 20;
 /// The control socket and its clients: from here on.
 const CONTROL: usize = 1 << 24;
@@ -77,7 +91,14 @@ struct Shell {
     inherited: Inherited,
     socket_commands: SocketCommands,
     sockets: Vec<NamedSocket>,
-    is_watching: bool,
+    slots: Slots,
+    relays: Vec<Passing>,
+    questions: Questions,
+    health: Option<Health>,
+    asking: Option<Asking>,
+    paths: Option<Inotify>,
+    /// Paths that were told to be somebody else's.
+    taken: BTreeSet<String>,
     launcher: Rc<Launcher>,
     policy: Policy,
     reader: Option<Reader>,
@@ -102,13 +123,15 @@ struct Staged {
     launcher: Rc<Launcher>,
     sockets: Vec<NamedSocket>,
     socket_commands: SocketCommands,
+    health: Option<Health>,
 }
 
 /// What one poll brought.
 #[derive(Default)]
 struct Woken {
     signals: bool,
-    connected: bool,
+    paths: bool,
+    sockets: Vec<slots::Woken>,
     notified: BTreeSet<GenerationId>,
     mains: BTreeSet<GenerationId>,
     stored: Vec<usize>,
@@ -142,8 +165,10 @@ impl Shell {
         if !self.talkative.is_empty() || self.is_clearing {
             return Some(Duration::ZERO);
         }
-        let (due, _) = self.supervisor.next_wake()?;
-        Some(Duration::from_nanos(due.since(now()).as_nanos()))
+        let due =
+            self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
+        let strangers = self.has_strangers().then_some(traffic::STRANGERS);
+        due.into_iter().chain(strangers).chain(self.probe_patience()).min()
     }
 
     fn turn(&mut self, mut woken: Woken) {
@@ -168,10 +193,15 @@ impl Shell {
         if let Some(control) = &mut self.control {
             control.catch_up();
         }
-        if woken.connected && self.is_watching {
-            self.watch(false);
-            self.queue.push_back(Event::Connected);
-            self.dispatch();
+        self.on_probe();
+        if woken.paths {
+            self.on_paths();
+        }
+        for socket in woken.sockets {
+            self.on_socket(socket);
+        }
+        if self.has_strangers() {
+            self.look_for_strangers();
         }
         if self.supervisor.next_wake().is_some_and(|(due, _)| due <= now()) {
             self.queue.push_back(Event::Tick);
@@ -257,6 +287,7 @@ impl Shell {
                 Event::Exited { generation, exit: waited.exit }
             }
             Ended::Command(generation) => Event::CommandEnded { generation, end: End::Exited(waited.exit) },
+            Ended::Other if self.on_relay_gone(waited.pid) => return,
             Ended::Other => return log::debug!("reaped pid {}, which a server left behind", waited.pid),
         };
         self.queue.push_back(event);
@@ -300,7 +331,7 @@ impl Shell {
 
     fn apply(&mut self, action: Action) {
         match action {
-            Action::Spawn { generation, index } => self.spawn(generation, index),
+            Action::Spawn { generation, index, slot } => self.spawn(generation, index, slot),
             Action::Run { generation, command, outcome } => self.run(generation, command, outcome),
             Action::FindMain { generation } => {
                 let found = self.children.find_main(generation);
@@ -311,12 +342,25 @@ impl Shell {
                 self.children.await_clear(generation);
                 self.is_clearing = true;
             }
-            Action::Reread => self.reread(),
+            Action::Reread => {
+                self.begin_overflows();
+                self.reread();
+            }
             Action::Adopt => self.adopt(),
-            Action::Discard => self.staged = None,
+            Action::Discard => {
+                self.staged = None;
+                self.arm();
+            }
             Action::Kill { generation, signal, scope } => self.children.kill(generation, signal, scope),
             Action::Forget { generation } => self.forget(generation),
             Action::Watch { on } => self.watch(on),
+            Action::Steer(steering) => self.steer(steering),
+            Action::Guard { slot, on } => self.guard(slot, on),
+            Action::Rescue { slot } => self.rescue(slot),
+            Action::Count { generation, slot, quiet } => self.count(generation, slot, quiet),
+            Action::Probe { generation, slot } => self.probe(generation, slot),
+            Action::EndProbe { generation } => self.end_probe(generation),
+            Action::TellOverflows => self.tell_overflows(),
             Action::Sweep { signal } => self.sweep(signal),
             Action::Reply { client, reply } => self.reply(client, reply),
             Action::Tell(note) => self.tell(&note),
@@ -340,10 +384,9 @@ impl Shell {
         }
     }
 
-    fn spawn(&mut self, generation: GenerationId, index: usize) {
-        self.mend_sockets();
-        self.prepare_added();
-        let started = self.admit(generation).and_then(|()| {
+    fn spawn(&mut self, generation: GenerationId, index: usize, slot: SlotId) {
+        let started = self.admit(generation).and_then(|()| self.ready_slot(slot)).and_then(|()| {
+            self.children.set_slot(generation, slot);
             self.children.start(generation, Command { list: CommandList::Start, index }, None, &self.store)
         });
         let event = match started {
@@ -377,57 +420,11 @@ impl Shell {
         })
     }
 
-    /// Sockets that a swap added are new to everybody: O_NONBLOCK as the files say.
-    fn prepare_added(&self) {
-        let Some(staged) = &self.staged else { return };
-        let is_held =
-            |one: &NamedSocket| self.sockets.iter().any(|held| Rc::ptr_eq(&held.socket, &one.socket));
-        for socket in staged.sockets.iter().filter(|socket| !is_held(socket)) {
-            if let Err(error) = socket::set_non_blocking(socket, staged.launcher.non_blocking()) {
-                log::warn!("cannot set O_NONBLOCK of {}: {error}", socket.address);
-            }
-        }
-    }
-
-    /// Undoes what a server may have done to the sockets: shutdown(2) and a small listen(2) at any time; O_NONBLOCK only
-    /// while no server lives, for it belongs to the open file and would change under its hands.
-    fn mend_sockets(&self) {
-        for socket in &self.sockets {
-            if let Err(error) = socket::listen_again(socket) {
-                log::warn!("cannot listen on {} again: {error}", socket.address);
-            }
-            if self.children.has_no_main()
-                && let Err(error) = socket::set_non_blocking(socket, self.launcher.non_blocking())
-            {
-                log::warn!("cannot set O_NONBLOCK of {}: {error}", socket.address);
-            }
-        }
-    }
-
     fn forget(&mut self, generation: GenerationId) {
         self.talkative.remove(&generation);
         let Some(notify) = self.children.forget(generation) else { return };
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");
-        }
-    }
-
-    fn watch(&mut self, on: bool) {
-        if self.is_watching == on {
-            return;
-        }
-        self.is_watching = on;
-        let registry = self.poll.registry();
-        for (index, socket) in self.sockets.iter().enumerate() {
-            let fd = socket.fd.as_raw_fd();
-            let result = if on {
-                registry.register(&mut SourceFd(&fd), Token(SOCKETS + index), Interest::READABLE)
-            } else {
-                registry.deregister(&mut SourceFd(&fd))
-            };
-            if let Err(error) = result {
-                log::warn!("cannot watch {}: {error}", socket.address);
-            }
         }
     }
 
@@ -451,6 +448,13 @@ impl Shell {
     }
 
     fn reply(&mut self, client: ClientId, mut reply: Reply) {
+        if let Some(status) = &mut reply.status {
+            let slots = self.children.slots();
+            for of in &mut status.generations {
+                let slot = slots.iter().find(|(generation, _)| generation.0 == of.generation);
+                of.connections = slot.and_then(|(generation, slot)| self.connections(*generation, *slot));
+            }
+        }
         let Some(control) = &mut self.control else { return };
         if let Some(status) = &mut reply.status {
             snapshot::complete(status, control.socket().name(), &self.sockets, self.policy.handover, now());
@@ -475,7 +479,10 @@ impl From<&Events> for Woken {
                 Token(token) if token >= CONTROL => {
                     woken.control.push(event.token());
                 }
-                Token(_) => woken.connected = true,
+                // It is asked at every turn.
+                PROBE => {}
+                PATHS => woken.paths = true,
+                Token(_) => woken.sockets.push(slots::Woken::new(event)),
             }
         }
         woken

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use super::socket::{self, NamedSocket};
+use super::socket::NamedSocket;
 use crate::config::Handover;
 use crate::core::Time;
 use crate::core::report::{SocketStatus, Status};
@@ -15,11 +15,7 @@ pub fn complete(status: &mut Status, name: &str, sockets: &[NamedSocket], handov
     name.clone_into(&mut status.name);
     status.pid = std::process::id();
     env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
-    let mode = match handover {
-        Handover::Steered | Handover::Shared => "shared",
-        Handover::StopFirst => "stop-first",
-    };
-    status.sockets = sockets.iter().zip(3..).map(|(socket, fd)| of_socket(socket, fd, mode)).collect();
+    status.sockets = sockets.iter().zip(3..).map(|(socket, fd)| of_socket(socket, fd, handover)).collect();
     for generation in &mut status.generations {
         generation.since = rfc3339(&generation.since, now);
         generation.rss_kb = generation.pid.and_then(rss_kb);
@@ -29,8 +25,13 @@ pub fn complete(status: &mut Status, name: &str, sockets: &[NamedSocket], handov
     }
 }
 
-fn of_socket(socket: &NamedSocket, fd: i32, mode: &str) -> SocketStatus {
-    let (queue, backlog) = socket::queue(socket);
+fn of_socket(socket: &NamedSocket, fd: i32, handover: Handover) -> SocketStatus {
+    let mode = match handover {
+        Handover::StopFirst => "stop-first",
+        Handover::Steered | Handover::Shared if socket.is_steered() => "steered",
+        Handover::Steered | Handover::Shared => "shared",
+    };
+    let (queue, backlog) = socket.queue();
     SocketStatus {
         name: socket.name.clone(),
         address: socket.address.clone(),

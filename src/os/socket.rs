@@ -1,18 +1,26 @@
 //! The sockets we hold: bound once, all or none, and kept until we end whatever the server does.
 //!
 //! [`bind_all`] is called once, before anything is started, [`rebind`] when the unit files are read anew. How a kind is
-//! bound is in `inet`, `local` (AF_UNIX; its paths: `node`) and `inherited`, what is set on it in `options`; who is in
-//! the way is found out by `holder`; `error` puts it into words.
+//! bound is in `inet`, `local` (AF_UNIX; its paths: `node`) and `inherited`, what is set on it in `options`; several
+//! sockets of one address are `slots`, those of TCP and UDP a `group` (its members' `order`, its `program`; `restore`
+//! undoes what a server set); who is in the way is found out by `holder`; `error` puts it into words.
 
 mod error;
-mod holder;
+mod group;
+pub(super) mod holder;
 mod inet;
 mod inherited;
 mod local;
 mod node;
+mod nodes;
 mod options;
+mod order;
+mod program;
 mod rebind;
+mod restore;
+mod slots;
 
+use std::cell::RefCell;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -22,20 +30,23 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
-use super::sys;
-use crate::config::{Address, Kind, Listener};
+use crate::config::{Address, Handover, Kind, Listener};
 pub use error::BindError;
 pub use inherited::Inherited;
 pub use node::OwnPath;
+use nodes::{NoSlots, Nodes};
+pub use nodes::{PathState, WATCH};
 pub use rebind::rebind;
+pub use slots::Probe;
+use slots::Slots;
 
-/// One held socket. Close-on-exec; O_NONBLOCK is off unless it was inherited with it.
+/// One held address, and its sockets. Close-on-exec; O_NONBLOCK is off unless it was inherited with it.
 #[derive(Debug)]
 pub struct HeldSocket {
     /// The path to unlink at the end; None for all that we did not create. First, because it is dropped first: an open
     /// socket keeps its inode number from being used again.
     pub own_path: Option<OwnPath>,
-    pub fd: OwnedFd,
+    slots: RefCell<Slots>,
     /// What it is; [`Kind::Fd`] only for an inherited socket of none of the other kinds.
     pub kind: Kind,
     /// As getsockname(2) has it, with the port the kernel picked: `[::]:443`, `/run/x.sock`, `@abstract`.
@@ -74,7 +85,7 @@ impl NamedSocket {
         let asked = Listener::parse("@test", None).expect("an address");
         let socket = HeldSocket {
             own_path: None,
-            fd,
+            slots: RefCell::new(Slots::one(fd, slots::NOT_ASKED)),
             kind: Kind::Unix,
             address: String::new(),
             port: None,
@@ -87,44 +98,77 @@ impl NamedSocket {
 }
 
 /// Binds all of them, or none: at the first error those already bound are closed, and the paths created for them are
-/// gone again; directories made for them stay.
-pub fn bind_all(listeners: &[Listener], inherited: &Inherited) -> Result<Vec<NamedSocket>, BindError> {
-    rebind(&[], listeners, inherited)
+/// gone again; directories made for them stay. [`Handover::Steered`] makes slots where that is possible.
+pub fn bind_all(
+    listeners: &[Listener],
+    inherited: &Inherited,
+    handover: Handover,
+) -> Result<Vec<NamedSocket>, BindError> {
+    rebind(&[], listeners, inherited, handover)
 }
 
-fn hold(listener: &Listener, inherited: &Inherited, taken: &[RawFd]) -> Result<HeldSocket, BindError> {
+const UNSTEERED_UNIX: &str = "only stream sockets at a path can be steered among those of AF_UNIX";
+
+fn hold(
+    listener: &Listener,
+    inherited: &Inherited,
+    taken: &[RawFd],
+    handover: Handover,
+) -> Result<HeldSocket, BindError> {
     let options = &listener.options;
     let theirs = inherited.take(listener, taken)?;
     let number = theirs.as_ref().map(|theirs| theirs.number);
     let mut own_path = None;
     let mut kind = listener.kind;
-    let fd = match (&listener.address, kind, theirs) {
+    let slots = match (&listener.address, kind, theirs) {
         (_, _, Some(theirs)) => {
             kind = theirs.kind;
-            theirs.fd
+            Slots::unsteered(theirs.fd, handover, "it was handed to us, and others may have it, too")
         }
-        (Address::Port(port), Kind::Tcp | Kind::Udp, None) => inet::hold_port(listener, *port, options)?,
+        (Address::Port(port), Kind::Tcp | Kind::Udp, None) => inet::hold_port(listener, *port, handover)?,
         (Address::Inet { address, interface }, Kind::Tcp | Kind::Udp, None) => {
-            inet::hold_address(listener, *address, interface.as_deref(), options)?
+            inet::hold_address(listener, *address, interface.as_deref(), handover)?
+        }
+        (Address::Path(path), Kind::Unix, None) if handover == Handover::Steered => {
+            match Nodes::hold(listener, path) {
+                Ok(nodes) => Slots::Nodes(Box::new(nodes)),
+                Err(NoSlots::Shared(why)) => {
+                    let (fd, own) = local::hold_path(listener, path, options)?;
+                    own_path = Some(own);
+                    Slots::one(fd, why)
+                }
+                Err(NoSlots::Bind(error)) => return Err(error),
+            }
         }
         (Address::Path(path), Kind::Unix | Kind::UnixGram | Kind::SeqPacket, None) => {
             let (fd, own) = local::hold_path(listener, path, options)?;
             own_path = Some(own);
-            fd
+            Slots::unsteered(fd, handover, UNSTEERED_UNIX)
         }
         (Address::Abstract(name), Kind::Unix | Kind::UnixGram | Kind::SeqPacket, None) => {
-            local::hold_abstract(listener, name, options)?
+            Slots::unsteered(local::hold_abstract(listener, name, options)?, handover, UNSTEERED_UNIX)
         }
         _ => return Err(BindError::mismatch(listener)),
     };
+    let fd = slots.any();
     let (address, port) =
         own_address(&fd).map_err(|errno| BindError::plain(listener, "getsockname", errno))?;
+    let slots = RefCell::new(slots);
     let listens = number.is_none() && matches!(kind, Kind::Tcp | Kind::Unix | Kind::SeqPacket);
     let backlog = listens.then_some(options.backlog);
     if let Some(number) = number.filter(|_| listener.kind != Kind::Fd) {
         log::info!("{}: {address} is taken over from whoever started us (fd {number})", listener.place);
     }
-    Ok(HeldSocket { own_path, fd, kind, address, port, backlog, asked: listener.clone(), inherited: number })
+    Ok(HeldSocket {
+        own_path,
+        slots,
+        kind,
+        address,
+        port,
+        backlog,
+        asked: listener.clone(),
+        inherited: number,
+    })
 }
 
 /// Where the listener will be, as [`own_address`] writes it; none where only the kernel or an outer manager knows.
@@ -161,33 +205,13 @@ fn own_address(fd: &OwnedFd) -> nix::Result<(String, Option<u16>)> {
     Ok((address.as_unix_addr().map_or_else(|| "unknown".to_owned(), local::name_of), None))
 }
 
-/// Connections in the accept queue, and its limit; None where the kernel does not say (all but listening TCP).
-pub fn queue(socket: &HeldSocket) -> (Option<u32>, Option<u32>) {
-    if socket.kind != Kind::Tcp {
-        return (None, None);
-    }
-    match sys::tcp_listen_queue(&socket.fd) {
-        Ok((depth, limit)) => (Some(depth), Some(limit)),
-        Err(error) => {
-            log::debug!("{}: TCP_INFO: {error}", socket.address);
-            (None, None)
-        }
-    }
-}
-
-/// listen(2) once more, with the backlog that was asked for: it costs nothing, and mends what a server did with a small
-/// listen(2) of its own or, on TCP, with shutdown(2).
-pub fn listen_again(socket: &HeldSocket) -> io::Result<()> {
-    socket.backlog.map_or(Ok(()), |backlog| sys::listen(&socket.fd, backlog))
-}
-
 /// O_NONBLOCK belongs to the open file description, so this changes it for every process that has the socket.
-pub fn set_non_blocking(socket: &HeldSocket, on: bool) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(&socket.fd, FcntlArg::F_GETFL)?);
+pub fn set_non_blocking(socket: &OwnedFd, on: bool) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
     let mut wanted = flags;
     wanted.set(OFlag::O_NONBLOCK, on);
     if wanted != flags {
-        fcntl(&socket.fd, FcntlArg::F_SETFL(wanted))?;
+        fcntl(socket, FcntlArg::F_SETFL(wanted))?;
     }
     Ok(())
 }

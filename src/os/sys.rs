@@ -17,6 +17,9 @@ use crate::core::Exit;
 /// PIDFD_SIGNAL_PROCESS_GROUP of <linux/pidfd.h>, Linux 6.9.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
+/// Of <asm-generic/socket.h>; the C library has it for Android alone.
+const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
+
 /// A child that was waited for, and how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waited {
@@ -161,6 +164,19 @@ pub fn set_disposition(signal: Signal, disposition: Disposition) -> io::Result<(
     Ok(())
 }
 
+/// Gives SIGALRM a handler that does nothing but make a blocking call fail with EINTR (no SA_RESTART), and unblocks it.
+/// For a process of its own (the relay): in the supervisor no handler of ours ever runs.
+pub fn let_alarms_interrupt() -> io::Result<()> {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    // SAFETY: a zeroed sigaction is a valid one: no flags, an empty mask.
+    let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: `action` lives through the call; its handler has the type that sa_flags without SA_SIGINFO asks for,
+    // and touches nothing.
+    check(unsafe { libc::sigaction(libc::SIGALRM, &action, ptr::null_mut()) }.into())?;
+    Ok(signal_set(Signal::from_number(libc::SIGALRM)).thread_unblock()?)
+}
+
 /// Whether the signal is ignored now: at start that is what whoever started us (nohup, a shell) wanted.
 pub fn is_ignored(signal: Signal) -> io::Result<bool> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
@@ -206,7 +222,6 @@ pub fn set_int_option(
 }
 
 /// The same read back.
-#[cfg(test)]
 pub fn int_option(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut length = size_of_val(&value) as libc::socklen_t;
@@ -216,10 +231,68 @@ pub fn int_option(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> i
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
+/// setsockopt(2) with SO_ATTACH_REUSEPORT_CBPF (socket(7), Linux 4.5), on any member for its whole group. EINVAL: not bound
+/// with SO_REUSEPORT. EPERM: SO_LOCK_FILTER is set on this member.
+pub fn attach_reuseport_program(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    let length = size_of_val(&program) as libc::socklen_t;
+    // SAFETY: `program` is readable for `length` bytes and points to `len` instructions, which the kernel only copies;
+    // both outlive the call, and the borrow keeps the fd open.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives a socket option of `target` the value that it has on `model`, where it differs. An option of up to 64 bytes that
+/// the model does not have is left alone.
+pub fn copy_option(
+    model: impl AsFd,
+    target: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<()> {
+    let (model, target) = (model.as_fd().as_raw_fd(), target.as_fd().as_raw_fd());
+    let read = |fd: RawFd| {
+        let mut value = [0u8; 64];
+        let mut length = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: `value` is writable for `length` bytes, and the borrows keep both fds open.
+        let result = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
+        if result == 0 { Ok((value, length)) } else { Err(io::Error::last_os_error()) }
+    };
+    let Ok((value, length)) = read(model) else { return Ok(()) };
+    if read(target)? == (value, length) {
+        return Ok(());
+    }
+    // SAFETY: `value` is readable for `length` bytes, which getsockopt(2) made no larger than it is.
+    let result = unsafe { libc::setsockopt(target, level, name, value.as_ptr().cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// socket(2) with SOCK_CLOEXEC and any protocol number: nix knows neither UDP-Lite nor MPTCP.
 pub fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: plain integers; the call touches no memory of ours.
     let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) }.into())?;
+    // SAFETY: the kernel just made this fd for us, nobody else owns it; fd numbers fit in an i32.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// accept4(2): a non-blocking, close-on-exec connection. EINTR is an error here: somebody wanted it to return.
+pub fn accept(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: null pointers ask for no address; the borrow keeps the fd open.
+    let fd = check(
+        unsafe { libc::accept4(socket.as_fd().as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags) }.into(),
+    )?;
     // SAFETY: the kernel just made this fd for us, nobody else owns it; fd numbers fit in an i32.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

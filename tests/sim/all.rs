@@ -175,7 +175,7 @@ fn every_history(name: &str, policy: &Policy, setting: Setting) -> u32 {
     }
 }
 
-const HOLDING: Setting = Setting { holds_sockets: true, hup_ignored: false, init: false };
+const HOLDING: Setting = Setting { holds_sockets: true, steers: false, hup_ignored: false, init: false };
 
 fn notifying() -> Policy {
     Policy { ready: Ready::Notify, bake: Span::ZERO, ..Config::for_command_line().policy }

@@ -220,6 +220,9 @@ impl Check {
             | Event::CommandEnded { .. }
             | Event::MainChanged { .. }
             | Event::MainSought { .. }
+            | Event::Arrived { .. }
+            | Event::Counted { .. }
+            | Event::Probed { .. }
             | Event::Reread { .. } => {}
         }
     }
@@ -298,6 +301,13 @@ impl Check {
             | Action::Run { .. }
             | Action::FindMain { .. }
             | Action::AwaitClear { .. }
+            | Action::Steer(_)
+            | Action::Guard { .. }
+            | Action::Rescue { .. }
+            | Action::Count { .. }
+            | Action::Probe { .. }
+            | Action::EndProbe { .. }
+            | Action::TellOverflows
             | Action::Adopt
             | Action::Discard => {}
         }

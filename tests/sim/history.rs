@@ -27,8 +27,12 @@ pub(crate) struct Mood {
 /// Makes the world of this seed.
 pub(crate) fn world(seed: u64) -> World {
     let mut rng = Rng::with_seed(seed);
-    let setting =
-        Setting { holds_sockets: rng.u8(..8) > 0, hup_ignored: rng.u8(..8) == 0, init: rng.u8(..4) == 0 };
+    let setting = Setting {
+        holds_sockets: rng.u8(..8) > 0,
+        steers: false,
+        hup_ignored: rng.u8(..8) == 0,
+        init: rng.u8(..4) == 0,
+    };
     let policy = policy(&mut rng);
     let mood = Mood {
         server: std::array::from_fn(|_| rng.u8(..3) == 0),

@@ -19,7 +19,7 @@ fn serving(policy: Policy) -> World {
 }
 
 fn served_by(script: Script, policy: Policy) -> World {
-    let setting = Setting { holds_sockets: true, hup_ignored: false, init: false };
+    let setting = Setting { holds_sockets: true, steers: false, hup_ignored: false, init: false };
     let mut world = World::new(0, policy, setting);
     world.scripts.push_back(Ok(script));
     world.run_for(SECOND);

@@ -85,6 +85,9 @@ fn event_text(event: &Event) -> String {
         | Event::Tick
         | Event::CommandEnded { .. }
         | Event::MainChanged { .. }
+        | Event::Arrived { .. }
+        | Event::Counted { .. }
+        | Event::Probed { .. }
         | Event::MainSought { .. } => format!("{event:?}"),
     }
 }
@@ -116,6 +119,13 @@ fn action_text(action: &Action) -> String {
         | Action::FindMain { .. }
         | Action::AwaitClear { .. }
         | Action::Reread
+        | Action::Steer(_)
+        | Action::Guard { .. }
+        | Action::Rescue { .. }
+        | Action::Count { .. }
+        | Action::Probe { .. }
+        | Action::EndProbe { .. }
+        | Action::TellOverflows
         | Action::Adopt
         | Action::Discard
         | Action::Exit(_) => format!("{action:?}"),

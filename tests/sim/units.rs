@@ -102,7 +102,8 @@ type Marks = BTreeMap<&'static str, u32>;
 
 fn live(seed: u64) -> Marks {
     let mut rng = Rng::with_seed(seed);
-    let setting = Setting { holds_sockets: rng.u8(..4) > 0, hup_ignored: false, init: rng.u8(..8) == 0 };
+    let setting =
+        Setting { holds_sockets: rng.u8(..4) > 0, steers: false, hup_ignored: false, init: rng.u8(..8) == 0 };
     let first = policy(&mut rng);
     let mut kernel = Kernel::new(rng.fork(), first, setting, policy);
     for _ in 0..rng.u32(5..40) {

@@ -340,6 +340,7 @@ impl World {
                 result: Ok(Box::new(Reread {
                     policy: self.policy.clone(),
                     holds_sockets: self.setting.holds_sockets,
+                    steers: self.setting.steers,
                 })),
             }),
             Action::Run { .. } | Action::FindMain { .. } => unreachable!("no commands in this world"),
@@ -369,6 +370,13 @@ impl World {
             Action::Forget { .. }
             | Action::Tell(_)
             | Action::TellManager(_)
+            | Action::Steer(_)
+            | Action::Guard { .. }
+            | Action::Rescue { .. }
+            | Action::Count { .. }
+            | Action::Probe { .. }
+            | Action::EndProbe { .. }
+            | Action::TellOverflows
             | Action::Adopt
             | Action::Discard => {}
         }

@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Launcher, Request};
 use crate::config::{CommandList, Exec, Launch, Signal, Span};
-use crate::core::{Command, Exit, Stage};
+use crate::core::{Command, Exit, SlotId, Stage};
 use crate::os::signal::Signals;
 use crate::os::{reap, spawn, sys};
 
@@ -30,6 +30,7 @@ pub fn run_to_end(
         main_pid: None,
         outcome: None,
         stored: &[],
+        slot: SlotId(0),
     };
     let plan = launcher.plan_of(exec, &request).map_err(|failure| failed(failure.what))?;
     let child = spawn::spawn(&plan).map_err(|failure| match failure.stage {

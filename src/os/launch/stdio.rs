@@ -17,20 +17,19 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::config::{Input, Launch, OpenFile, OpenMode, Output};
 use crate::core::{Stage, StartFailure};
-use crate::os::socket::NamedSocket;
 use crate::os::spawn::Stream;
 
-fn only(sockets: &[NamedSocket]) -> Result<Stream, String> {
+fn only(sockets: &[(String, Rc<OwnedFd>)]) -> Result<Stream, String> {
     match sockets {
-        [socket] => Ok(Stream::Fd(socket.fd.as_raw_fd())),
+        [(_, fd)] => Ok(Stream::Fd(fd.as_raw_fd())),
         sockets => Err(format!("needs exactly one socket, and there are {}", sockets.len())),
     }
 }
 
-fn named(sockets: &[NamedSocket], wanted: &str) -> Result<Stream, String> {
-    let found = sockets.iter().find(|socket| socket.name == wanted);
-    found.map(|socket| Stream::Fd(socket.fd.as_raw_fd())).ok_or_else(|| {
-        let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
+fn named(sockets: &[(String, Rc<OwnedFd>)], wanted: &str) -> Result<Stream, String> {
+    let found = sockets.iter().find(|(name, _)| name == wanted);
+    found.map(|(_, fd)| Stream::Fd(fd.as_raw_fd())).ok_or_else(|| {
+        let names: Vec<&str> = sockets.iter().map(|(name, _)| name.as_str()).collect();
         format!("no socket has this name (there are: {})", names.join(", "))
     })
 }
@@ -43,7 +42,7 @@ pub(super) fn uses_socket(launch: &Launch) -> bool {
 /// What becomes fd 0, 1 and 2. What had to be opened goes to `files`.
 pub(super) fn streams(
     launch: &Launch,
-    sockets: &[NamedSocket],
+    sockets: &[(String, Rc<OwnedFd>)],
     files: &mut Vec<Rc<OwnedFd>>,
 ) -> Result<[Stream; 3], StartFailure> {
     let mut keep = |opened: OwnedFd| {
@@ -102,7 +101,7 @@ fn one(
     output: &Output,
     which: &Which,
     launch: &Launch,
-    sockets: &[NamedSocket],
+    sockets: &[(String, Rc<OwnedFd>)],
     stdin: Stream,
     keep: &mut impl FnMut(OwnedFd) -> Stream,
 ) -> Result<Stream, StartFailure> {

@@ -8,12 +8,16 @@ use std::rc::Rc;
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 
+use super::health;
+use super::slots::Slots;
+use super::traffic::Questions;
 use super::{CONTROL, Reader, SIGNALS, Shell};
-use crate::config::{Config, Exec, Input, Instance, SocketCommands, Span};
-use crate::core::{Setting, Supervisor};
+use crate::config::{Config, Exec, Handover, Input, Instance, SocketCommands, SocketOptions, Span};
+use crate::core::{Note, Setting, SocketNote, Supervisor};
 use crate::os::children::Children;
 use crate::os::control::ControlSocket;
 use crate::os::control::server::ControlServer;
+use crate::os::diag;
 use crate::os::fd_store::FdStore;
 use crate::os::launch::{self, Launcher};
 use crate::os::manager::ManagerSocket;
@@ -40,12 +44,19 @@ impl Shell {
         let poll = Poll::new().map_err(cannot("make a poll"))?;
         let control = open_control(instance, &config, &poll)?;
         let sockets = hold_sockets(&config, &inherited, &signals)?;
+        if let Some(health) = &config.health {
+            health::socket_of(health, &sockets)?;
+        }
         let fd = signals.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)
             .map_err(cannot("watch for signals"))?;
-        let setting =
-            Setting { holds_sockets: !sockets.is_empty(), hup_ignored, init: std::process::id() == 1 };
+        let setting = Setting {
+            holds_sockets: !sockets.is_empty(),
+            steers: sockets.iter().any(|socket| socket.is_steered()),
+            hup_ignored,
+            init: std::process::id() == 1,
+        };
         let store = FdStore::new(config.launch.fd_store_max);
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
@@ -62,7 +73,13 @@ impl Shell {
             poll,
             signals,
             sockets,
-            is_watching: false,
+            slots: Slots::new(),
+            relays: Vec::new(),
+            questions: Questions::default(),
+            health: config.health,
+            asking: None,
+            paths: None,
+            taken: BTreeSet::new(),
             children: Children::default(),
             talkative: BTreeSet::new(),
             control,
@@ -98,10 +115,34 @@ impl Shell {
         for (socket, fd) in self.sockets.iter().zip(3..) {
             log::info!("listening on {} as {} (fd {fd})", socket.address, socket.name);
         }
+        for note in self.departures() {
+            self.tell(&note);
+        }
         if let Some(control) = &self.control {
             let socket = control.socket();
             log::info!("{} is our name; control socket {}", socket.name(), socket.path().display());
         }
+    }
+}
+
+impl Shell {
+    /// What is not as it was asked for.
+    fn departures(&self) -> Vec<Note> {
+        let somaxconn = diag::somaxconn().unwrap_or(u32::MAX);
+        let is_steered = self.policy.handover == Handover::Steered;
+        let mut notes = Vec::new();
+        for socket in &self.sockets {
+            let address = || socket.address.clone();
+            if let Some(why) = socket.why_shared().filter(|_| is_steered) {
+                notes.push(SocketNote::Shared { socket: address(), why }.into());
+            }
+            // Where nothing was asked for it is as much as the kernel has.
+            let asked = socket.backlog.filter(|backlog| *backlog < SocketOptions::new().backlog);
+            if let Some(backlog) = asked.filter(|backlog| *backlog > somaxconn) {
+                notes.push(SocketNote::BacklogCapped { socket: address(), backlog, somaxconn }.into());
+            }
+        }
+        notes
     }
 }
 
@@ -127,7 +168,8 @@ fn hold_sockets(
 ) -> Result<Vec<NamedSocket>, String> {
     let SocketCommands { start_pre, start_post, stop_post, timeout, .. } = &config.socket_commands;
     let held = run_commands("ExecStartPre", start_pre, *timeout, signals).and_then(|()| {
-        let sockets = socket::bind_all(&config.listeners, inherited).map_err(|error| error.to_string())?;
+        let sockets = socket::bind_all(&config.listeners, inherited, config.policy.handover)
+            .map_err(|error| error.to_string())?;
         run_commands("ExecStartPost", start_post, *timeout, signals)?;
         Ok(sockets)
     });

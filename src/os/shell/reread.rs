@@ -16,7 +16,8 @@ impl Shell {
                 Some(staged) => (&staged.policy, &staged.sockets),
                 None => (&self.policy, &self.sockets),
             };
-            Box::new(Reread { policy: policy.clone(), holds_sockets: !sockets.is_empty() })
+            let steers = sockets.iter().any(|socket| socket.is_steered());
+            Box::new(Reread { policy: policy.clone(), holds_sockets: !sockets.is_empty(), steers })
         });
         self.queue.push_back(Event::Reread { result });
     }
@@ -26,8 +27,9 @@ impl Shell {
         let Some(reader) = &mut self.reader else { return Ok(()) };
         let config: Config = reader()?;
         launch::check(&config.launch)?;
-        let sockets = socket::rebind(&self.sockets, &config.listeners, &self.inherited)
-            .map_err(|error| error.to_string())?;
+        let sockets =
+            socket::rebind(&self.sockets, &config.listeners, &self.inherited, config.policy.handover)
+                .map_err(|error| error.to_string())?;
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
         self.staged = Some(Staged {
@@ -35,20 +37,21 @@ impl Shell {
             launcher: Rc::new(launcher),
             sockets,
             socket_commands: config.socket_commands,
+            health: config.health,
         });
+        self.arm();
         Ok(())
     }
 
     pub(super) fn adopt(&mut self) {
         let Some(staged) = self.staged.take() else { return };
-        let was_watching = self.is_watching;
-        self.watch(false);
         self.tell_sockets(&staged.sockets);
         (self.policy, self.launcher, self.sockets) = (staged.policy, staged.launcher, staged.sockets);
         // ExecStopPre= and ExecStopPost= of [Socket]; those of its start are past.
         self.socket_commands = staged.socket_commands;
+        self.health = staged.health;
         self.store.set_max(self.poll.registry(), self.launcher.fd_store_max());
-        self.watch(was_watching);
+        self.arm();
     }
 
     /// What is held from now on, and what no longer is.

@@ -1,4 +1,5 @@
-//! Who holds an address that we cannot have. Only asked when a bind has failed, and only for the message.
+//! Who holds an address that we cannot have, or a socket that is not ours. Only asked when a bind has failed or a stranger
+//! was seen, and only for the message.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -13,7 +14,7 @@ const FDS: usize = 500_000;
 const LISTEN: &str = "0A";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Holder {
+pub enum Holder {
     /// The first process found that has it; a server's children often have it too.
     Process { pid: u32, command: String },
     /// The socket is there, its process is not for us to see.
@@ -137,6 +138,11 @@ fn unix_row(line: &str, wanted: &[u8]) -> Option<Row> {
 fn name(row: Option<Row>) -> Holder {
     let Some(row) = row else { return Holder::Unknown };
     process_of(row.inode).unwrap_or(Holder::Unseen { uid: row.uid })
+}
+
+/// The process that has the socket of this inode; `uid` is the socket's, for when the process is not for us to see.
+pub fn of_inode(inode: u32, uid: u32) -> Holder {
+    name(Some(Row { inode: u64::from(inode), uid: Some(uid) }))
 }
 
 fn process_of(inode: u64) -> Option<Holder> {

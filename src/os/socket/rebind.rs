@@ -4,10 +4,11 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use super::{BindError, HeldSocket, Inherited, NamedSocket, addresses, hold};
-use crate::config::{Address, Listener, SocketOptions};
+use crate::config::{Address, Handover, Listener, SocketOptions};
 
 /// Keeps each held socket that a listener of the same kind and address asks for, untouched; of several with one address
-/// (ReusePort=, port 0) the first listener keeps the first. Binds the others, all or none.
+/// (ReusePort=, port 0) the first listener keeps the first. Binds the others, all or none, as `handover` says; what is kept
+/// stays steered or shared as it was bound.
 ///
 /// One for each listener, in their order, which is that of the fds. To give the new list up, drop it; what it does not
 /// have any more is closed with the last list that has it.
@@ -18,6 +19,7 @@ pub fn rebind(
     held: &[NamedSocket],
     listeners: &[Listener],
     inherited: &Inherited,
+    handover: Handover,
 ) -> Result<Vec<NamedSocket>, BindError> {
     let mut left_over = held.to_vec();
     let kept: Vec<Option<Rc<HeldSocket>>> = listeners
@@ -30,8 +32,8 @@ pub fn rebind(
     let mut taken: Vec<RawFd> = held.iter().filter_map(|held| held.inherited).collect();
     let mut bound = Vec::new();
     for (listener, _) in listeners.iter().zip(&kept).filter(|(_, kept)| kept.is_none()) {
-        let socket =
-            hold(listener, inherited, &taken).map_err(|error| explain(error, listener, &left_over))?;
+        let socket = hold(listener, inherited, &taken, handover)
+            .map_err(|error| explain(error, listener, &left_over))?;
         taken.extend(socket.inherited);
         bound.push(socket);
     }
@@ -44,9 +46,7 @@ pub fn rebind(
             warn_of_changes(&socket, listener);
             sockets.push(NamedSocket { name, socket });
         } else if let Some(mut socket) = bound.next() {
-            if let Some(path) = &mut socket.own_path {
-                path.set_removes(listener.options.remove_on_stop);
-            }
+            socket.set_removes(listener.options.remove_on_stop);
             sockets.push(NamedSocket { name, socket: Rc::new(socket) });
         }
     }

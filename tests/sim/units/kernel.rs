@@ -387,7 +387,7 @@ impl Kernel {
         }
         let policy = if self.rng.bool() { (self.make_policy)(&mut self.rng) } else { self.policy.clone() };
         let holds_sockets = self.setting.holds_sockets ^ (self.rng.u8(..8) == 0);
-        let reread = Reread { policy, holds_sockets };
+        let reread = Reread { policy, holds_sockets, steers: false };
         self.staged = Some(reread.clone());
         Ok(Box::new(reread))
     }
@@ -417,7 +417,17 @@ impl Kernel {
             Action::Watch { on } => self.watched = *on,
             Action::Sweep { signal } => self.sweep(*signal),
             Action::Exit(_) => self.ended = true,
-            Action::Reply { .. } | Action::Tell(_) | Action::TellManager(_) | Action::Suspend => {}
+            Action::Reply { .. }
+            | Action::Tell(_)
+            | Action::TellManager(_)
+            | Action::Steer(_)
+            | Action::Guard { .. }
+            | Action::Rescue { .. }
+            | Action::Count { .. }
+            | Action::Probe { .. }
+            | Action::EndProbe { .. }
+            | Action::TellOverflows
+            | Action::Suspend => {}
         }
     }
 

@@ -160,6 +160,9 @@ impl Kernel {
             | Event::Cleared { .. }
             | Event::Reread { .. }
             | Event::Connected
+            | Event::Arrived { .. }
+            | Event::Counted { .. }
+            | Event::Probed { .. }
             | Event::Childless
             | Event::Tick => {}
         }

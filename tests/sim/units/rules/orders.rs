@@ -6,7 +6,7 @@ use super::*;
 impl Kernel {
     pub(crate) fn rules_of(&mut self, event: &Event, action: &Action, after: &Status) {
         match action {
-            Action::Spawn { generation, index } => {
+            Action::Spawn { generation, index, slot: _ } => {
                 self.begin(*generation);
                 self.main_comes_after_what_is_before_it(*generation, *index);
             }
@@ -58,6 +58,13 @@ impl Kernel {
             }
             Action::AwaitClear { .. }
             | Action::Sweep { .. }
+            | Action::Steer(_)
+            | Action::Guard { .. }
+            | Action::Rescue { .. }
+            | Action::Count { .. }
+            | Action::Probe { .. }
+            | Action::EndProbe { .. }
+            | Action::TellOverflows
             | Action::Tell(_)
             | Action::TellManager(_)
             | Action::Suspend => {}

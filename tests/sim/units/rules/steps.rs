@@ -22,7 +22,7 @@ impl Kernel {
                         "the verb says why: {reply:?}"
                     );
                 }
-                Action::Reread | Action::Tell(_) | Action::TellManager(_) => {}
+                Action::Reread | Action::Tell(_) | Action::TellManager(_) | Action::TellOverflows => {}
                 action => panic!("a broken file leads to {action:?}"),
             }
         }

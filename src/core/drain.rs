@@ -1,0 +1,193 @@
+//! The old generation after a switch: it finishes what it has, is then told to stop, and what that cut is counted.
+
+use super::note::Note;
+use super::report::{LastSwap, Reply};
+use super::service::{Generation, Step};
+use super::swap::swapped;
+use super::{Action, ClientId, End, Exit, GenerationId, Time, Traffic, limits};
+use crate::config::Span;
+
+use serde::{Deserialize, Serialize};
+
+/// From the switch until it is told to stop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Drain {
+    pub(super) since: Time,
+    /// When Drain= is over.
+    pub(super) due: Time,
+    /// Nothing was left when it was looked at last; a dump is not one moment, so two of them have to agree.
+    was_over: bool,
+    /// The queue as it was when it last got shorter, and since when it has not.
+    queued: u32,
+    stuck_since: Time,
+    /// When it was told last what is left.
+    told: Time,
+    /// Whoever waits for the end of the swap, and what they will hear.
+    pub(super) clients: Vec<ClientId>,
+    swap: LastSwap,
+}
+
+impl Drain {
+    /// At the latest.
+    pub(super) fn end(&self) -> Time {
+        self.due.after(limits::LAST_MOMENT)
+    }
+}
+
+/// The kernel is asked for the connections of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Look {
+    pub(super) next: Time,
+    gap: Span,
+    /// None: the kernel did not say.
+    pub(super) seen: Option<Traffic>,
+}
+
+impl Traffic {
+    /// Nothing that a kill signal could cut off.
+    pub fn is_over(self) -> bool {
+        self.in_flight + self.recent + self.queued + self.handshakes == 0
+    }
+}
+
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        let Self { in_flight, recent, idle, queued, handshakes } = other;
+        self.in_flight += in_flight;
+        self.recent += recent;
+        self.idle += idle;
+        self.queued += queued;
+        self.handshakes += handshakes;
+    }
+}
+
+impl Step<'_> {
+    /// The old generation has lost the traffic: it may finish what it has before it is told to stop.
+    pub(super) fn begin_drain(&mut self, id: GenerationId, clients: Vec<ClientId>, swap: LastSwap) {
+        let now = self.now;
+        let steers = self.service.setting.steers;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let span = generation.policy.drain;
+        let drain = Drain {
+            since: now,
+            due: now.after(span),
+            was_over: false,
+            queued: 0,
+            stuck_since: now,
+            told: now,
+            clients,
+            swap,
+        };
+        generation.drain = Some(drain);
+        generation.replaced = Some(now);
+        if span == Span::ZERO || !steers || !generation.lives() {
+            return self.end_drain(id);
+        }
+        self.look(id);
+    }
+
+    /// Asks the kernel now; the next time is later, and later from time to time, but not later than Drain= is over.
+    pub(super) fn look(&mut self, id: GenerationId) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let look = generation.look.get_or_insert(Look { next: now, gap: limits::LOOK_FIRST, seen: None });
+        let due = generation.drain.as_ref().map_or(Time::NEVER, |drain| drain.due);
+        if now >= due {
+            look.next = now.after(limits::LOOK_FIRST);
+        } else {
+            look.next = now.after(look.gap).min(due);
+            look.gap = Span::from_nanos(look.gap.as_nanos() * 2).min(limits::LOOK_LAST);
+        }
+        let quiet = generation.policy.drain_quiet;
+        self.out.push(Action::Count { generation: id, slot: generation.slot, quiet });
+    }
+
+    pub(super) fn on_counted(&mut self, id: GenerationId, traffic: Option<Traffic>) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let slot = generation.slot;
+        let Some(look) = &mut generation.look else { return };
+        let has_changed = look.seen != traffic;
+        look.seen = traffic;
+        let (Some(drain), Some(traffic)) = (&mut generation.drain, traffic) else { return };
+        if traffic.queued < drain.queued || traffic.queued == 0 {
+            drain.stuck_since = now;
+        }
+        drain.queued = traffic.queued;
+        // Drain= is over, but a moment in which nothing is in flight may be near.
+        let is_late = now >= drain.due;
+        let is_stuck = traffic.queued > 0 && now >= drain.stuck_since.after(limits::QUEUE_STUCK);
+        if is_stuck {
+            drain.stuck_since = now;
+        }
+        let was_over = std::mem::replace(&mut drain.was_over, traffic.is_over());
+        if (traffic.is_over() && was_over) || (is_late && traffic.in_flight == 0) {
+            return self.end_drain(id);
+        }
+        let is_news = has_changed && now >= drain.told.after(limits::DRAIN_NEWS);
+        if is_news {
+            drain.told = now;
+        }
+        if is_stuck {
+            self.tell(Note::QueueStuck { generation: id, queued: traffic.queued });
+            self.out.push(Action::Rescue { slot });
+        } else if is_news {
+            self.tell(Note::Draining { generation: id, traffic });
+        }
+    }
+
+    /// It is told to stop, unless it has ended by itself, and whoever waited for the swap hears of it.
+    pub(super) fn end_drain(&mut self, id: GenerationId) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let Some(drain) = generation.drain.take() else { return };
+        if let Some(look) = &mut generation.look {
+            let left = look.seen.unwrap_or_default();
+            look.gap = limits::LOOK_FIRST;
+            if generation.lives() {
+                self.tell(Note::Drained { generation: id, after: now.since(drain.since), left });
+            }
+            if left.is_over() {
+                // Nothing is left that its end could cut off.
+                self.set_cut(id, 0, left.idle);
+            } else {
+                self.look(id);
+            }
+        }
+        self.stop_by_policy(id, Span::INFINITY);
+        let text = swapped(id, GenerationId(drain.swap.to));
+        self.answer(drain.clients, &drain.swap, &Reply::done(text));
+    }
+
+    /// Its main process has ended: what of its connections that cut off. One that ended by itself some time after it was
+    /// told was finishing them; of others what was seen last is what was cut.
+    pub(super) fn count_cut(&mut self, id: GenerationId, end: &End) {
+        let now = self.now;
+        let Some(generation) = self.service.get(id) else { return };
+        let Some(seen) = generation.look.and_then(|look| look.seen) else { return };
+        let finished = matches!(end, End::Exited(Exit::Code(_)))
+            && generation.ending.is_some_and(|ending| now >= ending.since.after(limits::FINISHES));
+        let cut = if finished { 0 } else { seen.in_flight + seen.recent };
+        self.set_cut(id, cut, seen.idle);
+    }
+
+    fn set_cut(&mut self, id: GenerationId, cut: u32, idle: u32) {
+        if let Some(generation) = self.service.get_mut(id) {
+            generation.look = None;
+            generation.cut = cut;
+        }
+        if let Some(swap) = &mut self.service.last_swap
+            && swap.from == Some(id.0)
+        {
+            (swap.cut, swap.closed_idle) = (Some(cut.into()), Some(idle.into()));
+        }
+    }
+}
+
+impl Generation {
+    /// When the kernel is asked again: as long as it drains, and until it has stopped.
+    pub(super) fn next_look(&self) -> Option<Time> {
+        let matters = self.drain.is_some() || self.ending.is_some();
+        self.look.filter(|_| matters && self.end.is_none()).map(|look| look.next)
+    }
+}

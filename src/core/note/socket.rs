@@ -1,0 +1,144 @@
+//! The words for what happens to the sockets: who did what to them, and what was done about it.
+
+use std::fmt;
+
+use crate::core::GenerationId;
+
+/// One line about a held socket; `socket` is its address.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SocketNote {
+    /// It has no slots, although steering was asked for.
+    Shared {
+        socket: String,
+        why: String,
+    },
+    /// None: nobody runs on that slot.
+    Mended {
+        socket: String,
+        generation: Option<GenerationId>,
+        damage: Damage,
+    },
+    /// The path leads to something that is not ours.
+    PathTaken {
+        socket: String,
+    },
+    /// Another process has joined the address by SO_REUSEPORT.
+    Stranger {
+        socket: String,
+        who: String,
+    },
+    StrangerGone {
+        socket: String,
+    },
+    /// What waited on a slot without a server was taken to the one with the traffic. `relayed`: by a process of ours,
+    /// which the server sees as the client.
+    Rescued {
+        socket: String,
+        count: Option<u32>,
+        relayed: bool,
+    },
+    /// Connections that found a full queue during a swap, on this host.
+    Overflowed {
+        count: u64,
+    },
+    /// Backlog= is more than net.core.somaxconn.
+    BacklogCapped {
+        socket: String,
+        backlog: u32,
+        somaxconn: u32,
+    },
+}
+
+/// What a server did to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// shutdown(2) or connect(2) on TCP: it listens again, for the server as well.
+    Shutdown,
+    /// shutdown(2) on a unix socket, which is for good: the next generation gets a new one.
+    Ended,
+    /// unlink(2) of the path.
+    Unlinked,
+}
+
+impl SocketNote {
+    pub(super) const fn level(&self) -> log::Level {
+        match self {
+            Self::StrangerGone { .. } | Self::Shared { .. } | Self::Rescued { relayed: false, .. } => {
+                log::Level::Info
+            }
+            Self::Mended { .. }
+            | Self::PathTaken { .. }
+            | Self::Stranger { .. }
+            | Self::Rescued { relayed: true, .. }
+            | Self::Overflowed { .. }
+            | Self::BacklogCapped { .. } => log::Level::Warn,
+        }
+    }
+}
+
+impl fmt::Display for SocketNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shared { socket, why } => {
+                write!(f, "{socket} is shared by old and new during a swap, not steered: {why}")
+            }
+            Self::Mended { socket, generation, damage } => {
+                let who = generation.map_or_else(|| "a process that is gone".to_owned(), |id| id.to_string());
+                match damage {
+                    Damage::Shutdown => {
+                        write!(
+                            f,
+                            "{who} has shut {socket} down; it listens again (the server must not do that)"
+                        )
+                    }
+                    Damage::Ended => write!(
+                        f,
+                        "{who} has shut {socket} down for good; connections wait in a new one for the next \
+                         generation (\"supervise restart\" or \"supervise swap\" starts it)"
+                    ),
+                    Damage::Unlinked => {
+                        write!(
+                            f,
+                            "somebody has removed {socket}; it is there again (the server must not do that)"
+                        )
+                    }
+                }
+            }
+            Self::PathTaken { socket } => write!(
+                f,
+                "{socket} is somebody else's by now, and is left alone; clients do not reach us (move away what is \
+                 there, then \"supervise swap\")"
+            ),
+            Self::Stranger { socket, who } => write!(
+                f,
+                "{who} has bound {socket} as well, by SO_REUSEPORT; it gets no connections (let it take the socket \
+                 that is passed as LISTEN_FDS, or another port)"
+            ),
+            Self::StrangerGone { socket } => write!(f, "{socket} is ours alone again"),
+            Self::Rescued { socket, count, relayed } => {
+                let what = match count {
+                    Some(1) => "1 connection".to_owned(),
+                    Some(count) => format!("{count} connections"),
+                    None => "somebody".to_owned(),
+                };
+                let how = if *relayed {
+                    "passed on to the server that serves, which sees us as the client (sysctl \
+                     net.ipv4.tcp_migrate_req=1 keeps client addresses)"
+                } else {
+                    "moved to the server that serves"
+                };
+                write!(f, "{socket}: {what} waited where nobody serves any more: {how}")
+            }
+            Self::Overflowed { count } => write!(
+                f,
+                "{count} connections of this host found a full queue during the swap and had to try again (see \
+                 Backlog= and net.core.somaxconn)"
+            ),
+            Self::BacklogCapped { socket, backlog, somaxconn } => write!(
+                f,
+                "{socket}: Backlog={backlog} is cut to net.core.somaxconn, {somaxconn} (sysctl -w \
+                 net.core.somaxconn={backlog} allows it)"
+            ),
+        }
+    }
+}

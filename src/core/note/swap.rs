@@ -1,0 +1,118 @@
+//! The words of a swap.
+
+use std::fmt;
+
+use crate::config::{Canary, Span};
+use crate::core::report::rounded;
+use crate::core::{GenerationId, Traffic};
+
+/// What a swap has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SwapNote {
+    Begun {
+        from: GenerationId,
+        to: GenerationId,
+        within: Span,
+    },
+    Waits,
+    /// The files cannot be taken as they are.
+    Refused {
+        why: String,
+    },
+    /// Too many generations live.
+    Held {
+        generations: usize,
+    },
+    Baking {
+        from: GenerationId,
+        to: GenerationId,
+        span: Span,
+    },
+    Canary {
+        to: GenerationId,
+        canary: Canary,
+    },
+    /// `drain`: how long the old one may finish what it has. None: it is told to stop at once.
+    Done {
+        from: GenerationId,
+        to: GenerationId,
+        drain: Option<Span>,
+    },
+    RolledBack {
+        from: GenerationId,
+        to: GenerationId,
+        reason: String,
+    },
+    OldDied {
+        old: GenerationId,
+        new: GenerationId,
+    },
+}
+
+impl fmt::Display for SwapNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Begun { from, to, within } => {
+                write!(f, "swap: {to} starts beside {from}{}", must_be_ready(*within))
+            }
+            Self::Waits => write!(f, "swap: one more swap follows the one under way"),
+            Self::Refused { why } => write!(f, "no swap, nothing is changed: {why}"),
+            Self::Held { generations } => {
+                write!(f, "swap: it waits until one of {generations} living generations has ended")
+            }
+            Self::Baking { from, to, span } => {
+                let long = if span.is_infinite() {
+                    "for ever".to_owned()
+                } else {
+                    format!("for another {}", rounded(*span))
+                };
+                write!(f, "{from} stays untouched {long}, in case {to} dies")
+            }
+            Self::Canary { to, canary } => write!(
+                f,
+                "{to} gets {} % of the new connections for {}",
+                canary.percent,
+                rounded(canary.span)
+            ),
+            Self::Done { from, to, drain: None } => {
+                write!(f, "swapped: {to} took over; {from} is told to stop")
+            }
+            Self::Done { from, to, drain: Some(drain) } if drain.is_infinite() => {
+                write!(f, "{to} has the traffic for good; {from} finishes what it has")
+            }
+            Self::Done { from, to, drain: Some(drain) } => write!(
+                f,
+                "{to} has the traffic for good; {from} may finish what it has for {}",
+                rounded(*drain)
+            ),
+            Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
+            Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
+        }
+    }
+}
+
+fn must_be_ready(within: Span) -> String {
+    if within.is_infinite() {
+        String::new()
+    } else {
+        format!(" and must be ready within {}", rounded(within))
+    }
+}
+
+/// `3 in flight, 5 idle`: what there is of it.
+pub(super) fn connections(traffic: Traffic) -> String {
+    let Traffic { in_flight, recent, idle, queued, handshakes } = traffic;
+    let counts = [
+        (in_flight, "in flight"),
+        (recent, "just answered"),
+        (queued, "in its queue"),
+        (handshakes, "in a handshake"),
+        (idle, "idle"),
+    ];
+    let texts: Vec<String> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if texts.is_empty() { "no connections".to_owned() } else { texts.join(", ") }
+}

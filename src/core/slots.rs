@@ -1,0 +1,107 @@
+//! Slots: which one has the traffic, which are guarded, and who takes what waits where nobody serves.
+//!
+//! A slot is one of several sockets of each address. New connections go to one slot (with a canary, to two); a generation
+//! accepts only from its own. Nothing here is remembered twice: who should have the traffic, and which slots nobody
+//! serves, is read off the phase after every step ([`Step::settle_slots`]) and ordered where it has changed.
+
+use super::service::{Generation, Phase, Service, Step};
+use super::{Action, GenerationId, SlotId, Steering, limits};
+
+impl Service {
+    /// At least one socket has slots: of those held, or of those that the swap under way has bound.
+    pub(super) fn steers(&self) -> bool {
+        self.setting.steers || self.staged.as_ref().is_some_and(|staged| staged.steers)
+    }
+
+    /// The slot for a new generation: the one with the traffic, so that it finds the queue there, unless somebody has it.
+    pub(super) fn free_slot(&self) -> SlotId {
+        if !self.steers() {
+            return SlotId(0);
+        }
+        let is_free = |slot: &SlotId| !self.generations.iter().any(|generation| generation.slot == *slot);
+        let traffic = self.steering.slot;
+        let others = (0..limits::GENERATIONS as u8).map(SlotId);
+        // There are as many slots as generations, so one is free.
+        std::iter::once(traffic).chain(others).find(is_free).unwrap_or(traffic)
+    }
+
+    /// Who should have the traffic now.
+    fn wanted_steering(&self) -> Steering {
+        let slot = |id: GenerationId| self.get(id).map_or(self.steering.slot, |generation| generation.slot);
+        let all = |slot| Steering { slot, canary: None };
+        match self.phase {
+            Phase::Up { current } => all(slot(current)),
+            Phase::Swapping { old, new } => match self.get(new) {
+                Some(candidate) if candidate.switched.is_some() => all(candidate.slot),
+                Some(Generation { ready: Some(_), policy, slot: new, .. }) => {
+                    Steering { slot: slot(old), canary: policy.canary.map(|canary| (*new, canary.percent)) }
+                }
+                Some(_) | None => all(slot(old)),
+            },
+            Phase::Listening { .. }
+            | Phase::Replacing { .. }
+            | Phase::Waiting { .. }
+            | Phase::Paused
+            | Phase::Failed
+            | Phase::Stopping { .. } => all(self.steering.slot),
+        }
+    }
+
+    /// Nobody accepts there any more, or nobody has yet: what arrives (a handshake begun before a switch; a server
+    /// that shut the other slots down) has to be taken elsewhere.
+    fn is_abandoned(&self, slot: SlotId) -> bool {
+        slot != self.steering.slot
+            && !self.generations.iter().any(|generation| generation.slot == slot && generation.lives())
+    }
+
+    /// The generation with the traffic accepts, or will as soon as it gets to it.
+    fn target_serves(&self) -> bool {
+        let serves = |generation: &Generation| generation.runs() && generation.lives();
+        self.generations.iter().any(|generation| generation.slot == self.steering.slot && serves(generation))
+    }
+}
+
+impl Step<'_> {
+    /// Gives the traffic to whom it belongs now. Before anything that follows from having lost it.
+    pub(super) fn settle_steering(&mut self) {
+        let wanted = self.service.wanted_steering();
+        if self.service.steers() && wanted != self.service.steering {
+            self.service.steering = wanted;
+            self.out.push(Action::Steer(wanted));
+        }
+    }
+
+    pub(super) fn settle_slots(&mut self) {
+        if !self.service.steers() || matches!(self.service.phase, Phase::Stopping { .. }) {
+            return;
+        }
+        self.settle_steering();
+        for slot in (0..self.service.slots).map(SlotId) {
+            let on = self.service.is_abandoned(slot);
+            let guarded = &mut self.service.guarded;
+            if on != guarded.contains(&slot) {
+                if on {
+                    guarded.insert(slot)
+                } else {
+                    guarded.remove(&slot)
+                };
+                self.out.push(Action::Guard { slot, on });
+            }
+        }
+        if self.service.target_serves() {
+            for slot in std::mem::take(&mut self.service.stranded) {
+                if self.service.guarded.contains(&slot) {
+                    self.out.push(Action::Rescue { slot });
+                }
+            }
+        }
+    }
+
+    /// Something waits on a guarded slot. `settle_slots` has it taken to whoever serves, now or as soon as somebody does.
+    pub(super) fn on_arrived(&mut self, slot: SlotId) {
+        if self.service.guarded.contains(&slot) {
+            self.service.stranded.insert(slot);
+            self.on_connected();
+        }
+    }
+}

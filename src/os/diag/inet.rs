@@ -1,0 +1,168 @@
+//! TCP and UDP sockets as inet_diag shows them (<linux/inet_diag.h>, <linux/tcp.h>).
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::netlink::{attributes, bytes_at, u32_at};
+
+/// Attributes of the answer.
+const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_SOCKOPT: u16 = 22;
+/// The request's ext is a set of them, counted from 1. SOCKOPT comes unasked.
+const EXT_INFO: u8 = 1 << (INET_DIAG_INFO - 1);
+/// Without the bound but unconnected sockets (TCPF_BOUND_INACTIVE) that Linux 6.8 would add.
+pub(super) const ALL_STATES: u32 = 0x1ffe;
+/// inet_diag_msg, which the attributes follow.
+const MESSAGE: usize = 72;
+
+/// Of the states of TCP those that mean something to us (<net/tcp_states.h>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Established,
+    SynReceived,
+    CloseWait,
+    Listen,
+    /// Being closed, or a UDP socket that is not connected.
+    Other,
+}
+
+impl State {
+    pub(super) fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Established,
+            3 | 12 => Self::SynReceived,
+            8 => Self::CloseWait,
+            10 => Self::Listen,
+            _ => Self::Other,
+        }
+    }
+
+    pub(super) const fn mask(self) -> u32 {
+        match self {
+            Self::Established => 1 << 1,
+            Self::SynReceived => 1 << 3 | 1 << 12,
+            Self::CloseWait => 1 << 8,
+            Self::Listen => 1 << 10,
+            Self::Other => ALL_STATES,
+        }
+    }
+}
+
+/// One socket. Addresses are canonical: IPv4 in IPv6 is shown as IPv4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InetSocket {
+    pub state: State,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    /// 0: no process has it, not yet or not any more.
+    pub inode: u32,
+    pub uid: u32,
+    /// Bytes received and not read; of a listener, connections not accepted.
+    pub rqueue: u32,
+    /// Bytes written and not acknowledged; of a listener, how many connections may wait.
+    pub wqueue: u32,
+    /// The number of the slot, in options that mean nothing to a TCP socket and go over to accepted connections:
+    /// IP_MULTICAST_LOOP (on by default) counts 1, IP_BIND_ADDRESS_NO_PORT 2, IP_FREEBIND 4. None before Linux 5.10.
+    pub label: Option<u8>,
+    /// None for what is not a whole connection.
+    pub activity: Option<Activity>,
+}
+
+/// What TCP_INFO says of the segments of a connection. The times are counted in the kernel's ticks (1 to 10 ms), so two
+/// that are equal may have been in either order; what never happened has the time of the connection's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    pub since_sent_ms: u32,
+    pub since_received_ms: u32,
+    /// Any segment that acknowledges, with data or without.
+    pub since_acknowledged_ms: u32,
+    /// Segments with data.
+    pub sent: u32,
+    pub received: u32,
+    /// Segments sent without data.
+    pub bare_sent: u32,
+}
+
+impl InetSocket {
+    /// Whether this socket's own address is one that a socket bound to `held` serves.
+    pub fn is_at(&self, held: SocketAddr) -> bool {
+        let (own, held_ip) = (self.local.ip(), held.ip().to_canonical());
+        let wildcard = held_ip.is_unspecified() && (held_ip.is_ipv6() || own.is_ipv4());
+        self.local.port() == held.port() && (wildcard || own == held_ip)
+    }
+}
+
+/// inet_diag_req_v2, and a program that lets pass what has this local port. S_GE and S_LE instead of S_EQ: they are
+/// there in every kernel.
+pub(super) fn request(family: u8, protocol: u8, port: u16, states: u32) -> Vec<u8> {
+    const ID: usize = 48;
+    const REQ_BYTECODE: u16 = 1;
+    const S_GE: u8 = 2;
+    const S_LE: u8 = 3;
+    let mut request = vec![family, protocol, EXT_INFO, 0];
+    request.extend(states.to_ne_bytes());
+    request.extend([0; ID]);
+    request.extend(20_u16.to_ne_bytes());
+    request.extend(REQ_BYTECODE.to_ne_bytes());
+    // inet_diag_bc_op: code, where to if yes, where to if no (four past the end rejects); the operand is the `no` of a
+    // second one.
+    for (code, no) in [(S_GE, 20_u16), (S_LE, 12)] {
+        request.extend([code, 8]);
+        request.extend(no.to_ne_bytes());
+        request.extend([0, 0]);
+        request.extend(port.to_ne_bytes());
+    }
+    request
+}
+
+/// None: too short to be one.
+pub(super) fn parse(bytes: &[u8]) -> Option<InetSocket> {
+    let [family, state] = bytes_at(bytes, 0)?;
+    let address = |port_at, ip_at| {
+        let port = u16::from_be_bytes(bytes_at(bytes, port_at)?);
+        let ip = if i32::from(family) == libc::AF_INET {
+            IpAddr::from(bytes_at::<4>(bytes, ip_at)?)
+        } else {
+            IpAddr::from(bytes_at::<16>(bytes, ip_at)?).to_canonical()
+        };
+        Some(SocketAddr::new(ip, port))
+    };
+    let mut socket = InetSocket {
+        state: State::of(state),
+        local: address(4, 8)?,
+        remote: address(6, 24)?,
+        rqueue: u32_at(bytes, 56)?,
+        wqueue: u32_at(bytes, 60)?,
+        uid: u32_at(bytes, 64)?,
+        inode: u32_at(bytes, 68)?,
+        label: None,
+        activity: None,
+    };
+    for (kind, value) in attributes(bytes.get(MESSAGE..)?) {
+        match kind {
+            INET_DIAG_INFO => socket.activity = activity(value),
+            INET_DIAG_SOCKOPT => socket.label = bytes_at(value, 0).map(label),
+            _ => {}
+        }
+    }
+    Some(socket)
+}
+
+/// inet_diag_sockopt: bit fields, which start at the other end where the byte order is the other.
+fn label(bytes: [u8; 2]) -> u8 {
+    let [first, second] = if cfg!(target_endian = "big") { bytes.map(u8::reverse_bits) } else { bytes };
+    let (freebind, multicast_loop, address_no_port) = (first >> 2 & 1, first >> 4 & 1, second & 1);
+    multicast_loop | address_no_port << 1 | freebind << 2
+}
+
+/// tcp_info, up to tcpi_data_segs_out (Linux 4.6).
+fn activity(info: &[u8]) -> Option<Activity> {
+    let sent = u32_at(info, 156)?;
+    Some(Activity {
+        since_sent_ms: u32_at(info, 44)?,
+        since_received_ms: u32_at(info, 52)?,
+        since_acknowledged_ms: u32_at(info, 56)?,
+        sent,
+        received: u32_at(info, 152)?,
+        bare_sent: u32_at(info, 136)?.wrapping_sub(sent),
+    })
+}

@@ -1,0 +1,78 @@
+//! Unix sockets as unix_diag shows them (<linux/unix_diag.h>).
+
+use nix::sys::stat::{FileStat, makedev};
+
+use super::inet::State;
+use super::netlink::{attributes, bytes_at, u32_at};
+
+const SHOW_VFS: u32 = 1 << 1;
+const SHOW_RQLEN: u32 = 1 << 4;
+const UNIX_DIAG_VFS: u16 = 1;
+const UNIX_DIAG_RQLEN: u16 = 4;
+/// unix_diag_msg, which the attributes follow.
+const MESSAGE: usize = 16;
+
+/// The file a socket is bound to. The connections of a listener carry the listener's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    device: u64,
+    /// As much of it as the kernel tells here.
+    inode: u32,
+}
+
+impl From<&FileStat> for Node {
+    fn from(stat: &FileStat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino as u32 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// [`State::Listen`], [`State::Established`] or neither.
+    pub state: State,
+    /// 0: no process has it, not yet or not any more.
+    pub inode: u32,
+    /// None: unnamed or abstract.
+    pub node: Option<Node>,
+    /// Bytes that wait to be read; of a listener, connections not accepted.
+    pub rqueue: u32,
+    /// Memory of what was written and not yet read by the other side; of a listener, how many connections may wait.
+    pub wqueue: u32,
+}
+
+/// unix_diag_req.
+pub(super) fn request() -> Vec<u8> {
+    const ALL_STATES: u32 = u32::MAX;
+    const ANY: [u8; 4] = [0; 4];
+    const NO_COOKIE: [u8; 8] = [0; 8];
+    let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
+    request.extend(ALL_STATES.to_ne_bytes());
+    request.extend(ANY);
+    request.extend((SHOW_VFS | SHOW_RQLEN).to_ne_bytes());
+    request.extend(NO_COOKIE);
+    request
+}
+
+/// None: too short to be one.
+pub(super) fn parse(bytes: &[u8]) -> Option<UnixSocket> {
+    let [_family, _kind, state] = bytes_at(bytes, 0)?;
+    let mut socket =
+        UnixSocket { state: State::of(state), inode: u32_at(bytes, 4)?, node: None, rqueue: 0, wqueue: 0 };
+    for (kind, value) in attributes(bytes.get(MESSAGE..)?) {
+        match kind {
+            UNIX_DIAG_VFS => socket.node = node(value),
+            UNIX_DIAG_RQLEN => {
+                socket.rqueue = u32_at(value, 0)?;
+                socket.wqueue = u32_at(value, 4)?;
+            }
+            _ => {}
+        }
+    }
+    Some(socket)
+}
+
+/// The device number is the kernel's own: twelve bits of major above twenty of minor.
+fn node(value: &[u8]) -> Option<Node> {
+    let (inode, device) = (u32_at(value, 0)?, u32_at(value, 4)?);
+    Some(Node { device: makedev(u64::from(device >> 20), u64::from(device & 0xf_ffff)), inode })
+}

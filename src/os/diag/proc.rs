@@ -1,0 +1,73 @@
+//! What sock_diag does not answer and /proc does.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+
+use nix::unistd::Pid;
+
+/// Bytes read of a file that has a few thousand.
+const FILE_BYTES: u64 = 1 << 20;
+/// Fds looked at, of all processes of a generation together.
+const FDS: usize = 1 << 20;
+
+/// The inodes of all sockets that these processes have: whose a connection is where sockets carry no label. Processes
+/// that are gone have none.
+///
+/// Errors: EACCES for a process that is not ours to look at (then nobody knows whose its connections are), or more than
+/// a million fds.
+pub fn inodes_of(pids: &[Pid]) -> io::Result<HashSet<u32>> {
+    let mut inodes = HashSet::new();
+    let mut left = FDS;
+    for pid in pids {
+        let fds = match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Err(error) if is_gone(&error) => continue,
+            fds => fds?,
+        };
+        for fd in fds {
+            let link = match fd.and_then(|fd| fs::read_link(fd.path())) {
+                Err(error) if is_gone(&error) => continue,
+                link => link?,
+            };
+            left = left.checked_sub(1).ok_or_else(|| io::Error::other("more than a million open files"))?;
+            inodes.extend(link.to_str().and_then(socket_inode));
+        }
+    }
+    Ok(inodes)
+}
+
+/// The process or the fd went away between two looks.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn socket_inode(link: &str) -> Option<u32> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// How often, in this network namespace since its start, a TCP listener's full queue cost a connection attempt: a SYN, or
+/// the ACK that would have completed a handshake. The client tries again by itself. (ListenDrops, beside it, counts these
+/// once more together with drops for any other reason, memory among them.)
+pub fn listen_overflows() -> io::Result<u64> {
+    let text = read("/proc/net/netstat")?;
+    overflows_in(&text).ok_or_else(|| io::Error::other("/proc/net/netstat has no TcpExt ListenOverflows"))
+}
+
+/// Pairs of lines, names and numbers, both behind the same first word.
+fn overflows_in(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, numbers) = (lines.next()?.split(' '), lines.next()?.split(' '));
+    names.zip(numbers).find(|(name, _)| *name == "ListenOverflows")?.1.parse().ok()
+}
+
+/// net.core.somaxconn of this network namespace: listen(2) cuts every backlog down to it.
+pub fn somaxconn() -> io::Result<u32> {
+    let text = read("/proc/sys/net/core/somaxconn")?;
+    text.trim_ascii_end().parse().map_err(|_| io::Error::other(format!("net.core.somaxconn is {text:?}")))
+}
+
+fn read(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(FILE_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}

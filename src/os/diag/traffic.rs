@@ -1,0 +1,113 @@
+//! What the connections of a generation are doing, for draining. A connection is idle only where the kernel's numbers
+//! say that it owes nobody an answer; whatever they leave open counts as busy, for longer than it may have to.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use super::inet::{Activity, InetSocket, State};
+use super::local::UnixSocket;
+use crate::config::Span;
+use crate::core::Traffic;
+
+/// Half-open connections, by our address and theirs. The kernel does not say which slot's they are.
+pub type Handshakes = HashSet<(SocketAddr, SocketAddr)>;
+
+/// The handshakes under way now: remembered at a switch and given to [`traffic`] later.
+pub fn handshakes(sockets: &[InetSocket]) -> Handshakes {
+    let begun = sockets.iter().filter(|socket| socket.state == State::SynReceived);
+    begun.map(|socket| (socket.local, socket.remote)).collect()
+}
+
+/// The TCP connections that `is_ours` picks (by label: those of a slot, accepted or not; by inode: those of some
+/// processes), and how many of the handshakes in `begun` are still under way.
+pub fn traffic(
+    sockets: &[InetSocket],
+    is_ours: impl Fn(&InetSocket) -> bool,
+    quiet: Span,
+    begun: &Handshakes,
+) -> Traffic {
+    let mut traffic = Traffic::default();
+    for socket in sockets {
+        match socket.state {
+            State::Listen => {}
+            State::SynReceived => {
+                traffic.handshakes += u32::from(begun.contains(&(socket.local, socket.remote)));
+            }
+            _ if !is_ours(socket) => {}
+            _ if socket.inode != 0 => count(&mut traffic, work(socket, quiet)),
+            State::Established | State::CloseWait => traffic.queued += 1,
+            // What a process has closed, or left behind, is the kernel's to end.
+            State::Other => {}
+        }
+    }
+    traffic
+}
+
+/// The connections of one unix listener. Nobody knows when they last said something, so none is ever idle.
+pub fn unix_traffic(sockets: &[UnixSocket], is_ours: impl Fn(&UnixSocket) -> bool) -> Traffic {
+    let mut traffic = Traffic::default();
+    for socket in sockets.iter().filter(|socket| is_ours(socket)) {
+        match socket.state {
+            State::Listen => traffic.queued += socket.rqueue,
+            State::Established if socket.inode != 0 => {
+                let busy = socket.rqueue > 0 || socket.wqueue > 0;
+                count(&mut traffic, if busy { Work::InFlight } else { Work::Recent });
+            }
+            _ => {}
+        }
+    }
+    traffic
+}
+
+enum Work {
+    InFlight,
+    Recent,
+    Idle,
+}
+
+fn count(traffic: &mut Traffic, work: Work) {
+    match work {
+        Work::InFlight => traffic.in_flight += 1,
+        Work::Recent => traffic.recent += 1,
+        Work::Idle => traffic.idle += 1,
+    }
+}
+
+/// What an accepted connection is doing.
+fn work(socket: &InetSocket, quiet: Span) -> Work {
+    // The client's FIN counts as a byte until the server has read it; after a FIN there is nothing else.
+    let unread = socket.rqueue.saturating_sub(u32::from(socket.state == State::CloseWait));
+    if unread > 0 || socket.wqueue > 0 {
+        return Work::InFlight;
+    }
+    let Some(activity) = socket.activity else { return Work::Recent };
+    let silence = activity.since_sent_ms.min(activity.since_received_ms);
+    if owes_an_answer(&activity) {
+        Work::InFlight
+    } else if Span::from_millis(u64::from(silence)) < quiet {
+        Work::Recent
+    } else {
+        Work::Idle
+    }
+}
+
+/// Whether the last to say something was the client.
+///
+/// A client on a fast network sends its next request in the same tick as it got the answer, and a fast server answers in
+/// the tick of the request: equal times mean either. Two things tell them apart. A client that is done acknowledges the
+/// answer in a segment of its own, mostly 40 ms later; one that asks again does it with the request. And a request that
+/// is not answered at once is acknowledged alone; so is the first data of every connection, but then no more, if all
+/// answers come at once. So an unanswered request on top of an answered one makes two.
+fn owes_an_answer(activity: &Activity) -> bool {
+    if activity.received == 0 || activity.sent == 0 {
+        return activity.received > 0;
+    }
+    match activity.since_received_ms.cmp(&activity.since_sent_ms) {
+        Ordering::Less => true,
+        Ordering::Greater => false,
+        Ordering::Equal => {
+            activity.since_acknowledged_ms >= activity.since_received_ms && activity.bare_sent > 1
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Ready=http: one GET over HTTP/1.1, as a state machine for the shell's poll.
+//!
+//! Over TCP the source port is bound before the connection is made: the steering program lets that port alone reach the
+//! candidate. The server closes first (Connection: close); then, or where it does not, we close with a RST. So neither
+//! side keeps a TIME_WAIT, and probes every 100 ms never meet an earlier one on the same port.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt, setsockopt, sockopt,
+};
+use nix::unistd::{read, write};
+
+use super::sys;
+
+/// A server that has not answered by then is not ready (CLI.md, `http:`).
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a server may take to end an answer whose status is known, before we end it. A server that is cut off while
+/// it writes would log that.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// The longest head that is searched for a status line.
+const LONGEST_HEAD: usize = 8 * 1024;
+
+/// The longest answer that is read to its end.
+const LONGEST: usize = 64 * 1024;
+
+/// The longest reason phrase that is passed on.
+const LONGEST_REASON: usize = 40;
+
+/// Where a probe goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeTarget {
+    /// An unspecified address means loopback.
+    Tcp(SocketAddr),
+    /// The path of the slot.
+    Unix(PathBuf),
+}
+
+/// One 2xx or 3xx suffices; otherwise a few words that say why not.
+pub type Verdict = Result<(), String>;
+
+/// One GET on its way.
+#[derive(Debug)]
+pub struct Probe {
+    socket: OwnedFd,
+    to: ProbeTarget,
+    is_begun: bool,
+    /// What is still to be sent.
+    request: Vec<u8>,
+    /// What has come, until the status is known.
+    head: Vec<u8>,
+    /// Bytes read.
+    read: usize,
+    verdict: Option<Verdict>,
+    deadline: Instant,
+}
+
+impl Probe {
+    /// A socket of the target's family, over TCP bound to a port that the kernel picked; not yet connected. `path` begins
+    /// with `/` and is printable ASCII without spaces, as the configuration sees to.
+    ///
+    /// # Errors
+    /// No fd, or no port is free.
+    pub fn begin(to: ProbeTarget, path: &str) -> io::Result<Self> {
+        let (socket, host) = match &to {
+            ProbeTarget::Tcp(address) => {
+                let address = reachable(*address);
+                (bound_beside(address)?, address.to_string())
+            }
+            ProbeTarget::Unix(_) => (
+                sys::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?,
+                "localhost".to_owned(),
+            ),
+        };
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: supervise/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        Ok(Self {
+            socket,
+            to,
+            is_begun: false,
+            request: request.into_bytes(),
+            head: Vec::new(),
+            read: 0,
+            verdict: None,
+            deadline: Instant::now() + PATIENCE,
+        })
+    }
+
+    /// The port that the server will see. None over unix sockets.
+    ///
+    /// # Errors
+    /// Those of getsockname(2), which a socket of ours does not have.
+    pub fn source_port(&self) -> io::Result<Option<u16>> {
+        let name: SockaddrStorage = getsockname(self.socket.as_raw_fd())?;
+        let v4 = name.as_sockaddr_in().map(|name| name.port());
+        Ok(v4.or_else(|| name.as_sockaddr_in6().map(|name| name.port())))
+    }
+
+    /// Begins the connection, once the steering program knows the port. The two seconds begin here.
+    ///
+    /// # Errors
+    /// Why this probe has failed at once.
+    pub fn connect(&mut self) -> Verdict {
+        let raw = self.socket.as_raw_fd();
+        let result = match &self.to {
+            ProbeTarget::Tcp(address) => connect(raw, &SockaddrStorage::from(reachable(*address))),
+            ProbeTarget::Unix(path) => UnixAddr::new(path).and_then(|name| connect(raw, &name)),
+        };
+        self.is_begun = true;
+        self.deadline = Instant::now() + PATIENCE;
+        match result {
+            Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
+            // Only unix sockets say so (connect(2)).
+            Err(Errno::EAGAIN) => Err("its queue is full".to_owned()),
+            Err(errno) => Err(why(errno)),
+        }
+    }
+
+    /// To be called on every event, also edge-triggered ones: goes on until it would block. None: not done yet.
+    pub fn ready(&mut self) -> Option<Verdict> {
+        // A socket that is registered before it is connected has events, too: it hangs up.
+        if !self.is_begun {
+            return None;
+        }
+        match self.send().and_then(|()| self.receive()) {
+            Ok(()) => self.verdict.take(),
+            Err(Errno::EAGAIN) => None,
+            // Whatever ends it after the status is as good as an end.
+            Err(errno) => self.verdict.take().or_else(|| Some(Err(why(errno)))),
+        }
+    }
+
+    /// When [`expired`](Self::expired) is to be asked; each `ready` may bring it nearer.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The verdict of a probe whose time is over.
+    pub fn expired(&mut self, now: Instant) -> Option<Verdict> {
+        let no_answer = || Err(format!("no answer in {}s", PATIENCE.as_secs()));
+        (now >= self.deadline).then(|| self.verdict.take().unwrap_or_else(no_answer))
+    }
+
+    fn send(&mut self) -> Result<(), Errno> {
+        if self.request.is_empty() {
+            return Ok(());
+        }
+        let error = getsockopt(&self.socket, sockopt::SocketError)?;
+        if error != 0 {
+            return Err(Errno::from_raw(error));
+        }
+        while !self.request.is_empty() {
+            match write(&self.socket, &self.request) {
+                Ok(length) => drop(self.request.drain(..length)),
+                // An event of the time before connect(2), and the connection is not made yet.
+                Err(Errno::ENOTCONN) => return Err(Errno::EAGAIN),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads to the end, or as much as is worth it. Ok: there is a verdict.
+    fn receive(&mut self) -> Result<(), Errno> {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = read(&self.socket, &mut buffer)?;
+            self.read += length;
+            if self.verdict.is_none() {
+                self.head.extend_from_slice(&buffer[..length]);
+                self.verdict = judge(&mut self.head, length == 0);
+                if self.verdict.is_some() {
+                    self.deadline = self.deadline.min(Instant::now() + FAREWELL);
+                }
+            }
+            if length == 0 || self.read >= LONGEST {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl AsFd for Probe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Where to connect for an address that may be a wildcard.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let loopback: IpAddr = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        _ => return address,
+    };
+    SocketAddr::new(loopback, address.port())
+}
+
+/// A TCP socket bound to the same address and a port of the kernel's choice.
+fn bound_beside(mut address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let socket = sys::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+    setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    address.set_port(0);
+    let name = SockaddrStorage::from(address);
+    bind(socket.as_raw_fd(), &name as &dyn SockaddrLike)?;
+    Ok(socket)
+}
+
+/// What the beginning of an answer says, if that is enough of it. `head` loses informational answers (RFC 9110, 15.2).
+fn judge(head: &mut Vec<u8>, is_all: bool) -> Option<Verdict> {
+    let is_too_long = head.len() >= LONGEST_HEAD;
+    loop {
+        let not_http = || Some(Err("not HTTP".to_owned()));
+        let Some(end) = head.iter().position(|byte| *byte == b'\n') else {
+            let is_possible = head.iter().zip(b"HTTP/1.").all(|(is, wanted)| is == wanted);
+            return match head.first() {
+                // A TLS alert: the answer to a request that is no ClientHello.
+                Some(0x15) => Some(Err("TLS, not HTTP".to_owned())),
+                None if is_all => Some(Err("closed without an answer".to_owned())),
+                _ if is_all || is_too_long || !is_possible => not_http(),
+                _ => None,
+            };
+        };
+        let Some((status, reason)) = status_line(head[..end].trim_ascii_end()) else { return not_http() };
+        if status >= 200 {
+            let verdict = if status < 400 { Ok(()) } else { Err(format!("{status} {reason}")) };
+            return Some(verdict.map_err(|text| text.trim_end().to_owned()));
+        }
+        let Some(end) = head.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+            return if is_all || is_too_long { not_http() } else { None };
+        };
+        head.drain(..end + 4);
+    }
+}
+
+/// `HTTP/1.1 404 Not Found`; the reason is for people and may be anything.
+fn status_line(line: &[u8]) -> Option<(u16, String)> {
+    let rest = line.strip_prefix(b"HTTP/1.")?;
+    let (version, rest) = rest.split_first()?;
+    let (status, reason) = rest.strip_prefix(b" ")?.split_at_checked(3)?;
+    if !version.is_ascii_digit()
+        || !status.iter().all(u8::is_ascii_digit)
+        || reason.first().is_some_and(|byte| *byte != b' ')
+    {
+        return None;
+    }
+    let status = std::str::from_utf8(status).ok()?.parse().ok()?;
+    let printable = reason.iter().skip(1).filter(|byte| byte.is_ascii_graphic() || **byte == b' ');
+    (status >= 100).then(|| (status, printable.take(LONGEST_REASON).map(|byte| char::from(*byte)).collect()))
+}
+
+/// An error of a connection, in as few words.
+fn why(errno: Errno) -> String {
+    match errno {
+        Errno::ECONNREFUSED => "refused".to_owned(),
+        Errno::ECONNRESET | Errno::EPIPE => "closed without an answer".to_owned(),
+        errno => errno.desc().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

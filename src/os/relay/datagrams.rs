@@ -1,0 +1,186 @@
+//! UDP slots. Each client gets a socket of ours, connected to the target; what comes back on it goes to the client
+//! through the slot, hence from the address it wrote to.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg, sendto};
+
+use super::{PASSED_ON, Post, QUIET, REFUSED, is_ready};
+
+/// Clients at once. What others sent stays in the queue.
+const MOST: usize = 256;
+
+/// A client for whom nothing has come either way for so long is done.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Datagrams of one source before the others have their turn.
+const BATCH: usize = 64;
+
+/// No datagram is longer.
+const LONGEST: usize = 1 << 16;
+
+struct Client {
+    name: SockaddrStorage,
+    socket: UdpSocket,
+    last: Instant,
+    is_refused: bool,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        Post::count(if self.is_refused { REFUSED } else { PASSED_ON });
+    }
+}
+
+/// Carries until the queue is empty and every client has been silent for [`SILENCE`]. After it was told to leave it
+/// reads no more from the slot, but sends the answers that are still to come through it.
+pub(super) fn carry(post: &mut Post, target: SocketAddr) -> io::Result<()> {
+    let Some(slot) = post.slot.take() else { return Ok(()) };
+    let mut relay =
+        Relay { slot, target, clients: Vec::new(), spare: None, is_short: false, buffer: vec![0; LONGEST] };
+    let (mut active, mut is_leaving) = (Instant::now(), false);
+    loop {
+        relay.drop_done();
+        let left = relay.clients.iter().map(|client| SILENCE.saturating_sub(client.last.elapsed())).min();
+        let quiet = QUIET.saturating_sub(active.elapsed());
+        if left.is_none() && (is_leaving || quiet.is_zero()) {
+            return Ok(());
+        }
+        let listens = !is_leaving && !relay.is_short && relay.clients.len() < MOST;
+        let woken = relay.wait(post, listens, left.unwrap_or(quiet))?;
+        is_leaving |= woken.is_to_leave;
+        for index in woken.clients {
+            relay.answer(index);
+        }
+        if woken.slot && !is_leaving {
+            relay.forward()?;
+        }
+        if woken.slot || !relay.clients.is_empty() {
+            active = Instant::now();
+        }
+    }
+}
+
+struct Relay {
+    slot: OwnedFd,
+    target: SocketAddr,
+    clients: Vec<Client>,
+    /// The socket of the next client, there before its datagram is taken out of the queue.
+    spare: Option<UdpSocket>,
+    /// No fd for one more client until one is done.
+    is_short: bool,
+    buffer: Vec<u8>,
+}
+
+/// What poll(2) had to say.
+struct Woken {
+    is_to_leave: bool,
+    slot: bool,
+    /// Indices.
+    clients: Vec<usize>,
+}
+
+impl Relay {
+    fn wait(&self, post: &Post, listens: bool, timeout: Duration) -> io::Result<Woken> {
+        let stdout = io::stdout();
+        let mut polled = Vec::from(post.to_poll(&stdout));
+        polled.extend(listens.then(|| PollFd::new(self.slot.as_fd(), PollFlags::POLLIN)));
+        let first = polled.len();
+        polled
+            .extend(self.clients.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLIN)));
+        let timeout = PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let clients = polled[first..].iter().enumerate().filter(|(_, polled)| is_ready(polled));
+        Ok(Woken {
+            is_to_leave: polled[..2].iter().any(is_ready),
+            slot: polled[2..first].iter().any(is_ready),
+            clients: clients.map(|(index, _)| index).collect(),
+        })
+    }
+
+    fn drop_done(&mut self) {
+        let before = self.clients.len();
+        self.clients.retain(|client| !client.is_refused && client.last.elapsed() < SILENCE);
+        self.is_short &= self.clients.len() == before;
+    }
+
+    /// What waits in the slot, to the target. A living server may read it before us: MSG_DONTWAIT, as O_NONBLOCK is
+    /// its own.
+    fn forward(&mut self) -> io::Result<()> {
+        for _ in 0..BATCH {
+            if self.clients.len() >= MOST || !self.has_spare()? {
+                break;
+            }
+            let (length, name) = match receive(&self.slot, &mut self.buffer) {
+                Ok((length, Some(name))) => (length, name),
+                // An error of an earlier datagram, told once (udp(7)).
+                Ok((_, None)) | Err(Errno::ECONNREFUSED | Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            let index = self.clients.iter().position(|client| client.name == name);
+            if index.is_none() {
+                let Some(socket) = self.spare.take() else { break };
+                self.clients.push(Client { name, socket, last: Instant::now(), is_refused: false });
+            }
+            let index = index.unwrap_or(self.clients.len() - 1);
+            let client = &mut self.clients[index];
+            client.last = Instant::now();
+            let result = client.socket.send(&self.buffer[..length]);
+            client.is_refused |= is_refusal(&result);
+        }
+        Ok(())
+    }
+
+    fn has_spare(&mut self) -> io::Result<bool> {
+        if self.spare.is_none() {
+            match socket_to(self.target) {
+                Ok(socket) => self.spare = Some(socket),
+                Err(error) if self.clients.is_empty() => return Err(error),
+                Err(_) => self.is_short = true,
+            }
+        }
+        Ok(self.spare.is_some())
+    }
+
+    /// What the target has answered this client. A client that cannot be reached is like one that lost a datagram.
+    fn answer(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        for _ in 0..BATCH {
+            let result = client.socket.recv(&mut self.buffer);
+            client.is_refused |= is_refusal(&result);
+            let Ok(length) = result else { break };
+            client.last = Instant::now();
+            let answer = &self.buffer[..length];
+            let _lost = sendto(self.slot.as_raw_fd(), answer, &client.name, MsgFlags::MSG_DONTWAIT);
+        }
+    }
+}
+
+fn socket_to(target: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_nonblocking(true)?;
+    socket.connect(target)?;
+    Ok(socket)
+}
+
+/// Nobody reads at the target. Any other error loses one datagram, as a network may.
+fn is_refusal(result: &io::Result<usize>) -> bool {
+    result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn receive(slot: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, Option<SockaddrStorage>), Errno> {
+    let mut buffers = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrStorage>(slot.as_raw_fd(), &mut buffers, None, MsgFlags::MSG_DONTWAIT)?;
+    Ok((message.bytes, message.address))
+}

@@ -1,0 +1,161 @@
+//! Two connected stream sockets and the bytes between them, as a state machine over non-blocking calls.
+//!
+//! An end of input becomes a shutdown(2) of the other side once all before it is written: half-close is kept. A
+//! connection that broke becomes a RST of the other side, after what came before the break. Each direction keeps at
+//! most [`MOST`] bytes and reads no more until they are written: back-pressure reaches the sender.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
+use nix::unistd::{read, write};
+
+/// Bytes kept for a reader that is slower than its writer.
+const MOST: usize = 16 * 1024;
+
+/// Reads of one direction before the other connections have their turn.
+const READS: usize = 16;
+
+/// What has become of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Carrying,
+    /// Both directions came to their end.
+    Done,
+    /// One side broke.
+    Broken,
+}
+
+/// The two sides, as indices.
+pub(super) const CLIENT: usize = 0;
+pub(super) const SERVER: usize = 1;
+
+#[derive(Debug)]
+pub(super) struct Link {
+    sides: [Side; 2],
+}
+
+#[derive(Debug)]
+struct Side {
+    socket: OwnedFd,
+    /// Read from this side and not yet written to the other.
+    pending: Vec<u8>,
+    /// No more comes from it.
+    has_ended: bool,
+    /// That end was passed on to the other side.
+    is_passed_on: bool,
+    /// POLLHUP without an error: closed both ways. It would be reported for ever, so it is polled no more; what it
+    /// sent before is still in its queue.
+    is_gone: bool,
+}
+
+impl Side {
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket, pending: Vec::new(), has_ended: false, is_passed_on: false, is_gone: false }
+    }
+}
+
+impl Link {
+    /// Both sockets are non-blocking.
+    pub(super) fn new(client: OwnedFd, server: OwnedFd) -> Self {
+        Self { sides: [Side::new(client), Side::new(server)] }
+    }
+
+    /// What to wait for at a side. None: at nothing there.
+    pub(super) fn interest(&self, side: usize) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let (this, other) = (&self.sides[side], &self.sides[1 - side]);
+        if this.is_gone {
+            return None;
+        }
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, !this.has_ended && this.pending.is_empty());
+        flags.set(PollFlags::POLLOUT, !other.pending.is_empty());
+        Some((this.socket.as_fd(), flags))
+    }
+
+    /// Carries what can be carried now, after poll(2) reported these events for the two sides.
+    pub(super) fn turn(&mut self, events: [PollFlags; 2]) -> Progress {
+        let mut is_broken = false;
+        for (side, events) in self.sides.iter_mut().zip(events) {
+            is_broken |= events.contains(PollFlags::POLLERR);
+            side.is_gone |= events.contains(PollFlags::POLLHUP);
+        }
+        // Both directions, whatever broke: an answer that came before the break is still to be delivered.
+        for from in [CLIENT, SERVER] {
+            is_broken |= self.pump(from).is_err();
+        }
+        // Nobody is left to read what the other side may still send.
+        let is_over = |side: &Side| side.is_gone && side.is_passed_on;
+        if is_broken {
+            Progress::Broken
+        } else if self.sides.iter().all(|side| side.is_passed_on) || self.sides.iter().any(is_over) {
+            Progress::Done
+        } else {
+            Progress::Carrying
+        }
+    }
+
+    /// One direction, until there is nothing to read or no room to write.
+    fn pump(&mut self, from: usize) -> Result<(), Errno> {
+        let [client, server] = &mut self.sides;
+        let (from, to) = if from == CLIENT { (client, server) } else { (server, client) };
+        for _ in 0..READS {
+            if !flush(&mut from.pending, to.socket.as_fd())? {
+                return Ok(());
+            }
+            if from.has_ended {
+                if !from.is_passed_on {
+                    shutdown(to.socket.as_raw_fd(), Shutdown::Write)?;
+                    from.is_passed_on = true;
+                }
+                return Ok(());
+            }
+            from.pending.resize(MOST, 0);
+            let result = read(&from.socket, &mut from.pending);
+            from.pending.truncate(result.unwrap_or(0));
+            match result {
+                Ok(0) => from.has_ended = true,
+                Ok(_) => {}
+                Err(Errno::EAGAIN) => {
+                    // Most connections are idle: they cost no memory.
+                    from.pending = Vec::new();
+                    return Ok(());
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends both connections at once: a RST over TCP, whatever is still on its way.
+    pub(super) fn reset(self) {
+        for side in self.sides {
+            reset(side.socket);
+        }
+    }
+}
+
+/// Whether all of it is written.
+fn flush(pending: &mut Vec<u8>, to: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut written = 0;
+    let result = loop {
+        if written == pending.len() {
+            break Ok(true);
+        }
+        match write(to, &pending[written..]) {
+            Ok(length) => written += length,
+            Err(Errno::EAGAIN) => break Ok(false),
+            Err(errno) => break Err(errno),
+        }
+    };
+    pending.drain(..written);
+    result
+}
+
+/// Closes a connection with a RST (socket(7), SO_LINGER). A unix socket knows none: its close is all there is.
+pub(super) fn reset(socket: OwnedFd) {
+    let now = libc::linger { l_onoff: 1, l_linger: 0 };
+    // A socket that is no longer connected has nobody to be told.
+    let _unconnected = setsockopt(&socket, sockopt::Linger, &now);
+}

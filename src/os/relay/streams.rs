@@ -1,0 +1,288 @@
+//! TCP and unix stream slots: one poll loop accepts, connects and carries.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigEvent, SigevNotify, Signal as NixSignal};
+use nix::sys::socket::{SockaddrStorage, UnixAddr, connect, getsockopt, setsockopt, sockopt};
+use nix::sys::time::{TimeSpec, TimeValLike};
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::time::ClockId;
+
+use super::link::{CLIENT, Link, Progress, SERVER, reset};
+use super::{PASSED_ON, Post, QUIET, REFUSED, Target, is_ready};
+use crate::os::sys;
+
+/// Connections at once; more stay in their queue. Where RLIMIT_NOFILE has no room for two fds each, that is the bound.
+const MOST: usize = 1000;
+
+/// How often a unix socket whose queue is full (EAGAIN: connect(2) has nothing to wait on) is tried again, and how
+/// long.
+const AGAIN: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A blocked accept(2) returns after this long.
+const BLOCKED: i64 = 5;
+
+/// A connection that was accepted, on its way to the target.
+#[derive(Debug)]
+struct Call {
+    client: OwnedFd,
+    server: OwnedFd,
+    /// connect(2) was begun; it is over when the socket is writable. Else it is to be tried again.
+    is_begun: bool,
+    since: Instant,
+}
+
+#[derive(Debug)]
+enum Item {
+    Call(Call),
+    Link(Link),
+}
+
+/// Carries until the queue is empty and nothing is carried, or the post is left.
+pub(super) fn carry(post: &mut Post, target: &Target) -> io::Result<()> {
+    let mut acceptor = Acceptor::new()?;
+    let mut items: Vec<Item> = Vec::new();
+    // No fd for one more until one of these has ended.
+    let mut is_short = false;
+    let mut active = Instant::now();
+    loop {
+        let quiet = QUIET.saturating_sub(active.elapsed());
+        if items.is_empty() && (post.slot.is_none() || quiet.is_zero()) {
+            return Ok(());
+        }
+        let can_accept = items.len() < MOST && !is_short;
+        let slot = post.slot.as_ref().filter(|_| can_accept);
+        let woken = wait(post, slot, &items, quiet)?;
+        let before = items.len();
+        step_all(&mut items, &woken.items, target);
+        if items.len() < before {
+            is_short = false;
+        }
+        if !items.is_empty() {
+            active = Instant::now();
+        }
+        if woken.is_to_leave {
+            post.slot = None;
+        }
+        let Some(slot) = post.slot.as_ref().filter(|_| woken.slot) else { continue };
+        match acceptor.take(slot, target) {
+            Taken::Call(call) => items.extend(Item::Call(call).step([PollFlags::empty(); 2], target)),
+            Taken::Nothing => {}
+            Taken::NoRoom(error) if items.is_empty() => return Err(error),
+            Taken::NoRoom(_) => is_short = true,
+            Taken::Closed => post.slot = None,
+        }
+        active = Instant::now();
+    }
+}
+
+/// What poll(2) had to say.
+struct Woken {
+    is_to_leave: bool,
+    slot: bool,
+    items: Vec<[PollFlags; 2]>,
+}
+
+fn wait(post: &Post, slot: Option<&OwnedFd>, items: &[Item], quiet: Duration) -> io::Result<Woken> {
+    let stdout = io::stdout();
+    let mut polled = Vec::from(post.to_poll(&stdout));
+    polled.extend(slot.map(|slot| PollFd::new(slot.as_fd(), PollFlags::POLLIN)));
+    let first = polled.len();
+    let mut places = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        for side in [CLIENT, SERVER] {
+            let Some((socket, flags)) = item.interest(side) else { continue };
+            polled.push(PollFd::new(socket, flags));
+            places.push((index, side));
+        }
+    }
+    let timeout = if items.iter().any(Item::is_to_try_again) {
+        timeout(AGAIN)
+    } else if items.is_empty() {
+        timeout(quiet)
+    } else {
+        PollTimeout::NONE
+    };
+    match poll(&mut polled, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let mut woken = Woken {
+        is_to_leave: polled[..2].iter().any(is_ready),
+        slot: polled[2..first].iter().any(is_ready),
+        items: vec![[PollFlags::empty(); 2]; items.len()],
+    };
+    for (polled, (index, side)) in polled[first..].iter().zip(places) {
+        woken.items[index][side] = polled.revents().unwrap_or(PollFlags::empty());
+    }
+    Ok(woken)
+}
+
+/// Rounded up: a timeout that comes early makes a turn without work.
+fn timeout(span: Duration) -> PollTimeout {
+    PollTimeout::try_from(span + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+}
+
+fn step_all(items: &mut Vec<Item>, events: &[[PollFlags; 2]], target: &Target) {
+    // From the end: what takes the place of one that is taken out has had its turn.
+    for (index, events) in events.iter().enumerate().rev() {
+        if events.iter().all(|events| events.is_empty()) && !items[index].is_to_try_again() {
+            continue;
+        }
+        let item = items.swap_remove(index);
+        items.extend(item.step(*events, target));
+    }
+}
+
+impl Item {
+    fn interest(&self, side: usize) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        match self {
+            Self::Link(link) => link.interest(side),
+            // Whatever the client does meanwhile is seen once there is somebody to tell.
+            Self::Call(call) if call.is_begun && side == SERVER => {
+                Some((call.server.as_fd(), PollFlags::POLLOUT))
+            }
+            Self::Call(_) => None,
+        }
+    }
+
+    fn is_to_try_again(&self) -> bool {
+        matches!(self, Self::Call(call) if !call.is_begun)
+    }
+
+    /// None: it has ended.
+    fn step(self, events: [PollFlags; 2], target: &Target) -> Option<Self> {
+        match self {
+            Self::Call(call) if call.is_begun => {
+                let result = getsockopt(&call.server, sockopt::SocketError);
+                call.answered(
+                    result.and_then(|error| if error == 0 { Ok(()) } else { Err(Errno::from_raw(error)) }),
+                )
+            }
+            Self::Call(call) => {
+                let result = begin(&call.server, target);
+                call.answered(result)
+            }
+            Self::Link(mut link) => match link.turn(events) {
+                Progress::Carrying => Some(Self::Link(link)),
+                Progress::Done => None,
+                Progress::Broken => {
+                    link.reset();
+                    None
+                }
+            },
+        }
+    }
+}
+
+impl Call {
+    fn answered(mut self, result: Result<(), Errno>) -> Option<Item> {
+        match result {
+            Ok(()) => {
+                Post::count(PASSED_ON);
+                return Some(Item::Link(Link::new(self.client, self.server)));
+            }
+            Err(Errno::EINPROGRESS) => self.is_begun = true,
+            Err(Errno::EAGAIN) if self.since.elapsed() < PATIENCE => {}
+            Err(_) => {
+                Post::count(REFUSED);
+                reset(self.client);
+                return None;
+            }
+        }
+        Some(Item::Call(self))
+    }
+}
+
+/// connect(2) without waiting. A path too long for sockaddr_un is refused like any other that leads nowhere.
+fn begin(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
+    match target {
+        Target::Unix(path) => connect(socket.as_raw_fd(), &UnixAddr::new(path)?),
+        Target::Tcp(address) | Target::Udp(address) => {
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(*address))
+        }
+    }
+}
+
+/// A non-blocking socket of the target's family. What arrives is passed on at once: Nagle's algorithm would wait for
+/// an answer that the sender's own kernel has waited for already.
+fn socket_to(target: &Target) -> io::Result<OwnedFd> {
+    let family = match target {
+        Target::Unix(_) => libc::AF_UNIX,
+        Target::Tcp(SocketAddr::V4(_)) | Target::Udp(SocketAddr::V4(_)) => libc::AF_INET,
+        Target::Tcp(SocketAddr::V6(_)) | Target::Udp(SocketAddr::V6(_)) => libc::AF_INET6,
+    };
+    let socket = sys::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+    no_delay(&socket);
+    Ok(socket)
+}
+
+fn no_delay(socket: &OwnedFd) {
+    // Unix sockets have no such thing.
+    let _of_tcp_alone = setsockopt(socket, sockopt::TcpNoDelay, &true);
+}
+
+/// What came of an attempt to take a connection out of the queue.
+enum Taken {
+    Call(Call),
+    Nothing,
+    /// No fd or no memory for it. It stays in the queue.
+    NoRoom(io::Error),
+    /// The slot was shut down: what was in its queue is gone, or was moved to another slot.
+    Closed,
+}
+
+/// accept(2) that returns although O_NONBLOCK may not be set: it belongs to the open file description, which a living
+/// server shares, and one that wakes up may take the connection that poll(2) saw. A timer interrupts it then. Its
+/// signal comes again and again, as the first may come before the call.
+struct Acceptor {
+    timer: Timer,
+}
+
+impl Acceptor {
+    fn new() -> io::Result<Self> {
+        sys::let_alarms_interrupt()?;
+        let event = SigEvent::new(SigevNotify::SigevSignal { signal: NixSignal::SIGALRM, si_value: 0 });
+        Ok(Self { timer: Timer::new(ClockId::CLOCK_MONOTONIC, event)? })
+    }
+
+    fn take(&mut self, slot: &OwnedFd, target: &Target) -> Taken {
+        // First, so that nothing is taken that cannot be carried.
+        let server = match socket_to(target) {
+            Ok(server) => server,
+            Err(error) => return Taken::NoRoom(error),
+        };
+        let error = match self.accept(slot) {
+            Ok(client) => {
+                no_delay(&client);
+                return Taken::Call(Call { client, server, is_begun: false, since: Instant::now() });
+            }
+            Err(error) => error,
+        };
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Taken::NoRoom(error),
+            Some(libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => Taken::Closed,
+            // Interrupted, somebody else's, or a connection that is gone already (accept(2), Error handling).
+            _ => Taken::Nothing,
+        }
+    }
+
+    fn accept(&mut self, slot: &OwnedFd) -> io::Result<OwnedFd> {
+        self.set(BLOCKED)?;
+        let result = sys::accept(slot);
+        self.set(0)?;
+        result
+    }
+
+    /// 0 turns it off.
+    fn set(&mut self, milliseconds: i64) -> io::Result<()> {
+        let interval = Expiration::Interval(TimeSpec::milliseconds(milliseconds));
+        Ok(self.timer.set(interval, TimerSetTimeFlags::empty())?)
+    }
+}

@@ -1,0 +1,101 @@
+//! Ready=http:, carried out: one question to one generation at a time.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mio::Interest;
+use mio::unix::SourceFd;
+
+use super::{PROBE, Shell};
+use crate::config::{Health, Kind};
+use crate::core::{Event, GenerationId, SlotId};
+use crate::os::probe::{Probe, ProbeTarget};
+use crate::os::socket::{self, HeldSocket, NamedSocket};
+
+/// A question under way.
+#[derive(Debug)]
+pub(super) struct Asking {
+    generation: GenerationId,
+    socket: Rc<HeldSocket>,
+    probe: Probe,
+}
+
+/// The socket that is asked.
+///
+/// # Errors
+/// It cannot be asked for one generation alone; a sentence.
+pub(super) fn socket_of(health: &Health, sockets: &[NamedSocket]) -> Result<Rc<HeldSocket>, String> {
+    let is_it = |one: &&NamedSocket| {
+        matches!(one.kind, Kind::Tcp | Kind::Unix)
+            && health.socket.as_ref().is_none_or(|name| *name == one.name)
+    };
+    let Some(found) = sockets.iter().find(is_it) else {
+        return Err("Ready=http: there is no such stream socket".to_owned());
+    };
+    match found.why_shared() {
+        Some(why) => Err(format!(
+            "Ready=http: cannot reach one generation alone on {}: {why} (use notify, auto or delay:5s)",
+            found.address
+        )),
+        None => Ok(Rc::clone(&found.socket)),
+    }
+}
+
+impl Shell {
+    pub(super) fn probe(&mut self, generation: GenerationId, slot: SlotId) {
+        if let Err(why) = self.ask(generation, slot) {
+            self.queue.push_back(Event::Probed { generation, result: Err(why) });
+        }
+    }
+
+    fn ask(&mut self, generation: GenerationId, slot: SlotId) -> Result<(), String> {
+        let (health, sockets) = match &self.staged {
+            Some(staged) => (&staged.health, &staged.sockets),
+            None => (&self.health, &self.sockets),
+        };
+        let Some(health) = health else { return Err("nothing to ask".to_owned()) };
+        let socket = socket_of(health, sockets)?;
+        let target = match socket.kind {
+            Kind::Unix => socket.path_of(slot).map(ProbeTarget::Unix),
+            _ => socket.address_to_connect().map(ProbeTarget::Tcp),
+        };
+        let target = target.ok_or_else(|| format!("{} cannot be reached from this host", socket.address))?;
+        let mut probe = Probe::begin(target, &health.path).map_err(|error| error.to_string())?;
+        if let Some(source_port) = probe.source_port().map_err(|error| error.to_string())? {
+            let only = socket::Probe { source_port, slot };
+            socket.probe(Some(only)).map_err(|error| format!("cannot steer the question: {error}"))?;
+        }
+        let asked = probe.connect().and_then(|()| {
+            let fd = probe.as_fd().as_raw_fd();
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let registered = self.poll.registry().register(&mut SourceFd(&fd), PROBE, interest);
+            registered.map_err(|error| error.to_string())
+        });
+        self.asking = Some(Asking { generation, socket, probe });
+        asked.inspect_err(|_| self.end_probe(generation))
+    }
+
+    /// How long the server may take to end an answer whose status is known.
+    pub(super) fn probe_patience(&self) -> Option<Duration> {
+        self.asking.as_ref().map(|asking| asking.probe.deadline().saturating_duration_since(Instant::now()))
+    }
+
+    pub(super) fn on_probe(&mut self) {
+        let Some(asking) = &mut self.asking else { return };
+        if let Some(result) = asking.probe.ready().or_else(|| asking.probe.expired(Instant::now())) {
+            let generation = asking.generation;
+            self.end_probe(generation);
+            self.queue.push_back(Event::Probed { generation, result });
+            self.dispatch();
+        }
+    }
+
+    /// Its connection is closed with it, which takes it out of the poll.
+    pub(super) fn end_probe(&mut self, generation: GenerationId) {
+        let Some(asking) = self.asking.take_if(|asking| asking.generation == generation) else { return };
+        if let Err(error) = asking.socket.probe(None) {
+            log::warn!("cannot steer {}: {error}", asking.socket.address);
+        }
+    }
+}

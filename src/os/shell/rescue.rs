@@ -1,0 +1,105 @@
+//! What waits on a slot where nobody serves is taken to the one with the traffic: by the kernel, or by a relay.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use nix::sys::signal::{Signal as NixSignal, kill};
+use nix::unistd::Pid;
+
+use super::Shell;
+use crate::config::Kind;
+use crate::core::{SlotId, SocketNote};
+use crate::os::relay::{self, Relay, Target};
+use crate::os::socket::HeldSocket;
+
+/// A relay that was not reaped yet.
+#[derive(Debug)]
+pub(super) struct Passing {
+    relay: Relay,
+    socket: Rc<HeldSocket>,
+    slot: SlotId,
+}
+
+/// Whether the kernel moves the queue of a listener that is shut down to another of its group (Linux 5.14).
+fn kernel_migrates() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|value| value.trim() == "1")
+}
+
+impl Shell {
+    pub(super) fn rescue(&mut self, slot: SlotId) {
+        for socket in self.held().into_iter().filter(|socket| socket.is_steered()) {
+            let queued = socket.queued(slot).unwrap_or(0);
+            let is_passing = |one: &Passing| one.slot == slot && Rc::ptr_eq(&one.socket, &socket);
+            if queued == 0 || self.relays.iter().any(is_passing) {
+                continue;
+            }
+            let relayed = !(socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok());
+            let Some(fd) = socket.slot(slot) else { continue };
+            if relayed && !self.pass_on(&socket, slot, &fd) {
+                continue;
+            }
+            let count = (socket.kind == Kind::Tcp).then_some(queued);
+            self.tell(&SocketNote::Rescued { socket: socket.address.clone(), count, relayed }.into());
+        }
+    }
+
+    /// What waits on `fd`, which is or was this slot.
+    pub(super) fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> bool {
+        let target = match socket.kind {
+            Kind::Unix => socket.path_of(self.slots.steering.slot).map(Target::Unix),
+            Kind::Udp => socket.address_to_connect().map(Target::Udp),
+            _ => socket.address_to_connect().map(Target::Tcp),
+        };
+        let Some(target) = target else {
+            log::warn!(
+                "{}: what waits where no server is left cannot be passed on from this host",
+                socket.address
+            );
+            return false;
+        };
+        match relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target) {
+            Ok(relay) => {
+                self.relays.push(Passing { relay, socket: Rc::clone(socket), slot });
+                true
+            }
+            Err(error) => {
+                log::warn!(
+                    "{}: what waits where no server is left cannot be passed on: {error}",
+                    socket.address
+                );
+                false
+            }
+        }
+    }
+
+    /// A generation is about to get the slot: what waits there from now on is its own.
+    pub(super) fn end_relays(&mut self, slot: SlotId) {
+        for passing in self.relays.iter().filter(|passing| passing.slot == slot) {
+            // Not reaped yet, so the number is still its own.
+            if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGTERM) {
+                log::debug!("cannot tell the relay {}: {errno}", passing.relay.pid);
+            }
+        }
+    }
+
+    /// Whether this was a relay. What came to its slot at its very end is looked for again.
+    pub(super) fn on_relay_gone(&mut self, pid: i32) -> bool {
+        let Some(at) = self.relays.iter().position(|passing| passing.relay.pid == pid) else { return false };
+        let Passing { mut relay, socket, slot } = self.relays.swap_remove(at);
+        match relay.carried() {
+            Ok(carried) if carried.refused > 0 => log::warn!(
+                "{}: {} of the connections passed on were refused by the server",
+                socket.address,
+                carried.refused
+            ),
+            Ok(carried) => {
+                log::debug!("{}: {} connections were passed on", socket.address, carried.passed_on)
+            }
+            Err(error) => log::debug!("{}: the relay did not say what it did: {error}", socket.address),
+        }
+        self.rearm(&socket, slot);
+        true
+    }
+}

@@ -1,0 +1,267 @@
+//! The slots of the held sockets: which are watched for what, who gets the traffic, and what servers did to them.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use mio::event::Event as Ready;
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+
+use super::{SOCKETS, Shell};
+use crate::core::{Damage, Event, SlotId, SocketNote, Stage, StartFailure, Steering, limits};
+use crate::os::socket::{self, HeldSocket, NamedSocket};
+
+/// What is wanted of the slots, and what the poll was told.
+#[derive(Debug)]
+pub(super) struct Slots {
+    pub(super) steering: Steering,
+    pub(super) guarded: BTreeSet<SlotId>,
+    /// `Connected` is wanted.
+    pub(super) is_watching: bool,
+    /// What is registered with the poll, each at the index that its token says.
+    watched: Vec<Option<Watched>>,
+}
+
+#[derive(Clone, Debug)]
+struct Watched {
+    socket: Rc<HeldSocket>,
+    slot: SlotId,
+    fd: Rc<OwnedFd>,
+    interest: Interest,
+}
+
+/// A socket that poll has something to say of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Woken {
+    index: usize,
+    has_hung_up: bool,
+}
+
+impl Woken {
+    pub(super) fn new(event: &Ready) -> Self {
+        Self { index: event.token().0 - SOCKETS, has_hung_up: event.is_read_closed() || event.is_error() }
+    }
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        Self {
+            steering: Steering { slot: SlotId(0), canary: None },
+            guarded: BTreeSet::new(),
+            is_watching: false,
+            watched: Vec::new(),
+        }
+    }
+
+    /// Without READABLE a connection wakes nobody; a hang-up is always told.
+    fn interest(&self, socket: &HeldSocket, slot: SlotId) -> Interest {
+        if self.is_watched(socket, slot) || (socket.is_steered() && self.guarded.contains(&slot)) {
+            Interest::PRIORITY | Interest::READABLE
+        } else {
+            Interest::PRIORITY
+        }
+    }
+
+    fn is_watched(&self, socket: &HeldSocket, slot: SlotId) -> bool {
+        self.is_watching && (!socket.is_steered() || slot == self.steering.slot)
+    }
+
+    fn wanted(&self, sockets: &[Rc<HeldSocket>]) -> Vec<Watched> {
+        let mut wanted = Vec::new();
+        for socket in sockets {
+            let count = if socket.is_steered() { limits::GENERATIONS as u8 } else { 1 };
+            for slot in (0..count).map(SlotId) {
+                if let Some(fd) = socket.slot(slot) {
+                    let interest = self.interest(socket, slot);
+                    wanted.push(Watched { socket: Rc::clone(socket), slot, fd, interest });
+                }
+            }
+        }
+        wanted
+    }
+}
+
+/// What the poll watches.
+impl Shell {
+    /// Every socket we hold, once: those that the swap under way has bound as well.
+    pub(super) fn held(&self) -> Vec<Rc<HeldSocket>> {
+        let staged = self.staged.iter().flat_map(|staged| &staged.sockets);
+        let mut held: Vec<Rc<HeldSocket>> = Vec::new();
+        for NamedSocket { socket, .. } in self.sockets.iter().chain(staged) {
+            if !held.iter().any(|other| Rc::ptr_eq(other, socket)) {
+                held.push(Rc::clone(socket));
+            }
+        }
+        held
+    }
+
+    /// Makes the poll watch what is wanted now. epoll is told of each that goes before it is closed.
+    pub(super) fn arm(&mut self) {
+        let mut wanted = self.slots.wanted(&self.held());
+        let is_same = |one: &Watched, other: &Watched| Rc::ptr_eq(&one.fd, &other.fd);
+        let registry = self.poll.registry();
+        for (index, place) in self.slots.watched.iter_mut().enumerate() {
+            let Some(watched) = place else { continue };
+            let mut source = watched.fd.as_raw_fd();
+            let source = &mut SourceFd(&mut source);
+            let result = match wanted.iter().position(|one| is_same(one, watched)) {
+                Some(at) => {
+                    let interest = wanted.swap_remove(at).interest;
+                    let has_changed = std::mem::replace(&mut watched.interest, interest) != interest;
+                    if has_changed {
+                        registry.reregister(source, Token(SOCKETS + index), interest)
+                    } else {
+                        Ok(())
+                    }
+                }
+                None => {
+                    let result = registry.deregister(source);
+                    *place = None;
+                    result
+                }
+            };
+            warn(&result, "watch a socket otherwise");
+        }
+        for new in wanted {
+            let free = self.slots.watched.iter().position(Option::is_none);
+            let index = free.unwrap_or(self.slots.watched.len());
+            let result =
+                registry.register(&mut SourceFd(&new.fd.as_raw_fd()), Token(SOCKETS + index), new.interest);
+            warn(&result, "watch a socket");
+            if index == self.slots.watched.len() {
+                self.slots.watched.push(None);
+            }
+            self.slots.watched[index] = Some(new);
+        }
+        self.watch_paths();
+    }
+
+    /// Has the poll say again what it said already: it tells a change once.
+    pub(super) fn rearm(&self, socket: &Rc<HeldSocket>, slot: SlotId) {
+        for (index, watched) in self.slots.watched.iter().enumerate() {
+            if let Some(watched) = watched
+                && watched.slot == slot
+                && Rc::ptr_eq(&watched.socket, socket)
+            {
+                let fd = watched.fd.as_raw_fd();
+                let token = Token(SOCKETS + index);
+                let result = self.poll.registry().reregister(&mut SourceFd(&fd), token, watched.interest);
+                warn(&result, "watch a socket again");
+            }
+        }
+    }
+
+    pub(super) fn watch(&mut self, on: bool) {
+        if self.slots.is_watching != on {
+            self.slots.is_watching = on;
+            self.arm();
+        }
+    }
+
+    pub(super) fn guard(&mut self, slot: SlotId, on: bool) {
+        if on {
+            self.slots.guarded.insert(slot);
+        } else {
+            self.slots.guarded.remove(&slot);
+        }
+        self.arm();
+    }
+
+    pub(super) fn on_socket(&mut self, woken: Woken) {
+        let Some(Some(watched)) = self.slots.watched.get(woken.index).cloned() else { return };
+        let Watched { socket, slot, .. } = watched;
+        if woken.has_hung_up {
+            self.mend(&socket, slot);
+        }
+        let waits = socket.queued(slot).is_ok_and(|queued| queued > 0);
+        if waits && self.slots.is_watched(&socket, slot) {
+            self.watch(false);
+            self.queue.push_back(Event::Connected);
+        } else if waits && self.slots.guarded.contains(&slot) {
+            self.queue.push_back(Event::Arrived { slot });
+        }
+        self.dispatch();
+    }
+}
+
+/// Who gets the traffic.
+impl Shell {
+    pub(super) fn steer(&mut self, steering: Steering) {
+        let old = std::mem::replace(&mut self.slots.steering, steering).slot;
+        for socket in self.held() {
+            if let Err(error) = socket.steer(&steering) {
+                log::warn!("cannot steer {}: {error}", socket.address);
+            }
+        }
+        if old != steering.slot {
+            self.remember_handshakes(old);
+        }
+        self.look_for_strangers();
+        self.arm();
+    }
+
+    /// The sockets of a slot for a generation that starts: O_NONBLOCK is as the files say only now, for it belongs to the
+    /// open file and would change under the hands of a server.
+    pub(super) fn ready_slot(&mut self, slot: SlotId) -> Result<(), StartFailure> {
+        self.end_relays(slot);
+        self.look_for_strangers();
+        let (launcher, sockets) = match &self.staged {
+            Some(staged) => (&staged.launcher, &staged.sockets),
+            None => (&self.launcher, &self.sockets),
+        };
+        let has_shared_with_nobody = self.children.has_no_main();
+        for socket in sockets {
+            let failed = |error: io::Error| StartFailure {
+                stage: Stage::Resources,
+                errno: error.raw_os_error().unwrap_or(0),
+                what: format!("cannot make a socket for {}: {error}", socket.address),
+            };
+            let fd = socket.ready_slot(slot).map_err(failed)?;
+            let is_new = !self.sockets.iter().any(|held| Rc::ptr_eq(&held.socket, &socket.socket));
+            if socket.is_steered() || is_new || has_shared_with_nobody {
+                socket::set_non_blocking(&fd, launcher.non_blocking()).map_err(failed)?;
+            }
+        }
+        self.arm();
+        Ok(())
+    }
+}
+
+/// What servers do to the sockets, and must not.
+impl Shell {
+    /// At each exit: shutdown(2) and a small listen(2) are undone. The queue of a socket that nobody runs on is as
+    /// long as it was asked for.
+    pub(super) fn mend_sockets(&mut self) {
+        for socket in self.held() {
+            if let Err(error) = socket.refresh() {
+                log::warn!("cannot listen on {} again: {error}", socket.address);
+            }
+        }
+    }
+
+    fn mend(&mut self, socket: &Rc<HeldSocket>, slot: SlotId) {
+        // Of a unix socket that is replaced; its queue is reset when the last one closes it.
+        let old = socket.slot(slot);
+        match socket.mend(slot) {
+            Ok(false) => {}
+            Ok(true) => {
+                let is_new =
+                    old.is_some_and(|old| socket.slot(slot).is_some_and(|new| !Rc::ptr_eq(&old, &new)));
+                let damage = if is_new { Damage::Ended } else { Damage::Shutdown };
+                let generation = self.children.on_slot(slot);
+                let socket = socket.address.clone();
+                self.tell(&SocketNote::Mended { socket, generation, damage }.into());
+                self.arm();
+            }
+            Err(error) => log::warn!("{} was shut down and cannot be mended: {error}", socket.address),
+        }
+    }
+}
+
+fn warn(result: &io::Result<()>, what: &str) {
+    if let Err(error) = result {
+        log::warn!("cannot {what}: {error}");
+    }
+}

@@ -1,0 +1,197 @@
+//! What the kernel is asked about connections: how many a generation has, who else is on a port, what was lost.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Shell;
+use crate::config::{Kind, Span};
+use crate::core::{Event, GenerationId, SlotId, SocketNote, Traffic};
+use crate::os::diag::{self, Diag, Handshakes, InetSocket, UnixSocket};
+use crate::os::socket::HeldSocket;
+
+/// How soon strangers are looked for again, as long as one is there: nothing tells that it leaves, and then members of
+/// the group change places.
+pub(super) const STRANGERS: Duration = Duration::from_millis(100);
+
+/// What was asked and is remembered.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    diag: Diag,
+    /// Half-open connections at the moment their slot lost the traffic.
+    handshakes: BTreeMap<SlotId, Handshakes>,
+    /// That the kernel does not answer was told.
+    is_refusal_told: bool,
+    /// ListenOverflows when the files were read last.
+    overflows: Option<u64>,
+    /// Other people's sockets in our groups, by ours.
+    strangers: Vec<(Rc<HeldSocket>, Vec<u64>)>,
+}
+
+/// Connections.
+impl Shell {
+    pub(super) fn remember_handshakes(&mut self, slot: SlotId) {
+        let mut begun = Handshakes::default();
+        for socket in self.held().iter().filter(|socket| socket.is_steered() && socket.kind == Kind::Tcp) {
+            let Some(port) = socket.port else { continue };
+            match self.questions.diag.tcp(port) {
+                Ok(sockets) => begun.extend(diag::handshakes(&sockets)),
+                Err(error) => log::debug!("cannot look for handshakes of {}: {error}", socket.address),
+            }
+        }
+        self.questions.handshakes.insert(slot, begun);
+    }
+
+    /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
+    pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
+        let held = self.held().into_iter().filter(|socket| socket.is_steered()).collect();
+        let traffic = self.traffic(held, generation, slot, quiet).map_err(|error| {
+            if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
+                log::warn!(
+                    "the kernel does not tell of connections: {error}; an old generation gets all of Drain="
+                );
+            }
+        });
+        self.queue.push_back(Event::Counted { generation, traffic: traffic.ok() });
+    }
+
+    /// The connections of one generation on all sockets, for `status`.
+    pub(super) fn connections(&mut self, generation: GenerationId, slot: SlotId) -> Option<u64> {
+        let traffic = self.traffic(self.held(), generation, slot, Span::ZERO).ok()?;
+        Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
+    }
+
+    fn traffic(
+        &mut self,
+        sockets: Vec<Rc<HeldSocket>>,
+        generation: GenerationId,
+        slot: SlotId,
+        quiet: Span,
+    ) -> io::Result<Traffic> {
+        let mut sum = Traffic::default();
+        for socket in sockets {
+            sum += match (socket.kind, socket.port) {
+                (Kind::Tcp, Some(port)) => self.tcp_traffic(&socket, port, generation, slot, quiet)?,
+                (Kind::Unix, _) => self.unix_traffic(&socket, generation, slot)?,
+                _ => Traffic { queued: socket.queued(slot)?, ..Traffic::default() },
+            };
+        }
+        Ok(sum)
+    }
+
+    /// By label; where there are none, by what the processes of the generation have open.
+    fn tcp_traffic(
+        &mut self,
+        socket: &HeldSocket,
+        port: u16,
+        generation: GenerationId,
+        slot: SlotId,
+        quiet: Span,
+    ) -> io::Result<Traffic> {
+        let mut sockets = self.questions.diag.tcp(port)?;
+        // Another socket of ours may have the same port at another address.
+        sockets.retain(|one| socket.local_address().is_none_or(|held| one.is_at(held)));
+        let none = Handshakes::default();
+        let begun = self.questions.handshakes.get(&slot).unwrap_or(&none);
+        if socket.is_labelled() && sockets.iter().all(|one| one.label.is_some()) {
+            let is_ours = |one: &InetSocket| one.label == Some(slot.0);
+            return Ok(diag::traffic(&sockets, is_ours, quiet, begun));
+        }
+        let inodes = diag::inodes_of(&self.children.pids(generation)?)?;
+        let is_ours = |one: &InetSocket| one.inode != 0 && inodes.contains(&one.inode);
+        let traffic = diag::traffic(&sockets, is_ours, quiet, begun);
+        Ok(Traffic { queued: socket.queued(slot)?, ..traffic })
+    }
+
+    fn unix_traffic(
+        &mut self,
+        socket: &HeldSocket,
+        generation: GenerationId,
+        slot: SlotId,
+    ) -> io::Result<Traffic> {
+        let sockets = self.questions.diag.unix()?;
+        // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
+        // stat(2) sees another.
+        let own = socket.inode(slot)?;
+        let listener = sockets.iter().find(|one| u64::from(one.inode) == own);
+        let Some(node) = listener.and_then(|one| one.node) else { return Ok(Traffic::default()) };
+        if socket.is_steered() {
+            return Ok(diag::unix_traffic(&sockets, |one| one.node == Some(node)));
+        }
+        let inodes = diag::inodes_of(&self.children.pids(generation)?)?;
+        let is_ours = |one: &UnixSocket| one.node == Some(node) && inodes.contains(&one.inode);
+        Ok(diag::unix_traffic(&sockets, is_ours))
+    }
+}
+
+/// What was lost.
+impl Shell {
+    pub(super) fn begin_overflows(&mut self) {
+        self.questions.overflows = diag::listen_overflows().ok();
+    }
+
+    pub(super) fn tell_overflows(&mut self) {
+        let (Some(before), Ok(now)) = (self.questions.overflows.take(), diag::listen_overflows()) else {
+            return;
+        };
+        let count = now.saturating_sub(before);
+        if count > 0 {
+            self.tell(&SocketNote::Overflowed { count }.into());
+        }
+    }
+}
+
+/// Processes that have joined one of our addresses by SO_REUSEPORT.
+impl Shell {
+    pub(super) fn has_strangers(&self) -> bool {
+        self.questions.strangers.iter().any(|(_, inodes)| !inodes.is_empty())
+    }
+
+    pub(super) fn look_for_strangers(&mut self) {
+        for socket in
+            self.held().into_iter().filter(|socket| socket.is_steered() && socket.kind != Kind::Unix)
+        {
+            match self.strangers_of(&socket) {
+                Ok(found) => self.set_strangers(socket, found),
+                Err(error) => log::debug!("cannot see who else has {}: {error}", socket.address),
+            }
+        }
+    }
+
+    /// In the order of their inode numbers, which is that in which they came.
+    fn strangers_of(&mut self, socket: &HeldSocket) -> io::Result<Vec<InetSocket>> {
+        let (Some(port), Some(address)) = (socket.port, socket.local_address()) else {
+            return Ok(Vec::new());
+        };
+        let mut found = match socket.kind {
+            Kind::Tcp => self.questions.diag.listeners(port)?,
+            _ => self.questions.diag.udp(port)?,
+        };
+        let own = socket.inodes()?;
+        found.retain(|one| one.local == address && one.inode != 0 && !own.contains(&u64::from(one.inode)));
+        found.sort_by_key(|one| one.inode);
+        Ok(found)
+    }
+
+    fn set_strangers(&mut self, socket: Rc<HeldSocket>, found: Vec<InetSocket>) {
+        let inodes: Vec<u64> = found.iter().map(|one| one.inode.into()).collect();
+        let known = self.questions.strangers.iter().position(|(one, _)| Rc::ptr_eq(one, &socket));
+        let before = known.map(|at| self.questions.strangers.swap_remove(at).1).unwrap_or_default();
+        if inodes != before {
+            if let Err(error) = socket.set_strangers(&inodes) {
+                log::warn!("cannot steer {}: {error}", socket.address);
+            }
+            for new in found.iter().filter(|one| !before.contains(&one.inode.into())) {
+                let who = diag::holder(new.inode, new.uid).to_string();
+                self.tell(&SocketNote::Stranger { socket: socket.address.clone(), who }.into());
+            }
+            if inodes.is_empty() {
+                self.tell(&SocketNote::StrangerGone { socket: socket.address.clone() }.into());
+            }
+        }
+        if !inodes.is_empty() {
+            self.questions.strangers.push((socket, inodes));
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The slots of a TCP or UDP address: the members of one SO_REUSEPORT group, and a program that says which of them gets
+//! what comes.
+//!
+//! * Slot 0 is bound without SO_REUSEPORT: where another listens already, that is EADDRINUSE as ever. It has its program
+//!   before it listens, which also keeps it from joining a group that came into being in between.
+//! * Slot 1 is there from the start: were slot 0 alone and a server shut it down, the group and its program would be
+//!   gone, and a stranger could be the first to come back.
+//! * UDP joins its group at bind(2), and a program cannot be attached after a bind without SO_REUSEPORT.
+//! * A program is attached only through a slot that listens. Through another the kernel would make a group of its own for
+//!   it, and its next listen(2) would be EADDRINUSE for ever.
+//! * shutdown(2) takes a TCP slot out of the group and listen(2) brings it back as the last: each moves indices, so the
+//!   program is attached anew. UDP stays in, whatever a server does, but for connect(2).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
+
+use super::inet::{Failure, Plan, errno_of};
+use super::order::Order;
+use super::program::{Probed, program};
+use super::restore::restore;
+use super::slots::{Probe, Slots};
+use crate::core::limits::GENERATIONS;
+use crate::core::{SlotId, Steering};
+use crate::os::sys;
+
+const FIRST: Steering = Steering { slot: SlotId(0), canary: None };
+
+#[derive(Debug)]
+pub(super) struct Group {
+    plan: Plan,
+    /// Slot k at index k.
+    slots: Vec<Option<Slot>>,
+    order: Order,
+    steering: Steering,
+    probe: Option<Probe>,
+    is_labelled: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    fd: Rc<OwnedFd>,
+    /// As it was made: no server has had it yet, and we have not shut it.
+    is_fresh: bool,
+    /// By us.
+    is_shut: bool,
+}
+
+impl Slot {
+    fn new(fd: OwnedFd) -> Self {
+        Self { fd: Rc::new(fd), is_fresh: true, is_shut: false }
+    }
+}
+
+/// Making them.
+impl Group {
+    /// With `fd`, not bound yet, as slot 0; one socket for all where the kernel refuses the rest.
+    pub(super) fn make(plan: &Plan, fd: OwnedFd) -> Result<Slots, Failure> {
+        if let Err((step, errno)) = Self::bind_first(plan, &fd)? {
+            return Self::give_up(plan, fd, step, errno);
+        }
+        let mut group = Self {
+            // FreeBind= is one of the three bits, and the user's.
+            is_labelled: !plan.is_udp() && !plan.listener().options.free_bind,
+            plan: plan.clone(),
+            slots: Vec::new(),
+            order: Order::default(),
+            steering: FIRST,
+            probe: None,
+        };
+        if let Err(error) = group.label(SlotId(0), &fd, true) {
+            log::debug!("{}: connections get no label: {error}", plan.listener().place);
+            group.is_labelled = false;
+        }
+        plan.listen(&fd)?;
+        match group.another(SlotId(1)) {
+            Ok(second) => {
+                group.slots = vec![Some(Slot::new(fd)), Some(Slot::new(second))];
+                group.order.join(SlotId(0));
+                group.order.join(SlotId(1));
+                Ok(Slots::Group(Box::new(group)))
+            }
+            Err(failure) => Self::give_up(plan, fd, failure.step, failure.errno),
+        }
+    }
+
+    /// Slot 0, up to listen(2). The inner error: it is bound, but cannot be steered.
+    fn bind_first(plan: &Plan, fd: &OwnedFd) -> Result<Result<(), (&'static str, Errno)>, Failure> {
+        let set = |on| setsockopt(fd, sockopt::ReusePort, &on).map_err(|errno| ("SO_REUSEPORT", errno));
+        let attach = || {
+            let to_itself = program(0, None, None);
+            sys::attach_reuseport_program(fd, &to_itself)
+                .map_err(|error| ("SO_ATTACH_REUSEPORT_CBPF", errno_of(&error)))
+        };
+        if plan.is_udp() {
+            let attached = set(true).and_then(|()| attach());
+            if !matches!(attached, Err(("SO_REUSEPORT", _))) {
+                // Otherwise a socket of our user that is there already would let us in.
+                set(false).map_err(|(step, errno)| plan.failed(step)(errno))?;
+            }
+            plan.bind(fd)?;
+            return Ok(attached.and_then(|()| set(true)));
+        }
+        plan.bind(fd)?;
+        Ok(set(true).and_then(|()| attach()))
+    }
+
+    /// `fd` is bound. It must not be joined by others.
+    fn give_up(plan: &Plan, fd: OwnedFd, step: &str, errno: Errno) -> Result<Slots, Failure> {
+        if let Err(errno) = setsockopt(&fd, sockopt::ReusePort, &false) {
+            log::debug!("{}: SO_REUSEPORT=0: {}", plan.listener().place, errno.desc());
+        }
+        plan.listen(&fd)?;
+        Ok(Slots::one(
+            fd,
+            format!("the kernel refuses {step} for a second socket of its address ({})", errno.desc()),
+        ))
+    }
+
+    /// One more socket, which joins the group as its last member.
+    fn another(&self, slot: SlotId) -> Result<OwnedFd, Failure> {
+        let (fd, _) = self.plan.unbound()?;
+        setsockopt(&fd, sockopt::ReusePort, &true).map_err(self.plan.failed("SO_REUSEPORT"))?;
+        self.plan.bind(&fd)?;
+        self.label(slot, &fd, true)
+            .map_err(|error| self.plan.failed("IP_BIND_ADDRESS_NO_PORT")(errno_of(&error)))?;
+        self.plan.listen(&fd)?;
+        Ok(fd)
+    }
+
+    /// The number of the slot in three options, which connections inherit.
+    fn label(&self, slot: SlotId, fd: &OwnedFd, is_new: bool) -> io::Result<()> {
+        if !self.is_labelled {
+            return Ok(());
+        }
+        for (bit, name, default) in [
+            (1, libc::IP_MULTICAST_LOOP, true),
+            (2, libc::IP_BIND_ADDRESS_NO_PORT, false),
+            (4, libc::IP_FREEBIND, false),
+        ] {
+            let wanted = slot.0 & bit != 0;
+            if !is_new || wanted != default {
+                sys::set_int_option(fd, libc::IPPROTO_IP, name, wanted.into())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looking at them.
+impl Group {
+    pub(super) fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
+        self.get(slot).map(|slot| Rc::clone(&slot.fd))
+    }
+
+    pub(super) fn fds(&self) -> Vec<Rc<OwnedFd>> {
+        self.slots.iter().flatten().map(|slot| Rc::clone(&slot.fd)).collect()
+    }
+
+    pub(super) fn is_labelled(&self) -> bool {
+        self.is_labelled
+    }
+
+    /// As in [`sys::tcp_listen_queue`].
+    pub(super) fn queue(&self) -> io::Result<(u32, u32)> {
+        let (mut depth, mut limit) = (0, 0);
+        for id in self.order.slots() {
+            let Some(slot) = self.get(id) else { continue };
+            // Not listening any more, it has no queue.
+            if !getsockopt(&slot.fd, sockopt::AcceptConn)? {
+                continue;
+            }
+            let (waiting, room) = sys::tcp_listen_queue(&slot.fd)?;
+            depth += waiting;
+            if limit == 0 || id == self.steering.slot {
+                limit = room;
+            }
+        }
+        Ok((depth, limit))
+    }
+
+    fn get(&self, slot: SlotId) -> Option<&Slot> {
+        self.slots.get(usize::from(slot.0))?.as_ref()
+    }
+
+    /// UDP always does.
+    fn listens(&self, fd: &OwnedFd) -> io::Result<bool> {
+        Ok(self.plan.is_udp() || getsockopt(fd, sockopt::AcceptConn)?)
+    }
+}
+
+/// Steering them.
+impl Group {
+    pub(super) fn steer(&mut self, steering: Steering) -> io::Result<()> {
+        self.steering = steering;
+        self.refresh()
+    }
+
+    pub(super) fn probe(&mut self, probe: Option<Probe>) -> io::Result<()> {
+        if let Some(probe) = probe
+            && self.order.index_of(probe.slot).is_none()
+        {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        self.probe = probe;
+        self.attach()
+    }
+
+    pub(super) fn set_strangers(&mut self, inodes: &[u64]) -> io::Result<()> {
+        let before = self.order.clone();
+        self.order.set_strangers(inodes);
+        if before == self.order { Ok(()) } else { self.attach() }
+    }
+
+    pub(super) fn refresh(&mut self) -> io::Result<()> {
+        for (id, fd) in self.usable() {
+            setsockopt(&fd, sockopt::ReusePort, &true)?;
+            match self.listens(&fd)? {
+                // It may have been the server's own listen(2) that brought it back.
+                true => self.order.join(id),
+                false => self.order.leave(id),
+            }
+        }
+        self.attach()?;
+        for (id, fd) in self.usable() {
+            if self.order.index_of(id).is_some() {
+                self.listen(&fd)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn mend(&mut self, id: SlotId) -> io::Result<bool> {
+        let Some(slot) = self.get(id).filter(|slot| !slot.is_shut) else { return Ok(false) };
+        let fd = Rc::clone(&slot.fd);
+        if self.order.index_of(id).is_some() && self.listens(&fd)? {
+            return Ok(false);
+        }
+        self.rejoin(id, &fd)?;
+        Ok(true)
+    }
+
+    pub(super) fn shut(&mut self, id: SlotId) -> io::Result<()> {
+        if self.plan.is_udp() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let canary = self.steering.canary.map(|(slot, _)| slot);
+        let others = self.order.slots().filter(|other| *other != id).count();
+        if id == self.steering.slot || Some(id) == canary || others == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        let fd = Rc::clone(&slot.fd);
+        (slot.is_shut, slot.is_fresh) = (true, false);
+        if self.probe.is_some_and(|probe| probe.slot == id) {
+            self.probe = None;
+        }
+        self.attach()?;
+        match shutdown(fd.as_raw_fd(), Shutdown::Both) {
+            // A server was faster.
+            Ok(()) | Err(Errno::ENOTCONN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.order.leave(id);
+        self.attach()
+    }
+
+    pub(super) fn ready(&mut self, id: SlotId) -> io::Result<Rc<OwnedFd>> {
+        if usize::from(id.0) >= GENERATIONS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
+            return self.place(id);
+        };
+        let fd = Rc::clone(&slot.fd);
+        if std::mem::replace(&mut slot.is_fresh, false) {
+            return Ok(fd);
+        }
+        slot.is_shut = false;
+        if self.is_spoiled(&fd)? {
+            return self.place(id);
+        }
+        restore(&fd, &self.plan);
+        self.label(id, &fd, false)?;
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+        if self.order.index_of(id).is_some() && self.listens(&fd)? {
+            self.listen(&fd)?;
+            self.attach()?;
+            return Ok(fd);
+        }
+        match self.rejoin(id, &fd) {
+            // A server attached a program of its own while it did not listen.
+            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => self.place(id),
+            result => result.map(|()| fd),
+        }
+    }
+
+    /// After shutdown(2), which is for ever on UDP.
+    fn is_spoiled(&self, fd: &OwnedFd) -> io::Result<bool> {
+        if !self.plan.is_udp() {
+            return Ok(false);
+        }
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO)?;
+        Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)))
+    }
+
+    /// A new socket as this slot. It joins as the last, and if one is replaced that is still in the group, it takes over
+    /// that one's index when that is closed.
+    fn place(&mut self, id: SlotId) -> io::Result<Rc<OwnedFd>> {
+        let slot = Slot { is_fresh: false, ..Slot::new(self.another(id)?) };
+        let fd = Rc::clone(&slot.fd);
+        let index = usize::from(id.0);
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some(slot);
+        self.order.join(id);
+        self.attach()?;
+        Ok(fd)
+    }
+
+    /// A slot that left the group comes back as its last member.
+    fn rejoin(&mut self, id: SlotId, fd: &OwnedFd) -> io::Result<()> {
+        self.order.leave(id);
+        setsockopt(fd, sockopt::ReusePort, &true)?;
+        self.attach()?;
+        self.listen(fd)?;
+        self.order.join(id);
+        self.attach()
+    }
+
+    fn listen(&self, fd: &OwnedFd) -> io::Result<()> {
+        Ok(self.plan.listen(fd)?)
+    }
+
+    /// All but those that we shut.
+    fn usable(&self) -> Vec<(SlotId, Rc<OwnedFd>)> {
+        let numbered = (0..).map(SlotId).zip(&self.slots);
+        let usable =
+            numbered.filter_map(|(id, slot)| Some((id, slot.as_ref().filter(|slot| !slot.is_shut)?)));
+        usable.map(|(id, slot)| (id, Rc::clone(&slot.fd))).collect()
+    }
+
+    /// The program as it is to be now. While nobody of ours listens there is nothing to attach it to: the next that does
+    /// brings it.
+    fn attach(&self) -> io::Result<()> {
+        let program = self.program();
+        let mut refused = Ok(());
+        for id in self.order.slots() {
+            let Some(slot) = self.get(id) else { continue };
+            if !self.listens(&slot.fd)? {
+                continue;
+            }
+            match sys::attach_reuseport_program(&slot.fd, &program) {
+                // A server set SO_LOCK_FILTER on its slot.
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => refused = Err(error),
+                result => return result,
+            }
+        }
+        refused
+    }
+
+    /// What was asked for, or the nearest to it that listens.
+    fn program(&self) -> Vec<libc::sock_filter> {
+        let any = || self.order.slots().next().and_then(|id| self.order.index_of(id));
+        let index = self.order.index_of(self.steering.slot).or_else(any).unwrap_or(0);
+        let canary = self.steering.canary;
+        let canary = canary.and_then(|(slot, percent)| Some((self.order.index_of(slot)?, percent)));
+        let probe = self.probe.and_then(|Probe { source_port, slot }| {
+            Some(Probed { source_port, index: self.order.index_of(slot)? })
+        });
+        program(index, canary, probe)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! The members of an SO_REUSEPORT group in the kernel's order, as far as it can be known from outside: nothing tells it.
+//!
+//! Who joins comes last; when one leaves, the last takes its index (reuseport_add_sock and reuseport_detach_sock of
+//! net/core/sock_reuseport.c).
+
+use crate::core::SlotId;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    Slot(SlotId),
+    /// By its inode number.
+    Stranger(u64),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Order(Vec<Member>);
+
+impl Order {
+    pub(super) fn index_of(&self, slot: SlotId) -> Option<u32> {
+        self.find(Member::Slot(slot)).map(|index| index as u32)
+    }
+
+    /// Those of ours, in their order.
+    pub(super) fn slots(&self) -> impl Iterator<Item = SlotId> {
+        self.0.iter().filter_map(|member| match member {
+            Member::Slot(slot) => Some(*slot),
+            Member::Stranger(_) => None,
+        })
+    }
+
+    pub(super) fn join(&mut self, slot: SlotId) {
+        self.add(Member::Slot(slot));
+    }
+
+    pub(super) fn leave(&mut self, slot: SlotId) {
+        self.remove(Member::Slot(slot));
+    }
+
+    /// Who is there besides us, in the order they came. Where some left and some came since the last time, those that
+    /// left are taken to have gone first.
+    pub(super) fn set_strangers(&mut self, inodes: &[u64]) {
+        let known = self.0.iter().filter(|member| matches!(member, Member::Stranger(_)));
+        let gone = known.filter(|member| !inodes.iter().any(|inode| **member == Member::Stranger(*inode)));
+        for member in gone.copied().collect::<Vec<_>>() {
+            self.remove(member);
+        }
+        for inode in inodes {
+            self.add(Member::Stranger(*inode));
+        }
+    }
+
+    fn find(&self, wanted: Member) -> Option<usize> {
+        self.0.iter().position(|member| *member == wanted)
+    }
+
+    fn add(&mut self, member: Member) {
+        if self.find(member).is_none() {
+            self.0.push(member);
+        }
+    }
+
+    fn remove(&mut self, member: Member) {
+        if let Some(index) = self.find(member) {
+            self.0.swap_remove(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOTS: [SlotId; 3] = [SlotId(0), SlotId(1), SlotId(2)];
+
+    fn indices(order: &Order) -> [Option<u32>; 3] {
+        SLOTS.map(|slot| order.index_of(slot))
+    }
+
+    #[test]
+    fn the_last_takes_the_place_of_who_leaves() {
+        let mut order = Order::default();
+        SLOTS.into_iter().for_each(|slot| order.join(slot));
+        order.leave(SLOTS[0]);
+        assert_eq!(indices(&order), [None, Some(1), Some(0)]);
+        order.join(SLOTS[0]);
+        order.join(SLOTS[0]);
+        assert_eq!(indices(&order), [Some(2), Some(1), Some(0)]);
+        assert_eq!(order.slots().collect::<Vec<_>>(), [SLOTS[2], SLOTS[1], SLOTS[0]]);
+    }
+
+    #[test]
+    fn strangers_have_places_too() {
+        let mut order = Order::default();
+        order.join(SLOTS[0]);
+        order.set_strangers(&[7, 8]);
+        order.join(SLOTS[1]);
+        assert_eq!(indices(&order), [Some(0), Some(3), None]);
+        order.set_strangers(&[8, 9]);
+        assert_eq!(indices(&order), [Some(0), Some(1), None]);
+        order.set_strangers(&[]);
+        assert_eq!(order.slots().count(), 2);
+    }
+}

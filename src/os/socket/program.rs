@@ -1,0 +1,80 @@
+//! The classic BPF program of an SO_REUSEPORT group: which member gets a new connection or datagram.
+//!
+//! The kernel runs it with SO_ATTACH_REUSEPORT_CBPF (socket(7), Linux 4.5) and takes what it returns as an index into
+//! the members; one out of range means its own hash.
+
+use libc::sock_filter;
+
+/// Among the ancillary data of <linux/filter.h>: the number of the interface, and a random number.
+const INTERFACE: u32 = AD + 8;
+const RANDOM: u32 = AD + 56;
+const AD: u32 = libc::SKF_AD_OFF as u32;
+/// Offsets from here on count from the IP header.
+const NET: u32 = libc::SKF_NET_OFF as u32;
+
+/// The number of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// The length of an IPv6 header: the ports follow, for what our own host sends has no extension headers.
+const IPV6_HEADER: u32 = 40;
+
+/// A probe: what comes over the loopback interface from this port goes to this member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Probed {
+    pub(super) source_port: u16,
+    pub(super) index: u32,
+}
+
+/// All to `index`, or so many of a hundred to another; a probe goes first.
+pub(super) fn program(index: u32, canary: Option<(u32, u8)>, probe: Option<Probed>) -> Vec<sock_filter> {
+    let mut program = probe.map_or_else(Vec::new, |probe| probe_part(probe).into());
+    match canary {
+        None => program.push(ret(index)),
+        Some((other, percent)) => program.extend([
+            load(libc::BPF_W | libc::BPF_ABS, RANDOM),
+            statement(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 100),
+            jump(libc::BPF_JGE, percent.into(), 0, 1),
+            ret(index),
+            ret(other),
+        ]),
+    }
+    program
+}
+
+/// The source port stands behind a header of another length in IPv4 (with options) and IPv6. A client elsewhere that
+/// happens to have the same port is kept out by the interface. What is no probe falls through to what follows.
+fn probe_part(Probed { source_port, index }: Probed) -> [sock_filter; 12] {
+    [
+        load(libc::BPF_W | libc::BPF_ABS, INTERFACE),
+        jump(libc::BPF_JEQ, LOOPBACK, 0, 10),
+        load(libc::BPF_B | libc::BPF_ABS, NET),
+        statement(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 4),
+        jump(libc::BPF_JEQ, 6, 0, 2),
+        load(libc::BPF_H | libc::BPF_ABS, NET + IPV6_HEADER),
+        statement(libc::BPF_JMP | libc::BPF_JA, 3),
+        // A version that is neither cannot come here.
+        jump(libc::BPF_JEQ, 4, 0, 4),
+        // The length of the IPv4 header.
+        statement(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, NET),
+        load(libc::BPF_H | libc::BPF_IND, NET),
+        jump(libc::BPF_JEQ, source_port.into(), 0, 1),
+        ret(index),
+    ]
+}
+
+fn load(mode: u32, offset: u32) -> sock_filter {
+    statement(libc::BPF_LD | mode, offset)
+}
+
+fn ret(value: u32) -> sock_filter {
+    statement(libc::BPF_RET | libc::BPF_K, value)
+}
+
+fn statement(code: u32, k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+/// How many instructions are left out when the comparison holds, and when it does not.
+fn jump(comparison: u32, k: u32, if_true: u8, if_false: u8) -> sock_filter {
+    sock_filter { jt: if_true, jf: if_false, ..statement(libc::BPF_JMP | comparison | libc::BPF_K, k) }
+}

@@ -1,0 +1,123 @@
+//! A slot as it was before a server had it: what a server sets on its copy of a socket is set for all who have it, and the
+//! next server would inherit it.
+//!
+//! The model is a new socket with the options that were asked for, so nothing has to be remembered, and a first start
+//! costs nothing. Left out is what is fixed by bind(2), and what cannot be set back on a socket that listens.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::inet::Plan;
+use crate::os::sys;
+
+const SO_BUF_LOCK: libc::c_int = 72;
+/// Of <linux/udp.h>.
+const UDP_CORK: libc::c_int = 1;
+const UDP_SEGMENT: libc::c_int = 103;
+const UDP_GRO: libc::c_int = 104;
+const IPPROTO_UDP: libc::c_int = libc::IPPROTO_UDP;
+
+/// Those that a server may have a reason to set. SO_TIMESTAMP comes before SO_TIMESTAMPNS, because either switches the
+/// other off.
+const OPTIONS: &[(libc::c_int, libc::c_int)] = &[
+    (libc::SOL_SOCKET, libc::SO_REUSEADDR),
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+    (libc::SOL_SOCKET, libc::SO_BROADCAST),
+    (libc::SOL_SOCKET, libc::SO_PRIORITY),
+    (libc::SOL_SOCKET, libc::SO_MARK),
+    (libc::SOL_SOCKET, libc::SO_INCOMING_CPU),
+    (libc::SOL_SOCKET, libc::SO_TIMESTAMP),
+    (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
+    (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
+    (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
+    (libc::IPPROTO_IP, libc::IP_TOS),
+    (libc::IPPROTO_IP, libc::IP_TTL),
+    (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IP, libc::IP_RECVTOS),
+    (libc::IPPROTO_IP, libc::IP_RECVTTL),
+    (libc::IPPROTO_IP, libc::IP_RECVERR),
+    (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+];
+
+const OPTIONS_OF_TCP: &[(libc::c_int, libc::c_int)] = &[
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_CORK),
+    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+    (libc::IPPROTO_TCP, libc::TCP_LINGER2),
+    (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
+];
+
+const OPTIONS_OF_UDP: &[(libc::c_int, libc::c_int)] =
+    &[(IPPROTO_UDP, UDP_CORK), (IPPROTO_UDP, UDP_SEGMENT), (IPPROTO_UDP, UDP_GRO)];
+
+/// What cannot be undone is a warning: the next server may never notice.
+pub(super) fn restore(slot: &OwnedFd, plan: &Plan) {
+    let place = &plan.listener().place;
+    let model = match plan.unbound() {
+        Ok((model, _)) => model,
+        Err(failure) => {
+            return log::warn!(
+                "{place}: cannot undo what a server set on its socket: {}",
+                failure.errno.desc()
+            );
+        }
+    };
+    let own = if plan.is_udp() { OPTIONS_OF_UDP } else { OPTIONS_OF_TCP };
+    for (level, name) in OPTIONS.iter().chain(own) {
+        if let Err(error) = sys::copy_option(&model, slot, *level, *name) {
+            log::warn!(
+                "{place}: cannot undo what a server set on its socket (option {level}/{name}): {error}"
+            );
+        }
+    }
+    restore_buffers(slot, &model);
+    // None of ours; ENOENT where there is none.
+    let _none = sys::set_int_option(slot, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
+}
+
+/// The kernel doubles what it is given, and stops tuning a buffer that was set.
+fn restore_buffers(slot: &OwnedFd, model: &OwnedFd) {
+    let read = |fd: &OwnedFd, name| sys::int_option(fd.as_fd(), libc::SOL_SOCKET, name).ok();
+    for name in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
+        let wanted = read(model, name);
+        if wanted != read(slot, name)
+            && let Some(bytes) = wanted
+        {
+            let bytes = (bytes / 2) as usize;
+            let result = match name {
+                libc::SO_RCVBUF => setsockopt(slot, sockopt::RcvBufForce, &bytes)
+                    .or_else(|_| setsockopt(slot, sockopt::RcvBuf, &bytes)),
+                _ => setsockopt(slot, sockopt::SndBufForce, &bytes)
+                    .or_else(|_| setsockopt(slot, sockopt::SndBuf, &bytes)),
+            };
+            if let Err(error) = result {
+                log::debug!("cannot set a buffer back to {bytes}: {error}");
+            }
+            // Linux 5.14; before, only the tuning is lost.
+            if let Err(error) = sys::copy_option(model, slot, libc::SOL_SOCKET, SO_BUF_LOCK) {
+                log::debug!("SO_BUF_LOCK: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The slots of a held socket: several sockets of one address, of which each generation gets one, or one for all.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockaddrStorage, getsockname, getsockopt, sockopt};
+use nix::sys::stat::fstat;
+
+use super::HeldSocket;
+use super::group::Group;
+use super::nodes::{Checked, Nodes};
+use crate::config::{Handover, Kind};
+use crate::core::{SlotId, Steering};
+use crate::os::sys;
+
+/// Why a socket is shared that could be steered.
+pub(super) const NOT_ASKED: &str = "it was bound without Handover=steered";
+
+#[derive(Debug)]
+pub(super) enum Slots {
+    /// One socket for all generations, and why.
+    One { fd: Rc<OwnedFd>, why: String },
+    /// TCP and UDP.
+    Group(Box<Group>),
+    /// AF_UNIX.
+    Nodes(Box<Nodes>),
+}
+
+/// Connections from this port of this host go to this slot, whoever has the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub source_port: u16,
+    pub slot: SlotId,
+}
+
+impl Slots {
+    pub(super) fn one(fd: OwnedFd, why: impl Into<String>) -> Self {
+        Self::One { fd: Rc::new(fd), why: why.into() }
+    }
+
+    /// What cannot be steered, whatever was asked for; `otherwise` is the reason where it was asked for.
+    pub(super) fn unsteered(fd: OwnedFd, handover: Handover, otherwise: &str) -> Self {
+        Self::one(fd, if handover == Handover::Steered { otherwise } else { NOT_ASKED })
+    }
+
+    /// The first, which is always there.
+    pub(super) fn any(&self) -> Rc<OwnedFd> {
+        self.slot(SlotId(0)).expect("slot 0 is made first and never given up")
+    }
+
+    fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
+        match self {
+            Self::One { fd, .. } => Some(Rc::clone(fd)),
+            Self::Group(group) => group.slot(slot),
+            Self::Nodes(nodes) => Some(nodes.slot(slot)),
+        }
+    }
+}
+
+/// The slots. Where there is one socket for all, each of them is that one.
+impl HeldSocket {
+    /// Why all generations share one socket: words to go on with after "... is shared: ". None where it is steered.
+    pub fn why_shared(&self) -> Option<String> {
+        match &*self.slots.borrow() {
+            Slots::One { why, .. } => Some(why.clone()),
+            Slots::Group(_) | Slots::Nodes(_) => None,
+        }
+    }
+
+    pub fn is_steered(&self) -> bool {
+        matches!(&*self.slots.borrow(), Slots::Group(_) | Slots::Nodes(_))
+    }
+
+    /// The first slot, which is always there: for what is the same on all of them.
+    pub fn first(&self) -> Rc<OwnedFd> {
+        self.slots.borrow().any()
+    }
+
+    /// The socket of a generation: it was made ready for it.
+    pub fn of(&self, slot: SlotId) -> Rc<OwnedFd> {
+        self.slot(slot).unwrap_or_else(|| self.first())
+    }
+
+    /// None: it has not been made.
+    pub fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
+        self.slots.borrow().slot(slot)
+    }
+
+    /// For a generation that is about to start, on a slot where nobody lives: made where it is missing, listening, with the
+    /// options it was made with. O_NONBLOCK is the caller's. A slot that a server has spoiled for good is replaced, so
+    /// what [`Self::slot`] said before may be another socket.
+    ///
+    /// # Errors
+    /// What making or mending it failed with; InvalidInput for a slot beyond the last.
+    pub fn ready_slot(&self, slot: SlotId) -> io::Result<Rc<OwnedFd>> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::One { fd, .. } => {
+                self.listen_on(fd)?;
+                Ok(Rc::clone(fd))
+            }
+            Slots::Group(group) => group.ready(slot),
+            Slots::Nodes(nodes) => nodes.ready_slot(slot),
+        }
+    }
+
+    /// Who gets what comes from now on. What a server did to the group is undone first ([`Self::refresh`]).
+    pub fn steer(&self, steering: &Steering) -> io::Result<()> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::One { .. } => Ok(()),
+            Slots::Group(group) => group.steer(*steering),
+            Slots::Nodes(nodes) => nodes.steer(steering),
+        }
+    }
+
+    /// A probe before the steering, beginning now; None ends it.
+    ///
+    /// # Errors
+    /// NotConnected: nobody listens on the slot.
+    pub fn probe(&self, probe: Option<Probe>) -> io::Result<()> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::One { .. } | Slots::Nodes(_) => Ok(()),
+            Slots::Group(group) => group.probe(probe),
+        }
+    }
+
+    /// Undoes what a server may have done to what all slots share, and a small listen(2) of its own. It is safe under
+    /// living servers. A slot of a group that no longer listens is left to [`Self::mend`].
+    pub fn refresh(&self) -> io::Result<()> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::One { fd, .. } => self.listen_on(fd),
+            Slots::Group(group) => group.refresh(),
+            Slots::Nodes(nodes) => nodes.refresh(),
+        }
+    }
+
+    /// After EPOLLHUP on a slot, or any time: listens again where a server stopped it. True: so it was.
+    pub fn mend(&self, slot: SlotId) -> io::Result<bool> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::One { fd, .. } => {
+                if self.backlog.is_none() || getsockopt(&*fd, sockopt::AcceptConn)? {
+                    return Ok(false);
+                }
+                self.listen_on(fd)?;
+                Ok(true)
+            }
+            Slots::Group(group) => group.mend(slot),
+            Slots::Nodes(nodes) => nodes.mend(slot),
+        }
+    }
+
+    /// shutdown(2) of a slot that has not the traffic, until [`Self::ready_slot`]: what waits there goes to the others
+    /// where net.ipv4.tcp_migrate_req is 1, and is reset where it is 0.
+    ///
+    /// # Errors
+    /// InvalidInput: the slot has the traffic, or it is the only one that listens. Unsupported: all but steered TCP.
+    pub fn shut(&self, slot: SlotId) -> io::Result<()> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::One { .. } | Slots::Nodes(_) => Err(io::ErrorKind::Unsupported.into()),
+            Slots::Group(group) => group.shut(slot),
+        }
+    }
+
+    /// Connections in the accept queue of all slots, and the limit of the one with the traffic; None where the kernel
+    /// does not say (all but listening TCP).
+    pub fn queue(&self) -> (Option<u32>, Option<u32>) {
+        if self.kind != Kind::Tcp {
+            return (None, None);
+        }
+        let queue = match &*self.slots.borrow() {
+            Slots::One { fd, .. } => sys::tcp_listen_queue(fd),
+            Slots::Group(group) => group.queue(),
+            Slots::Nodes(_) => return (None, None),
+        };
+        match queue {
+            Ok((depth, limit)) => (Some(depth), Some(limit)),
+            Err(error) => {
+                log::debug!("{}: TCP_INFO: {error}", self.address);
+                (None, None)
+            }
+        }
+    }
+
+    /// How many connections wait in a slot. Where the kernel does not say, all but TCP: 1 if anything waits.
+    pub fn queued(&self, slot: SlotId) -> io::Result<u32> {
+        let Some(fd) = self.slot(slot) else { return Ok(0) };
+        if self.kind == Kind::Tcp {
+            return Ok(sys::tcp_listen_queue(&fd)?.0);
+        }
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO)?;
+        Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)).into())
+    }
+
+    /// The sockets of this address that listen and are not ours, in the order they came: they have places in the
+    /// group, and ours may have moved.
+    pub fn set_strangers(&self, inodes: &[u64]) -> io::Result<()> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::One { .. } | Slots::Nodes(_) => Ok(()),
+            Slots::Group(group) => group.set_strangers(inodes),
+        }
+    }
+
+    /// Of the socket of this slot, as fstat(2) and sock_diag(7) have it.
+    pub fn inode(&self, slot: SlotId) -> io::Result<u64> {
+        Ok(fstat(&self.of(slot))?.st_ino)
+    }
+
+    /// Of all slots there are.
+    pub fn inodes(&self) -> io::Result<Vec<u64>> {
+        let fds = match &*self.slots.borrow() {
+            Slots::One { fd, .. } => vec![Rc::clone(fd)],
+            Slots::Group(group) => group.fds(),
+            Slots::Nodes(_) => Vec::new(),
+        };
+        fds.iter().map(|fd| Ok(fstat(fd)?.st_ino)).collect()
+    }
+
+    /// Whether accepted connections say which slot they came from: IP_MULTICAST_LOOP, which means nothing to TCP, counts
+    /// 1, IP_BIND_ADDRESS_NO_PORT 2, IP_FREEBIND 4. Whether sock_diag(7) shows it (Linux 5.10) is another question.
+    pub fn is_labelled(&self) -> bool {
+        matches!(&*self.slots.borrow(), Slots::Group(group) if group.is_labelled())
+    }
+
+    /// Where a client on this host finds it; None for AF_UNIX, and where it is bound to an interface that such a client
+    /// would not come through.
+    pub fn address_to_connect(&self) -> Option<SocketAddr> {
+        if self.asked.options.device.as_deref().is_some_and(|device| device != "lo") {
+            return None;
+        }
+        let fd = self.first();
+        let mut address = self.local_address()?;
+        if address.ip().is_unspecified() {
+            // A host may have [::] and no ::1.
+            let takes_v4 = address.is_ipv4() || !getsockopt(&fd, sockopt::Ipv6V6Only).ok()?;
+            address.set_ip(if takes_v4 {
+                IpAddr::from(Ipv4Addr::LOCALHOST)
+            } else {
+                Ipv6Addr::LOCALHOST.into()
+            });
+        }
+        Some(address)
+    }
+
+    /// getsockname(2); None for AF_UNIX.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        let address: SockaddrStorage = getsockname(self.first().as_raw_fd()).ok()?;
+        let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+    }
+
+    /// Where this slot alone is reached; None for all but steered AF_UNIX.
+    pub fn path_of(&self, slot: SlotId) -> Option<PathBuf> {
+        match &*self.slots.borrow() {
+            Slots::Nodes(nodes) => Some(nodes.path_of(slot)),
+            Slots::One { .. } | Slots::Group(_) => None,
+        }
+    }
+
+    /// What to watch with inotify(7) for [`super::WATCH`], and to look at with [`Self::check_path`] then.
+    pub fn watch_paths(&self) -> Vec<PathBuf> {
+        match &*self.slots.borrow() {
+            Slots::Nodes(nodes) => nodes.watch_paths(),
+            Slots::One { .. } | Slots::Group(_) => Vec::new(),
+        }
+    }
+
+    /// Sees to it that the path leads to us. None for all but steered AF_UNIX.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn check_path(&self) -> io::Result<Option<Checked>> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::Nodes(nodes) => nodes.check_path().map(Some),
+            Slots::One { .. } | Slots::Group(_) => Ok(None),
+        }
+    }
+
+    /// RemoveOnStop=
+    pub(super) fn set_removes(&mut self, removes: bool) {
+        if let Some(path) = &mut self.own_path {
+            path.set_removes(removes);
+        }
+        if let Slots::Nodes(nodes) = self.slots.get_mut() {
+            nodes.set_removes(removes);
+        }
+    }
+
+    fn listen_on(&self, fd: &OwnedFd) -> io::Result<()> {
+        self.backlog.map_or(Ok(()), |backlog| sys::listen(fd, backlog))
+    }
+}
