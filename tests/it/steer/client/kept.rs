@@ -4,11 +4,12 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::super::super::load::{Failure, connect};
+use super::super::super::support::wait_for;
 
 /// What they saw.
 #[derive(Clone, Debug, Default)]
@@ -24,28 +25,37 @@ pub(crate) struct Kept {
 /// Clients in a closed loop, each with a connection of its own.
 pub(crate) struct KeptLoad {
     over: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Kept>>,
 }
 
 impl KeptLoad {
     /// So many clients, which pause for about so long between an answer and the next request.
     pub(crate) fn start(address: &str, clients: u32, pause: Duration) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
+        let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let client = |number: u32| {
             let mut client = Client { address: address.to_owned(), stream: None, kept: Kept::default() };
-            let over = Arc::clone(&over);
+            let (over, done) = (Arc::clone(&over), Arc::clone(&done));
             // Not in step with each other.
             let pause = pause + pause * number / clients / 4;
             thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     client.request();
+                    done.fetch_add(1, Ordering::Relaxed);
                     thread::sleep(pause);
                 }
                 client.kept
             })
         };
         let clients = (0..clients).map(client).collect();
-        Self { over, clients }
+        Self { over, done, clients }
+    }
+
+    /// So many more requests have had their answers.
+    pub(crate) fn let_pass(&self, requests: u64) {
+        let done = || self.done.load(Ordering::Relaxed);
+        let until = done() + requests;
+        wait_for("the kept connections", || (done() >= until).then_some(()));
     }
 
     pub(crate) fn finish(self) -> Kept {
