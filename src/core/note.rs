@@ -271,14 +271,7 @@ impl fmt::Display for Note {
             Self::Killing { generation, after, signal } => {
                 write!(f, "{generation} did not stop within {}: {signal}", rounded(*after))
             }
-            Self::Gone { generation, after, cut } => {
-                let cut = match cut {
-                    0 => String::new(),
-                    1 => "; 1 connection that was not idle was cut".to_owned(),
-                    cut => format!("; {cut} connections that were not idle were cut"),
-                };
-                write!(f, "{generation} is gone, {} after it was told{cut}", rounded(*after))
-            }
+            Self::Gone { generation, after, cut } => f.write_str(&gone(*generation, *after, *cut)),
             Self::LeftAlone { generation } => {
                 write!(f, "{generation} has not ended; it is left alone, as SendSIGKILL=no says")
             }
@@ -330,6 +323,15 @@ impl fmt::Display for ReadyBy {
 fn limit_hit(limit: StartLimit, ends: bool) -> String {
     let hint = if ends { "" } else { "; \"supervise swap\" or SIGHUP starts it again" };
     format!("gave up after {} starts in {}{hint}", limit.burst, limit.interval)
+}
+
+fn gone(generation: GenerationId, after: Span, cut: u32) -> String {
+    let cut = match cut {
+        0 => String::new(),
+        1 => "; 1 connection that was not idle was cut".to_owned(),
+        cut => format!("; {cut} connections that were not idle were cut"),
+    };
+    format!("{generation} is gone, {} after it was told{cut}", rounded(after))
 }
 
 fn then_kill(patience: Span) -> String {
