@@ -58,7 +58,8 @@
 //!   status.rs           the snapshot for status
 //! os/                 whatever can fail, block or surprise
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
-//!                       reread.rs
+//!                       reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
+//!                       kernel is asked of connections), health.rs (Ready=http:), paths.rs (inotify)
 //!   children.rs         living generations: pid, pidfd, notify socket
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (one command run to its end)

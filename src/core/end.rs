@@ -317,6 +317,7 @@ impl Step<'_> {
             Phase::Swapping { old, new } if old == id => {
                 self.tell(SwapNote::OldDied { old, new }.into());
                 self.service.phase = Phase::Up { current: new };
+                self.settle_steering();
                 self.adopt();
                 if self.service.get(new).is_some_and(|generation| generation.ready.is_some()) {
                     self.service.ledger.reset();

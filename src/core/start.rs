@@ -236,6 +236,10 @@ impl Step<'_> {
     pub(super) fn listen(&mut self) {
         self.service.phase = Phase::Listening { hold_until: None };
         self.out.push(Action::Watch { on: true });
+        if self.service.steers() && !self.service.stranded.is_empty() {
+            // It arrived while the last generation was being ended, and is told only once.
+            self.on_connected();
+        }
     }
 
     pub(super) fn leave_listening(&mut self) {

@@ -3,6 +3,7 @@
 //! They see what the shell sees (events, actions, `status`, the next wake-up) and nothing inside the core.
 
 mod rules;
+mod slots;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hash;
@@ -15,6 +16,7 @@ use socket_supervise::core::{
 };
 
 use crate::world::{MS, SECOND};
+use slots::Slots;
 
 /// What is known of one generation from outside.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +30,7 @@ struct Seen {
     waits_since: Option<u64>,
     started: Option<u64>,
     ready_said: bool,
+    stopping_said: bool,
     ready: Option<u64>,
     /// WATCHDOG=1, or the moment it became ready.
     pinged: u64,
@@ -76,6 +79,9 @@ pub(crate) struct Check {
     /// An instant, the ticks and the starts in it.
     instant: (u64, u32, u32),
     exited: bool,
+    /// In this step connections were asked for: one that came before starts a server at once.
+    listens: bool,
+    slots: Slots,
     /// How often the situations came up that the histories are for.
     pub(crate) marks: BTreeMap<&'static str, u32>,
 }
@@ -105,6 +111,8 @@ impl Check {
             triggered: VecDeque::new(),
             instant: (0, 0, 0),
             exited: false,
+            listens: false,
+            slots: Slots::new(),
             marks: BTreeMap::new(),
         }
     }
@@ -118,14 +126,18 @@ impl Check {
         wake: Option<(Time, Why)>,
     ) {
         assert!(!self.exited, "a step after Exit");
+        self.listens = false;
         self.note_event(now, event);
+        self.note_slot_event(event);
         self.no_spin(now, event, actions, wake);
         for action in actions {
             assert!(!self.exited, "Exit is not the last action");
+            self.note_slot_action(now, action, actions);
             self.note_action(now, event, action, status);
         }
         self.one_current_one_candidate(status);
         self.note_ready(now, status);
+        self.keep_slot_rules(now, event, actions, status);
         self.failed_swap_changes_nothing(status);
         self.ends_itself |= status.state == State::Stopping && self.stops_asked == 0 && !pausing(status);
         self.signals_are_passed_on_once(event, actions);
@@ -152,7 +164,7 @@ impl Check {
 
     /// What else the rules depend on, besides the state of the core.
     pub(crate) fn fingerprint(&self) -> impl Hash + use<> {
-        (self.disturbed, self.asked, self.stops_asked, self.ends_itself)
+        (self.disturbed, self.asked, self.stops_asked, self.ends_itself, self.slots_fingerprint())
     }
 
     /// We were stopped for this long and could keep no deadline.
@@ -160,6 +172,7 @@ impl Check {
         let later = |time: &mut Option<u64>| *time = time.map(|time| time.saturating_add(span));
         later(&mut self.stop_by);
         later(&mut self.swept);
+        self.slots_slept(span);
         for seen in self.seen.values_mut() {
             later(&mut seen.waits_since);
             later(&mut seen.told);
@@ -194,6 +207,7 @@ impl Check {
                         seen.pinged = now;
                     }
                     seen.triggered |= message.watchdog_trigger;
+                    seen.stopping_said |= message.stopping;
                 }
             }
             Event::Signalled { signal, sender, terminal } => {
@@ -257,6 +271,8 @@ impl Check {
             Action::Kill { generation, signal, scope } => {
                 self.no_signal_after_reap(*generation, *scope);
                 if *signal != Signal::CONT && !is_passed_on(event) {
+                    self.traffic_goes_before_the_signal(event, *generation, status);
+                    self.old_untouched_until_drained(now, *generation, *signal, status);
                     self.old_untouched_until_new_ready(now, *generation, *signal, status);
                     self.watchdog_kills_only_the_silent(now, *generation, *signal);
                     let seen = self.seen.entry(*generation).or_default();
@@ -295,8 +311,8 @@ impl Check {
             // For a swap that was asked for; with stop-first its start is still to come.
             Action::Reread => self.asked = true,
             Action::Suspend => assert!(!self.setting.init, "PID 1 stops itself"),
-            Action::Watch { .. }
-            | Action::Tell(_)
+            Action::Watch { on } => self.listens |= on,
+            Action::Tell(_)
             | Action::TellManager(_)
             | Action::Run { .. }
             | Action::FindMain { .. }
@@ -362,7 +378,7 @@ impl Check {
                 self.mark("left behind", !gone);
             }
         }
-        if matches!(event, Event::Connected) {
+        if matches!(event, Event::Connected | Event::Arrived { .. }) {
             let started = actions.iter().any(|action| matches!(action, Action::Spawn { .. }));
             self.mark("started by a connection", started);
             self.mark("connection held back", !started && status.state == State::Listening);
@@ -411,7 +427,9 @@ fn failed_status(failure: &StartFailure) -> u8 {
 /// A bound on how long anything takes once all processes behave.
 pub(crate) fn calm_within(policy: &Policy) -> u64 {
     let finite = |span: Span| if span.is_infinite() { 0 } else { span.as_nanos() };
-    let spans = [policy.delay.max, policy.delay.base, policy.bake, policy.timeout_start, policy.timeout_stop];
+    let canary = policy.canary.map_or(Span::ZERO, |canary| canary.span);
+    let (start, stop) = (policy.timeout_start, policy.timeout_stop);
+    let spans = [policy.delay.max, policy.delay.base, canary, policy.bake, policy.drain, start, stop];
     // Thrice: the start under way, one swap that was wanted since, and a restart between them.
     3 * spans.into_iter().map(finite).sum::<u64>() + 60 * SECOND
 }

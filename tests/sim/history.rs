@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use socket_supervise::config::{
-    Config, Handover, KillMode, Policy, Ready, Restart, RestartDelay, Signal, Span, StartLimit,
+    Canary, Config, Handover, KillMode, Policy, Ready, Restart, RestartDelay, Signal, Span, StartLimit,
     StartLimitAction, StatusSet,
 };
 use socket_supervise::core::report::{Outcome, State};
@@ -11,36 +11,42 @@ use socket_supervise::core::{
 };
 
 use crate::check::calm_within;
-use crate::world::{Happening, MS, SECOND, Script, World, failure};
+use crate::world::{Happening, Health, MS, SECOND, Script, World, failure};
 
 /// What a seed decides besides the policy: which trouble this history has at all, so that rare trouble is not
 /// drowned in common trouble.
 #[derive(Clone, Debug)]
 pub(crate) struct Mood {
-    server: [bool; 10],
-    user: [bool; 14],
+    server: [bool; TROUBLES],
+    user: [bool; 16],
     /// The longest pause between two acts of the user.
     pace: u64,
     acts: u32,
 }
+
+/// Kinds of trouble that a server may have.
+const TROUBLES: usize = 14;
 
 /// Makes the world of this seed.
 pub(crate) fn world(seed: u64) -> World {
     let mut rng = Rng::with_seed(seed);
     let setting = Setting {
         holds_sockets: rng.u8(..8) > 0,
-        steers: false,
+        steers: rng.u8(..3) > 0,
         hup_ignored: rng.u8(..8) == 0,
         init: rng.u8(..4) == 0,
     };
-    let policy = policy(&mut rng);
+    let policy = policy(&mut rng, setting.steers);
     let mood = Mood {
         server: std::array::from_fn(|_| rng.u8(..3) == 0),
         user: std::array::from_fn(|_| rng.bool()),
         pace: pick(&mut rng, &[5 * MS, 200 * MS, 2 * SECOND, 2 * SECOND, 20 * SECOND]),
         acts: rng.u32(200..500),
     };
+    let setting = Setting { steers: setting.steers && setting.holds_sockets, ..setting };
+    let is_blind = rng.u8(..12) == 0;
     let mut world = World::new(rng.u64(..), policy, setting);
+    world.net.is_blind = is_blind;
     world.orderly = false;
     if setting.init {
         let (count, stubborn) = (rng.usize(..3), rng.bool());
@@ -88,7 +94,9 @@ fn is_calm(world: &World) -> bool {
         State::Paused | State::Failed => true,
         State::Starting | State::Swapping | State::Waiting | State::Stopping => false,
     };
-    rests && world.is_quiet() && world.check.is_answered()
+    let is_served =
+        matches!(status.state, State::Paused | State::Failed) || world.net.waiting().next().is_none();
+    rests && is_served && world.is_quiet() && world.check.is_answered()
 }
 
 /// From any rest, a good server comes to serve, and is swapped for the next one.
@@ -118,19 +126,27 @@ fn swaps_when_asked(world: &mut World) {
     assert_eq!(swap.outcome, Outcome::Swapped, "a good server is swapped in");
     assert_eq!(swap.from, before.generation);
     assert_eq!(world.status().generation, Some(swap.to));
+    world.begin_handshake();
+    world.connect();
+    world.run_for(span);
+    assert!(world.ended.is_some() || world.net.waiting().next().is_none(), "liveness: {:?}", world.net);
 }
 
 fn pick<T: Clone>(rng: &mut Rng, choices: &[T]) -> T {
     choices[rng.usize(..choices.len())].clone()
 }
 
-fn policy(rng: &mut Rng) -> Policy {
+fn policy(rng: &mut Rng, steers: bool) -> Policy {
     let base = Config::for_command_line().policy;
     if rng.u8(..4) == 0 {
         return base;
     }
     let secs = Span::from_secs;
     let millis = Span::from_millis;
+    let canary = |percent, span| Some(Canary { percent, span: secs(span) });
+    let handover = if steers { Handover::Steered } else { Handover::Shared };
+    // Only a slot of its own can be asked.
+    let asks = if steers { Ready::Http } else { Ready::Auto };
     let restarts = [
         Restart::No,
         Restart::OnSuccess,
@@ -168,7 +184,7 @@ fn policy(rng: &mut Rng) -> Policy {
         force: statuses(rng),
         ready: pick(
             rng,
-            &[Ready::Auto, Ready::Auto, Ready::Notify, Ready::Notify, Ready::Exec, Ready::Delay(millis(200))],
+            &[Ready::Auto, asks, Ready::Notify, Ready::Notify, asks, Ready::Exec, Ready::Delay(millis(200))],
         ),
         timeout_start: pick(rng, &[secs(60), secs(2), millis(300), Span::INFINITY]),
         timeout_stop: pick(rng, &[secs(8), secs(1), Span::ZERO, Span::INFINITY]),
@@ -176,15 +192,18 @@ fn policy(rng: &mut Rng) -> Policy {
         kill_mode: pick(rng, &[KillMode::Mixed, KillMode::Mixed, KillMode::ControlGroup, KillMode::Process]),
         watchdog: pick(rng, &[Span::ZERO, Span::ZERO, Span::ZERO, secs(3)]),
         bake: pick(rng, &[secs(1), Span::ZERO, secs(5), secs(20)]),
-        handover: pick(rng, &[Handover::Shared, Handover::Shared, Handover::Shared, Handover::StopFirst]),
+        drain: pick(rng, &[secs(10), secs(10), secs(1), Span::ZERO, Span::INFINITY]),
+        drain_quiet: pick(rng, &[secs(1), millis(100), Span::ZERO]),
+        canary: pick(rng, &[None, None, canary(10, 2), canary(50, 10), canary(99, 0)]),
+        handover: pick(rng, &[handover, handover, handover, Handover::StopFirst]),
         ..Config::for_command_line().policy
     }
 }
 
 /// Makes the script of the next start.
-fn script(rng: &mut Rng, policy: &Policy, troubles: &[bool; 10]) -> Script {
+fn script(rng: &mut Rng, policy: &Policy, troubles: &[bool; TROUBLES]) -> Script {
     let mut trouble = |kind: usize| troubles[kind] && rng.u8(..3) == 0;
-    let hits: [bool; 10] = std::array::from_fn(&mut trouble);
+    let hits: [bool; TROUBLES] = std::array::from_fn(&mut trouble);
     let watchdog = policy.watchdog.as_nanos();
     let mut script = Script::good();
     script.ready = Some(pick(rng, &[0, MS, 50 * MS, 500 * MS, 3 * SECOND]));
@@ -204,6 +223,10 @@ fn script(rng: &mut Rng, policy: &Policy, troubles: &[bool; 10]) -> Script {
         silent,
         said_and_died,
         signalled,
+        deaf,
+        early,
+        ill,
+        slow,
     ] = hits;
     if never_ready {
         script.ready = None;
@@ -224,6 +247,12 @@ fn script(rng: &mut Rng, policy: &Policy, troubles: &[bool; 10]) -> Script {
     if daemonizes {
         script.exits = Some((rng.u64(..20 * MS), Exit::Code(0)));
         script.children += 1;
+    }
+    (script.is_deaf, script.is_early) = (deaf, early && !deaf);
+    script.health = if ill { pick(rng, &[Health::Bad, Health::Silent]) } else { Health::Good };
+    script.service = pick(rng, &[Some(0), Some(5 * MS), Some(500 * MS)]);
+    if slow {
+        script.service = pick(rng, &[Some(5 * SECOND), Some(30 * SECOND), None]);
     }
     script.stubborn = stubborn;
     script.stubborn_children = bad_children;
@@ -272,6 +301,8 @@ fn acts(world: &mut World, act: usize) {
         2 => hang_up(world, 1),
         3 if rng.u8(..4) == 0 => hang_up(world, 20),
         4 | 5 => world.connect(),
+        14 => world.begin_handshake(),
+        15 if rng.u8(..4) == 0 => world.vandalize(),
         6 => start_fault(world),
         7 => chatter(world),
         8 => chatter(world),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 use socket_supervise::core::report::State;
-use socket_supervise::core::{Action, Event, Notify, Reply};
+use socket_supervise::core::{Action, Event, Notify, Reply, Steering};
 
 /// How many steps a failure shows.
 const LINES: usize = 60;
@@ -96,6 +96,7 @@ fn notify_text(message: &Notify) -> String {
     let words = [
         (message.ready, "READY"),
         (message.watchdog, "WATCHDOG"),
+        (message.stopping, "STOPPING"),
         (message.watchdog_trigger, "WATCHDOG=trigger"),
         (message.status.is_some(), "STATUS"),
     ];
@@ -104,7 +105,16 @@ fn notify_text(message: &Notify) -> String {
 
 fn action_text(action: &Action) -> String {
     match action {
-        Action::Spawn { generation, .. } => format!("Spawn g{}", generation.0),
+        Action::Spawn { generation, slot, .. } => format!("Spawn g{} on {}", generation.0, slot.0),
+        Action::Steer(Steering { slot, canary: None }) => format!("Steer {}", slot.0),
+        Action::Steer(Steering { slot, canary: Some((to, percent)) }) => {
+            format!("Steer {}, {percent} % to {}", slot.0, to.0)
+        }
+        Action::Guard { slot, on } => format!("Guard {} {on}", slot.0),
+        Action::Rescue { slot } => format!("Rescue {}", slot.0),
+        Action::Count { generation, .. } => format!("Count g{}", generation.0),
+        Action::Probe { generation, .. } => format!("Probe g{}", generation.0),
+        Action::EndProbe { generation } => format!("EndProbe g{}", generation.0),
         Action::Kill { generation, signal, scope } => {
             format!("Kill g{} {} {scope:?}", generation.0, signal.number())
         }
@@ -119,12 +129,6 @@ fn action_text(action: &Action) -> String {
         | Action::FindMain { .. }
         | Action::AwaitClear { .. }
         | Action::Reread
-        | Action::Steer(_)
-        | Action::Guard { .. }
-        | Action::Rescue { .. }
-        | Action::Count { .. }
-        | Action::Probe { .. }
-        | Action::EndProbe { .. }
         | Action::TellOverflows
         | Action::Adopt
         | Action::Discard

@@ -4,6 +4,7 @@
 //! nastiest order the contract allows. Histories are in history.rs, the rules they must keep in check.rs.
 
 mod kernel;
+mod slots;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,14 +14,15 @@ use socket_supervise::config::{Policy, Signal};
 use socket_supervise::core::report::{Reply, State, Status};
 use socket_supervise::core::{
     Action, ClientId, Event, Exit, GenerationId, Notify, Request, Reread, Scope, Sender, Setting,
-    StartFailure, Supervisor, Terminal, Time,
+    StartFailure, Supervisor, Terminal, Time, Traffic,
 };
 
 use crate::check::Check;
 use crate::history::Mood;
 use crate::trace::Trace;
 use kernel::{Group, Life, STRANGERS};
-pub(crate) use kernel::{Happening, Script, failure};
+pub(crate) use kernel::{Happening, Health, Script, failure};
+pub(crate) use slots::Net;
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
@@ -52,8 +54,7 @@ pub(crate) struct World {
     /// What the core asked for, and when it gets it.
     tick: Option<(u64, u64)>,
     suspended: Option<u64>,
-    watched: bool,
-    connections: u32,
+    pub(crate) net: Net,
     sweeping: bool,
     clients: u64,
     replies: BTreeMap<ClientId, Reply>,
@@ -86,8 +87,7 @@ impl World {
             groups: BTreeMap::new(),
             tick: None,
             suspended: None,
-            watched: false,
-            connections: 0,
+            net: Net::new(),
             sweeping: false,
             clients: 0,
             replies: BTreeMap::new(),
@@ -112,10 +112,11 @@ impl World {
     /// Equal for states from which the same can happen.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.core.save(), self.now, self.connections, self.watched, self.check.fingerprint())
-            .hash(&mut hasher);
+        (self.core.save(), self.now, self.net.fingerprint(), self.check.fingerprint()).hash(&mut hasher);
         for (id, group) in &self.groups {
-            (id.0, group.lives[0] == Life::Alive, group.is_empty()).hash(&mut hasher);
+            let Traffic { in_flight, recent, .. } = group.traffic;
+            let is_alive = group.lives[0] == Life::Alive;
+            (id.0, is_alive, group.is_empty(), group.accepts, in_flight, recent).hash(&mut hasher);
         }
         hasher.finish()
     }
@@ -150,12 +151,6 @@ impl World {
         self.say(generation, Notify { ready: true, ..Notify::default() });
     }
 
-    /// A client in the queue of the listener.
-    pub(crate) fn connect(&mut self) {
-        self.connections += 1;
-        self.offer();
-    }
-
     /// The last generation that was started.
     pub(crate) fn newest(&self) -> GenerationId {
         self.groups.last_key_value().map_or(STRANGERS, |(id, _)| *id)
@@ -174,11 +169,6 @@ impl World {
     pub(crate) fn ends(&mut self, generation: GenerationId, exit: Exit) {
         self.dies(generation, 0, exit);
         self.settle_agenda();
-    }
-
-    /// Whether a connection waits in the queue.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.connections > 0
     }
 
     // Time.
@@ -266,9 +256,9 @@ impl World {
         loop {
             match self.queue.pop_front()? {
                 // Nobody asks for it any more.
-                Event::Connected if !self.watched || self.connections == 0 => {}
+                Event::Connected if !self.net.watched || !self.is_connected() => {}
                 Event::Connected => {
-                    self.watched = false;
+                    self.net.watched = false;
                     return Some(Event::Connected);
                 }
                 event => return Some(event),
@@ -302,14 +292,20 @@ impl World {
                 self.groups.values().flat_map(|group| &group.lives).filter(|life| **life != Life::Gone);
             let left = left.count();
             self.check.end(self.now, code, left);
-        } else if self.is_quiet() && self.connections > 0 && self.suspended.is_none() {
-            self.check.queued_connection_is_not_forgotten(self.now, wake, self.watched);
+        } else if self.is_quiet() && self.suspended.is_none() {
+            self.check
+                .every_queued_connection_has_a_server_a_next_start_or_a_rescue(self.now, wake, &self.net);
+            self.check.stuck_queues_are_rescued(self.now, &self.net);
         }
     }
 
-    /// Late wake-ups: another process had the processor.
+    /// Late wake-ups, while there is trouble: another process had the processor.
     fn lateness(&mut self) -> u64 {
-        if self.orderly || self.rng.u8(..8) > 0 { 0 } else { self.rng.u64(..Check::LATE) }
+        if self.orderly || self.mood.is_none() || self.rng.u8(..8) > 0 {
+            0
+        } else {
+            self.rng.u64(..Check::LATE)
+        }
     }
 
     fn compare_twin(&mut self, event: &Event, actions: &[Action]) {
@@ -334,7 +330,10 @@ impl World {
 
     fn obey(&mut self, action: &Action) {
         match action {
-            Action::Spawn { generation, .. } => self.spawn(*generation),
+            Action::Spawn { generation, slot, .. } => {
+                self.take_slot(*slot);
+                self.spawn(*generation, *slot);
+            }
             Action::AwaitClear { generation } => self.await_clear(*generation),
             Action::Reread => self.answers.push_back(Event::Reread {
                 result: Ok(Box::new(Reread {
@@ -347,10 +346,13 @@ impl World {
             Action::Kill { generation, signal, scope } => {
                 self.kill(*generation, *signal, *scope == Scope::All);
             }
-            Action::Watch { on } => {
-                self.watched = *on;
-                self.offer();
-            }
+            Action::Watch { on } => self.watch(*on),
+            Action::Steer(steering) => self.steer(*steering),
+            Action::Guard { slot, on } => self.guard(*slot, *on),
+            Action::Rescue { slot } => self.rescue(*slot),
+            Action::Count { generation, slot, quiet } => self.count(*generation, *slot, *quiet),
+            Action::Probe { generation, .. } => self.probe(*generation),
+            Action::EndProbe { generation } => self.end_probe(*generation),
             Action::Sweep { signal } => {
                 self.sweeping = true;
                 for id in self.groups.keys().copied().collect::<Vec<_>>() {
@@ -370,12 +372,6 @@ impl World {
             Action::Forget { .. }
             | Action::Tell(_)
             | Action::TellManager(_)
-            | Action::Steer(_)
-            | Action::Guard { .. }
-            | Action::Rescue { .. }
-            | Action::Count { .. }
-            | Action::Probe { .. }
-            | Action::EndProbe { .. }
             | Action::TellOverflows
             | Action::Adopt
             | Action::Discard => {}

@@ -37,7 +37,10 @@ impl Check {
     /// The windows are fixed ones that open with their first start: a sliding one can see two of them.
     pub(super) fn restart_rate_bounded(&mut self, now: u64, event: &Event) {
         let asked = matches!(event, Event::Begun | Event::Requested { .. } | Event::Signalled { .. });
-        if std::mem::take(&mut self.asked) || asked {
+        let triggered = self.listens || matches!(event, Event::Connected | Event::Arrived { .. });
+        // What a connection starts meanwhile is not what was asked for.
+        let was_asked = if triggered { self.asked } else { std::mem::take(&mut self.asked) };
+        if was_asked || asked {
             self.automatic.clear();
             self.triggered.clear();
             return;
@@ -47,7 +50,7 @@ impl Check {
             starts.retain(|start| now - start <= span);
             starts.len()
         };
-        if matches!(event, Event::Connected) {
+        if triggered {
             let starts = count(&mut self.triggered, self.policy.trigger_limit.interval.as_nanos());
             assert!(
                 starts <= 2 * self.policy.trigger_limit.burst as usize,
@@ -123,7 +126,9 @@ impl Check {
         let since = ready.or_else(|| ready_now.then_some(now));
         let since =
             since.unwrap_or_else(|| panic!("generation {} is signalled before {candidate} is ready", id.0));
-        let bake = self.policy.bake.as_nanos();
+        let canary =
+            self.policy.canary.filter(|_| self.setting.steers).map_or(0, |canary| canary.span.as_nanos());
+        let bake = self.policy.bake.as_nanos().saturating_add(canary);
         assert!(
             now >= since.saturating_add(bake),
             "generation {} is signalled before the bake is over",
@@ -148,7 +153,8 @@ impl Check {
         let right = match self.policy.ready {
             Ready::Notify => seen.ready_said,
             Ready::Auto => seen.ready_said || age >= limits::AUTO_ALIVE.as_nanos(),
-            Ready::Exec | Ready::Http => true,
+            Ready::Exec => true,
+            Ready::Http => self.was_asked(id),
             Ready::Delay(span) => age >= span.as_nanos(),
         };
         assert!(right, "generation {} counts as ready after {age} ns", id.0);
@@ -244,9 +250,9 @@ impl Check {
         let patience = self.policy.timeout_start.as_nanos().saturating_add(2 * Self::LATE);
         for entry in status.generations.iter().filter(|entry| entry.ready_ms.is_none()) {
             let is_bound = match self.policy.ready {
-                Ready::Notify => true,
+                Ready::Notify | Ready::Http => true,
                 Ready::Auto => entry.role == Role::Candidate,
-                Ready::Exec | Ready::Http | Ready::Delay(_) => false,
+                Ready::Exec | Ready::Delay(_) => false,
             };
             let seen = &self.seen[&GenerationId(entry.generation)];
             let starts = is_bound && seen.started.is_some() && seen.told.is_none() && !seen.ended;
@@ -282,30 +288,6 @@ impl Check {
             !self.setting.holds_sockets || self.policy.restart == Restart::No || limited || never_ran;
         assert!(allowed, "ended without being asked to");
         assert!(self.ends.contains(&code), "ended with {code}, the status of no server: {:?}", self.ends);
-    }
-
-    /// A connection that waits has a server, a start that will come, or a state that the user chose.
-    pub(crate) fn queued_connection_is_not_forgotten(
-        &self,
-        now: u64,
-        wake: Option<(Time, Why)>,
-        watched: bool,
-    ) {
-        let Some(status) = self.before.as_ref().filter(|_| self.setting.holds_sockets) else { return };
-        let lives = |entry: u64| self.seen.get(&GenerationId(entry)).is_some_and(|seen| !seen.ended);
-        // TimeoutStopSec=infinity: the user wants to wait for a server that does not end.
-        let waits_for_ever = self.policy.timeout_stop.is_infinite() && !status.generations.is_empty();
-        let has_hope = match status.state {
-            State::Listening => watched || wake.is_some(),
-            State::Waiting => wake.is_some() || waits_for_ever,
-            State::Starting | State::Running | State::Swapping => {
-                wake.is_some()
-                    || waits_for_ever
-                    || status.generations.iter().any(|entry| lives(entry.generation))
-            }
-            State::Paused | State::Failed | State::Stopping => true,
-        };
-        assert!(has_hope, "a connection is forgotten at {now}: {status:?}");
     }
 
     /// Nothing is left at the end but what SIGKILL could not end, or KillMode=process leaves alone.

@@ -1,7 +1,9 @@
 //! The processes of the fake kernel: what they do by themselves, how they take signals, and how the shell hears of it.
 
 use socket_supervise::config::Signal;
-use socket_supervise::core::{Event, Exit, GenerationId, Notify, Sender, Stage, StartFailure, Terminal};
+use socket_supervise::core::{
+    Event, Exit, GenerationId, Notify, Sender, SlotId, Stage, StartFailure, Terminal, Traffic,
+};
 
 use super::{MS, SECOND, World};
 
@@ -27,6 +29,20 @@ pub(crate) struct Script {
     pub(crate) hang: u64,
     /// WATCHDOG=1 this often, this many times.
     pub(crate) pings: Option<(u64, u32)>,
+    /// It accepts from its start on, or never, whenever it says READY=1.
+    pub(crate) is_early: bool,
+    pub(crate) is_deaf: bool,
+    /// How long a request takes; None: for ever.
+    pub(crate) service: Option<u64>,
+    /// How it answers Ready=http:.
+    pub(crate) health: Health,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Health {
+    Good,
+    Bad,
+    Silent,
 }
 
 impl Script {
@@ -42,6 +58,10 @@ impl Script {
             farewell: Some(0),
             hang: 0,
             pings: None,
+            is_early: false,
+            is_deaf: false,
+            service: Some(5 * MS),
+            health: Health::Good,
         }
     }
 
@@ -65,11 +85,13 @@ pub(super) enum Life {
 /// One generation as the kernel sees it: process 0 is the main process, the others are its grandchildren.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
-    script: Script,
+    pub(super) script: Script,
     pub(super) lives: Vec<Life>,
-    accepts: bool,
+    pub(super) slot: SlotId,
+    pub(super) accepts: bool,
+    pub(super) traffic: Traffic,
     /// Stopped by a signal: nothing of it runs, what it would do is in `held`.
-    stopped: bool,
+    pub(super) stopped: bool,
     held: Vec<Happening>,
     /// The core waits for the last of them.
     awaited: bool,
@@ -99,6 +121,24 @@ pub(crate) enum Happening {
         who: usize,
         exit: Exit,
     },
+    Answered {
+        generation: GenerationId,
+    },
+    Quiet {
+        generation: GenerationId,
+    },
+    /// A late handshake.
+    Completes {
+        slot: SlotId,
+    },
+    Rescued {
+        slot: SlotId,
+    },
+    /// To a question of Ready=http:.
+    Replies {
+        generation: GenerationId,
+        number: u64,
+    },
     /// The shell hears of the dead.
     Reaping,
     /// SIGCONT after we stopped ourselves.
@@ -124,7 +164,7 @@ impl World {
     /// Adopted by PID 1 before anything else.
     pub(crate) fn adopt_strangers(&mut self, count: usize, stubborn: bool) {
         let script = Script { stubborn_children: stubborn, ..Script::idle() };
-        self.adopt(STRANGERS, script, count);
+        self.adopt(STRANGERS, SlotId(0), script, count);
         if let Some(group) = self.groups.get_mut(&STRANGERS) {
             group.lives[0] = Life::Gone;
         }
@@ -134,9 +174,16 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.fault = None;
         self.scripts.clear();
+        self.calm_traffic();
         let ids: Vec<GenerationId> = self.groups.keys().copied().collect();
         self.agenda.retain(|_, happening| {
-            !matches!(happening, Happening::Dies { .. } | Happening::Pings { .. } | Happening::User)
+            !matches!(
+                happening,
+                Happening::Dies { .. }
+                    | Happening::Pings { .. }
+                    | Happening::User
+                    | Happening::Answered { .. }
+            )
         });
         for id in ids {
             let Some(group) = self.groups.get_mut(&id) else { continue };
@@ -164,7 +211,7 @@ impl World {
         }
     }
 
-    pub(super) fn spawn(&mut self, generation: GenerationId) {
+    pub(super) fn spawn(&mut self, generation: GenerationId, slot: SlotId) {
         if !self.orderly {
             // fork(2) and execve(2) take their time.
             self.now += self.rng.u64(20_000..2 * MS);
@@ -178,7 +225,7 @@ impl World {
                 let pid = 100 + generation.0 as u32;
                 let children = script.children;
                 self.trace.aside(self.now, || format!("g{} will {script:?}", generation.0));
-                self.adopt(generation, script, children);
+                self.adopt(generation, slot, script, children);
                 self.answers.push_back(Event::Started { generation, pid });
             }
             Err(failure) => self.answers.push_back(Event::StartFailed { generation, failure }),
@@ -190,11 +237,16 @@ impl World {
         Script { pings: (watchdog > 0).then_some((watchdog / 2, u32::MAX)), ..self.default.clone() }
     }
 
-    pub(super) fn adopt(&mut self, generation: GenerationId, script: Script, children: usize) {
+    pub(super) fn adopt(&mut self, generation: GenerationId, slot: SlotId, script: Script, children: usize) {
+        if script.is_early {
+            self.plan(0, Happening::Accepts { generation });
+        }
         if let Some(after) = script.ready {
             let message = Notify { ready: true, ..Notify::default() };
             self.plan(after, Happening::Says { generation, message });
-            self.plan(after, Happening::Accepts { generation });
+            if !script.is_deaf {
+                self.plan(after, Happening::Accepts { generation });
+            }
         }
         if let Some((after, exit)) = script.exits {
             self.plan(after, Happening::Dies { generation, who: 0, exit });
@@ -205,7 +257,9 @@ impl World {
         let group = Group {
             script,
             lives: vec![Life::Alive; 1 + children],
+            slot,
             accepts: false,
+            traffic: Traffic::default(),
             stopped: false,
             held: Vec::new(),
             awaited: false,
@@ -221,9 +275,11 @@ impl World {
         }
         if signal == Signal::CONT {
             group.stopped = false;
+            let slot = group.slot;
             for happening in std::mem::take(&mut group.held) {
                 self.plan(0, happening);
             }
+            self.serve(slot);
             return;
         }
         let script = group.script.clone();
@@ -248,7 +304,12 @@ impl World {
             Happening::Says { generation, .. }
             | Happening::Accepts { generation }
             | Happening::Pings { generation, .. }
+            | Happening::Answered { generation }
+            | Happening::Replies { generation, .. }
             | Happening::Dies { generation, .. } => self.happen_in(generation, happening),
+            Happening::Quiet { generation } => self.quiet(generation),
+            Happening::Completes { slot } => self.completes(slot),
+            Happening::Rescued { slot } => self.rescued(slot),
             Happening::Reaping => self.reap(),
             Happening::Continued => self.continued(),
             Happening::User => crate::history::user_acts(self),
@@ -267,17 +328,25 @@ impl World {
             Happening::Says { message, .. } if alive => self.say(generation, message),
             Happening::Accepts { .. } if alive => {
                 group.accepts = true;
-                self.offer();
+                let slot = group.slot;
+                self.serve(slot);
             }
             Happening::Pings { left, .. } if alive && left > 0 => {
                 let every = group.script.pings.map_or(SECOND, |(every, _)| every);
                 self.say(generation, Notify { watchdog: true, ..Notify::default() });
                 self.plan(every, Happening::Pings { generation, left: left - 1 });
             }
+            Happening::Answered { .. } if alive => self.answered(generation),
+            Happening::Replies { number, .. } if alive => self.replies(generation, number),
             Happening::Dies { who, exit, .. } => self.dies(generation, who, exit),
             Happening::Says { .. }
             | Happening::Accepts { .. }
             | Happening::Pings { .. }
+            | Happening::Answered { .. }
+            | Happening::Replies { .. }
+            | Happening::Quiet { .. }
+            | Happening::Completes { .. }
+            | Happening::Rescued { .. }
             | Happening::Reaping
             | Happening::Continued
             | Happening::User => {}
@@ -292,6 +361,7 @@ impl World {
         group.lives[who] = Life::Zombie(exit);
         if who == 0 {
             group.accepts = false;
+            group.traffic = Traffic::default();
         }
         // SIGCHLD merges, and we may be busy: the dead are found some time later, several at once.
         let delay = if self.orderly || self.rng.bool() { 0 } else { self.rng.u64(..50 * MS) };
@@ -335,20 +405,10 @@ impl World {
         }
     }
 
-    pub(super) fn offer(&mut self) {
-        if self.connections == 0 {
-            return;
-        }
-        if self.groups.values().any(|group| group.accepts && !group.stopped) {
-            self.connections = 0;
-        } else if self.watched && !self.queue.contains(&Event::Connected) {
-            self.queue.push_back(Event::Connected);
-        }
-    }
-
     pub(super) fn continued(&mut self) {
         if let Some(since) = self.suspended.take() {
             self.check.slept(self.now - since);
+            self.net.slept(self.now - since);
             let event = Event::Signalled {
                 signal: Signal::CONT,
                 sender: Sender::Process,

@@ -1,0 +1,415 @@
+//! The rules of steered hand-over: who has the traffic, who is signalled when, and that nothing waits in vain.
+
+use std::collections::BTreeMap;
+
+use socket_supervise::config::{Ready, Signal, Span};
+use socket_supervise::core::report::{Role, State, Status};
+use socket_supervise::core::{Action, Event, GenerationId, SlotId, Steering, Time, Why, limits};
+
+use super::{Check, is_passed_on, role};
+use crate::world::Net;
+
+/// What is known of the slots from outside.
+#[derive(Clone, Debug)]
+pub(super) struct Slots {
+    steering: Steering,
+    of: BTreeMap<GenerationId, OnSlot>,
+}
+
+/// What is known of one generation.
+#[derive(Clone, Copy, Debug, Default, Hash)]
+struct OnSlot {
+    slot: u8,
+    /// Since when it has lost the traffic for good and finishes what it has.
+    drains: Option<u64>,
+    /// How many times in a row nothing was left of its connections.
+    over: u32,
+    /// When they were counted last, in what stage, and how often in it.
+    looked: Option<u64>,
+    stage: Option<Stage>,
+    looks: u32,
+    /// When it was asked last, and whether the answer is still to come.
+    asked: Option<u64>,
+    is_asked: bool,
+    was_good: bool,
+    /// How long we were stopped since it was started.
+    slept: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Hash)]
+enum Stage {
+    Drains,
+    /// Drain= is over.
+    Late,
+    Told,
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        Self { steering: all(0), of: BTreeMap::new() }
+    }
+
+    fn of(&mut self, id: GenerationId) -> &mut OnSlot {
+        self.of.entry(id).or_default()
+    }
+
+    fn slot(&self, id: u64) -> u8 {
+        self.of.get(&GenerationId(id)).map_or(0, |on| on.slot)
+    }
+}
+
+const fn all(slot: u8) -> Steering {
+    Steering { slot: SlotId(slot), canary: None }
+}
+
+/// What is remembered.
+impl Check {
+    pub(super) fn note_slot_event(&mut self, event: &Event) {
+        match event {
+            Event::Counted { generation, traffic } => {
+                let on = self.slots.of(*generation);
+                let is_over = traffic.is_some_and(|traffic| traffic.is_over());
+                on.over = if is_over { on.over + 1 } else { 0 };
+                self.mark("the kernel does not count", traffic.is_none());
+            }
+            Event::Probed { generation, result } => {
+                let on = self.slots.of(*generation);
+                (on.is_asked, on.was_good) = (false, result.is_ok());
+            }
+            Event::Arrived { .. } => self.mark("arrived where nobody serves", true),
+            _ => {}
+        }
+    }
+
+    pub(super) fn note_slot_action(&mut self, now: u64, action: &Action, actions: &[Action]) {
+        match action {
+            Action::Spawn { generation, slot, .. } => {
+                self.a_slot_has_one_living_generation(*generation, *slot)
+            }
+            Action::Steer(steering) => {
+                assert!(self.setting.steers, "nothing can be steered");
+                self.mark("canary", steering.canary.is_some());
+                self.slots.steering = *steering;
+            }
+            Action::Rescue { slot } => {
+                assert!(
+                    *slot != self.slots.steering.slot,
+                    "what has the traffic is taken elsewhere: {slot:?}"
+                );
+                self.mark("rescued", true);
+            }
+            Action::Count { generation, slot, .. } => {
+                assert_eq!(slot.0, self.slots.slot(generation.0), "counted on another slot");
+                let kills = |action: &Action| matches!(action, Action::Kill { generation: other, .. } if other == generation);
+                self.looks_have_growing_gaps(now, *generation, actions.iter().any(kills));
+            }
+            Action::Probe { generation, slot } => {
+                assert_eq!(slot.0, self.slots.slot(generation.0), "asked on another slot");
+                self.asks_only_who_gets_ready(now, *generation);
+            }
+            Action::EndProbe { generation } => {
+                let on = self.slots.of(*generation);
+                assert!(std::mem::take(&mut on.is_asked), "EndProbe for one that is not asked");
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn was_asked(&self, id: GenerationId) -> bool {
+        self.slots.of.get(&id).is_some_and(|on| on.was_good)
+    }
+
+    pub(super) fn slots_slept(&mut self, span: u64) {
+        for on in self.slots.of.values_mut() {
+            on.slept += span;
+        }
+    }
+
+    /// What of it the core knows as well is left out.
+    pub(super) fn slots_fingerprint(&self) -> Vec<(bool, u32, bool)> {
+        self.slots.of.values().map(|on| (on.drains.is_some(), on.over.min(2), on.is_asked)).collect()
+    }
+
+    /// Told to stop or ended.
+    fn is_leaving(&self, id: GenerationId) -> bool {
+        self.seen
+            .get(&id)
+            .is_none_or(|seen| seen.told.is_some() || seen.killed.is_some() || seen.ended || seen.forgotten)
+    }
+}
+
+/// The rules, looked at with each order.
+impl Check {
+    /// Where slots are steered nobody else has the socket of a generation, left-overs included.
+    fn a_slot_has_one_living_generation(&mut self, id: GenerationId, slot: SlotId) {
+        let again = self.slots.of.get(&id).map(|on| on.slot);
+        assert!(again.is_none_or(|before| before == slot.0), "generation {} changes its slot", id.0);
+        self.slots.of(id).slot = slot.0;
+        if !self.setting.steers {
+            return assert_eq!(slot.0, 0, "there is but one socket");
+        }
+        let living = self.seen.iter().filter(|(other, seen)| **other != id && !seen.forgotten);
+        for (other, _) in living {
+            assert_ne!(self.slots.slot(other.0), slot.0, "generations {} and {} share a slot", other.0, id.0);
+        }
+        self.mark("third slot", slot.0 == 2);
+    }
+
+    /// A dump of the kernel costs time: each look is later than the one before, by 5 ms and up to 250 ms.
+    fn looks_have_growing_gaps(&mut self, now: u64, id: GenerationId, is_told_now: bool) {
+        let is_told = is_told_now || self.is_leaving(id);
+        let drain = self.policy.drain.as_nanos();
+        let on = self.slots.of(id);
+        let is_late = on.drains.is_some_and(|since| now >= since.saturating_add(drain));
+        let stage = match (is_told, is_late) {
+            (true, _) => Stage::Told,
+            (false, true) => Stage::Late,
+            (false, false) => Stage::Drains,
+        };
+        let first = limits::LOOK_FIRST.as_nanos();
+        if is_told_now && on.looked == Some(now) {
+            // A wake-up that came late: the next look and the end of the drain in one step.
+            return;
+        }
+        let looks = if on.stage == Some(stage) { on.looks } else { 0 };
+        let gap = match stage {
+            _ if looks == 0 => 0,
+            Stage::Late => first,
+            Stage::Drains | Stage::Told => (first << (looks - 1).min(16)).min(limits::LOOK_LAST.as_nanos()),
+        };
+        let since = on.looked.map_or(u64::MAX, |looked| now - looked);
+        assert!(since >= gap, "no_spin: generation {} is looked at after {since} ns ({stage:?})", id.0);
+        (on.looked, on.stage, on.looks) = (Some(now), Some(stage), looks + 1);
+    }
+
+    /// Ready=http: asks one that runs and is neither ready nor told to stop, one question at a time, every 100 ms.
+    fn asks_only_who_gets_ready(&mut self, now: u64, id: GenerationId) {
+        let seen = &self.seen[&id];
+        let may = self.policy.ready == Ready::Http && seen.started.is_some() && seen.ready.is_none();
+        assert!(may && !self.is_leaving(id), "generation {} is asked: {seen:?}", id.0);
+        let on = self.slots.of(id);
+        let since = on.asked.map_or(u64::MAX, |asked| now - asked);
+        assert!(!on.is_asked, "generation {} is asked twice at once", id.0);
+        assert!(
+            since >= limits::PROBE_GAP.as_nanos(),
+            "no_spin: generation {} is asked after {since} ns",
+            id.0
+        );
+        (on.asked, on.is_asked) = (Some(now), true);
+    }
+
+    /// Whoever loses the traffic loses it before the signal, so that nothing new reaches a server that ends.
+    pub(super) fn traffic_goes_before_the_signal(&self, event: &Event, id: GenerationId, after: &Status) {
+        let may =
+            after.generation == Some(id.0) || after.generation.is_none() || after.state == State::Stopping;
+        if self.setting.steers && !may && !is_passed_on(event) {
+            let slot = SlotId(self.slots.slot(id.0));
+            let Steering { slot: target, canary } = self.slots.steering;
+            let has_some = slot == target || canary.is_some_and(|(canary, _)| canary == slot);
+            assert!(!has_some, "generation {} is signalled while it has traffic", id.0);
+        }
+    }
+
+    /// The old generation finishes what it has: no signal before nothing is left, twice in a row, or Drain= is over.
+    pub(super) fn old_untouched_until_drained(
+        &mut self,
+        now: u64,
+        id: GenerationId,
+        signal: Signal,
+        after: &Status,
+    ) {
+        let drain = self.policy.drain.as_nanos();
+        let Some(on) = self.slots.of.get(&id).copied() else { return };
+        let Some(since) = on.drains.filter(|_| !self.is_leaving(id) && self.stops_asked == 0) else { return };
+        // Its own fault.
+        let is_silent = signal == self.policy.watchdog_signal || self.seen[&id].ready.is_none();
+        let is_late = now >= since.saturating_add(drain);
+        let ends = after.state == State::Stopping && after.generation.is_none();
+        assert!(
+            on.over >= 2 || is_late || is_silent || ends,
+            "old_untouched_until_drained: generation {} is signalled {} ns after the switch",
+            id.0,
+            now - since
+        );
+        self.mark("drained", on.over >= 2);
+        self.mark("drain cut short", on.over < 2 && is_late && drain > 0);
+    }
+}
+
+/// The rules, looked at after each step.
+impl Check {
+    pub(super) fn keep_slot_rules(&mut self, now: u64, event: &Event, actions: &[Action], status: &Status) {
+        self.note_drain(now, actions, status);
+        self.drain_ends(now, status);
+        for (id, on) in &self.slots.of {
+            assert!(!(on.is_asked && self.is_leaving(*id)), "generation {} leaves and is still asked", id.0);
+        }
+        if self.setting.steers {
+            self.traffic_is_where_it_belongs(now, status);
+            self.ready_mends_the_slots(actions, status);
+            self.marks_of_slots(event, status);
+        }
+    }
+
+    /// A swap is decided: the old generation, if it lives, has until the end of Drain=.
+    fn note_drain(&mut self, now: u64, actions: &[Action], status: &Status) {
+        let Some(before) = &self.before else { return };
+        let candidate = role(before, Role::Candidate);
+        let Some(old) = before.generation.filter(|_| candidate.is_some() && status.generation == candidate)
+        else {
+            return;
+        };
+        let old = GenerationId(old);
+        if !self.setting.steers || self.seen[&old].ended || self.seen[&old].forgotten {
+            return;
+        }
+        let looks =
+            |action: &Action| matches!(action, Action::Count { generation, .. } if *generation == old);
+        // STOPPING=1 was said by it, which is seen nowhere else: then nothing has to be looked at.
+        let is_looked_at = actions.iter().any(looks);
+        assert!(
+            is_looked_at || self.policy.drain == Span::ZERO || self.is_leaving(old) || self.stops_itself(old),
+            "generation {} drains and is not looked at",
+            old.0
+        );
+        let on = self.slots.of(old);
+        (on.drains, on.over) = (Some(now), 0);
+    }
+
+    fn stops_itself(&self, id: GenerationId) -> bool {
+        self.seen.get(&id).is_some_and(|seen| seen.stopping_said)
+    }
+
+    /// At the end of Drain= and its last moment, or when nothing is left.
+    fn drain_ends(&self, now: u64, status: &Status) {
+        let by = self.policy.drain.as_nanos().saturating_add(limits::LAST_MOMENT.as_nanos());
+        for (id, on) in
+            self.slots.of.iter().filter(|(id, _)| !self.is_leaving(**id) && !self.stops_itself(**id))
+        {
+            let Some(since) = on.drains.filter(|_| role(status, Role::Current) != Some(id.0)) else {
+                continue;
+            };
+            let is_late = now > since.saturating_add(by).saturating_add(on.slept + 2 * Self::LATE);
+            assert!(!is_late, "drain_ends: generation {} drains for ever", id.0);
+            assert!(on.over < 2, "drain_ends: nothing is left of generation {} and it is not told", id.0);
+        }
+    }
+
+    /// Everything goes to the current generation; in a swap to the old one until the new one is ready, then the share of a
+    /// canary while that lasts, then to the new one. A candidate that fails has lost it in the same step.
+    fn traffic_is_where_it_belongs(&mut self, now: u64, status: &Status) {
+        let is = self.slots.steering;
+        let Some(current) = status.generation else {
+            return assert_eq!(is.canary, None, "a canary without a swap");
+        };
+        let old = self.slots.slot(current);
+        let Some(candidate) = role(status, Role::Candidate) else {
+            return assert_eq!(
+                is,
+                all(old),
+                "traffic_goes_back_at_once: generation {current} is the only one"
+            );
+        };
+        let new = self.slots.slot(candidate);
+        let Some(ready) = self.seen[&GenerationId(candidate)].ready else {
+            return assert_eq!(is, all(old), "a_candidate_gets_nothing_before_it_is_ready");
+        };
+        let over = ready.saturating_add(self.policy.canary.map_or(0, |canary| canary.span.as_nanos()));
+        let share = self.policy.canary.map(|canary| (SlotId(new), canary.percent));
+        let is_baking = is == all(new) && now >= over;
+        let is_canary = is == Steering { slot: SlotId(old), canary: share }
+            && share.is_some()
+            && now <= over.saturating_add(self.slots.of[&GenerationId(candidate)].slept + 2 * Self::LATE);
+        assert!(
+            is_baking || is_canary,
+            "canary_share_only_in_its_window: {is:?} at {now}, window until {over}"
+        );
+        self.mark("baking", is_baking);
+    }
+
+    /// Whatever a server did to the sockets is undone when one becomes ready.
+    fn ready_mends_the_slots(&self, actions: &[Action], status: &Status) {
+        let Some(before) = &self.before else { return };
+        let ready = |status: &Status| {
+            status
+                .generations
+                .iter()
+                .filter(|entry| entry.ready_ms.is_some())
+                .map(|entry| entry.generation)
+                .max()
+        };
+        let is_new = ready(status) > ready(before);
+        let steers = actions.iter().any(|action| matches!(action, Action::Steer(_)));
+        assert!(!is_new || steers, "ready_mends_the_slots: {actions:?}");
+    }
+
+    fn marks_of_slots(&mut self, event: &Event, status: &Status) {
+        let Some(before) = &self.before else { return };
+        let baked = role(before, Role::Candidate).filter(|candidate| {
+            self.seen[&GenerationId(*candidate)].ready.is_some() && role(status, Role::Candidate).is_none()
+        });
+        let died = matches!(event, Event::Exited { generation, .. } if baked == Some(generation.0));
+        self.mark("died in its bake", died);
+        let ended = match event {
+            Event::Exited { generation, .. } => self.slots.of.get(generation),
+            _ => None,
+        };
+        self.mark("a draining one died", ended.is_some_and(|on| on.drains.is_some()));
+    }
+
+    /// The big one. Looked at whenever everything that has happened was told.
+    pub(crate) fn every_queued_connection_has_a_server_a_next_start_or_a_rescue(
+        &self,
+        now: u64,
+        wake: Option<(Time, Why)>,
+        net: &Net,
+    ) {
+        let Some(status) = self.before.as_ref().filter(|_| self.setting.holds_sockets) else { return };
+        if matches!(status.state, State::Paused | State::Failed | State::Stopping) {
+            return;
+        }
+        let slot_of = |id: u64| SlotId(self.slots.slot(id));
+        let runs = |id: GenerationId| self.seen.get(&id).is_some_and(|seen| seen.started.is_some());
+        let target = net.steering.slot;
+        // TimeoutStopSec=infinity: the user wants to wait for a server that does not end.
+        let waits_for_ever = self.policy.timeout_stop.is_infinite() && !status.generations.is_empty();
+        let lives = |entry: u64| self.seen.get(&GenerationId(entry)).is_some_and(|seen| !seen.ended);
+        for (slot, _) in net.waiting().filter(|(slot, _)| !net.relayed.contains(slot)) {
+            let here = |id: u64| !self.setting.steers || slot_of(id) == slot;
+            let mut entries = status.generations.iter().map(|entry| entry.generation);
+            let mut others = status.generations.iter().map(|entry| GenerationId(entry.generation));
+            let serves = |id: GenerationId| !self.is_leaving(id) && !self.stops_itself(id);
+            let has_hope = if slot == target {
+                match status.state {
+                    State::Listening => net.watched || wake.is_some(),
+                    State::Waiting => wake.is_some() || waits_for_ever,
+                    _ => wake.is_some() || waits_for_ever || entries.any(|id| here(id) && lives(id)),
+                }
+            } else if others.clone().any(|id| here(id.0) && serves(id)) {
+                true
+            } else {
+                let is_served = others.any(|id| slot_of(id.0) == target && runs(id) && serves(id));
+                let is_due = wake.is_some() || waits_for_ever;
+                net.guarded.contains(&slot) && !is_served && is_due
+            };
+            assert!(has_hope, "a connection on {slot:?} is forgotten at {now}: {status:?} {net:?}");
+        }
+    }
+
+    /// A queue out of which a draining generation takes nothing is taken elsewhere after a second.
+    pub(crate) fn stuck_queues_are_rescued(&self, now: u64, net: &Net) {
+        if net.is_blind || !self.setting.steers {
+            return;
+        }
+        let patience = limits::QUEUE_STUCK.as_nanos() + 2 * limits::LOOK_LAST.as_nanos() + 4 * Self::LATE;
+        for (slot, queue) in net.waiting().filter(|(slot, _)| !net.relayed.contains(slot)) {
+            for (id, on) in
+                self.slots.of.iter().filter(|(id, on)| on.slot == slot.0 && !self.is_leaving(**id))
+            {
+                let Some(drains) = on.drains.filter(|_| !self.stops_itself(*id)) else { continue };
+                let since = drains.saturating_add(on.slept).max(queue.since);
+                assert!(now <= since.saturating_add(patience), "the queue of generation {} is stuck", id.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The sockets of the fake kernel: a queue for each slot, who accepts from it, what is in flight, and what the shell does
+//! and hears about them. Where nothing is steered there is slot 0 for all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use socket_supervise::config::Span;
+use socket_supervise::core::{Event, GenerationId, SlotId, Steering, Traffic, limits};
+
+use super::kernel::{Health, Life};
+use super::{Happening, MS, SECOND, World};
+
+#[derive(Clone, Copy, Debug, Default, Hash)]
+pub(crate) struct Queue {
+    /// Connections that nobody has accepted.
+    pub(crate) waiting: u32,
+    /// Since when nobody has.
+    pub(crate) since: u64,
+    /// Handshakes begun here: they come here, whoever has the traffic by then.
+    handshakes: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Net {
+    pub(crate) steering: Steering,
+    /// `Connected` is wanted.
+    pub(crate) watched: bool,
+    pub(crate) guarded: BTreeSet<SlotId>,
+    pub(crate) queues: [Queue; limits::GENERATIONS],
+    /// Slots whose queue is being taken elsewhere.
+    pub(crate) relayed: BTreeSet<SlotId>,
+    /// The kernel does not tell of connections.
+    pub(crate) is_blind: bool,
+    /// How many slots there are.
+    made: u8,
+    /// The last count missed a connection that was just being accepted.
+    was_wrong: bool,
+    /// Generations that are being asked, and the number of the question.
+    asked: BTreeMap<GenerationId, u64>,
+    questions: u64,
+}
+
+impl Net {
+    pub(super) fn new() -> Self {
+        Self {
+            steering: Steering { slot: SlotId(0), canary: None },
+            watched: false,
+            guarded: BTreeSet::new(),
+            queues: [Queue::default(); limits::GENERATIONS],
+            relayed: BTreeSet::new(),
+            is_blind: false,
+            made: limits::SLOTS_AT_FIRST,
+            was_wrong: false,
+            asked: BTreeMap::new(),
+            questions: 0,
+        }
+    }
+
+    pub(crate) fn queue(&mut self, slot: SlotId) -> &mut Queue {
+        &mut self.queues[usize::from(slot.0)]
+    }
+
+    /// The slots on which something waits.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (SlotId, Queue)> + '_ {
+        let queues = (0..).map(SlotId).zip(self.queues);
+        queues.filter(|(_, queue)| queue.waiting > 0)
+    }
+
+    /// We were stopped for so long and could mend nothing.
+    pub(super) fn slept(&mut self, span: u64) {
+        for queue in &mut self.queues {
+            queue.since += span;
+        }
+    }
+
+    /// What the same can happen from.
+    pub(super) fn fingerprint(&self) -> impl std::hash::Hash + use<> {
+        let Steering { slot, canary } = self.steering;
+        (slot, canary, self.watched, self.guarded.clone(), self.queues, self.relayed.clone(), self.made)
+    }
+}
+
+/// Clients.
+impl World {
+    /// A new connection goes where the program says.
+    pub(crate) fn connect(&mut self) {
+        let slot = self.route();
+        self.arrive(slot, 1);
+    }
+
+    /// Whether a connection waits for whoever has the traffic.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.net.queues[usize::from(self.net.steering.slot.0)].waiting > 0
+    }
+
+    fn route(&mut self) -> SlotId {
+        let Steering { slot, canary } = self.net.steering;
+        match canary {
+            Some((other, percent)) if !self.orderly && self.rng.u8(..100) < percent => other,
+            Some(_) | None => slot,
+        }
+    }
+
+    /// A handshake is begun with whoever has the traffic now, and completed some time later.
+    pub(crate) fn begin_handshake(&mut self) {
+        let slot = self.route();
+        self.net.queue(slot).handshakes += 1;
+        let after = self.rng.u64(..8 * SECOND);
+        self.plan(after, Happening::Completes { slot });
+    }
+
+    pub(super) fn completes(&mut self, slot: SlotId) {
+        self.net.queue(slot).handshakes -= 1;
+        self.arrive(slot, 1);
+    }
+
+    /// A server shuts its socket down: its queue is lost, and until that is mended other slots get what comes.
+    pub(crate) fn vandalize(&mut self) {
+        let slots: Vec<SlotId> =
+            self.groups.values().filter(|group| group.is_alive()).map(|group| group.slot).collect();
+        if !self.setting.steers || slots.is_empty() {
+            return;
+        }
+        let slot = slots[self.rng.usize(..slots.len())];
+        self.net.queue(slot).waiting = 0;
+        for _ in 0..self.rng.u8(..3) {
+            let other = SlotId(self.rng.u8(..self.net.made));
+            self.arrive(other, 1);
+        }
+    }
+
+    /// Something comes to a slot, whoever has the traffic. The shell is told of it once.
+    pub(crate) fn arrive(&mut self, slot: SlotId, count: u32) {
+        let now = self.now;
+        let queue = self.net.queue(slot);
+        if queue.waiting == 0 {
+            queue.since = now;
+        }
+        queue.waiting += count;
+        self.serve(slot);
+        self.report(slot);
+    }
+
+    fn report(&mut self, slot: SlotId) {
+        if self.net.queue(slot).waiting == 0 {
+            return;
+        }
+        if self.net.watched && slot == self.net.steering.slot {
+            if !self.queue.contains(&Event::Connected) {
+                self.queue.push_back(Event::Connected);
+            }
+        } else if self.net.guarded.contains(&slot) {
+            self.queue.push_back(Event::Arrived { slot });
+        }
+    }
+
+    /// Whoever accepts there takes what waits.
+    pub(super) fn serve(&mut self, slot: SlotId) {
+        let queue = self.net.queue(slot);
+        let group = self.groups.iter_mut().find(|(_, group)| group.slot == slot && group.is_accepting());
+        let Some((id, group)) = group else { return };
+        let (generation, count) = (*id, std::mem::take(&mut queue.waiting));
+        group.traffic.in_flight += count;
+        if let Some(span) = group.script.service {
+            for _ in 0..count {
+                let after = if self.orderly { span } else { self.rng.u64(..=span) };
+                self.plan(after, Happening::Answered { generation });
+            }
+        }
+    }
+
+    /// One of its requests is answered.
+    pub(super) fn answered(&mut self, generation: GenerationId) {
+        let Some(group) = self.groups.get_mut(&generation) else { return };
+        if group.traffic.in_flight > 0 {
+            group.traffic.in_flight -= 1;
+            group.traffic.recent += 1;
+            self.plan(self.policy.drain_quiet.as_nanos(), Happening::Quiet { generation });
+        }
+    }
+
+    /// The client of an answer stays connected, and is quiet.
+    pub(super) fn quiet(&mut self, generation: GenerationId) {
+        let Some(group) = self.groups.get_mut(&generation) else { return };
+        if group.traffic.recent > 0 {
+            group.traffic.recent -= 1;
+            group.traffic.idle += 1;
+        }
+    }
+
+    /// Everything in flight is answered.
+    pub(super) fn calm_traffic(&mut self) {
+        self.net.is_blind = false;
+        for group in self.groups.values_mut() {
+            group.traffic = Traffic { idle: group.traffic.idle, ..Traffic::default() };
+        }
+    }
+
+    /// Somebody whose requests are not answered; the processes that hold them do so for ever.
+    pub(crate) fn busy(&self) -> Option<GenerationId> {
+        self.groups.iter().find(|(_, group)| group.traffic.in_flight > 0).map(|(id, _)| *id)
+    }
+}
+
+/// What the shell is told to do.
+impl World {
+    pub(super) fn take_slot(&mut self, slot: SlotId) {
+        // Whoever passed its queue on stops doing so.
+        self.net.relayed.remove(&slot);
+        self.net.made = self.net.made.max(slot.0 + 1);
+    }
+
+    pub(super) fn watch(&mut self, on: bool) {
+        self.net.watched = on;
+        self.report(self.net.steering.slot);
+    }
+
+    pub(super) fn steer(&mut self, steering: Steering) {
+        let before = std::mem::replace(&mut self.net.steering, steering);
+        if before.slot != steering.slot {
+            self.report(steering.slot);
+        }
+    }
+
+    pub(super) fn guard(&mut self, slot: SlotId, on: bool) {
+        if on {
+            self.net.guarded.insert(slot);
+            self.report(slot);
+        } else {
+            self.net.guarded.remove(&slot);
+        }
+    }
+
+    pub(super) fn rescue(&mut self, slot: SlotId) {
+        if self.net.relayed.insert(slot) {
+            let after = if self.orderly || self.rng.bool() { 0 } else { self.rng.u64(..50 * MS) };
+            self.plan(after, Happening::Rescued { slot });
+        }
+    }
+
+    /// The kernel moves the queue, or the relay connects anew: either way the program says where to.
+    pub(super) fn rescued(&mut self, slot: SlotId) {
+        if self.net.relayed.remove(&slot) && slot != self.net.steering.slot {
+            let count = std::mem::take(&mut self.net.queue(slot).waiting);
+            for _ in 0..count {
+                self.connect();
+            }
+        }
+    }
+
+    pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, _: Span) {
+        let queue = *self.net.queue(slot);
+        let seen = self.groups.get(&generation).map(|group| group.traffic).unwrap_or_default();
+        let mut traffic = Traffic { queued: queue.waiting, handshakes: queue.handshakes, ..seen };
+        // A dump is not one moment: who is accepted during it may be in neither list. That does not happen twice.
+        let is_wrong = !self.orderly && !self.net.was_wrong && self.rng.u8(..4) == 0;
+        self.net.was_wrong = is_wrong;
+        if is_wrong {
+            (traffic.in_flight, traffic.recent) = (0, 0);
+        }
+        let traffic = (!self.net.is_blind).then_some(traffic);
+        self.answers.push_back(Event::Counted { generation, traffic });
+    }
+
+    pub(super) fn probe(&mut self, generation: GenerationId) {
+        self.net.questions += 1;
+        let number = self.net.questions;
+        self.net.asked.insert(generation, number);
+        let after = if self.orderly { MS } else { self.rng.u64(..20 * MS) };
+        self.plan(after, Happening::Replies { generation, number });
+    }
+
+    pub(super) fn end_probe(&mut self, generation: GenerationId) {
+        self.net.asked.remove(&generation);
+        self.queue.retain(
+            |event| !matches!(event, Event::Probed { generation: other, .. } if *other == generation),
+        );
+    }
+
+    /// The answer to a question, unless it was withdrawn or nobody is there who answers.
+    pub(super) fn replies(&mut self, generation: GenerationId, number: u64) {
+        let Some(group) = self.groups.get(&generation) else { return };
+        if self.net.asked.get(&generation) != Some(&number) || !group.is_alive() {
+            return;
+        }
+        let result = match group.script.health {
+            // It waits in the queue until somebody accepts it.
+            _ if !group.is_accepting() => {
+                return self.plan(50 * MS, Happening::Replies { generation, number });
+            }
+            Health::Good => Ok(()),
+            Health::Bad => Err("500".to_owned()),
+            Health::Silent => return,
+        };
+        self.net.asked.remove(&generation);
+        self.queue.push_back(Event::Probed { generation, result });
+    }
+}
+
+impl super::kernel::Group {
+    fn is_alive(&self) -> bool {
+        self.lives[0] == Life::Alive
+    }
+
+    fn is_accepting(&self) -> bool {
+        self.accepts && !self.stopped && self.is_alive()
+    }
+}
