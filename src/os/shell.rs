@@ -389,6 +389,8 @@ impl Shell {
             self.children.set_slot(generation, slot);
             self.children.start(generation, Command { list: CommandList::Start, index }, None, &self.store)
         });
+        // A slot may have a new socket.
+        self.arm();
         let event = match started {
             Ok(pid) => {
                 self.announce();
