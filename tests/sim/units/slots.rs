@@ -123,7 +123,12 @@ impl Kernel {
     pub(super) fn traffic_is_where_it_belongs(&self, status: &Status) {
         let slot = |id: GenerationId| self.generations.get(&id).and_then(|generation| generation.slot);
         // What was read may not have been told to the core yet.
-        let steers = if status.state == State::Swapping { self.steers() } else { self.setting.steers };
+        let steers = match status.state {
+            State::Swapping => self.steers(),
+            State::Running => self.setting.steers,
+            // Where slots are new, who is being replaced may have none of them.
+            _ => false,
+        };
         let Some(current) = status.generation.filter(|_| steers) else { return };
         let is_all = self.slots.steering.canary.is_none();
         let target = Some(self.slots.steering.slot);
