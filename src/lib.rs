@@ -58,7 +58,8 @@
 //!   status.rs           the snapshot for status
 //! os/                 whatever can fail, block or surprise
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
-//!                       reread.rs
+//!                       reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
+//!                       kernel is asked of connections), health.rs (Ready=http:), paths.rs (inotify)
 //!   children.rs         living generations: pid, pidfd, notify socket
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (one command run to its end)
@@ -73,7 +74,9 @@
 //!   signal.rs           signals to us, the terminal
 //!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
-//!                       in the way), error.rs
+//!                       in the way), error.rs; slots.rs: several sockets of one address; group.rs: those of TCP and
+//!                       UDP, with order.rs, program.rs (BPF) and restore.rs (what a server set is undone); nodes.rs:
+//!                       those of AF_UNIX, nodes/hidden.rs their directory
 //!   notify.rs           NOTIFY_SOCKET of a generation; fd_store.rs: what it hands us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   instances.rs        where instances live, who answers

@@ -134,7 +134,8 @@ pub(super) fn short() -> String {
         for other in OTHERS.iter().filter(|other| other.group == group && !other.rare) {
             line(&mut lines, &format!("{} {}", other.flag, other.value), other.doc);
         }
-        for row in DIRECTIVES.iter().filter(|row| Some(row.group) == group && row.flag.is_some()) {
+        let is_short = |row: &&Directive| row.flag.is_some() && !row.key.ends_with("ExitStatus");
+        for row in DIRECTIVES.iter().filter(is_short).filter(|row| Some(row.group) == group) {
             let doc = row.doc.split("; ").next().unwrap_or_default();
             line(&mut lines, &label(row), &format!("{doc}{}", default(row)));
         }

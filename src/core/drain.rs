@@ -1,6 +1,6 @@
 //! The old generation after a switch: it finishes what it has, is then told to stop, and what that cut is counted.
 
-use super::note::Note;
+use super::note::SwapNote;
 use super::report::{LastSwap, Reply};
 use super::service::{Generation, Step};
 use super::swap::swapped;
@@ -20,8 +20,8 @@ pub(super) struct Drain {
     /// The queue as it was when it last got shorter, and since when it has not.
     queued: u32,
     stuck_since: Time,
-    /// When it was told last what is left.
-    told: Time,
+    /// When it was told last what is left, and what that was.
+    told: (Time, Traffic),
     /// Whoever waits for the end of the swap, and what they will hear.
     pub(super) clients: Vec<ClientId>,
     swap: LastSwap,
@@ -74,11 +74,12 @@ impl Step<'_> {
             was_over: false,
             queued: 0,
             stuck_since: now,
-            told: now,
+            told: (now, Traffic::default()),
             clients,
             swap,
         };
         generation.drain = Some(drain);
+        generation.replaced = Some(now);
         if span == Span::ZERO || !steers || !generation.lives() {
             return self.end_drain(id);
         }
@@ -106,7 +107,6 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         let slot = generation.slot;
         let Some(look) = &mut generation.look else { return };
-        let has_changed = look.seen != traffic;
         look.seen = traffic;
         let (Some(drain), Some(traffic)) = (&mut generation.drain, traffic) else { return };
         if traffic.queued < drain.queued || traffic.queued == 0 {
@@ -120,18 +120,22 @@ impl Step<'_> {
             drain.stuck_since = now;
         }
         let was_over = std::mem::replace(&mut drain.was_over, traffic.is_over());
+        if traffic.is_over() && !was_over {
+            // The moment may be short: clients come back.
+            look.next = now.after(limits::LOOK_FIRST);
+        }
         if (traffic.is_over() && was_over) || (is_late && traffic.in_flight == 0) {
             return self.end_drain(id);
         }
-        let is_news = has_changed && now >= drain.told.after(limits::DRAIN_NEWS);
+        let is_news = traffic != drain.told.1 && now >= drain.told.0.after(limits::DRAIN_NEWS);
         if is_news {
-            drain.told = now;
+            drain.told = (now, traffic);
         }
         if is_stuck {
-            self.tell(Note::QueueStuck { generation: id, queued: traffic.queued });
+            self.tell(SwapNote::QueueStuck { generation: id, queued: traffic.queued }.into());
             self.out.push(Action::Rescue { slot });
         } else if is_news {
-            self.tell(Note::Draining { generation: id, traffic });
+            self.tell(SwapNote::Draining { generation: id, traffic }.into());
         }
     }
 
@@ -142,15 +146,14 @@ impl Step<'_> {
         let Some(drain) = generation.drain.take() else { return };
         if let Some(look) = &mut generation.look {
             let left = look.seen.unwrap_or_default();
-            look.gap = limits::LOOK_FIRST;
+            // What the kill signal ends at once was seen before it; in the midst of an exit some fds are closed already.
+            (look.next, look.gap) = (now.after(limits::FINISHES), limits::LOOK_FIRST);
             if generation.lives() {
-                self.tell(Note::Drained { generation: id, after: now.since(drain.since), left });
+                self.tell(SwapNote::Drained { generation: id, after: now.since(drain.since), left }.into());
             }
             if left.is_over() {
                 // Nothing is left that its end could cut off.
                 self.set_cut(id, 0, left.idle);
-            } else {
-                self.look(id);
             }
         }
         self.stop_by_policy(id, Span::INFINITY);
@@ -186,7 +189,7 @@ impl Step<'_> {
 impl Generation {
     /// When the kernel is asked again: as long as it drains, and until it has stopped.
     pub(super) fn next_look(&self) -> Option<Time> {
-        let matters = self.drain.is_some() || self.ending.is_some();
+        let matters = self.drain.is_some() || self.ending.is_some_and(|ending| !ending.killed);
         self.look.filter(|_| matters && self.end.is_none()).map(|look| look.next)
     }
 }

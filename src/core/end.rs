@@ -446,7 +446,8 @@ impl Step<'_> {
             && swap.from == Some(generation.id.0)
             && swap.outcome == Outcome::Swapped
         {
-            swap.drain_ms = Some(after.as_millis());
+            let replaced = generation.replaced.unwrap_or(ending.since);
+            swap.drain_ms = Some(self.now.since(replaced).as_millis());
         }
     }
 

@@ -8,12 +8,11 @@ use std::fmt;
 use super::report::rounded;
 pub use socket::{Damage, SocketNote};
 pub use swap::SwapNote;
-use swap::connections;
 
 use serde::{Deserialize, Serialize};
 
 use super::restart::Failure;
-use super::{End, Exit, GenerationId, Traffic};
+use super::{End, Exit, GenerationId};
 use crate::config::{Signal, Span, StartLimit};
 
 /// One line of the log; clients that wait see it too.
@@ -83,22 +82,6 @@ pub enum Note {
         generation: GenerationId,
         after: Span,
         signal: Signal,
-    },
-    /// What an old generation still has to do.
-    Draining {
-        generation: GenerationId,
-        traffic: Traffic,
-    },
-    /// It is told to stop, with this left.
-    Drained {
-        generation: GenerationId,
-        after: Span,
-        left: Traffic,
-    },
-    /// It takes nothing out of its queue any more, so others get it.
-    QueueStuck {
-        generation: GenerationId,
-        queued: u32,
     },
     /// `cut`: so many connections were not idle.
     Gone {
@@ -173,7 +156,12 @@ impl Note {
         match self {
             Self::Socket(socket) => socket.level(),
             Self::CannotStart { generation: None, .. } => log::Level::Error,
-            Self::Swap(SwapNote::RolledBack { .. } | SwapNote::OldDied { .. } | SwapNote::Refused { .. })
+            Self::Swap(
+                SwapNote::RolledBack { .. }
+                | SwapNote::OldDied { .. }
+                | SwapNote::Refused { .. }
+                | SwapNote::QueueStuck { .. },
+            )
             | Self::CommandFailed { is_no: false, .. }
             | Self::Reload(_, ReloadNote::Failed { .. })
             | Self::CannotStart { generation: Some(_), .. }
@@ -181,7 +169,6 @@ impl Note {
             | Self::TriggersHeld { .. }
             | Self::LimitHit { .. }
             | Self::Killing { .. }
-            | Self::QueueStuck { .. }
             | Self::Gone { cut: 1.., .. }
             | Self::LeftBehind { .. }
             | Self::LeftAlone { .. }
@@ -194,6 +181,8 @@ impl Note {
                 | SwapNote::Held { .. }
                 | SwapNote::Canary { .. }
                 | SwapNote::Baking { .. }
+                | SwapNote::Draining { .. }
+                | SwapNote::Drained { .. }
                 | SwapNote::Done { .. },
             )
             | Self::Started { .. }
@@ -206,8 +195,6 @@ impl Note {
             | Self::Restarting { .. }
             | Self::Listening
             | Self::Replacing { .. }
-            | Self::Draining { .. }
-            | Self::Drained { .. }
             | Self::Gone { cut: 0, .. }
             | Self::Paused
             | Self::Stopping { .. }
@@ -284,29 +271,7 @@ impl fmt::Display for Note {
             Self::Killing { generation, after, signal } => {
                 write!(f, "{generation} did not stop within {}: {signal}", rounded(*after))
             }
-            Self::Draining { generation, traffic } => {
-                write!(f, "{generation} finishes: {}", connections(*traffic))
-            }
-            Self::Drained { generation, after, left } => {
-                let left = if left.is_over() {
-                    format!("has finished what it had, {} after the switch for good", rounded(*after))
-                } else {
-                    format!("has had {}, and has {}", rounded(*after), connections(*left))
-                };
-                write!(f, "{generation} {left}; it is told to stop")
-            }
-            Self::QueueStuck { generation, queued } => write!(
-                f,
-                "{generation} takes nothing out of its queue; the {queued} that wait there go to the new one"
-            ),
-            Self::Gone { generation, after, cut } => {
-                let cut = match cut {
-                    0 => String::new(),
-                    1 => "; 1 connection that was not idle was cut".to_owned(),
-                    cut => format!("; {cut} connections that were not idle were cut"),
-                };
-                write!(f, "{generation} is gone, {} after it was told{cut}", rounded(*after))
-            }
+            Self::Gone { generation, after, cut } => f.write_str(&gone(*generation, *after, *cut)),
             Self::LeftAlone { generation } => {
                 write!(f, "{generation} has not ended; it is left alone, as SendSIGKILL=no says")
             }
@@ -358,6 +323,15 @@ impl fmt::Display for ReadyBy {
 fn limit_hit(limit: StartLimit, ends: bool) -> String {
     let hint = if ends { "" } else { "; \"supervise swap\" or SIGHUP starts it again" };
     format!("gave up after {} starts in {}{hint}", limit.burst, limit.interval)
+}
+
+fn gone(generation: GenerationId, after: Span, cut: u32) -> String {
+    let cut = match cut {
+        0 => String::new(),
+        1 => "; 1 connection that was not idle was cut".to_owned(),
+        cut => format!("; {cut} connections that were not idle were cut"),
+    };
+    format!("{generation} is gone, {} after it was told{cut}", rounded(after))
 }
 
 fn then_kill(patience: Span) -> String {

@@ -173,6 +173,8 @@ pub(super) struct Generation {
     pub(super) switched: Option<Time>,
     /// Of an old one: it finishes what it has. Its connections are counted until its end, and what that cut off.
     pub(super) drain: Option<Drain>,
+    /// Since when another has its place for good.
+    pub(super) replaced: Option<Time>,
     pub(super) look: Option<Look>,
     pub(super) cut: u32,
     pub(super) end: Option<End>,
@@ -345,6 +347,7 @@ impl Generation {
             probe: None,
             switched: None,
             drain: None,
+            replaced: None,
             look: None,
             cut: 0,
             end: None,

@@ -28,7 +28,7 @@ use crate::config::placeholder::{self, Held};
 use crate::config::{
     self, CommandList, DirectoryPath, Exec, NotifyAccess, Preserve, Privileges, Span, command_line, printable,
 };
-use crate::core::{Command, Exit, GenerationId, Outcome, Stage, StartFailure, SlotId};
+use crate::core::{Command, Exit, GenerationId, Outcome, SlotId, Stage, StartFailure};
 
 /// Makes the plan of each process.
 #[derive(Debug)]

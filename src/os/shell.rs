@@ -2,6 +2,7 @@
 
 mod health;
 mod open;
+mod paths;
 mod reread;
 mod rescue;
 mod slots;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::inotify::Inotify;
 use nix::time::{ClockId, clock_gettime};
 
 use super::children::{Children, Ended, Store};
@@ -27,15 +29,15 @@ use super::signal::{self, Received, Signals};
 use super::snapshot;
 use super::socket::{Inherited, NamedSocket};
 use super::sys::Waited;
+use crate::config::{CommandList, Config, Health, Instance, Policy, Signal, SocketCommands};
+use crate::core::{
+    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, SlotId,
+    StartFailure, Supervisor, Terminal, Time,
+};
 use health::Asking;
 use rescue::Passing;
 use slots::Slots;
 use traffic::Questions;
-use crate::config::{CommandList, Config, Health, Instance, Policy, Signal, SocketCommands};
-use crate::core::{
-    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, SlotId, StartFailure,
-    Supervisor, Terminal, Time,
-};
 
 /// The exit status for what parses but cannot be done.
 const CANNOT: u8 = 125;
@@ -43,6 +45,8 @@ const CANNOT: u8 = 125;
 const SIGNALS: Token = Token(0);
 /// The question that Ready=http: asks.
 const PROBE: Token = Token(1);
+/// inotify(7) of unix paths.
+const PATHS: Token = Token(2);
 /// Slots of held sockets: this plus the index of what is watched.
 const SOCKETS: usize = 1 << 20;
 /// The control socket and its clients: from here on.
@@ -92,6 +96,9 @@ struct Shell {
     questions: Questions,
     health: Option<Health>,
     asking: Option<Asking>,
+    paths: Option<Inotify>,
+    /// Paths that were told to be somebody else's.
+    taken: BTreeSet<String>,
     launcher: Rc<Launcher>,
     policy: Policy,
     reader: Option<Reader>,
@@ -123,6 +130,7 @@ struct Staged {
 #[derive(Default)]
 struct Woken {
     signals: bool,
+    paths: bool,
     sockets: Vec<slots::Woken>,
     notified: BTreeSet<GenerationId>,
     mains: BTreeSet<GenerationId>,
@@ -157,7 +165,8 @@ impl Shell {
         if !self.talkative.is_empty() || self.is_clearing {
             return Some(Duration::ZERO);
         }
-        let due = self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
+        let due =
+            self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
         let strangers = self.has_strangers().then_some(traffic::STRANGERS);
         due.into_iter().chain(strangers).chain(self.probe_patience()).min()
     }
@@ -185,6 +194,9 @@ impl Shell {
             control.catch_up();
         }
         self.on_probe();
+        if woken.paths {
+            self.on_paths();
+        }
         for socket in woken.sockets {
             self.on_socket(socket);
         }
@@ -469,6 +481,7 @@ impl From<&Events> for Woken {
                 }
                 // It is asked at every turn.
                 PROBE => {}
+                PATHS => woken.paths = true,
                 Token(_) => woken.sockets.push(slots::Woken::new(event)),
             }
         }

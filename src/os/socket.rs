@@ -12,6 +12,7 @@ mod inet;
 mod inherited;
 mod local;
 mod node;
+mod nodes;
 mod options;
 mod order;
 mod program;
@@ -33,6 +34,8 @@ use crate::config::{Address, Handover, Kind, Listener};
 pub use error::BindError;
 pub use inherited::Inherited;
 pub use node::OwnPath;
+use nodes::{NoSlots, Nodes};
+pub use nodes::{PathState, WATCH};
 pub use rebind::rebind;
 pub use slots::Probe;
 use slots::Slots;
@@ -126,6 +129,17 @@ fn hold(
         (Address::Inet { address, interface }, Kind::Tcp | Kind::Udp, None) => {
             inet::hold_address(listener, *address, interface.as_deref(), handover)?
         }
+        (Address::Path(path), Kind::Unix, None) if handover == Handover::Steered => {
+            match Nodes::hold(listener, path) {
+                Ok(nodes) => Slots::Nodes(Box::new(nodes)),
+                Err(NoSlots::Shared(why)) => {
+                    let (fd, own) = local::hold_path(listener, path, options)?;
+                    own_path = Some(own);
+                    Slots::one(fd, why)
+                }
+                Err(NoSlots::Bind(error)) => return Err(error),
+            }
+        }
         (Address::Path(path), Kind::Unix | Kind::UnixGram | Kind::SeqPacket, None) => {
             let (fd, own) = local::hold_path(listener, path, options)?;
             own_path = Some(own);
@@ -145,7 +159,16 @@ fn hold(
     if let Some(number) = number.filter(|_| listener.kind != Kind::Fd) {
         log::info!("{}: {address} is taken over from whoever started us (fd {number})", listener.place);
     }
-    Ok(HeldSocket { own_path, slots, kind, address, port, backlog, asked: listener.clone(), inherited: number })
+    Ok(HeldSocket {
+        own_path,
+        slots,
+        kind,
+        address,
+        port,
+        backlog,
+        asked: listener.clone(),
+        inherited: number,
+    })
 }
 
 /// Where the listener will be, as [`own_address`] writes it; none where only the kernel or an outer manager knows.

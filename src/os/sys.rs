@@ -266,8 +266,7 @@ pub fn copy_option(
         let mut value = [0u8; 64];
         let mut length = size_of_val(&value) as libc::socklen_t;
         // SAFETY: `value` is writable for `length` bytes, and the borrows keep both fds open.
-        let result =
-            unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
+        let result = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
         if result == 0 { Ok((value, length)) } else { Err(io::Error::last_os_error()) }
     };
     let Ok((value, length)) = read(model) else { return Ok(()) };

@@ -92,7 +92,7 @@ fn the_status_object_has_what_was_promised() {
     assert!(generation["rss_kb"].as_u64().unwrap() > 0, "{generation}");
     let socket = &status["sockets"][0];
     assert_eq!((&socket["name"], &socket["kind"], &socket["fd"]), (&"http".into(), &"tcp".into(), &3.into()));
-    assert_eq!((&socket["queue"], &socket["mode"]), (&0.into(), &"shared".into()));
+    assert_eq!((&socket["queue"], &socket["mode"]), (&0.into(), &"steered".into()));
     assert!(socket["backlog"].as_u64().unwrap() > 0, "{socket}");
     let swap = &status["last_swap"];
     assert_eq!((&swap["from"], &swap["to"], &swap["outcome"]), (&1.into(), &2.into(), &"swapped".into()));

@@ -41,36 +41,6 @@ fn a_listener_that_was_shut_down_wakes_the_next_server() {
     assert_eq!(get(&daemon.address("http"), "/").unwrap(), "ready generation 2 on http\n");
 }
 
-#[test]
-fn a_queue_that_a_server_made_small_is_large_again_when_it_is_gone() {
-    const CLIENTS: usize = 200;
-    let place = Place::new();
-    place.flags("--backlog 1");
-    let mut daemon = Launch::ready(&place, "--restart-sec 1h --bake 0").start();
-    daemon.wait_generation(1);
-    let limit = |status: &Value| status["sockets"][0]["backlog"].as_u64().unwrap();
-    daemon.wait_until("its small queue shows", |status| limit(status) == 1);
-    daemon.verb("kill KILL").expect(0);
-    let status = daemon.wait_state("waiting");
-    assert!(limit(&status) >= CLIENTS as u64, "{status}");
-    // Who finds no room is not refused: the kernel lets it try again a second later, and then two.
-    let address = daemon.address("http");
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
-    assert_eq!(
-        daemon.status()["sockets"][0]["queue"],
-        CLIENTS,
-        "all of them, and none later than the others"
-    );
-    place.flags("");
-    for client in &mut clients {
-        ask(client, "/").unwrap();
-    }
-    daemon.verb("swap").expect(0);
-    for client in &mut clients {
-        assert_eq!(answer(client).unwrap(), "ready generation 2 on http\n");
-    }
-}
-
 /// The main process in this role, once it is `sleep`.
 #[track_caller]
 fn sleeper(daemon: &mut Daemon, role: &str) -> i32 {

@@ -88,14 +88,14 @@ pub(super) const ROWS: &[Directive] = &[
     row("Bake", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.bake),
         "how long the old server stays once the new one is ready").flag("bake").default("1s"),
     row("Drain", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.drain),
-        "how long the old one may finish what is in flight before the kill signal").flag("drain").default("10s"),
+        "how long the old one may finish what it has; then it is told to stop").flag("drain").default("10s"),
     row("DrainQuiet", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.drain_quiet),
-        "a connection that is quiet this long after an answer is idle").flag("drain-quiet").default("1s"),
+        "quiet this long after an answer, a connection is idle").flag("drain-quiet").default("1s"),
     row("Canary", XSupervise, Swapping, "PCT:SPAN", swap::canary,
-        "the share of new connections a new server gets for so long, before all of them; off")
+        "the share of the connections a new server gets first; so many of a hundred for so long, or off")
             .flag("canary").default("off"),
     row("Handover", XSupervise, Swapping, "HOW", swap::handover,
-        "steered: we say who gets a connection, shared: both accept, stop-first: the old one is gone first")
+        "how old and new overlap; steered: we say who gets a connection, shared: both accept, stop-first: not at all")
             .flag("handover").default("steered"),
     row("ReloadSignal", Service, Swapping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.reload_signal),
         "the signal that reloads a server of Type=notify-reload").default("SIGHUP"),

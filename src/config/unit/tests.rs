@@ -68,7 +68,7 @@ fn the_pair_that_systemd_refuses_loads_with_one_warning() {
     assert_eq!(config.policy.restart, Restart::OnFailure);
     let fixed = RestartDelay { base: Span::from_secs(5), steps: 0, max: Span::INFINITY };
     assert_eq!(config.policy.delay, fixed);
-    assert_eq!((config.policy.ready, config.policy.handover), (Ready::Auto, Handover::Shared));
+    assert_eq!((config.policy.ready, config.policy.handover), (Ready::Auto, Handover::Steered));
     let count =
         |wanted: fn(&Outcome) -> bool| loaded.lines.iter().filter(|line| wanted(&line.outcome)).count();
     assert_eq!(count(|outcome| matches!(outcome, Outcome::Honoured)), 8);
@@ -234,7 +234,7 @@ fn a_swap_overlaps_only_where_the_unit_allows_it() {
     let (config, _) = service("PIDFile=x.pid");
     assert_eq!(config.launch.pid_file.as_deref(), Some(std::path::Path::new("/run/x.pid")));
     assert!(config.policy.has_pid_file);
-    assert_eq!(service("ExecStop=/a\nExecStop=").0.policy.handover, Handover::Shared);
+    assert_eq!(service("ExecStop=/a\nExecStop=").0.policy.handover, Handover::Steered);
 }
 
 #[test]

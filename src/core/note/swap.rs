@@ -38,6 +38,22 @@ pub enum SwapNote {
         to: GenerationId,
         drain: Option<Span>,
     },
+    /// What an old generation still has to do.
+    Draining {
+        generation: GenerationId,
+        traffic: Traffic,
+    },
+    /// It is told to stop, with this left.
+    Drained {
+        generation: GenerationId,
+        after: Span,
+        left: Traffic,
+    },
+    /// It takes nothing out of its queue any more, so others get it.
+    QueueStuck {
+        generation: GenerationId,
+        queued: u32,
+    },
     RolledBack {
         from: GenerationId,
         to: GenerationId,
@@ -85,6 +101,21 @@ impl fmt::Display for SwapNote {
                 "{to} has the traffic for good; {from} may finish what it has for {}",
                 rounded(*drain)
             ),
+            Self::Draining { generation, traffic } => {
+                write!(f, "{generation} finishes: {}", connections(*traffic))
+            }
+            Self::Drained { generation, after, left } => {
+                let left = if left.is_over() {
+                    format!("has finished what it had, {} after the switch for good", rounded(*after))
+                } else {
+                    format!("has had {}, and has {}", rounded(*after), connections(*left))
+                };
+                write!(f, "{generation} {left}; it is told to stop")
+            }
+            Self::QueueStuck { generation, queued } => write!(
+                f,
+                "{generation} takes nothing out of its queue; the {queued} that wait there go to the new one"
+            ),
             Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
             Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
         }
@@ -100,7 +131,7 @@ fn must_be_ready(within: Span) -> String {
 }
 
 /// `3 in flight, 5 idle`: what there is of it.
-pub(super) fn connections(traffic: Traffic) -> String {
+fn connections(traffic: Traffic) -> String {
     let Traffic { in_flight, recent, idle, queued, handshakes } = traffic;
     let counts = [
         (in_flight, "in flight"),

@@ -67,16 +67,19 @@ pub struct InetSocket {
     pub activity: Option<Activity>,
 }
 
-/// What TCP_INFO says of the bytes on a connection. The times are counted in the kernel's ticks (1 to 10 ms), so two that
-/// are equal may have been in either order; a connection that was silent since its start has the time of its start.
+/// What TCP_INFO says of the segments of a connection. The times are counted in the kernel's ticks (1 to 10 ms), so two
+/// that are equal may have been in either order; what never happened has the time of the connection's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activity {
     pub since_sent_ms: u32,
     pub since_received_ms: u32,
-    /// Whether a byte was ever sent.
-    pub sent: bool,
-    /// Whether a byte was ever received. A FIN is none.
-    pub received: bool,
+    /// Any segment that acknowledges, with data or without.
+    pub since_acknowledged_ms: u32,
+    /// Segments with data.
+    pub sent: u32,
+    pub received: u32,
+    /// Segments sent without data.
+    pub bare_sent: u32,
 }
 
 impl InetSocket {
@@ -153,10 +156,13 @@ fn label(bytes: [u8; 2]) -> u8 {
 
 /// tcp_info, up to tcpi_data_segs_out (Linux 4.6).
 fn activity(info: &[u8]) -> Option<Activity> {
+    let sent = u32_at(info, 156)?;
     Some(Activity {
         since_sent_ms: u32_at(info, 44)?,
         since_received_ms: u32_at(info, 52)?,
-        received: u32_at(info, 152)? != 0,
-        sent: u32_at(info, 156)? != 0,
+        since_acknowledged_ms: u32_at(info, 56)?,
+        sent,
+        received: u32_at(info, 152)?,
+        bare_sent: u32_at(info, 136)?.wrapping_sub(sent),
     })
 }

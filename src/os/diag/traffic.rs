@@ -1,10 +1,11 @@
 //! What the connections of a generation are doing, for draining. A connection is idle only where the kernel's numbers
 //! say that it owes nobody an answer; whatever they leave open counts as busy, for longer than it may have to.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::inet::{InetSocket, State};
+use super::inet::{Activity, InetSocket, State};
 use super::local::UnixSocket;
 use crate::config::Span;
 use crate::core::Traffic;
@@ -75,19 +76,38 @@ fn count(traffic: &mut Traffic, work: Work) {
 
 /// What an accepted connection is doing.
 fn work(socket: &InetSocket, quiet: Span) -> Work {
-    if socket.rqueue > 0 || socket.wqueue > 0 {
+    // The client's FIN counts as a byte until the server has read it; after a FIN there is nothing else.
+    let unread = socket.rqueue.saturating_sub(u32::from(socket.state == State::CloseWait));
+    if unread > 0 || socket.wqueue > 0 {
         return Work::InFlight;
     }
     let Some(activity) = socket.activity else { return Work::Recent };
-    // Without a byte sent the time of sending is that of the start, which may be the same tick as the request's.
-    let unanswered =
-        activity.received && (!activity.sent || activity.since_received_ms < activity.since_sent_ms);
     let silence = activity.since_sent_ms.min(activity.since_received_ms);
-    if unanswered {
+    if owes_an_answer(&activity) {
         Work::InFlight
     } else if Span::from_millis(u64::from(silence)) < quiet {
         Work::Recent
     } else {
         Work::Idle
+    }
+}
+
+/// Whether the last to say something was the client.
+///
+/// A client on a fast network sends its next request in the same tick as it got the answer, and a fast server answers in
+/// the tick of the request: equal times mean either. Two things tell them apart. A client that is done acknowledges the
+/// answer in a segment of its own, mostly 40 ms later; one that asks again does it with the request. And a request that
+/// is not answered at once is acknowledged alone; so is the first data of every connection, but then no more, if all
+/// answers come at once. So an unanswered request on top of an answered one makes two.
+fn owes_an_answer(activity: &Activity) -> bool {
+    if activity.received == 0 || activity.sent == 0 {
+        return activity.received > 0;
+    }
+    match activity.since_received_ms.cmp(&activity.since_sent_ms) {
+        Ordering::Less => true,
+        Ordering::Greater => false,
+        Ordering::Equal => {
+            activity.since_acknowledged_ms >= activity.since_received_ms && activity.bare_sent > 1
+        }
     }
 }

@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Launcher, Request};
 use crate::config::{CommandList, Exec, Launch, Signal, Span};
-use crate::core::{Command, Exit, Stage, SlotId};
+use crate::core::{Command, Exit, SlotId, Stage};
 use crate::os::signal::Signals;
 use crate::os::{reap, spawn, sys};
 

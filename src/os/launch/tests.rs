@@ -53,6 +53,7 @@ impl Service {
             main_pid: (list != CommandList::Start).then_some(4711),
             outcome: self.outcome,
             stored: &self.stored,
+            slot: SlotId(0),
         })
     }
 

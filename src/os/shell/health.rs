@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
 use mio::Interest;
+use mio::unix::SourceFd;
 
 use super::{PROBE, Shell};
 use crate::config::{Health, Kind};
@@ -27,7 +27,8 @@ pub(super) struct Asking {
 /// It cannot be asked for one generation alone; a sentence.
 pub(super) fn socket_of(health: &Health, sockets: &[NamedSocket]) -> Result<Rc<HeldSocket>, String> {
     let is_it = |one: &&NamedSocket| {
-        matches!(one.kind, Kind::Tcp | Kind::Unix) && health.socket.as_ref().is_none_or(|name| *name == one.name)
+        matches!(one.kind, Kind::Tcp | Kind::Unix)
+            && health.socket.as_ref().is_none_or(|name| *name == one.name)
     };
     let Some(found) = sockets.iter().find(is_it) else {
         return Err("Ready=http: there is no such stream socket".to_owned());

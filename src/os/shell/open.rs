@@ -78,6 +78,8 @@ impl Shell {
             questions: Questions::default(),
             health: config.health,
             asking: None,
+            paths: None,
+            taken: BTreeSet::new(),
             children: Children::default(),
             talkative: BTreeSet::new(),
             control,
@@ -166,7 +168,8 @@ fn hold_sockets(
 ) -> Result<Vec<NamedSocket>, String> {
     let SocketCommands { start_pre, start_post, stop_post, timeout, .. } = &config.socket_commands;
     let held = run_commands("ExecStartPre", start_pre, *timeout, signals).and_then(|()| {
-        let sockets = socket::bind_all(&config.listeners, inherited, config.policy.handover).map_err(|error| error.to_string())?;
+        let sockets = socket::bind_all(&config.listeners, inherited, config.policy.handover)
+            .map_err(|error| error.to_string())?;
         run_commands("ExecStartPost", start_post, *timeout, signals)?;
         Ok(sockets)
     });

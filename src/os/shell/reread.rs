@@ -27,8 +27,9 @@ impl Shell {
         let Some(reader) = &mut self.reader else { return Ok(()) };
         let config: Config = reader()?;
         launch::check(&config.launch)?;
-        let sockets = socket::rebind(&self.sockets, &config.listeners, &self.inherited, config.policy.handover)
-            .map_err(|error| error.to_string())?;
+        let sockets =
+            socket::rebind(&self.sockets, &config.listeners, &self.inherited, config.policy.handover)
+                .map_err(|error| error.to_string())?;
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
         self.staged = Some(Staged {

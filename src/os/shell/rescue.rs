@@ -1,7 +1,7 @@
 //! What waits on a slot where nobody serves is taken to the one with the traffic: by the kernel, or by a relay.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -36,7 +36,8 @@ impl Shell {
                 continue;
             }
             let relayed = !(socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok());
-            if relayed && !self.pass_on(&socket, slot) {
+            let Some(fd) = socket.slot(slot) else { continue };
+            if relayed && !self.pass_on(&socket, slot, &fd) {
                 continue;
             }
             let count = (socket.kind == Kind::Tcp).then_some(queued);
@@ -44,14 +45,18 @@ impl Shell {
         }
     }
 
-    fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId) -> bool {
+    /// What waits on `fd`, which is or was this slot.
+    pub(super) fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> bool {
         let target = match socket.kind {
             Kind::Unix => socket.path_of(self.slots.steering.slot).map(Target::Unix),
             Kind::Udp => socket.address_to_connect().map(Target::Udp),
             _ => socket.address_to_connect().map(Target::Tcp),
         };
-        let (Some(target), Some(fd)) = (target, socket.slot(slot)) else {
-            log::warn!("{}: what waits where no server is left cannot be passed on from this host", socket.address);
+        let Some(target) = target else {
+            log::warn!(
+                "{}: what waits where no server is left cannot be passed on from this host",
+                socket.address
+            );
             return false;
         };
         match relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target) {
@@ -60,7 +65,10 @@ impl Shell {
                 true
             }
             Err(error) => {
-                log::warn!("{}: what waits where no server is left cannot be passed on: {error}", socket.address);
+                log::warn!(
+                    "{}: what waits where no server is left cannot be passed on: {error}",
+                    socket.address
+                );
                 false
             }
         }
@@ -86,7 +94,9 @@ impl Shell {
                 socket.address,
                 carried.refused
             ),
-            Ok(carried) => log::debug!("{}: {} connections were passed on", socket.address, carried.passed_on),
+            Ok(carried) => {
+                log::debug!("{}: {} connections were passed on", socket.address, carried.passed_on)
+            }
             Err(error) => log::debug!("{}: the relay did not say what it did: {error}", socket.address),
         }
         self.rearm(&socket, slot);

@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use super::{SOCKETS, Shell};
+use crate::config::Kind;
 use crate::core::{Damage, Event, SlotId, SocketNote, Stage, StartFailure, Steering, limits};
 use crate::os::socket::{self, HeldSocket, NamedSocket};
 
@@ -55,12 +56,13 @@ impl Slots {
         }
     }
 
-    /// Without READABLE a connection wakes nobody; a hang-up is always told.
-    fn interest(&self, socket: &HeldSocket, slot: SlotId) -> Interest {
+    /// A listener is never writable, so WRITABLE means that only a hang-up is told, and no connection wakes us. (With
+    /// PRIORITY epoll(7) would tell of none either, but each would wake us inside it.) Datagram sockets are writable.
+    fn interest(&self, socket: &HeldSocket, slot: SlotId) -> Option<Interest> {
         if self.is_watched(socket, slot) || (socket.is_steered() && self.guarded.contains(&slot)) {
-            Interest::PRIORITY | Interest::READABLE
+            Some(Interest::READABLE)
         } else {
-            Interest::PRIORITY
+            matches!(socket.kind, Kind::Tcp | Kind::Unix | Kind::SeqPacket).then_some(Interest::WRITABLE)
         }
     }
 
@@ -73,8 +75,9 @@ impl Slots {
         for socket in sockets {
             let count = if socket.is_steered() { limits::GENERATIONS as u8 } else { 1 };
             for slot in (0..count).map(SlotId) {
-                if let Some(fd) = socket.slot(slot) {
-                    let interest = self.interest(socket, slot);
+                if let Some(fd) = socket.slot(slot)
+                    && let Some(interest) = self.interest(socket, slot)
+                {
                     wanted.push(Watched { socket: Rc::clone(socket), slot, fd, interest });
                 }
             }
@@ -135,6 +138,7 @@ impl Shell {
             }
             self.slots.watched[index] = Some(new);
         }
+        self.watch_paths();
     }
 
     /// Has the poll say again what it said already: it tells a change once.
@@ -246,7 +250,8 @@ impl Shell {
         match socket.mend(slot) {
             Ok(false) => {}
             Ok(true) => {
-                let is_new = old.is_some_and(|old| socket.slot(slot).is_some_and(|new| !Rc::ptr_eq(&old, &new)));
+                let is_new =
+                    old.is_some_and(|old| socket.slot(slot).is_some_and(|new| !Rc::ptr_eq(&old, &new)));
                 let damage = if is_new { Damage::Ended } else { Damage::Shutdown };
                 let generation = self.children.on_slot(slot);
                 let socket = socket.address.clone();

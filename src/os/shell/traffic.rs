@@ -48,7 +48,9 @@ impl Shell {
         let held = self.held().into_iter().filter(|socket| socket.is_steered()).collect();
         let traffic = self.traffic(held, generation, slot, quiet).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
-                log::warn!("the kernel does not tell of connections: {error}; an old generation gets all of Drain=");
+                log::warn!(
+                    "the kernel does not tell of connections: {error}; an old generation gets all of Drain="
+                );
             }
         });
         self.queue.push_back(Event::Counted { generation, traffic: traffic.ok() });
@@ -108,8 +110,12 @@ impl Shell {
         generation: GenerationId,
         slot: SlotId,
     ) -> io::Result<Traffic> {
-        let Some(node) = socket.node(slot) else { return Ok(Traffic::default()) };
         let sockets = self.questions.diag.unix()?;
+        // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
+        // stat(2) sees another.
+        let own = socket.inode(slot)?;
+        let listener = sockets.iter().find(|one| u64::from(one.inode) == own);
+        let Some(node) = listener.and_then(|one| one.node) else { return Ok(Traffic::default()) };
         if socket.is_steered() {
             return Ok(diag::unix_traffic(&sockets, |one| one.node == Some(node)));
         }
@@ -126,7 +132,9 @@ impl Shell {
     }
 
     pub(super) fn tell_overflows(&mut self) {
-        let (Some(before), Ok(now)) = (self.questions.overflows.take(), diag::listen_overflows()) else { return };
+        let (Some(before), Ok(now)) = (self.questions.overflows.take(), diag::listen_overflows()) else {
+            return;
+        };
         let count = now.saturating_sub(before);
         if count > 0 {
             self.tell(&SocketNote::Overflowed { count }.into());
@@ -141,7 +149,9 @@ impl Shell {
     }
 
     pub(super) fn look_for_strangers(&mut self) {
-        for socket in self.held().into_iter().filter(|socket| socket.is_steered() && socket.kind != Kind::Unix) {
+        for socket in
+            self.held().into_iter().filter(|socket| socket.is_steered() && socket.kind != Kind::Unix)
+        {
             match self.strangers_of(&socket) {
                 Ok(found) => self.set_strangers(socket, found),
                 Err(error) => log::debug!("cannot see who else has {}: {error}", socket.address),
@@ -151,7 +161,9 @@ impl Shell {
 
     /// In the order of their inode numbers, which is that in which they came.
     fn strangers_of(&mut self, socket: &HeldSocket) -> io::Result<Vec<InetSocket>> {
-        let (Some(port), Some(address)) = (socket.port, socket.local_address()) else { return Ok(Vec::new()) };
+        let (Some(port), Some(address)) = (socket.port, socket.local_address()) else {
+            return Ok(Vec::new());
+        };
         let mut found = match socket.kind {
             Kind::Tcp => self.questions.diag.listeners(port)?,
             _ => self.questions.diag.udp(port)?,

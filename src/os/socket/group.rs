@@ -44,7 +44,7 @@ pub(super) struct Group {
 #[derive(Debug)]
 struct Slot {
     fd: Rc<OwnedFd>,
-    /// No server has had it yet.
+    /// As it was made: no server has had it yet, and we have not shut it.
     is_fresh: bool,
     /// By us.
     is_shut: bool,
@@ -115,7 +115,10 @@ impl Group {
             log::debug!("{}: SO_REUSEPORT=0: {}", plan.listener().place, errno.desc());
         }
         plan.listen(&fd)?;
-        Ok(Slots::one(fd, format!("the kernel refuses {step} for a second socket of its address ({})", errno.desc())))
+        Ok(Slots::one(
+            fd,
+            format!("the kernel refuses {step} for a second socket of its address ({})", errno.desc()),
+        ))
     }
 
     /// One more socket, which joins the group as its last member.
@@ -250,9 +253,11 @@ impl Group {
         if id == self.steering.slot || Some(id) == canary || others == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else { return Ok(()) };
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
+            return Ok(());
+        };
         let fd = Rc::clone(&slot.fd);
-        slot.is_shut = true;
+        (slot.is_shut, slot.is_fresh) = (true, false);
         if self.probe.is_some_and(|probe| probe.slot == id) {
             self.probe = None;
         }
@@ -338,7 +343,8 @@ impl Group {
     /// All but those that we shut.
     fn usable(&self) -> Vec<(SlotId, Rc<OwnedFd>)> {
         let numbered = (0..).map(SlotId).zip(&self.slots);
-        let usable = numbered.filter_map(|(id, slot)| Some((id, slot.as_ref().filter(|slot| !slot.is_shut)?)));
+        let usable =
+            numbered.filter_map(|(id, slot)| Some((id, slot.as_ref().filter(|slot| !slot.is_shut)?)));
         usable.map(|(id, slot)| (id, Rc::clone(&slot.fd))).collect()
     }
 
@@ -373,3 +379,6 @@ impl Group {
         program(index, canary, probe)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,10 +13,10 @@ use nix::errno::Errno;
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use nix::sys::socket::{SetSockOpt, SockaddrStorage, bind, getsockname, setsockopt, sockopt};
 
+use super::BindError;
 use super::group::Group;
 use super::options::{self, Family};
 use super::slots::{NOT_ASKED, Slots};
-use super::BindError;
 use crate::config::{Handover, Kind, Listener, Protocol};
 use crate::os::sys;
 
@@ -146,7 +146,8 @@ impl Plan {
     fn free_port(&self) -> Result<u16, Failure> {
         let (scratch, _) = self.unbound()?;
         self.bind(&scratch)?;
-        let address: SockaddrStorage = getsockname(scratch.as_raw_fd()).map_err(self.failed("getsockname"))?;
+        let address: SockaddrStorage =
+            getsockname(scratch.as_raw_fd()).map_err(self.failed("getsockname"))?;
         let port = address.as_sockaddr_in().map(|v4| v4.port());
         port.or_else(|| address.as_sockaddr_in6().map(|v6| v6.port()))
             .ok_or_else(|| self.failed("getsockname")(Errno::EAFNOSUPPORT))

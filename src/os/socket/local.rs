@@ -38,19 +38,38 @@ pub(super) fn hold_path(
     path: &Path,
     options: &SocketOptions,
 ) -> Result<(OwnedFd, OwnPath), BindError> {
+    let owner = prepare_path(listener, path)?;
+    let fd = bind_path(listener, path, true)?;
+    let mut own = OwnPath::of(path).map_err(|error| BindError::io(listener, path, &error))?;
+    dress(listener, &own, owner)?;
+    listen(listener, &fd, options)?;
+    make_symlinks(listener, &mut own);
+    Ok((fd, own))
+}
+
+/// Who is to own the node, as numbers; None leaves that one as it is.
+pub(super) type Owner = (Option<u32>, Option<u32>);
+
+/// All that can be known and made before anything is bound at `path`.
+pub(super) fn prepare_path(listener: &Listener, path: &Path) -> Result<Owner, BindError> {
     if path.as_os_str().len() > LONGEST_PATH {
         return Err(BindError::path_too_long(listener, path));
     }
     if !path.is_absolute() || path.file_name().is_none() {
         return Err(BindError::not_a_file_name(listener, path));
     }
-    let (user, group) = owner(listener, options)?;
-    make_directories(path, options.directory_mode)
+    let owner = owner(listener, &listener.options)?;
+    make_directories(path, listener.options.directory_mode)
         .map_err(|(directory, error)| BindError::directory(listener, &directory, &error))?;
-    let fd = prepared(listener, options)?;
+    Ok(owner)
+}
+
+/// A new socket bound at `path`, from where a dead one makes way. `says` tells of options that could not be set.
+pub(super) fn bind_path(listener: &Listener, path: &Path, says: bool) -> Result<OwnedFd, BindError> {
+    let fd = prepared(listener, &listener.options, says)?;
     // The kernel gives the path the mode of the socket's own inode less the umask, so it is at no time more open than
     // asked for, and no process-wide umask has to be changed for it.
-    fchmod(&fd, Mode::from_bits_truncate(options.mode))
+    fchmod(&fd, Mode::from_bits_truncate(listener.options.mode))
         .map_err(|errno| BindError::plain(listener, "SocketMode=", errno))?;
     let address = UnixAddr::new(path).map_err(|errno| BindError::path(listener, path, errno))?;
     let mut result = bind(fd.as_raw_fd(), &address);
@@ -59,24 +78,31 @@ pub(super) fn hold_path(
         result = bind(fd.as_raw_fd(), &address);
     }
     result.map_err(|errno| BindError::path(listener, path, errno))?;
-    let mut own = OwnPath::of(path).map_err(|error| BindError::io(listener, path, &error))?;
-    own.set_mode(options.mode).map_err(|error| BindError::io(listener, path, &error))?;
+    Ok(fd)
+}
+
+/// Mode first: who has given a node away may not change it any more.
+pub(super) fn dress(listener: &Listener, own: &OwnPath, (user, group): Owner) -> Result<(), BindError> {
+    let path = own.path();
+    own.set_mode(listener.options.mode).map_err(|error| BindError::io(listener, path, &error))?;
     if user.is_some() || group.is_some() {
         own.set_owner(user, group).map_err(|error| BindError::cannot_give(listener, path, &error))?;
     }
-    listen(listener, &fd, options)?;
-    for link in &options.symlinks {
+    Ok(())
+}
+
+pub(super) fn make_symlinks(listener: &Listener, own: &mut OwnPath) {
+    for link in &listener.options.symlinks {
         // As with systemd this is no reason to fail.
-        if let Err(error) = own.link(link, options.directory_mode) {
+        if let Err(error) = own.link(link, listener.options.directory_mode) {
             let (place, link) = (&listener.place, link.display());
             log::warn!("{place}: Symlinks=: cannot make {link}: {error} (move away what is there)");
         }
     }
-    Ok((fd, own))
 }
 
 /// SocketUser=, with its own group where SocketGroup= names no other, as numbers.
-fn owner(listener: &Listener, options: &SocketOptions) -> Result<(Option<u32>, Option<u32>), BindError> {
+fn owner(listener: &Listener, options: &SocketOptions) -> Result<Owner, BindError> {
     let user = options.user.as_deref().map(users::find_user).transpose();
     let user = user.map_err(|cause| BindError::no_owner(listener, "SocketUser=", &cause))?;
     let group = options.group.as_deref().map(users::find_group).transpose();
@@ -90,7 +116,7 @@ pub(super) fn hold_abstract(
     name: &str,
     options: &SocketOptions,
 ) -> Result<OwnedFd, BindError> {
-    let fd = prepared(listener, options)?;
+    let fd = prepared(listener, options, true)?;
     let address = UnixAddr::new_abstract(name.as_bytes())
         .map_err(|errno| BindError::plain(listener, "the abstract name", errno))?;
     bind(fd.as_raw_fd(), &address).map_err(|errno| {
@@ -108,7 +134,7 @@ pub(super) fn hold_abstract(
     Ok(fd)
 }
 
-fn prepared(listener: &Listener, options: &SocketOptions) -> Result<OwnedFd, BindError> {
+fn prepared(listener: &Listener, options: &SocketOptions, says: bool) -> Result<OwnedFd, BindError> {
     let kind = match listener.kind {
         Kind::UnixGram => SockType::Datagram,
         Kind::SeqPacket => SockType::SeqPacket,
@@ -116,11 +142,14 @@ fn prepared(listener: &Listener, options: &SocketOptions) -> Result<OwnedFd, Bin
     };
     let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|errno| BindError::plain(listener, "socket", errno))?;
-    options::warn(listener, &options::set(&fd, Family::Unix, listener.kind, options));
+    let refused = options::set(&fd, Family::Unix, listener.kind, options);
+    if says {
+        options::warn(listener, &refused);
+    }
     Ok(fd)
 }
 
-fn listen(listener: &Listener, fd: &OwnedFd, options: &SocketOptions) -> Result<(), BindError> {
+pub(super) fn listen(listener: &Listener, fd: &OwnedFd, options: &SocketOptions) -> Result<(), BindError> {
     if listener.kind == Kind::UnixGram {
         return Ok(());
     }
@@ -152,7 +181,7 @@ fn make_way(listener: &Listener, path: &Path) -> Result<(), BindError> {
     }
 }
 
-fn in_use(listener: &Listener, path: &Path) -> BindError {
+pub(super) fn in_use(listener: &Listener, path: &Path) -> BindError {
     let holder = holder::of_unix_name(path.as_os_str().as_encoded_bytes());
     BindError::in_use(listener, &path.display().to_string(), &holder)
 }

@@ -26,8 +26,16 @@ pub struct OwnPath {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Inode {
-    device: u64,
-    number: u64,
+    pub(super) device: u64,
+    pub(super) number: u64,
+}
+
+/// What chmod(2) and chown(2) change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    mode: u32,
+    user: u32,
+    group: u32,
 }
 
 impl Inode {
@@ -53,8 +61,25 @@ impl OwnPath {
         if !metadata.file_type().is_socket() {
             return Err(io::Error::other("somebody else has taken the path"));
         }
-        let inode = Inode::of(&metadata);
-        Ok(Self { path: path.to_path_buf(), inode, links: Vec::new(), removes: true })
+        Ok(Self::future(path, Inode::of(&metadata)))
+    }
+
+    /// A path that is to lead to this inode.
+    pub(super) fn future(path: &Path, inode: Inode) -> Self {
+        Self { path: path.to_path_buf(), inode, links: Vec::new(), removes: true }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn inode(&self) -> Inode {
+        self.inode
+    }
+
+    /// The path leads to another inode of ours from now on.
+    pub(super) fn follow(&mut self, inode: Inode) {
+        self.inode = inode;
     }
 
     /// RemoveOnStop=
@@ -86,6 +111,22 @@ impl OwnPath {
         let there = self.open()?;
         let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
         Ok(fchownat(&there, "", user, group, AtFlags::AT_EMPTY_PATH)?)
+    }
+
+    /// Mode and owner of our inode, as they are now.
+    pub(super) fn look(&self) -> io::Result<Look> {
+        let metadata = self.open()?.metadata()?;
+        Ok(Look { mode: metadata.mode() & 0o7777, user: metadata.uid(), group: metadata.gid() })
+    }
+
+    /// The owner last: who has given a node away may not change its mode any more.
+    pub(super) fn set_look(&self, look: Look) -> io::Result<()> {
+        let now = self.look()?;
+        self.set_mode(look.mode)?;
+        if (now.user, now.group) != (look.user, look.group) {
+            self.set_owner(Some(look.user), Some(look.group))?;
+        }
+        Ok(())
     }
 
     /// Symlinks=: makes `link` lead to the path. Only a symbolic link is replaced.
@@ -169,7 +210,7 @@ pub(super) fn make_directories(path: &Path, mode: u32) -> Result<(), (PathBuf, i
     Ok(())
 }
 
-fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
         // Somebody was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),

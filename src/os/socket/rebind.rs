@@ -32,8 +32,8 @@ pub fn rebind(
     let mut taken: Vec<RawFd> = held.iter().filter_map(|held| held.inherited).collect();
     let mut bound = Vec::new();
     for (listener, _) in listeners.iter().zip(&kept).filter(|(_, kept)| kept.is_none()) {
-        let socket =
-            hold(listener, inherited, &taken, handover).map_err(|error| explain(error, listener, &left_over))?;
+        let socket = hold(listener, inherited, &taken, handover)
+            .map_err(|error| explain(error, listener, &left_over))?;
         taken.extend(socket.inherited);
         bound.push(socket);
     }
@@ -46,9 +46,7 @@ pub fn rebind(
             warn_of_changes(&socket, listener);
             sockets.push(NamedSocket { name, socket });
         } else if let Some(mut socket) = bound.next() {
-            if let Some(path) = &mut socket.own_path {
-                path.set_removes(listener.options.remove_on_stop);
-            }
+            socket.set_removes(listener.options.remove_on_stop);
             sockets.push(NamedSocket { name, socket: Rc::new(socket) });
         }
     }

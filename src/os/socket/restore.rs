@@ -77,13 +77,18 @@ pub(super) fn restore(slot: &OwnedFd, plan: &Plan) {
     let model = match plan.unbound() {
         Ok((model, _)) => model,
         Err(failure) => {
-            return log::warn!("{place}: cannot undo what a server set on its socket: {}", failure.errno.desc());
+            return log::warn!(
+                "{place}: cannot undo what a server set on its socket: {}",
+                failure.errno.desc()
+            );
         }
     };
     let own = if plan.is_udp() { OPTIONS_OF_UDP } else { OPTIONS_OF_TCP };
     for (level, name) in OPTIONS.iter().chain(own) {
         if let Err(error) = sys::copy_option(&model, slot, *level, *name) {
-            log::warn!("{place}: cannot undo what a server set on its socket (option {level}/{name}): {error}");
+            log::warn!(
+                "{place}: cannot undo what a server set on its socket (option {level}/{name}): {error}"
+            );
         }
     }
     restore_buffers(slot, &model);

@@ -12,9 +12,9 @@ use nix::sys::stat::fstat;
 
 use super::HeldSocket;
 use super::group::Group;
+use super::nodes::{Checked, Nodes};
 use crate::config::{Handover, Kind};
 use crate::core::{SlotId, Steering};
-use crate::os::diag::Node;
 use crate::os::sys;
 
 /// Why a socket is shared that could be steered.
@@ -26,6 +26,8 @@ pub(super) enum Slots {
     One { fd: Rc<OwnedFd>, why: String },
     /// TCP and UDP.
     Group(Box<Group>),
+    /// AF_UNIX.
+    Nodes(Box<Nodes>),
 }
 
 /// Connections from this port of this host go to this slot, whoever has the traffic.
@@ -54,6 +56,7 @@ impl Slots {
         match self {
             Self::One { fd, .. } => Some(Rc::clone(fd)),
             Self::Group(group) => group.slot(slot),
+            Self::Nodes(nodes) => Some(nodes.slot(slot)),
         }
     }
 }
@@ -64,12 +67,12 @@ impl HeldSocket {
     pub fn why_shared(&self) -> Option<String> {
         match &*self.slots.borrow() {
             Slots::One { why, .. } => Some(why.clone()),
-            Slots::Group(_) => None,
+            Slots::Group(_) | Slots::Nodes(_) => None,
         }
     }
 
     pub fn is_steered(&self) -> bool {
-        matches!(&*self.slots.borrow(), Slots::Group(_))
+        matches!(&*self.slots.borrow(), Slots::Group(_) | Slots::Nodes(_))
     }
 
     /// The first slot, which is always there: for what is the same on all of them.
@@ -100,6 +103,7 @@ impl HeldSocket {
                 Ok(Rc::clone(fd))
             }
             Slots::Group(group) => group.ready(slot),
+            Slots::Nodes(nodes) => nodes.ready_slot(slot),
         }
     }
 
@@ -108,6 +112,7 @@ impl HeldSocket {
         match &mut *self.slots.borrow_mut() {
             Slots::One { .. } => Ok(()),
             Slots::Group(group) => group.steer(*steering),
+            Slots::Nodes(nodes) => nodes.steer(steering),
         }
     }
 
@@ -117,7 +122,7 @@ impl HeldSocket {
     /// NotConnected: nobody listens on the slot.
     pub fn probe(&self, probe: Option<Probe>) -> io::Result<()> {
         match &mut *self.slots.borrow_mut() {
-            Slots::One { .. } => Ok(()),
+            Slots::One { .. } | Slots::Nodes(_) => Ok(()),
             Slots::Group(group) => group.probe(probe),
         }
     }
@@ -128,6 +133,7 @@ impl HeldSocket {
         match &mut *self.slots.borrow_mut() {
             Slots::One { fd, .. } => self.listen_on(fd),
             Slots::Group(group) => group.refresh(),
+            Slots::Nodes(nodes) => nodes.refresh(),
         }
     }
 
@@ -142,6 +148,7 @@ impl HeldSocket {
                 Ok(true)
             }
             Slots::Group(group) => group.mend(slot),
+            Slots::Nodes(nodes) => nodes.mend(slot),
         }
     }
 
@@ -152,7 +159,7 @@ impl HeldSocket {
     /// InvalidInput: the slot has the traffic, or it is the only one that listens. Unsupported: all but steered TCP.
     pub fn shut(&self, slot: SlotId) -> io::Result<()> {
         match &mut *self.slots.borrow_mut() {
-            Slots::One { .. } => Err(io::ErrorKind::Unsupported.into()),
+            Slots::One { .. } | Slots::Nodes(_) => Err(io::ErrorKind::Unsupported.into()),
             Slots::Group(group) => group.shut(slot),
         }
     }
@@ -166,6 +173,7 @@ impl HeldSocket {
         let queue = match &*self.slots.borrow() {
             Slots::One { fd, .. } => sys::tcp_listen_queue(fd),
             Slots::Group(group) => group.queue(),
+            Slots::Nodes(_) => return (None, None),
         };
         match queue {
             Ok((depth, limit)) => (Some(depth), Some(limit)),
@@ -191,9 +199,14 @@ impl HeldSocket {
     /// group, and ours may have moved.
     pub fn set_strangers(&self, inodes: &[u64]) -> io::Result<()> {
         match &mut *self.slots.borrow_mut() {
-            Slots::One { .. } => Ok(()),
+            Slots::One { .. } | Slots::Nodes(_) => Ok(()),
             Slots::Group(group) => group.set_strangers(inodes),
         }
+    }
+
+    /// Of the socket of this slot, as fstat(2) and sock_diag(7) have it.
+    pub fn inode(&self, slot: SlotId) -> io::Result<u64> {
+        Ok(fstat(&self.of(slot))?.st_ino)
     }
 
     /// Of all slots there are.
@@ -201,6 +214,7 @@ impl HeldSocket {
         let fds = match &*self.slots.borrow() {
             Slots::One { fd, .. } => vec![Rc::clone(fd)],
             Slots::Group(group) => group.fds(),
+            Slots::Nodes(_) => Vec::new(),
         };
         fds.iter().map(|fd| Ok(fstat(fd)?.st_ino)).collect()
     }
@@ -238,14 +252,41 @@ impl HeldSocket {
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
     }
 
-    /// The node of a slot, by which its connections are known; None for all but AF_UNIX at a path.
-    pub fn node(&self, _slot: SlotId) -> Option<Node> {
-        None
+    /// Where this slot alone is reached; None for all but steered AF_UNIX.
+    pub fn path_of(&self, slot: SlotId) -> Option<PathBuf> {
+        match &*self.slots.borrow() {
+            Slots::Nodes(nodes) => Some(nodes.path_of(slot)),
+            Slots::One { .. } | Slots::Group(_) => None,
+        }
     }
 
-    /// Where this slot alone is reached; None for all but steered AF_UNIX.
-    pub fn path_of(&self, _slot: SlotId) -> Option<PathBuf> {
-        None
+    /// What to watch with inotify(7) for [`super::WATCH`], and to look at with [`Self::check_path`] then.
+    pub fn watch_paths(&self) -> Vec<PathBuf> {
+        match &*self.slots.borrow() {
+            Slots::Nodes(nodes) => nodes.watch_paths(),
+            Slots::One { .. } | Slots::Group(_) => Vec::new(),
+        }
+    }
+
+    /// Sees to it that the path leads to us. None for all but steered AF_UNIX.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn check_path(&self) -> io::Result<Option<Checked>> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::Nodes(nodes) => nodes.check_path().map(Some),
+            Slots::One { .. } | Slots::Group(_) => Ok(None),
+        }
+    }
+
+    /// RemoveOnStop=
+    pub(super) fn set_removes(&mut self, removes: bool) {
+        if let Some(path) = &mut self.own_path {
+            path.set_removes(removes);
+        }
+        if let Slots::Nodes(nodes) = self.slots.get_mut() {
+            nodes.set_removes(removes);
+        }
     }
 
     fn listen_on(&self, fd: &OwnedFd) -> io::Result<()> {

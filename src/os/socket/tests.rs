@@ -9,6 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsoc
 
 use super::*;
 use crate::config::{Config, SocketOptions};
+use crate::os::sys;
 
 pub(super) fn options() -> SocketOptions {
     Config::for_command_line().socket
@@ -32,7 +33,7 @@ pub(super) fn bind_one(listener: Listener) -> Result<NamedSocket, BindError> {
 
 pub(super) fn bind_with(listener: Listener, options: &SocketOptions) -> Result<NamedSocket, BindError> {
     let listener = Listener { options: options.clone(), ..listener };
-    bind_all(&[listener], &Inherited::default()).map(|mut held| held.pop().unwrap())
+    bind_all(&[listener], &Inherited::default(), Handover::Shared).map(|mut held| held.pop().unwrap())
 }
 
 pub(super) fn has_ipv6() -> bool {
@@ -47,22 +48,22 @@ fn a_port_picked_by_the_kernel_is_real_and_locked() {
     assert_eq!(held.address, format!("127.0.0.1:{port}"));
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     // What a server may do to its copy: only a port bound by number is still the same after that.
-    nix::sys::socket::shutdown(held.fd.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
-    sys::listen(&held.fd, 16).unwrap();
-    assert_eq!(own_address(&held.fd).unwrap().1, Some(port));
+    nix::sys::socket::shutdown(held.first().as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+    sys::listen(held.first(), 16).unwrap();
+    assert_eq!(own_address(&held.first()).unwrap().1, Some(port));
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
 }
 
 #[test]
 fn held_sockets_are_close_on_exec_and_blocking_until_told_otherwise() {
     let held = bind_one(tcp("127.0.0.1:0")).unwrap();
-    let fd_flags = FdFlag::from_bits_retain(fcntl(&held.fd, FcntlArg::F_GETFD).unwrap());
+    let fd_flags = FdFlag::from_bits_retain(fcntl(held.first(), FcntlArg::F_GETFD).unwrap());
     assert!(fd_flags.contains(FdFlag::FD_CLOEXEC));
-    let non_blocking = || fcntl(&held.fd, FcntlArg::F_GETFL).unwrap() & OFlag::O_NONBLOCK.bits() != 0;
+    let non_blocking = || fcntl(held.first(), FcntlArg::F_GETFL).unwrap() & OFlag::O_NONBLOCK.bits() != 0;
     assert!(!non_blocking());
-    set_non_blocking(&held, true).unwrap();
+    set_non_blocking(&held.first(), true).unwrap();
     assert!(non_blocking());
-    set_non_blocking(&held, false).unwrap();
+    set_non_blocking(&held.first(), false).unwrap();
     assert!(!non_blocking());
 }
 
@@ -145,10 +146,10 @@ fn udp_is_bound_once_only() {
     assert_eq!(error.errno, Some(libc::EADDRINUSE));
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().send_to(b"x", (Ipv4Addr::LOCALHOST, port)).unwrap();
     assert_eq!(
-        nix::sys::socket::recv(held.fd.as_raw_fd(), &mut [0; 8], nix::sys::socket::MsgFlags::empty()),
+        nix::sys::socket::recv(held.first().as_raw_fd(), &mut [0; 8], nix::sys::socket::MsgFlags::empty()),
         Ok(1)
     );
-    assert_eq!(queue(&held), (None, None));
+    assert_eq!(held.queue(), (None, None));
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn all_or_nothing() {
     let free = first.address.clone();
     drop(first);
     let listeners = [tcp(&free), unix(Kind::Unix, &path), tcp(&theirs.local_addr().unwrap().to_string())];
-    bind_all(&listeners, &Inherited::default()).expect_err("the last one is taken");
+    bind_all(&listeners, &Inherited::default(), Handover::Shared).expect_err("the last one is taken");
     assert!(!path.exists());
     TcpListener::bind(&free).expect("closed again");
 }
@@ -194,19 +195,19 @@ fn options_reach_the_socket() {
         ..options()
     };
     let held = bind_with(tcp("127.0.0.1:0"), &options).unwrap();
-    assert!(getsockopt(&held.fd, sockopt::TcpNoDelay).unwrap());
-    assert!(getsockopt(&held.fd, sockopt::KeepAlive).unwrap());
-    assert_eq!(getsockopt(&held.fd, sockopt::RcvBuf).unwrap(), 2 * 65536);
-    assert!(getsockopt(&held.fd, sockopt::ReuseAddr).unwrap());
-    assert!(!getsockopt(&held.fd, sockopt::ReusePort).unwrap());
-    assert_eq!(queue(&held), (Some(0), Some(7)));
+    assert!(getsockopt(&held.first(), sockopt::TcpNoDelay).unwrap());
+    assert!(getsockopt(&held.first(), sockopt::KeepAlive).unwrap());
+    assert_eq!(getsockopt(&held.first(), sockopt::RcvBuf).unwrap(), 2 * 65536);
+    assert!(getsockopt(&held.first(), sockopt::ReuseAddr).unwrap());
+    assert!(!getsockopt(&held.first(), sockopt::ReusePort).unwrap());
+    assert_eq!(held.queue(), (Some(0), Some(7)));
 }
 
 #[test]
 fn the_queue_is_counted() {
     let held = bind_one(tcp("127.0.0.1:0")).unwrap();
     let _clients = [(); 2].map(|()| TcpStream::connect(&held.address).unwrap());
-    let (depth, limit) = queue(&held);
+    let (depth, limit) = held.queue();
     assert_eq!(depth, Some(2));
     assert!(limit.unwrap() > 0);
 }
@@ -221,7 +222,7 @@ fn a_unix_path_gets_its_mode_and_is_removed_at_the_end() {
         assert!(metadata.file_type().is_socket());
         assert_eq!(metadata.permissions().mode() & 0o7777, mode);
         assert_eq!((held.address.as_str(), held.port), (path.to_str().unwrap(), None));
-        assert_eq!(queue(&held), (None, None));
+        assert_eq!(held.queue(), (None, None));
         drop(held);
     }
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
@@ -312,18 +313,22 @@ fn a_socket_of_the_outer_manager_is_taken_where_we_would_bind() {
     let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = theirs.local_addr().unwrap().to_string();
     let inherited = Inherited::from_listeners([(theirs.as_raw_fd(), "web")]);
-    let held = bind_all(&[tcp("127.0.0.1:0"), tcp(&address)], &inherited).unwrap();
+    let held = bind_all(&[tcp("127.0.0.1:0"), tcp(&address)], &inherited, Handover::Shared).unwrap();
     assert_ne!(held[0].address, address, "a port that the kernel picks is none of theirs");
     assert_eq!(
         (held[1].address.as_str(), held[1].backlog, held[1].own_path.is_none()),
         (&*address, None, true)
     );
-    let (theirs, ours) = (fd_inode(theirs.as_raw_fd()), fd_inode(held[1].fd.as_raw_fd()));
+    let (theirs, ours) = (fd_inode(theirs.as_raw_fd()), fd_inode(held[1].first().as_raw_fd()));
     assert_eq!(theirs, ours);
-    let error = bind_all(&[tcp(&address), tcp(&address)], &inherited).expect_err("there is one only");
+    let error = bind_all(&[tcp(&address), tcp(&address)], &inherited, Handover::Shared)
+        .expect_err("there is one only");
     assert!(error.by_us, "{error}");
     let udp = asked(Kind::Udp, tcp(&address).address, "dns");
-    assert_ne!(fd_inode(bind_all(&[udp], &inherited).unwrap()[0].fd.as_raw_fd()), theirs);
+    assert_ne!(
+        fd_inode(bind_all(&[udp], &inherited, Handover::Shared).unwrap()[0].first().as_raw_fd()),
+        theirs
+    );
 }
 
 fn fd_inode(fd: RawFd) -> std::path::PathBuf {
@@ -336,8 +341,9 @@ fn an_inherited_path_is_taken_and_left_at_the_end() {
     let path = directory.path().join("sock");
     let theirs = UnixListener::bind(&path).unwrap();
     let inherited = Inherited::from_listeners([(theirs.as_raw_fd(), "x")]);
-    bind_all(&[unix(Kind::SeqPacket, &path)], &inherited).expect_err("it is of another kind");
-    drop(bind_all(&[unix(Kind::Unix, &path)], &inherited).unwrap());
+    bind_all(&[unix(Kind::SeqPacket, &path)], &inherited, Handover::Shared)
+        .expect_err("it is of another kind");
+    drop(bind_all(&[unix(Kind::Unix, &path)], &inherited, Handover::Shared).unwrap());
     UnixStream::connect(&path).unwrap();
 }
 

@@ -5,6 +5,7 @@ use nix::unistd;
 use super::super::bind_all;
 use super::super::tests::{bind_with, options, unix};
 use super::*;
+use crate::config::Handover;
 use crate::config::{Kind, SocketOptions};
 use crate::os::socket::Inherited;
 
@@ -59,7 +60,7 @@ fn a_path_that_is_not_to_be_removed_stays_and_is_taken_over_by_the_next_start() 
     let mut listeners = [unix(Kind::Unix, &other), unix(Kind::Unix, &directory.path().join("file/x"))];
     listeners[0].options.remove_on_stop = false;
     fs::write(directory.path().join("file"), "").unwrap();
-    bind_all(&listeners, &Inherited::default()).expect_err("no directory");
+    bind_all(&listeners, &Inherited::default(), Handover::Shared).expect_err("no directory");
     assert!(!other.exists());
 }
 

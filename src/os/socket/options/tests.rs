@@ -8,7 +8,7 @@ use super::*;
 use crate::config::Address;
 
 fn read<O: GetSockOpt>(held: &NamedSocket, option: O) -> O::Val {
-    getsockopt(&held.fd, option).unwrap()
+    getsockopt(&held.first(), option).unwrap()
 }
 
 fn udp(address: &str) -> Listener {
@@ -86,7 +86,7 @@ fn options_of_unix_sockets() {
     let listener = abstract_name(Kind::UnixGram, "options");
     let held = bind_with(listener, &options).unwrap();
     assert!(read(&held, sockopt::PassCred) && read(&held, sockopt::ReceiveTimestamp));
-    assert_eq!(set(&held.fd, Family::Unix, Kind::UnixGram, &options), <[String; 0]>::default());
+    assert_eq!(set(&held.first(), Family::Unix, Kind::UnixGram, &options), <[String; 0]>::default());
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn two_of_one_address_with_reuse_port() {
 fn mark_and_transparent_need_a_capability_and_are_no_reason_to_fail() {
     let options = SocketOptions { mark: Some(7), transparent: true, ..SocketOptions::new() };
     let held = bind_with(tcp("127.0.0.1:0"), &options).unwrap();
-    let failures = set(&held.fd, Family::Inet, Kind::Tcp, &options);
+    let failures = set(&held.first(), Family::Inet, Kind::Tcp, &options);
     if failures.is_empty() {
         assert_eq!(read(&held, sockopt::Mark), 7);
         assert!(read(&held, sockopt::IpTransparent));
@@ -120,7 +120,7 @@ fn what_cannot_be_set_is_said_once_and_no_reason_to_fail() {
         ..SocketOptions::new()
     };
     let held = bind_with(tcp("127.0.0.1:0"), &options).unwrap();
-    let failures = set(&held.fd, Family::Inet, Kind::Tcp, &options);
+    let failures = set(&held.first(), Family::Inet, Kind::Tcp, &options);
     let [ttl, congestion] = &failures[..] else { panic!("{failures:?}") };
     assert!(ttl.starts_with("IPTTL= has no effect: ") && ttl.contains("does not take"), "{ttl}");
     assert!(congestion.contains("tcp_available_congestion_control"), "{congestion}");
@@ -146,7 +146,7 @@ fn protocols_work_or_say_that_this_kernel_has_them_not() {
     ] {
         match bind_with(listener, &with(protocol)) {
             Ok(held) => {
-                let number = sys::int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PROTOCOL).unwrap();
+                let number = sys::int_option(held.first(), libc::SOL_SOCKET, libc::SO_PROTOCOL).unwrap();
                 assert_eq!(number, super::protocol(&with(protocol)));
             }
             Err(error) => assert!(error.cause.contains("SocketProtocol="), "{error}"),

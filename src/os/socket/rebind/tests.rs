@@ -6,7 +6,7 @@ use super::*;
 use crate::config::Kind;
 
 fn again(held: &[NamedSocket], listeners: &[Listener]) -> Result<Vec<NamedSocket>, BindError> {
-    rebind(held, listeners, &Inherited::default())
+    rebind(held, listeners, &Inherited::default(), Handover::Shared)
 }
 
 fn is_same(a: &NamedSocket, b: &NamedSocket) -> bool {
@@ -18,7 +18,7 @@ fn what_stays_is_kept_what_is_new_is_bound_what_is_gone_is_left_over() {
     let directory = tempfile::tempdir().unwrap();
     let [stays, goes, comes] = ["stays", "goes", "comes"].map(|name| directory.path().join(name));
     let old = [unix(Kind::Unix, &goes), unix(Kind::Unix, &stays)];
-    let held = bind_all(&old, &Inherited::default()).unwrap();
+    let held = bind_all(&old, &Inherited::default(), Handover::Shared).unwrap();
     let renamed = Listener { name: "renamed".to_owned(), ..unix(Kind::Unix, &stays) };
     let rebound = again(&held, &[unix(Kind::Unix, &comes), renamed]).unwrap();
     let names: Vec<&str> = rebound.iter().map(|socket| socket.name.as_str()).collect();
@@ -36,7 +36,7 @@ fn what_stays_is_kept_what_is_new_is_bound_what_is_gone_is_left_over() {
 fn a_list_given_up_leaves_the_old_one_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let [old, new] = ["old", "new"].map(|name| directory.path().join(name));
-    let held = bind_all(&[unix(Kind::Unix, &old)], &Inherited::default()).unwrap();
+    let held = bind_all(&[unix(Kind::Unix, &old)], &Inherited::default(), Handover::Shared).unwrap();
     drop(again(&held, &[unix(Kind::Unix, &new)]).unwrap());
     assert!(old.exists() && !new.exists());
     let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -47,7 +47,8 @@ fn a_list_given_up_leaves_the_old_one_as_it_was() {
 
 #[test]
 fn ports_picked_by_the_kernel_stay_in_their_order() {
-    let held = bind_all(&[tcp("127.0.0.1:0"), tcp("127.0.0.1:0")], &Inherited::default()).unwrap();
+    let held =
+        bind_all(&[tcp("127.0.0.1:0"), tcp("127.0.0.1:0")], &Inherited::default(), Handover::Shared).unwrap();
     let rebound = again(&held, &[tcp("127.0.0.1:0"), tcp("127.0.0.1:0"), tcp("127.0.0.1:0")]).unwrap();
     assert!(is_same(&rebound[0], &held[0]) && is_same(&rebound[1], &held[1]));
     assert!(held.iter().all(|old| !is_same(&rebound[2], old)));
@@ -62,7 +63,7 @@ fn ports_picked_by_the_kernel_stay_in_their_order() {
 fn twins_of_reuse_port_are_both_kept() {
     let mut twin = tcp("127.0.0.1:0");
     twin.options.reuse_port = true;
-    let mut held = bind_all(&[twin.clone()], &Inherited::default()).unwrap();
+    let mut held = bind_all(&[twin.clone()], &Inherited::default(), Handover::Shared).unwrap();
     twin.address = tcp(&held[0].address).address;
     let listeners = [twin.clone(), twin];
     held = again(&held, &listeners).unwrap();
@@ -72,7 +73,7 @@ fn twins_of_reuse_port_are_both_kept() {
 
 #[test]
 fn another_kind_is_another_socket() {
-    let held = bind_all(&[tcp("127.0.0.1:0")], &Inherited::default()).unwrap();
+    let held = bind_all(&[tcp("127.0.0.1:0")], &Inherited::default(), Handover::Shared).unwrap();
     let udp = asked(Kind::Udp, tcp(&held[0].address).address, "web");
     let rebound = again(&held, &[udp]).unwrap();
     assert!(!is_same(&rebound[0], &held[0]));
@@ -81,7 +82,7 @@ fn another_kind_is_another_socket() {
 
 #[test]
 fn a_change_that_needs_a_new_start_says_so() {
-    let held = bind_all(&[tcp("127.0.0.1:0")], &Inherited::default()).unwrap();
+    let held = bind_all(&[tcp("127.0.0.1:0")], &Inherited::default(), Handover::Shared).unwrap();
     let wide = tcp(&format!("0.0.0.0:{}", held[0].port.unwrap()));
     let error = again(&held, &[wide]).expect_err("the server has the old one");
     let text = error.to_string();
@@ -89,7 +90,7 @@ fn a_change_that_needs_a_new_start_says_so() {
     TcpStream::connect(&held[0].address).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sock");
-    let held = bind_all(&[unix(Kind::Unix, &path)], &Inherited::default()).unwrap();
+    let held = bind_all(&[unix(Kind::Unix, &path)], &Inherited::default(), Handover::Shared).unwrap();
     let error = again(&held, &[unix(Kind::SeqPacket, &path)]).expect_err("of another kind");
     assert!(error.remedy.contains("stop supervise and start it"), "{error}");
     let twice = again(&held, &[unix(Kind::Unix, &path), unix(Kind::Unix, &path)]).expect_err("one path");
@@ -98,7 +99,7 @@ fn a_change_that_needs_a_new_start_says_so() {
 
 #[test]
 fn options_of_a_kept_socket_stay() {
-    let held = bind_all(&[tcp("127.0.0.1:0")], &Inherited::default()).unwrap();
+    let held = bind_all(&[tcp("127.0.0.1:0")], &Inherited::default(), Handover::Shared).unwrap();
     let mut changed = tcp("127.0.0.1:0");
     changed.options = SocketOptions { backlog: 3, ..options() };
     let rebound = again(&held, &[changed]).unwrap();

@@ -1,0 +1,382 @@
+//! The slots of a unix stream socket at a path: several sockets, and which of them the path leads to.
+//!
+//! Each slot is a socket with a node of its own in a hidden directory beside the path (`hidden`). The public path is a
+//! hard link to one of these nodes: link(2) and rename(2) over it switch new connections to another slot, atomically
+//! and both ways. A connection that waits in the queue of a slot stays there.
+//!
+//! * Every slot is bound at the public path's own text and then renamed into the hidden directory. getsockname(2) and
+//!   a client's getpeername(2) show that text for ever, servers compare it (sd_is_socket_unix(3)), and its length is
+//!   the only one that has to fit sun_path. So all slots are bound at the start, before the path is announced, and
+//!   listen(2) only when a generation is to have them.
+//! * After shutdown(2) a unix listener is dead for good: connect(2) gives ECONNREFUSED, and another listen(2) changes
+//!   nothing (what waits in its queue can still be accepted). The slot gets a new socket: the target's
+//!   at the public path, where clients are refused anyway; another's under its hidden name, which then is its text.
+//! * A node with no name left cannot be linked again, whatever still has the socket open.
+//! * Which slot an accepted connection belongs to is told by the inode of the node, which it shares.
+
+mod hidden;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::AddWatchFlags;
+use nix::unistd::geteuid;
+
+use super::node::{Inode, Look, OwnPath, make_directories, remove_inode};
+use super::{BindError, local};
+use crate::config::Listener;
+use crate::core::limits::GENERATIONS;
+use crate::core::{SlotId, Steering};
+use crate::os::sys;
+use hidden::{Hidden, NoDirectory};
+
+/// What tells that one of our links is gone, watched on the inodes themselves ([`Nodes::watch_paths`]): IN_ATTRIB comes
+/// when the number of links changes (unlink, a rename over it; also with chmod and chown), IN_MOVE_SELF when one is
+/// renamed, IN_DELETE_SELF with the last one. Connections make none of these, nor does a stranger's file beside the
+/// path; our own steering makes three at most, all before the call returns.
+pub const WATCH: AddWatchFlags =
+    AddWatchFlags::IN_ATTRIB.union(AddWatchFlags::IN_MOVE_SELF).union(AddWatchFlags::IN_DELETE_SELF);
+
+/// The slots of one path.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    /// The public path; it goes first, while the sockets keep their inode numbers.
+    public: OwnPath,
+    /// Slot k at index k.
+    nodes: Vec<Node>,
+    hidden: Hidden,
+    target: SlotId,
+    asked: Listener,
+    /// The mode and owner that the target had when last seen, and every other slot gets.
+    look: Look,
+}
+
+/// One slot. Its hidden name goes first, for the same reason.
+#[derive(Debug)]
+struct Node {
+    own: OwnPath,
+    fd: Rc<OwnedFd>,
+    listens: bool,
+}
+
+/// Why a path has no slots.
+#[derive(Debug)]
+pub(super) enum NoSlots {
+    /// One socket for all generations can be had.
+    Shared(String),
+    /// Not even that.
+    Bind(BindError),
+}
+
+/// What the public path leads to, after [`Nodes::check_path`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathState {
+    Ours,
+    /// To the target, again.
+    LinkedBack,
+    /// To something that is not ours, and was not touched.
+    Taken,
+}
+
+/// What [`Nodes::check_path`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub state: PathState,
+    /// Slots whose last name was gone: they have new sockets, which no running process has.
+    pub anew: Vec<SlotId>,
+}
+
+enum There {
+    Nobody,
+    Slot(SlotId),
+    Stranger,
+}
+
+impl Nodes {
+    /// Binds all slots; 0 and 1 listen, and 0 is the target.
+    pub(super) fn hold(listener: &Listener, path: &Path) -> Result<Self, NoSlots> {
+        let owner = local::prepare_path(listener, path).map_err(NoSlots::Bind)?;
+        let hidden = Hidden::make(path).map_err(|cause| match cause {
+            NoDirectory::InUse => NoSlots::Bind(local::in_use(listener, path)),
+            NoDirectory::Because(reason) => NoSlots::Shared(reason),
+        })?;
+        let mut nodes = Vec::new();
+        for slot in (0..GENERATIONS as u8).rev().map(SlotId) {
+            let fd = local::bind_path(listener, path, slot.0 == 0).map_err(NoSlots::Bind)?;
+            let own = adopt(path, &hidden.of(slot)).map_err(|error| shared(&error))?;
+            local::dress(listener, &own, owner).map_err(NoSlots::Bind)?;
+            nodes.insert(0, Node { own, fd: Rc::new(fd), listens: false });
+        }
+        let look = nodes[0].own.look().map_err(|error| shared(&error))?;
+        let mut this = Self {
+            public: OwnPath::future(path, nodes[0].own.inode()),
+            nodes,
+            hidden,
+            target: SlotId(0),
+            asked: listener.clone(),
+            look,
+        };
+        // Both ways once, while nobody listens: link(2) may be forbidden for a node that was given away
+        // (fs.protected_hardlinks), or not be there at all, and rename(2) in a directory with the sticky bit.
+        for slot in [1, 0].map(SlotId) {
+            this.publish(slot).map_err(|error| shared(&error))?;
+        }
+        for slot in [0, 1].map(SlotId) {
+            local::listen(listener, &this.nodes[index(slot)].fd, &listener.options).map_err(NoSlots::Bind)?;
+            this.nodes[index(slot)].listens = true;
+        }
+        local::make_symlinks(listener, &mut this.public);
+        Ok(this)
+    }
+
+    /// RemoveOnStop=
+    pub(super) fn set_removes(&mut self, removes: bool) {
+        self.public.set_removes(removes);
+    }
+
+    /// Where new connections go.
+    #[cfg(test)]
+    pub(super) fn target(&self) -> SlotId {
+        self.target
+    }
+
+    /// The socket of a slot. It stays the same until [`Self::ready_slot`], [`Self::mend`] or [`Self::check_path`] says
+    /// otherwise; connections that wait in the queue of one that was replaced can be had for as long as it is kept.
+    pub(super) fn slot(&self, slot: SlotId) -> Rc<OwnedFd> {
+        Rc::clone(&self.nodes[index(slot)].fd)
+    }
+
+    /// Readies a slot for a new generation: it listens with the backlog asked for, and has the mode and owner of the
+    /// node that clients see now. A new socket if the old one was shut down or lost its node.
+    ///
+    /// # Errors
+    /// It needs a new socket, and the public path is taken by somebody else or cannot be bound.
+    pub(super) fn ready_slot(&mut self, slot: SlotId) -> io::Result<Rc<OwnedFd>> {
+        if self.nodes[index(slot)].is_dead()? {
+            self.bind_anew(slot)?;
+        }
+        self.restore(slot)?;
+        self.see_look();
+        let node = &mut self.nodes[index(slot)];
+        node.own.set_look(self.look)?;
+        sys::listen(&node.fd, self.asked.options.backlog)?;
+        node.listens = true;
+        Ok(Rc::clone(&node.fd))
+    }
+
+    /// All new connections go to `steering.slot`; a path has no canary. The slot was made ready before.
+    ///
+    /// # Errors
+    /// The public path is somebody else's by now, or the file system refuses; everything is as it was before.
+    pub(super) fn steer(&mut self, steering: &Steering) -> io::Result<()> {
+        self.see_look();
+        self.nodes[index(steering.slot)].own.set_look(self.look)?;
+        self.publish(steering.slot)
+    }
+
+    /// Where this slot alone can be reached, by us and by processes of our user.
+    pub(super) fn path_of(&self, slot: SlotId) -> PathBuf {
+        self.hidden.address(slot)
+    }
+
+    /// listen(2) once more with our backlog, on all that listen.
+    pub(super) fn refresh(&self) -> io::Result<()> {
+        let mut listening = self.nodes.iter().filter(|node| node.listens);
+        listening.try_for_each(|node| sys::listen(&node.fd, self.asked.options.backlog))
+    }
+
+    /// Gives a slot that was shut down a new socket; false: it was not. What waits in the old one's queue is reset when
+    /// it is closed, by us and by all who have it: keep [`Self::slot`] first to rescue it.
+    ///
+    /// # Errors
+    /// As [`Self::ready_slot`].
+    pub(super) fn mend(&mut self, slot: SlotId) -> io::Result<bool> {
+        let is_dead = self.nodes[index(slot)].is_dead()?;
+        if is_dead {
+            self.bind_anew(slot)?;
+        }
+        Ok(is_dead)
+    }
+
+    /// Sees to it that the public path leads to the target, and that the slots that listen have their hidden names.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub(super) fn check_path(&mut self) -> io::Result<Checked> {
+        let mut checked = Checked { state: PathState::Ours, anew: Vec::new() };
+        match self.there()? {
+            There::Stranger => return Ok(Checked { state: PathState::Taken, ..checked }),
+            There::Slot(slot) if slot == self.target => {}
+            There::Slot(_) | There::Nobody => checked.state = PathState::LinkedBack,
+        }
+        // The target is what clients wait for.
+        if self.restore(self.target)? {
+            checked = Checked { state: PathState::LinkedBack, anew: vec![self.target] };
+        }
+        self.publish(self.target)?;
+        for slot in (0..GENERATIONS as u8).map(SlotId) {
+            if self.nodes[index(slot)].listens && self.restore(slot)? {
+                checked.anew.push(slot);
+            }
+        }
+        Ok(checked)
+    }
+
+    /// What to watch for [`WATCH`]: inodes, so again after a slot was made ready, mended or bound anew.
+    pub(super) fn watch_paths(&self) -> Vec<PathBuf> {
+        let listening = self.nodes.iter().filter(|node| node.listens);
+        listening.map(|node| node.own.path().to_path_buf()).collect()
+    }
+
+    fn there(&self) -> io::Result<There> {
+        let inode = match fs::symlink_metadata(self.public.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(There::Nobody),
+            result => Inode::of(&result?),
+        };
+        let slot = self.nodes.iter().position(|node| node.own.inode() == inode);
+        Ok(slot.map_or(There::Stranger, |slot| There::Slot(SlotId(slot as u8))))
+    }
+
+    /// Makes the public path lead to a slot.
+    fn publish(&mut self, slot: SlotId) -> io::Result<()> {
+        let node = &self.nodes[index(slot)].own;
+        match self.there()? {
+            There::Slot(there) if there == slot => {}
+            // Never replaces anything.
+            There::Nobody => fs::hard_link(node.path(), self.public.path())?,
+            There::Slot(_) => {
+                let link = self.hidden.new_link()?;
+                fs::hard_link(node.path(), &link)?;
+                fs::rename(&link, self.public.path())?;
+            }
+            There::Stranger => return Err(taken(self.public.path())),
+        }
+        self.public.follow(node.inode());
+        self.target = slot;
+        Ok(())
+    }
+
+    /// Gives a slot its hidden name back where a public link of it is left, or else a new socket; true: a new one.
+    fn restore(&mut self, slot: SlotId) -> io::Result<bool> {
+        let own = &self.nodes[index(slot)].own;
+        if own.is_ours() {
+            return Ok(false);
+        }
+        if !self.hidden.is_there() {
+            let path = self.public.path();
+            make_directories(path, self.asked.options.directory_mode).map_err(|(_, error)| error)?;
+            self.hidden = Hidden::make(path).map_err(|cause| match cause {
+                NoDirectory::InUse => taken(path),
+                NoDirectory::Because(reason) => io::Error::other(reason),
+            })?;
+        }
+        let own = &self.nodes[index(slot)].own;
+        if matches!(self.there()?, There::Slot(there) if there == slot) {
+            fs::hard_link(self.public.path(), own.path())?;
+            if own.is_ours() {
+                return Ok(false);
+            }
+        }
+        self.bind_anew(slot)?;
+        Ok(true)
+    }
+
+    /// A new socket in a slot's place. That of the target is bound at the public path, from where a link of ours makes
+    /// way, for clients are refused there anyway; after that the path leads to the target again, also if this failed.
+    fn bind_anew(&mut self, slot: SlotId) -> io::Result<()> {
+        self.see_look();
+        if slot != self.target {
+            // Clients must not miss the path for it, so it gets the text of its hidden name.
+            let own = &self.nodes[index(slot)].own;
+            if own.is_ours() {
+                remove_inode(own.path(), own.inode(), || true)?;
+            }
+            let fd =
+                local::bind_path(&self.asked, &self.hidden.address(slot), false).map_err(io::Error::other)?;
+            return self.install(slot, fd, OwnPath::of(&self.hidden.of(slot))?);
+        }
+        let path = self.public.path().to_path_buf();
+        if let There::Slot(there) = self.there()? {
+            remove_inode(&path, self.nodes[index(there)].own.inode(), || true)?;
+        }
+        if let There::Stranger = self.there()? {
+            return Err(taken(&path));
+        }
+        let bound = self.bind_here(slot, &path);
+        let published = self.publish(self.target);
+        bound.and(published)
+    }
+
+    fn bind_here(&mut self, slot: SlotId, path: &Path) -> io::Result<()> {
+        let fd = local::bind_path(&self.asked, path, false).map_err(io::Error::other)?;
+        self.install(slot, fd, adopt(path, &self.hidden.of(slot))?)
+    }
+
+    fn install(&mut self, slot: SlotId, fd: OwnedFd, own: OwnPath) -> io::Result<()> {
+        own.set_look(self.look)?;
+        let listens = self.nodes[index(slot)].listens;
+        if listens {
+            sys::listen(&fd, self.asked.options.backlog)?;
+        }
+        self.nodes[index(slot)] = Node { own, fd: Rc::new(fd), listens };
+        Ok(())
+    }
+
+    /// The administrator may have changed the node that clients see.
+    fn see_look(&mut self) {
+        if let Ok(look) = self.nodes[index(self.target)].own.look() {
+            self.look = look;
+        }
+    }
+}
+
+impl Node {
+    /// Whether somebody called shutdown(2): only then a listener hangs up.
+    fn is_dead(&self) -> io::Result<bool> {
+        let flags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+        let answers = poll(&mut [PollFd::new(self.fd.as_fd(), flags)], PollTimeout::ZERO)?;
+        Ok(self.listens && answers > 0)
+    }
+}
+
+fn index(slot: SlotId) -> usize {
+    usize::from(slot.0)
+}
+
+fn taken(path: &Path) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("somebody else has taken {} (remove it, and it leads to us again)", path.display()),
+    )
+}
+
+fn shared(error: &io::Error) -> NoSlots {
+    NoSlots::Shared(format!("its file system does not let us switch: {error}"))
+}
+
+/// Moves the node just bound at `path` to its hidden name, where nobody but us can reach it.
+fn adopt(path: &Path, name: &Path) -> io::Result<OwnPath> {
+    let there = fs::symlink_metadata(path)?;
+    let is_ours = there.file_type().is_socket() && there.nlink() == 1 && there.uid() == geteuid().as_raw();
+    if !is_ours {
+        return Err(taken(path));
+    }
+    if let Err(error) = fs::rename(path, name) {
+        remove_inode(path, Inode::of(&there), || true)?;
+        return Err(error);
+    }
+    let own = OwnPath::of(name)?;
+    if own.inode() != Inode::of(&there) {
+        fs::hard_link(name, path)?;
+        return Err(taken(path));
+    }
+    Ok(own)
+}
+
+#[cfg(test)]
+mod tests;
