@@ -109,11 +109,27 @@ pub(crate) fn notify(message: &str) {
     }
 }
 
-/// What the program answers to `GET PATH` on the socket called `name`.
+/// `GET PATH` on the socket called `name`.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) name: String,
     pub(crate) path: String,
+    /// The client's address, as the kernel names it.
+    pub(crate) peer: String,
+}
+
+/// What goes back: the parts are one body, with a pause between each two.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) parts: Vec<String>,
+    pub(crate) pause: Duration,
+}
+
+impl From<String> for Reply {
+    fn from(body: String) -> Self {
+        Self { status: 200, parts: vec![body], pause: Duration::ZERO }
+    }
 }
 
 /// Turns signals into something to poll. Before any thread starts: threads inherit the mask.
@@ -173,7 +189,7 @@ fn accept(name: &str, socket: &Socket, answer: &Arc<Answer>, in_flight: &Sender<
             let (answer, done, name) = (Arc::clone(answer), in_flight.clone(), name.to_owned());
             thread::spawn(move || {
                 // A client that hangs up in the middle is no business of ours.
-                let _client_gone = converse(stream, name, &*answer);
+                let _client_gone = converse(stream, &name, false, &|request| answer(request).into());
                 drop(done);
             });
         }
@@ -187,31 +203,113 @@ fn echo(socket: &UdpSocket, name: &str, answer: &Arc<Answer>) {
     let mut buffer = [0; 2048];
     while let Ok((length, client)) = socket.recv_from(&mut buffer) {
         let path = String::from_utf8_lossy(&buffer[..length]).trim().to_owned();
-        let body = answer(&Request { name: name.to_owned(), path });
+        let body = answer(&Request { name: name.to_owned(), path, peer: client.to_string() });
         let _client_gone = socket.send_to(body.as_bytes(), client);
     }
 }
 
-/// One request, one answer. The end of our half goes out before the close, and the request was read whole: so the
-/// kernel has no reason to reset the connection.
-fn converse(mut stream: Stream, name: String, answer: &Answer) -> io::Result<()> {
-    let mut request = Vec::new();
-    let mut buffer = [0; 4096];
-    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-        match stream.read(&mut buffer)? {
-            0 => return Ok(()),
-            length => request.extend_from_slice(&buffer[..length]),
-        }
-        if request.len() > 64 * 1024 {
-            return Ok(());
+/// Serves as most programs do: no signal is heard, a connection is kept for more requests, and whatever was accepted
+/// dies with the process. A datagram comes back behind the number of the generation.
+pub(crate) fn serve_for_ever(
+    sockets: &'static [(String, Socket)],
+    answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+) -> ! {
+    let answer: Arc<Replier> = Arc::new(answer);
+    for (name, socket) in sockets {
+        let answer = Arc::clone(&answer);
+        thread::spawn(move || {
+            loop {
+                match next_stream(socket) {
+                    Ok(Some(stream)) => {
+                        let answer = Arc::clone(&answer);
+                        // A client that hangs up in the middle is no business of ours.
+                        thread::spawn(move || converse(stream, name, true, &*answer));
+                    }
+                    Ok(None) => {}
+                    // Shut down, or O_NONBLOCK: whoever did that may undo it.
+                    Err(_spoilt) => thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        });
+    }
+    loop {
+        thread::park();
+    }
+}
+
+type Replier = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// The next connection; None when a datagram came, which has been answered.
+fn next_stream(socket: &Socket) -> io::Result<Option<Stream>> {
+    match socket {
+        Socket::Tcp(listener) => listener.accept().and_then(|(stream, _)| Stream::tcp(stream)).map(Some),
+        Socket::Unix(listener) => listener.accept().and_then(|(stream, _)| Stream::unix(stream)).map(Some),
+        Socket::Udp(socket) => {
+            let mut buffer = [0; 2048];
+            let (length, client) = socket.recv_from(&mut buffer)?;
+            let payload = [generation().as_bytes(), b" ", &buffer[..length]].concat();
+            let _client_gone = socket.send_to(&payload, client);
+            Ok(None)
         }
     }
-    let text = String::from_utf8_lossy(&request);
-    let path = text.split(' ').nth(1).unwrap_or("/").to_owned();
-    let body = answer(&Request { name, path });
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    stream.write_all((head + &body).as_bytes())?;
-    stream.finish()
+}
+
+/// Requests and answers, one only unless `keep`. The end of our half goes out before the close, and each request was
+/// read whole: so the kernel has no reason to reset the connection.
+fn converse(
+    mut stream: Stream,
+    name: &str,
+    keep: bool,
+    answer: &dyn Fn(&Request) -> Reply,
+) -> io::Result<()> {
+    let peer = stream.peer();
+    let mut waiting = Vec::new();
+    while let Some(head) = next_head(&mut stream, &mut waiting)? {
+        let path = head.split(' ').nth(1).unwrap_or("/").to_owned();
+        let more = keep && !head.contains("Connection: close");
+        let reply = answer(&Request { name: name.to_owned(), path, peer: peer.clone() });
+        send(&mut stream, &reply, more)?;
+        if !more {
+            return stream.finish();
+        }
+    }
+    Ok(())
+}
+
+/// The head of the next request; None at the end of the connection, or of our patience with it.
+fn next_head(stream: &mut Stream, waiting: &mut Vec<u8>) -> io::Result<Option<String>> {
+    let mut buffer = [0; 4096];
+    loop {
+        if let Some(end) = waiting.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head: Vec<u8> = waiting.drain(..end + 4).collect();
+            return Ok(Some(String::from_utf8_lossy(&head).into_owned()));
+        }
+        if waiting.len() > 64 * 1024 {
+            return Ok(None);
+        }
+        match stream.read(&mut buffer)? {
+            0 => return Ok(None),
+            length => waiting.extend_from_slice(&buffer[..length]),
+        }
+    }
+}
+
+fn send(stream: &mut Stream, reply: &Reply, more: bool) -> io::Result<()> {
+    let Reply { status, parts, pause } = reply;
+    let reason = if *status < 400 { "OK" } else { "Sick" };
+    let length: usize = parts.iter().map(String::len).sum();
+    let connection = if more { "keep-alive" } else { "close" };
+    let mut text =
+        format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {length}\r\nConnection: {connection}\r\n\r\n");
+    for (number, part) in parts.iter().enumerate() {
+        if number > 0 {
+            thread::sleep(*pause);
+        }
+        text.push_str(part);
+        stream.write_all(text.as_bytes())?;
+        text.clear();
+    }
+    Ok(())
 }
 
 enum Stream {
@@ -230,6 +328,15 @@ impl Stream {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self::Unix(stream))
+    }
+
+    fn peer(&self) -> String {
+        match self {
+            Self::Tcp(stream) => {
+                stream.peer_addr().map_or_else(|error| error.to_string(), |peer| peer.to_string())
+            }
+            Self::Unix(_) => "a local client".to_owned(),
+        }
     }
 
     fn finish(self) -> io::Result<()> {

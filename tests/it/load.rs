@@ -1,4 +1,5 @@
-//! Clients: one request on a fresh connection, and an open loop of them that counts what went wrong.
+//! Clients: one request on a fresh connection, and an open loop of them that counts what went wrong and writes down how
+//! long it took.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::support::DEADLINE;
+use super::support::{DEADLINE, wait_for};
 
 /// A request without an answer, by what the client saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +34,11 @@ impl From<io::Error> for Failure {
 
 const REQUEST_END: &str = " HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
 
-/// `GET path` on a connection of its own; the body.
+/// `GET path` on a connection of its own; the body. An address that begins with a slash is that of a unix socket.
 pub(crate) fn get(address: &str, path: &str) -> Result<String, Failure> {
+    if address.starts_with('/') {
+        return get_unix_path(address, path);
+    }
     let mut stream = connect(address)?;
     ask(&mut stream, path)?;
     answer(&mut stream)
@@ -61,11 +65,26 @@ pub(crate) fn answer(stream: &mut impl Read) -> Result<String, Failure> {
 }
 
 /// The same through a unix socket.
-pub(crate) fn get_unix(path: &str) -> Result<String, Failure> {
-    let mut stream = UnixStream::connect(path)?;
+pub(crate) fn get_unix(address: &str) -> Result<String, Failure> {
+    get_unix_path(address, "/")
+}
+
+fn get_unix_path(address: &str, path: &str) -> Result<String, Failure> {
+    let mut stream = UnixStream::connect(address)?;
     stream.set_read_timeout(Some(DEADLINE))?;
-    ask(&mut stream, "/")?;
+    ask(&mut stream, path)?;
     answer(&mut stream)
+}
+
+/// One request of a [`Load`].
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// When it was begun; it may have been due a little earlier.
+    pub(crate) begun: Instant,
+    pub(crate) ended: Instant,
+    /// From when it was due.
+    pub(crate) took: Duration,
+    pub(crate) result: Result<String, Failure>,
 }
 
 /// What a [`Load`] saw.
@@ -85,13 +104,15 @@ impl Counts {
         self.refused + self.reset + self.empty + self.other
     }
 
-    fn add(&mut self, more: &Self) {
-        self.ok += more.ok;
-        self.refused += more.refused;
-        self.reset += more.reset;
-        self.empty += more.empty;
-        self.other += more.other;
-        self.late += more.late;
+    fn add(&mut self, result: &Result<String, Failure>) {
+        let count = match result {
+            Ok(_body) => &mut self.ok,
+            Err(Failure::Refused) => &mut self.refused,
+            Err(Failure::Reset) => &mut self.reset,
+            Err(Failure::Empty) => &mut self.empty,
+            Err(Failure::Other(_)) => &mut self.other,
+        };
+        *count += 1;
     }
 }
 
@@ -101,10 +122,54 @@ impl fmt::Display for Counts {
     }
 }
 
+/// All requests of a [`Load`], in the order in which they ended.
+#[derive(Debug)]
+pub(crate) struct Samples {
+    pub(crate) all: Vec<Sample>,
+    /// The longest time by which this machine woke us too late.
+    pub(crate) hiccup: Duration,
+}
+
+impl Samples {
+    pub(crate) fn counts(&self) -> Counts {
+        // A machine that stalls for a while delays client and server alike.
+        let limit = Duration::from_secs(1) + 4 * self.hiccup;
+        let mut counts = Counts::default();
+        for sample in &self.all {
+            counts.add(&sample.result);
+        }
+        counts.late = self.all.iter().filter(|sample| sample.took > limit).count() as u64;
+        counts
+    }
+
+    /// How many answers were this text.
+    pub(crate) fn answered(&self, body: &str) -> usize {
+        self.all.iter().filter(|sample| sample.result.as_deref() == Ok(body)).count()
+    }
+
+    /// The time within which this share of them was answered.
+    pub(crate) fn quantile(&self, share: f64) -> Duration {
+        let mut times: Vec<Duration> = self.all.iter().map(|sample| sample.took).collect();
+        times.sort();
+        let rank = (times.len() as f64 * share).ceil() as usize;
+        times.get(rank.saturating_sub(1)).copied().expect("a load of some requests")
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_clean(&self) {
+        let counts = self.counts();
+        assert!(
+            counts.failed() == 0 && counts.late == 0 && counts.ok > 0,
+            "{counts}, hiccup {:?}",
+            self.hiccup
+        );
+    }
+}
+
 /// An open loop: requests are due at fixed times, whether or not earlier ones were answered.
 pub(crate) struct Load {
     shared: Arc<Shared>,
-    clients: Vec<JoinHandle<(Counts, Vec<Duration>)>>,
+    clients: Vec<JoinHandle<Vec<Sample>>>,
     meter: JoinHandle<Duration>,
 }
 
@@ -140,41 +205,41 @@ impl Load {
         self.shared.next.load(Ordering::Relaxed)
     }
 
+    /// At least this many more requests have been begun.
+    pub(crate) fn let_pass(&self, requests: u64) {
+        let until = self.begun() + requests;
+        wait_for("the load", || (self.begun() >= until).then_some(()));
+    }
+
     pub(crate) fn finish(self) -> Counts {
+        self.samples().counts()
+    }
+
+    /// The same with each request.
+    pub(crate) fn samples(self) -> Samples {
         self.shared.over.store(true, Ordering::Relaxed);
         let hiccup = self.meter.join().expect("the meter");
-        // A machine that stalls for a while delays client and server alike.
-        let limit = Duration::from_secs(1) + 4 * hiccup;
-        let mut sum = Counts::default();
-        for client in self.clients {
-            let (mut counts, times) = client.join().expect("a client");
-            counts.late = times.iter().filter(|time| **time > limit).count() as u64;
-            sum.add(&counts);
-        }
-        sum
+        let each = self.clients.into_iter().map(|client| client.join().expect("a client"));
+        let mut all: Vec<Sample> = each.flatten().collect();
+        all.sort_by_key(|sample| sample.ended);
+        Samples { all, hiccup }
     }
 }
 
 impl Shared {
-    fn client(&self) -> (Counts, Vec<Duration>) {
-        let (mut counts, mut times) = (Counts::default(), Vec::new());
+    fn client(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
         while !self.over.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let due = self.begin + self.period * u32::try_from(number).expect("a test is short");
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            match get(&self.address, "/") {
-                Ok(_body) => counts.ok += 1,
-                Err(Failure::Refused) => counts.refused += 1,
-                Err(Failure::Reset) => counts.reset += 1,
-                Err(Failure::Empty) => counts.empty += 1,
-                Err(Failure::Other(_)) => counts.other += 1,
-            }
-            times.push(due.elapsed());
+            let begun = Instant::now();
+            let result = get(&self.address, "/");
+            samples.push(Sample { begun, ended: Instant::now(), took: due.elapsed(), result });
         }
-        (counts, times)
+        samples
     }
 
-    /// The longest time by which this machine woke us too late.
     fn hiccup(&self) -> Duration {
         let (pause, mut worst) = (Duration::from_millis(10), Duration::ZERO);
         while !self.over.load(Ordering::Relaxed) {

@@ -19,6 +19,7 @@ mod readme;
 mod restart;
 mod run;
 mod signals;
+mod steer;
 mod support;
 mod swap;
 mod tidy;

@@ -8,12 +8,6 @@ use nix::unistd::Pid;
 use super::load::{Counts, Load, answer, ask, connect, get};
 use super::support::{Daemon, Launch, Place, example, settled, wait_for};
 
-/// At least this many more requests have been begun.
-fn let_pass(load: &Load, requests: u64) {
-    let until = load.begun() + requests;
-    wait_for("the load", || (load.begun() >= until).then_some(()));
-}
-
 #[track_caller]
 fn assert_clean(counts: &Counts) {
     assert!(counts.failed() == 0 && counts.late == 0 && counts.ok > 0, "{counts}");
@@ -30,7 +24,7 @@ fn the_load_sees_what_a_crash_cuts_off() {
     daemon.wait_generation(1);
     let load = Load::start(&daemon.address("http"), 500);
     for generation in 2..=11 {
-        let_pass(&load, 20);
+        load.let_pass(20);
         kill(Pid::from_raw(daemon.server()), Signal::SIGKILL).unwrap();
         daemon.wait_generation(generation);
     }
@@ -46,11 +40,11 @@ fn twenty_swaps_under_load_fail_nothing() {
     daemon.wait_generation(1);
     let load = Load::start(&daemon.address("http"), 500);
     for generation in 2..=21 {
-        let_pass(&load, 50);
+        load.let_pass(50);
         let swap = daemon.verb("swap --json").expect(0).json();
         assert_eq!((&swap["to"], &swap["outcome"]), (&generation.into(), &"swapped".into()), "{swap}");
     }
-    let_pass(&load, 100);
+    load.let_pass(100);
     assert_clean(&load.finish());
     daemon.wait_generation(21);
     assert_eq!(place.who("start"), (1..=21).collect::<Vec<u64>>());
@@ -69,7 +63,7 @@ fn a_server_without_readiness_is_swapped_under_load_too() {
     for generation in 2..=4 {
         assert_eq!(daemon.verb("swap --json").expect(0).json()["to"], generation);
     }
-    let_pass(&load, 100);
+    load.let_pass(100);
     assert_clean(&load.finish());
 }
 
@@ -82,7 +76,7 @@ fn a_bad_candidate_under_load_fails_nothing() {
     let load = Load::start(&daemon.address("http"), 500);
     place.flags("--die-after 0:3 --never-ready");
     for _ in 0..5 {
-        let_pass(&load, 50);
+        load.let_pass(50);
         daemon.verb("swap").expect(1);
     }
     daemon.wait_generation(1);
@@ -98,7 +92,7 @@ fn stop_first_never_lets_two_generations_overlap_and_clients_wait() {
     assert_eq!(daemon.status()["sockets"][0]["mode"], "stop-first");
     let load = Load::start(&daemon.address("http"), 200);
     for generation in 2..=6 {
-        let_pass(&load, 50);
+        load.let_pass(50);
         assert_eq!(daemon.verb("swap --json").expect(0).json()["to"], generation);
     }
     daemon.wait_generation(6);

@@ -1,0 +1,63 @@
+//! Steered hand-over: readiness decides who gets traffic, and a server that knows nothing of all this loses nothing.
+
+mod bake;
+mod busy;
+mod canary;
+mod client;
+mod health;
+mod hung;
+mod kept;
+mod kinds;
+mod namespace;
+mod overlap;
+mod rude;
+mod strangers;
+mod vandals;
+
+use serde_json::Value;
+
+use super::load::get;
+use super::support::{Daemon, Launch, Place, example, wait_for};
+
+/// The example `rude` on a socket of its own, ready when it answers.
+fn rude<'a>(place: &'a Place, listen: &str, options: &str) -> Launch<'a> {
+    Launch::new(place).args(&format!("--listen {listen}=http --ready http:/health")).args(options).command(&[
+        &example("rude"),
+        "--sick",
+        &place.path("sick"),
+    ])
+}
+
+/// The example `vandal`, likewise.
+fn vandal<'a>(place: &'a Place, options: &str) -> Launch<'a> {
+    Launch::new(place)
+        .args("--listen 127.0.0.1:0=http --ready notify")
+        .args(options)
+        .command(&[&example("vandal")])
+}
+
+/// A swap that must succeed, and what it reports.
+#[track_caller]
+fn swapped(daemon: &Daemon, to: u64) -> Value {
+    let swap = daemon.verb("swap --json").expect(0).json();
+    assert_eq!(
+        (&swap["to"], &swap["outcome"]),
+        (&to.into(), &"swapped".into()),
+        "{swap}\n{}",
+        daemon.stderr()
+    );
+    swap
+}
+
+/// New connections reach this generation.
+#[track_caller]
+fn wait_for_traffic(address: &str, body: &str) {
+    wait_for(body, || (get(address, "/").as_deref() == Ok(body)).then_some(()));
+}
+
+/// How the held socket is handed over.
+#[track_caller]
+fn assert_steered(daemon: &Daemon) {
+    let status = daemon.status();
+    assert_eq!(status["sockets"][0]["mode"], "steered", "{status}\n{}", daemon.stderr());
+}

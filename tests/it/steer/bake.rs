@@ -1,0 +1,99 @@
+//! A release that works at first and dies: the old one never went away, and has the traffic back at once.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::super::load::{Failure, Load, Samples};
+use super::super::support::{Daemon, Place, proc_status, wait_for};
+use super::{rude, wait_for_traffic};
+
+/// The candidate dies 600 ms after the switch, for good; what the clients saw, and when it died.
+fn die_during_bake(daemon: &mut Daemon, candidate: u64) -> (Samples, Instant) {
+    let address = daemon.address("http");
+    let load = Load::start(&address, 500);
+    load.let_pass(50);
+    let verb = daemon.spawn_verb("swap --json");
+    wait_for_traffic(&address, &format!("rude generation {candidate}\n"));
+    load.let_pass(300);
+    let pid = daemon.processes_of(candidate)[0];
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    wait_for("its death", || {
+        let state = proc_status(pid, "State");
+        state.is_none_or(|state| state.starts_with(['Z', 'X'])).then_some(())
+    });
+    let died = Instant::now();
+    let swap = verb.end().expect(1).json();
+    assert_eq!((&swap["outcome"], &swap["to"]), (&"rolled-back".into(), &candidate.into()), "{swap}");
+    load.let_pass(100);
+    (load.samples(), died)
+}
+
+#[test]
+fn a_release_that_dies_while_it_bakes_gives_the_traffic_back_at_once() {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", "--bake 1s").start();
+    daemon.wait_generation(1);
+    let server = daemon.server();
+    let old = Ok("rude generation 1\n");
+    let mut gaps = Vec::new();
+    for candidate in 2..=4 {
+        let (samples, died) = die_during_bake(&mut daemon, candidate);
+        daemon.wait_generation(1);
+        assert_eq!(daemon.server(), server, "the old pid serves on");
+        let counts = samples.counts();
+        assert!(counts.refused == 0 && counts.other == 0 && counts.late == 0, "{counts}");
+        // What it had accepted died with it: at 5 ms each that is a handful, all begun while it lived.
+        let failed = samples.all.iter().filter(|one| one.result.is_err());
+        assert!(failed.clone().count() <= 20, "{counts}");
+        assert!(failed.clone().all(|one| one.begun < died), "{failed:?}");
+        assert!(failed.clone().all(|one| one.result != Err(Failure::Refused)));
+        let after = samples.all.iter().filter(|one| one.begun >= died);
+        assert!(after.clone().count() > 50 && after.clone().all(|one| one.result.as_deref() == old));
+        let first = samples.all.iter().find(|one| one.ended > died && one.result.as_deref() == old).unwrap();
+        gaps.push(first.ended - died);
+    }
+    println!("first answers of the old one after a death: {gaps:?}");
+    assert!(gaps.iter().min().unwrap() <= &Duration::from_millis(20), "{gaps:?}");
+}
+
+#[test]
+fn a_release_that_hangs_up_on_its_own_is_rolled_back_too() {
+    let place = Place::new();
+    place.flags("--work 5");
+    let mut daemon = super::super::support::Launch::ready(&place, "--ready notify --bake 1s").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let load = Load::start(&address, 200);
+    place.flags("--work 5 --die-after 600:3");
+    let swap = daemon.verb("swap --json").expect(1).json();
+    assert_eq!(swap["outcome"], "rolled-back", "{swap}");
+    assert!(swap["reason"].as_str().unwrap().contains("status 3"), "{swap}");
+    load.let_pass(50);
+    daemon.wait_generation(1);
+    let samples = load.samples();
+    let counts = samples.counts();
+    assert!(counts.refused == 0 && counts.late == 0 && counts.failed() <= 20, "{counts}");
+    assert!(samples.answered("ready generation 2 on http\n") > 0, "it had the traffic");
+}
+
+/// Nothing is steered by then: the candidate has the traffic for good, and waits in the queue where it dies later.
+#[test]
+fn a_release_that_dies_after_the_bake_is_restarted_and_no_one_is_refused() {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", "--bake 0 --restart-sec 0 --drain-quiet 50ms").start();
+    daemon.wait_generation(1);
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    let load = Load::start(&daemon.address("http"), 200);
+    load.let_pass(20);
+    kill(Pid::from_raw(daemon.server()), Signal::SIGKILL).unwrap();
+    daemon.wait_generation(3);
+    load.let_pass(50);
+    let counts = load.finish();
+    assert!(
+        counts.refused == 0 && counts.other == 0 && counts.late == 0 && counts.failed() <= 20,
+        "{counts}"
+    );
+}

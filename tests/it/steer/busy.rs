@@ -1,0 +1,100 @@
+//! Draining: a request that takes long is finished, and a stream that pauses is no idle connection.
+
+use std::time::{Duration, Instant};
+
+use super::super::load::{answer, ask, connect};
+use super::super::support::{Daemon, Place, wait_for};
+use super::client::kept::{ask_kept, read_kept};
+use super::{rude, swapped, wait_for_traffic};
+
+/// The server has accepted this many.
+#[track_caller]
+fn wait_for_connections(daemon: &mut Daemon, count: u64) {
+    daemon.wait_until("they are accepted", |status| status["generations"][0]["connections"] == count);
+}
+
+#[test]
+fn a_stream_that_pauses_for_half_a_second_is_not_cut() {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", "--kill-signal KILL --bake 0").start();
+    daemon.wait_generation(1);
+    let mut clients: Vec<_> = (0..3).map(|_| connect(&daemon.address("http")).unwrap()).collect();
+    for client in &mut clients {
+        ask(client, "/stream/7/500").unwrap();
+    }
+    wait_for_connections(&mut daemon, 3);
+    let swap = swapped(&daemon, 2);
+    for client in &mut clients {
+        assert_eq!(answer(client).unwrap(), "rude generation 1\n".repeat(7));
+    }
+    let status = daemon.wait_generation(2);
+    assert_eq!(status["last_swap"]["cut"], 0, "{swap}");
+}
+
+#[test]
+fn a_stream_without_an_end_is_cut_when_drain_is_over_and_not_before() {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", "--kill-signal KILL --bake 0 --drain 2s").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let mut client = connect(&address).unwrap();
+    ask(&mut client, "/stream/1000/500").unwrap();
+    wait_for_connections(&mut daemon, 1);
+    let begin = Instant::now();
+    swapped(&daemon, 2);
+    assert!(answer(&mut client).is_err());
+    assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
+    let status = daemon.wait_generation(2);
+    assert_eq!(status["last_swap"]["cut"], 1, "{status}");
+}
+
+#[test]
+fn an_idle_connection_does_not_hold_up_a_swap() {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", "--kill-signal KILL --bake 0 --drain 1h").start();
+    daemon.wait_generation(1);
+    let mut client = connect(&daemon.address("http")).unwrap();
+    ask_kept(&mut client, "/").unwrap();
+    read_kept(&mut client, &mut Vec::new()).unwrap();
+    swapped(&daemon, 2);
+    let status = daemon.wait_generation(2);
+    assert_eq!((&status["last_swap"]["cut"], &status["last_swap"]["closed_idle"]), (&0.into(), &1.into()));
+}
+
+#[test]
+fn half_a_request_is_not_cut() {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", "--kill-signal KILL --bake 0 --drain-quiet 100ms").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let mut client = connect(&address).unwrap();
+    std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\n").unwrap();
+    wait_for_connections(&mut daemon, 1);
+    let swap = daemon.spawn_verb("swap --json");
+    wait_for_traffic(&address, "rude generation 2\n");
+    // Within the three seconds in which the rest may come, and later than a quiet connection would last.
+    std::thread::sleep(Duration::from_millis(500));
+    std::io::Write::write_all(&mut client, b"Connection: close\r\n\r\n").unwrap();
+    assert_eq!(answer(&mut client).unwrap(), "rude generation 1\n");
+    assert_eq!(swap.end().expect(0).json()["outcome"], "swapped");
+    assert_eq!(daemon.wait_generation(2)["last_swap"]["cut"], 0);
+}
+
+#[test]
+fn what_a_draining_generation_still_has_is_shown() {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", "--kill-signal KILL --bake 0 --drain 1h").start();
+    daemon.wait_generation(1);
+    let mut client = connect(&daemon.address("http")).unwrap();
+    ask(&mut client, "/sleep/1500").unwrap();
+    wait_for_connections(&mut daemon, 1);
+    let verb = daemon.spawn_verb("swap");
+    daemon.wait_until("it drains", |status| {
+        let all = status["generations"].as_array().unwrap();
+        all.iter().any(|one| one["role"] == "draining" && one["connections"] == 1)
+    });
+    assert_eq!(answer(&mut client).unwrap(), "rude generation 1\n");
+    let said = verb.end().expect(0).text();
+    assert!(said.contains("in flight"), "{said}");
+    wait_for("its end", || daemon.processes_of(1).is_empty().then_some(()));
+}

@@ -1,0 +1,4 @@
+//! Clients that only the tests of steering need.
+
+pub(super) mod datagrams;
+pub(super) mod kept;

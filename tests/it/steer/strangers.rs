@@ -1,0 +1,83 @@
+//! A child that binds the port itself with SO_REUSEPORT joins our group: it never gets a connection, and is named.
+
+use super::super::load::{Load, get};
+use super::super::support::{Place, wait_for};
+use super::{assert_steered, swapped, vandal};
+
+/// Named with its pid and what to do, once.
+#[track_caller]
+fn assert_named(said: &str, pid: i32) {
+    let of_it: Vec<&str> = said.lines().filter(|line| line.contains(&format!("pid {pid}"))).collect();
+    assert!(of_it.iter().any(|line| line.contains("SO_REUSEPORT")), "nothing on pid {pid}: {said}");
+}
+
+#[test]
+fn a_stranger_before_a_swap_gets_nothing_and_is_named() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 50ms --drain-quiet 50ms").start();
+    daemon.wait_generation(1);
+    assert_steered(&daemon);
+    let address = daemon.address("http");
+    let load = Load::start(&address, 500);
+    assert_eq!(get(&address, "/stranger").unwrap(), "vandal generation 1\n");
+    let stranger = daemon.server();
+    load.let_pass(100);
+    swapped(&daemon, 2);
+    swapped(&daemon, 3);
+    load.let_pass(100);
+    let samples = load.samples();
+    samples.assert_clean();
+    assert_eq!(samples.answered("stranger\n"), 0);
+    assert_named(&daemon.stderr(), stranger);
+}
+
+#[test]
+fn a_candidate_that_is_a_stranger_gets_nothing_for_it_and_is_named() {
+    let place = Place::new();
+    let script = "exec \"$0\" $(cat \"$1\")";
+    place.write("words", "");
+    let mut daemon = vandal(&place, "--bake 50ms --drain-quiet 50ms")
+        .command(&["/bin/sh", "-c", script, &super::example("vandal"), &place.path("words")])
+        .start();
+    daemon.wait_generation(1);
+    let load = Load::start(&daemon.address("http"), 500);
+    load.let_pass(50);
+    place.write("words", "--stranger");
+    swapped(&daemon, 2);
+    let stranger = daemon.wait_generation(2)["generations"][0]["pid"].as_i64().unwrap();
+    load.let_pass(50);
+    // It leaves as it came: the group changes under everybody's feet.
+    place.write("words", "");
+    assert_eq!(get(&daemon.address("http"), "/leave").unwrap(), "vandal generation 2\n");
+    load.let_pass(50);
+    swapped(&daemon, 3);
+    daemon.wait_generation(3);
+    load.let_pass(50);
+    let samples = load.samples();
+    samples.assert_clean();
+    assert_eq!(samples.answered("stranger\n"), 0);
+    wait_for("its name", || {
+        daemon.stderr().contains("SO_REUSEPORT").then(|| assert_named(&daemon.stderr(), stranger as i32))
+    });
+}
+
+#[test]
+fn a_stranger_that_comes_and_goes_takes_nothing_along() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 50ms --drain-quiet 50ms").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let load = Load::start(&address, 500);
+    for generation in 2..=7 {
+        get(&address, "/stranger").unwrap();
+        load.let_pass(20);
+        let swap = daemon.spawn_verb("swap --json");
+        load.let_pass(5);
+        get(&address, "/leave").unwrap();
+        assert_eq!(swap.end().expect(0).json()["to"], generation);
+        load.let_pass(20);
+    }
+    let samples = load.samples();
+    samples.assert_clean();
+    assert_eq!(samples.answered("stranger\n"), 0);
+}

@@ -1,0 +1,143 @@
+//! The listener doctor: what a server does to its socket is mended, at once where that makes an event.
+
+use std::time::{Duration, Instant};
+
+use super::super::load::{Load, answer, ask, connect, get};
+use super::super::support::{Daemon, Launch, Place, example, fd_flags, wait_for};
+use super::{assert_steered, swapped, vandal};
+
+/// How long clients could not get an answer after the deed; nobody waits for long.
+fn outage(address: &str, deed: &str) -> Duration {
+    let load = Load::start(address, 500);
+    load.let_pass(50);
+    let begin = Instant::now();
+    get(address, deed).unwrap();
+    load.let_pass(250);
+    let samples = load.samples();
+    assert_eq!(samples.counts().late, 0, "{}, hiccup {:?}", samples.counts(), samples.hiccup);
+    let failed = samples.all.iter().filter(|one| one.result.is_err() && one.begun > begin);
+    let last = failed.map(|one| one.begun).max();
+    last.map_or(Duration::ZERO, |last| last - begin)
+}
+
+/// The shortest of a few: this machine has other work. None may be long.
+#[track_caller]
+fn assert_mended(outages: &[Duration]) {
+    println!("outages: {outages:?}");
+    assert!(outages.iter().min().unwrap() <= &Duration::from_millis(100), "{outages:?}");
+    assert!(outages.iter().max().unwrap() <= &Duration::from_millis(500), "{outages:?}");
+}
+
+#[test]
+fn a_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 0 --drain-quiet 50ms").start();
+    daemon.wait_generation(1);
+    assert_steered(&daemon);
+    let address = daemon.address("http");
+    let server = daemon.server();
+    let outages: Vec<_> = (0..3).map(|_| outage(&address, "/shutdown")).collect();
+    assert_mended(&outages);
+    assert_eq!(daemon.server(), server, "under the living server");
+    let said = daemon.stderr();
+    assert!(said.contains("generation 1") && said.contains("shut"), "{said}");
+    // Steering still works, to the other slot and back.
+    for generation in 2..=3 {
+        swapped(&daemon, generation);
+        assert_eq!(get(&address, "/").unwrap(), format!("vandal generation {generation}\n"));
+    }
+}
+
+#[test]
+fn a_unix_path_that_was_removed_is_back_within_a_tenth_of_a_second() {
+    let place = Place::new();
+    let path = place.path("site.sock");
+    let mut daemon = Launch::new(&place)
+        .args(&format!("--listen {path}=http --ready notify --bake 0 --drain-quiet 50ms"))
+        .command(&[&example("vandal")])
+        .start();
+    daemon.wait_generation(1);
+    let deed = format!("/unlink{path}");
+    let outages: Vec<_> = (0..3).map(|_| outage(&path, &deed)).collect();
+    assert_mended(&outages);
+    let said = daemon.stderr();
+    assert!(said.contains("site.sock") && said.contains("remove"), "{said}");
+    for generation in 2..=3 {
+        swapped(&daemon, generation);
+        assert_eq!(get(&path, "/").unwrap(), format!("vandal generation {generation}\n"));
+    }
+}
+
+#[test]
+fn a_unix_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
+    let place = Place::new();
+    let path = place.path("site.sock");
+    let mut daemon = Launch::new(&place)
+        .args(&format!("--listen {path}=http --ready notify --restart-sec 0 --bake 0 --drain-quiet 50ms"))
+        .command(&[&example("vandal")])
+        .start();
+    daemon.wait_generation(1);
+    get(&path, "/").unwrap();
+    get(&path, "/shutdown").unwrap();
+    let begin = Instant::now();
+    wait_for("a client's connection", || std::os::unix::net::UnixStream::connect(&path).ok());
+    assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
+    // The server has an fd of what no longer is; the next one serves.
+    swapped(&daemon, 2);
+    assert_eq!(get(&path, "/").unwrap(), "vandal generation 2\n");
+}
+
+const CLIENTS: u64 = 300;
+
+/// So many wait, and the next generation answers them all.
+fn hold_a_queue(daemon: &mut Daemon, next: u64) {
+    let address = daemon.address("http");
+    daemon.verb("kill KILL").expect(0);
+    daemon.wait_state("waiting");
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
+    for client in &mut clients {
+        ask(client, "/").unwrap();
+    }
+    let socket = &daemon.status()["sockets"][0];
+    assert_eq!(socket["queue"], CLIENTS, "all of them, and none later than the others");
+    daemon.verb("swap").expect(0);
+    for client in &mut clients {
+        assert_eq!(answer(client).unwrap(), format!("vandal generation {next}\n"));
+    }
+}
+
+#[test]
+fn the_next_generation_finds_a_clean_socket_whatever_was_done_to_it() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--restart-sec 1h --bake 0 --drain-quiet 50ms").start();
+    daemon.wait_generation(1);
+    assert_steered(&daemon);
+    let address = daemon.address("http");
+    for generation in 1..=4 {
+        for deed in ["/backlog/1", "/alone", "/nonblock"] {
+            assert_eq!(get(&address, deed).unwrap(), format!("vandal generation {generation}\n"));
+        }
+        assert!(fd_flags(daemon.server(), 3) & 0o4000 != 0);
+        swapped(&daemon, generation + 1);
+        let status = daemon.wait_generation(generation + 1);
+        assert_eq!(fd_flags(daemon.server(), 3) & 0o4000, 0, "it was promised a blocking socket");
+        assert!(status["sockets"][0]["backlog"].as_u64().unwrap() >= CLIENTS, "{status}");
+    }
+    get(&address, "/backlog/1").unwrap();
+    get(&address, "/nonblock").unwrap();
+    hold_a_queue(&mut daemon, 6);
+    assert_eq!(fd_flags(daemon.server(), 3) & 0o4000, 0, "it was promised a blocking socket");
+}
+
+#[test]
+fn o_nonblock_of_a_living_server_stays() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 1h").start();
+    daemon.wait_generation(1);
+    let server = daemon.server();
+    get(&daemon.address("http"), "/nonblock").unwrap();
+    let verb = daemon.spawn_verb("swap");
+    super::wait_for_traffic(&daemon.address("http"), "vandal generation 2\n");
+    assert!(fd_flags(server, 3) & 0o4000 != 0, "taken from under its hands");
+    drop(verb);
+}
