@@ -120,6 +120,10 @@ impl Step<'_> {
             drain.stuck_since = now;
         }
         let was_over = std::mem::replace(&mut drain.was_over, traffic.is_over());
+        if traffic.is_over() && !was_over {
+            // The moment may be short: clients come back.
+            look.next = now.after(limits::LOOK_FIRST);
+        }
         if (traffic.is_over() && was_over) || (is_late && traffic.in_flight == 0) {
             return self.end_drain(id);
         }
@@ -142,15 +146,14 @@ impl Step<'_> {
         let Some(drain) = generation.drain.take() else { return };
         if let Some(look) = &mut generation.look {
             let left = look.seen.unwrap_or_default();
-            look.gap = limits::LOOK_FIRST;
+            // What the kill signal ends at once was seen before it; in the midst of an exit some fds are closed already.
+            (look.next, look.gap) = (now.after(limits::FINISHES), limits::LOOK_FIRST);
             if generation.lives() {
                 self.tell(SwapNote::Drained { generation: id, after: now.since(drain.since), left }.into());
             }
             if left.is_over() {
                 // Nothing is left that its end could cut off.
                 self.set_cut(id, 0, left.idle);
-            } else {
-                self.look(id);
             }
         }
         self.stop_by_policy(id, Span::INFINITY);
@@ -186,7 +189,7 @@ impl Step<'_> {
 impl Generation {
     /// When the kernel is asked again: as long as it drains, and until it has stopped.
     pub(super) fn next_look(&self) -> Option<Time> {
-        let matters = self.drain.is_some() || self.ending.is_some();
+        let matters = self.drain.is_some() || self.ending.is_some_and(|ending| !ending.killed);
         self.look.filter(|_| matters && self.end.is_none()).map(|look| look.next)
     }
 }

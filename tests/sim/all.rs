@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 
 use socket_supervise::config::{
-    Config, Handover, KillMode, Policy, Ready, Restart, Signal, Span, StartLimit,
+    Canary, Config, Handover, KillMode, Policy, Ready, Restart, Signal, Span, StartLimit,
 };
-use socket_supervise::core::{Exit, GenerationId, Request, Setting};
+use socket_supervise::core::{Exit, GenerationId, Request, Setting, SlotId};
 
 use crate::world::{SECOND, Script, World};
 
-/// Events per history; before them, the first start.
+/// Events per history; before them, the first start. One less where slots are steered: there is more to choose from.
 const DEPTH: u64 = 6;
 
 /// An odometer: each run takes the recorded choices, then zeros; the next run differs in the last digit that can.
@@ -58,6 +58,10 @@ enum Choice {
     Exits(GenerationId, u8),
     /// Does what it was told.
     Obeys(GenerationId),
+    /// What it has in flight is done.
+    Answers(GenerationId),
+    /// Something comes to a slot that has lost the traffic, or does not have it yet.
+    Stray(SlotId),
     Timer,
     HangUp,
     Swap,
@@ -87,6 +91,10 @@ fn choices(world: &World, of: &mut Vec<Choice>) {
     if !world.is_connected() {
         of.push(Choice::Connection);
     }
+    if world.setting.steers {
+        of.extend(world.busy().map(Choice::Answers));
+        of.extend(world.idle_slot().map(Choice::Stray));
+    }
     of.extend([
         Choice::HangUp,
         Choice::Swap,
@@ -99,7 +107,12 @@ fn choices(world: &World, of: &mut Vec<Choice>) {
 
 fn make(world: &mut World, choice: Choice) {
     match choice {
-        Choice::Ready(id) => world.says_ready(id),
+        Choice::Ready(id) => {
+            world.accepts(id);
+            world.says_ready(id);
+        }
+        Choice::Answers(id) => world.answers(id),
+        Choice::Stray(slot) => world.arrive(slot, 1),
         Choice::Exits(id, code) => world.ends(id, Exit::Code(code)),
         Choice::Obeys(id) => world.ends(id, Exit::Signal { signal: Signal::TERM, core: false }),
         Choice::Timer => world.skip_to_tick(),
@@ -118,10 +131,18 @@ fn make(world: &mut World, choice: Choice) {
 type Reached = HashMap<u64, usize>;
 
 fn play(world: &mut World, odometer: &mut Odometer, reached: &mut Reached) {
-    world.default = Script { stubborn: true, stubborn_children: true, ..Script::idle() };
+    world.default = Script { stubborn: true, stubborn_children: true, service: None, ..Script::idle() };
     world.settle();
+    let mut depth = crate::number("DEPTH").unwrap_or(DEPTH);
+    if world.setting.steers {
+        // What slots are for begins here: one serves, has a request in flight, and a candidate runs beside it.
+        for choice in [Choice::Ready(GenerationId(1)), Choice::Connection, Choice::Swap] {
+            make(world, choice);
+        }
+        depth -= 1;
+    }
     let mut possible = Vec::new();
-    for _ in 0..crate::number("DEPTH").unwrap_or(DEPTH) {
+    for _ in 0..depth {
         if world.ended.is_some() {
             return;
         }
@@ -190,12 +211,18 @@ fn every_short_history() {
         Policy { restart: Restart::No, start_limit: limit, kill_mode: KillMode::Process, ..notifying() };
     let auto = Policy { ready: Ready::Auto, start_limit: limit, ..baked.clone() };
     let init = Setting { init: true, ..HOLDING };
+    let steered = Setting { steers: true, ..HOLDING };
+    let canary = Canary { percent: 10, span: Span::from_secs(1) };
+    let drain = Policy { bake: Span::from_secs(1), drain_quiet: Span::ZERO, ..notifying() };
+    let canary = Policy { canary: Some(canary), drain: Span::ZERO, restart: Restart::Always, ..notifying() };
     let none = Setting { holds_sockets: false, ..HOLDING };
     std::thread::scope(|scope| {
         scope.spawn(|| {
             every_history("bake", &baked, HOLDING);
             every_history("serial", &serial, HOLDING);
+            every_history("canary", &canary, steered);
         });
+        every_history("drain", &drain, steered);
         every_history("auto, limited", &auto, init);
         every_history("no sockets", &bare, none);
     });

@@ -259,7 +259,10 @@ impl Check {
         let slack = 2 * after_kill + 4 * Self::LATE;
         let first = *self.stop_asked.get_or_insert(now);
         let again = by_signal && self.stops_asked > 0 && now >= first + limits::SAME_STOP.as_nanos();
-        let patience = if again { 0 } else { self.policy.timeout_stop.as_nanos() };
+        // At the end of PID 1 what the main process leaves behind is asked as well, and has as long.
+        let rounds = if self.setting.init { 2 } else { 1 };
+        let patience = self.policy.timeout_stop.as_nanos().saturating_mul(rounds);
+        let patience = if again { 0 } else { patience };
         let by = now.saturating_add(patience).saturating_add(slack);
         self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
         self.stops_asked += 1;
@@ -271,7 +274,7 @@ impl Check {
             Action::Kill { generation, signal, scope } => {
                 self.no_signal_after_reap(*generation, *scope);
                 if *signal != Signal::CONT && !is_passed_on(event) {
-                    self.traffic_goes_before_the_signal(event, *generation, status);
+                    self.traffic_goes_before_the_signal(event, *generation, *signal, status);
                     self.old_untouched_until_drained(now, *generation, *signal, status);
                     self.old_untouched_until_new_ready(now, *generation, *signal, status);
                     self.watchdog_kills_only_the_silent(now, *generation, *signal);

@@ -93,7 +93,7 @@ impl fmt::Display for SocketNote {
                     }
                     Damage::Ended => write!(
                         f,
-                        "{who} has shut {socket} down for good; connections wait in a new one for the next \
+                        "{who} has lost {socket} for good; connections wait in a new one for the next \
                          generation (\"supervise restart\" or \"supervise swap\" starts it)"
                     ),
                     Damage::Unlinked => {

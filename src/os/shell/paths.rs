@@ -63,6 +63,12 @@ impl Shell {
                 }
             };
             let address = socket.address.clone();
+            for slot in checked.anew {
+                // Whoever runs there has a socket that nobody can find any more.
+                let generation = self.children.on_slot(slot);
+                let note = SocketNote::Mended { socket: address.clone(), generation, damage: Damage::Ended };
+                self.tell(&note.into());
+            }
             match checked.state {
                 PathState::Ours => {}
                 PathState::LinkedBack => {

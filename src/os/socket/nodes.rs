@@ -9,8 +9,8 @@
 //!   the only one that has to fit sun_path. So all slots are bound at the start, before the path is announced, and
 //!   listen(2) only when a generation is to have them.
 //! * After shutdown(2) a unix listener is dead for good: connect(2) gives ECONNREFUSED, and another listen(2) changes
-//!   nothing (what waits in its queue can still be accepted). The slot gets a new socket. While that is bound the
-//!   public path cannot lead anywhere else: a moment without anybody only if another slot was the target.
+//!   nothing (what waits in its queue can still be accepted). The slot gets a new socket: the target's
+//!   at the public path, where clients are refused anyway; another's under its hidden name, which then is its text.
 //! * A node with no name left cannot be linked again, whatever still has the socket open.
 //! * Which slot an accepted connection belongs to is told by the inode of the node, which it shares.
 
@@ -286,10 +286,20 @@ impl Nodes {
         Ok(true)
     }
 
-    /// A new socket in a slot's place. It is bound at the public path, from where a link of ours makes way; after that
-    /// the path leads to the target again, also if this failed.
+    /// A new socket in a slot's place. That of the target is bound at the public path, from where a link of ours makes
+    /// way, for clients are refused there anyway; after that the path leads to the target again, also if this failed.
     fn bind_anew(&mut self, slot: SlotId) -> io::Result<()> {
         self.see_look();
+        if slot != self.target {
+            // Clients must not miss the path for it, so it gets the text of its hidden name.
+            let own = &self.nodes[index(slot)].own;
+            if own.is_ours() {
+                remove_inode(own.path(), own.inode(), || true)?;
+            }
+            let fd =
+                local::bind_path(&self.asked, &self.hidden.address(slot), false).map_err(io::Error::other)?;
+            return self.install(slot, fd, OwnPath::of(&self.hidden.of(slot))?);
+        }
         let path = self.public.path().to_path_buf();
         if let There::Slot(there) = self.there()? {
             remove_inode(&path, self.nodes[index(there)].own.inode(), || true)?;
@@ -304,7 +314,10 @@ impl Nodes {
 
     fn bind_here(&mut self, slot: SlotId, path: &Path) -> io::Result<()> {
         let fd = local::bind_path(&self.asked, path, false).map_err(io::Error::other)?;
-        let own = adopt(path, &self.hidden.of(slot))?;
+        self.install(slot, fd, adopt(path, &self.hidden.of(slot))?)
+    }
+
+    fn install(&mut self, slot: SlotId, fd: OwnedFd, own: OwnPath) -> io::Result<()> {
         own.set_look(self.look)?;
         let listens = self.nodes[index(slot)].listens;
         if listens {

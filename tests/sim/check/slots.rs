@@ -199,14 +199,24 @@ impl Check {
     }
 
     /// Whoever loses the traffic loses it before the signal, so that nothing new reaches a server that ends.
-    pub(super) fn traffic_goes_before_the_signal(&self, event: &Event, id: GenerationId, after: &Status) {
-        let may =
+    pub(super) fn traffic_goes_before_the_signal(
+        &self,
+        event: &Event,
+        id: GenerationId,
+        signal: Signal,
+        after: &Status,
+    ) {
+        let keeps =
             after.generation == Some(id.0) || after.generation.is_none() || after.state == State::Stopping;
-        if self.setting.steers && !may && !is_passed_on(event) {
+        // It fails while it has the traffic, and something else takes that away in the same step.
+        let own_fault = signal == self.policy.watchdog_signal || self.seen[&id].ready.is_none();
+        let is_current = self.before.as_ref().is_some_and(|before| before.generation == Some(id.0));
+        let may = keeps || (is_current && own_fault) || self.is_leaving(id) || is_passed_on(event);
+        if self.setting.steers && !may {
             let slot = SlotId(self.slots.slot(id.0));
             let Steering { slot: target, canary } = self.slots.steering;
             let has_some = slot == target || canary.is_some_and(|(canary, _)| canary == slot);
-            assert!(!has_some, "generation {} is signalled while it has traffic", id.0);
+            assert!(!has_some, "traffic_goes_before_the_signal: generation {} has some", id.0);
         }
     }
 

@@ -190,14 +190,36 @@ impl World {
     /// Everything in flight is answered.
     pub(super) fn calm_traffic(&mut self) {
         self.net.is_blind = false;
+        for queue in &mut self.net.queues {
+            queue.since = self.now;
+        }
         for group in self.groups.values_mut() {
             group.traffic = Traffic { idle: group.traffic.idle, ..Traffic::default() };
         }
     }
 
-    /// Somebody whose requests are not answered; the processes that hold them do so for ever.
+    /// Somebody whose requests are not answered.
     pub(crate) fn busy(&self) -> Option<GenerationId> {
         self.groups.iter().find(|(_, group)| group.traffic.in_flight > 0).map(|(id, _)| *id)
+    }
+
+    /// All of them are.
+    pub(crate) fn answers(&mut self, generation: GenerationId) {
+        if let Some(group) = self.groups.get_mut(&generation) {
+            group.traffic = Traffic::default();
+        }
+    }
+
+    pub(crate) fn accepts(&mut self, generation: GenerationId) {
+        self.plan(0, Happening::Accepts { generation });
+    }
+
+    /// A slot without traffic, where nothing waits yet.
+    pub(crate) fn idle_slot(&self) -> Option<SlotId> {
+        let is_idle = |slot: &SlotId| {
+            *slot != self.net.steering.slot && self.net.queues[usize::from(slot.0)].waiting == 0
+        };
+        (0..self.net.made).map(SlotId).find(is_idle)
     }
 }
 
