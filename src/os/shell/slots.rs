@@ -107,8 +107,8 @@ impl Shell {
         let registry = self.poll.registry();
         for (index, place) in self.slots.watched.iter_mut().enumerate() {
             let Some(watched) = place else { continue };
-            let mut source = watched.fd.as_raw_fd();
-            let source = &mut SourceFd(&mut source);
+            let fd = watched.fd.as_raw_fd();
+            let source = &mut SourceFd(&fd);
             let result = match wanted.iter().position(|one| is_same(one, watched)) {
                 Some(at) => {
                     let interest = wanted.swap_remove(at).interest;
