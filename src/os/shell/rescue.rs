@@ -20,6 +20,8 @@ pub(super) struct Passing {
     relay: Relay,
     socket: Rc<HeldSocket>,
     slot: SlotId,
+    /// It was told to leave the slot, and may carry what it has for hours.
+    has_left: bool,
 }
 
 /// Whether the kernel moves the queue of a listener that is shut down to another of its group (Linux 5.14).
@@ -31,7 +33,8 @@ impl Shell {
     pub(super) fn rescue(&mut self, slot: SlotId) {
         for socket in self.held().into_iter().filter(|socket| socket.is_steered()) {
             let queued = socket.queued(slot).unwrap_or(0);
-            let is_passing = |one: &Passing| one.slot == slot && Rc::ptr_eq(&one.socket, &socket);
+            let is_passing =
+                |one: &Passing| !one.has_left && one.slot == slot && Rc::ptr_eq(&one.socket, &socket);
             if queued == 0 || self.relays.iter().any(is_passing) {
                 continue;
             }
@@ -61,7 +64,7 @@ impl Shell {
         };
         match relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target) {
             Ok(relay) => {
-                self.relays.push(Passing { relay, socket: Rc::clone(socket), slot });
+                self.relays.push(Passing { relay, socket: Rc::clone(socket), slot, has_left: false });
                 true
             }
             Err(error) => {
@@ -76,7 +79,8 @@ impl Shell {
 
     /// A generation is about to get the slot: what waits there from now on is its own.
     pub(super) fn end_relays(&mut self, slot: SlotId) {
-        for passing in self.relays.iter().filter(|passing| passing.slot == slot) {
+        for passing in self.relays.iter_mut().filter(|passing| passing.slot == slot && !passing.has_left) {
+            passing.has_left = true;
             // Not reaped yet, so the number is still its own.
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGTERM) {
                 log::debug!("cannot tell the relay {}: {errno}", passing.relay.pid);
@@ -87,7 +91,7 @@ impl Shell {
     /// Whether this was a relay. What came to its slot at its very end is looked for again.
     pub(super) fn on_relay_gone(&mut self, pid: i32) -> bool {
         let Some(at) = self.relays.iter().position(|passing| passing.relay.pid == pid) else { return false };
-        let Passing { mut relay, socket, slot } = self.relays.swap_remove(at);
+        let Passing { mut relay, socket, slot, .. } = self.relays.swap_remove(at);
         match relay.carried() {
             Ok(carried) if carried.refused > 0 => log::warn!(
                 "{}: {} of the connections passed on were refused by the server",

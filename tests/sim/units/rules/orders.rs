@@ -6,8 +6,9 @@ use super::*;
 impl Kernel {
     pub(crate) fn rules_of(&mut self, event: &Event, action: &Action, after: &Status) {
         match action {
-            Action::Spawn { generation, index, slot: _ } => {
+            Action::Spawn { generation, index, slot } => {
                 self.begin(*generation);
+                self.a_slot_has_one_living_generation(*generation, *slot);
                 self.main_comes_after_what_is_before_it(*generation, *index);
             }
             Action::Run { generation, command, outcome } => {
@@ -48,6 +49,12 @@ impl Kernel {
                 assert!(!is_current, "discarded, but the candidate has the traffic");
                 self.rules.mark("discarded", true);
             }
+            Action::Rescue { slot } => {
+                let is_served = *slot == self.slots.steering.slot;
+                assert!(!is_served, "what has the traffic is taken elsewhere: {slot:?}");
+                self.rules.mark("rescued", true);
+            }
+            Action::Probe { generation, .. } => self.asks_only_who_gets_ready(*generation),
             Action::Watch { on } => assert!(!on || self.setting.holds_sockets, "no socket to watch"),
             Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
             Action::Exit(_) => self.ends_only_where_it_may(),
@@ -60,9 +67,7 @@ impl Kernel {
             | Action::Sweep { .. }
             | Action::Steer(_)
             | Action::Guard { .. }
-            | Action::Rescue { .. }
             | Action::Count { .. }
-            | Action::Probe { .. }
             | Action::EndProbe { .. }
             | Action::TellOverflows
             | Action::Tell(_)
