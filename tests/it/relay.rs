@@ -184,7 +184,7 @@ fn what_a_server_set_on_its_listener_cuts_nothing_off() {
     let relay = Started::new(&slot, &Target::Tcp(address));
     let mut served = accept(&server);
     client.shutdown(Shutdown::Write).unwrap();
-    let text = "x".repeat(100_000);
+    let text = "x".repeat(1_000_000);
     served.write_all(text.as_bytes()).unwrap();
     drop(served);
     relay.end(1, 0);
