@@ -22,6 +22,10 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Datagrams of one source before the others have their turn.
 const BATCH: usize = 64;
 
+/// So many times in a row poll(2) told of what was not there: the slot was shut down, which it tells for ever, or a
+/// living server is faster.
+const IN_VAIN: usize = 16;
+
 /// No datagram is longer.
 const LONGEST: usize = 1 << 16;
 
@@ -44,7 +48,7 @@ pub(super) fn carry(post: &mut Post, target: SocketAddr) -> io::Result<()> {
     let Some(slot) = post.slot.take() else { return Ok(()) };
     let mut relay =
         Relay { slot, target, clients: Vec::new(), spare: None, is_short: false, buffer: vec![0; LONGEST] };
-    let mut active = Instant::now();
+    let (mut active, mut in_vain) = (Instant::now(), 0);
     loop {
         relay.drop_done();
         let left = relay.clients.iter().map(|client| SILENCE.saturating_sub(client.last.elapsed())).min();
@@ -61,14 +65,15 @@ pub(super) fn carry(post: &mut Post, target: SocketAddr) -> io::Result<()> {
             post.leave();
         }
         if !woken.slot.is_empty() && !post.has_left() {
-            let has_hung_up = woken.slot.contains(PollFlags::POLLHUP);
             if woken.slot.contains(PollFlags::POLLERR) {
                 drop_errors(&relay.slot);
             }
             if relay.forward()? {
-                active = Instant::now();
-            } else if has_hung_up {
-                // Shut down by a server, which poll(2) would tell for ever.
+                (active, in_vain) = (Instant::now(), 0);
+            } else {
+                in_vain += 1;
+            }
+            if in_vain == IN_VAIN {
                 post.leave();
             }
         }

@@ -43,10 +43,8 @@ struct Side {
     socket: OwnedFd,
     /// Read from this side and not yet written to the other.
     pending: Vec<u8>,
-    /// No more comes from it.
+    /// No more comes from it, and the other side was told: it is read only when nothing is pending.
     has_ended: bool,
-    /// That end was passed on to the other side.
-    is_passed_on: bool,
     /// POLLHUP: closed both ways. It would be reported for ever, so it is polled no more; what it sent before is still
     /// in its queue.
     is_gone: bool,
@@ -54,13 +52,18 @@ struct Side {
 
 impl Side {
     fn new(socket: OwnedFd) -> Self {
-        Self { socket, pending: Vec::new(), has_ended: false, is_passed_on: false, is_gone: false }
+        Self { socket, pending: Vec::new(), has_ended: false, is_gone: false }
+    }
+
+    fn end(&mut self, to: &Self) -> Result<(), Errno> {
+        (self.pending, self.has_ended) = (Vec::new(), true);
+        shutdown(to.socket.as_raw_fd(), Shutdown::Write)
     }
 
     /// Nobody reads what comes from it any more: its next write(2) fails, as it would without us.
     fn refuse(&mut self) -> Result<(), Errno> {
         self.pending = Vec::new();
-        (self.has_ended, self.is_passed_on) = (true, true);
+        self.has_ended = true;
         match shutdown(self.socket.as_raw_fd(), Shutdown::Read) {
             // It is gone as well.
             Err(Errno::ENOTCONN) => Ok(()),
@@ -99,10 +102,10 @@ impl Link {
             is_broken |= self.pump(from).is_err();
         }
         // Nobody is left to read what the other side may still send.
-        let is_over = |side: &Side| side.is_gone && side.is_passed_on;
+        let is_over = |side: &Side| side.is_gone && side.has_ended;
         if is_broken {
             Progress::Broken
-        } else if self.sides.iter().all(|side| side.is_passed_on) || self.sides.iter().any(is_over) {
+        } else if self.sides.iter().all(|side| side.has_ended) || self.sides.iter().any(is_over) {
             Progress::Done
         } else {
             Progress::Carrying
@@ -122,20 +125,16 @@ impl Link {
                 Err(errno) => return Err(errno),
             }
             if from.has_ended {
-                if !from.is_passed_on {
-                    shutdown(to.socket.as_raw_fd(), Shutdown::Write)?;
-                    from.is_passed_on = true;
-                }
                 return Ok(());
             }
             from.pending.resize(MOST, 0);
             let result = read(&from.socket, &mut from.pending);
             from.pending.truncate(result.unwrap_or(0));
             match result {
-                Ok(0) => from.has_ended = true,
+                Ok(1..) => {}
+                Ok(0) => return from.end(to),
                 // It was closed with something unread, told after all that it had sent.
-                Err(Errno::ECONNRESET) if is_unix => from.has_ended = true,
-                Ok(_) => {}
+                Err(Errno::ECONNRESET) if is_unix => return from.end(to),
                 Err(Errno::EAGAIN) => {
                     // Most connections are idle: they cost no memory.
                     from.pending = Vec::new();

@@ -79,7 +79,16 @@ impl Shell {
 
     /// A generation is about to get the slot: what waits there from now on is its own.
     pub(super) fn end_relays(&mut self, slot: SlotId) {
-        for passing in self.relays.iter_mut().filter(|passing| passing.slot == slot && !passing.has_left) {
+        self.end_relays_if(|passing| passing.slot == slot);
+    }
+
+    /// The socket was shut down and listens again, of which a relay that saw the end does not know.
+    pub(super) fn end_relays_of(&mut self, socket: &Rc<HeldSocket>, slot: SlotId) {
+        self.end_relays_if(|passing| passing.slot == slot && Rc::ptr_eq(&passing.socket, socket));
+    }
+
+    fn end_relays_if(&mut self, is_meant: impl Fn(&Passing) -> bool) {
+        for passing in self.relays.iter_mut().filter(|passing| !passing.has_left && is_meant(passing)) {
             passing.has_left = true;
             // Not reaped yet, so the number is still its own.
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGTERM) {

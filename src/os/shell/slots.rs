@@ -252,6 +252,7 @@ impl Shell {
         match socket.mend(slot) {
             Ok(false) => {}
             Ok(true) => {
+                self.end_relays_of(socket, slot);
                 let is_new =
                     old.is_some_and(|old| socket.slot(slot).is_some_and(|new| !Rc::ptr_eq(&old, &new)));
                 let damage = if is_new { Damage::Ended } else { Damage::Shutdown };
