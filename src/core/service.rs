@@ -14,7 +14,8 @@
 //!                                                                  Stopping   everything ends
 //! ```
 //!
-//! Generations that a phase does not name are *draining*: they were told to stop and are only waited for.
+//! Generations that a phase does not name are *draining*: they have lost the traffic. First they finish what they have
+//! (`drain`), then they are told to stop (`ending`) and only waited for. Who has the traffic is read off the phase (slots.rs).
 //!
 //! # A generation
 //!
