@@ -5,8 +5,8 @@
 //! ```text
 //!   Listening ──connection──▶ Up ◀──────── Waiting ◀──┐            Listening  no server; the next connection starts one
 //!       ▲                     │ │ ▲                   │            Up         one generation has the traffic, ready or not
-//!       └──clean exit, table──┘ │ └─rolled back─┐     │            Swapping   a candidate runs beside it: first the gate
-//!                     swap      ▼               │     │                       (new.ready is None), then the bake
+//!       └──clean exit, table──┘ │ └─rolled back─┐     │            Swapping   a candidate runs beside it: the gate (new.ready
+//!                     swap      ▼               │     │                       is None), the canary (till new.switched), the bake
 //!   Paused ◀─pause── Replacing  Swapping ───────┘     │            Replacing  the current one was told to stop; what then?
 //!      │                 │         │ ready and baked  │            Waiting    RestartSec=
 //!      └──resume──▶ Up ◀─┘         ▼                  │            Paused     stopped by `pause`
