@@ -11,6 +11,7 @@ mod proc;
 mod traffic;
 
 use std::io;
+use std::net::SocketAddr;
 
 pub use inet::{Activity, InetSocket, State};
 pub use local::{Node, UnixSocket};
@@ -27,23 +28,24 @@ use netlink::Channel;
 pub struct Diag(Option<Channel>);
 
 impl Diag {
-    /// All TCP sockets on this local port, IPv4 and IPv6, of any process: listeners, handshakes, connections and what is
-    /// left of them.
+    /// All TCP sockets of this address's family on its port, of any process: listeners, handshakes, connections and what is
+    /// left of them. A socket for IPv6 has its IPv4 clients among those of IPv6. The kernel walks a table as large as the
+    /// machine's memory makes it: milliseconds, whatever is in it.
     ///
     /// Errors: a kernel or sandbox without sock_diag, an answer that makes no sense. The next question starts afresh.
-    pub fn tcp(&mut self, port: u16) -> io::Result<Vec<InetSocket>> {
-        self.inet(libc::IPPROTO_TCP, port, inet::ALL_STATES)
+    pub fn tcp(&mut self, at: SocketAddr) -> io::Result<Vec<InetSocket>> {
+        self.inet(libc::IPPROTO_TCP, at, inet::ALL_STATES)
     }
 
-    /// The listening TCP sockets of this port: cheap however many connections there are. Of a listener `rqueue` is how
+    /// Those of them that listen: cheap however many connections there are. Of a listener `rqueue` is how
     /// many wait to be accepted and `wqueue` how many may.
-    pub fn listeners(&mut self, port: u16) -> io::Result<Vec<InetSocket>> {
-        self.inet(libc::IPPROTO_TCP, port, State::Listen.mask())
+    pub fn listeners(&mut self, at: SocketAddr) -> io::Result<Vec<InetSocket>> {
+        self.inet(libc::IPPROTO_TCP, at, State::Listen.mask())
     }
 
-    /// The UDP sockets bound to this port; `rqueue` is the memory, in bytes, that unread datagrams take.
-    pub fn udp(&mut self, port: u16) -> io::Result<Vec<InetSocket>> {
-        self.inet(libc::IPPROTO_UDP, port, inet::ALL_STATES)
+    /// The UDP sockets of this address's family on its port; `rqueue` is the memory, in bytes, that unread datagrams take.
+    pub fn udp(&mut self, at: SocketAddr) -> io::Result<Vec<InetSocket>> {
+        self.inet(libc::IPPROTO_UDP, at, inet::ALL_STATES)
     }
 
     /// All unix sockets of the network namespace; the kernel cannot choose among them.
@@ -51,14 +53,12 @@ impl Diag {
         self.ask(&local::request(), local::parse)
     }
 
-    fn inet(&mut self, protocol: libc::c_int, port: u16, states: u32) -> io::Result<Vec<InetSocket>> {
-        let mut found = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let request = inet::request(family as u8, protocol as u8, port, states);
-            found.append(&mut self.ask(&request, inet::parse)?);
-        }
+    fn inet(&mut self, protocol: libc::c_int, at: SocketAddr, states: u32) -> io::Result<Vec<InetSocket>> {
+        let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let request = inet::request(family as u8, protocol as u8, at.port(), states);
+        let mut found = self.ask(&request, inet::parse)?;
         // A kernel that took no notice of the filter would mix in the connections of others.
-        found.retain(|socket| socket.local.port() == port);
+        found.retain(|socket| socket.local.port() == at.port());
         Ok(found)
     }
 

@@ -43,8 +43,8 @@ fn say(from: &mut TcpStream, to: &mut TcpStream) {
     to.read_exact(&mut [0]).unwrap();
 }
 
-fn seen(port: u16, quiet: Span) -> Traffic {
-    traffic(&Diag::default().tcp(port).unwrap(), |_| true, quiet, &Handshakes::new())
+fn seen(at: SocketAddr, quiet: Span) -> Traffic {
+    traffic(&Diag::default().tcp(at).unwrap(), |_| true, quiet, &Handshakes::new())
 }
 
 /// Looks until it is so; what it is in the end is for the assertion.
@@ -59,8 +59,8 @@ fn until<T>(mut look: impl FnMut() -> T, is_so: impl Fn(&T) -> bool) -> T {
     }
 }
 
-fn becomes(port: u16, expected: Traffic) {
-    let found = until(|| seen(port, AT_ONCE), |found| *found == expected);
+fn becomes(at: SocketAddr, expected: Traffic) {
+    let found = until(|| seen(at, AT_ONCE), |found| *found == expected);
     assert_eq!(found, expected);
 }
 
@@ -79,12 +79,13 @@ fn accepted_and_queued_connections_carry_the_label_of_their_listener() {
         [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")]
     {
         let Ok(listener) = TcpListener::bind(address) else { continue };
-        let port = listener.local_addr().unwrap().port();
+        let at = listener.local_addr().unwrap();
+        let port = at.port();
         for label in 0..8 {
             set_label(&listener, label);
             let accepted = (TcpStream::connect((client, port)).unwrap(), listener.accept().unwrap());
             let queued = TcpStream::connect((client, port)).unwrap();
-            let sockets = diag.tcp(port).unwrap();
+            let sockets = diag.tcp(at).unwrap();
             let ours: Vec<_> = sockets.iter().filter(|socket| socket.state == State::Established).collect();
             assert_eq!(ours.len(), 2, "{sockets:?}");
             assert!(sockets.iter().all(|socket| socket.label == Some(label)), "{label}: {sockets:?}");
@@ -103,7 +104,7 @@ fn accepted_and_queued_connections_carry_the_label_of_their_listener() {
                 .unwrap();
             }
             drop((accepted, queued, listener.accept().unwrap()));
-            until(|| diag.tcp(port).unwrap().len(), |left| *left == 1);
+            until(|| diag.tcp(at).unwrap().len(), |left| *left == 1);
         }
     }
 }
@@ -113,16 +114,16 @@ fn a_request_without_an_answer_is_in_flight_however_old() {
     let (listener, address) = listener("127.0.0.1:0");
     let (mut client, mut server) = pair(&listener);
     client.write_all(b"not read").unwrap();
-    assert_eq!(seen(address.port(), AT_ONCE), in_flight(1));
+    assert_eq!(seen(address, AT_ONCE), in_flight(1));
     server.read_exact(&mut [0; 8]).unwrap();
     std::thread::sleep(Duration::from_millis(150));
-    assert_eq!(seen(address.port(), AT_ONCE), in_flight(1), "never answered");
+    assert_eq!(seen(address, AT_ONCE), in_flight(1), "never answered");
     say(&mut server, &mut client);
-    assert_eq!(seen(address.port(), FOREVER), Traffic { recent: 1, ..Traffic::default() });
-    becomes(address.port(), idle(1));
+    assert_eq!(seen(address, FOREVER), Traffic { recent: 1, ..Traffic::default() });
+    becomes(address, idle(1));
     say(&mut client, &mut server);
     std::thread::sleep(Duration::from_millis(150));
-    assert_eq!(seen(address.port(), AT_ONCE), in_flight(1), "not answered again");
+    assert_eq!(seen(address, AT_ONCE), in_flight(1), "not answered again");
 }
 
 /// Two events within one tick of the kernel's clock have no order in its numbers.
@@ -138,7 +139,7 @@ fn a_request_in_the_tick_of_the_last_answer_is_in_flight() {
         say(client, server);
     }
     std::thread::sleep(Duration::from_millis(400));
-    assert_eq!(seen(address.port(), AT_ONCE), in_flight(40));
+    assert_eq!(seen(address, AT_ONCE), in_flight(40));
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn answered_at_once_is_idle_after_a_while() {
             say(server, client);
         }
     }
-    becomes(address.port(), idle(40));
+    becomes(address, idle(40));
 }
 
 #[test]
@@ -162,19 +163,19 @@ fn an_answer_that_the_client_does_not_read_is_in_flight() {
     server.set_nonblocking(true).unwrap();
     while server.write(&[0; 65536]).is_ok() {}
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(seen(address.port(), AT_ONCE), in_flight(1));
+    assert_eq!(seen(address, AT_ONCE), in_flight(1));
 }
 
 #[test]
 fn a_connection_that_never_said_a_byte_is_idle() {
     let (listener, address) = listener("127.0.0.1:0");
     let (client, server) = pair(&listener);
-    assert_eq!(seen(address.port(), FOREVER), Traffic { recent: 1, ..Traffic::default() });
-    becomes(address.port(), idle(1));
+    assert_eq!(seen(address, FOREVER), Traffic { recent: 1, ..Traffic::default() });
+    becomes(address, idle(1));
     // A FIN is not a request.
     client.shutdown(Shutdown::Write).unwrap();
-    until(|| Diag::default().tcp(address.port()).unwrap()[1].state, |state| *state == State::CloseWait);
-    becomes(address.port(), idle(1));
+    until(|| Diag::default().tcp(address).unwrap()[1].state, |state| *state == State::CloseWait);
+    becomes(address, idle(1));
     drop(server);
 }
 
@@ -185,11 +186,11 @@ fn half_closed_by_the_client_a_request_still_wants_its_answer() {
     say(&mut client, &mut server);
     client.shutdown(Shutdown::Write).unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(seen(address.port(), AT_ONCE), in_flight(1));
+    assert_eq!(seen(address, AT_ONCE), in_flight(1));
     say(&mut server, &mut client);
-    becomes(address.port(), idle(1));
+    becomes(address, idle(1));
     assert_eq!(server.read(&mut [0]).unwrap(), 0);
-    becomes(address.port(), idle(1));
+    becomes(address, idle(1));
 }
 
 #[test]
@@ -199,9 +200,9 @@ fn what_the_server_has_closed_is_nobodys() {
     say(&mut client, &mut server);
     say(&mut server, &mut client);
     drop(server);
-    let sockets = until(|| Diag::default().tcp(address.port()).unwrap(), |sockets| sockets.len() == 2);
+    let sockets = until(|| Diag::default().tcp(address).unwrap(), |sockets| sockets.len() == 2);
     assert_eq!((sockets.len(), sockets[1].inode), (2, 0), "FIN_WAIT2: {sockets:?}");
-    assert_eq!(seen(address.port(), FOREVER), Traffic::default());
+    assert_eq!(seen(address, FOREVER), Traffic::default());
     drop(client);
 }
 
@@ -212,14 +213,14 @@ fn handshakes_are_followed_to_their_end() {
     sys::set_int_option(&listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 60).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     let mut diag = Diag::default();
-    let sockets = diag.tcp(address.port()).unwrap();
+    let sockets = diag.tcp(address).unwrap();
     let begun = handshakes(&sockets);
     assert_eq!(begun, Handshakes::from([(address, client.local_addr().unwrap())]));
     let nothing_ours = |_: &InetSocket| false;
     assert_eq!(traffic(&sockets, nothing_ours, AT_ONCE, &begun).handshakes, 1);
     assert_eq!(traffic(&sockets, nothing_ours, AT_ONCE, &Handshakes::new()).handshakes, 0, "a later one");
     client.write_all(b"x").unwrap();
-    let ours = || traffic(&diag.tcp(address.port()).unwrap(), |_| true, AT_ONCE, &begun);
+    let ours = || traffic(&diag.tcp(address).unwrap(), |_| true, AT_ONCE, &begun);
     assert_eq!(until(ours, |ours| ours.queued == 1), Traffic { queued: 1, ..Traffic::default() });
 }
 
@@ -228,7 +229,7 @@ fn without_labels_connections_are_told_by_inode() {
     let (listener, address) = listener("127.0.0.1:0");
     let _accepted = pair(&listener);
     let _queued = TcpStream::connect(address).unwrap();
-    let sockets = Diag::default().tcp(address.port()).unwrap();
+    let sockets = Diag::default().tcp(address).unwrap();
     let inodes = inodes_of(&[Pid::this(), Pid::from_raw(i32::MAX)]).unwrap();
     let found = traffic(&sockets, |socket| inodes.contains(&socket.inode), FOREVER, &Handshakes::new());
     assert_eq!(found, Traffic { recent: 1, ..Traffic::default() });
@@ -241,7 +242,7 @@ fn listeners_of_a_port_their_queues_and_holders() {
     let (listener, address) = listener("127.0.0.1:0");
     sys::listen(&listener, 7).unwrap();
     let _queued = TcpStream::connect(address).unwrap();
-    let found = Diag::default().listeners(address.port()).unwrap();
+    let found = Diag::default().listeners(address).unwrap();
     let [found] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!((found.state, found.local, found.rqueue, found.wqueue), (State::Listen, address, 1, 7));
     assert_eq!(found.uid, nix::unistd::geteuid().as_raw());
@@ -255,7 +256,7 @@ fn udp_sockets_of_a_port() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     socket.send_to(b"to ourselves", address).unwrap();
-    let found = Diag::default().udp(address.port()).unwrap();
+    let found = Diag::default().udp(address).unwrap();
     let [found] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(found.local, address);
     assert!(found.rqueue > 0 && found.label == Some(1), "{found:?}");
@@ -265,7 +266,7 @@ fn udp_sockets_of_a_port() {
 #[test]
 fn which_addresses_a_held_one_serves() {
     let (_kept, address) = listener("127.0.0.1:0");
-    let mut socket = Diag::default().tcp(address.port()).unwrap().remove(0);
+    let mut socket = Diag::default().tcp(address).unwrap().remove(0);
     for (held, own, serves) in [
         ("127.0.0.1:1", "127.0.0.1:1", true),
         ("127.0.0.1:1", "127.0.0.1:2", false),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ impl Shell {
     pub(super) fn remember_handshakes(&mut self, slot: SlotId) {
         let mut begun = Handshakes::default();
         for socket in self.held().iter().filter(|socket| socket.is_steered() && socket.kind == Kind::Tcp) {
-            let Some(port) = socket.port else { continue };
-            match self.questions.diag.tcp(port) {
+            let Some(at) = socket.local_address() else { continue };
+            match self.questions.diag.tcp(at) {
                 Ok(sockets) => begun.extend(diag::handshakes(&sockets)),
                 Err(error) => log::debug!("cannot look for handshakes of {}: {error}", socket.address),
             }
@@ -88,8 +89,8 @@ impl Shell {
     ) -> io::Result<Traffic> {
         let mut sum = Traffic::default();
         for socket in sockets {
-            sum += match (socket.kind, socket.port) {
-                (Kind::Tcp, Some(port)) => self.tcp_traffic(&socket, port, generation, slot, quiet)?,
+            sum += match (socket.kind, socket.local_address()) {
+                (Kind::Tcp, Some(at)) => self.tcp_traffic(&socket, at, generation, slot, quiet)?,
                 (Kind::Unix, _) => self.unix_traffic(&socket, generation, slot)?,
                 _ => Traffic { queued: socket.queued(slot)?, ..Traffic::default() },
             };
@@ -101,14 +102,14 @@ impl Shell {
     fn tcp_traffic(
         &mut self,
         socket: &HeldSocket,
-        port: u16,
+        at: SocketAddr,
         generation: GenerationId,
         slot: SlotId,
         quiet: Span,
     ) -> io::Result<Traffic> {
-        let mut sockets = self.questions.diag.tcp(port)?;
+        let mut sockets = self.questions.diag.tcp(at)?;
         // Another socket of ours may have the same port at another address.
-        sockets.retain(|one| socket.local_address().is_none_or(|held| one.is_at(held)));
+        sockets.retain(|one| one.is_at(at));
         let relayed = self.relayed(slot)?;
         sockets.retain(|one| !relayed.contains(&one.inode));
         let none = Handshakes::default();
@@ -196,12 +197,10 @@ impl Shell {
 
     /// In the order of their inode numbers, which is that in which they came.
     fn strangers_of(&mut self, socket: &HeldSocket) -> io::Result<Vec<InetSocket>> {
-        let (Some(port), Some(address)) = (socket.port, socket.local_address()) else {
-            return Ok(Vec::new());
-        };
+        let Some(address) = socket.local_address() else { return Ok(Vec::new()) };
         let mut found = match socket.kind {
-            Kind::Tcp => self.questions.diag.listeners(port)?,
-            _ => self.questions.diag.udp(port)?,
+            Kind::Tcp => self.questions.diag.listeners(address)?,
+            _ => self.questions.diag.udp(address)?,
         };
         let own = socket.inodes()?;
         found.retain(|one| one.local == address && one.inode != 0 && !own.contains(&u64::from(one.inode)));
