@@ -51,7 +51,7 @@ use super::restart::{Failure, Ledger};
 use super::{
     Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, SlotId, Steering, Time, limits,
 };
-use crate::config::{Policy, Signal, Span};
+use crate::config::{KillMode, Policy, Signal, Span};
 
 /// All state there is; the same bytes are the saved state of the core.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,8 @@ pub(super) struct Service {
     pub(super) slots: u8,
     pub(super) guarded: BTreeSet<SlotId>,
     pub(super) stranded: BTreeSet<SlotId>,
+    /// Where processes may be left that were left alone, as KillMode=process and SendSIGKILL=no ask.
+    pub(super) haunted: BTreeSet<SlotId>,
     /// In the order of their numbers, until nothing of them is left.
     pub(super) generations: Vec<Generation>,
     pub(super) last_id: u64,
@@ -274,6 +276,7 @@ impl Service {
             slots: limits::SLOTS_AT_FIRST,
             guarded: BTreeSet::new(),
             stranded: BTreeSet::new(),
+            haunted: BTreeSet::new(),
             generations: Vec::new(),
             last_id: 0,
             ledger: Ledger::default(),
@@ -369,6 +372,11 @@ impl Generation {
     /// Neither ended nor told to.
     pub(super) fn lives(&self) -> bool {
         self.end.is_none() && self.ending.is_none()
+    }
+
+    /// What it leaves behind is left alone.
+    pub(super) fn leaves_all(&self) -> bool {
+        self.policy.kill_mode == KillMode::Process || !self.policy.send_sigkill
     }
 
     /// Its main process is there, or one of the others if nobody knows which it is.

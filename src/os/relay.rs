@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{dup2_stdin, write};
 
@@ -37,6 +37,9 @@ const WORD: &str = "_relay";
 
 /// An empty queue and nothing carried for so long is the end.
 const QUIET: Duration = Duration::from_millis(200);
+
+/// One that failed stays for so many milliseconds. Its end has the next one started for what is still in the queue.
+const FAILED: u16 = 1_000;
 
 /// Where the connections of a slot are passed on to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +151,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
     };
     let Err(error) = result else { return Some(0) };
     log::error!("relay: {error} (supervise starts this itself; connections that wait stay in their queue)");
+    // With nothing to wait for, poll(2) only takes its time.
+    let _ = poll(&mut [], FAILED);
     Some(1)
 }
 
@@ -159,10 +164,11 @@ fn carry(target: &Target) -> io::Result<()> {
     }
 }
 
-/// What a relay has from its supervisor: a slot, until it is told to stop, and the pipe that counts.
+/// What a relay has from its supervisor: a slot, until it is told to leave it, and the pipe that counts.
 struct Post {
     slot: Option<OwnedFd>,
-    signals: SignalFd,
+    /// None once it was told: what said so would be ready for ever.
+    signals: Option<SignalFd>,
 }
 
 impl Post {
@@ -174,7 +180,7 @@ impl Post {
         fcntl(io::stdout(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let slot = sys::duplicate(0)?;
         dup2_stdin(std::fs::File::open("/dev/null")?)?;
-        Ok(Self { slot: Some(slot), signals })
+        Ok(Self { slot: Some(slot), signals: Some(signals) })
     }
 
     /// One connection more. A pipe without a reader or without room is no reason to stop carrying.
@@ -183,11 +189,19 @@ impl Post {
     }
 
     /// What to poll for: a signal, and the end of the pipe's reader, which is the supervisor's.
-    fn to_poll<'a>(&'a self, stdout: &'a io::Stdout) -> [PollFd<'a>; 2] {
-        [
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stdout.as_fd(), PollFlags::empty()),
-        ]
+    fn to_poll<'a>(&'a self, stdout: &'a io::Stdout) -> Vec<PollFd<'a>> {
+        let Some(signals) = &self.signals else { return Vec::new() };
+        vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), PollFlags::empty())]
+    }
+
+    /// Accepts no more. The slot of datagrams is kept by who sends answers through it.
+    fn leave(&mut self) {
+        self.slot = None;
+        self.signals = None;
+    }
+
+    fn has_left(&self) -> bool {
+        self.signals.is_none()
     }
 }
 

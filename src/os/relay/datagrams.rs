@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg, sendto};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendto};
 
 use super::{PASSED_ON, Post, QUIET, REFUSED, is_ready};
 
@@ -20,6 +21,10 @@ const SILENCE: Duration = Duration::from_secs(2);
 
 /// Datagrams of one source before the others have their turn.
 const BATCH: usize = 64;
+
+/// So many times in a row poll(2) told of what was not there: the slot was shut down, which it tells for ever, or a
+/// living server is faster.
+const IN_VAIN: usize = 16;
 
 /// No datagram is longer.
 const LONGEST: usize = 1 << 16;
@@ -43,24 +48,36 @@ pub(super) fn carry(post: &mut Post, target: SocketAddr) -> io::Result<()> {
     let Some(slot) = post.slot.take() else { return Ok(()) };
     let mut relay =
         Relay { slot, target, clients: Vec::new(), spare: None, is_short: false, buffer: vec![0; LONGEST] };
-    let (mut active, mut is_leaving) = (Instant::now(), false);
+    let (mut active, mut in_vain) = (Instant::now(), 0);
     loop {
         relay.drop_done();
         let left = relay.clients.iter().map(|client| SILENCE.saturating_sub(client.last.elapsed())).min();
         let quiet = QUIET.saturating_sub(active.elapsed());
-        if left.is_none() && (is_leaving || quiet.is_zero()) {
+        if left.is_none() && (post.has_left() || quiet.is_zero()) {
             return Ok(());
         }
-        let listens = !is_leaving && !relay.is_short && relay.clients.len() < MOST;
+        let listens = !post.has_left() && !relay.is_short && relay.clients.len() < MOST;
         let woken = relay.wait(post, listens, left.unwrap_or(quiet))?;
-        is_leaving |= woken.is_to_leave;
         for index in woken.clients {
             relay.answer(index);
         }
-        if woken.slot && !is_leaving {
-            relay.forward()?;
+        if woken.is_to_leave {
+            post.leave();
         }
-        if woken.slot || !relay.clients.is_empty() {
+        if !woken.slot.is_empty() && !post.has_left() {
+            if woken.slot.contains(PollFlags::POLLERR) {
+                drop_errors(&relay.slot);
+            }
+            if relay.forward()? {
+                (active, in_vain) = (Instant::now(), 0);
+            } else {
+                in_vain += 1;
+            }
+            if in_vain == IN_VAIN {
+                post.leave();
+            }
+        }
+        if !relay.clients.is_empty() {
             active = Instant::now();
         }
     }
@@ -80,7 +97,7 @@ struct Relay {
 /// What poll(2) had to say.
 struct Woken {
     is_to_leave: bool,
-    slot: bool,
+    slot: PollFlags,
     /// Indices.
     clients: Vec<usize>,
 }
@@ -88,7 +105,8 @@ struct Woken {
 impl Relay {
     fn wait(&self, post: &Post, listens: bool, timeout: Duration) -> io::Result<Woken> {
         let stdout = io::stdout();
-        let mut polled = Vec::from(post.to_poll(&stdout));
+        let mut polled = post.to_poll(&stdout);
+        let told = polled.len();
         polled.extend(listens.then(|| PollFd::new(self.slot.as_fd(), PollFlags::POLLIN)));
         let first = polled.len();
         polled
@@ -100,8 +118,8 @@ impl Relay {
         }
         let clients = polled[first..].iter().enumerate().filter(|(_, polled)| is_ready(polled));
         Ok(Woken {
-            is_to_leave: polled[..2].iter().any(is_ready),
-            slot: polled[2..first].iter().any(is_ready),
+            is_to_leave: polled[..told].iter().any(is_ready),
+            slot: polled[told..first].iter().filter_map(PollFd::revents).collect(),
             clients: clients.map(|(index, _)| index).collect(),
         })
     }
@@ -112,20 +130,22 @@ impl Relay {
         self.is_short &= self.clients.len() == before;
     }
 
-    /// What waits in the slot, to the target. A living server may read it before us: MSG_DONTWAIT, as O_NONBLOCK is
-    /// its own.
-    fn forward(&mut self) -> io::Result<()> {
+    /// What waits in the slot, to the target: whether there was anything. A living server may read it before us:
+    /// MSG_DONTWAIT, as O_NONBLOCK is its own.
+    fn forward(&mut self) -> io::Result<bool> {
+        let mut has_received = false;
         for _ in 0..BATCH {
             if self.clients.len() >= MOST || !self.has_spare()? {
                 break;
             }
-            let (length, name) = match receive(&self.slot, &mut self.buffer) {
-                Ok((length, Some(name))) => (length, name),
-                // An error of an earlier datagram, told once (udp(7)).
-                Ok((_, None)) | Err(Errno::ECONNREFUSED | Errno::EINTR) => continue,
+            let (length, segment, name) = match receive(&self.slot, &mut self.buffer) {
+                Ok(Received { length, segment, name: Some(name) }) => (length, segment, name),
                 Err(Errno::EAGAIN) => break,
-                Err(errno) => return Err(errno.into()),
+                Err(errno @ (Errno::EBADF | Errno::ENOTSOCK | Errno::ENOMEM)) => return Err(errno.into()),
+                // An error of an earlier datagram, told once (udp(7)).
+                Ok(_) | Err(_) => continue,
             };
+            has_received = true;
             let index = self.clients.iter().position(|client| client.name == name);
             if index.is_none() {
                 let Some(socket) = self.spare.take() else { break };
@@ -134,10 +154,12 @@ impl Relay {
             let index = index.unwrap_or(self.clients.len() - 1);
             let client = &mut self.clients[index];
             client.last = Instant::now();
-            let result = client.socket.send(&self.buffer[..length]);
-            client.is_refused |= is_refusal(&result);
+            for datagram in split(&self.buffer[..length], segment) {
+                let result = client.socket.send(datagram);
+                client.is_refused |= is_refusal(&result);
+            }
         }
-        Ok(())
+        Ok(has_received)
     }
 
     fn has_spare(&mut self) -> io::Result<bool> {
@@ -179,8 +201,42 @@ fn is_refusal(result: &io::Result<usize>) -> bool {
     result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-fn receive(slot: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, Option<SockaddrStorage>), Errno> {
+struct Received {
+    length: usize,
+    /// UDP_GRO, where a server has set it (udp(7), Linux 5.0): several datagrams at once, all but the last so long.
+    segment: Option<usize>,
+    name: Option<SockaddrStorage>,
+}
+
+fn receive(slot: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> {
     let mut buffers = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrStorage>(slot.as_raw_fd(), &mut buffers, None, MsgFlags::MSG_DONTWAIT)?;
-    Ok((message.bytes, message.address))
+    // Room for what other options of the server add.
+    let mut space = cmsg_space!([u8; 512]);
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<SockaddrStorage>(slot.as_raw_fd(), &mut buffers, Some(&mut space), flags)?;
+    let segment = message.cmsgs().ok().and_then(|mut all| {
+        all.find_map(|one| match one {
+            ControlMessageOwned::UdpGroSegments(length) => usize::try_from(length).ok(),
+            _ => None,
+        })
+    });
+    Ok(Received { length: message.bytes, segment, name: message.address })
+}
+
+/// The datagrams that came as one. An empty one is one, too.
+fn split(all: &[u8], segment: Option<usize>) -> impl Iterator<Item = &[u8]> {
+    let (first, rest) =
+        all.split_at(segment.filter(|length| *length > 0).unwrap_or(all.len()).min(all.len()));
+    std::iter::once(first).chain(rest.chunks(first.len().max(1)))
+}
+
+/// Where a server has set IP_RECVERR, what comes back of undeliverable answers is queued, and poll(2) says so until it
+/// is read (ip(7)).
+fn drop_errors(slot: &OwnedFd) {
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    for _ in 0..BATCH {
+        if recvmsg::<()>(slot.as_raw_fd(), &mut [], None, flags).is_err() {
+            break;
+        }
+    }
 }

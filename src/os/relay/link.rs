@@ -1,8 +1,9 @@
 //! Two connected stream sockets and the bytes between them, as a state machine over non-blocking calls.
 //!
 //! An end of input becomes a shutdown(2) of the other side once all before it is written: half-close is kept. A
-//! connection that broke becomes a RST of the other side, after what came before the break. Each direction keeps at
-//! most [`MOST`] bytes and reads no more until they are written: back-pressure reaches the sender.
+//! connection that broke becomes a RST of the other side, after what came before the break. Unix sockets do not break:
+//! what was sent before a close(2) arrives, whatever was left unread, and only the writer to a closed one is told. Each
+//! direction keeps at most [`MOST`] bytes and reads no more until they are written: back-pressure reaches the sender.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -34,6 +35,7 @@ pub(super) const SERVER: usize = 1;
 #[derive(Debug)]
 pub(super) struct Link {
     sides: [Side; 2],
+    is_unix: bool,
 }
 
 #[derive(Debug)]
@@ -41,25 +43,39 @@ struct Side {
     socket: OwnedFd,
     /// Read from this side and not yet written to the other.
     pending: Vec<u8>,
-    /// No more comes from it.
+    /// No more comes from it, and the other side was told: it is read only when nothing is pending.
     has_ended: bool,
-    /// That end was passed on to the other side.
-    is_passed_on: bool,
-    /// POLLHUP without an error: closed both ways. It would be reported for ever, so it is polled no more; what it
-    /// sent before is still in its queue.
+    /// POLLHUP: closed both ways. It would be reported for ever, so it is polled no more; what it sent before is still
+    /// in its queue.
     is_gone: bool,
 }
 
 impl Side {
     fn new(socket: OwnedFd) -> Self {
-        Self { socket, pending: Vec::new(), has_ended: false, is_passed_on: false, is_gone: false }
+        Self { socket, pending: Vec::new(), has_ended: false, is_gone: false }
+    }
+
+    fn end(&mut self, to: &Self) -> Result<(), Errno> {
+        (self.pending, self.has_ended) = (Vec::new(), true);
+        shutdown(to.socket.as_raw_fd(), Shutdown::Write)
+    }
+
+    /// Nobody reads what comes from it any more: its next write(2) fails, as it would without us.
+    fn refuse(&mut self) -> Result<(), Errno> {
+        self.pending = Vec::new();
+        self.has_ended = true;
+        match shutdown(self.socket.as_raw_fd(), Shutdown::Read) {
+            // It is gone as well.
+            Err(Errno::ENOTCONN) => Ok(()),
+            result => result,
+        }
     }
 }
 
 impl Link {
     /// Both sockets are non-blocking.
-    pub(super) fn new(client: OwnedFd, server: OwnedFd) -> Self {
-        Self { sides: [Side::new(client), Side::new(server)] }
+    pub(super) fn new(client: OwnedFd, server: OwnedFd, is_unix: bool) -> Self {
+        Self { sides: [Side::new(client), Side::new(server)], is_unix }
     }
 
     /// What to wait for at a side. None: at nothing there.
@@ -78,7 +94,7 @@ impl Link {
     pub(super) fn turn(&mut self, events: [PollFlags; 2]) -> Progress {
         let mut is_broken = false;
         for (side, events) in self.sides.iter_mut().zip(events) {
-            is_broken |= events.contains(PollFlags::POLLERR);
+            is_broken |= !self.is_unix && events.contains(PollFlags::POLLERR);
             side.is_gone |= events.contains(PollFlags::POLLHUP);
         }
         // Both directions, whatever broke: an answer that came before the break is still to be delivered.
@@ -86,10 +102,10 @@ impl Link {
             is_broken |= self.pump(from).is_err();
         }
         // Nobody is left to read what the other side may still send.
-        let is_over = |side: &Side| side.is_gone && side.is_passed_on;
+        let is_over = |side: &Side| side.is_gone && side.has_ended;
         if is_broken {
             Progress::Broken
-        } else if self.sides.iter().all(|side| side.is_passed_on) || self.sides.iter().any(is_over) {
+        } else if self.sides.iter().all(|side| side.has_ended) || self.sides.iter().any(is_over) {
             Progress::Done
         } else {
             Progress::Carrying
@@ -98,25 +114,27 @@ impl Link {
 
     /// One direction, until there is nothing to read or no room to write.
     fn pump(&mut self, from: usize) -> Result<(), Errno> {
+        let is_unix = self.is_unix;
         let [client, server] = &mut self.sides;
         let (from, to) = if from == CLIENT { (client, server) } else { (server, client) };
         for _ in 0..READS {
-            if !flush(&mut from.pending, to.socket.as_fd())? {
-                return Ok(());
+            match flush(&mut from.pending, to.socket.as_fd()) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(Errno::EPIPE | Errno::ECONNRESET) if is_unix => return from.refuse(),
+                Err(errno) => return Err(errno),
             }
             if from.has_ended {
-                if !from.is_passed_on {
-                    shutdown(to.socket.as_raw_fd(), Shutdown::Write)?;
-                    from.is_passed_on = true;
-                }
                 return Ok(());
             }
             from.pending.resize(MOST, 0);
             let result = read(&from.socket, &mut from.pending);
             from.pending.truncate(result.unwrap_or(0));
             match result {
-                Ok(0) => from.has_ended = true,
-                Ok(_) => {}
+                Ok(1..) => {}
+                Ok(0) => return from.end(to),
+                // It was closed with something unread, told after all that it had sent.
+                Err(Errno::ECONNRESET) if is_unix => return from.end(to),
                 Err(Errno::EAGAIN) => {
                     // Most connections are idle: they cost no memory.
                     from.pending = Vec::new();

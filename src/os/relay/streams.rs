@@ -68,7 +68,7 @@ pub(super) fn carry(post: &mut Post, target: &Target) -> io::Result<()> {
             active = Instant::now();
         }
         if woken.is_to_leave {
-            post.slot = None;
+            post.leave();
         }
         let Some(slot) = post.slot.as_ref().filter(|_| woken.slot) else { continue };
         match acceptor.take(slot, target) {
@@ -91,7 +91,8 @@ struct Woken {
 
 fn wait(post: &Post, slot: Option<&OwnedFd>, items: &[Item], quiet: Duration) -> io::Result<Woken> {
     let stdout = io::stdout();
-    let mut polled = Vec::from(post.to_poll(&stdout));
+    let mut polled = post.to_poll(&stdout);
+    let told = polled.len();
     polled.extend(slot.map(|slot| PollFd::new(slot.as_fd(), PollFlags::POLLIN)));
     let first = polled.len();
     let mut places = Vec::new();
@@ -114,8 +115,8 @@ fn wait(post: &Post, slot: Option<&OwnedFd>, items: &[Item], quiet: Duration) ->
         Err(errno) => return Err(errno.into()),
     }
     let mut woken = Woken {
-        is_to_leave: polled[..2].iter().any(is_ready),
-        slot: polled[2..first].iter().any(is_ready),
+        is_to_leave: polled[..told].iter().any(is_ready),
+        slot: polled[told..first].iter().any(is_ready),
         items: vec![[PollFlags::empty(); 2]; items.len()],
     };
     for (polled, (index, side)) in polled[first..].iter().zip(places) {
@@ -161,13 +162,13 @@ impl Item {
         match self {
             Self::Call(call) if call.is_begun => {
                 let result = getsockopt(&call.server, sockopt::SocketError);
-                call.answered(
-                    result.and_then(|error| if error == 0 { Ok(()) } else { Err(Errno::from_raw(error)) }),
-                )
+                let result =
+                    result.and_then(|error| if error == 0 { Ok(()) } else { Err(Errno::from_raw(error)) });
+                call.answered(result, target)
             }
             Self::Call(call) => {
                 let result = begin(&call.server, target);
-                call.answered(result)
+                call.answered(result, target)
             }
             Self::Link(mut link) => match link.turn(events) {
                 Progress::Carrying => Some(Self::Link(link)),
@@ -182,11 +183,12 @@ impl Item {
 }
 
 impl Call {
-    fn answered(mut self, result: Result<(), Errno>) -> Option<Item> {
+    fn answered(mut self, result: Result<(), Errno>, target: &Target) -> Option<Item> {
         match result {
             Ok(()) => {
                 Post::count(PASSED_ON);
-                return Some(Item::Link(Link::new(self.client, self.server)));
+                let is_unix = matches!(target, Target::Unix(_));
+                return Some(Item::Link(Link::new(self.client, self.server, is_unix)));
             }
             Err(Errno::EINPROGRESS) => self.is_begun = true,
             Err(Errno::EAGAIN) if self.since.elapsed() < PATIENCE => {}
@@ -232,7 +234,7 @@ fn no_delay(socket: &OwnedFd) {
 enum Taken {
     Call(Call),
     Nothing,
-    /// No fd or no memory for it. It stays in the queue.
+    /// No fd, no memory or no permission (of a security module) for it. It stays in the queue.
     NoRoom(io::Error),
     /// The slot was shut down: what was in its queue is gone, or was moved to another slot.
     Closed,
@@ -261,12 +263,17 @@ impl Acceptor {
         let error = match self.accept(slot) {
             Ok(client) => {
                 no_delay(&client);
+                // What a server set on its listener is inherited: a close(2) that waits, or cuts off what is on its way.
+                let _of_sockets =
+                    setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
                 return Taken::Call(Call { client, server, is_begun: false, since: Instant::now() });
             }
             Err(error) => error,
         };
         match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Taken::NoRoom(error),
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM | libc::EACCES) => {
+                Taken::NoRoom(error)
+            }
             Some(libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => Taken::Closed,
             // Interrupted, somebody else's, or a connection that is gone already (accept(2), Error handling).
             _ => Taken::Nothing,

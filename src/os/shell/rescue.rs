@@ -1,6 +1,8 @@
 //! What waits on a slot where nobody serves is taken to the one with the traffic: by the kernel, or by a relay.
 
+use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -11,6 +13,7 @@ use nix::unistd::Pid;
 use super::Shell;
 use crate::config::Kind;
 use crate::core::{SlotId, SocketNote};
+use crate::os::diag;
 use crate::os::relay::{self, Relay, Target};
 use crate::os::socket::HeldSocket;
 
@@ -20,6 +23,8 @@ pub(super) struct Passing {
     relay: Relay,
     socket: Rc<HeldSocket>,
     slot: SlotId,
+    /// It was told to leave the slot, and may carry what it has for hours.
+    has_left: bool,
 }
 
 /// Whether the kernel moves the queue of a listener that is shut down to another of its group (Linux 5.14).
@@ -31,7 +36,8 @@ impl Shell {
     pub(super) fn rescue(&mut self, slot: SlotId) {
         for socket in self.held().into_iter().filter(|socket| socket.is_steered()) {
             let queued = socket.queued(slot).unwrap_or(0);
-            let is_passing = |one: &Passing| one.slot == slot && Rc::ptr_eq(&one.socket, &socket);
+            let is_passing =
+                |one: &Passing| !one.has_left && one.slot == slot && Rc::ptr_eq(&one.socket, &socket);
             if queued == 0 || self.relays.iter().any(is_passing) {
                 continue;
             }
@@ -61,7 +67,7 @@ impl Shell {
         };
         match relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target) {
             Ok(relay) => {
-                self.relays.push(Passing { relay, socket: Rc::clone(socket), slot });
+                self.relays.push(Passing { relay, socket: Rc::clone(socket), slot, has_left: false });
                 true
             }
             Err(error) => {
@@ -74,9 +80,26 @@ impl Shell {
         }
     }
 
+    /// The sockets of the relays of a slot: they carry its label, and are no connections of its generation.
+    pub(super) fn relayed(&self, slot: SlotId) -> io::Result<HashSet<u32>> {
+        let relays = self.relays.iter().filter(|passing| passing.slot == slot);
+        let pids: Vec<Pid> = relays.map(|passing| Pid::from_raw(passing.relay.pid)).collect();
+        if pids.is_empty() { Ok(HashSet::new()) } else { diag::inodes_of(&pids) }
+    }
+
     /// A generation is about to get the slot: what waits there from now on is its own.
     pub(super) fn end_relays(&mut self, slot: SlotId) {
-        for passing in self.relays.iter().filter(|passing| passing.slot == slot) {
+        self.end_relays_if(|passing| passing.slot == slot);
+    }
+
+    /// The socket was shut down and listens again, of which a relay that saw the end does not know.
+    pub(super) fn end_relays_of(&mut self, socket: &Rc<HeldSocket>, slot: SlotId) {
+        self.end_relays_if(|passing| passing.slot == slot && Rc::ptr_eq(&passing.socket, socket));
+    }
+
+    fn end_relays_if(&mut self, is_meant: impl Fn(&Passing) -> bool) {
+        for passing in self.relays.iter_mut().filter(|passing| !passing.has_left && is_meant(passing)) {
+            passing.has_left = true;
             // Not reaped yet, so the number is still its own.
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGTERM) {
                 log::debug!("cannot tell the relay {}: {errno}", passing.relay.pid);
@@ -87,7 +110,7 @@ impl Shell {
     /// Whether this was a relay. What came to its slot at its very end is looked for again.
     pub(super) fn on_relay_gone(&mut self, pid: i32) -> bool {
         let Some(at) = self.relays.iter().position(|passing| passing.relay.pid == pid) else { return false };
-        let Passing { mut relay, socket, slot } = self.relays.swap_remove(at);
+        let Passing { mut relay, socket, slot, .. } = self.relays.swap_remove(at);
         match relay.carried() {
             Ok(carried) if carried.refused > 0 => log::warn!(
                 "{}: {} of the connections passed on were refused by the server",

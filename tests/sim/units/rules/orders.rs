@@ -17,15 +17,7 @@ impl Kernel {
                 assert_eq!(outcome.is_some(), is_end, "$SERVICE_RESULT is for the end");
                 self.one_command_at_a_time_in_order(*generation, *command);
                 self.each_list_has_its_time(*generation, *command);
-                let now = self.now;
-                let seen = &mut self.of(*generation).seen;
-                seen.done.insert(command.list, command.index + 1);
-                seen.last_list = Some(command.list);
-                if command.list == CommandList::Reload {
-                    seen.reload_begun = now;
-                }
-                (seen.command_since, seen.command_signalled) = (now, false);
-                self.rules.mark(command.list.key(), true);
+                self.note_run(*generation, *command);
             }
             Action::Kill { generation, signal, scope } => {
                 if *scope != Scope::Command {
@@ -298,5 +290,17 @@ impl Kernel {
         let first = self.generations.get(&GenerationId(1));
         let never_ran = first.is_some_and(|generation| generation.seen.started.is_none());
         assert!(is_asked || !self.setting.holds_sockets || never_ran, "ended without being asked to");
+    }
+
+    fn note_run(&mut self, generation: GenerationId, command: Command) {
+        let now = self.now;
+        let seen = &mut self.of(generation).seen;
+        seen.done.insert(command.list, command.index + 1);
+        seen.last_list = Some(command.list);
+        if command.list == CommandList::Reload {
+            seen.reload_begun = now;
+        }
+        (seen.command_since, seen.command_signalled) = (now, false);
+        self.rules.mark(command.list.key(), true);
     }
 }

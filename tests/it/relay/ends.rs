@@ -1,0 +1,119 @@
+//! When a relay leaves its slot, and that it does not wait there for what a living server has taken.
+
+use std::fs;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::socket::{Shutdown as How, shutdown};
+
+use super::super::support::{fds, settled, wait_for};
+use super::{Started, Target, accept, connect, exchange, listener, pair, rest, serve_echo};
+
+/// What /proc calls a socket.
+fn name_of(socket: &impl AsRawFd) -> String {
+    let link = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    fs::read_link(link).unwrap().to_string_lossy().into_owned()
+}
+
+fn wait_until_it_left(relay: &Started, slot: &TcpListener) {
+    let slot = name_of(slot);
+    wait_for("the relay to leave its slot", || {
+        fds(relay.pid).iter().all(|(_, name)| *name != slot).then_some(())
+    });
+}
+
+/// How long it has been on a CPU (proc_pid_schedstat(5)).
+fn on_cpu(pid: i32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// It carries on what it has, takes no more, and sleeps meanwhile.
+fn assert_it_left(client: &mut TcpStream, relay: &Started, served: &mut TcpStream, slot: &TcpListener) {
+    wait_until_it_left(relay, slot);
+    let mut late = connect(slot.local_addr().unwrap());
+    exchange(client, served, "still there?");
+    exchange(served, client, "yes");
+    let before = settled("the relay", || on_cpu(relay.pid));
+    thread::sleep(Duration::from_millis(200));
+    let spent = on_cpu(relay.pid) - before;
+    assert!(spent < Duration::from_millis(20), "{spent:?} on the CPU for nothing");
+    let mut taken = accept(slot);
+    exchange(&mut late, &mut taken, "for whoever has the slot now");
+}
+
+#[test]
+fn told_to_stop_it_leaves_the_slot_and_finishes_what_it_carries() {
+    let (mut client, relay, mut served, slot) = pair();
+    exchange(&mut client, &mut served, "before");
+    relay.terminate();
+    assert_it_left(&mut client, &relay, &mut served, &slot);
+    // Once more tells it nothing new.
+    relay.terminate();
+    exchange(&mut client, &mut served, "after");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(&mut served), "");
+    drop(served);
+    assert_eq!(rest(&mut client), "");
+    relay.end(1, 0);
+}
+
+#[test]
+fn the_end_of_its_supervisor_is_as_good_as_a_signal() {
+    let (mut client, mut relay, mut served, slot) = pair();
+    exchange(&mut client, &mut served, "before");
+    relay.relay = None;
+    assert_it_left(&mut client, &relay, &mut served, &slot);
+    drop(client);
+    assert_eq!(rest(&mut served), "");
+    drop(served);
+    relay.wait();
+}
+
+/// A server that shuts its slot down, and sees it mended.
+#[test]
+fn a_slot_that_is_shut_down_is_left() {
+    let (mut client, relay, mut served, slot) = pair();
+    exchange(&mut client, &mut served, "before");
+    shutdown(slot.as_raw_fd(), How::Both).unwrap();
+    wait_until_it_left(&relay, &slot);
+    exchange(&mut client, &mut served, "after");
+    drop((client, served));
+    relay.end(1, 0);
+}
+
+/// A hung server wakes up and accepts as well, without O_NONBLOCK: the relay may find that what poll(2) saw is gone, and
+/// must not wait for the next, or what it carries would wait with it.
+#[test]
+fn it_never_waits_in_accept() {
+    let ((slot, waiting), (server, address)) = (listener(), listener());
+    let mut carried = connect(waiting);
+    let relay = Started::new(&slot, &Target::Tcp(address));
+    let mut served = accept(&server);
+    serve_echo(server);
+    let woken = slot.try_clone().unwrap();
+    let awake = thread::spawn(move || {
+        let mut taken = 0;
+        // Until it is shut down.
+        while let Ok((mut stream, _)) = woken.accept() {
+            taken += 1;
+            std::io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
+        }
+        taken
+    });
+    for _ in 0..CONTESTED {
+        let mut client = connect(waiting);
+        exchange(&mut carried, &mut served, "is it waiting elsewhere?");
+        let mut same = client.try_clone().unwrap();
+        exchange(&mut client, &mut same, "whoever");
+    }
+    drop((carried, served));
+    let carried = relay.carried();
+    shutdown(slot.as_raw_fd(), How::Both).unwrap();
+    assert_eq!(carried.passed_on + awake.join().unwrap(), 1 + CONTESTED);
+}
+
+/// Enough for some that both wanted, on two CPUs.
+const CONTESTED: u64 = 2000;

@@ -1,0 +1,106 @@
+//! Unix stream sockets.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+
+use nix::sys::socket::{Backlog, listen};
+
+use super::super::support::{DEADLINE, Place, fds, wait_for};
+use super::{Started, Target, exchange, rest};
+
+fn connect(path: &str) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// A slot with one client, and the server that it is passed on to.
+fn meet(place: &Place) -> (UnixStream, UnixListener, UnixListener, Target) {
+    let (slot, server) = (place.path("slot"), place.path("server"));
+    let (waiting, listening) = (UnixListener::bind(&slot).unwrap(), UnixListener::bind(&server).unwrap());
+    (connect(&slot), waiting, listening, Target::Unix(server.into()))
+}
+
+fn accept(server: &UnixListener) -> UnixStream {
+    let (stream, _) = server.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+#[test]
+fn each_half_ends_by_itself() {
+    let place = Place::new();
+    let (mut client, slot, server, target) = meet(&place);
+    let relay = Started::new(&slot, &target);
+    let mut served = accept(&server);
+    exchange(&mut client, &mut served, "a question");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(&mut served), "");
+    exchange(&mut served, &mut client, "an answer");
+    drop(served);
+    assert_eq!(rest(&mut client), "");
+    relay.end(1, 0);
+}
+
+/// It wrote much and was gone, the server's greeting unread; the server is slow.
+#[test]
+fn all_that_a_client_wrote_before_it_closed_arrives() {
+    const LENGTH: usize = 3_000_000;
+    let place = Place::new();
+    let (mut client, slot, server, target) = meet(&place);
+    let relay = Started::new(&slot, &target);
+    let mut served = accept(&server);
+    served.write_all(b"hello, who is it?").unwrap();
+    let writer = thread::spawn(move || client.write_all("x".repeat(LENGTH).as_bytes()).unwrap());
+    // What is left when the client has gone is on its way.
+    let mut read = 0;
+    while !writer.is_finished() {
+        read += served.read(&mut [0; 10_000]).unwrap();
+    }
+    writer.join().unwrap();
+    // It may be told by now that nobody reads it.
+    let _told = served.write_all(b"is anybody there?");
+    assert_eq!(read + read_to_reset(&mut served), LENGTH);
+    drop(served);
+    relay.end(1, 0);
+}
+
+/// How much comes before the end, or before one is told that something was left unread.
+fn read_to_reset(of: &mut UnixStream) -> usize {
+    let mut text = Vec::new();
+    if let Err(error) = of.read_to_end(&mut text) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    text.len()
+}
+
+/// connect(2) says EAGAIN, and nothing tells when to try again.
+#[test]
+fn a_queue_that_is_full_is_waited_for() {
+    let place = Place::new();
+    let (mut client, slot, server, target) = meet(&place);
+    listen(&server, Backlog::new(0).unwrap()).unwrap();
+    let before = connect(&place.path("server"));
+    let relay = Started::new(&slot, &target);
+    wait_for("the relay to take the client", || {
+        let sockets = fds(relay.pid).iter().filter(|(_, name)| name.starts_with("socket:")).count();
+        // Its slot and the two of a connection.
+        (sockets == 3).then_some(())
+    });
+    let _first = accept(&server);
+    let mut served = accept(&server);
+    exchange(&mut client, &mut served, "at last");
+    drop((before, client, served));
+    relay.end(1, 0);
+}
+
+#[test]
+fn a_path_that_leads_nowhere_ends_the_connection() {
+    let place = Place::new();
+    let (mut client, slot, _server, _) = meet(&place);
+    let relay = Started::new(&slot, &Target::Unix(place.path("nowhere").into()));
+    assert_eq!(rest(&mut client), "");
+    relay.end(0, 1);
+}
