@@ -350,7 +350,7 @@ impl World {
             Action::Steer(steering) => self.steer(*steering),
             Action::Guard { slot, on } => self.guard(*slot, *on),
             Action::Rescue { slot } => self.rescue(*slot),
-            Action::Count { generation, slot, quiet } => self.count(*generation, *slot, *quiet),
+            Action::Count { generation, slot, .. } => self.count(*generation, *slot),
             Action::Probe { generation, .. } => self.probe(*generation),
             Action::EndProbe { generation } => self.end_probe(*generation),
             Action::Sweep { signal } => {

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use socket_supervise::config::Span;
 use socket_supervise::core::{Event, GenerationId, SlotId, Steering, Traffic, limits};
 
 use super::kernel::{Health, Life};
@@ -269,7 +268,7 @@ impl World {
         }
     }
 
-    pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, _: Span) {
+    pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId) {
         let queue = *self.net.queue(slot);
         let seen = self.groups.get(&generation).map(|group| group.traffic).unwrap_or_default();
         let mut traffic = Traffic { queued: queue.waiting, handshakes: queue.handshakes, ..seen };
