@@ -254,6 +254,7 @@ impl Step<'_> {
         generation.ending = Some(Ending::new(now, signal, patience, due));
         generation.stop_begun = true;
         self.tell(Note::StopsItself { generation: id, patience });
+        self.end_probing(id);
         if matches!(self.service.phase, Phase::Swapping { new, .. } if new == id) {
             self.roll_back(format!("generation {} stops by itself", id.0));
         }

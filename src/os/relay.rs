@@ -18,12 +18,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use log::LevelFilter;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{dup2_stdin, write};
 
@@ -39,8 +38,8 @@ const WORD: &str = "_relay";
 /// An empty queue and nothing carried for so long is the end.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// One that failed stays for so long. Its end has the next one started for what is still in the queue.
-const FAILED: Duration = Duration::from_secs(1);
+/// One that failed stays for so many milliseconds. Its end has the next one started for what is still in the queue.
+const FAILED: u16 = 1_000;
 
 /// Where the connections of a slot are passed on to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +151,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
     };
     let Err(error) = result else { return Some(0) };
     log::error!("relay: {error} (supervise starts this itself; connections that wait stay in their queue)");
-    thread::sleep(FAILED);
+    // With nothing to wait for, poll(2) only takes its time.
+    let _ = poll(&mut [], FAILED);
     Some(1)
 }
 

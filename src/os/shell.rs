@@ -389,6 +389,8 @@ impl Shell {
             self.children.set_slot(generation, slot);
             self.children.start(generation, Command { list: CommandList::Start, index }, None, &self.store)
         });
+        // A slot may have a new socket.
+        self.arm();
         let event = match started {
             Ok(pid) => {
                 self.announce();
@@ -448,18 +450,15 @@ impl Shell {
     }
 
     fn reply(&mut self, client: ClientId, mut reply: Reply) {
-        if let Some(status) = &mut reply.status {
-            let slots = self.children.slots();
-            for of in &mut status.generations {
-                let slot = slots.iter().find(|(generation, _)| generation.0 == of.generation);
-                of.connections = slot.and_then(|(generation, slot)| self.connections(*generation, *slot));
-            }
+        if let Some(status) = &mut reply.status
+            && let Some(name) = self.control.as_ref().map(|control| control.socket().name().to_owned())
+        {
+            snapshot::complete(status, &name, &self.sockets, self.policy.handover, now());
+            self.complete_traffic(status);
         }
-        let Some(control) = &mut self.control else { return };
-        if let Some(status) = &mut reply.status {
-            snapshot::complete(status, control.socket().name(), &self.sockets, self.policy.handover, now());
+        if let Some(control) = &mut self.control {
+            control.reply(client, reply);
         }
-        control.reply(client, reply);
     }
 }
 

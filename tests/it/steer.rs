@@ -10,6 +10,7 @@ mod kept;
 mod kinds;
 mod namespace;
 mod overlap;
+mod queue;
 mod rude;
 mod strangers;
 mod vandals;

@@ -132,7 +132,7 @@ impl Check {
         self.no_spin(now, event, actions, wake);
         for action in actions {
             assert!(!self.exited, "Exit is not the last action");
-            self.note_slot_action(now, action, actions);
+            self.note_slot_action(now, action);
             self.note_action(now, event, action, status);
         }
         self.one_current_one_candidate(status);

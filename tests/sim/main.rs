@@ -21,9 +21,16 @@ use world::World;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 17] = [
+const SITUATIONS: [&str; 28] = [
+    "a draining one died",
+    "arrived where nobody serves",
+    "baking",
+    "canary",
     "childless",
     "connection held back",
+    "died in its bake",
+    "drain cut short",
+    "drained",
     "eight generations",
     "failed",
     "killed",
@@ -31,12 +38,16 @@ const SITUATIONS: [&str; 17] = [
     "listening",
     "old died in a swap",
     "paused",
+    "rescued",
     "rolled back",
     "second stop",
     "started by a connection",
     "stopped in a swap",
+    "stuck queue",
     "suspended",
     "swapped",
+    "the kernel does not count",
+    "third slot",
     "waiting",
     "watchdog",
 ];

@@ -4,13 +4,14 @@
 
 mod kernel;
 mod rules;
+mod slots;
 
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use socket_supervise::config::{
-    CommandPolicy, Config, ExitType, FailureMode, Handover, KillMode, Policy, Ready, Restart, Signal, Span,
-    Type,
+    Canary, CommandPolicy, Config, ExitType, FailureMode, Handover, KillMode, Policy, Ready, Restart, Signal,
+    Span, Type,
 };
 use socket_supervise::core::{Request, Setting};
 
@@ -42,7 +43,7 @@ fn policy(rng: &mut Rng) -> Policy {
     let ready = match service_type {
         Type::Notify | Type::NotifyReload => Ready::Notify,
         Type::Forking | Type::Oneshot => Ready::Exec,
-        Type::Simple | Type::Exec => pick(rng, &[Ready::Auto, Ready::Exec, Ready::Notify]),
+        Type::Simple | Type::Exec => pick(rng, &[Ready::Auto, Ready::Exec, Ready::Notify, Ready::Http]),
     };
     let secs = Span::from_secs;
     let mode = [FailureMode::Terminate, FailureMode::Abort, FailureMode::Kill];
@@ -76,14 +77,16 @@ fn policy(rng: &mut Rng) -> Policy {
         watchdog: pick(rng, &[Span::ZERO, Span::ZERO, secs(3)]),
         reload_signal: Signal::from_number(10).expect("SIGUSR1"),
         bake: pick(rng, &[Span::ZERO, secs(1), secs(5)]),
-        handover: pick(rng, &[Handover::Shared, Handover::StopFirst]),
+        drain: pick(rng, &[Span::ZERO, secs(1), secs(10)]),
+        canary: pick(rng, &[None, Some(Canary { percent: 10, span: secs(1) })]),
+        handover: pick(rng, &[Handover::Steered, Handover::StopFirst]),
         ..Config::for_units().policy
     }
 }
 
 /// One thing that a user does.
 fn act(kernel: &mut Kernel) {
-    let request = match kernel.rng.u8(..18) {
+    let request = match kernel.rng.u8(..19) {
         0..=2 => Request::Swap { wait: kernel.rng.bool() },
         3..=6 => Request::Reload,
         7 => Request::Restart,
@@ -93,6 +96,7 @@ fn act(kernel: &mut Kernel) {
         12 => Request::Status { wait_ns: Some(SECOND) },
         13 => return kernel.client_goes(),
         14 => return kernel.signal(Signal::HUP),
+        15 => return kernel.stray(),
         _ => return kernel.connect(),
     };
     kernel.request(request);
@@ -102,8 +106,9 @@ type Marks = BTreeMap<&'static str, u32>;
 
 fn live(seed: u64) -> Marks {
     let mut rng = Rng::with_seed(seed);
-    let setting =
-        Setting { holds_sockets: rng.u8(..4) > 0, steers: false, hup_ignored: false, init: rng.u8(..8) == 0 };
+    let holds_sockets = rng.u8(..4) > 0;
+    let steers = holds_sockets && rng.bool();
+    let setting = Setting { holds_sockets, steers, hup_ignored: false, init: rng.u8(..8) == 0 };
     let first = policy(&mut rng);
     let mut kernel = Kernel::new(rng.fork(), first, setting, policy);
     for _ in 0..rng.u32(5..40) {
@@ -136,7 +141,7 @@ fn stop(kernel: &mut Kernel, rng: &mut Rng) {
 }
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 21] = [
+const SITUATIONS: [&str; 25] = [
     "ExecCondition",
     "ExecReload",
     "ExecStartPost",
@@ -144,9 +149,12 @@ const SITUATIONS: [&str; 21] = [
     "ExecStop",
     "ExecStopPost",
     "adopted",
+    "arrived",
+    "asked",
     "baked",
     "broken file",
     "discarded",
+    "drained",
     "main found",
     "main nobody",
     "main not yet",
@@ -154,6 +162,7 @@ const SITUATIONS: [&str; 21] = [
     "next of oneshot",
     "not reloaded",
     "reloaded",
+    "rescued",
     "runtime over",
     "slow ExecStartPost=",
     "slow command",

@@ -107,8 +107,8 @@ impl Shell {
         let registry = self.poll.registry();
         for (index, place) in self.slots.watched.iter_mut().enumerate() {
             let Some(watched) = place else { continue };
-            let mut source = watched.fd.as_raw_fd();
-            let source = &mut SourceFd(&mut source);
+            let fd = watched.fd.as_raw_fd();
+            let source = &mut SourceFd(&fd);
             let result = match wanted.iter().position(|one| is_same(one, watched)) {
                 Some(at) => {
                     let interest = wanted.swap_remove(at).interest;
@@ -209,7 +209,10 @@ impl Shell {
     /// open file and would change under the hands of a server.
     pub(super) fn ready_slot(&mut self, slot: SlotId) -> Result<(), StartFailure> {
         self.end_relays(slot);
-        self.look_for_strangers();
+        // Before anything of ours ran, nobody can be a stranger.
+        if self.is_announced {
+            self.look_for_strangers();
+        }
         let (launcher, sockets) = match &self.staged {
             Some(staged) => (&staged.launcher, &staged.sockets),
             None => (&self.launcher, &self.sockets),
@@ -227,7 +230,6 @@ impl Shell {
                 socket::set_non_blocking(&fd, launcher.non_blocking()).map_err(failed)?;
             }
         }
-        self.arm();
         Ok(())
     }
 }

@@ -1,14 +1,15 @@
 //! What the kernel is asked about connections: how many a generation has, who else is on a port, what was lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::Shell;
 use crate::config::{Kind, Span};
-use crate::core::{Event, GenerationId, SlotId, SocketNote, Traffic};
-use crate::os::diag::{self, Diag, Handshakes, InetSocket, UnixSocket};
+use crate::core::report::Status;
+use crate::core::{Event, GenerationId, SlotId, SocketNote, Traffic, limits};
+use crate::os::diag::{self, Diag, Handshakes, InetSocket, State, UnixSocket};
 use crate::os::socket::HeldSocket;
 
 /// How soon strangers are looked for again, as long as one is there: nothing tells that it leaves, and then members of
@@ -56,10 +57,26 @@ impl Shell {
         self.queue.push_back(Event::Counted { generation, traffic: traffic.ok() });
     }
 
-    /// The connections of one generation on all sockets, for `status`.
-    pub(super) fn connections(&mut self, generation: GenerationId, slot: SlotId) -> Option<u64> {
+    /// The connections of one generation on all sockets.
+    fn connections(&mut self, generation: GenerationId, slot: SlotId) -> Option<u64> {
         let traffic = self.traffic(self.held(), generation, slot, Span::ZERO).ok()?;
         Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
+    }
+
+    /// What of a status takes asking the kernel.
+    pub(super) fn complete_traffic(&mut self, status: &mut Status) {
+        let slots = self.children.slots();
+        for of in &mut status.generations {
+            let slot = slots.iter().find(|(generation, _)| generation.0 == of.generation);
+            of.connections = slot.and_then(|(generation, slot)| self.connections(*generation, *slot));
+        }
+        for (index, of) in status.sockets.iter_mut().enumerate() {
+            let socket = self.sockets.get(index).map(|named| Rc::clone(&named.socket));
+            let unix = socket.filter(|one| matches!(one.kind, Kind::Unix | Kind::SeqPacket));
+            if let Some((queue, limit)) = unix.and_then(|socket| self.unix_queue(&socket)) {
+                (of.queue, of.backlog) = (Some(queue), Some(limit));
+            }
+        }
     }
 
     fn traffic(
@@ -122,6 +139,20 @@ impl Shell {
         let inodes = diag::inodes_of(&self.children.pids(generation)?)?;
         let is_ours = |one: &UnixSocket| one.node == Some(node) && inodes.contains(&one.inode);
         Ok(diag::unix_traffic(&sockets, is_ours))
+    }
+}
+
+/// Queues.
+impl Shell {
+    /// What waits on a listening unix socket, on all of its slots, and how much may: TCP says it of itself.
+    pub(super) fn unix_queue(&mut self, socket: &HeldSocket) -> Option<(u32, u32)> {
+        let slots = (0..limits::GENERATIONS as u8).map(SlotId);
+        let own: BTreeSet<u64> = slots.filter_map(|slot| socket.inode(slot).ok()).collect();
+        let target = socket.inode(self.slots.steering.slot).ok()?;
+        let listeners = self.questions.diag.unix().ok()?;
+        let ours = |one: &&UnixSocket| one.state == State::Listen && own.contains(&one.inode.into());
+        let limit = listeners.iter().filter(ours).find(|one| u64::from(one.inode) == target)?.wqueue;
+        Some((listeners.iter().filter(ours).map(|one| one.rqueue).sum(), limit))
     }
 }
 

@@ -206,7 +206,7 @@ impl HeldSocket {
 
     /// Of the socket of this slot, as fstat(2) and sock_diag(7) have it.
     pub fn inode(&self, slot: SlotId) -> io::Result<u64> {
-        Ok(fstat(&self.of(slot))?.st_ino)
+        Ok(fstat(self.of(slot))?.st_ino)
     }
 
     /// Of all slots there are.

@@ -12,7 +12,7 @@ use super::{assert_steered, namespace, rude, swapped};
 const CLIENTS: usize = 200;
 
 /// Not a line of it runs any more; its sockets stay.
-fn hang(pid: i32) {
+pub(super) fn hang(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
     let is_stopped = |task: std::io::Result<fs::DirEntry>| {
         let text = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;

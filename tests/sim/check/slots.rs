@@ -81,7 +81,7 @@ impl Check {
         }
     }
 
-    pub(super) fn note_slot_action(&mut self, now: u64, action: &Action, actions: &[Action]) {
+    pub(super) fn note_slot_action(&mut self, now: u64, action: &Action) {
         match action {
             Action::Spawn { generation, slot, .. } => {
                 self.a_slot_has_one_living_generation(*generation, *slot)
@@ -97,11 +97,13 @@ impl Check {
                     "what has the traffic is taken elsewhere: {slot:?}"
                 );
                 self.mark("rescued", true);
+                let here = self.slots.of.iter().filter(|(_, on)| on.slot == slot.0 && on.drains.is_some());
+                let is_stuck = here.map(|(id, _)| *id).any(|id| !self.is_leaving(id));
+                self.mark("stuck queue", is_stuck);
             }
             Action::Count { generation, slot, .. } => {
                 assert_eq!(slot.0, self.slots.slot(generation.0), "counted on another slot");
-                let kills = |action: &Action| matches!(action, Action::Kill { generation: other, .. } if other == generation);
-                self.looks_have_growing_gaps(now, *generation, actions.iter().any(kills));
+                self.looks_have_growing_gaps(now, *generation);
             }
             Action::Probe { generation, slot } => {
                 assert_eq!(slot.0, self.slots.slot(generation.0), "asked on another slot");
@@ -155,9 +157,10 @@ impl Check {
         self.mark("third slot", slot.0 == 2);
     }
 
-    /// A dump of the kernel costs time: each look is later than the one before, by 5 ms and up to 250 ms.
-    fn looks_have_growing_gaps(&mut self, now: u64, id: GenerationId, is_told_now: bool) {
-        let is_told = is_told_now || self.is_leaving(id);
+    /// A dump of the kernel costs time: each look is later than the one before, by 5 ms and up to 250 ms. When nothing is
+    /// left one more comes soon.
+    fn looks_have_growing_gaps(&mut self, now: u64, id: GenerationId) {
+        let is_told = self.is_leaving(id);
         let drain = self.policy.drain.as_nanos();
         let on = self.slots.of(id);
         let is_late = on.drains.is_some_and(|since| now >= since.saturating_add(drain));
@@ -167,14 +170,11 @@ impl Check {
             (false, false) => Stage::Drains,
         };
         let first = limits::LOOK_FIRST.as_nanos();
-        if is_told_now && on.looked == Some(now) {
-            // A wake-up that came late: the next look and the end of the drain in one step.
-            return;
-        }
         let looks = if on.stage == Some(stage) { on.looks } else { 0 };
         let gap = match stage {
             _ if looks == 0 => 0,
             Stage::Late => first,
+            Stage::Drains if on.over == 1 => first,
             Stage::Drains | Stage::Told => (first << (looks - 1).min(16)).min(limits::LOOK_LAST.as_nanos()),
         };
         let since = on.looked.map_or(u64::MAX, |looked| now - looked);

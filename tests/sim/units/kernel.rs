@@ -8,10 +8,11 @@ use socket_supervise::config::{CommandList, Policy, Signal, Type};
 use socket_supervise::core::report::Status;
 use socket_supervise::core::{
     Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Notify, Request, Reread, Scope, Sender,
-    Setting, Stage, StartFailure, Supervisor, Terminal, Time,
+    Setting, SlotId, Stage, StartFailure, Supervisor, Terminal, Time,
 };
 
 use super::rules::{Rules, Seen};
+use super::slots::Slots;
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 pub(crate) const MS: u64 = 1_000_000;
@@ -26,9 +27,11 @@ pub(crate) struct Process {
 }
 
 #[derive(Clone, Debug)]
-enum Happening {
+pub(super) enum Happening {
     Ends(GenerationId, u64, Exit),
     Says(GenerationId, Notify),
+    /// To a question of Ready=http:.
+    Replies(GenerationId, u64),
     /// MAINPID= names a process that the main one has started.
     MainChanges(GenerationId),
 }
@@ -37,6 +40,7 @@ enum Happening {
 #[derive(Clone, Debug)]
 pub(crate) struct Generation {
     pub(crate) policy: Policy,
+    pub(crate) slot: Option<SlotId>,
     pub(crate) main: Option<Process>,
     pub(crate) command: Option<(Process, Command)>,
     /// What the main process, a daemon or a command left behind.
@@ -51,8 +55,8 @@ pub(crate) struct Kernel {
     pub(crate) rng: Rng,
     core: Supervisor,
     pub(crate) now: u64,
-    answers: VecDeque<Event>,
-    queue: VecDeque<Event>,
+    pub(super) answers: VecDeque<Event>,
+    pub(super) queue: VecDeque<Event>,
     agenda: BTreeMap<(u64, u64), Happening>,
     numbers: u64,
     pub(crate) generations: BTreeMap<GenerationId, Generation>,
@@ -61,6 +65,7 @@ pub(crate) struct Kernel {
     make_policy: fn(&mut Rng) -> Policy,
     pub(crate) setting: Setting,
     watched: bool,
+    pub(crate) slots: Slots,
     sweeping: bool,
     clients: u64,
     pub(crate) ended: bool,
@@ -92,6 +97,7 @@ impl Kernel {
             make_policy,
             setting,
             watched: false,
+            slots: Slots::new(),
             sweeping: false,
             clients: 0,
             ended: false,
@@ -184,7 +190,7 @@ impl Kernel {
         self.after_step(&event, &actions, status);
     }
 
-    fn plan(&mut self, after: u64, happening: Happening) {
+    pub(super) fn plan(&mut self, after: u64, happening: Happening) {
         self.numbers += 1;
         self.agenda.insert((self.now.saturating_add(after), self.numbers), happening);
     }
@@ -198,6 +204,7 @@ impl Kernel {
         let policy = self.staged.as_ref().map_or(&self.policy, |staged| &staged.policy).clone();
         self.generations.entry(id).or_insert_with(|| Generation {
             policy,
+            slot: None,
             main: None,
             command: None,
             others: Vec::new(),
@@ -322,6 +329,7 @@ impl Kernel {
                 }
             }
             Happening::Ends(id, number, exit) => self.ends(id, number, exit),
+            Happening::Replies(id, number) => self.replies(id, number),
             Happening::MainChanges(id) => {
                 // Only a process of the server can say so, and only while there is one.
                 let generation = self.of(id);
@@ -387,7 +395,8 @@ impl Kernel {
         }
         let policy = if self.rng.bool() { (self.make_policy)(&mut self.rng) } else { self.policy.clone() };
         let holds_sockets = self.setting.holds_sockets ^ (self.rng.u8(..8) == 0);
-        let reread = Reread { policy, holds_sockets, steers: false };
+        let steers = holds_sockets && (self.setting.steers ^ (self.rng.u8(..8) == 0));
+        let reread = Reread { policy, holds_sockets, steers };
         self.staged = Some(reread.clone());
         Ok(Box::new(reread))
     }
@@ -409,23 +418,24 @@ impl Kernel {
             }
             Action::Adopt => {
                 let staged = self.staged.take().expect("Adopt or Discard once for what was read");
-                (self.policy, self.setting.holds_sockets) = (staged.policy, staged.holds_sockets);
+                self.policy = staged.policy;
+                (self.setting.holds_sockets, self.setting.steers) = (staged.holds_sockets, staged.steers);
             }
             Action::Discard => {
                 self.staged.take().expect("Adopt or Discard once for what was read");
             }
             Action::Watch { on } => self.watched = *on,
+            Action::Steer(steering) => self.slots.steering = *steering,
+            Action::Guard { slot, on } => self.guard(*slot, *on),
+            Action::Rescue { slot } => self.rescue(*slot),
+            Action::Count { generation, .. } => self.count(*generation),
+            Action::Probe { generation, .. } => self.probe(*generation),
+            Action::EndProbe { generation } => self.end_probe(*generation),
             Action::Sweep { signal } => self.sweep(*signal),
             Action::Exit(_) => self.ended = true,
             Action::Reply { .. }
             | Action::Tell(_)
             | Action::TellManager(_)
-            | Action::Steer(_)
-            | Action::Guard { .. }
-            | Action::Rescue { .. }
-            | Action::Count { .. }
-            | Action::Probe { .. }
-            | Action::EndProbe { .. }
             | Action::TellOverflows
             | Action::Suspend => {}
         }

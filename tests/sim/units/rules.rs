@@ -39,7 +39,7 @@ pub(crate) struct Seen {
     failed: bool,
     ready_said: Option<u64>,
     found: bool,
-    ready: Option<u64>,
+    pub(super) ready: Option<u64>,
     extended: u64,
     reload_signalled: Option<u64>,
     /// The last that we heard or did of a reload.
@@ -49,7 +49,7 @@ pub(crate) struct Seen {
     /// Its main process has ended well and RemainAfterExit= keeps it: systemd's state `exited`, without timers.
     remains: bool,
     /// We began to end it.
-    told: bool,
+    pub(super) told: bool,
     killed: bool,
     pub(crate) forgotten: bool,
 }
@@ -91,14 +91,14 @@ impl Rules {
         self.clients.keys().next().copied()
     }
 
-    fn mark(&mut self, what: &'static str, hit: bool) {
+    pub(super) fn mark(&mut self, what: &'static str, hit: bool) {
         if hit {
             *self.marks.entry(what).or_default() += 1;
         }
     }
 }
 
-fn role(status: &Status, role: Role) -> Option<GenerationId> {
+pub(super) fn role(status: &Status, role: Role) -> Option<GenerationId> {
     status.generations.iter().find(|entry| entry.role == role).map(|entry| GenerationId(entry.generation))
 }
 
@@ -218,6 +218,8 @@ impl Kernel {
             }
         }
         self.a_broken_file_changes_nothing(event, actions, &status);
+        self.traffic_is_where_it_belongs(&status);
+        self.nobody_is_asked_who_leaves();
         self.slow_commands_are_ended();
         self.late_starts_fail();
         self.runtime_max_is_kept();

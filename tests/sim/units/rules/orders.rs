@@ -6,8 +6,9 @@ use super::*;
 impl Kernel {
     pub(crate) fn rules_of(&mut self, event: &Event, action: &Action, after: &Status) {
         match action {
-            Action::Spawn { generation, index, slot: _ } => {
+            Action::Spawn { generation, index, slot } => {
                 self.begin(*generation);
+                self.a_slot_has_one_living_generation(*generation, *slot);
                 self.main_comes_after_what_is_before_it(*generation, *index);
             }
             Action::Run { generation, command, outcome } => {
@@ -16,15 +17,7 @@ impl Kernel {
                 assert_eq!(outcome.is_some(), is_end, "$SERVICE_RESULT is for the end");
                 self.one_command_at_a_time_in_order(*generation, *command);
                 self.each_list_has_its_time(*generation, *command);
-                let now = self.now;
-                let seen = &mut self.of(*generation).seen;
-                seen.done.insert(command.list, command.index + 1);
-                seen.last_list = Some(command.list);
-                if command.list == CommandList::Reload {
-                    seen.reload_begun = now;
-                }
-                (seen.command_since, seen.command_signalled) = (now, false);
-                self.rules.mark(command.list.key(), true);
+                self.note_run(*generation, *command);
             }
             Action::Kill { generation, signal, scope } => {
                 if *scope != Scope::Command {
@@ -48,6 +41,12 @@ impl Kernel {
                 assert!(!is_current, "discarded, but the candidate has the traffic");
                 self.rules.mark("discarded", true);
             }
+            Action::Rescue { slot } => {
+                let is_served = *slot == self.slots.steering.slot;
+                assert!(!is_served, "what has the traffic is taken elsewhere: {slot:?}");
+                self.rules.mark("rescued", true);
+            }
+            Action::Probe { generation, .. } => self.asks_only_who_gets_ready(*generation),
             Action::Watch { on } => assert!(!on || self.setting.holds_sockets, "no socket to watch"),
             Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
             Action::Exit(_) => self.ends_only_where_it_may(),
@@ -60,9 +59,7 @@ impl Kernel {
             | Action::Sweep { .. }
             | Action::Steer(_)
             | Action::Guard { .. }
-            | Action::Rescue { .. }
             | Action::Count { .. }
-            | Action::Probe { .. }
             | Action::EndProbe { .. }
             | Action::TellOverflows
             | Action::Tell(_)
@@ -293,5 +290,17 @@ impl Kernel {
         let first = self.generations.get(&GenerationId(1));
         let never_ran = first.is_some_and(|generation| generation.seen.started.is_none());
         assert!(is_asked || !self.setting.holds_sockets || never_ran, "ended without being asked to");
+    }
+
+    fn note_run(&mut self, generation: GenerationId, command: Command) {
+        let now = self.now;
+        let seen = &mut self.of(generation).seen;
+        seen.done.insert(command.list, command.index + 1);
+        seen.last_list = Some(command.list);
+        if command.list == CommandList::Reload {
+            seen.reload_begun = now;
+        }
+        (seen.command_since, seen.command_signalled) = (now, false);
+        self.rules.mark(command.list.key(), true);
     }
 }

@@ -1,0 +1,147 @@
+//! Slots in the histories of units.rs: whether there are any may change with each reading of the files. The kernel here only
+//! says what it likes of connections; where each of them goes is looked at in world.rs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use socket_supervise::config::Ready;
+use socket_supervise::core::report::{Role, State, Status};
+use socket_supervise::core::{Event, GenerationId, SlotId, Steering, Traffic, limits};
+
+use super::kernel::{Happening, Kernel, MS, SECOND};
+
+pub(crate) struct Slots {
+    pub(super) steering: Steering,
+    guarded: BTreeSet<SlotId>,
+    /// Where something waits that the shell was told of.
+    waiting: BTreeSet<SlotId>,
+    asked: BTreeMap<GenerationId, u64>,
+    questions: u64,
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        Self {
+            steering: Steering { slot: SlotId(0), canary: None },
+            guarded: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            questions: 0,
+        }
+    }
+}
+
+impl Kernel {
+    /// Something comes to a slot that nobody serves.
+    pub(super) fn stray(&mut self) {
+        let slot = SlotId(self.rng.u8(..limits::GENERATIONS as u8));
+        if self.slots.guarded.contains(&slot) && self.setting.steers {
+            self.slots.waiting.insert(slot);
+            self.queue.push_back(Event::Arrived { slot });
+            self.rules.mark("arrived", true);
+        }
+    }
+
+    pub(super) fn guard(&mut self, slot: SlotId, on: bool) {
+        if on {
+            self.slots.guarded.insert(slot)
+        } else {
+            self.slots.guarded.remove(&slot)
+        };
+        self.slots.waiting.remove(&slot);
+    }
+
+    pub(super) fn rescue(&mut self, slot: SlotId) {
+        self.slots.waiting.remove(&slot);
+    }
+
+    /// It has less and less, most of the time.
+    pub(super) fn count(&mut self, generation: GenerationId) {
+        let traffic = match self.rng.u8(..8) {
+            0 => None,
+            1 | 2 => Some(Traffic { in_flight: 1, queued: self.rng.u32(..2), ..Traffic::default() }),
+            _ => Some(Traffic::default()),
+        };
+        self.answers.push_back(Event::Counted { generation, traffic });
+        self.rules.mark("drained", traffic.is_some_and(Traffic::is_over));
+    }
+
+    pub(super) fn probe(&mut self, generation: GenerationId) {
+        self.slots.questions += 1;
+        let number = self.slots.questions;
+        self.slots.asked.insert(generation, number);
+        let after = if self.rng.u8(..4) == 0 { 10 * SECOND } else { self.rng.u64(..100 * MS) };
+        self.plan(after, Happening::Replies(generation, number));
+        self.rules.mark("asked", true);
+    }
+
+    pub(super) fn end_probe(&mut self, generation: GenerationId) {
+        assert!(self.slots.asked.remove(&generation).is_some(), "EndProbe for one that is not asked");
+    }
+
+    pub(super) fn replies(&mut self, generation: GenerationId, number: u64) {
+        if self.slots.asked.get(&generation) == Some(&number) {
+            self.slots.asked.remove(&generation);
+            let result = if self.rng.bool() { Ok(()) } else { Err("500".to_owned()) };
+            self.queue.push_back(Event::Probed { generation, result });
+        }
+    }
+}
+
+/// The rules.
+impl Kernel {
+    fn steers(&self) -> bool {
+        self.setting.steers || self.staged.as_ref().is_some_and(|staged| staged.steers)
+    }
+
+    /// Of those started where there were slots.
+    pub(super) fn a_slot_has_one_living_generation(&mut self, id: GenerationId, slot: SlotId) {
+        let steers = self.steers();
+        let others = self.generations.iter().filter(|(other, it)| **other != id && !it.seen.forgotten);
+        for (other, generation) in others {
+            assert!(!steers || generation.slot != Some(slot), "{other} and {id} share {slot:?}");
+        }
+        let generation = self.of(id);
+        assert!(generation.slot.is_none_or(|before| before == slot), "{id} changes its slot");
+        generation.slot = Some(slot);
+    }
+
+    pub(super) fn asks_only_who_gets_ready(&mut self, id: GenerationId) {
+        assert!(!self.slots.asked.contains_key(&id), "{id} is asked twice at once");
+        let generation = self.of(id);
+        let may = generation.policy.ready == Ready::Http && generation.seen.ready.is_none();
+        assert!(may && !generation.seen.told && !generation.seen.forgotten, "{id} is asked");
+    }
+
+    pub(super) fn nobody_is_asked_who_leaves(&mut self) {
+        for id in self.slots.asked.keys() {
+            let seen = &self.generations[id].seen;
+            assert!(!seen.told && !seen.forgotten, "{id} leaves and is still asked");
+        }
+    }
+
+    /// As in check/slots.rs; what a canary may do is looked at there.
+    pub(super) fn traffic_is_where_it_belongs(&self, status: &Status) {
+        let slot = |id: GenerationId| self.generations.get(&id).and_then(|generation| generation.slot);
+        // What was read may not have been told to the core yet.
+        let steers = match status.state {
+            State::Swapping => self.steers(),
+            State::Running => self.setting.steers,
+            // Where slots are new, who is being replaced may have none of them.
+            _ => false,
+        };
+        let Some(current) = status.generation.filter(|_| steers) else { return };
+        let is_all = self.slots.steering.canary.is_none();
+        let target = Some(self.slots.steering.slot);
+        let candidate = super::rules::role(status, Role::Candidate);
+        match (slot(GenerationId(current)), candidate.and_then(slot)) {
+            // Not started yet.
+            (None, _) => {}
+            (old, None) => {
+                assert!(is_all && target == old, "{current} has no traffic: {:?}", self.slots.steering)
+            }
+            (old, new) => assert!(target == old || target == new, "nobody has it: {:?}", self.slots.steering),
+        }
+        let waits = self.slots.waiting.is_empty() || status.state != State::Running;
+        assert!(waits, "what has arrived is not taken to {current}: {:?}", self.slots.waiting);
+    }
+}
