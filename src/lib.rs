@@ -101,6 +101,8 @@
 //! | what a signal to us means | `core/supervisor.rs` (and the list of signals in `os/signal.rs`) |
 //! | when a generation is ready | `core/timers.rs`, `core/swap.rs` |
 //! | swap, rollback | `core/swap.rs` |
+//! | who gets new connections, and when the old one may go | `core/slots.rs`, `core/drain.rs` |
+//! | how a connection is steered | `os/socket/group.rs` (TCP, UDP), `os/socket/nodes.rs` (AF_UNIX) |
 //! | the words of a message | `core/note.rs` |
 //! | a socket option | `config/directives/socket.rs`, `os/socket.rs` |
 //! | what the server sees at its start | `os/launch.rs`, `os/spawn/environment.rs`, `os/spawn.rs` |

@@ -41,6 +41,8 @@ pub(super) struct Look {
     gap: Span,
     /// None: the kernel did not say.
     pub(super) seen: Option<Traffic>,
+    /// What was seen last before it was told to stop.
+    told_with: Option<Traffic>,
 }
 
 impl Traffic {
@@ -90,7 +92,12 @@ impl Step<'_> {
     pub(super) fn look(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        let look = generation.look.get_or_insert(Look { next: now, gap: limits::LOOK_FIRST, seen: None });
+        let look = generation.look.get_or_insert(Look {
+            next: now,
+            gap: limits::LOOK_FIRST,
+            seen: None,
+            told_with: None,
+        });
         let due = generation.drain.as_ref().map_or(Time::NEVER, |drain| drain.due);
         if now >= due {
             look.next = now.after(limits::LOOK_FIRST);
@@ -146,6 +153,7 @@ impl Step<'_> {
         let Some(drain) = generation.drain.take() else { return };
         if let Some(look) = &mut generation.look {
             let left = look.seen.unwrap_or_default();
+            look.told_with = look.seen;
             // What the kill signal ends at once was seen before it; in the midst of an exit some fds are closed already.
             (look.next, look.gap) = (now.after(limits::FINISHES), limits::LOOK_FIRST);
             if generation.lives() {
@@ -158,7 +166,10 @@ impl Step<'_> {
         }
         self.stop_by_policy(id, Span::INFINITY);
         let text = swapped(id, GenerationId(drain.swap.to));
-        self.answer(drain.clients, &drain.swap, &Reply::done(text));
+        // What is known of the cut by now is in it.
+        let swap =
+            self.service.last_swap.clone().filter(|last| last.to == drain.swap.to).unwrap_or(drain.swap);
+        self.answer(drain.clients, &swap, &Reply::done(text));
     }
 
     /// Its main process has ended: what of its connections that cut off. One that ended by itself some time after it was
@@ -166,7 +177,15 @@ impl Step<'_> {
     pub(super) fn count_cut(&mut self, id: GenerationId, end: &End) {
         let now = self.now;
         let Some(generation) = self.service.get(id) else { return };
-        let Some(seen) = generation.look.and_then(|look| look.seen) else { return };
+        let Some(look) = generation.look else { return };
+        // Whom the signal to stop ends at once, it ended with all it had then: an exit takes its time, and what was seen
+        // in its midst is less.
+        let by_that_signal = |end: &End| {
+            let told = generation.ending.filter(|ending| !ending.killed).map(|ending| ending.signal);
+            matches!(end, End::Exited(Exit::Signal { signal, .. }) if Some(*signal) == told)
+        };
+        let seen = if by_that_signal(end) { look.told_with } else { look.seen };
+        let Some(seen) = seen else { return };
         let finished = matches!(end, End::Exited(Exit::Code(_)))
             && generation.ending.is_some_and(|ending| now >= ending.since.after(limits::FINISHES));
         let cut = if finished { 0 } else { seen.in_flight + seen.recent };

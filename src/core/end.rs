@@ -408,9 +408,7 @@ impl Step<'_> {
     /// ExecStopPost= is done; its own processes go as well.
     pub(super) fn after_stop_post(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get(id) else { return };
-        let policy = &generation.policy;
-        let leaves_all = policy.kill_mode == KillMode::Process || !policy.send_sigkill;
-        if policy.commands.stop_post.is_empty() || leaves_all {
+        if generation.policy.commands.stop_post.is_empty() || generation.leaves_all() {
             return self.finish(id);
         }
         self.kill(id);
@@ -423,6 +421,9 @@ impl Step<'_> {
             return;
         };
         let generation = self.service.generations.remove(index);
+        if generation.leaves_all() {
+            self.service.haunted.insert(generation.slot);
+        }
         self.out.push(Action::Forget { generation: id });
         match self.service.phase {
             Phase::Up { current } if current == id => self.after_end(&generation),

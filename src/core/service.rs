@@ -5,8 +5,8 @@
 //! ```text
 //!   Listening ──connection──▶ Up ◀──────── Waiting ◀──┐            Listening  no server; the next connection starts one
 //!       ▲                     │ │ ▲                   │            Up         one generation has the traffic, ready or not
-//!       └──clean exit, table──┘ │ └─rolled back─┐     │            Swapping   a candidate runs beside it: first the gate
-//!                     swap      ▼               │     │                       (new.ready is None), then the bake
+//!       └──clean exit, table──┘ │ └─rolled back─┐     │            Swapping   a candidate runs beside it: the gate (new.ready
+//!                     swap      ▼               │     │                       is None), the canary (till new.switched), the bake
 //!   Paused ◀─pause── Replacing  Swapping ───────┘     │            Replacing  the current one was told to stop; what then?
 //!      │                 │         │ ready and baked  │            Waiting    RestartSec=
 //!      └──resume──▶ Up ◀─┘         ▼                  │            Paused     stopped by `pause`
@@ -14,7 +14,8 @@
 //!                                                                  Stopping   everything ends
 //! ```
 //!
-//! Generations that a phase does not name are *draining*: they were told to stop and are only waited for.
+//! Generations that a phase does not name are *draining*: they have lost the traffic. First they finish what they have
+//! (`drain`), then they are told to stop (`ending`) and only waited for. Who has the traffic is read off the phase (slots.rs).
 //!
 //! # A generation
 //!
@@ -51,7 +52,7 @@ use super::restart::{Failure, Ledger};
 use super::{
     Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, SlotId, Steering, Time, limits,
 };
-use crate::config::{Policy, Signal, Span};
+use crate::config::{KillMode, Policy, Signal, Span};
 
 /// All state there is; the same bytes are the saved state of the core.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +69,8 @@ pub(super) struct Service {
     pub(super) slots: u8,
     pub(super) guarded: BTreeSet<SlotId>,
     pub(super) stranded: BTreeSet<SlotId>,
+    /// Where processes may be left that were left alone, as KillMode=process and SendSIGKILL=no ask.
+    pub(super) haunted: BTreeSet<SlotId>,
     /// In the order of their numbers, until nothing of them is left.
     pub(super) generations: Vec<Generation>,
     pub(super) last_id: u64,
@@ -274,6 +277,7 @@ impl Service {
             slots: limits::SLOTS_AT_FIRST,
             guarded: BTreeSet::new(),
             stranded: BTreeSet::new(),
+            haunted: BTreeSet::new(),
             generations: Vec::new(),
             last_id: 0,
             ledger: Ledger::default(),
@@ -369,6 +373,11 @@ impl Generation {
     /// Neither ended nor told to.
     pub(super) fn lives(&self) -> bool {
         self.end.is_none() && self.ending.is_none()
+    }
+
+    /// What it leaves behind is left alone.
+    pub(super) fn leaves_all(&self) -> bool {
+        self.policy.kill_mode == KillMode::Process || !self.policy.send_sigkill
     }
 
     /// Its main process is there, or one of the others if nobody knows which it is.

@@ -20,9 +20,10 @@ impl Service {
         }
         let is_free = |slot: &SlotId| !self.generations.iter().any(|generation| generation.slot == *slot);
         let traffic = self.steering.slot;
-        let others = (0..limits::GENERATIONS as u8).map(SlotId);
+        let all = || (0..limits::GENERATIONS as u8).map(SlotId);
+        let clean = all().filter(|slot| !self.haunted.contains(slot));
         // There are as many slots as generations, so one is free.
-        std::iter::once(traffic).chain(others).find(is_free).unwrap_or(traffic)
+        std::iter::once(traffic).chain(clean).chain(all()).find(is_free).unwrap_or(traffic)
     }
 
     /// Who should have the traffic now.

@@ -95,14 +95,10 @@ fn choices(world: &World, of: &mut Vec<Choice>) {
         of.extend(world.busy().map(Choice::Answers));
         of.extend(world.idle_slot().map(Choice::Stray));
     }
-    of.extend([
-        Choice::HangUp,
-        Choice::Swap,
-        Choice::Restart,
-        Choice::Pause,
-        Choice::Resume,
-        Choice::Terminate,
-    ]);
+    if !world.setting.steers {
+        of.push(Choice::HangUp);
+    }
+    of.extend([Choice::Swap, Choice::Restart, Choice::Pause, Choice::Resume, Choice::Terminate]);
 }
 
 fn make(world: &mut World, choice: Choice) {

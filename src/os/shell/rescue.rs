@@ -1,6 +1,8 @@
 //! What waits on a slot where nobody serves is taken to the one with the traffic: by the kernel, or by a relay.
 
+use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -11,6 +13,7 @@ use nix::unistd::Pid;
 use super::Shell;
 use crate::config::Kind;
 use crate::core::{SlotId, SocketNote};
+use crate::os::diag;
 use crate::os::relay::{self, Relay, Target};
 use crate::os::socket::HeldSocket;
 
@@ -74,6 +77,13 @@ impl Shell {
                 false
             }
         }
+    }
+
+    /// The sockets of the relays of a slot: they carry its label, and are no connections of its generation.
+    pub(super) fn relayed(&self, slot: SlotId) -> io::Result<HashSet<u32>> {
+        let relays = self.relays.iter().filter(|passing| passing.slot == slot);
+        let pids: Vec<Pid> = relays.map(|passing| Pid::from_raw(passing.relay.pid)).collect();
+        if pids.is_empty() { Ok(HashSet::new()) } else { diag::inodes_of(&pids) }
     }
 
     /// A generation is about to get the slot: what waits there from now on is its own.

@@ -109,6 +109,8 @@ impl Shell {
         let mut sockets = self.questions.diag.tcp(port)?;
         // Another socket of ours may have the same port at another address.
         sockets.retain(|one| socket.local_address().is_none_or(|held| one.is_at(held)));
+        let relayed = self.relayed(slot)?;
+        sockets.retain(|one| !relayed.contains(&one.inode));
         let none = Handshakes::default();
         let begun = self.questions.handshakes.get(&slot).unwrap_or(&none);
         if socket.is_labelled() && sockets.iter().all(|one| one.label.is_some()) {
@@ -134,7 +136,9 @@ impl Shell {
         let listener = sockets.iter().find(|one| u64::from(one.inode) == own);
         let Some(node) = listener.and_then(|one| one.node) else { return Ok(Traffic::default()) };
         if socket.is_steered() {
-            return Ok(diag::unix_traffic(&sockets, |one| one.node == Some(node)));
+            let relayed = self.relayed(slot)?;
+            let is_ours = |one: &UnixSocket| one.node == Some(node) && !relayed.contains(&one.inode);
+            return Ok(diag::unix_traffic(&sockets, is_ours));
         }
         let inodes = diag::inodes_of(&self.children.pids(generation)?)?;
         let is_ours = |one: &UnixSocket| one.node == Some(node) && inodes.contains(&one.inode);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use socket_supervise::config::{Ready, Signal, Span};
 use socket_supervise::core::report::{Role, State, Status};
-use socket_supervise::core::{Action, Event, GenerationId, SlotId, Steering, Time, Why, limits};
+use socket_supervise::core::{Action, Event, GenerationId, SlotId, Steering, Time, Traffic, Why, limits};
 
 use super::{Check, is_passed_on, role};
 use crate::world::Net;
@@ -68,7 +68,8 @@ impl Check {
         match event {
             Event::Counted { generation, traffic } => {
                 let on = self.slots.of(*generation);
-                let is_over = traffic.is_some_and(|traffic| traffic.is_over());
+                let left = |it: Traffic| it.in_flight + it.recent + it.queued + it.handshakes;
+                let is_over = traffic.is_some_and(|traffic| left(traffic) == 0);
                 on.over = if is_over { on.over + 1 } else { 0 };
                 self.mark("the kernel does not count", traffic.is_none());
             }
@@ -229,10 +230,18 @@ impl Check {
         after: &Status,
     ) {
         let drain = self.policy.drain.as_nanos();
-        let Some(on) = self.slots.of.get(&id).copied() else { return };
-        let Some(since) = on.drains.filter(|_| !self.is_leaving(id) && self.stops_asked == 0) else { return };
+        if self.is_leaving(id) || self.stops_asked > 0 || !self.setting.steers {
+            return;
+        }
         // Its own fault.
         let is_silent = signal == self.policy.watchdog_signal || self.seen[&id].ready.is_none();
+        let before = self.before.as_ref();
+        let candidate = before.and_then(|before| role(before, Role::Candidate));
+        let is_old = candidate.is_some() && before.and_then(|before| before.generation) == Some(id.0);
+        let is_switch = is_old && after.generation == candidate && drain > 0;
+        assert!(is_silent || !is_switch, "old_untouched_until_drained: generation {} was not drained", id.0);
+        let Some(on) = self.slots.of.get(&id).copied() else { return };
+        let Some(since) = on.drains else { return };
         let is_late = now >= since.saturating_add(drain);
         let ends = after.state == State::Stopping && after.generation.is_none();
         assert!(
