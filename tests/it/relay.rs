@@ -4,6 +4,7 @@ mod datagrams;
 mod ends;
 mod local;
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -11,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
@@ -70,6 +72,12 @@ impl Drop for Started {
             let _reaped = waitpid(Pid::from_raw(self.pid), None);
         }
     }
+}
+
+/// How long it has been on a CPU (proc_pid_schedstat(5)).
+fn on_cpu(pid: i32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -231,7 +239,7 @@ fn more_than_it_can_hold_wait_their_turn() {
     let ((slot, waiting), (server, address)) = (listener(), listener());
     let place = Place::new();
     let program = place.path("relay");
-    std::fs::write(&program, format!("#!/bin/sh\nulimit -n 40\nexec {SUPERVISE} \"$@\"\n")).unwrap();
+    fs::write(&program, format!("#!/bin/sh\nulimit -n 40\nexec {SUPERVISE} \"$@\"\n")).unwrap();
     make_executable(&program);
     let mut clients: Vec<_> = (0..100).map(|_| connect(waiting)).collect();
     serve_echo(server);
@@ -246,7 +254,7 @@ fn more_than_it_can_hold_wait_their_turn() {
 
 fn make_executable(path: &str) {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Bytes of which none is where another could be.

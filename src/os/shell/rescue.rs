@@ -51,8 +51,7 @@ impl Shell {
         }
     }
 
-    /// What waits on `fd`, which is or was this slot.
-    pub(super) fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> bool {
+    fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> bool {
         let target = match socket.kind {
             Kind::Unix => socket.path_of(self.slots.steering.slot).map(Target::Unix),
             Kind::Udp => socket.address_to_connect().map(Target::Udp),

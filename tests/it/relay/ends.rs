@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::{Shutdown as How, shutdown};
 
 use super::super::support::{fds, settled, wait_for};
-use super::{Started, Target, accept, connect, exchange, listener, pair, rest, serve_echo};
+use super::{Started, Target, accept, connect, exchange, listener, on_cpu, pair, rest, serve_echo};
 
 /// What /proc calls a socket.
 fn name_of(socket: &impl AsRawFd) -> String {
@@ -22,12 +22,6 @@ fn wait_until_it_left(relay: &Started, slot: &TcpListener) {
     wait_for("the relay to leave its slot", || {
         fds(relay.pid).iter().all(|(_, name)| *name != slot).then_some(())
     });
-}
-
-/// How long it has been on a CPU (proc_pid_schedstat(5)).
-fn on_cpu(pid: i32) -> Duration {
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
 /// It carries on what it has, takes no more, and sleeps meanwhile.
