@@ -82,10 +82,14 @@ impl Step<'_> {
         };
         generation.drain = Some(drain);
         generation.replaced = Some(now);
-        if span == Span::ZERO || !steers || !generation.lives() {
-            return self.end_drain(id);
+        let lives = generation.lives();
+        if steers && lives {
+            // Also for Drain=0: what the signal cuts off is counted before it is sent.
+            self.look(id);
         }
-        self.look(id);
+        if span == Span::ZERO || !steers || !lives {
+            self.end_drain(id);
+        }
     }
 
     /// Asks the kernel now; the next time is later, and later from time to time, but not later than Drain= is over.
@@ -115,6 +119,10 @@ impl Step<'_> {
         let slot = generation.slot;
         let Some(look) = &mut generation.look else { return };
         look.seen = traffic;
+        if generation.ending.is_some() && look.told_with.is_none() {
+            // Asked for before the signal, answered after it.
+            look.told_with = traffic;
+        }
         let (Some(drain), Some(traffic)) = (&mut generation.drain, traffic) else { return };
         if traffic.queued < drain.queued || traffic.queued == 0 {
             drain.stuck_since = now;
@@ -152,14 +160,15 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         let Some(drain) = generation.drain.take() else { return };
         if let Some(look) = &mut generation.look {
-            let left = look.seen.unwrap_or_default();
             look.told_with = look.seen;
             // What the kill signal ends at once was seen before it; in the midst of an exit some fds are closed already.
             (look.next, look.gap) = (now.after(limits::FINISHES), limits::LOOK_FIRST);
-            if generation.lives() {
+            let left = look.seen.unwrap_or_default();
+            let (is_known, lives) = (look.seen.is_some(), generation.lives());
+            if is_known && lives {
                 self.tell(SwapNote::Drained { generation: id, after: now.since(drain.since), left }.into());
             }
-            if left.is_over() {
+            if is_known && left.is_over() {
                 // Nothing is left that its end could cut off.
                 self.set_cut(id, 0, left.idle);
             }

@@ -121,9 +121,11 @@ impl fmt::Display for SocketNote {
                     Some(count) => format!("{count} connections"),
                     None => "somebody".to_owned(),
                 };
-                let how = if *relayed {
+                let how = if *relayed && count.is_some() {
                     "passed on to the server that serves, which sees us as the client (sysctl \
                      net.ipv4.tcp_migrate_req=1 keeps client addresses)"
+                } else if *relayed {
+                    "passed on to the server that serves"
                 } else {
                     "moved to the server that serves"
                 };

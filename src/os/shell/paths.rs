@@ -65,9 +65,11 @@ impl Shell {
             let address = socket.address.clone();
             for slot in checked.anew {
                 // Whoever runs there has a socket that nobody can find any more.
-                let generation = self.children.on_slot(slot);
-                let note = SocketNote::Mended { socket: address.clone(), generation, damage: Damage::Ended };
-                self.tell(&note.into());
+                if let Some(generation) = self.children.on_slot(slot) {
+                    let (generation, damage) = (Some(generation), Damage::Ended);
+                    let note = SocketNote::Mended { socket: address.clone(), generation, damage };
+                    self.tell(&note.into());
+                }
             }
             match checked.state {
                 PathState::Ours => {}

@@ -10,7 +10,7 @@ use super::Shell;
 use crate::config::{Kind, Span};
 use crate::core::report::Status;
 use crate::core::{Event, GenerationId, SlotId, SocketNote, Traffic, limits};
-use crate::os::diag::{self, Diag, Handshakes, InetSocket, State, UnixSocket};
+use crate::os::diag::{self, Diag, Handshakes, Holder, InetSocket, State, UnixSocket};
 use crate::os::socket::HeldSocket;
 
 /// How soon strangers are looked for again, as long as one is there: nothing tells that it leaves, and then members of
@@ -217,7 +217,10 @@ impl Shell {
                 log::warn!("cannot steer {}: {error}", socket.address);
             }
             for new in found.iter().filter(|one| !before.contains(&one.inode.into())) {
-                let who = diag::holder(new.inode, new.uid).to_string();
+                let who = match diag::holder(new.inode, new.uid) {
+                    Holder::Process { pid, command } => format!("pid {pid} ({command})"),
+                    Holder::Unseen { .. } | Holder::Unknown => format!("a process of uid {}", new.uid),
+                };
                 self.tell(&SocketNote::Stranger { socket: socket.address.clone(), who }.into());
             }
             if inodes.is_empty() {
