@@ -53,8 +53,8 @@ pub(super) fn canary(config: &mut Config, text: &str) -> Set {
         return Err(Problem::new(format!("{:?} is no share from 1 to 99", printable(share)), remedy));
     };
     let span = Span::parse(span)?;
-    if span.is_infinite() {
-        return Err(Problem::new("an infinite canary never becomes the server", remedy));
+    if span.is_infinite() || span == Span::ZERO {
+        return Err(Problem::new("a canary without an end, or without time, is none", remedy));
     }
     put(Some(Canary { percent, span }), &mut config.policy.canary)
 }

@@ -107,7 +107,12 @@ impl Nodes {
         })?;
         let mut nodes = Vec::new();
         for slot in (0..GENERATIONS as u8).rev().map(SlotId) {
-            let fd = local::bind_path(listener, path, slot.0 == 0).map_err(NoSlots::Bind)?;
+            let fd = local::bind_path(listener, path, slot.0 == 0).map_err(|error| match error.errno {
+                Some(libc::EMFILE) => {
+                    NoSlots::Shared("the limit of open files leaves no room for more (ulimit -n)".to_owned())
+                }
+                _ => NoSlots::Bind(error),
+            })?;
             let own = adopt(path, &hidden.of(slot)).map_err(|error| shared(&error))?;
             local::dress(listener, &own, owner).map_err(NoSlots::Bind)?;
             nodes.insert(0, Node { own, fd: Rc::new(fd), listens: false });
