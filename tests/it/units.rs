@@ -158,6 +158,25 @@ fn a_swap_binds_added_sockets_and_closes_removed_ones() {
 }
 
 #[test]
+fn what_only_one_of_two_generations_has_stays_with_it_while_the_new_one_bakes() {
+    let place = Place::new();
+    socket(&place, &["both.sock", "old.sock"]);
+    service(&place, "[X-Supervise]\nBake=1h");
+    let mut daemon =
+        Launch::units(&place, &["web.socket", "web.service"]).env("XDG_RUNTIME_DIR", &place.path("")).start();
+    daemon.wait_generation(1);
+    socket(&place, &["both.sock", "new.sock"]);
+    daemon.verb("swap --no-wait").expect(0);
+    daemon.wait_until("the new one has the traffic", |_| {
+        get_unix(&place.path("both.sock")).is_ok_and(|body| body.contains("generation 2"))
+    });
+    for (path, generation) in [("old.sock", 1), ("new.sock", 2), ("both.sock", 2)] {
+        let body = get_unix(&place.path(path)).unwrap();
+        assert_eq!(body, format!("ready generation {generation} on http\n"), "{path}");
+    }
+}
+
+#[test]
 fn a_broken_file_changes_nothing_and_the_verb_says_where_it_is_broken() {
     let place = Place::new();
     let mut daemon = web(&place, "");

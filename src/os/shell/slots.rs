@@ -193,7 +193,15 @@ impl Shell {
 impl Shell {
     pub(super) fn steer(&mut self, steering: Steering) {
         let old = std::mem::replace(&mut self.slots.steering, steering).slot;
-        for socket in self.held() {
+        // What only one of the two generations of a swap has stays with it.
+        let is_listed = |list: &[NamedSocket], one: &Rc<HeldSocket>| {
+            list.iter().any(|named| Rc::ptr_eq(&named.socket, one))
+        };
+        let is_common = |one: &Rc<HeldSocket>| match &self.staged {
+            Some(staged) => is_listed(&self.sockets, one) && is_listed(&staged.sockets, one),
+            None => true,
+        };
+        for socket in self.held().into_iter().filter(is_common) {
             if let Err(error) = socket.steer(&steering) {
                 log::warn!("cannot steer {}: {error}", socket.address);
             }
@@ -226,6 +234,10 @@ impl Shell {
             };
             let fd = socket.ready_slot(slot).map_err(failed)?;
             let is_new = !self.sockets.iter().any(|held| Rc::ptr_eq(&held.socket, &socket.socket));
+            if is_new {
+                // Nobody else has it.
+                socket.steer(&Steering { slot, canary: None }).map_err(failed)?;
+            }
             if socket.is_steered() || is_new || has_shared_with_nobody {
                 socket::set_non_blocking(&fd, launcher.non_blocking()).map_err(failed)?;
             }
