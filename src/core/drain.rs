@@ -2,48 +2,10 @@
 
 use super::note::SwapNote;
 use super::report::{LastSwap, Reply};
-use super::service::{Generation, Step};
+use super::service::{Drain, Generation, Look, Step};
 use super::swap::swapped;
 use super::{Action, ClientId, End, Exit, GenerationId, Time, Traffic, limits};
 use crate::config::Span;
-
-use serde::{Deserialize, Serialize};
-
-/// From the switch until it is told to stop.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Drain {
-    pub(super) since: Time,
-    /// When Drain= is over.
-    pub(super) due: Time,
-    /// Nothing was left when it was looked at last; a dump is not one moment, so two of them have to agree.
-    was_over: bool,
-    /// The queue as it was when it last got shorter, and since when it has not.
-    queued: u32,
-    stuck_since: Time,
-    /// When it was told last what is left, and what that was.
-    told: (Time, Traffic),
-    /// Whoever waits for the end of the swap, and what they will hear.
-    pub(super) clients: Vec<ClientId>,
-    swap: LastSwap,
-}
-
-impl Drain {
-    /// At the latest.
-    pub(super) fn end(&self) -> Time {
-        self.due.after(limits::LAST_MOMENT)
-    }
-}
-
-/// The kernel is asked for the connections of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Look {
-    pub(super) next: Time,
-    gap: Span,
-    /// None: the kernel did not say.
-    pub(super) seen: Option<Traffic>,
-    /// What was seen last before it was told to stop.
-    told_with: Option<Traffic>,
-}
 
 impl Traffic {
     /// Nothing that a kill signal could cut off.

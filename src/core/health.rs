@@ -1,21 +1,9 @@
 //! Ready=http: a generation is asked, again and again, until one answer suffices.
 
-use serde::{Deserialize, Serialize};
-
 use super::note::ReadyBy;
-use super::service::Step;
-use super::{Action, GenerationId, Time, limits};
+use super::service::{Probing, Step};
+use super::{Action, GenerationId, limits};
 use crate::config::Ready;
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Probing {
-    /// When it is asked next; while it is being asked, when that has taken too long.
-    pub(super) due: Time,
-    pub(super) is_asking: bool,
-    asked: Time,
-    /// What was wrong with the last answer.
-    pub(super) last: Option<String>,
-}
 
 impl Step<'_> {
     /// The main process runs: from now on it may answer.

@@ -44,13 +44,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::drain::{Drain, Look};
-use super::health::Probing;
 use super::note::{Note, ReadyBy};
 use super::report::{LastSwap, Reply};
 use super::restart::{Failure, Ledger};
 use super::{
-    Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, SlotId, Steering, Time, limits,
+    Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, SlotId, Steering, Time, Traffic,
+    limits,
 };
 use crate::config::{KillMode, Policy, Signal, Span};
 
@@ -220,6 +219,53 @@ pub(super) struct Reload {
     /// RELOADING=1 came; READY=1 ends it then.
     pub(super) was_said: bool,
     pub(super) clients: Vec<ClientId>,
+}
+
+/// From the switch until it is told to stop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Drain {
+    pub(super) since: Time,
+    /// When Drain= is over.
+    pub(super) due: Time,
+    /// Nothing was left when it was looked at last; a dump is not one moment, so two of them have to agree.
+    pub(super) was_over: bool,
+    /// The queue as it was when it last got shorter, and since when it has not.
+    pub(super) queued: u32,
+    pub(super) stuck_since: Time,
+    /// When it was told last what is left, and what that was.
+    pub(super) told: (Time, Traffic),
+    /// Whoever waits for the end of the swap, and what they will hear.
+    pub(super) clients: Vec<ClientId>,
+    pub(super) swap: LastSwap,
+}
+
+impl Drain {
+    /// At the latest.
+    pub(super) fn end(&self) -> Time {
+        self.due.after(limits::LAST_MOMENT)
+    }
+}
+
+/// The kernel is asked for the connections of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Look {
+    pub(super) next: Time,
+    pub(super) gap: Span,
+    /// None: the kernel did not say.
+    pub(super) seen: Option<Traffic>,
+    /// What was seen last before it was told to stop.
+    pub(super) told_with: Option<Traffic>,
+}
+
+/// Ready=http: it is asked again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Probing {
+    /// When it is asked next; while it is being asked, when that has taken too long.
+    pub(super) due: Time,
+    pub(super) is_asking: bool,
+    pub(super) asked: Time,
+    /// What was wrong with the last answer.
+    pub(super) last: Option<String>,
 }
 
 /// Told to stop: first by ExecStop=, then with `signal`. `due` is the SIGKILL ([`Time::NEVER`] as long as ExecStop= runs),
