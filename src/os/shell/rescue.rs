@@ -41,6 +41,10 @@ impl Shell {
             if queued == 0 || self.relays.iter().any(is_passing) {
                 continue;
             }
+            // A server may have steered it there with a program of its own: a relay would come back to itself.
+            if let Err(error) = socket.refresh() {
+                log::warn!("cannot steer {}: {error}", socket.address);
+            }
             let relayed = !(socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok());
             let Some(fd) = socket.slot(slot) else { continue };
             if relayed && !self.pass_on(&socket, slot, &fd) {
