@@ -3,7 +3,6 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
@@ -12,6 +11,7 @@ use super::*;
 use crate::config::Span;
 use crate::core::Traffic;
 use crate::os::sys;
+use crate::os::sys::tests::eventually;
 
 const FOREVER: Span = Span::from_secs(1_000);
 const AT_ONCE: Span = Span::from_millis(50);
@@ -43,20 +43,35 @@ fn say(from: &mut TcpStream, to: &mut TcpStream) {
     to.read_exact(&mut [0]).unwrap();
 }
 
+/// Forty connections with ever more requests, each answered at once; and what follows the last answer.
+fn answered(listener: &TcpListener, then: fn(&mut TcpStream, &mut TcpStream)) -> Vec<(TcpStream, TcpStream)> {
+    let mut pairs: Vec<_> = (0..40).map(|_| pair(listener)).collect();
+    for (requests, (client, server)) in pairs.iter_mut().enumerate() {
+        for _ in 0..=requests {
+            say(client, server);
+            say(server, client);
+        }
+        then(client, server);
+    }
+    pairs
+}
+
 fn seen(at: SocketAddr, quiet: Span) -> Traffic {
     traffic(&Diag::default().tcp(at).unwrap(), |_| true, quiet, &Handshakes::new())
 }
 
 /// Looks until it is so; what it is in the end is for the assertion.
 fn until<T>(mut look: impl FnMut() -> T, is_so: impl Fn(&T) -> bool) -> T {
-    let begun = Instant::now();
-    loop {
-        let seen = look();
-        if is_so(&seen) || begun.elapsed() > Duration::from_secs(5) {
-            return seen;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    eventually("what the kernel shows", || Some(look()).filter(|seen| is_so(seen)))
+}
+
+/// Waits until nothing was said on any connection for so long, by the kernel's own clock.
+fn silent_for(at: SocketAddr, millis: u32) {
+    let is_silent = |socket: &InetSocket| {
+        let silence = socket.activity.map(|it| it.since_sent_ms.min(it.since_received_ms));
+        socket.state == State::Listen || silence.is_none_or(|silence| silence >= millis)
+    };
+    until(|| Diag::default().tcp(at).unwrap(), |sockets| sockets.iter().all(is_silent));
 }
 
 fn becomes(at: SocketAddr, expected: Traffic) {
@@ -116,13 +131,13 @@ fn a_request_without_an_answer_is_in_flight_however_old() {
     client.write_all(b"not read").unwrap();
     assert_eq!(seen(address, AT_ONCE), in_flight(1));
     server.read_exact(&mut [0; 8]).unwrap();
-    std::thread::sleep(Duration::from_millis(150));
+    silent_for(address, 150);
     assert_eq!(seen(address, AT_ONCE), in_flight(1), "never answered");
     say(&mut server, &mut client);
     assert_eq!(seen(address, FOREVER), Traffic { recent: 1, ..Traffic::default() });
     becomes(address, idle(1));
     say(&mut client, &mut server);
-    std::thread::sleep(Duration::from_millis(150));
+    silent_for(address, 150);
     assert_eq!(seen(address, AT_ONCE), in_flight(1), "not answered again");
 }
 
@@ -130,28 +145,15 @@ fn a_request_without_an_answer_is_in_flight_however_old() {
 #[test]
 fn a_request_in_the_tick_of_the_last_answer_is_in_flight() {
     let (listener, address) = listener("127.0.0.1:0");
-    let mut pairs: Vec<_> = (0..40).map(|_| pair(&listener)).collect();
-    for (answered, (client, server)) in pairs.iter_mut().enumerate() {
-        for _ in 0..=answered {
-            say(client, server);
-            say(server, client);
-        }
-        say(client, server);
-    }
-    std::thread::sleep(Duration::from_millis(400));
+    let _pairs = answered(&listener, say);
+    silent_for(address, 400);
     assert_eq!(seen(address, AT_ONCE), in_flight(40));
 }
 
 #[test]
 fn answered_at_once_is_idle_after_a_while() {
     let (listener, address) = listener("127.0.0.1:0");
-    let mut pairs: Vec<_> = (0..40).map(|_| pair(&listener)).collect();
-    for (answered, (client, server)) in pairs.iter_mut().enumerate() {
-        for _ in 0..=answered {
-            say(client, server);
-            say(server, client);
-        }
-    }
+    let _pairs = answered(&listener, |_, _| {});
     becomes(address, idle(40));
 }
 
@@ -162,7 +164,7 @@ fn an_answer_that_the_client_does_not_read_is_in_flight() {
     say(&mut client, &mut server);
     server.set_nonblocking(true).unwrap();
     while server.write(&[0; 65536]).is_ok() {}
-    std::thread::sleep(Duration::from_millis(100));
+    silent_for(address, 100);
     assert_eq!(seen(address, AT_ONCE), in_flight(1));
 }
 
@@ -185,7 +187,7 @@ fn half_closed_by_the_client_a_request_still_wants_its_answer() {
     let (mut client, mut server) = pair(&listener);
     say(&mut client, &mut server);
     client.shutdown(Shutdown::Write).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    silent_for(address, 100);
     assert_eq!(seen(address, AT_ONCE), in_flight(1));
     say(&mut server, &mut client);
     becomes(address, idle(1));
