@@ -37,6 +37,11 @@ impl Diag {
         self.inet(libc::IPPROTO_TCP, at, inet::ALL_STATES)
     }
 
+    /// Those of them that are handshakes.
+    pub fn handshakes(&mut self, at: SocketAddr) -> io::Result<Vec<InetSocket>> {
+        self.inet(libc::IPPROTO_TCP, at, State::SynReceived.mask())
+    }
+
     /// Those of them that listen: cheap however many connections there are. Of a listener `rqueue` is how
     /// many wait to be accepted and `wqueue` how many may.
     pub fn listeners(&mut self, at: SocketAddr) -> io::Result<Vec<InetSocket>> {

@@ -23,9 +23,11 @@ pub enum SocketNote {
         socket: String,
     },
     /// Another process has joined the address by SO_REUSEPORT.
+    /// `takes`: not at the same address, where it gets nothing, but at this one, which goes before ours.
     Stranger {
         socket: String,
         who: String,
+        takes: Option<String>,
     },
     StrangerGone {
         socket: String,
@@ -109,10 +111,15 @@ impl fmt::Display for SocketNote {
                 "{socket} is somebody else's by now, and is left alone; clients do not reach us (move away what is \
                  there, then \"supervise swap\")"
             ),
-            Self::Stranger { socket, who } => write!(
+            Self::Stranger { socket, who, takes: None } => write!(
                 f,
                 "{who} has bound {socket} as well, by SO_REUSEPORT; it gets no connections (let it take the socket \
                  that is passed as LISTEN_FDS, or another port)"
+            ),
+            Self::Stranger { socket, who, takes: Some(address) } => write!(
+                f,
+                "{who} has bound {address}, and gets the connections to it, which {socket} is meant for (let it take \
+                 the socket that is passed as LISTEN_FDS, or listen on {address} as well)"
             ),
             Self::StrangerGone { socket } => write!(f, "{socket} is ours alone again"),
             Self::Rescued { socket, count, relayed } => {

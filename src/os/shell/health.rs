@@ -50,6 +50,11 @@ impl Shell {
     }
 
     fn ask(&mut self, generation: GenerationId, slot: SlotId) -> Result<(), String> {
+        if let Some(generation) = self.asking.as_ref().map(|asking| asking.generation) {
+            self.end_probe(generation);
+            let result = Err("another generation was asked meanwhile".to_owned());
+            self.queue.push_back(Event::Probed { generation, result });
+        }
         let (health, sockets) = match &self.staged {
             Some(staged) => (&staged.health, &staged.sockets),
             None => (&self.health, &self.sockets),

@@ -12,7 +12,9 @@ use super::health;
 use super::slots::Slots;
 use super::traffic::Questions;
 use super::{CONTROL, Reader, SIGNALS, Shell};
-use crate::config::{Config, Exec, Handover, Input, Instance, SocketCommands, SocketOptions, Span};
+use crate::config::{
+    Config, Exec, Handover, Input, Instance, Kind, Policy, SocketCommands, SocketOptions, Span,
+};
 use crate::core::{Note, Setting, SocketNote, Supervisor};
 use crate::os::children::Children;
 use crate::os::control::ControlSocket;
@@ -47,6 +49,7 @@ impl Shell {
         if let Some(health) = &config.health {
             health::socket_of(health, &sockets)?;
         }
+        check_canary(&config.policy, &sockets)?;
         let fd = signals.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)
@@ -115,7 +118,7 @@ impl Shell {
         for (socket, fd) in self.sockets.iter().zip(3..) {
             log::info!("listening on {} as {} (fd {fd})", socket.address, socket.name);
         }
-        for note in self.departures() {
+        for note in departures(self.policy.handover, self.sockets.iter()) {
             self.tell(&note);
         }
         if let Some(control) = &self.control {
@@ -125,25 +128,35 @@ impl Shell {
     }
 }
 
-impl Shell {
-    /// What is not as it was asked for.
-    fn departures(&self) -> Vec<Note> {
-        let somaxconn = diag::somaxconn().unwrap_or(u32::MAX);
-        let is_steered = self.policy.handover == Handover::Steered;
-        let mut notes = Vec::new();
-        for socket in &self.sockets {
-            let address = || socket.address.clone();
-            if let Some(why) = socket.why_shared().filter(|_| is_steered) {
-                notes.push(SocketNote::Shared { socket: address(), why }.into());
-            }
-            // Where nothing was asked for it is as much as the kernel has.
-            let asked = socket.backlog.filter(|backlog| *backlog < SocketOptions::new().backlog);
-            if let Some(backlog) = asked.filter(|backlog| *backlog > somaxconn) {
-                notes.push(SocketNote::BacklogCapped { socket: address(), backlog, somaxconn }.into());
-            }
+/// What is not as it was asked for.
+pub(super) fn departures<'a>(
+    handover: Handover,
+    sockets: impl Iterator<Item = &'a NamedSocket>,
+) -> Vec<Note> {
+    let somaxconn = diag::somaxconn().unwrap_or(u32::MAX);
+    let mut notes = Vec::new();
+    for socket in sockets {
+        let address = || socket.address.clone();
+        if let Some(why) = socket.why_shared().filter(|_| handover == Handover::Steered) {
+            notes.push(SocketNote::Shared { socket: address(), why }.into());
         }
-        notes
+        // Where nothing was asked for it is as much as the kernel has.
+        let asked = socket.backlog.filter(|backlog| *backlog < SocketOptions::new().backlog);
+        if let Some(backlog) = asked.filter(|backlog| *backlog > somaxconn) {
+            notes.push(SocketNote::BacklogCapped { socket: address(), backlog, somaxconn }.into());
+        }
     }
+    notes
+}
+
+/// Canary= wants a socket whose connections can be shared out.
+pub(super) fn check_canary(policy: &Policy, sockets: &[NamedSocket]) -> Result<(), String> {
+    let can = |one: &NamedSocket| one.is_steered() && matches!(one.kind, Kind::Tcp | Kind::Udp);
+    if policy.canary.is_none() || sockets.iter().any(can) {
+        return Ok(());
+    }
+    let why = sockets.iter().find_map(|one| one.why_shared()).unwrap_or_default();
+    Err(format!("Canary=: no TCP or UDP socket can be steered: {why} (leave it out)"))
 }
 
 /// The commands of [Socket], one after the other; each is waited for.

@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use super::{Launcher, Shell, Staged};
+use super::open::{check_canary, departures};
+use super::{Launcher, Shell, Staged, health};
 use crate::config::Config;
 use crate::core::{Event, Reread};
 use crate::os::launch;
@@ -30,6 +31,15 @@ impl Shell {
         let sockets =
             socket::rebind(&self.sockets, &config.listeners, &self.inherited, config.policy.handover)
                 .map_err(|error| error.to_string())?;
+        if let Some(health) = &config.health {
+            health::socket_of(health, &sockets)?;
+        }
+        check_canary(&config.policy, &sockets)?;
+        // Where the traffic is when nobody runs, it is for them as well.
+        for socket in sockets.iter().filter(|one| self.lacks(one)) {
+            let steered = socket.steer(&self.slots.steering);
+            steered.map_err(|error| format!("cannot steer {}: {error}", socket.address))?;
+        }
         let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
             .map_err(|problem| problem.to_string())?;
         self.staged = Some(Staged {
@@ -46,23 +56,29 @@ impl Shell {
     pub(super) fn adopt(&mut self) {
         let Some(staged) = self.staged.take() else { return };
         self.tell_sockets(&staged.sockets);
+        let notes = departures(staged.policy.handover, staged.sockets.iter().filter(|one| self.lacks(one)));
         (self.policy, self.launcher, self.sockets) = (staged.policy, staged.launcher, staged.sockets);
         // ExecStopPre= and ExecStopPost= of [Socket]; those of its start are past.
         self.socket_commands = staged.socket_commands;
         self.health = staged.health;
         self.store.set_max(self.poll.registry(), self.launcher.fd_store_max());
         self.arm();
+        for note in notes {
+            self.tell(&note);
+        }
+    }
+
+    fn lacks(&self, one: &NamedSocket) -> bool {
+        !self.sockets.iter().any(|held| Rc::ptr_eq(&held.socket, &one.socket))
     }
 
     /// What is held from now on, and what no longer is.
     fn tell_sockets(&self, new: &[NamedSocket]) {
-        let lacks = |list: &[NamedSocket], one: &NamedSocket| {
-            !list.iter().any(|other| Rc::ptr_eq(&other.socket, &one.socket))
-        };
-        for socket in new.iter().filter(|socket| lacks(&self.sockets, socket)) {
+        for socket in new.iter().filter(|socket| self.lacks(socket)) {
             log::info!("listening on {} as {}", socket.address, socket.name);
         }
-        for socket in self.sockets.iter().filter(|socket| lacks(new, socket)) {
+        let stays = |one: &NamedSocket| new.iter().any(|other| Rc::ptr_eq(&other.socket, &one.socket));
+        for socket in self.sockets.iter().filter(|socket| !stays(socket)) {
             log::info!("no longer listening on {} ({})", socket.address, socket.name);
         }
     }

@@ -42,7 +42,7 @@ impl Shell {
                 continue;
             }
             // A server may have steered it there with a program of its own: a relay would come back to itself.
-            if let Err(error) = socket.refresh() {
+            if let Err(error) = socket.steer(&self.slots.steering) {
                 log::warn!("cannot steer {}: {error}", socket.address);
             }
             let relayed = !(socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok());

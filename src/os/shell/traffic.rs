@@ -1,8 +1,8 @@
 //! What the kernel is asked about connections: how many a generation has, who else is on a port, what was lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ impl Shell {
         let mut begun = Handshakes::default();
         for socket in self.held().iter().filter(|socket| socket.is_steered() && socket.kind == Kind::Tcp) {
             let Some(at) = socket.local_address() else { continue };
-            match self.questions.diag.tcp(at) {
+            match self.questions.diag.handshakes(at) {
                 Ok(sockets) => begun.extend(diag::handshakes(&sockets)),
                 Err(error) => log::debug!("cannot look for handshakes of {}: {error}", socket.address),
             }
@@ -114,7 +114,9 @@ impl Shell {
         sockets.retain(|one| !relayed.contains(&one.inode));
         let none = Handshakes::default();
         let begun = self.questions.handshakes.get(&slot).unwrap_or(&none);
-        if socket.is_labelled() && sockets.iter().all(|one| one.label.is_some()) {
+        // What is left of a connection, or not one yet, shows no label in any kernel.
+        let is_whole = |one: &&InetSocket| matches!(one.state, State::Established | State::CloseWait);
+        if socket.is_labelled() && sockets.iter().filter(is_whole).all(|one| one.label.is_some()) {
             let is_ours = |one: &InetSocket| one.label == Some(slot.0);
             return Ok(diag::traffic(&sockets, is_ours, quiet, begun));
         }
@@ -185,9 +187,11 @@ impl Shell {
     }
 
     pub(super) fn look_for_strangers(&mut self) {
-        for socket in
-            self.held().into_iter().filter(|socket| socket.is_steered() && socket.kind != Kind::Unix)
-        {
+        let held: Vec<_> =
+            self.held().into_iter().filter(|one| one.is_steered() && one.kind != Kind::Unix).collect();
+        // What a swap has removed is not kept open for them.
+        self.questions.strangers.retain(|(one, _)| held.iter().any(|socket| Rc::ptr_eq(socket, one)));
+        for socket in held {
             match self.strangers_of(&socket) {
                 Ok(found) => self.set_strangers(socket, found),
                 Err(error) => log::debug!("cannot see who else has {}: {error}", socket.address),
@@ -195,15 +199,27 @@ impl Shell {
         }
     }
 
-    /// In the order of their inode numbers, which is that in which they came.
+    /// Sockets of others at the port that get, or could get, what comes to ours; in the order of their inode numbers,
+    /// which is that in which they came.
     fn strangers_of(&mut self, socket: &HeldSocket) -> io::Result<Vec<InetSocket>> {
         let Some(address) = socket.local_address() else { return Ok(Vec::new()) };
-        let mut found = match socket.kind {
-            Kind::Tcp => self.questions.diag.listeners(address)?,
-            _ => self.questions.diag.udp(address)?,
-        };
-        let own = socket.inodes()?;
-        found.retain(|one| one.local == address && one.inode != 0 && !own.contains(&u64::from(one.inode)));
+        let mut families = vec![address];
+        if socket.takes_ipv4() {
+            // A socket for IPv4 goes before one for both.
+            families.push(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
+        }
+        let mut found = Vec::new();
+        for at in families {
+            found.append(&mut match socket.kind {
+                Kind::Tcp => self.questions.diag.listeners(at)?,
+                _ => self.questions.diag.udp(at)?,
+            });
+        }
+        let mut own = HashSet::new();
+        for held in self.held() {
+            own.extend(held.inodes()?);
+        }
+        found.retain(|one| one.inode != 0 && !own.contains(&u64::from(one.inode)) && one.is_at(address));
         found.sort_by_key(|one| one.inode);
         Ok(found)
     }
@@ -213,7 +229,10 @@ impl Shell {
         let known = self.questions.strangers.iter().position(|(one, _)| Rc::ptr_eq(one, &socket));
         let before = known.map(|at| self.questions.strangers.swap_remove(at).1).unwrap_or_default();
         if inodes != before {
-            if let Err(error) = socket.set_strangers(&inodes) {
+            // Only those of the same address have a place in the group.
+            let is_member = |one: &&InetSocket| socket.local_address().is_some_and(|own| own == one.local);
+            let members: Vec<u64> = found.iter().filter(is_member).map(|one| one.inode.into()).collect();
+            if let Err(error) = socket.set_strangers(&members) {
                 log::warn!("cannot steer {}: {error}", socket.address);
             }
             for new in found.iter().filter(|one| !before.contains(&one.inode.into())) {
@@ -221,7 +240,8 @@ impl Shell {
                     Holder::Process { pid, command } => format!("pid {pid} ({command})"),
                     Holder::Unseen { .. } | Holder::Unknown => format!("a process of uid {}", new.uid),
                 };
-                self.tell(&SocketNote::Stranger { socket: socket.address.clone(), who }.into());
+                let takes = (!is_member(&new)).then(|| new.local.to_string());
+                self.tell(&SocketNote::Stranger { socket: socket.address.clone(), who, takes }.into());
             }
             if inodes.is_empty() {
                 self.tell(&SocketNote::StrangerGone { socket: socket.address.clone() }.into());

@@ -249,8 +249,9 @@ impl Group {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let canary = self.steering.canary.map(|(slot, _)| slot);
-        let others = self.order.slots().filter(|other| *other != id).count();
-        if id == self.steering.slot || Some(id) == canary || others == 0 {
+        // The kernel moves the queue to any of the others, by its hash: none but the one with the traffic may be there.
+        let is_safe = self.order.is_only([id, self.steering.slot]);
+        if id == self.steering.slot || Some(id) == canary || !is_safe {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {

@@ -28,6 +28,11 @@ impl Order {
         })
     }
 
+    /// Nobody else is a member.
+    pub(super) fn is_only(&self, slots: [SlotId; 2]) -> bool {
+        self.0.len() == slots.len() && slots.iter().all(|slot| self.index_of(*slot).is_some())
+    }
+
     pub(super) fn join(&mut self, slot: SlotId) {
         self.add(Member::Slot(slot));
     }

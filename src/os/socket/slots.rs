@@ -156,7 +156,7 @@ impl HeldSocket {
     /// where net.ipv4.tcp_migrate_req is 1, and is reset where it is 0.
     ///
     /// # Errors
-    /// InvalidInput: the slot has the traffic, or it is the only one that listens. Unsupported: all but steered TCP.
+    /// InvalidInput: the slot has the traffic, or others than these two are members. Unsupported: all but steered TCP.
     pub fn shut(&self, slot: SlotId) -> io::Result<()> {
         match &mut *self.slots.borrow_mut() {
             Slots::One { .. } | Slots::Nodes(_) => Err(io::ErrorKind::Unsupported.into()),
@@ -231,18 +231,23 @@ impl HeldSocket {
         if self.asked.options.device.as_deref().is_some_and(|device| device != "lo") {
             return None;
         }
-        let fd = self.first();
         let mut address = self.local_address()?;
         if address.ip().is_unspecified() {
             // A host may have [::] and no ::1.
-            let takes_v4 = address.is_ipv4() || !getsockopt(&fd, sockopt::Ipv6V6Only).ok()?;
-            address.set_ip(if takes_v4 {
+            address.set_ip(if address.is_ipv4() || self.takes_ipv4() {
                 IpAddr::from(Ipv4Addr::LOCALHOST)
             } else {
                 Ipv6Addr::LOCALHOST.into()
             });
         }
         Some(address)
+    }
+
+    /// `[::]` with IPv4 included.
+    pub fn takes_ipv4(&self) -> bool {
+        let is_wildcard = |address: SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
+        self.local_address().is_some_and(is_wildcard)
+            && getsockopt(&self.first(), sockopt::Ipv6V6Only).is_ok_and(|only| !only)
     }
 
     /// getsockname(2); None for AF_UNIX.
