@@ -25,7 +25,8 @@ impl Step<'_> {
         generation.has_run = true;
         generation.command = Some(Running { command, due: now.after(timeout), is_over: false });
         let outcome = is_end.then(|| generation.outcome());
-        self.out.push(Action::Run { generation: id, command, outcome });
+        let slot = generation.slot;
+        self.out.push(Action::Run { generation: id, command, outcome, slot });
     }
 
     fn list_done(&mut self, id: GenerationId, list: CommandList) {

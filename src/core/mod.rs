@@ -62,6 +62,8 @@ pub mod limits {
     pub const LAST_MOMENT: Span = Span::from_millis(100);
     /// Whoever takes longer than this to exit after the kill signal finishes what it has.
     pub const FINISHES: Span = Span::from_millis(50);
+    /// When a rescue that could not be begun is tried again.
+    pub const RESCUE_AGAIN: Span = Span::from_secs(1);
     /// Ready=http: how often, and how long one answer may take.
     pub const PROBE_GAP: Span = Span::from_millis(100);
     pub const PROBE: Span = Span::from_secs(2);
@@ -249,6 +251,19 @@ pub enum Event {
     Arrived {
         slot: SlotId,
     },
+    /// [`Action::Steer`] could not be carried out for some socket; a sentence.
+    SteerFailed {
+        why: String,
+    },
+    /// [`Action::Rescue`] could not be begun for some socket.
+    RescueFailed {
+        slot: SlotId,
+    },
+    /// Whoever runs on this slot can accept nothing from this socket any more, ever (its address).
+    SocketLost {
+        slot: SlotId,
+        socket: String,
+    },
     /// Answers [`Action::Count`]. None: the kernel does not say.
     Counted {
         generation: GenerationId,
@@ -355,6 +370,7 @@ pub enum Action {
         generation: GenerationId,
         command: Command,
         outcome: Option<Outcome>,
+        slot: SlotId,
     },
     /// The main process has gone to the background (Type=forking): find the one that is it now. Answered by
     /// `MainSought`.

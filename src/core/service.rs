@@ -68,6 +68,8 @@ pub(super) struct Service {
     pub(super) slots: u8,
     pub(super) guarded: BTreeSet<SlotId>,
     pub(super) stranded: BTreeSet<SlotId>,
+    /// When a rescue is tried again that could not be begun.
+    pub(super) rescue_due: Option<Time>,
     /// Where processes may be left that were left alone, as KillMode=process and SendSIGKILL=no ask.
     pub(super) haunted: BTreeSet<SlotId>,
     /// In the order of their numbers, until nothing of them is left.
@@ -323,6 +325,7 @@ impl Service {
             slots: limits::SLOTS_AT_FIRST,
             guarded: BTreeSet::new(),
             stranded: BTreeSet::new(),
+            rescue_due: None,
             haunted: BTreeSet::new(),
             generations: Vec::new(),
             last_id: 0,

@@ -4,6 +4,8 @@
 //! accepts only from its own. Nothing here is remembered twice: who should have the traffic, and which slots nobody
 //! serves, is read off the phase after every step ([`Step::settle_slots`]) and ordered where it has changed.
 
+use super::note::SocketNote;
+use super::restart::Failure;
 use super::service::{Generation, Phase, Service, Step};
 use super::{Action, GenerationId, SlotId, Steering, limits};
 
@@ -89,7 +91,7 @@ impl Step<'_> {
                 self.out.push(Action::Guard { slot, on });
             }
         }
-        if self.service.target_serves() {
+        if self.service.target_serves() && self.service.rescue_due.is_none() {
             for slot in std::mem::take(&mut self.service.stranded) {
                 if self.service.guarded.contains(&slot) {
                     self.out.push(Action::Rescue { slot });
@@ -104,5 +106,38 @@ impl Step<'_> {
             self.service.stranded.insert(slot);
             self.on_connected();
         }
+    }
+
+    /// What is lost without the traffic is lost before the old one is touched: a candidate that cannot get it is not taken.
+    pub(super) fn on_steer_failed(&mut self, why: String) {
+        match self.service.phase {
+            Phase::Swapping { new, .. } if self.service.get(new).is_some_and(|new| new.ready.is_some()) => {
+                self.roll_back(format!("generation {} cannot get the traffic: {why}", new.0));
+            }
+            Phase::Swapping { .. }
+            | Phase::Up { .. }
+            | Phase::Listening { .. }
+            | Phase::Replacing { .. }
+            | Phase::Waiting { .. }
+            | Phase::Paused
+            | Phase::Failed
+            | Phase::Stopping { .. } => self.tell(SocketNote::NotSteered { why }.into()),
+        }
+    }
+
+    pub(super) fn on_rescue_failed(&mut self, slot: SlotId) {
+        self.service.stranded.insert(slot);
+        self.service.rescue_due = Some(self.now.after(limits::RESCUE_AGAIN));
+    }
+
+    /// A server that cannot accept any more has failed; one that only finishes what it has does not need to.
+    pub(super) fn on_socket_lost(&mut self, slot: SlotId, socket: &str) {
+        let serves = |generation: &&Generation| {
+            generation.slot == slot && generation.lives() && generation.drain.is_none()
+        };
+        let Some(generation) = self.service.generations.iter().find(serves) else { return };
+        let (id, signal) = (generation.id, generation.policy.kill_signal);
+        let reason = format!("generation {} can accept nothing on {socket} any more", id.0);
+        self.fail_generation(id, Failure::Protocol, reason, signal);
     }
 }

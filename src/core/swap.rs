@@ -87,10 +87,7 @@ impl Step<'_> {
             self.service.manager_told = true;
             self.out.push(Action::TellManager(Manager::Ready));
         }
-        // Also where nothing changes: what the server did to its socket until now is undone.
-        if self.service.steers() {
-            self.out.push(Action::Steer(self.service.steering));
-        }
+        let before = self.service.steering;
         match self.service.phase {
             Phase::Swapping { new, .. } if new == id => match canary.filter(|_| self.service.steers()) {
                 Some(canary) => self.tell(SwapNote::Canary { to: id, canary }.into()),
@@ -106,6 +103,10 @@ impl Step<'_> {
             | Phase::Failed
             | Phase::Stopping { .. } => {}
         }
+        if self.service.steers() && self.service.steering == before {
+            // Nothing changes, but what the server did to its socket until now is undone.
+            self.out.push(Action::Steer(before));
+        }
     }
 
     /// The candidate gets all of the traffic; the old one stays as it is until the bake is over.
@@ -114,10 +115,9 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id).filter(|_| new == id) else { return };
         generation.switched = Some(self.now);
         let bake = generation.policy.bake;
+        // Also without a bake the old one stays until this is known to have worked.
         self.settle_steering();
-        if bake == Span::ZERO {
-            self.promote();
-        } else {
+        if bake != Span::ZERO {
             self.tell(SwapNote::Baking { from: old, to: id, span: bake }.into());
         }
     }

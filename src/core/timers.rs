@@ -24,6 +24,8 @@ pub enum Why {
     CanaryOver(GenerationId),
     /// When the old generation has been kept long enough beside the new one.
     BakeOver(GenerationId),
+    /// When what waits where nobody serves is taken elsewhere, which failed before.
+    Rescue,
     /// When the connections of a generation that finishes are counted again.
     Look(GenerationId),
     /// When an old generation is told to stop, finished or not.
@@ -63,6 +65,7 @@ impl fmt::Display for Why {
             }
             Self::Probe(g) => write!(f, "generation {} is asked whether it is ready", g.0),
             Self::CanaryOver(g) => write!(f, "generation {} gets all new connections", g.0),
+            Self::Rescue => write!(f, "connections that wait where nobody serves are taken elsewhere"),
             Self::Look(g) => write!(f, "the connections of generation {} are counted", g.0),
             Self::DrainOver(g) => write!(f, "generation {} is told to stop, finished or not", g.0),
             Self::BakeOver(g) => write!(f, "generation {} has the traffic for good", g.0),
@@ -119,6 +122,7 @@ fn deadlines(service: &Service) -> Vec<(Time, Why)> {
         | Phase::Paused
         | Phase::Failed => {}
     }
+    due.extend(service.rescue_due.map(|time| (time, Why::Rescue)));
     due.extend(service.clients.status.iter().map(|(client, until)| (*until, Why::StatusWait(*client))));
     due.retain(|(time, _)| *time != Time::NEVER);
     due

@@ -86,6 +86,7 @@ impl Children {
         &mut self,
         generation: GenerationId,
         launcher: &Rc<Launcher>,
+        slot: SlotId,
         watch: impl FnOnce(&NotifySocket) -> io::Result<()>,
     ) -> Result<(), StartFailure> {
         if self.generations.contains_key(&generation) {
@@ -106,7 +107,7 @@ impl Children {
             notify,
             notify_access: launcher.notify_access(),
             uid: getuid().as_raw(),
-            slot: SlotId(0),
+            slot,
             leaders: Vec::new(),
             main: None,
             adopted: None,
@@ -367,13 +368,6 @@ impl Children {
     pub fn on_slot(&self, slot: SlotId) -> Option<GenerationId> {
         let mut living = self.generations.iter().rev();
         living.find(|(_, running)| running.slot == slot).map(|(generation, _)| *generation)
-    }
-
-    /// What it gets from now on.
-    pub fn set_slot(&mut self, generation: GenerationId, slot: SlotId) {
-        if let Some(running) = self.generations.get_mut(&generation) {
-            running.slot = slot;
-        }
     }
 
     pub fn slots(&self) -> Vec<(GenerationId, SlotId)> {

@@ -332,7 +332,9 @@ impl Shell {
     fn apply(&mut self, action: Action) {
         match action {
             Action::Spawn { generation, index, slot } => self.spawn(generation, index, slot),
-            Action::Run { generation, command, outcome } => self.run(generation, command, outcome),
+            Action::Run { generation, command, outcome, slot } => {
+                self.run(generation, command, outcome, slot);
+            }
             Action::FindMain { generation } => {
                 let found = self.children.find_main(generation);
                 self.watch_main(generation);
@@ -385,8 +387,7 @@ impl Shell {
     }
 
     fn spawn(&mut self, generation: GenerationId, index: usize, slot: SlotId) {
-        let started = self.admit(generation).and_then(|()| self.ready_slot(slot)).and_then(|()| {
-            self.children.set_slot(generation, slot);
+        let started = self.admit(generation, slot).and_then(|()| self.ready_slot(slot)).and_then(|()| {
             self.children.start(generation, Command { list: CommandList::Start, index }, None, &self.store)
         });
         // A slot may have a new socket.
@@ -401,9 +402,9 @@ impl Shell {
         self.queue.push_back(event);
     }
 
-    fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<Outcome>) {
+    fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<Outcome>, slot: SlotId) {
         let started = self
-            .admit(generation)
+            .admit(generation, slot)
             .and_then(|()| self.children.start(generation, command, outcome, &self.store));
         match started {
             Ok(_pid) => self.announce(),
@@ -413,10 +414,10 @@ impl Shell {
         }
     }
 
-    fn admit(&mut self, generation: GenerationId) -> Result<(), StartFailure> {
+    fn admit(&mut self, generation: GenerationId, slot: SlotId) -> Result<(), StartFailure> {
         let launcher = self.staged.as_ref().map_or(&self.launcher, |staged| &staged.launcher);
         let registry = self.poll.registry();
-        self.children.admit(generation, launcher, |notify| {
+        self.children.admit(generation, launcher, slot, |notify| {
             let token = notify_token(generation);
             registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
         })
@@ -432,8 +433,10 @@ impl Shell {
 
     fn sweep(&mut self, signal: Signal) {
         self.is_sweeping = true;
+        self.kill_relays();
         match reap::sweep(signal) {
-            Ok(0) => {}
+            // Relays, which are gone in a moment.
+            Ok(count) if count <= self.relays.len() => {}
             Ok(count) => log::info!("{count} processes are left over; sent {signal}"),
             Err(error) => log::warn!("cannot look for processes left over: {error}"),
         }

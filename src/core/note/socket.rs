@@ -12,6 +12,8 @@ pub enum SocketNote {
         socket: String,
         why: String,
     },
+    /// New connections may go where they should not.
+    NotSteered { why: String },
     /// None: nobody runs on that slot.
     Mended {
         socket: String,
@@ -56,7 +58,8 @@ pub enum SocketNote {
 pub enum Damage {
     /// shutdown(2) or connect(2) on TCP: it listens again, for the server as well.
     Shutdown,
-    /// shutdown(2) on a unix socket, which is for good: the next generation gets a new one.
+    /// shutdown(2) on a unix socket or the removal of all its links, which is for good: the next generation gets a new
+    /// one.
     Ended,
     /// unlink(2) of the path.
     Unlinked,
@@ -71,6 +74,7 @@ impl SocketNote {
             Self::Mended { .. }
             | Self::PathTaken { .. }
             | Self::Stranger { .. }
+            | Self::NotSteered { .. }
             | Self::Rescued { relayed: true, .. }
             | Self::Overflowed { .. }
             | Self::BacklogCapped { .. } => log::Level::Warn,
@@ -95,8 +99,8 @@ impl fmt::Display for SocketNote {
                     }
                     Damage::Ended => write!(
                         f,
-                        "{who} has lost {socket} for good; connections wait in a new one for the next \
-                         generation (\"supervise restart\" or \"supervise swap\" starts it)"
+                        "{who} has shut {socket} down or removed all its links; connections wait in a new one, \
+                         which only the next generation gets"
                     ),
                     Damage::Unlinked => {
                         write!(
@@ -106,6 +110,11 @@ impl fmt::Display for SocketNote {
                     }
                 }
             }
+            Self::NotSteered { why } => write!(
+                f,
+                "connections cannot be steered as they should: {why}; some may wait where nobody serves (\"supervise \
+                 restart\" gives the server new sockets)"
+            ),
             Self::PathTaken { socket } => write!(
                 f,
                 "{socket} is somebody else's by now, and is left alone; clients do not reach us (move away what is \

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 
 use super::{PATHS, Shell};
-use crate::core::{Damage, SocketNote};
+use crate::core::{Damage, Event, SocketNote};
 use crate::os::socket::{PathState, WATCH};
 
 impl Shell {
@@ -69,6 +69,7 @@ impl Shell {
                     let (generation, damage) = (Some(generation), Damage::Ended);
                     let note = SocketNote::Mended { socket: address.clone(), generation, damage };
                     self.tell(&note.into());
+                    self.queue.push_back(Event::SocketLost { slot, socket: address.clone() });
                 }
             }
             match checked.state {
@@ -86,5 +87,6 @@ impl Shell {
             }
         }
         self.arm();
+        self.dispatch();
     }
 }

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::Shell;
 use crate::config::Kind;
-use crate::core::{SlotId, SocketNote};
+use crate::core::{Event, SlotId, SocketNote};
 use crate::os::diag;
 use crate::os::relay::{self, Relay, Target};
 use crate::os::socket::HeldSocket;
@@ -41,13 +41,18 @@ impl Shell {
             if queued == 0 || self.relays.iter().any(is_passing) {
                 continue;
             }
-            // A server may have steered it there with a program of its own: a relay would come back to itself.
+            // A server may have steered it there, with a program of its own or by leaving the group and coming back: a
+            // relay would come back to itself.
             if let Err(error) = socket.steer(&self.slots.steering) {
                 log::warn!("cannot steer {}: {error}", socket.address);
+            }
+            if let Err(error) = socket.verify(slot) {
+                log::warn!("{}: cannot tell which slot gets connections: {error}", socket.address);
             }
             let relayed = !(socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok());
             let Some(fd) = socket.slot(slot) else { continue };
             if relayed && !self.pass_on(&socket, slot, &fd) {
+                self.queue.push_back(Event::RescueFailed { slot });
                 continue;
             }
             let count = (socket.kind == Kind::Tcp).then_some(queued);
@@ -106,6 +111,15 @@ impl Shell {
             // Not reaped yet, so the number is still its own.
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGTERM) {
                 log::debug!("cannot tell the relay {}: {errno}", passing.relay.pid);
+            }
+        }
+    }
+
+    /// No server is left that they could pass anything on to.
+    pub(super) fn kill_relays(&self) {
+        for passing in &self.relays {
+            if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGKILL) {
+                log::debug!("cannot end the relay {}: {errno}", passing.relay.pid);
             }
         }
     }

@@ -201,10 +201,14 @@ impl Shell {
             Some(staged) => is_listed(&self.sockets, one) && is_listed(&staged.sockets, one),
             None => true,
         };
-        for socket in self.held().into_iter().filter(is_common) {
-            if let Err(error) = socket.steer(&steering) {
-                log::warn!("cannot steer {}: {error}", socket.address);
-            }
+        let failed: Vec<String> = self
+            .held()
+            .into_iter()
+            .filter(is_common)
+            .filter_map(|socket| Some(format!("{}: {}", socket.address, socket.steer(&steering).err()?)))
+            .collect();
+        if !failed.is_empty() {
+            self.queue.push_back(Event::SteerFailed { why: failed.join(", ") });
         }
         if old != steering.slot {
             self.remember_handshakes(old);
@@ -270,7 +274,10 @@ impl Shell {
                 let damage = if is_new { Damage::Ended } else { Damage::Shutdown };
                 let generation = self.children.on_slot(slot);
                 let socket = socket.address.clone();
-                self.tell(&SocketNote::Mended { socket, generation, damage }.into());
+                self.tell(&SocketNote::Mended { socket: socket.clone(), generation, damage }.into());
+                if is_new {
+                    self.queue.push_back(Event::SocketLost { slot, socket });
+                }
                 self.arm();
             }
             Err(error) => log::warn!("{} was shut down and cannot be mended: {error}", socket.address),

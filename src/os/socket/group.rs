@@ -12,12 +12,15 @@
 //!   program is attached anew. UDP stays in, whatever a server does, but for connect(2).
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{
+    Shutdown, SockaddrStorage, connect, getpeername, getsockopt, setsockopt, shutdown, sockopt,
+};
 
 use super::inet::{Failure, Plan, errno_of};
 use super::order::Order;
@@ -27,6 +30,9 @@ use super::slots::{Probe, Slots};
 use crate::core::limits::GENERATIONS;
 use crate::core::{SlotId, Steering};
 use crate::os::sys;
+
+/// So many connections in a row that land where they should not: others may come there late by themselves.
+const PROOF: usize = 3;
 
 const FIRST: Steering = Steering { slot: SlotId(0), canary: None };
 
@@ -187,9 +193,12 @@ impl Group {
         self.slots.get(usize::from(slot.0))?.as_ref()
     }
 
-    /// UDP always does.
+    /// It is in the group: UDP until a server connects it, which takes it out for good.
     fn listens(&self, fd: &OwnedFd) -> io::Result<bool> {
-        Ok(self.plan.is_udp() || getsockopt(fd, sockopt::AcceptConn)?)
+        if !self.plan.is_udp() {
+            return Ok(getsockopt(fd, sockopt::AcceptConn)?);
+        }
+        Ok(getpeername::<SockaddrStorage>(fd.as_raw_fd()) == Err(Errno::ENOTCONN))
     }
 }
 
@@ -242,6 +251,21 @@ impl Group {
         }
         self.rejoin(id, &fd)?;
         Ok(true)
+    }
+
+    /// Something has come to a slot without the traffic. A server may have shut its slot down and brought it back before
+    /// anybody saw it: then members have changed places. Connections of our own tell, all of which end up there.
+    pub(super) fn verify(&mut self, suspect: SlotId, at: SocketAddr) -> io::Result<()> {
+        let Some(fd) = self.slot(suspect).filter(|_| suspect != self.steering.slot) else { return Ok(()) };
+        for _ in 0..PROOF {
+            let before = sys::tcp_listen_queue(&fd)?.0;
+            connect_and_reset(at)?;
+            if sys::tcp_listen_queue(&fd)?.0 <= before {
+                return Ok(());
+            }
+        }
+        self.order.exchange(suspect, self.steering.slot);
+        self.attach()
     }
 
     pub(super) fn shut(&mut self, id: SlotId) -> io::Result<()> {
@@ -302,10 +326,13 @@ impl Group {
         }
     }
 
-    /// After shutdown(2), which is for ever on UDP.
+    /// After shutdown(2) or connect(2), which are for ever on UDP.
     fn is_spoiled(&self, fd: &OwnedFd) -> io::Result<bool> {
         if !self.plan.is_udp() {
             return Ok(false);
+        }
+        if !self.listens(fd)? {
+            return Ok(true);
         }
         let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
         poll(&mut fds, PollTimeout::ZERO)?;
@@ -349,9 +376,20 @@ impl Group {
         usable.map(|(id, slot)| (id, Rc::clone(&slot.fd))).collect()
     }
 
-    /// The program as it is to be now. While nobody of ours listens there is nothing to attach it to: the next that does
-    /// brings it.
-    fn attach(&self) -> io::Result<()> {
+    /// The program as it is to be now. Where servers have locked every slot (SO_LOCK_FILTER), it comes by a new one.
+    fn attach(&mut self) -> io::Result<()> {
+        match self.attach_through_ours() {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                let is_free = |id: &SlotId| self.get(*id).is_none();
+                let free = (0..GENERATIONS as u8).rev().map(SlotId).find(is_free);
+                free.map_or(Err(error), |id| self.place(id).map(|_| ()))
+            }
+            result => result,
+        }
+    }
+
+    /// While nobody of ours listens there is nothing to attach it to: the next that does brings it.
+    fn attach_through_ours(&self) -> io::Result<()> {
         let program = self.program();
         let mut refused = Ok(());
         for id in self.order.slots() {
@@ -378,6 +416,18 @@ impl Group {
             Some(Probed { source_port, index: self.order.index_of(slot)? })
         });
         program(index, canary, probe)
+    }
+}
+
+/// A client that says nothing: on this host the handshake is over when connect(2) returns.
+fn connect_and_reset(at: SocketAddr) -> io::Result<()> {
+    let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let client = sys::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+    // No TIME_WAIT of ours stays behind.
+    setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    match connect(client.as_raw_fd(), &SockaddrStorage::from(at)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -33,6 +33,13 @@ impl Order {
         self.0.len() == slots.len() && slots.iter().all(|slot| self.index_of(*slot).is_some())
     }
 
+    /// Each is where the other was.
+    pub(super) fn exchange(&mut self, one: SlotId, other: SlotId) {
+        if let (Some(one), Some(other)) = (self.find(Member::Slot(one)), self.find(Member::Slot(other))) {
+            self.0.swap(one, other);
+        }
+    }
+
     pub(super) fn join(&mut self, slot: SlotId) {
         self.add(Member::Slot(slot));
     }

@@ -152,6 +152,16 @@ impl HeldSocket {
         }
     }
 
+    /// Something has come to a slot without the traffic: whether connections go where they should, and mended if not. TCP
+    /// alone, whose members a server can move.
+    pub fn verify(&self, suspect: SlotId) -> io::Result<()> {
+        let Some(at) = self.address_to_connect().filter(|_| self.kind == Kind::Tcp) else { return Ok(()) };
+        match &mut *self.slots.borrow_mut() {
+            Slots::Group(group) => group.verify(suspect, at),
+            Slots::Nodes(_) | Slots::One { .. } => Ok(()),
+        }
+    }
+
     /// shutdown(2) of a slot that has not the traffic, until [`Self::ready_slot`]: what waits there goes to the others
     /// where net.ipv4.tcp_migrate_req is 1, and is reset where it is 0.
     ///
