@@ -235,6 +235,9 @@ impl Check {
             | Event::MainChanged { .. }
             | Event::MainSought { .. }
             | Event::Arrived { .. }
+            | Event::SteerFailed { .. }
+            | Event::RescueFailed { .. }
+            | Event::SocketLost { .. }
             | Event::Counted { .. }
             | Event::Probed { .. }
             | Event::Reread { .. } => {}

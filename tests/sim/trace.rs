@@ -86,6 +86,9 @@ fn event_text(event: &Event) -> String {
         | Event::CommandEnded { .. }
         | Event::MainChanged { .. }
         | Event::Arrived { .. }
+        | Event::SteerFailed { .. }
+        | Event::RescueFailed { .. }
+        | Event::SocketLost { .. }
         | Event::Counted { .. }
         | Event::Probed { .. }
         | Event::MainSought { .. } => format!("{event:?}"),

@@ -161,6 +161,9 @@ impl Kernel {
             | Event::Reread { .. }
             | Event::Connected
             | Event::Arrived { .. }
+            | Event::SteerFailed { .. }
+            | Event::RescueFailed { .. }
+            | Event::SocketLost { .. }
             | Event::Counted { .. }
             | Event::Probed { .. }
             | Event::Childless

@@ -11,7 +11,7 @@ impl Kernel {
                 self.a_slot_has_one_living_generation(*generation, *slot);
                 self.main_comes_after_what_is_before_it(*generation, *index);
             }
-            Action::Run { generation, command, outcome } => {
+            Action::Run { generation, command, outcome, .. } => {
                 self.begin(*generation);
                 let is_end = matches!(command.list, CommandList::Stop | CommandList::StopPost);
                 assert_eq!(outcome.is_some(), is_end, "$SERVICE_RESULT is for the end");
