@@ -13,7 +13,9 @@ pub enum SocketNote {
         why: String,
     },
     /// New connections may go where they should not.
-    NotSteered { why: String },
+    NotSteered {
+        why: String,
+    },
     /// None: nobody runs on that slot.
     Mended {
         socket: String,
@@ -88,28 +90,7 @@ impl fmt::Display for SocketNote {
             Self::Shared { socket, why } => {
                 write!(f, "{socket} is shared by old and new during a swap, not steered: {why}")
             }
-            Self::Mended { socket, generation, damage } => {
-                let who = generation.map_or_else(|| "a process that is gone".to_owned(), |id| id.to_string());
-                match damage {
-                    Damage::Shutdown => {
-                        write!(
-                            f,
-                            "{who} has shut {socket} down; it listens again (the server must not do that)"
-                        )
-                    }
-                    Damage::Ended => write!(
-                        f,
-                        "{who} has shut {socket} down or removed all its links; connections wait in a new one, \
-                         which only the next generation gets"
-                    ),
-                    Damage::Unlinked => {
-                        write!(
-                            f,
-                            "somebody has removed {socket}; it is there again (the server must not do that)"
-                        )
-                    }
-                }
-            }
+            Self::Mended { socket, generation, damage } => mended(f, socket, *generation, *damage),
             Self::NotSteered { why } => write!(
                 f,
                 "connections cannot be steered as they should: {why}; some may wait where nobody serves (\"supervise \
@@ -135,7 +116,7 @@ impl fmt::Display for SocketNote {
                 let what = match count {
                     Some(1) => "1 connection".to_owned(),
                     Some(count) => format!("{count} connections"),
-                    None => "somebody".to_owned(),
+                    None => "connections or datagrams".to_owned(),
                 };
                 let how = if *relayed && count.is_some() {
                     "passed on to the server that serves, which sees us as the client (sysctl \
@@ -145,7 +126,7 @@ impl fmt::Display for SocketNote {
                 } else {
                     "moved to the server that serves"
                 };
-                write!(f, "{socket}: {what} waited where nobody serves any more: {how}")
+                write!(f, "{socket}: {what} waited where no server takes them: {how}")
             }
             Self::Overflowed { count } => write!(
                 f,
@@ -157,6 +138,28 @@ impl fmt::Display for SocketNote {
                 "{socket}: Backlog={backlog} is cut to net.core.somaxconn, {somaxconn} (sysctl -w \
                  net.core.somaxconn={backlog} allows it)"
             ),
+        }
+    }
+}
+
+fn mended(
+    f: &mut fmt::Formatter<'_>,
+    socket: &str,
+    generation: Option<GenerationId>,
+    damage: Damage,
+) -> fmt::Result {
+    let who = generation.map_or_else(|| "a process that is gone".to_owned(), |id| id.to_string());
+    match damage {
+        Damage::Shutdown => {
+            write!(f, "{who} has shut {socket} down; it listens again (the server must not do that)")
+        }
+        Damage::Ended => write!(
+            f,
+            "{who} has shut {socket} down or removed all its links; connections wait in a new one, which only the next \
+             generation gets"
+        ),
+        Damage::Unlinked => {
+            write!(f, "somebody has removed {socket}; it is there again (the server must not do that)")
         }
     }
 }

@@ -82,8 +82,8 @@ fn a_unix_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
     let begin = Instant::now();
     wait_for("a client's connection", || std::os::unix::net::UnixStream::connect(&path).ok());
     assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
-    // The server has an fd of what no longer is; the next one serves.
-    swapped(&daemon, 2);
+    // The server has an fd of what no longer is: it has failed, and the next one serves.
+    daemon.wait_generation(2);
     assert_eq!(get(&path, "/").unwrap(), "vandal generation 2\n");
 }
 
