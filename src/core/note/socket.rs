@@ -13,7 +13,9 @@ pub enum SocketNote {
         why: String,
     },
     /// New connections may go where they should not.
-    NotSteered { why: String },
+    NotSteered {
+        why: String,
+    },
     /// None: nobody runs on that slot.
     Mended {
         socket: String,
@@ -88,28 +90,7 @@ impl fmt::Display for SocketNote {
             Self::Shared { socket, why } => {
                 write!(f, "{socket} is shared by old and new during a swap, not steered: {why}")
             }
-            Self::Mended { socket, generation, damage } => {
-                let who = generation.map_or_else(|| "a process that is gone".to_owned(), |id| id.to_string());
-                match damage {
-                    Damage::Shutdown => {
-                        write!(
-                            f,
-                            "{who} has shut {socket} down; it listens again (the server must not do that)"
-                        )
-                    }
-                    Damage::Ended => write!(
-                        f,
-                        "{who} has shut {socket} down or removed all its links; connections wait in a new one, \
-                         which only the next generation gets"
-                    ),
-                    Damage::Unlinked => {
-                        write!(
-                            f,
-                            "somebody has removed {socket}; it is there again (the server must not do that)"
-                        )
-                    }
-                }
-            }
+            Self::Mended { socket, generation, damage } => mended(f, socket, *generation, *damage),
             Self::NotSteered { why } => write!(
                 f,
                 "connections cannot be steered as they should: {why}; some may wait where nobody serves (\"supervise \
@@ -131,22 +112,7 @@ impl fmt::Display for SocketNote {
                  the socket that is passed as LISTEN_FDS, or listen on {address} as well)"
             ),
             Self::StrangerGone { socket } => write!(f, "{socket} is ours alone again"),
-            Self::Rescued { socket, count, relayed } => {
-                let what = match count {
-                    Some(1) => "1 connection".to_owned(),
-                    Some(count) => format!("{count} connections"),
-                    None => "somebody".to_owned(),
-                };
-                let how = if *relayed && count.is_some() {
-                    "passed on to the server that serves, which sees us as the client (sysctl \
-                     net.ipv4.tcp_migrate_req=1 keeps client addresses)"
-                } else if *relayed {
-                    "passed on to the server that serves"
-                } else {
-                    "moved to the server that serves"
-                };
-                write!(f, "{socket}: {what} waited where nobody serves any more: {how}")
-            }
+            Self::Rescued { socket, count, relayed } => rescued(f, socket, *count, *relayed),
             Self::Overflowed { count } => write!(
                 f,
                 "{count} connections of this host found a full queue during the swap and had to try again (see \
@@ -159,4 +125,43 @@ impl fmt::Display for SocketNote {
             ),
         }
     }
+}
+
+fn mended(
+    f: &mut fmt::Formatter<'_>,
+    socket: &str,
+    generation: Option<GenerationId>,
+    damage: Damage,
+) -> fmt::Result {
+    let who = generation.map_or_else(|| "a process that is gone".to_owned(), |id| id.to_string());
+    match damage {
+        Damage::Shutdown => {
+            write!(f, "{who} has shut {socket} down; it listens again (the server must not do that)")
+        }
+        Damage::Ended => write!(
+            f,
+            "{who} has shut {socket} down or removed all its links; connections wait in a new one, which only the \
+             next generation gets"
+        ),
+        Damage::Unlinked => {
+            write!(f, "somebody has removed {socket}; it is there again (the server must not do that)")
+        }
+    }
+}
+
+fn rescued(f: &mut fmt::Formatter<'_>, socket: &str, count: Option<u32>, relayed: bool) -> fmt::Result {
+    let what = match count {
+        Some(1) => "1 connection".to_owned(),
+        Some(count) => format!("{count} connections"),
+        None => "what".to_owned(),
+    };
+    let how = match (relayed, count) {
+        (true, Some(_)) => {
+            "passed on to the server that serves, which sees us as the client (sysctl net.ipv4.tcp_migrate_req=1 keeps \
+             client addresses)"
+        }
+        (true, None) => "passed on to the server that serves",
+        (false, _) => "moved to the server that serves",
+    };
+    write!(f, "{socket}: {what} waited where nobody accepts: {how}")
 }
