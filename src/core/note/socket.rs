@@ -22,6 +22,17 @@ pub enum SocketNote {
         generation: Option<GenerationId>,
         damage: Damage,
     },
+    /// The same, so many times more.
+    MendedAgain {
+        socket: String,
+        generation: Option<GenerationId>,
+        again: u32,
+    },
+    /// What waits on a slot without a server stays there for now.
+    NotRescued {
+        socket: String,
+        why: String,
+    },
     /// The path leads to something that is not ours.
     PathTaken {
         socket: String,
@@ -74,6 +85,8 @@ impl SocketNote {
                 log::Level::Info
             }
             Self::Mended { .. }
+            | Self::MendedAgain { .. }
+            | Self::NotRescued { .. }
             | Self::PathTaken { .. }
             | Self::Stranger { .. }
             | Self::NotSteered { .. }
@@ -91,6 +104,18 @@ impl fmt::Display for SocketNote {
                 write!(f, "{socket} is shared by old and new during a swap, not steered: {why}")
             }
             Self::Mended { socket, generation, damage } => mended(f, socket, *generation, *damage),
+            Self::MendedAgain { socket, generation, again } => {
+                let who = generation.map_or_else(|| "somebody".to_owned(), |id| id.to_string());
+                write!(
+                    f,
+                    "{who} has done the same to {socket} {again} times more, and it was mended each time"
+                )
+            }
+            Self::NotRescued { socket, why } => write!(
+                f,
+                "{socket}: clients wait where nobody accepts and cannot be taken elsewhere: {why}; it is tried again \
+                 every second"
+            ),
             Self::NotSteered { why } => write!(
                 f,
                 "connections cannot be steered as they should: {why}; some may wait where nobody serves (\"supervise \
@@ -153,7 +178,7 @@ fn rescued(f: &mut fmt::Formatter<'_>, socket: &str, count: Option<u32>, relayed
     let what = match count {
         Some(1) => "1 connection".to_owned(),
         Some(count) => format!("{count} connections"),
-        None => "what".to_owned(),
+        None => "clients".to_owned(),
     };
     let how = match (relayed, count) {
         (true, Some(_)) => {

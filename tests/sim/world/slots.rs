@@ -47,7 +47,7 @@ impl Net {
             queues: [Queue::default(); limits::GENERATIONS],
             relayed: BTreeSet::new(),
             is_blind: false,
-            made: limits::SLOTS_AT_FIRST,
+            made: 2,
             was_wrong: false,
             asked: BTreeMap::new(),
             questions: 0,
