@@ -233,7 +233,7 @@ pub enum Event {
     Cleared {
         generation: GenerationId,
     },
-    /// Answers [`Action::Reread`]: what the files say now, or why they are not taken (a sentence with the place).
+    /// Answers [`Action::Reread`], before any other event: what the files say now, or why they are not taken (a sentence with the place).
     Reread {
         result: Result<Box<Reread>, String>,
     },

@@ -414,7 +414,7 @@ impl Kernel {
             Action::Forget { generation } => self.of(*generation).awaited = false,
             Action::Reread => {
                 let result = self.reread();
-                self.answers.push_back(Event::Reread { result });
+                self.answers.push_front(Event::Reread { result });
             }
             Action::Adopt => {
                 let staged = self.staged.take().expect("Adopt or Discard once for what was read");
