@@ -5,7 +5,6 @@
 //!     /shutdown          shutdown(2)
 //!     /flip              shutdown(2) and listen(2) in one go
 //!     /attach            a program of its own, which gives every connection to the second socket of the address
-//!     /connect           connect(2) to somebody else, on a datagram socket
 //!     /backlog/N         listen(2) with this queue limit
 //!     /nonblock          O_NONBLOCK
 //!     /alone             takes SO_REUSEPORT off
@@ -14,6 +13,7 @@
 //!                        does so before anything else
 //!     /leave             closes that again
 //!
+//! `--connect` connects it, a datagram socket, to somebody else before anything else.
 //! Anything else is answered with the number of the generation.
 
 mod common;
@@ -40,8 +40,13 @@ static STRANGER: Mutex<Option<TcpListener>> = Mutex::new(None);
 fn main() {
     let sockets: &'static [(String, Socket)] = common::sockets().leak();
     let (_, first) = sockets.first().expect("a socket to spoil");
-    if common::flags(&["--stranger"]).contains_key("--stranger") {
+    let flags = common::flags(&["--stranger", "--connect"]);
+    if flags.contains_key("--stranger") {
         join(first).expect("the address, once more");
+    }
+    if flags.contains_key("--connect") {
+        let discard = SockaddrStorage::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
+        connect(first.as_fd().as_raw_fd(), &discard).expect("a datagram socket");
     }
     common::notify("READY=1");
     common::serve_for_ever(sockets, move |request| {
@@ -68,10 +73,6 @@ fn spoil(first: &'static Socket, request: &Request) -> nix::Result<()> {
             let mut second = [sock_filter { code: RETURN, jt: 0, jf: 0, k: 1 }];
             let program = sock_fprog { len: 1, filter: second.as_mut_ptr() };
             setsockopt(&fd, sockopt::AttachReusePortCbpf, &program)
-        }
-        ["connect"] => {
-            let discard = SockaddrStorage::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
-            connect(fd.as_raw_fd(), &discard)
         }
         ["backlog", limit] => listen(&fd, Backlog::new(limit.parse::<i32>().expect("a small number"))?),
         ["nonblock"] => fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop),

@@ -109,17 +109,19 @@ fn connections_that_a_server_leads_astray_are_answered_by_it_again() {
 #[test]
 fn a_datagram_server_that_connects_its_socket_is_followed_by_one_that_serves() {
     let place = Place::new();
+    let words = place.path("words");
+    place.write("words", "--connect");
     let mut daemon = Launch::new(&place)
         .args("--listen udp:127.0.0.1:0=dns --ready notify --restart-sec 0 --bake 0 --drain-quiet 50ms")
-        .command(&[&example("vandal")])
+        .command(&["/bin/sh", "-c", "exec \"$0\" $(cat \"$1\")", &example("vandal"), &words])
         .start();
     daemon.wait_generation(1);
+    place.write("words", "");
     let address = daemon.address("dns");
     let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    client.send_to(b"/connect", &address).unwrap();
     for generation in 2..=3 {
-        let wanted = format!("vandal generation {generation}\n");
+        let wanted = format!("{generation} /");
         wait_for("an answer of the next", || {
             client.send_to(b"/", &address).unwrap();
             let mut buffer = [0; 64];
