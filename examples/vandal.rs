@@ -3,6 +3,8 @@
 //! A server that spoils its first socket when asked to, and knows nothing of signals:
 //!
 //!     /shutdown          shutdown(2)
+//!     /flip              shutdown(2) and listen(2) in one go
+//!     /attach            a program of its own, which gives every connection to the second socket of the address
 //!     /backlog/N         listen(2) with this queue limit
 //!     /nonblock          O_NONBLOCK
 //!     /alone             takes SO_REUSEPORT off
@@ -11,6 +13,7 @@
 //!                        does so before anything else
 //!     /leave             closes that again
 //!
+//! `--connect` connects it, a datagram socket, to somebody else before anything else.
 //! Anything else is answered with the number of the generation.
 
 mod common;
@@ -21,11 +24,15 @@ use std::sync::Mutex;
 use std::thread;
 
 use common::{Request, Socket};
+use libc::{sock_filter, sock_fprog};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, listen,
-    setsockopt, shutdown, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, connect, getsockname,
+    listen, setsockopt, shutdown, socket, sockopt,
 };
+
+/// BPF_RET | BPF_K (bpf(4) of the BSDs, <linux/bpf_common.h>).
+const RETURN: u16 = 6;
 
 /// The listener of the stranger, while there is one.
 static STRANGER: Mutex<Option<TcpListener>> = Mutex::new(None);
@@ -33,8 +40,13 @@ static STRANGER: Mutex<Option<TcpListener>> = Mutex::new(None);
 fn main() {
     let sockets: &'static [(String, Socket)] = common::sockets().leak();
     let (_, first) = sockets.first().expect("a socket to spoil");
-    if common::flags(&["--stranger"]).contains_key("--stranger") {
+    let flags = common::flags(&["--stranger", "--connect"]);
+    if flags.contains_key("--stranger") {
         join(first).expect("the address, once more");
+    }
+    if flags.contains_key("--connect") {
+        let discard = SockaddrStorage::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
+        connect(first.as_fd().as_raw_fd(), &discard).expect("a datagram socket");
     }
     common::notify("READY=1");
     common::serve_for_ever(sockets, move |request| {
@@ -53,6 +65,15 @@ fn spoil(first: &'static Socket, request: &Request) -> nix::Result<()> {
     }
     match request.path.split('/').skip(1).collect::<Vec<_>>()[..] {
         ["shutdown"] => shutdown(fd.as_raw_fd(), nix::sys::socket::Shutdown::Both),
+        ["flip"] => {
+            shutdown(fd.as_raw_fd(), nix::sys::socket::Shutdown::Both)?;
+            listen(&fd, Backlog::new(128)?)
+        }
+        ["attach"] => {
+            let mut second = [sock_filter { code: RETURN, jt: 0, jf: 0, k: 1 }];
+            let program = sock_fprog { len: 1, filter: second.as_mut_ptr() };
+            setsockopt(&fd, sockopt::AttachReusePortCbpf, &program)
+        }
         ["backlog", limit] => listen(&fd, Backlog::new(limit.parse::<i32>().expect("a small number"))?),
         ["nonblock"] => fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop),
         ["alone"] => setsockopt(&fd, sockopt::ReusePort, &false),

@@ -48,9 +48,6 @@ pub mod limits {
     pub const CLIENTS: usize = 64;
     /// STATUS= is kept up to this many bytes.
     pub const STATUS_BYTES: usize = 512;
-    /// Of each address, where nothing has taken more yet: were it one, a server could take the address away by
-    /// shutdown(2).
-    pub const SLOTS_AT_FIRST: u8 = 2;
     /// How soon the connections of a generation that drains are counted again, at first and at last.
     pub const LOOK_FIRST: Span = Span::from_millis(5);
     pub const LOOK_LAST: Span = Span::from_millis(250);
@@ -236,7 +233,7 @@ pub enum Event {
     Cleared {
         generation: GenerationId,
     },
-    /// Answers [`Action::Reread`]: what the files say now, or why they are not taken (a sentence with the place).
+    /// Answers [`Action::Reread`], before any other event: what the files say now, or why they are not taken (a sentence with the place).
     Reread {
         result: Result<Box<Reread>, String>,
     },

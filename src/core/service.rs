@@ -62,10 +62,9 @@ pub(super) struct Service {
     /// What the files say now, until the swap that read them is decided.
     pub(super) staged: Option<Reread>,
     pub(super) phase: Phase,
-    /// Who has the traffic; how many slots there are; which of them are guarded, and on which of these something waits
-    /// for a generation that could take it.
+    /// Who has the traffic; which slots are guarded, and on which of these something waits for a generation that could
+    /// take it.
     pub(super) steering: Steering,
-    pub(super) slots: u8,
     pub(super) guarded: BTreeSet<SlotId>,
     pub(super) stranded: BTreeSet<SlotId>,
     /// When a rescue is tried again that could not be begun.
@@ -322,7 +321,6 @@ impl Service {
             staged: None,
             phase: Phase::Paused,
             steering: Steering { slot: SlotId(0), canary: None },
-            slots: limits::SLOTS_AT_FIRST,
             guarded: BTreeSet::new(),
             stranded: BTreeSet::new(),
             rescue_due: None,

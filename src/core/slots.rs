@@ -79,7 +79,7 @@ impl Step<'_> {
             return;
         }
         self.settle_steering();
-        for slot in (0..self.service.slots).map(SlotId) {
+        for slot in (0..limits::GENERATIONS as u8).map(SlotId) {
             let on = self.service.is_abandoned(slot);
             let guarded = &mut self.service.guarded;
             if on != guarded.contains(&slot) {

@@ -50,7 +50,6 @@ impl Step<'_> {
             None => self.service.policy.clone(),
         };
         let slot = self.service.free_slot();
-        self.service.slots = self.service.slots.max(slot.0 + 1);
         self.service.generations.push(Generation::new(id, policy, slot, self.now));
         if let Some(attempt) = &mut self.service.attempt {
             attempt.generation.get_or_insert(id);

@@ -143,7 +143,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
     if arguments.next()? != WORD {
         return None;
     }
+    // What supervise was started with and does not know (a lock, the other end of a pipe) must not live on in here.
+    let closed = sys::close_inherited();
     logger::init(LevelFilter::Warn, Color::Never);
+    if let Err(error) = closed {
+        log::warn!("relay: cannot close what was inherited: {error}");
+    }
     let kind = arguments.next().unwrap_or_default();
     let result = match Target::from_words(&kind, arguments.next().unwrap_or_default()) {
         Some(target) => carry(&target),
@@ -203,6 +208,16 @@ impl Post {
     fn has_left(&self) -> bool {
         self.signals.is_none()
     }
+}
+
+/// The steering program gives us what we pass on ourselves: it would go round for ever.
+fn comes_back() -> io::Error {
+    io::Error::other("what is passed on comes back")
+}
+
+/// The name that a listener sees, be it of both families or of one.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Whether poll(2) had anything to say about it.

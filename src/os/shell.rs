@@ -247,6 +247,7 @@ impl Shell {
 
     fn on_main_gone(&mut self, generation: GenerationId) {
         if self.children.lost_main(generation) {
+            self.mend_sockets();
             // Its parent has its status.
             self.queue.push_back(Event::Exited { generation, exit: Exit::Code(0) });
             self.dispatch();
@@ -266,6 +267,8 @@ impl Shell {
             }
         };
         for generation in self.children.cleared(has_children) {
+            // Workers may outlive the main process.
+            self.mend_sockets();
             self.queue.push_back(Event::Cleared { generation });
             self.dispatch();
         }
@@ -425,20 +428,10 @@ impl Shell {
 
     fn forget(&mut self, generation: GenerationId) {
         self.talkative.remove(&generation);
+        self.tell_damages(generation);
         let Some(notify) = self.children.forget(generation) else { return };
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");
-        }
-    }
-
-    fn sweep(&mut self, signal: Signal) {
-        self.is_sweeping = true;
-        self.kill_relays();
-        match reap::sweep(signal) {
-            // Relays, which are gone in a moment.
-            Ok(count) if count <= self.relays.len() => {}
-            Ok(count) => log::info!("{count} processes are left over; sent {signal}"),
-            Err(error) => log::warn!("cannot look for processes left over: {error}"),
         }
     }
 

@@ -206,6 +206,14 @@ pub fn can_mark_ranges() -> bool {
     unsafe { libc::syscall(libc::SYS_close_range, last, last, libc::CLOSE_RANGE_CLOEXEC) == 0 }
 }
 
+/// Closes all fds but 0, 1 and 2, as close_range(2) does (Linux 5.9). For the very beginning of a program, where whatever
+/// else is open was inherited and has no owner in it.
+pub fn close_inherited() -> io::Result<()> {
+    // SAFETY: plain integers; by contract nobody in this process owns a fd of this range.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// setsockopt(2) with an int, for what nix has no type for.
 pub fn set_int_option(
     socket: impl AsFd,

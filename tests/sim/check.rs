@@ -32,6 +32,8 @@ struct Seen {
     ready_said: bool,
     stopping_said: bool,
     ready: Option<u64>,
+    /// Its socket, for good.
+    lost: bool,
     /// WATCHDOG=1, or the moment it became ready.
     pinged: u64,
     /// WATCHDOG=trigger, which needs no WatchdogSec= (sd_notify(3)).

@@ -18,11 +18,14 @@ use crate::world::{Happening, Health, MS, SECOND, Script, World, failure};
 #[derive(Clone, Debug)]
 pub(crate) struct Mood {
     server: [bool; TROUBLES],
-    user: [bool; 16],
+    user: [bool; ACTS],
     /// The longest pause between two acts of the user.
     pace: u64,
     acts: u32,
 }
+
+/// Kinds of what a user does.
+const ACTS: usize = 17;
 
 /// Kinds of trouble that a server may have.
 const TROUBLES: usize = 14;
@@ -47,6 +50,7 @@ pub(crate) fn world(seed: u64) -> World {
     let is_blind = rng.u8(..12) == 0;
     let mut world = World::new(rng.u64(..), policy, setting);
     world.net.is_blind = is_blind;
+    world.net.is_frail = world.rng.u8(..6) == 0;
     world.orderly = false;
     if setting.init {
         let (count, stubborn) = (rng.usize(..3), rng.bool());
@@ -303,6 +307,7 @@ fn acts(world: &mut World, act: usize) {
         4 | 5 => world.connect(),
         14 => world.begin_handshake(),
         15 if rng.u8(..4) == 0 => world.vandalize(),
+        16 if rng.u8(..4) == 0 => world.lose_socket(),
         6 => start_fault(world),
         7 => chatter(world),
         8 => chatter(world),

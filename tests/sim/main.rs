@@ -21,7 +21,7 @@ use world::World;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 28] = [
+const SITUATIONS: [&str; 32] = [
     "a draining one died",
     "arrived where nobody serves",
     "baking",
@@ -38,10 +38,14 @@ const SITUATIONS: [&str; 28] = [
     "listening",
     "old died in a swap",
     "paused",
+    "rescue failed",
     "rescued",
     "rolled back",
     "second stop",
+    "socket lost",
     "started by a connection",
+    "steering failed",
+    "steering failed in a swap",
     "stopped in a swap",
     "stuck queue",
     "suspended",

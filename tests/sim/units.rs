@@ -141,7 +141,7 @@ fn stop(kernel: &mut Kernel, rng: &mut Rng) {
 }
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 25] = [
+const SITUATIONS: [&str; 27] = [
     "ExecCondition",
     "ExecReload",
     "ExecStartPost",
@@ -162,10 +162,12 @@ const SITUATIONS: [&str; 25] = [
     "next of oneshot",
     "not reloaded",
     "reloaded",
+    "rescue failed",
     "rescued",
     "runtime over",
     "slow ExecStartPost=",
     "slow command",
+    "steering failed",
     "swapped",
 ];
 

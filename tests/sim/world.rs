@@ -335,7 +335,7 @@ impl World {
                 self.spawn(*generation, *slot);
             }
             Action::AwaitClear { generation } => self.await_clear(*generation),
-            Action::Reread => self.answers.push_back(Event::Reread {
+            Action::Reread => self.answers.push_front(Event::Reread {
                 result: Ok(Box::new(Reread {
                     policy: self.policy.clone(),
                     holds_sockets: self.setting.holds_sockets,

@@ -22,6 +22,17 @@ pub enum SocketNote {
         generation: Option<GenerationId>,
         damage: Damage,
     },
+    /// The same, so many times more.
+    MendedAgain {
+        socket: String,
+        generation: Option<GenerationId>,
+        again: u32,
+    },
+    /// What waits on a slot without a server stays there for now.
+    NotRescued {
+        socket: String,
+        why: String,
+    },
     /// The path leads to something that is not ours.
     PathTaken {
         socket: String,
@@ -74,6 +85,8 @@ impl SocketNote {
                 log::Level::Info
             }
             Self::Mended { .. }
+            | Self::MendedAgain { .. }
+            | Self::NotRescued { .. }
             | Self::PathTaken { .. }
             | Self::Stranger { .. }
             | Self::NotSteered { .. }
@@ -91,6 +104,18 @@ impl fmt::Display for SocketNote {
                 write!(f, "{socket} is shared by old and new during a swap, not steered: {why}")
             }
             Self::Mended { socket, generation, damage } => mended(f, socket, *generation, *damage),
+            Self::MendedAgain { socket, generation, again } => {
+                let who = generation.map_or_else(|| "somebody".to_owned(), |id| id.to_string());
+                write!(
+                    f,
+                    "{who} has done the same to {socket} {again} times more, and it was mended each time"
+                )
+            }
+            Self::NotRescued { socket, why } => write!(
+                f,
+                "{socket}: clients wait where nobody accepts and cannot be taken elsewhere: {why}; it is tried again \
+                 every second"
+            ),
             Self::NotSteered { why } => write!(
                 f,
                 "connections cannot be steered as they should: {why}; some may wait where nobody serves (\"supervise \
@@ -112,22 +137,7 @@ impl fmt::Display for SocketNote {
                  the socket that is passed as LISTEN_FDS, or listen on {address} as well)"
             ),
             Self::StrangerGone { socket } => write!(f, "{socket} is ours alone again"),
-            Self::Rescued { socket, count, relayed } => {
-                let what = match count {
-                    Some(1) => "1 connection".to_owned(),
-                    Some(count) => format!("{count} connections"),
-                    None => "connections or datagrams".to_owned(),
-                };
-                let how = if *relayed && count.is_some() {
-                    "passed on to the server that serves, which sees us as the client (sysctl \
-                     net.ipv4.tcp_migrate_req=1 keeps client addresses)"
-                } else if *relayed {
-                    "passed on to the server that serves"
-                } else {
-                    "moved to the server that serves"
-                };
-                write!(f, "{socket}: {what} waited where no server takes them: {how}")
-            }
+            Self::Rescued { socket, count, relayed } => rescued(f, socket, *count, *relayed),
             Self::Overflowed { count } => write!(
                 f,
                 "{count} connections of this host found a full queue during the swap and had to try again (see \
@@ -155,11 +165,28 @@ fn mended(
         }
         Damage::Ended => write!(
             f,
-            "{who} has shut {socket} down or removed all its links; connections wait in a new one, which only the next \
-             generation gets"
+            "{who} has shut {socket} down or removed all its links; connections wait in a new one, which only the \
+             next generation gets"
         ),
         Damage::Unlinked => {
             write!(f, "somebody has removed {socket}; it is there again (the server must not do that)")
         }
     }
+}
+
+fn rescued(f: &mut fmt::Formatter<'_>, socket: &str, count: Option<u32>, relayed: bool) -> fmt::Result {
+    let what = match count {
+        Some(1) => "1 connection".to_owned(),
+        Some(count) => format!("{count} connections"),
+        None => "clients".to_owned(),
+    };
+    let how = match (relayed, count) {
+        (true, Some(_)) => {
+            "passed on to the server that serves, which sees us as the client (sysctl net.ipv4.tcp_migrate_req=1 keeps \
+             client addresses)"
+        }
+        (true, None) => "passed on to the server that serves",
+        (false, _) => "moved to the server that serves",
+    };
+    write!(f, "{socket}: {what} waited where nobody accepts: {how}")
 }

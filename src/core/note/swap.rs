@@ -106,9 +106,9 @@ impl fmt::Display for SwapNote {
             }
             Self::Drained { generation, after, left } => {
                 let left = if left.is_over() {
-                    format!("has finished what it had, {} after the switch for good", rounded(*after))
+                    format!("has finished what it had after {}", rounded(*after))
                 } else {
-                    format!("has had {}, and has {}", rounded(*after), connections(*left))
+                    format!("still has {} after {} (Drain=)", connections(*left), rounded(*after))
                 };
                 write!(f, "{generation} {left}; it is told to stop")
             }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendto};
 
-use super::{PASSED_ON, Post, QUIET, REFUSED, is_ready};
+use super::{PASSED_ON, Post, QUIET, REFUSED, canonical, comes_back, is_ready};
 
 /// Clients at once. What others sent stays in the queue.
 const MOST: usize = 256;
@@ -32,6 +32,8 @@ const LONGEST: usize = 1 << 16;
 struct Client {
     name: SockaddrStorage,
     socket: UdpSocket,
+    /// Ours towards the target.
+    own: Option<SocketAddr>,
     last: Instant,
     is_refused: bool,
 }
@@ -146,10 +148,14 @@ impl Relay {
                 Ok(_) | Err(_) => continue,
             };
             has_received = true;
+            if self.is_from_us(&name) {
+                return Err(comes_back());
+            }
             let index = self.clients.iter().position(|client| client.name == name);
             if index.is_none() {
                 let Some(socket) = self.spare.take() else { break };
-                self.clients.push(Client { name, socket, last: Instant::now(), is_refused: false });
+                let own = socket.local_addr().ok().map(canonical);
+                self.clients.push(Client { name, socket, own, last: Instant::now(), is_refused: false });
             }
             let index = index.unwrap_or(self.clients.len() - 1);
             let client = &mut self.clients[index];
@@ -160,6 +166,14 @@ impl Relay {
             }
         }
         Ok(has_received)
+    }
+
+    fn is_from_us(&self, name: &SockaddrStorage) -> bool {
+        let v4 = name.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+        let Some(name) = v4.or_else(|| name.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into()))) else {
+            return false;
+        };
+        self.clients.iter().any(|client| client.own == Some(canonical(name)))
     }
 
     fn has_spare(&mut self) -> io::Result<bool> {

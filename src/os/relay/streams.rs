@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigEvent, SigevNotify, Signal as NixSignal};
-use nix::sys::socket::{SockaddrStorage, UnixAddr, connect, getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{
+    SockaddrStorage, UnixAddr, connect, getpeername, getsockname, getsockopt, setsockopt, sockopt,
+};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 
 use super::link::{CLIENT, Link, Progress, SERVER, reset};
-use super::{PASSED_ON, Post, QUIET, REFUSED, Target, is_ready};
+use super::{PASSED_ON, Post, QUIET, REFUSED, Target, canonical, comes_back, is_ready};
 use crate::os::sys;
 
 /// Connections at once; more stay in their queue. Where RLIMIT_NOFILE has no room for two fds each, that is the bound.
@@ -36,12 +38,15 @@ struct Call {
     /// connect(2) was begun; it is over when the socket is writable. Else it is to be tried again.
     is_begun: bool,
     since: Instant,
+    /// Ours towards the target, once connect(2) was begun; none on unix sockets.
+    own: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
 enum Item {
     Call(Call),
-    Link(Link),
+    /// And our own address towards the target.
+    Link(Link, Option<SocketAddr>),
 }
 
 /// Carries until the queue is empty and nothing is carried, or the post is left.
@@ -72,6 +77,10 @@ pub(super) fn carry(post: &mut Post, target: &Target) -> io::Result<()> {
         }
         let Some(slot) = post.slot.as_ref().filter(|_| woken.slot) else { continue };
         match acceptor.take(slot, target) {
+            Taken::Call(call) if is_from_us(&call, &items) => {
+                reset(call.client);
+                return Err(comes_back());
+            }
             Taken::Call(call) => items.extend(Item::Call(call).step([PollFlags::empty(); 2], target)),
             Taken::Nothing => {}
             Taken::NoRoom(error) if items.is_empty() => return Err(error),
@@ -144,7 +153,7 @@ fn step_all(items: &mut Vec<Item>, events: &[[PollFlags; 2]], target: &Target) {
 impl Item {
     fn interest(&self, side: usize) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match self {
-            Self::Link(link) => link.interest(side),
+            Self::Link(link, _) => link.interest(side),
             // Whatever the client does meanwhile is seen once there is somebody to tell.
             Self::Call(call) if call.is_begun && side == SERVER => {
                 Some((call.server.as_fd(), PollFlags::POLLOUT))
@@ -166,12 +175,13 @@ impl Item {
                     result.and_then(|error| if error == 0 { Ok(()) } else { Err(Errno::from_raw(error)) });
                 call.answered(result, target)
             }
-            Self::Call(call) => {
+            Self::Call(mut call) => {
                 let result = begin(&call.server, target);
+                call.own = name(getsockname(call.server.as_raw_fd()));
                 call.answered(result, target)
             }
-            Self::Link(mut link) => match link.turn(events) {
-                Progress::Carrying => Some(Self::Link(link)),
+            Self::Link(mut link, own) => match link.turn(events) {
+                Progress::Carrying => Some(Self::Link(link, own)),
                 Progress::Done => None,
                 Progress::Broken => {
                     link.reset();
@@ -188,7 +198,7 @@ impl Call {
             Ok(()) => {
                 Post::count(PASSED_ON);
                 let is_unix = matches!(target, Target::Unix(_));
-                return Some(Item::Link(Link::new(self.client, self.server, is_unix)));
+                return Some(Item::Link(Link::new(self.client, self.server, is_unix), self.own));
             }
             Err(Errno::EINPROGRESS) => self.is_begun = true,
             Err(Errno::EAGAIN) if self.since.elapsed() < PATIENCE => {}
@@ -200,6 +210,23 @@ impl Call {
         }
         Some(Item::Call(self))
     }
+}
+
+/// Its client is one of our own connections to the target.
+fn is_from_us(call: &Call, items: &[Item]) -> bool {
+    let peer = name(getpeername(call.client.as_raw_fd()));
+    let is_same = |item: &Item| match item {
+        Item::Call(Call { own, .. }) | Item::Link(_, own) => *own == peer,
+    };
+    peer.is_some() && items.iter().any(is_same)
+}
+
+/// None on unix sockets, and where it is gone already.
+fn name(name: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
+    let name = name.ok()?;
+    let v4 = name.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+    let name = v4.or_else(|| name.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())));
+    name.map(canonical)
 }
 
 /// connect(2) without waiting. A path too long for sockaddr_un is refused like any other that leads nowhere.
@@ -266,7 +293,13 @@ impl Acceptor {
                 // What a server set on its listener is inherited: a close(2) that waits, or cuts off what is on its way.
                 let _of_sockets =
                     setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
-                return Taken::Call(Call { client, server, is_begun: false, since: Instant::now() });
+                return Taken::Call(Call {
+                    client,
+                    server,
+                    is_begun: false,
+                    since: Instant::now(),
+                    own: None,
+                });
             }
             Err(error) => error,
         };

@@ -8,6 +8,7 @@ use mio::unix::SourceFd;
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 
+use super::slots::Damaged;
 use super::{PATHS, Shell};
 use crate::core::{Damage, Event, SocketNote};
 use crate::os::socket::{PathState, WATCH};
@@ -67,16 +68,18 @@ impl Shell {
                 // Whoever runs there has a socket that nobody can find any more.
                 if let Some(generation) = self.children.on_slot(slot) {
                     let (generation, damage) = (Some(generation), Damage::Ended);
-                    let note = SocketNote::Mended { socket: address.clone(), generation, damage };
-                    self.tell(&note.into());
+                    self.tell_damage(Damaged { socket: address.clone(), generation, damage });
                     self.queue.push_back(Event::SocketLost { slot, socket: address.clone() });
                 }
+            }
+            if checked.state != PathState::Taken {
+                self.taken.remove(&address);
             }
             match checked.state {
                 PathState::Ours => {}
                 PathState::LinkedBack => {
                     let damage = Damage::Unlinked;
-                    self.tell(&SocketNote::Mended { socket: address, generation: None, damage }.into());
+                    self.tell_damage(Damaged { socket: address, generation: None, damage });
                 }
                 // Its own events may come many times.
                 PathState::Taken if !self.taken.contains(&address) => {

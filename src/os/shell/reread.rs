@@ -20,7 +20,8 @@ impl Shell {
             let steers = sockets.iter().any(|socket| socket.is_steered());
             Box::new(Reread { policy: policy.clone(), holds_sockets: !sockets.is_empty(), steers })
         });
-        self.queue.push_back(Event::Reread { result });
+        // First of all answers: what is started next is started from what was read, and the core has to know.
+        self.queue.push_front(Event::Reread { result });
     }
 
     /// Without files nothing can have changed.

@@ -11,9 +11,10 @@ use nix::sys::signal::{Signal as NixSignal, kill};
 use nix::unistd::Pid;
 
 use super::Shell;
-use crate::config::Kind;
+use crate::config::{Kind, Signal};
 use crate::core::{Event, SlotId, SocketNote};
 use crate::os::diag;
+use crate::os::reap;
 use crate::os::relay::{self, Relay, Target};
 use crate::os::socket::HeldSocket;
 
@@ -41,51 +42,55 @@ impl Shell {
             if queued == 0 || self.relays.iter().any(is_passing) {
                 continue;
             }
-            // A server may have steered it there, with a program of its own or by leaving the group and coming back: a
-            // relay would come back to itself.
-            if let Err(error) = socket.steer(&self.slots.steering) {
-                log::warn!("cannot steer {}: {error}", socket.address);
+            match self.rescue_one(&socket, slot) {
+                Ok(relayed) => {
+                    self.slots.unrescued.remove(&socket.address);
+                    let count = (socket.kind == Kind::Tcp).then_some(queued);
+                    self.tell(&SocketNote::Rescued { socket: socket.address.clone(), count, relayed }.into());
+                }
+                Err(why) => {
+                    self.queue.push_back(Event::RescueFailed { slot });
+                    // It is tried again and again.
+                    if self.slots.unrescued.insert(socket.address.clone()) {
+                        self.tell(&SocketNote::NotRescued { socket: socket.address.clone(), why }.into());
+                    }
+                }
             }
-            if let Err(error) = socket.verify(slot) {
-                log::warn!("{}: cannot tell which slot gets connections: {error}", socket.address);
-            }
-            let relayed = !(socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok());
-            let Some(fd) = socket.slot(slot) else { continue };
-            if relayed && !self.pass_on(&socket, slot, &fd) {
-                self.queue.push_back(Event::RescueFailed { slot });
-                continue;
-            }
-            let count = (socket.kind == Kind::Tcp).then_some(queued);
-            self.tell(&SocketNote::Rescued { socket: socket.address.clone(), count, relayed }.into());
         }
+        // Steering may have made a new slot.
+        self.arm();
     }
 
-    fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> bool {
+    /// True: by a relay.
+    fn rescue_one(&mut self, socket: &Rc<HeldSocket>, slot: SlotId) -> Result<bool, String> {
+        let target = self.slots.steering.slot;
+        // A server may have steered it there, with a program of its own or by leaving the group and coming back: a
+        // relay would come back to itself.
+        socket.steer(&self.slots.steering).map_err(|error| format!("it cannot be steered: {error}"))?;
+        socket.verify(slot).map_err(|error| format!("it is unknown which slot gets connections: {error}"))?;
+        if socket.is_lost(target) {
+            self.queue.push_back(Event::SocketLost { slot: target, socket: socket.address.clone() });
+            return Err("the server has connected its socket to somebody else".to_owned());
+        }
+        if socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok() {
+            return Ok(false);
+        }
+        let fd = socket.slot(slot).ok_or("its slot is gone")?;
+        self.pass_on(socket, slot, &fd)?;
+        Ok(true)
+    }
+
+    fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> Result<(), String> {
         let target = match socket.kind {
             Kind::Unix => socket.path_of(self.slots.steering.slot).map(Target::Unix),
             Kind::Udp => socket.address_to_connect().map(Target::Udp),
             _ => socket.address_to_connect().map(Target::Tcp),
         };
-        let Some(target) = target else {
-            log::warn!(
-                "{}: what waits where no server is left cannot be passed on from this host",
-                socket.address
-            );
-            return false;
-        };
-        match relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target) {
-            Ok(relay) => {
-                self.relays.push(Passing { relay, socket: Rc::clone(socket), slot, has_left: false });
-                true
-            }
-            Err(error) => {
-                log::warn!(
-                    "{}: what waits where no server is left cannot be passed on: {error}",
-                    socket.address
-                );
-                false
-            }
-        }
+        let target = target.ok_or("it cannot be reached from this host (BindToDevice=)")?;
+        let relay = relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target)
+            .map_err(|error| format!("cannot start a process that passes it on: {error}"))?;
+        self.relays.push(Passing { relay, socket: Rc::clone(socket), slot, has_left: false });
+        Ok(())
     }
 
     /// The sockets of the relays of a slot: they carry its label, and are no connections of its generation.
@@ -115,8 +120,19 @@ impl Shell {
         }
     }
 
-    /// No server is left that they could pass anything on to.
-    pub(super) fn kill_relays(&self) {
+    /// Relays are no left-overs: no server is left that they could pass anything on to.
+    pub(super) fn sweep(&mut self, signal: Signal) {
+        self.is_sweeping = true;
+        self.kill_relays();
+        match reap::sweep(signal) {
+            // Those are gone in a moment.
+            Ok(count) if count <= self.relays.len() => {}
+            Ok(count) => log::info!("{count} processes are left over; sent {signal}"),
+            Err(error) => log::warn!("cannot look for processes left over: {error}"),
+        }
+    }
+
+    fn kill_relays(&self) {
         for passing in &self.relays {
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGKILL) {
                 log::debug!("cannot end the relay {}: {errno}", passing.relay.pid);

@@ -11,7 +11,7 @@ use mio::{Interest, Token};
 
 use super::{SOCKETS, Shell};
 use crate::config::Kind;
-use crate::core::{Damage, Event, SlotId, SocketNote, Stage, StartFailure, Steering, limits};
+use crate::core::{Damage, Event, GenerationId, SlotId, SocketNote, Stage, StartFailure, Steering, limits};
 use crate::os::socket::{self, HeldSocket, NamedSocket};
 
 /// What is wanted of the slots, and what the poll was told.
@@ -21,8 +21,19 @@ pub(super) struct Slots {
     pub(super) guarded: BTreeSet<SlotId>,
     /// `Connected` is wanted.
     pub(super) is_watching: bool,
+    /// Addresses whose rescue failed, which was told.
+    pub(super) unrescued: BTreeSet<String>,
+    /// What was told that a generation did to a socket, and how often it did so again.
+    damages: Vec<(Damaged, u32)>,
     /// What is registered with the poll, each at the index that its token says.
     watched: Vec<Option<Watched>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Damaged {
+    pub(super) socket: String,
+    pub(super) generation: Option<GenerationId>,
+    pub(super) damage: Damage,
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +63,8 @@ impl Slots {
             steering: Steering { slot: SlotId(0), canary: None },
             guarded: BTreeSet::new(),
             is_watching: false,
+            unrescued: BTreeSet::new(),
+            damages: Vec::new(),
             watched: Vec::new(),
         }
     }
@@ -274,13 +287,35 @@ impl Shell {
                 let damage = if is_new { Damage::Ended } else { Damage::Shutdown };
                 let generation = self.children.on_slot(slot);
                 let socket = socket.address.clone();
-                self.tell(&SocketNote::Mended { socket: socket.clone(), generation, damage }.into());
+                self.tell_damage(Damaged { socket: socket.clone(), generation, damage });
                 if is_new {
                     self.queue.push_back(Event::SocketLost { slot, socket });
                 }
                 self.arm();
             }
             Err(error) => log::warn!("{} was shut down and cannot be mended: {error}", socket.address),
+        }
+    }
+
+    /// The first time; a server that does it in a loop does not fill the log.
+    pub(super) fn tell_damage(&mut self, done: Damaged) {
+        if let Some((_, again)) = self.slots.damages.iter_mut().find(|(told, _)| *told == done) {
+            *again = again.saturating_add(1);
+            return;
+        }
+        let Damaged { socket, generation, damage } = done.clone();
+        self.slots.damages.push((done, 0));
+        self.tell(&SocketNote::Mended { socket, generation, damage }.into());
+    }
+
+    /// How often it did so again, and what was done by nobody knows whom meanwhile.
+    pub(super) fn tell_damages(&mut self, ended: GenerationId) {
+        let is_over = |(told, _): &mut (Damaged, u32)| told.generation.is_none_or(|id| id == ended);
+        let over: Vec<_> = self.slots.damages.extract_if(.., is_over).collect();
+        for (Damaged { socket, generation, .. }, again) in over {
+            if again > 0 {
+                self.tell(&SocketNote::MendedAgain { socket, generation, again }.into());
+            }
         }
     }
 }

@@ -54,11 +54,13 @@ struct Slot {
     is_fresh: bool,
     /// By us.
     is_shut: bool,
+    /// A server connected it (UDP): it has left the group for good, even if it was disconnected since.
+    is_out: bool,
 }
 
 impl Slot {
     fn new(fd: OwnedFd) -> Self {
-        Self { fd: Rc::new(fd), is_fresh: true, is_shut: false }
+        Self { fd: Rc::new(fd), is_fresh: true, is_shut: false, is_out: false }
     }
 }
 
@@ -194,11 +196,18 @@ impl Group {
     }
 
     /// It is in the group: UDP until a server connects it, which takes it out for good.
-    fn listens(&self, fd: &OwnedFd) -> io::Result<bool> {
+    fn listens(&self, id: SlotId) -> io::Result<bool> {
+        let Some(slot) = self.get(id) else { return Ok(false) };
         if !self.plan.is_udp() {
-            return Ok(getsockopt(fd, sockopt::AcceptConn)?);
+            return Ok(getsockopt(&slot.fd, sockopt::AcceptConn)?);
         }
-        Ok(getpeername::<SockaddrStorage>(fd.as_raw_fd()) == Err(Errno::ENOTCONN))
+        let is_alone = || getpeername::<SockaddrStorage>(slot.fd.as_raw_fd()) == Err(Errno::ENOTCONN);
+        Ok(!slot.is_out && is_alone())
+    }
+
+    /// Nothing of what is sent to the address can ever come to it.
+    pub(super) fn is_lost(&self, id: SlotId) -> bool {
+        self.plan.is_udp() && self.get(id).is_some() && self.order.index_of(id).is_none()
     }
 }
 
@@ -228,7 +237,7 @@ impl Group {
     pub(super) fn refresh(&mut self) -> io::Result<()> {
         for (id, fd) in self.usable() {
             setsockopt(&fd, sockopt::ReusePort, &true)?;
-            match self.listens(&fd)? {
+            match self.listens(id)? {
                 // It may have been the server's own listen(2) that brought it back.
                 true => self.order.join(id),
                 false => self.order.leave(id),
@@ -246,7 +255,7 @@ impl Group {
     pub(super) fn mend(&mut self, id: SlotId) -> io::Result<bool> {
         let Some(slot) = self.get(id).filter(|slot| !slot.is_shut) else { return Ok(false) };
         let fd = Rc::clone(&slot.fd);
-        if self.order.index_of(id).is_some() && self.listens(&fd)? {
+        if self.order.index_of(id).is_some() && self.listens(id)? {
             return Ok(false);
         }
         self.rejoin(id, &fd)?;
@@ -257,15 +266,15 @@ impl Group {
     /// anybody saw it: then members have changed places. Connections of our own tell, all of which end up there.
     pub(super) fn verify(&mut self, suspect: SlotId, at: SocketAddr) -> io::Result<()> {
         let Some(fd) = self.slot(suspect).filter(|_| suspect != self.steering.slot) else { return Ok(()) };
-        for _ in 0..PROOF {
-            let before = sys::tcp_listen_queue(&fd)?.0;
-            connect_and_reset(at)?;
-            if sys::tcp_listen_queue(&fd)?.0 <= before {
-                return Ok(());
-            }
+        // A canary may well be the one that has changed places.
+        let canary = self.steering.canary.take();
+        let is_wrong = self.attach().and_then(|()| comes_to(&fd, at));
+        self.steering.canary = canary;
+        if *is_wrong.as_ref().unwrap_or(&false) {
+            self.order.exchange(suspect, self.steering.slot);
         }
-        self.order.exchange(suspect, self.steering.slot);
-        self.attach()
+        self.attach()?;
+        is_wrong.map(drop)
     }
 
     pub(super) fn shut(&mut self, id: SlotId) -> io::Result<()> {
@@ -308,13 +317,13 @@ impl Group {
             return Ok(fd);
         }
         slot.is_shut = false;
-        if self.is_spoiled(&fd)? {
+        if self.is_spoiled(id, &fd)? {
             return self.place(id);
         }
         restore(&fd, &self.plan);
         self.label(id, &fd, false)?;
         setsockopt(&fd, sockopt::ReusePort, &true)?;
-        if self.order.index_of(id).is_some() && self.listens(&fd)? {
+        if self.order.index_of(id).is_some() && self.listens(id)? {
             self.listen(&fd)?;
             self.attach()?;
             return Ok(fd);
@@ -326,29 +335,37 @@ impl Group {
         }
     }
 
-    /// After shutdown(2) or connect(2), which are for ever on UDP.
-    fn is_spoiled(&self, fd: &OwnedFd) -> io::Result<bool> {
-        if !self.plan.is_udp() {
-            return Ok(false);
-        }
-        if !self.listens(fd)? {
+    /// shutdown(2) and connect(2) are for ever on UDP. A filter that is locked (SO_LOCK_FILTER) cannot be taken off, and
+    /// may drop everything; what waits behind it is worth more than that.
+    fn is_spoiled(&self, id: SlotId, fd: &OwnedFd) -> io::Result<bool> {
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO)?;
+        let events = fds[0].revents().unwrap_or(PollFlags::empty());
+        let is_locked = sys::int_option(fd, libc::SOL_SOCKET, libc::SO_LOCK_FILTER)? != 0;
+        if is_locked && !events.contains(PollFlags::POLLIN) {
             return Ok(true);
         }
-        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
-        poll(&mut fds, PollTimeout::ZERO)?;
-        Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)))
+        Ok(self.plan.is_udp() && (!self.listens(id)? || events.contains(PollFlags::POLLHUP)))
     }
 
     /// A new socket as this slot. It joins as the last, and if one is replaced that is still in the group, it takes over
-    /// that one's index when that is closed.
+    /// that one's index when that leaves.
     fn place(&mut self, id: SlotId) -> io::Result<Rc<OwnedFd>> {
+        if !self.listens(id)? {
+            self.order.leave(id);
+        }
         let slot = Slot { is_fresh: false, ..Slot::new(self.another(id)?) };
         let fd = Rc::clone(&slot.fd);
         let index = usize::from(id.0);
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(slot);
+        if let Some(old) = self.slots[index].replace(slot)
+            && !self.plan.is_udp()
+        {
+            // A process that was left behind may have it, too. Else this is ENOTCONN.
+            let _left = shutdown(old.fd.as_raw_fd(), Shutdown::Both);
+        }
         self.order.join(id);
         self.attach()?;
         Ok(fd)
@@ -389,21 +406,31 @@ impl Group {
     }
 
     /// While nobody of ours listens there is nothing to attach it to: the next that does brings it.
-    fn attach_through_ours(&self) -> io::Result<()> {
-        let program = self.program();
+    fn attach_through_ours(&mut self) -> io::Result<()> {
         let mut refused = Ok(());
-        for id in self.order.slots() {
-            let Some(slot) = self.get(id) else { continue };
-            if !self.listens(&slot.fd)? {
+        for id in self.order.slots().collect::<Vec<_>>() {
+            if !self.listens(id)? {
                 continue;
             }
-            match sys::attach_reuseport_program(&slot.fd, &program) {
+            let Some(slot) = self.get(id) else { continue };
+            match sys::attach_reuseport_program(&slot.fd, &self.program()) {
                 // A server set SO_LOCK_FILTER on its slot.
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => refused = Err(error),
+                // It was connected and disconnected since we looked.
+                Err(error) if self.plan.is_udp() && error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.leave_for_good(id);
+                }
                 result => return result,
             }
         }
         refused
+    }
+
+    fn leave_for_good(&mut self, id: SlotId) {
+        if let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) {
+            slot.is_out = true;
+        }
+        self.order.leave(id);
     }
 
     /// What was asked for, or the nearest to it that listens.
@@ -417,6 +444,18 @@ impl Group {
         });
         program(index, canary, probe)
     }
+}
+
+/// Whether connections come to this queue: none of ours goes elsewhere.
+fn comes_to(fd: &OwnedFd, at: SocketAddr) -> io::Result<bool> {
+    for _ in 0..PROOF {
+        let before = sys::tcp_listen_queue(fd)?.0;
+        connect_and_reset(at)?;
+        if sys::tcp_listen_queue(fd)?.0 <= before {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A client that says nothing: on this host the handshake is over when connect(2) returns.

@@ -356,7 +356,10 @@ fn index(slot: SlotId) -> usize {
 fn taken(path: &Path) -> io::Error {
     io::Error::new(
         io::ErrorKind::AlreadyExists,
-        format!("somebody else has taken {} (remove it, and it leads to us again)", path.display()),
+        format!(
+            "somebody else has taken {} (move away what is there, then \"supervise swap\")",
+            path.display()
+        ),
     )
 }
 

@@ -162,6 +162,11 @@ impl HeldSocket {
         }
     }
 
+    /// A server has taken the socket of this slot out of the group for good: connect(2) on UDP.
+    pub fn is_lost(&self, slot: SlotId) -> bool {
+        matches!(&*self.slots.borrow(), Slots::Group(group) if group.is_lost(slot))
+    }
+
     /// shutdown(2) of a slot that has not the traffic, until [`Self::ready_slot`]: what waits there goes to the others
     /// where net.ipv4.tcp_migrate_req is 1, and is reset where it is 0.
     ///

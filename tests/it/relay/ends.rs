@@ -111,3 +111,36 @@ fn it_never_waits_in_accept() {
 
 /// Enough for some that both wanted, on two CPUs.
 const CONTESTED: u64 = 2000;
+
+/// Whatever has no close-on-exec where supervise was started: a lock, the other end of a pipe.
+#[test]
+fn it_keeps_nothing_that_supervise_inherited() {
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let (mut client, relay, mut served, _slot) = pair();
+    exchange(&mut client, &mut served, "works");
+    let names: Vec<String> = fds(relay.pid).into_iter().map(|(_, name)| name).collect();
+    for end in [&reader, &writer] {
+        let name = name_of(end);
+        assert!(!names.contains(&name), "{name} in {names:?}");
+    }
+    drop((client, served));
+    relay.end(1, 0);
+}
+
+/// The address leads to the very slot: each connection would be accepted, and passed on, for ever.
+#[test]
+fn it_does_not_serve_itself() {
+    let (slot, address) = listener();
+    let mut client = connect(address);
+    let mut relay = Started::new(&slot, &Target::Tcp(address));
+    assert!(
+        std::io::Read::read(&mut client, &mut [0; 8]).is_ok_and(|length| length == 0),
+        "nobody serves it"
+    );
+    let pid = nix::unistd::Pid::from_raw(relay.pid);
+    wait_for("the relay to give up", || {
+        let status = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).unwrap();
+        (status != nix::sys::wait::WaitStatus::StillAlive).then(|| relay.status = Some(status))
+    });
+    assert_eq!(relay.status, Some(nix::sys::wait::WaitStatus::Exited(pid, 1)));
+}

@@ -82,9 +82,57 @@ fn a_unix_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
     let begin = Instant::now();
     wait_for("a client's connection", || std::os::unix::net::UnixStream::connect(&path).ok());
     assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
-    // The server has an fd of what no longer is: it has failed, and the next one serves.
-    daemon.wait_generation(2);
+    // The server has an fd of what no longer is, so it has failed: the next one comes by itself.
     assert_eq!(get(&path, "/").unwrap(), "vandal generation 2\n");
+    let said = daemon.stderr();
+    assert!(said.contains("generation 1 can accept nothing on"), "{said}");
+    swapped(&daemon, 3);
+    assert_eq!(get(&path, "/").unwrap(), "vandal generation 3\n");
+}
+
+/// Nobody sees that the group has another order by then; or a server has a program of its own.
+#[test]
+fn connections_that_a_server_leads_astray_are_answered_by_it_again() {
+    for deed in ["/flip", "/attach"] {
+        let place = Place::new();
+        let mut daemon = vandal(&place, "--bake 0 --drain-quiet 50ms").start();
+        daemon.wait_generation(1);
+        assert_steered(&daemon);
+        let address = daemon.address("http");
+        let outages: Vec<_> = (0..3).map(|_| outage(&address, deed)).collect();
+        assert_mended(&outages);
+        swapped(&daemon, 2);
+        assert_eq!(get(&address, "/").unwrap(), "vandal generation 2\n");
+    }
+}
+
+#[test]
+fn a_datagram_server_that_connects_its_socket_is_followed_by_one_that_serves() {
+    let place = Place::new();
+    let words = place.path("words");
+    place.write("words", "--connect");
+    let mut daemon = Launch::new(&place)
+        .args("--listen udp:127.0.0.1:0=dns --ready notify --restart-sec 0 --bake 0 --drain-quiet 50ms")
+        .command(&["/bin/sh", "-c", "exec \"$0\" $(cat \"$1\")", &example("vandal"), &words])
+        .start();
+    daemon.wait_generation(1);
+    place.write("words", "");
+    let address = daemon.address("dns");
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    for generation in 2..=3 {
+        let wanted = format!("{generation} /");
+        wait_for("an answer of the next", || {
+            client.send_to(b"/", &address).unwrap();
+            let mut buffer = [0; 64];
+            let length = client.recv(&mut buffer).ok()?;
+            (buffer[..length] == *wanted.as_bytes()).then_some(())
+        });
+        if generation == 2 {
+            assert!(daemon.stderr().contains("generation 1 can accept nothing on"), "{}", daemon.stderr());
+            swapped(&daemon, 3);
+        }
+    }
 }
 
 const CLIENTS: u64 = 300;

@@ -116,7 +116,8 @@ impl Check {
         let (Some(candidate), Some(old)) = (role(before, Role::Candidate), self.seen.get(&id)) else {
             return;
         };
-        let own_fault = old.ended || old.ready.is_none() || signal == Signal::ABRT || old.told.is_some();
+        let own_fault =
+            old.ended || old.lost || old.ready.is_none() || signal == Signal::ABRT || old.told.is_some();
         if before.generation != Some(id.0) || self.disturbed || own_fault {
             return;
         }

@@ -78,6 +78,12 @@ impl Check {
                 (on.is_asked, on.was_good) = (false, result.is_ok());
             }
             Event::Arrived { .. } => self.mark("arrived where nobody serves", true),
+            Event::RescueFailed { .. } => self.mark("rescue failed", true),
+            Event::SocketLost { slot, .. } => {
+                for id in self.on(*slot) {
+                    self.seen.entry(id).or_default().lost = true;
+                }
+            }
             _ => {}
         }
     }
@@ -210,7 +216,8 @@ impl Check {
         let keeps =
             after.generation == Some(id.0) || after.generation.is_none() || after.state == State::Stopping;
         // It fails while it has the traffic, and something else takes that away in the same step.
-        let own_fault = signal == self.policy.watchdog_signal || self.seen[&id].ready.is_none();
+        let seen = &self.seen[&id];
+        let own_fault = signal == self.policy.watchdog_signal || seen.ready.is_none() || seen.lost;
         let is_current = self.before.as_ref().is_some_and(|before| before.generation == Some(id.0));
         let may = keeps || (is_current && own_fault) || self.is_leaving(id) || is_passed_on(event);
         if self.setting.steers && !may {
@@ -234,7 +241,8 @@ impl Check {
             return;
         }
         // Its own fault.
-        let is_silent = signal == self.policy.watchdog_signal || self.seen[&id].ready.is_none();
+        let seen = &self.seen[&id];
+        let is_silent = signal == self.policy.watchdog_signal || seen.ready.is_none() || seen.lost;
         let before = self.before.as_ref();
         let candidate = before.and_then(|before| role(before, Role::Candidate));
         let is_old = candidate.is_some() && before.and_then(|before| before.generation) == Some(id.0);
@@ -266,6 +274,8 @@ impl Check {
         if self.setting.steers {
             self.traffic_is_where_it_belongs(now, status);
             self.ready_mends_the_slots(actions, status);
+            self.who_cannot_be_steered_to_is_not_taken(event, status);
+            self.who_has_lost_its_socket_has_failed(event);
             self.marks_of_slots(event, status);
         }
     }
@@ -362,6 +372,38 @@ impl Check {
         assert!(!is_new || steers, "ready_mends_the_slots: {actions:?}");
     }
 
+    /// A candidate without the traffic proves nothing, and the old one is still there.
+    fn who_cannot_be_steered_to_is_not_taken(&mut self, event: &Event, status: &Status) {
+        let (Event::SteerFailed { .. }, Some(before)) = (event, &self.before) else { return };
+        let candidate = role(before, Role::Candidate);
+        let is_ready = |id: &u64| self.seen[&GenerationId(*id)].ready.is_some();
+        let is_swap = candidate.filter(is_ready).is_some();
+        assert!(
+            !is_swap || role(status, Role::Candidate).is_none(),
+            "{candidate:?} gets no traffic and goes on"
+        );
+        self.mark("steering failed in a swap", is_swap);
+        self.mark("steering failed", !is_swap);
+    }
+
+    /// It is told to end, but for one that only finishes what it has.
+    fn who_has_lost_its_socket_has_failed(&mut self, event: &Event) {
+        let Event::SocketLost { slot, .. } = event else { return };
+        for id in self.on(*slot) {
+            let drains = self.slots.of[&id].drains.is_some();
+            let is_over = drains || self.is_leaving(id) || self.stops_itself(id);
+            assert!(is_over, "generation {} can accept nothing and serves on", id.0);
+            self.mark("socket lost", !drains);
+        }
+    }
+
+    /// Who runs there.
+    fn on(&self, slot: SlotId) -> Vec<GenerationId> {
+        let lives = |id: &GenerationId| self.seen.get(id).is_some_and(|it| it.started.is_some() && !it.ended);
+        let here = self.slots.of.iter().filter(|(_, on)| on.slot == slot.0).map(|(id, _)| *id);
+        here.filter(lives).collect()
+    }
+
     fn marks_of_slots(&mut self, event: &Event, status: &Status) {
         let Some(before) = &self.before else { return };
         let baked = role(before, Role::Candidate).filter(|candidate| {
@@ -389,7 +431,8 @@ impl Check {
         }
         let slot_of = |id: u64| SlotId(self.slots.slot(id));
         let runs = |id: GenerationId| self.seen.get(&id).is_some_and(|seen| seen.started.is_some());
-        let target = net.steering.slot;
+        let target = net.wanted.slot;
+        let again = |at: u64| at + limits::RESCUE_AGAIN.as_nanos() + 2 * Self::LATE;
         // TimeoutStopSec=infinity: the user wants to wait for a server that does not end.
         let waits_for_ever = self.policy.timeout_stop.is_infinite() && !status.generations.is_empty();
         let lives = |entry: u64| self.seen.get(&GenerationId(entry)).is_some_and(|seen| !seen.ended);
@@ -409,7 +452,8 @@ impl Check {
             } else {
                 let is_served = others.any(|id| slot_of(id.0) == target && runs(id) && serves(id));
                 let is_due = wake.is_some() || waits_for_ever;
-                net.guarded.contains(&slot) && !is_served && is_due
+                let is_tried_again = net.unrescued.is_some_and(|at| now <= again(at));
+                net.guarded.contains(&slot) && (!is_served || is_tried_again) && is_due
             };
             assert!(has_hope, "a connection on {slot:?} is forgotten at {now}: {status:?} {net:?}");
         }
@@ -426,7 +470,8 @@ impl Check {
                 self.slots.of.iter().filter(|(id, on)| on.slot == slot.0 && !self.is_leaving(**id))
             {
                 let Some(drains) = on.drains.filter(|_| !self.stops_itself(*id)) else { continue };
-                let since = drains.saturating_add(on.slept).max(queue.since);
+                let failed = net.unrescued.unwrap_or_default();
+                let since = drains.saturating_add(on.slept).max(queue.since).max(failed);
                 assert!(now <= since.saturating_add(patience), "the queue of generation {} is stuck", id.0);
             }
         }

@@ -414,7 +414,7 @@ impl Kernel {
             Action::Forget { generation } => self.of(*generation).awaited = false,
             Action::Reread => {
                 let result = self.reread();
-                self.answers.push_back(Event::Reread { result });
+                self.answers.push_front(Event::Reread { result });
             }
             Action::Adopt => {
                 let staged = self.staged.take().expect("Adopt or Discard once for what was read");
@@ -425,7 +425,7 @@ impl Kernel {
                 self.staged.take().expect("Adopt or Discard once for what was read");
             }
             Action::Watch { on } => self.watched = *on,
-            Action::Steer(steering) => self.slots.steering = *steering,
+            Action::Steer(steering) => self.steer(*steering),
             Action::Guard { slot, on } => self.guard(*slot, *on),
             Action::Rescue { slot } => self.rescue(*slot),
             Action::Count { generation, .. } => self.count(*generation),

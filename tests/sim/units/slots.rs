@@ -14,6 +14,8 @@ pub(crate) struct Slots {
     guarded: BTreeSet<SlotId>,
     /// Where something waits that the shell was told of.
     waiting: BTreeSet<SlotId>,
+    /// When a rescue failed last.
+    unrescued: Option<u64>,
     asked: BTreeMap<GenerationId, u64>,
     questions: u64,
 }
@@ -24,6 +26,7 @@ impl Slots {
             steering: Steering { slot: SlotId(0), canary: None },
             guarded: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            unrescued: None,
             asked: BTreeMap::new(),
             questions: 0,
         }
@@ -50,7 +53,21 @@ impl Kernel {
         self.slots.waiting.remove(&slot);
     }
 
+    /// Refused now and then; where connections go then is looked at in world.rs.
+    pub(super) fn steer(&mut self, steering: Steering) {
+        self.slots.steering = steering;
+        if self.rng.u8(..16) == 0 {
+            self.answers.push_back(Event::SteerFailed { why: "Operation not permitted".to_owned() });
+            self.rules.mark("steering failed", true);
+        }
+    }
+
     pub(super) fn rescue(&mut self, slot: SlotId) {
+        if self.rng.u8(..4) == 0 {
+            self.slots.unrescued = Some(self.now);
+            self.rules.mark("rescue failed", true);
+            return self.answers.push_back(Event::RescueFailed { slot });
+        }
         self.slots.waiting.remove(&slot);
     }
 
@@ -141,7 +158,9 @@ impl Kernel {
             }
             (old, new) => assert!(target == old || target == new, "nobody has it: {:?}", self.slots.steering),
         }
-        let waits = self.slots.waiting.is_empty() || status.state != State::Running;
+        let again = |at: u64| self.now <= at + limits::RESCUE_AGAIN.as_nanos();
+        let is_tried_again = self.slots.unrescued.is_some_and(again);
+        let waits = self.slots.waiting.is_empty() || is_tried_again || status.state != State::Running;
         assert!(waits, "what has arrived is not taken to {current}: {:?}", self.slots.waiting);
     }
 }

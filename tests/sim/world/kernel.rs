@@ -89,6 +89,8 @@ pub(super) struct Group {
     pub(super) lives: Vec<Life>,
     pub(super) slot: SlotId,
     pub(super) accepts: bool,
+    /// For good: its socket is not the one that clients find.
+    pub(super) is_lost: bool,
     pub(super) traffic: Traffic,
     /// Stopped by a signal: nothing of it runs, what it would do is in `held`.
     pub(super) stopped: bool,
@@ -259,6 +261,7 @@ impl World {
             lives: vec![Life::Alive; 1 + children],
             slot,
             accepts: false,
+            is_lost: false,
             traffic: Traffic::default(),
             stopped: false,
             held: Vec::new(),

@@ -20,7 +20,13 @@ pub(crate) struct Queue {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Net {
-    pub(crate) steering: Steering,
+    /// As ordered; what the program says may be another, where the kernel refused.
+    pub(crate) wanted: Steering,
+    steering: Steering,
+    /// The kernel, or the limits of this host, refuse now and then.
+    pub(crate) is_frail: bool,
+    /// When a rescue failed last.
+    pub(crate) unrescued: Option<u64>,
     /// `Connected` is wanted.
     pub(crate) watched: bool,
     pub(crate) guarded: BTreeSet<SlotId>,
@@ -41,13 +47,16 @@ pub(crate) struct Net {
 impl Net {
     pub(super) fn new() -> Self {
         Self {
+            wanted: Steering { slot: SlotId(0), canary: None },
             steering: Steering { slot: SlotId(0), canary: None },
+            is_frail: false,
+            unrescued: None,
             watched: false,
             guarded: BTreeSet::new(),
             queues: [Queue::default(); limits::GENERATIONS],
             relayed: BTreeSet::new(),
             is_blind: false,
-            made: limits::SLOTS_AT_FIRST,
+            made: 2,
             was_wrong: false,
             asked: BTreeMap::new(),
             questions: 0,
@@ -69,6 +78,7 @@ impl Net {
         for queue in &mut self.queues {
             queue.since += span;
         }
+        self.unrescued = self.unrescued.map(|at| at + span);
     }
 
     /// What the same can happen from.
@@ -88,7 +98,7 @@ impl World {
 
     /// Whether a connection waits for whoever has the traffic.
     pub(crate) fn is_connected(&self) -> bool {
-        self.net.queues[usize::from(self.net.steering.slot.0)].waiting > 0
+        self.net.queues[usize::from(self.net.wanted.slot.0)].waiting > 0
     }
 
     fn route(&mut self) -> SlotId {
@@ -127,6 +137,21 @@ impl World {
         }
     }
 
+    /// A server does what its socket does not outlive (AF_UNIX): it accepts nothing any more.
+    pub(crate) fn lose_socket(&mut self) {
+        let alive = self.groups.iter().filter(|(_, group)| group.is_alive() && !group.is_lost);
+        let all: Vec<GenerationId> = alive.map(|(id, _)| *id).collect();
+        if !self.setting.steers || all.is_empty() {
+            return;
+        }
+        let id = all[self.rng.usize(..all.len())];
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.is_lost = true;
+        let slot = group.slot;
+        self.net.queue(slot).waiting = 0;
+        self.queue.push_back(Event::SocketLost { slot, socket: "/x.sock".to_owned() });
+    }
+
     /// Something comes to a slot, whoever has the traffic. The shell is told of it once.
     pub(crate) fn arrive(&mut self, slot: SlotId, count: u32) {
         let now = self.now;
@@ -143,7 +168,7 @@ impl World {
         if self.net.queue(slot).waiting == 0 {
             return;
         }
-        if self.net.watched && slot == self.net.steering.slot {
+        if self.net.watched && slot == self.net.wanted.slot {
             if !self.queue.contains(&Event::Connected) {
                 self.queue.push_back(Event::Connected);
             }
@@ -188,7 +213,7 @@ impl World {
 
     /// Everything in flight is answered.
     pub(super) fn calm_traffic(&mut self) {
-        self.net.is_blind = false;
+        (self.net.is_blind, self.net.is_frail) = (false, false);
         for queue in &mut self.net.queues {
             queue.since = self.now;
         }
@@ -216,7 +241,7 @@ impl World {
     /// A slot without traffic, where nothing waits yet.
     pub(crate) fn idle_slot(&self) -> Option<SlotId> {
         let is_idle = |slot: &SlotId| {
-            *slot != self.net.steering.slot && self.net.queues[usize::from(slot.0)].waiting == 0
+            *slot != self.net.wanted.slot && self.net.queues[usize::from(slot.0)].waiting == 0
         };
         (0..self.net.made).map(SlotId).find(is_idle)
     }
@@ -232,14 +257,23 @@ impl World {
 
     pub(super) fn watch(&mut self, on: bool) {
         self.net.watched = on;
-        self.report(self.net.steering.slot);
+        self.report(self.net.wanted.slot);
     }
 
     pub(super) fn steer(&mut self, steering: Steering) {
-        let before = std::mem::replace(&mut self.net.steering, steering);
+        let before = std::mem::replace(&mut self.net.wanted, steering);
+        if self.is_refused() {
+            self.answers.push_back(Event::SteerFailed { why: "Operation not permitted".to_owned() });
+        } else {
+            self.net.steering = steering;
+        }
         if before.slot != steering.slot {
             self.report(steering.slot);
         }
+    }
+
+    fn is_refused(&mut self) -> bool {
+        self.net.is_frail && self.rng.u8(..3) == 0
     }
 
     pub(super) fn guard(&mut self, slot: SlotId, on: bool) {
@@ -252,6 +286,12 @@ impl World {
     }
 
     pub(super) fn rescue(&mut self, slot: SlotId) {
+        if self.is_refused() {
+            self.net.unrescued = Some(self.now);
+            return self.answers.push_back(Event::RescueFailed { slot });
+        }
+        // The shell steers once more, or what is passed on would come back.
+        self.net.steering = self.net.wanted;
         if self.net.relayed.insert(slot) {
             let after = if self.orderly || self.rng.bool() { 0 } else { self.rng.u64(..50 * MS) };
             self.plan(after, Happening::Rescued { slot });
@@ -260,7 +300,13 @@ impl World {
 
     /// The kernel moves the queue, or the relay connects anew: either way the program says where to.
     pub(super) fn rescued(&mut self, slot: SlotId) {
-        if self.net.relayed.remove(&slot) && slot != self.net.steering.slot {
+        if !self.net.relayed.remove(&slot) || slot == self.net.wanted.slot {
+            return;
+        }
+        if slot == self.net.steering.slot {
+            // It would come back: the relay ends, and what is left is told of anew.
+            self.report(slot);
+        } else {
             let count = std::mem::take(&mut self.net.queue(slot).waiting);
             for _ in 0..count {
                 self.connect();
@@ -323,6 +369,6 @@ impl super::kernel::Group {
     }
 
     fn is_accepting(&self) -> bool {
-        self.accepts && !self.stopped && self.is_alive()
+        self.accepts && !self.is_lost && !self.stopped && self.is_alive()
     }
 }

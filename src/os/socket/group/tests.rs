@@ -333,19 +333,68 @@ fn what_a_server_does_to_its_slot_is_undone() {
     assert_eq!(get(libc::SOL_SOCKET, libc::SO_LINGER), 0);
     assert_eq!(buffer(&fd), buffer(&held.slot(ONE).unwrap()));
     assert_eq!(get(libc::SOL_SOCKET, 72), 0, "SO_BUF_LOCK");
+    sys::set_int_option(&*fd, libc::IPPROTO_IP, libc::IP_MINTTL, 255).unwrap();
+    held.ready_slot(ZERO).unwrap();
+    assert_eq!(get(libc::IPPROTO_IP, libc::IP_MINTTL), 0, "clients far away are dropped");
 }
 
 #[test]
-fn a_slot_whose_filters_are_locked_does_not_stop_us() {
+fn slots_whose_filters_are_locked_do_not_stop_us() {
     let held = local();
-    setsockopt_lock(&held.first());
-    held.steer(&to(ONE)).unwrap();
+    for slot in [ZERO, ONE] {
+        lock_filters(&held.ready_slot(slot).unwrap());
+        held.steer(&to(SlotId(1 - slot.0))).unwrap();
+    }
     let _client = connect(&held);
-    assert_eq!(queues(&held), [0, 1, 0]);
+    assert_eq!(queues(&held), [1, 0, 0], "through a third");
+    let (waits, locked) = (held.first(), held.slot(ONE).unwrap());
+    assert!(Rc::ptr_eq(&waits, &held.ready_slot(ZERO).unwrap()), "a client waits there");
+    assert!(!Rc::ptr_eq(&locked, &held.ready_slot(ONE).unwrap()));
+    held.steer(&to(ONE)).unwrap();
+    let _other = connect(&held);
+    assert_eq!(queues(&held), [1, 1, 0], "although its old socket is still open");
 }
 
-fn setsockopt_lock(fd: &OwnedFd) {
+fn lock_filters(fd: &OwnedFd) {
     sys::set_int_option(fd, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1).unwrap();
+}
+
+/// Nobody sees it in between, and the kernel's order is another.
+#[test]
+fn a_slot_that_was_shut_down_and_listens_again_is_found_out() {
+    for traffic in [ZERO, ONE] {
+        let held = local();
+        held.ready_slot(TWO).unwrap();
+        held.steer(&to(traffic)).unwrap();
+        let fd = held.slot(traffic).unwrap();
+        shut_down(&fd);
+        sys::listen(&fd, 100).unwrap();
+        held.steer(&to(traffic)).unwrap();
+        std::mem::forget(connect(&held));
+        let stray = [ZERO, ONE, TWO].into_iter().find(|slot| held.queued(*slot).unwrap() > 0).unwrap();
+        assert_ne!(stray, traffic, "steering alone does not see it");
+        held.verify(stray).unwrap();
+        for slot in [traffic, ONE, TWO, ZERO] {
+            held.steer(&to(slot)).unwrap();
+            let before = queues(&held);
+            std::mem::forget(connect(&held));
+            let index = usize::from(slot.0);
+            assert_eq!(queues(&held)[index], before[index] + 1, "{slot:?}");
+        }
+    }
+}
+
+#[test]
+fn verifying_leaves_what_is_right() {
+    let held = local();
+    for steering in [to(ZERO), Steering { slot: ZERO, canary: Some((ONE, 99)) }] {
+        held.steer(&steering).unwrap();
+        held.verify(ONE).unwrap();
+        held.steer(&to(ZERO)).unwrap();
+        let before = queues(&held)[0];
+        std::mem::forget(connect(&held));
+        assert_eq!(queues(&held)[0], before + 1, "{steering:?}");
+    }
 }
 
 #[test]
@@ -377,6 +426,29 @@ fn a_datagram_slot_shut_down_by_a_server_is_replaced() {
         held.steer(&to(slot)).unwrap();
         client.send_to(b"x", reach(&held)).unwrap();
         assert_eq!(queues(&held), wanted);
+    }
+}
+
+/// connect(2) takes a datagram socket out of its group for ever.
+#[test]
+fn a_datagram_slot_connected_by_a_server_is_lost_and_replaced() {
+    for is_shut_down in [false, true] {
+        let held = steered(udp("127.0.0.1:0"));
+        let fd = held.ready_slot(ZERO).unwrap();
+        UdpSocket::from(fd.try_clone().unwrap()).connect("127.0.0.1:9").unwrap();
+        if is_shut_down {
+            shut_down(&fd);
+        }
+        held.steer(&to(ZERO)).unwrap();
+        assert!(held.is_lost(ZERO) && !held.is_lost(ONE), "{is_shut_down}");
+        held.ready_slot(ZERO).unwrap();
+        assert!(!held.is_lost(ZERO));
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for (slot, wanted) in [(ZERO, [1, 0, 0]), (ONE, [1, 1, 0])] {
+            held.steer(&to(slot)).unwrap();
+            client.send_to(b"x", reach(&held)).unwrap();
+            assert_eq!(queues(&held), wanted, "{is_shut_down}");
+        }
     }
 }
 
