@@ -26,6 +26,7 @@
 //!                       in config/unit/: pair.rs (which sockets are for which service), finish.rs (the whole)
 //!   address.rs          --listen and systemd's address grammar
 //!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
+//!   dialect.rs          Protocol=: what else than LISTEN_FDS a server is told
 //!   environment.rs      -E, Environment=, environment files
 //!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
@@ -66,6 +67,7 @@
 //!   diag.rs             what the kernel says about sockets; in os/diag/: netlink.rs (dumps), inet.rs (TCP, UDP),
 //!                       local.rs (AF_UNIX), proc.rs, traffic.rs (who still works on what)
 //!   directories.rs      RuntimeDirectory= and its kin
+//!   exec.rs             supervise exec: becomes COMMAND
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:

@@ -72,6 +72,7 @@ Usage: supervise [OPTIONS] -- COMMAND [ARG]...
        supervise check [OPTIONS] [--json] (UNIT... | -- COMMAND...)
        supervise swap | restart | pause | resume | stop | kill SIG | status [NAME]
        supervise list
+       supervise exec -- COMMAND [ARG]...
 ";
 
 const ADDRESSES: &str = "
@@ -101,6 +102,16 @@ conditions (Condition*, Assert*) have no effect: a warning or, by --strict, an e
 ";
 
 pub(super) const LIST: &str = "Usage: supervise list [--json]\n\nEvery instance of this user.\n";
+
+pub(super) const EXEC: &str = "\
+Usage: supervise exec -- COMMAND [ARG]...
+
+Becomes COMMAND, after setting LISTEN_PID to its own pid (and WATCHDOG_PID, where there is a watchdog): for servers that
+take sockets only where LISTEN_PID is theirs, behind wrappers that start them as a child:
+    supervise -l 8080 -- sh -c 'make assets && exec supervise exec -- ./server'
+Without LISTEN_FDS it says so and starts COMMAND all the same, so that a script works without supervise, too. Sockets
+that a wrapper has closed are an error (125). 126: COMMAND cannot be executed; 127: it is not found.
+";
 
 pub(super) fn verb(verb: &str) -> String {
     let (_, usage, doc) = VERBS.iter().find(|(name, ..)| *name == verb).copied().unwrap_or_default();

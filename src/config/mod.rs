@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod command_line;
+pub mod dialect;
 pub mod directives;
 pub mod environment;
 pub mod instance;
@@ -27,6 +28,7 @@ use std::ffi::OsString;
 use std::fmt;
 
 pub use address::{Address, Kind, Listener};
+pub use dialect::Dialect;
 pub use instance::{Color, Control, Instance};
 pub use launch::{
     Commands, Directories, Directory, DirectoryPath, EnvironmentFile, Exec, Input, Launch, Limit,

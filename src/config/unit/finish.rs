@@ -49,6 +49,7 @@ pub(super) fn finish(
     check_steering(&draft.config, |key| {
         draft.place_of(Section::XSupervise, key).unwrap_or(service).to_owned()
     })?;
+    warnings.extend(draft.untold());
     Ok(stop_first)
 }
 
