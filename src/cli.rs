@@ -24,6 +24,7 @@ use crate::config::directives::{DIRECTIVES, Draft, choice, nearest};
 use crate::config::unit::Setting;
 use crate::config::{
     Color, Config, Control, Error, Exec, Instance, Kind, Listener, Problem, Warning, environment, printable,
+    typed,
 };
 pub use check::{Check, Report, Subject};
 
@@ -157,16 +158,6 @@ fn unknown_word(word: &str, words: &[String]) -> Error {
         None => format!("did you mean: supervise -- {}", typed(words)),
     };
     Problem::new("no verb of supervise", remedy).at(printable(word))
-}
-
-/// Words as one would type them again, cut where they are long.
-fn typed(words: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,[]{}".contains(c);
-    let quote = |word: &String| {
-        let bare = !word.is_empty() && word.chars().all(plain);
-        if bare { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
-    };
-    printable(&words.iter().map(quote).collect::<Vec<_>>().join(" "))
 }
 
 /// Neither help nor version by clap: its texts have many lines and another form.

@@ -10,6 +10,7 @@ pub mod dialect;
 pub mod directives;
 pub mod environment;
 pub mod instance;
+pub mod known;
 mod launch;
 pub mod number;
 pub mod placeholder;
@@ -187,6 +188,16 @@ pub fn printable(text: &str) -> String {
         out.push('…');
     }
     out
+}
+
+/// Words as one would type them again, cut where they are long.
+pub fn typed(words: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,[]{}".contains(c);
+    let quote = |word: &String| {
+        let bare = !word.is_empty() && word.chars().all(plain);
+        if bare { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    printable(&words.iter().map(quote).collect::<Vec<_>>().join(" "))
 }
 
 fn escape(chars: impl Iterator<Item = char>) -> String {
