@@ -79,7 +79,7 @@ const ADDRESSES: &str = "
 ADDRESS is 443 (every address, IPv4 and IPv6), 0.0.0.0:443, [::1]:443, [fe80::1]:80%eth0, localhost:8080, /run/x.sock,
 @abstract, or fd:NAME and fd:3 for an inherited socket; port 0 lets the kernel pick. KIND is tcp, udp, unix, unixgram,
 seqpacket or fd. NAME follows the last `=`; without it the name is the port or the path's file name.
-{fd:NAME}, {port:NAME} and {addr:NAME} in COMMAND and in -E values are replaced.
+{fd:NAME}, {port:NAME} and {addr:NAME} in COMMAND and in -E values are replaced, by the first socket of that name.
 SPAN is 5 (seconds), 100ms, 1min 30s or infinity. SIG is a name with or without SIG, or a number.
 ";
 
@@ -160,8 +160,15 @@ pub(super) fn short() -> String {
 /// Everything: verbs, flags, and the directives that only `-p` sets.
 pub(super) fn long() -> String {
     let mut out = format!("{USAGE}\nVerbs:\n");
-    for (_, usage, doc) in VERBS.into_iter().chain([("list", "list [--json]", "every instance of this user")])
-    {
+    let others = [
+        ("list", "list [--json]", "every instance of this user"),
+        (
+            "exec",
+            "exec -- COMMAND [ARG]...",
+            "become COMMAND, with LISTEN_PID as its own pid (below wrappers)",
+        ),
+    ];
+    for (_, usage, doc) in VERBS.into_iter().chain(others) {
         line(&mut out, usage, doc);
     }
     for (group, title) in

@@ -16,6 +16,8 @@ pub struct Socket {
 enum Fix {
     /// Words of its own: options that say where to bind go, these come. `told` is in a word where they are there already.
     Words { instead_of: &'static [&'static str], add: &'static str, told: &'static str },
+    /// None of these options, and its own pid in LISTEN_PID, whatever starts it.
+    Own { instead_of: &'static [&'static str] },
     /// A whole sentence.
     Say(&'static str),
     /// It binds for itself, and knows no other way; what else to mind.
@@ -24,7 +26,7 @@ enum Fix {
     Wrapper(&'static str),
 }
 
-use Fix::{Intercept, Say, Words, Wrapper};
+use Fix::{Intercept, Own, Say, Words, Wrapper};
 
 /// Programs by the name of their file without its version, or by the module of `python -m`.
 const PROGRAMS: &[(&[&str], Fix)] = &[
@@ -40,10 +42,9 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
             told: "--fd",
         },
     ),
-    (
-        &["gunicorn", "hypercorn"],
-        Words { instead_of: &["-b", "--bind"], add: "--bind fd://{fd:<name>}", told: "fd://" },
-    ),
+    (&["hypercorn"], Words { instead_of: &["-b", "--bind"], add: "--bind fd://{fd:<name>}", told: "fd://" }),
+    // It takes LISTEN_FDS where LISTEN_PID is its own; with fd:// as well it would take them twice, and close them.
+    (&["gunicorn"], Own { instead_of: &["-b", "--bind"] }),
     (
         &["twist", "twisted"],
         Words {
@@ -147,6 +148,8 @@ struct Known {
     name: String,
     /// Which word says so.
     at: usize,
+    /// Its first word: its interpreter, if it has one.
+    first: usize,
     fix: Fix,
 }
 
@@ -156,7 +159,7 @@ pub fn remedy(words: &[String], sockets: &[Socket]) -> String {
     let known = identify(words);
     let nameless = Socket { name: "NAME".to_owned(), address: "ADDRESS".to_owned() };
     let socket = sockets.first().unwrap_or(&nameless);
-    let Some(Known { name, at, fix }) = known else {
+    let Some(Known { name, at, first, fix }) = known else {
         let text = "add --intercept-bind if it binds its port itself; if it takes an fd by number, give it {fd:<name>}; if \
                     it takes LISTEN_FDS and is started by a wrapper, put `supervise exec --` before it";
         return fill(text, socket, "");
@@ -170,6 +173,13 @@ pub fn remedy(words: &[String], sockets: &[Socket]) -> String {
             let added = add.split(' ').map(|word| fill(word, socket, &name));
             let all: Vec<String> =
                 before.iter().cloned().chain(without(own, instead_of)).chain(added).collect();
+            format!("start it as: {}", typed(&all))
+        }
+        Own { instead_of } => {
+            let (before, own) = words.split_at(first);
+            let exec = ["supervise", "exec", "--"].map(str::to_owned);
+            let all: Vec<String> =
+                before.iter().cloned().chain(exec).chain(without(own, instead_of)).collect();
             format!("start it as: {}", typed(&all))
         }
         Say(text) => fill(text, socket, &name),
@@ -196,7 +206,7 @@ fn identify(words: &[String]) -> Option<Known> {
             return Some(script(words, at));
         } else {
             let shell = if name.ends_with(".sh") { "sh" } else { name };
-            return Some(Known { fix: lookup(shell)?, name: printable(name), at });
+            return Some(Known { fix: lookup(shell)?, name: printable(name), at, first: at });
         }
     }
 }
@@ -207,8 +217,8 @@ fn script(words: &[String], python: usize) -> Known {
     // skip() goes over -m as over any option.
     let name = words.get(at).map(|word| program(word).trim_end_matches(".py")).unwrap_or_default();
     match lookup(name) {
-        Some(fix) => Known { fix, name: name.to_owned(), at },
-        None => Known { fix: Intercept(""), name: "python".to_owned(), at: python },
+        Some(fix) => Known { fix, name: name.to_owned(), at, first: python },
+        None => Known { fix: Intercept(""), name: "python".to_owned(), at: python, first: python },
     }
 }
 

@@ -21,8 +21,9 @@ fn servers_that_take_an_fd_get_their_whole_command_line() {
         ("uv run uvicorn app:app", "uv run uvicorn app:app --fd {fd:web}"),
         ("nice -n 5 env -i A=b uvicorn a:b", "nice -n 5 env -i A=b uvicorn a:b --fd {fd:web}"),
         ("env -u A daphne -p 80 a:b", "env -u A daphne a:b --fd {fd:web}"),
-        ("gunicorn -b :80 -w 4 a:b", "gunicorn -w 4 a:b --bind fd://{fd:web}"),
-        ("gunicorn3 -b:80 --bind=:81 a:b", "gunicorn3 a:b --bind fd://{fd:web}"),
+        ("gunicorn -b :80 -w 4 a:b", "supervise exec -- gunicorn -w 4 a:b"),
+        ("gunicorn3 -b:80 --bind=fd://3 a:b", "supervise exec -- gunicorn3 a:b"),
+        ("uv run python -m gunicorn a:b", "uv run supervise exec -- python -m gunicorn a:b"),
         ("hypercorn --bind :80 a:b", "hypercorn a:b --bind fd://{fd:web}"),
         ("twist web --port tcp:80", "twist web --listen systemd:domain=INET:name=web"),
     ] {
@@ -34,7 +35,7 @@ fn servers_that_take_an_fd_get_their_whole_command_line() {
 
 #[test]
 fn what_was_told_already_is_not_told_again() {
-    for command in ["uvicorn a:b --fd 3", "gunicorn --bind=fd://3 a:b", "twist web --listen systemd:index=0"]
+    for command in ["uvicorn a:b --fd 3", "hypercorn --bind=fd://3 a:b", "twist web --listen systemd:index=0"]
     {
         assert!(web(command).contains("look at what it says itself"), "{command}");
     }

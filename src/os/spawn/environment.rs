@@ -217,6 +217,22 @@ mod tests {
     }
 
     #[test]
+    fn a_dialect_is_spoken_by_us_alone() {
+        let environment = pairs(&[("NGINX", "8;"), ("EINHORN_FD_0", "8")]);
+        let told = pairs(&[("NGINX", "3;")]);
+        let additions = Additions {
+            environment: &environment,
+            dialects: &[Dialect::Nginx, Dialect::Fpm],
+            told: &told,
+            ..Additions::default()
+        };
+        let all = build_environment(inherited(&[("NGINX", "9;"), ("FPM_SOCKETS_1", "/x=9")]), additions);
+        assert_eq!(text(&all, "NGINX").as_deref(), Some("3;"));
+        assert_eq!(text(&all, "EINHORN_FD_0").as_deref(), Some("8"), "nobody asked us to speak that");
+        assert_eq!(all.len(), 2);
+    }
+
+    #[test]
     fn without_sockets_the_user_may_set_the_variables() {
         let environment = pairs(&[("LISTEN_FDS", "1")]);
         let all = build_environment(
