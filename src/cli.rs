@@ -128,7 +128,7 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
     match words.first().map(String::as_str) {
         Some("run") => return units::read(&words[1..], command.as_ref()),
         Some("check") => return check::read(&words[1..], command.as_ref()),
-        Some("exec") => return read_exec(&words[1..], command),
+        Some("exec") => return verbs::read_exec(&words[1..], command),
         _ => {}
     }
     // Of a verb, or of something that is none, all words are read as its own.
@@ -218,28 +218,6 @@ fn informed(matches: &ArgMatches) -> Option<Parsed> {
     }
     let version = || answer(format!("supervise {}\n", env!("CARGO_PKG_VERSION")));
     matches.get_flag("version").then(version)
-}
-
-/// `supervise exec -- COMMAND [ARG]...`
-fn read_exec(options: &[String], words: Option<Vec<OsString>>) -> Result<Parsed, Error> {
-    let matches = command().arg(Arg::new("stray").num_args(0..).trailing_var_arg(true));
-    let matches =
-        matches.try_get_matches_from(options).map_err(|error| one_line(&error, "supervise exec"))?;
-    if matches.get_flag("help") || matches.get_flag("long-help") {
-        return Ok(answer(help::EXEC.to_owned()));
-    }
-    if let Some(strays) = matches.get_many::<String>("stray") {
-        let strays: Vec<String> = strays.cloned().collect();
-        let remedy = match &words {
-            Some(_) => "leave this word out".to_owned(),
-            None => format!("did you mean: supervise exec -- {}", typed(&strays)),
-        };
-        return Err(Problem::new("COMMAND comes after --", remedy).at(printable(&strays[0])));
-    }
-    let words = words.filter(|words| words.first().is_some_and(|word| !word.is_empty()));
-    let missing =
-        || Problem::new("no COMMAND", "write it after --: supervise exec -- ./server").at("supervise exec");
-    words.map(Parsed::Exec).ok_or_else(missing)
 }
 
 /// `command` is what came after `--`; None: there was none.

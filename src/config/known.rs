@@ -79,7 +79,11 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
         &["h2o"],
         Say("add -p Protocol=server-starter, and write the same address, <address>, in its configuration"),
     ),
-    (&["starman", "plackup"], Say("add -p Protocol=server-starter")),
+    (&["plackup"], Say("add -p Protocol=server-starter")),
+    (
+        &["starman"],
+        Say("add -p Protocol=server-starter; starman takes IPv4 addresses and paths, as in -l 0.0.0.0:8080"),
+    ),
     (
         &["redis-server", "valkey-server", "postgres", "mysqld", "mariadbd"],
         Intercept(" and --handover stop-first, because two of them cannot share their data"),

@@ -7,6 +7,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{self, Command};
 
@@ -25,7 +26,10 @@ pub fn exec(words: &[OsString]) -> (u8, String) {
             command.env("LISTEN_PID", process::id().to_string()).env_remove("LISTEN_PIDFDID");
         }
         // Somebody may run the same script without us, for instance as a developer.
-        Ok(false) => eprintln!("supervise: exec: {}", NOT_PASSED),
+        Ok(false) => {
+            // Whoever closed stderr does not want to know.
+            let _ = writeln!(io::stderr(), "supervise: exec: {NOT_PASSED}");
+        }
         Err(cause) => return (CANNOT, cause),
     }
     if env::var_os("WATCHDOG_USEC").is_some() {
