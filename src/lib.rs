@@ -12,7 +12,7 @@
 //!   cli/check.rs        check: verdicts, and what would happen
 //!   cli/help.rs         -h and --help
 //!   cli/units.rs        run: unit files and their options
-//!   cli/verbs.rs        the verbs' words
+//!   cli/verbs.rs        the verbs' words, and exec's
 //! units.rs            reads unit files and those beside them, for run, check and each swap
 //! client.rs           the verbs: find an instance, one request, its answer
 //!   client/wire.rs      lines of the control socket, as the client reads them

@@ -4,7 +4,7 @@
 //! server still has the fd.
 
 use super::directives::choice;
-use super::{Address, Kind, Listener, Problem};
+use super::{Address, Kind, Listener, Problem, Warning};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -142,8 +142,8 @@ fn fpm_key(address: &str) -> String {
     }
 }
 
-/// What a dialect will not tell of, each as a sentence with its remedy. Of inherited sockets only their owner knows.
-pub fn untold(dialects: &[Dialect], listeners: &[Listener]) -> Vec<Problem> {
+/// What a dialect will not tell of. Of inherited sockets only their owner knows.
+pub fn untold(dialects: &[Dialect], listeners: &[Listener]) -> Vec<Warning> {
     let mut all = Vec::new();
     for listener in listeners {
         if matches!(listener.address, Address::InheritedName(_) | Address::InheritedNumber(_)) {
@@ -151,7 +151,9 @@ pub fn untold(dialects: &[Dialect], listeners: &[Listener]) -> Vec<Problem> {
         }
         let address = listener.address.to_string();
         let told = dialects.iter().map(|dialect| (*dialect, dialect.refuses(listener.kind, &address)));
-        all.extend(told.filter_map(|(dialect, why)| Some(problem(dialect, &listener.name, why?))));
+        all.extend(told.filter_map(|(dialect, why)| {
+            Some(Warning(problem(dialect, &listener.name, why?).at(listener.place.as_str())))
+        }));
     }
     all
 }

@@ -257,7 +257,7 @@ impl Draft {
         check_streams(&self.config, place)?;
         let place = |key| self.place_of(Section::XSupervise, key).unwrap_or("command line").to_owned();
         check_steering(&self.config, place)?;
-        warnings.extend(self.untold());
+        warnings.extend(dialect::untold(&self.config.launch.dialects, &self.config.listeners));
         let mut config = self.config;
         config.policy.commands = config.launch.commands.policy();
         let commands = &config.launch.commands.start;
@@ -267,13 +267,6 @@ impl Draft {
         }
         check_placeholders(&config)?;
         Ok((config, warnings))
-    }
-
-    /// What Protocol= cannot say.
-    pub(super) fn untold(&self) -> Vec<Warning> {
-        let place = self.place_of(Section::XSupervise, "Protocol").unwrap_or("Protocol");
-        let untold = dialect::untold(&self.config.launch.dialects, &self.config.listeners);
-        untold.into_iter().map(|problem| Warning(problem.at(place))).collect()
     }
 
     /// CLI.md, Options: the delay grows by default; RestartSec= alone is fixed; growth needs steps and a maximum.

@@ -102,7 +102,27 @@ fn an_unknown_protocol_is_refused_and_a_lost_socket_by_strict() {
     assert!(said.contains("did you mean nginx?"), "{said}");
     assert!(refused("--listen 127.0.0.1:0=a -p Protocol=stdin").contains("--stdin fd:NAME"));
     let said = refused("--listen udp:127.0.0.1:0=dns -p Protocol=fpm --strict");
-    assert!(said.contains("dns") && said.contains("-p Protocol=fpm"), "{said}");
+    assert!(
+        said.starts_with("supervise: --listen udp:127.0.0.1:0=dns: Protocol=fpm does not tell"),
+        "{said}"
+    );
+}
+
+/// What it is was known to nobody before it was taken over.
+#[test]
+fn an_inherited_socket_is_told_of_by_what_it_turns_out_to_be() {
+    let place = Place::new();
+    let inner = "--control none -l fd:web -l fd:dns -p Protocol=fpm -- sleep 1000";
+    let command: Vec<&str> = [SUPERVISE].into_iter().chain(inner.split(' ')).collect();
+    let mut outer = Launch::new(&place)
+        .args("--listen 127.0.0.1:0=web --listen udp:127.0.0.1:0=dns")
+        .command(&command)
+        .start();
+    outer.wait_generation(1);
+    let is = environment(below(&outer));
+    assert_has(&is, &[("FPM_SOCKETS", &format!("{}=3", outer.address("web"))), ("LISTEN_FDS", "2")]);
+    let said = outer.stderr();
+    assert!(said.contains("Protocol=fpm does not tell of the socket \"dns\""), "{said}");
 }
 
 #[test]
@@ -133,9 +153,9 @@ fn units_have_protocol_and_placeholders_for_each_generation() {
     }
 }
 
-/// Below a shell that stays, the sleeping server.
+/// Below a wrapper that stays, the sleeping server.
 fn below(daemon: &Daemon) -> i32 {
-    wait_for("the server below the shell", || {
+    wait_for("the server below the wrapper", || {
         let all = daemon.processes_of(1);
         all.into_iter().find(|pid| proc_status(*pid, "Name").as_deref() == Some("sleep"))
     })

@@ -93,10 +93,19 @@ fn what_is_not_told_is_said() {
     let texts = ["8080=web", "udp:53=dns", "fd:3=up", "@x"];
     let listeners = texts.map(|text| Listener::parse(text, None).expect(text));
     let said = |dialects: &[Dialect]| -> Vec<String> {
-        untold(dialects, &listeners).into_iter().map(|problem| problem.cause).collect()
+        untold(dialects, &listeners)
+            .into_iter()
+            .map(|Warning(error)| format!("{}: {}", error.place, error.cause))
+            .collect()
     };
     assert_eq!(said(&[]), [""; 0]);
     let fpm = said(&[Dialect::Fpm]);
-    assert!(fpm[0].contains("\"dns\"") && fpm[1].contains("\"x\"") && fpm.len() == 2, "{fpm:?}");
+    assert!(
+        fpm[0].starts_with("--listen udp:53=dns: ")
+            && fpm[0].contains("\"dns\"")
+            && fpm[1].contains("\"x\"")
+            && fpm.len() == 2,
+        "{fpm:?}"
+    );
     assert_eq!(said(&[Dialect::Nginx, Dialect::Einhorn]).len(), 2);
 }
