@@ -24,6 +24,7 @@ use crate::config::directives::{DIRECTIVES, Draft, choice, nearest};
 use crate::config::unit::Setting;
 use crate::config::{
     Color, Config, Control, Error, Exec, Instance, Kind, Listener, Problem, Warning, environment, printable,
+    typed,
 };
 pub use check::{Check, Report, Subject};
 
@@ -33,6 +34,8 @@ pub enum Parsed {
     Run(Box<RunArgs>),
     Check(Box<Check>),
     Verb(Verb),
+    /// Become this COMMAND.
+    Exec(Vec<OsString>),
     /// Nothing to do but to print this and end: help, version or an error.
     Exit {
         status: u8,
@@ -125,6 +128,7 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
     match words.first().map(String::as_str) {
         Some("run") => return units::read(&words[1..], command.as_ref()),
         Some("check") => return check::read(&words[1..], command.as_ref()),
+        Some("exec") => return verbs::read_exec(&words[1..], command),
         _ => {}
     }
     // Of a verb, or of something that is none, all words are read as its own.
@@ -147,23 +151,13 @@ fn answer(text: String) -> Parsed {
 }
 
 fn unknown_word(word: &str, words: &[String]) -> Error {
-    let known = VERBS.iter().map(|(name, ..)| *name).chain(["list", "run", "check"]);
+    let known = VERBS.iter().map(|(name, ..)| *name).chain(["list", "run", "check", "exec"]);
     let remedy = match nearest(word, known) {
         Some(verb) => format!("did you mean: supervise {verb}; a program comes after --"),
         None if word == "help" => "did you mean: supervise --help".to_owned(),
         None => format!("did you mean: supervise -- {}", typed(words)),
     };
     Problem::new("no verb of supervise", remedy).at(printable(word))
-}
-
-/// Words as one would type them again, cut where they are long.
-fn typed(words: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,[]{}".contains(c);
-    let quote = |word: &String| {
-        let bare = !word.is_empty() && word.chars().all(plain);
-        if bare { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
-    };
-    printable(&words.iter().map(quote).collect::<Vec<_>>().join(" "))
 }
 
 /// Neither help nor version by clap: its texts have many lines and another form.

@@ -12,7 +12,7 @@
 //!   cli/check.rs        check: verdicts, and what would happen
 //!   cli/help.rs         -h and --help
 //!   cli/units.rs        run: unit files and their options
-//!   cli/verbs.rs        the verbs' words
+//!   cli/verbs.rs        the verbs' words, and exec's
 //! units.rs            reads unit files and those beside them, for run, check and each swap
 //! client.rs           the verbs: find an instance, one request, its answer
 //!   client/wire.rs      lines of the control socket, as the client reads them
@@ -26,9 +26,11 @@
 //!                       in config/unit/: pair.rs (which sockets are for which service), finish.rs (the whole)
 //!   address.rs          --listen and systemd's address grammar
 //!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
+//!   dialect.rs          Protocol=: what else than LISTEN_FDS a server is told
 //!   environment.rs      -E, Environment=, environment files
 //!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
+//!   known.rs            how well-known servers take a socket: the fix for a command
 //!   number.rs           integers, sizes, limits, booleans
 //!   placeholder.rs      {fd:NAME}, {port:NAME}, {addr:NAME}
 //!   specifier.rs        names of units, %n and the like
@@ -66,6 +68,7 @@
 //!   diag.rs             what the kernel says about sockets; in os/diag/: netlink.rs (dumps), inet.rs (TCP, UDP),
 //!                       local.rs (AF_UNIX), proc.rs, traffic.rs (who still works on what)
 //!   directories.rs      RuntimeDirectory= and its kin
+//!   exec.rs             supervise exec: becomes COMMAND
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:

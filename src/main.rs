@@ -1,5 +1,6 @@
 //! `supervise`: parse, dispatch, exit status. Nothing else. (A relay has no command line to parse.)
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         Parsed::Run(arguments) => run(*arguments),
         Parsed::Check(arguments) => check(&arguments),
         Parsed::Verb(verb) => client::run(&verb),
+        Parsed::Exec(words) => exec(&words),
         Parsed::Exit { status, text, stderr } => {
             // Whoever closed the pipe does not want to know.
             let _ = if stderr {
@@ -63,6 +65,12 @@ fn run(mut arguments: RunArgs) -> u8 {
         log::warn!("{warning}");
     }
     os::run(arguments.config, &arguments.instance, reader)
+}
+
+fn exec(words: &[OsString]) -> u8 {
+    let (status, cause) = os::exec::exec(words);
+    let _ = writeln!(std::io::stderr(), "supervise: exec: {cause}");
+    status
 }
 
 fn check(arguments: &Check) -> u8 {

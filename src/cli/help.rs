@@ -72,13 +72,14 @@ Usage: supervise [OPTIONS] -- COMMAND [ARG]...
        supervise check [OPTIONS] [--json] (UNIT... | -- COMMAND...)
        supervise swap | restart | pause | resume | stop | kill SIG | status [NAME]
        supervise list
+       supervise exec -- COMMAND [ARG]...
 ";
 
 const ADDRESSES: &str = "
 ADDRESS is 443 (every address, IPv4 and IPv6), 0.0.0.0:443, [::1]:443, [fe80::1]:80%eth0, localhost:8080, /run/x.sock,
 @abstract, or fd:NAME and fd:3 for an inherited socket; port 0 lets the kernel pick. KIND is tcp, udp, unix, unixgram,
 seqpacket or fd. NAME follows the last `=`; without it the name is the port or the path's file name.
-{fd:NAME}, {port:NAME} and {addr:NAME} in COMMAND and in -E values are replaced.
+{fd:NAME}, {port:NAME} and {addr:NAME} in COMMAND and in -E values are replaced, by the first socket of that name.
 SPAN is 5 (seconds), 100ms, 1min 30s or infinity. SIG is a name with or without SIG, or a number.
 ";
 
@@ -101,6 +102,16 @@ conditions (Condition*, Assert*) have no effect: a warning or, by --strict, an e
 ";
 
 pub(super) const LIST: &str = "Usage: supervise list [--json]\n\nEvery instance of this user.\n";
+
+pub(super) const EXEC: &str = "\
+Usage: supervise exec -- COMMAND [ARG]...
+
+Becomes COMMAND, after setting LISTEN_PID to its own pid (and WATCHDOG_PID, where there is a watchdog): for servers that
+take sockets only where LISTEN_PID is theirs, behind wrappers that start them as a child:
+    supervise -l 8080 -- sh -c 'make assets && exec supervise exec -- ./server'
+Without LISTEN_FDS it says so and starts COMMAND all the same, so that a script works without supervise, too. Sockets
+that a wrapper has closed are an error (125). 126: COMMAND cannot be executed; 127: it is not found.
+";
 
 pub(super) fn verb(verb: &str) -> String {
     let (_, usage, doc) = VERBS.iter().find(|(name, ..)| *name == verb).copied().unwrap_or_default();
@@ -149,8 +160,15 @@ pub(super) fn short() -> String {
 /// Everything: verbs, flags, and the directives that only `-p` sets.
 pub(super) fn long() -> String {
     let mut out = format!("{USAGE}\nVerbs:\n");
-    for (_, usage, doc) in VERBS.into_iter().chain([("list", "list [--json]", "every instance of this user")])
-    {
+    let others = [
+        ("list", "list [--json]", "every instance of this user"),
+        (
+            "exec",
+            "exec -- COMMAND [ARG]...",
+            "become COMMAND, with LISTEN_PID as its own pid (below wrappers)",
+        ),
+    ];
+    for (_, usage, doc) in VERBS.into_iter().chain(others) {
         line(&mut out, usage, doc);
     }
     for (group, title) in

@@ -300,6 +300,29 @@ fn run_refuses_what_belongs_to_a_command() {
     }
 }
 
+#[test]
+fn exec_takes_a_command_alone() {
+    let words_of = |line| match words(line) {
+        Parsed::Exec(words) => words,
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(words_of("supervise exec -- ./server -- -h"), ["./server", "--", "-h"]);
+    for (line, part) in [
+        ("supervise exec ./server -x", "did you mean: supervise exec -- ./server -x"),
+        ("supervise exec x -- ./server", "leave this word out"),
+        ("supervise exec -l 80 -- ./server", "`supervise exec -h`"),
+        ("supervise exec --", "no COMMAND"),
+        ("supervise exec -- ", "no COMMAND"),
+        ("supervise exce -- ./server", "did you mean: supervise exec"),
+    ] {
+        let message = refused(line);
+        assert!(message.contains(part), "{line}: {message}");
+    }
+    for line in ["supervise exec -h", "supervise exec --help -- ./server"] {
+        assert!(printed(line).starts_with("Usage: supervise exec -- COMMAND"), "{line}");
+    }
+}
+
 fn check(line: &str) -> Box<Check> {
     match words(line) {
         Parsed::Check(check) => check,

@@ -1,10 +1,12 @@
-//! The command lines of the verbs.
+//! The command lines of the verbs, and of exec.
+
+use std::ffi::OsString;
 
 use clap::{Arg, ArgMatches, Command};
 
 use super::{Parsed, answer, check_name, command, control_path, help, last, one_line, option, place, switch};
 use crate::client::{Task, Verb};
-use crate::config::{Error, Problem, Signal, Span};
+use crate::config::{Error, Problem, Signal, Span, printable, typed};
 use crate::core::Request;
 
 pub(super) fn read_list(words: &[String]) -> Result<Parsed, Error> {
@@ -15,6 +17,28 @@ pub(super) fn read_list(words: &[String]) -> Result<Parsed, Error> {
     }
     let json = matches.get_flag("json");
     Ok(Parsed::Verb(Verb { task: Task::List, name: None, control: None, json }))
+}
+
+/// `supervise exec -- COMMAND [ARG]...`
+pub(super) fn read_exec(options: &[String], words: Option<Vec<OsString>>) -> Result<Parsed, Error> {
+    let matches = command().arg(Arg::new("stray").num_args(0..).trailing_var_arg(true));
+    let matches =
+        matches.try_get_matches_from(options).map_err(|error| one_line(&error, "supervise exec"))?;
+    if matches.get_flag("help") || matches.get_flag("long-help") {
+        return Ok(answer(help::EXEC.to_owned()));
+    }
+    if let Some(strays) = matches.get_many::<String>("stray") {
+        let strays: Vec<String> = strays.cloned().collect();
+        let remedy = match &words {
+            Some(_) => "leave this word out".to_owned(),
+            None => format!("did you mean: supervise exec -- {}", typed(&strays)),
+        };
+        return Err(Problem::new("COMMAND comes after --", remedy).at(printable(&strays[0])));
+    }
+    let words = words.filter(|words| words.first().is_some_and(|word| !word.is_empty()));
+    let missing =
+        || Problem::new("no COMMAND", "write it after --: supervise exec -- ./server").at("supervise exec");
+    words.map(Parsed::Exec).ok_or_else(missing)
 }
 
 fn verb_command(verb: &str) -> Command {

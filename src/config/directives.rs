@@ -14,7 +14,7 @@ use std::cell::RefCell;
 
 use super::{
     Address, Config, Error, Exec, Input, Kind, Listener, Output, Problem, RestartDelay, Span, Warning,
-    placeholder, printable,
+    dialect, placeholder, printable,
 };
 pub(super) use swap::check_steering;
 pub use table::DIRECTIVES;
@@ -248,7 +248,7 @@ impl Draft {
     /// # Errors
     /// Half a growing delay, two sockets of one address, a placeholder without its socket, no COMMAND.
     pub fn finish(mut self) -> Result<(Config, Vec<Warning>), Error> {
-        let warnings = self.close_delay()?.into_iter().collect();
+        let mut warnings: Vec<Warning> = self.close_delay()?.into_iter().collect();
         for listener in &mut self.config.listeners {
             listener.options = self.config.socket.clone();
         }
@@ -257,6 +257,7 @@ impl Draft {
         check_streams(&self.config, place)?;
         let place = |key| self.place_of(Section::XSupervise, key).unwrap_or("command line").to_owned();
         check_steering(&self.config, place)?;
+        warnings.extend(dialect::untold(&self.config.launch.dialects, &self.config.listeners));
         let mut config = self.config;
         config.policy.commands = config.launch.commands.policy();
         let commands = &config.launch.commands.start;

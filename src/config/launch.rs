@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{CommandPolicy, Lists};
+use super::{CommandPolicy, Dialect, Lists};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
@@ -47,6 +47,8 @@ pub struct Launch {
     pub pid_file: Option<PathBuf>,
     /// GuessMainPID=: Type=forking without a PIDFile= takes the one process that is left as the main one.
     pub guess_main_pid: bool,
+    /// Protocol=: beside LISTEN_FDS, which is always there.
+    pub dialects: Vec<Dialect>,
     pub notify_access: NotifyAccess,
     /// FileDescriptorStoreMax=; 0: nothing is stored.
     pub fd_store_max: u32,
@@ -82,6 +84,7 @@ impl Launch {
             open_files: Vec::new(),
             pid_file: None,
             guess_main_pid: true,
+            dialects: Vec::new(),
             notify_access: NotifyAccess::None,
             fd_store_max: 0,
             places: BTreeMap::new(),

@@ -6,9 +6,11 @@
 
 pub mod address;
 pub mod command_line;
+pub mod dialect;
 pub mod directives;
 pub mod environment;
 pub mod instance;
+pub mod known;
 mod launch;
 pub mod number;
 pub mod placeholder;
@@ -27,6 +29,7 @@ use std::ffi::OsString;
 use std::fmt;
 
 pub use address::{Address, Kind, Listener};
+pub use dialect::Dialect;
 pub use instance::{Color, Control, Instance};
 pub use launch::{
     Commands, Directories, Directory, DirectoryPath, EnvironmentFile, Exec, Input, Launch, Limit,
@@ -185,6 +188,16 @@ pub fn printable(text: &str) -> String {
         out.push('…');
     }
     out
+}
+
+/// Words as one would type them again, cut where they are long.
+pub fn typed(words: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,[]{}".contains(c);
+    let quote = |word: &String| {
+        let bare = !word.is_empty() && word.chars().all(plain);
+        if bare { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    printable(&words.iter().map(quote).collect::<Vec<_>>().join(" "))
 }
 
 fn escape(chars: impl Iterator<Item = char>) -> String {

@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::rc::Rc;
 
 pub use check::check;
@@ -24,9 +25,11 @@ use super::directories;
 use super::socket::NamedSocket;
 use super::spawn::{Additions, Environment, FIXED_PATH, Plan, Value, build_environment, joined};
 use super::users::Identity;
+use crate::config::dialect::{self, Dialect, Passed};
 use crate::config::placeholder::{self, Held};
 use crate::config::{
-    self, CommandList, DirectoryPath, Exec, NotifyAccess, Preserve, Privileges, Span, command_line, printable,
+    self, CommandList, DirectoryPath, Exec, NotifyAccess, Preserve, Privileges, Problem, Span, command_line,
+    printable,
 };
 use crate::core::{Command, Exit, GenerationId, Outcome, SlotId, Stage, StartFailure};
 
@@ -83,6 +86,15 @@ impl Launcher {
             if let Some(text) = word.to_str() {
                 *word =
                     placeholder::expand(text, &held).map_err(|problem| problem.at(printable(text)))?.into();
+            }
+        }
+        // Of the others the configuration has said so.
+        for socket in sockets.iter().filter(|socket| socket.was_of_unknown_kind()) {
+            for dialect in &launch.dialects {
+                if let Some(why) = dialect.refuses(socket.kind, &socket.address) {
+                    let Problem { cause, remedy } = dialect::problem(*dialect, &socket.name, why);
+                    log::warn!("{cause} ({remedy})");
+                }
             }
         }
         let here = || logical_directory().or_else(|| env::current_dir().ok());
@@ -207,6 +219,17 @@ impl Launcher {
         Ok(passed.into_iter().unzip())
     }
 
+    /// What Protocol= says of the sockets that are passed.
+    fn told(&self, request: &Request<'_>) -> Vec<(String, String)> {
+        let sockets: Vec<Passed<'_>> = (3..)
+            .zip(&self.sockets)
+            .map(|(fd, socket)| Passed { fd, kind: socket.kind, address: &socket.address })
+            .collect();
+        let generation = request.generation.map_or(0, |(generation, _)| generation.0);
+        let of = |dialect: &Dialect| dialect.variables(&sockets, generation, process::id());
+        self.launch.dialects.iter().flat_map(of).collect()
+    }
+
     fn environment(
         &self,
         request: &Request<'_>,
@@ -229,6 +252,7 @@ impl Launcher {
         };
         let pass = |name| env::var_os(name).map(|value| (name, value));
         let passed: Vec<_> = launch.pass_environment.iter().filter_map(|name| pass(name.as_str())).collect();
+        let told = if names.is_empty() { Vec::new() } else { self.told(request) };
         let search_path = Some(joined(&launch.search_path)).filter(|_| !launch.search_path.is_empty());
         let is_main = request.command.list == CommandList::Start;
         let additions = Additions {
@@ -240,6 +264,8 @@ impl Launcher {
             files: &files,
             unset: &launch.unset_environment,
             names,
+            dialects: &launch.dialects,
+            told: &told,
             notify_socket: request
                 .generation
                 .filter(|_| launch.notify_access != NotifyAccess::None)

@@ -12,6 +12,7 @@ pub mod children;
 pub mod control;
 pub mod diag;
 pub mod directories;
+pub mod exec;
 pub mod fd_store;
 pub mod host;
 pub mod instances;

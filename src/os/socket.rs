@@ -78,6 +78,13 @@ impl Deref for NamedSocket {
     }
 }
 
+impl HeldSocket {
+    /// `fd:NAME`: what it is was known only when it was taken over.
+    pub fn was_of_unknown_kind(&self) -> bool {
+        self.asked.kind == Kind::Fd
+    }
+}
+
 #[cfg(test)]
 impl NamedSocket {
     /// For tests of those who only pass it on.

@@ -15,6 +15,7 @@ mod plan;
 mod tests;
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -31,7 +32,7 @@ use plan::{PID_ROOM, Prepared, Rlimit, resource_number};
 
 use super::sys;
 use super::users::Identity;
-use crate::config::Resource;
+use crate::config::{Config, Exec, Resource};
 use crate::core::StartFailure;
 
 // The unsuffixed calls of the old 32-bit ABIs cut ids to 16 bits.
@@ -80,6 +81,14 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
         }
     }
     Ok(Child { pid, pidfd, shortfalls })
+}
+
+/// Why `words` could not be executed in our place: the sentence with the remedy.
+pub fn not_executed(words: &[OsString], errno: i32) -> String {
+    let launch = Config::for_command_line().launch;
+    let environment = std::env::vars_os().map(|(name, value)| (name, Value::Text(value))).collect();
+    let plan = Plan::new(&launch, &Exec::plain(words.to_vec()), environment, Identity::default());
+    failure::describe(&plan, Report { step: Step::Exec, errno, detail: 0 }).what
 }
 
 impl Prepared {

@@ -49,7 +49,7 @@ fn short_help_is_one_screen_and_long_help_names_every_option() {
     ] {
         assert!(long.contains(option), "--help does not know {option}");
     }
-    for verb in ["swap", "restart", "pause", "resume", "stop", "kill", "status", "list"] {
+    for verb in ["swap", "restart", "pause", "resume", "stop", "kill", "status", "list", "exec"] {
         assert!(long.contains(verb), "--help does not know {verb}");
     }
 }

@@ -10,6 +10,7 @@ mod child;
 mod cli;
 mod conformance;
 mod control;
+mod dialect;
 mod errors;
 mod findings;
 mod idle;

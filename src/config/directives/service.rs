@@ -5,7 +5,7 @@ use std::path::{Component, PathBuf};
 use super::super::number::{boolean, unsigned};
 use super::super::{
     CommandList, Config, ExitType, FailureMode, KillMode, NotifyAccess, OpenFile, OpenMode, Problem, Restart,
-    Signal, Span, StartLimitAction, StatusSet, Type, address, command_line, printable,
+    Signal, Span, StartLimitAction, StatusSet, Type, address, command_line, dialect, printable,
 };
 use super::Group::{Process, Readiness, Restarting, Stopping, Swapping};
 use super::Section::{Service, Unit, XSupervise};
@@ -53,7 +53,7 @@ pub(super) const ROWS: &[Directive] = &[
         "and up to so much later, at random").default("0"),
     //
     row("Ready", XSupervise, Readiness, "GATE", swap::ready,
-        "when the server counts as ready; auto, notify (READY=1), exec or delay:SPAN")
+        "when the server counts as ready; auto, notify (READY=1), exec, delay:SPAN or http:[NAME]/PATH")
             .flag("ready").default("auto"),
     scoped("Type", Service, Readiness, "TYPE", service_type,
         "how it starts; simple, exec, notify, notify-reload, forking, oneshot or idle"),
@@ -126,6 +126,10 @@ pub(super) const ROWS: &[Directive] = &[
         "restart or yes: they are kept as long as supervise runs"),
     row("NonBlocking", Service, Process, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.non_blocking),
         "pass the sockets with O_NONBLOCK").default("no"),
+    row("Protocol", XSupervise, Process, LIST,
+        |c, v| grow(&mut c.launch.dialects, dialect::parse(v)?, v),
+        "tell the server of its sockets in its own way, too; server-starter, einhorn, nginx or fpm")
+            .default("systemd"),
     row("InheritEnvironment", XSupervise, Process, SWITCH,
         |c, v| put(boolean(v)?, &mut c.launch.inherit_environment),
         "pass our own environment on; no: PATH, LANG and TERM alone").default("yes"),

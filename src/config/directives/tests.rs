@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::config::{
-    Directory, DirectoryPath, Exec, Handover, Input, KillMode, Listener, Ready, Resource, Restart, Signal,
-    StartLimitAction,
+    Dialect, Directory, DirectoryPath, Exec, Handover, Input, KillMode, Listener, Ready, Resource, Restart,
+    Signal, StartLimitAction,
 };
 
 fn draft() -> Draft {
@@ -187,6 +187,8 @@ fn each_directive_reaches_its_field() {
         ("UMask", "0027"),
         ("StandardInput", "inherit"),
         ("NonBlocking", "yes"),
+        ("Protocol", "nginx"),
+        ("Protocol", "systemd fpm"),
         ("LimitNOFILE", "1:2"),
         ("LimitNOFILE", "3"),
         ("LimitCORE", "infinity"),
@@ -221,6 +223,7 @@ fn each_directive_reaches_its_field() {
         launch.environment_files.iter().map(|file| (file.path.to_str(), file.optional)).collect();
     assert_eq!(files, [(Some("/a"), false), (Some("/b"), true)]);
     assert_eq!((launch.umask, &launch.stdin, launch.non_blocking), (Some(0o27), &Input::Inherit, true));
+    assert_eq!(launch.dialects, [Dialect::Nginx, Dialect::Fpm]);
     let limits: Vec<_> = launch.limits.iter().map(|limit| (limit.resource, limit.soft, limit.hard)).collect();
     assert_eq!(limits, [(Resource::Nofile, Some(3), Some(3)), (Resource::Core, None, None)]);
     assert_eq!((launch.nice, launch.oom_score_adjust), (Some(-5), Some(-900)));
@@ -239,6 +242,8 @@ fn an_empty_value_resets_lists() {
         ("EnvironmentFile", ""),
         ("SupplementaryGroups", "a"),
         ("SupplementaryGroups", ""),
+        ("Protocol", "nginx"),
+        ("Protocol", ""),
         ("LimitCORE", "0"),
         ("LimitCORE", ""),
         ("User", "www"),
@@ -290,6 +295,8 @@ fn refusals_say_what_to_do_instead() {
         ("Ready", "notfy", "did you mean notify?"),
         ("Ready", "delay:", "try 5s"),
         ("KillMode", "none", "process"),
+        ("Protocol", "enginx", "did you mean nginx?"),
+        ("Protocol", "stdin", "--stdin fd:NAME"),
         ("Handover", "steerd", "did you mean steered?"),
         ("StandardInput", "tty", "inherit"),
         ("WorkingDirectory", "~/x", "~ alone"),

@@ -7,7 +7,7 @@ use super::super::directives::{
 };
 use super::super::{
     Directory, DirectoryPath, Error, Handover, NotifyAccess, Problem, Ready, Restart, RestartDelay, Span,
-    Type, Warning,
+    Type, Warning, dialect,
 };
 
 type Host<'a> = &'a dyn Fn(char) -> Option<String>;
@@ -49,6 +49,7 @@ pub(super) fn finish(
     check_steering(&draft.config, |key| {
         draft.place_of(Section::XSupervise, key).unwrap_or(service).to_owned()
     })?;
+    warnings.extend(dialect::untold(&draft.config.launch.dialects, &draft.config.listeners));
     Ok(stop_first)
 }
 

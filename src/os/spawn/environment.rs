@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
-use crate::config::Span;
+use crate::config::{Dialect, Span};
 use crate::os::users::User;
 
 /// What an outer service manager told us about ourselves; a server must not take it for its own.
@@ -54,6 +54,9 @@ pub struct Additions<'a> {
     pub unset: &'a [String],
     /// LISTEN_FDNAMES: one name for each fd passed.
     pub names: &'a [String],
+    /// Protocol=, and what it says of the sockets.
+    pub dialects: &'a [Dialect],
+    pub told: &'a [(String, String)],
     pub notify_socket: Option<&'a OsStr>,
     /// [`Span::ZERO`] or infinity: no watchdog.
     pub watchdog: Span,
@@ -107,6 +110,11 @@ fn unset(all: &mut Environment, unset: &[String]) {
 
 /// What only we know.
 fn add_ours(all: &mut Environment, additions: &Additions<'_>) {
+    // A dialect that is spoken is spoken by us alone.
+    let is_owned = |name: &OsStr| {
+        name.to_str().is_some_and(|name| additions.dialects.iter().any(|dialect| dialect.owns(name)))
+    };
+    all.retain(|name, _| !is_owned(name));
     let mut set = |name: &str, value: &OsStr| {
         all.insert(name.into(), Value::Text(value.to_owned()));
     };
@@ -114,6 +122,7 @@ fn add_ours(all: &mut Environment, additions: &Additions<'_>) {
         set("LISTEN_FDS", additions.names.len().to_string().as_ref());
         set("LISTEN_FDNAMES", additions.names.join(":").as_ref());
     }
+    additions.told.iter().for_each(|(name, value)| set(name, value.as_ref()));
     if let Some(path) = additions.notify_socket {
         set("NOTIFY_SOCKET", path);
     }
@@ -205,6 +214,22 @@ mod tests {
             assert_eq!(text(&all, name).as_deref(), Some(value), "{name}");
         }
         assert_eq!(all.len(), want.len());
+    }
+
+    #[test]
+    fn a_dialect_is_spoken_by_us_alone() {
+        let environment = pairs(&[("NGINX", "8;"), ("EINHORN_FD_0", "8")]);
+        let told = pairs(&[("NGINX", "3;")]);
+        let additions = Additions {
+            environment: &environment,
+            dialects: &[Dialect::Nginx, Dialect::Fpm],
+            told: &told,
+            ..Additions::default()
+        };
+        let all = build_environment(inherited(&[("NGINX", "9;"), ("FPM_SOCKETS_1", "/x=9")]), additions);
+        assert_eq!(text(&all, "NGINX").as_deref(), Some("3;"));
+        assert_eq!(text(&all, "EINHORN_FD_0").as_deref(), Some("8"), "nobody asked us to speak that");
+        assert_eq!(all.len(), 2);
     }
 
     #[test]

@@ -1,0 +1,168 @@
+//! Protocol=: servers that were told of their sockets before LISTEN_FDS, or beside it, in variables of their own.
+//!
+//! Each dialect adds its variables to LISTEN_FDS and takes nothing away. What it has no words for is left out; the
+//! server still has the fd.
+
+use super::directives::choice;
+use super::{Address, Kind, Listener, Problem, Warning};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Server::Starter(3pm): `SERVER_STARTER_PORT=127.0.0.1:8080=3;/run/x.sock=4`. Starlet, Starman, h2o.
+    ServerStarter,
+    /// Einhorn's README: EINHORN_FD_COUNT, EINHORN_FD_0 ... Its clients ask for EINHORN_MASTER_PID, their parent.
+    Einhorn,
+    /// nginx's upgrade on the fly: `NGINX=3;4;`. It knows the sockets by their addresses (getsockname(2)).
+    Nginx,
+    /// The reload of php-fpm: `FPM_SOCKETS=127.0.0.1:9000=3,/run/x.sock=4`.
+    Fpm,
+}
+
+/// A socket as a generation gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed<'a> {
+    /// Its number in the server.
+    pub fd: i32,
+    pub kind: Kind,
+    /// As shown in `status`: `127.0.0.1:8080`, `[::]:443`, `/run/x.sock`.
+    pub address: &'a str,
+}
+
+/// Reads `nginx`, or several with blanks between. `systemd`, the one that is always spoken, adds nothing.
+///
+/// # Errors
+/// Another word.
+pub fn parse(text: &str) -> Result<Vec<Dialect>, Problem> {
+    let names = [
+        ("systemd", None),
+        ("server-starter", Some(Dialect::ServerStarter)),
+        ("einhorn", Some(Dialect::Einhorn)),
+        ("nginx", Some(Dialect::Nginx)),
+        ("fpm", Some(Dialect::Fpm)),
+    ];
+    let read = |word| match word {
+        "stdin" => Err(Problem::new(
+            "a socket as fd 0 is no protocol",
+            "write --stdin fd:NAME (StandardInput=fd:NAME)",
+        )),
+        word => choice(word, &names),
+    };
+    let dialects = text.split_ascii_whitespace().map(read).collect::<Result<Vec<_>, _>>()?;
+    Ok(dialects.into_iter().flatten().collect())
+}
+
+impl Dialect {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ServerStarter => "server-starter",
+            Self::Einhorn => "einhorn",
+            Self::Nginx => "nginx",
+            Self::Fpm => "fpm",
+        }
+    }
+
+    /// Whether a variable belongs to it: an inherited one would speak of somebody else's fds.
+    pub fn owns(self, name: &str) -> bool {
+        match self {
+            Self::ServerStarter => name.starts_with("SERVER_STARTER_"),
+            Self::Einhorn => name.starts_with("EINHORN_"),
+            Self::Nginx => name == "NGINX",
+            Self::Fpm => name == "FPM_SOCKETS" || name.starts_with("FPM_SOCKETS_"),
+        }
+    }
+
+    /// Why it has no words for a socket.
+    pub fn refuses(self, kind: Kind, address: &str) -> Option<&'static str> {
+        let is_path = address.starts_with('/');
+        let has = |signs: &[char]| is_path && address.contains(signs);
+        match (self, kind) {
+            (Self::Nginx, Kind::Udp) => None,
+            (_, Kind::Udp | Kind::UnixGram) => Some("it knows stream sockets, and this one has datagrams"),
+            (_, Kind::SeqPacket | Kind::Fd) => Some("it knows no such kind of socket"),
+            (Self::Einhorn, Kind::Tcp | Kind::Unix) => None,
+            (_, Kind::Unix) if !is_path => {
+                Some("it knows unix sockets by their paths, and this one has none")
+            }
+            (Self::ServerStarter, _) if has(&['=', ';']) => Some("it cannot write a path with = or ;"),
+            (Self::Fpm, _) if has(&['=', ',', ':']) => Some("it cannot write a path with = or , or :"),
+            (_, Kind::Tcp | Kind::Unix) => None,
+        }
+    }
+
+    /// What tells a server of `sockets`; nothing where there is none to tell of. `parent` is the pid of the server's
+    /// parent.
+    pub fn variables(self, sockets: &[Passed<'_>], generation: u64, parent: u32) -> Vec<(String, String)> {
+        let known: Vec<&Passed<'_>> =
+            sockets.iter().filter(|socket| self.refuses(socket.kind, socket.address).is_none()).collect();
+        if known.is_empty() {
+            return Vec::new();
+        }
+        let joined = |separator: &str, write: &dyn Fn(&Passed<'_>) -> String| {
+            known.iter().map(|socket| write(socket)).collect::<Vec<_>>().join(separator)
+        };
+        let pair = |name: &str, value: String| (name.to_owned(), value);
+        match self {
+            Self::ServerStarter => vec![
+                pair("SERVER_STARTER_PORT", joined(";", &|one| format!("{}={}", one.address, one.fd))),
+                pair("SERVER_STARTER_GENERATION", generation.to_string()),
+            ],
+            Self::Einhorn => {
+                let mut all = vec![
+                    pair("EINHORN_MASTER_PID", parent.to_string()),
+                    pair("EINHORN_FD_COUNT", known.len().to_string()),
+                ];
+                for (index, socket) in known.iter().enumerate() {
+                    all.push((format!("EINHORN_FD_{index}"), socket.fd.to_string()));
+                    all.push((format!("EINHORN_FD_FAMILY_{index}"), family(socket).to_owned()));
+                }
+                all
+            }
+            Self::Nginx => vec![pair("NGINX", joined("", &|one| format!("{};", one.fd)))],
+            Self::Fpm => {
+                vec![pair("FPM_SOCKETS", joined(",", &|one| format!("{}={}", fpm_key(one.address), one.fd)))]
+            }
+        }
+    }
+}
+
+/// The name of the address family in socket(2), which Einhorn's clients look up by it.
+fn family(socket: &Passed<'_>) -> &'static str {
+    match socket.kind {
+        Kind::Tcp | Kind::Udp if socket.address.starts_with('[') => "AF_INET6",
+        Kind::Tcp | Kind::Udp => "AF_INET",
+        Kind::Unix | Kind::UnixGram | Kind::SeqPacket | Kind::Fd => "AF_UNIX",
+    }
+}
+
+/// php-fpm compares what inet_ntop(3) makes of its `listen`, a colon and the port: no brackets, no interface.
+fn fpm_key(address: &str) -> String {
+    match address.strip_prefix('[') {
+        Some(v6) => v6.split('%').next().unwrap_or_default().replace(']', ""),
+        None => address.to_owned(),
+    }
+}
+
+/// What a dialect will not tell of. Of inherited sockets only their owner knows.
+pub fn untold(dialects: &[Dialect], listeners: &[Listener]) -> Vec<Warning> {
+    let mut all = Vec::new();
+    for listener in listeners {
+        if matches!(listener.address, Address::InheritedName(_) | Address::InheritedNumber(_)) {
+            continue;
+        }
+        let address = listener.address.to_string();
+        let told = dialects.iter().map(|dialect| (*dialect, dialect.refuses(listener.kind, &address)));
+        all.extend(told.filter_map(|(dialect, why)| {
+            Some(Warning(problem(dialect, &listener.name, why?).at(listener.place.as_str())))
+        }));
+    }
+    all
+}
+
+/// The sentence about a socket that is left out.
+pub fn problem(dialect: Dialect, name: &str, why: &str) -> Problem {
+    let cause = format!("Protocol={} does not tell of the socket {name:?}: {why}", dialect.as_str());
+    Problem::new(cause, format!("the server finds it in LISTEN_FDS, or by {{fd:{name}}}"))
+}
+
+#[cfg(test)]
+mod tests;

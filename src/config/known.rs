@@ -1,0 +1,307 @@
+//! How well-known servers take a held socket: one sentence with the fix for this very command, for whoever reads the
+//! log at two in the morning.
+
+use super::{printable, typed};
+
+/// A held socket that nobody waits on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    pub name: String,
+    /// As shown in `status`: `127.0.0.1:8080`, `[::]:443`, `/run/x.sock`.
+    pub address: String,
+}
+
+/// How a program is brought to take a socket. Texts have marks that [`fill`] replaces.
+#[derive(Clone, Copy, Debug)]
+enum Fix {
+    /// Words of its own: options that say where to bind go, these come. `told` is in a word where they are there already.
+    Words { instead_of: &'static [&'static str], add: &'static str, told: &'static str },
+    /// None of these options, and its own pid in LISTEN_PID, whatever starts it.
+    Own { instead_of: &'static [&'static str] },
+    /// A whole sentence.
+    Say(&'static str),
+    /// It binds for itself, and knows no other way; what else to mind.
+    Intercept(&'static str),
+    /// It starts the server as its child, or runs a script that does: what to do there.
+    Wrapper(&'static str),
+}
+
+use Fix::{Intercept, Own, Say, Words, Wrapper};
+
+/// Programs by the name of their file without its version, or by the module of `python -m`.
+const PROGRAMS: &[(&[&str], Fix)] = &[
+    (
+        &["uvicorn"],
+        Words { instead_of: &["--host", "--port", "--uds"], add: "--fd {fd:<name>}", told: "--fd" },
+    ),
+    (
+        &["daphne"],
+        Words {
+            instead_of: &["-b", "--bind", "-p", "--port", "-u", "--unix-socket"],
+            add: "--fd {fd:<name>}",
+            told: "--fd",
+        },
+    ),
+    (&["hypercorn"], Words { instead_of: &["-b", "--bind"], add: "--bind fd://{fd:<name>}", told: "fd://" }),
+    // It takes LISTEN_FDS where LISTEN_PID is its own; with fd:// as well it would take them twice, and close them.
+    (&["gunicorn"], Own { instead_of: &["-b", "--bind"] }),
+    (
+        &["twist", "twisted"],
+        Words {
+            instead_of: &["--listen", "--port", "-p"],
+            add: "--listen systemd:domain=<family>:name=<name>",
+            told: "systemd:",
+        },
+    ),
+    (&["nginx"], Say("add -p Protocol=nginx, and write `listen <listen>;` in its configuration")),
+    (&["angie"], Say("add -E 'ANGIE={fd:<name>};', and write `listen <listen>;` in its configuration")),
+    (&["php-fpm"], Say("add -p Protocol=fpm, and write `listen = <address>` in its pool; php-fpm needs -F")),
+    (
+        &["haproxy"],
+        Say(
+            "add -E 'FD={fd:<name>}', and write `bind fd@${FD}` in its configuration; haproxy needs -db or -W",
+        ),
+    ),
+    (
+        &["caddy"],
+        Say(
+            "add -E 'FD={fd:<name>}', and write `bind fd/{$FD}` in the Caddyfile (Caddy before 2.9: add --intercept-bind)",
+        ),
+    ),
+    (
+        &["lighttpd"],
+        Say(
+            "write server.systemd-socket-activation = \"enable\" in its configuration, and there the same address, \
+             <address>; lighttpd needs -D",
+        ),
+    ),
+    (
+        &["h2o"],
+        Say("add -p Protocol=server-starter, and write the same address, <address>, in its configuration"),
+    ),
+    (&["plackup"], Say("add -p Protocol=server-starter")),
+    (
+        &["starman"],
+        Say("add -p Protocol=server-starter; starman takes IPv4 addresses and paths, as in -l 0.0.0.0:8080"),
+    ),
+    (
+        &["redis-server", "valkey-server", "postgres", "mysqld", "mariadbd"],
+        Intercept(" and --handover stop-first, because two of them cannot share their data"),
+    ),
+    (&["java"], Intercept(" (or --stdin fd:<name> where it takes System.inheritedChannel())")),
+    (
+        &["node", "nodejs"],
+        Intercept(" (or -E 'FD={fd:<name>}', and server.listen({fd: Number(process.env.FD)}) in its code)"),
+    ),
+    (
+        &[
+            "deno",
+            "bun",
+            "go",
+            "php",
+            "python",
+            "http.server",
+            "flask",
+            "waitress-serve",
+            "ruby",
+            "perl",
+            "apache",
+            "httpd",
+            "memcached",
+            "named",
+            "varnishd",
+        ],
+        Intercept(""),
+    ),
+    (
+        &["npm", "yarn", "pnpm"],
+        Wrapper("put `supervise exec --` before the server in the script of package.json"),
+    ),
+    (&["make"], Wrapper("put `supervise exec --` before the server in the Makefile")),
+    (
+        &["sh", "bash", "dash", "ash", "zsh", "fish", "busybox"],
+        Wrapper("put `supervise exec --` before the server in the script"),
+    ),
+    (
+        &["sudo", "su", "doas", "runuser"],
+        Say(
+            "start the server without <program>, which closes its sockets; -u USER of supervise changes the user",
+        ),
+    ),
+];
+
+/// Programs that run the rest of their words, and those of their options that take a word.
+const PREFIXES: &[(&str, &[&str])] = &[
+    ("env", &["-u", "--unset", "-C", "--chdir"]),
+    ("nice", &["-n", "--adjustment"]),
+    ("ionice", &["-c", "--class", "-n", "--classdata"]),
+    ("nohup", &[]),
+    ("setsid", &[]),
+    ("stdbuf", &["-i", "-o", "-e"]),
+    ("npx", &["-p", "--package"]),
+];
+
+/// The same, after a word of their own.
+const RUNNERS: &[(&str, &str)] = &[("uv", "run"), ("poetry", "run"), ("pipenv", "run"), ("bundle", "exec")];
+
+/// Options of python that take a word.
+const PYTHON: &[&str] = &["-X", "-W"];
+
+/// What a command is, as far as it is known.
+struct Known {
+    name: String,
+    /// Which word says so.
+    at: usize,
+    /// Its first word: its interpreter, if it has one.
+    first: usize,
+    fix: Fix,
+}
+
+/// What to change so that the first of `sockets`, on which nobody waits, is taken by the server that `words` start: a
+/// sentence of bounded length, without a capital and a full stop, as it comes after a semicolon.
+pub fn remedy(words: &[String], sockets: &[Socket]) -> String {
+    let known = identify(words);
+    let nameless = Socket { name: "NAME".to_owned(), address: "ADDRESS".to_owned() };
+    let socket = sockets.first().unwrap_or(&nameless);
+    let Some(Known { name, at, first, fix }) = known else {
+        let text = "add --intercept-bind if it binds its port itself; if it takes an fd by number, give it {fd:<name>}; if \
+                    it takes LISTEN_FDS and is started by a wrapper, put `supervise exec --` before it";
+        return fill(text, socket, "");
+    };
+    match fix {
+        Words { told, .. } if words[at..].iter().any(|word| word.contains(told)) => {
+            format!("{name} was told of its socket and does not take it: look at what it says itself")
+        }
+        Words { instead_of, add, .. } => {
+            let (before, own) = words.split_at(at);
+            let added = add.split(' ').map(|word| fill(word, socket, &name));
+            let all: Vec<String> =
+                before.iter().cloned().chain(without(own, instead_of)).chain(added).collect();
+            format!("start it as: {}", typed(&all))
+        }
+        Own { instead_of } => {
+            let (before, own) = words.split_at(first);
+            let exec = ["supervise", "exec", "--"].map(str::to_owned);
+            let all: Vec<String> =
+                before.iter().cloned().chain(exec).chain(without(own, instead_of)).collect();
+            format!("start it as: {}", typed(&all))
+        }
+        Say(text) => fill(text, socket, &name),
+        Intercept(more) => {
+            format!("{name} binds its port itself: add --intercept-bind{}", fill(more, socket, &name))
+        }
+        Wrapper(text) => format!(
+            "{name} starts the server as a child: {text}, or add --intercept-bind if the server binds its port itself"
+        ),
+    }
+}
+
+/// Looks through prefixes and interpreters for a program of the table.
+fn identify(words: &[String]) -> Option<Known> {
+    let mut at = 0;
+    loop {
+        let name = program(words.get(at)?);
+        if let Some((_, options)) = PREFIXES.iter().find(|(prefix, _)| *prefix == name) {
+            at = skip(words, at + 1, options, name == "env");
+        } else if let Some((_, verb)) = RUNNERS.iter().find(|(runner, _)| *runner == name) {
+            words.get(at + 1).filter(|word| word == verb)?;
+            at = skip(words, at + 2, &[], false);
+        } else if name == "python" {
+            return Some(script(words, at));
+        } else {
+            let shell = if name.ends_with(".sh") { "sh" } else { name };
+            return Some(Known { fix: lookup(shell)?, name: printable(name), at, first: at });
+        }
+    }
+}
+
+/// What python runs: a module, a script of a known name, or something else that binds for itself.
+fn script(words: &[String], python: usize) -> Known {
+    let at = skip(words, python + 1, PYTHON, false);
+    // skip() goes over -m as over any option.
+    let name = words.get(at).map(|word| program(word).trim_end_matches(".py")).unwrap_or_default();
+    match lookup(name) {
+        Some(fix) => Known { fix, name: name.to_owned(), at, first: python },
+        None => Known { fix: Intercept(""), name: "python".to_owned(), at: python, first: python },
+    }
+}
+
+fn lookup(name: &str) -> Option<Fix> {
+    PROGRAMS.iter().find(|(names, _)| names.contains(&name)).map(|(_, fix)| *fix)
+}
+
+/// `/usr/sbin/php-fpm8.2` is php-fpm.
+fn program(word: &str) -> &str {
+    let file = word.rsplit('/').next().unwrap_or_default();
+    let plain = file.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    if plain.is_empty() { file } else { plain }
+}
+
+/// The first word from `at` on that is no option, nor the value of one, nor (for env) a variable.
+fn skip(words: &[String], mut at: usize, with_value: &[&str], variables: bool) -> usize {
+    while let Some(word) = words.get(at) {
+        if with_value.contains(&word.as_str()) {
+            at += 2;
+        } else if word.starts_with('-') || variables && word.contains('=') {
+            at += 1;
+        } else {
+            break;
+        }
+    }
+    at
+}
+
+/// `words` without these options and their values: `-b X`, `-bX`, `--bind X`, `--bind=X`.
+fn without(words: &[String], options: &[&str]) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        if options.contains(&word.as_str()) {
+            rest.next();
+            continue;
+        }
+        let has_value = options.iter().filter_map(|option| Some((option, word.strip_prefix(option)?)));
+        let is_one =
+            has_value.into_iter().any(|(option, value)| !option.starts_with("--") || value.starts_with('='));
+        if !is_one {
+            kept.push(word.clone());
+        }
+    }
+    kept
+}
+
+/// Replaces the marks of a text, each once: a name may look like one.
+fn fill(text: &str, socket: &Socket, program: &str) -> String {
+    let (name, address) = (printable(&socket.name), printable(&socket.address));
+    let listen = match address.get(..1) {
+        Some("/") => format!("unix:{address}"),
+        // An address for IPv4 as well; nginx needs it said.
+        Some("[") if address.starts_with("[::]:") => format!("{address} ipv6only=off"),
+        _ => address.clone(),
+    };
+    let family = match address.get(..1) {
+        Some("/" | "@") => "UNIX",
+        Some("[") => "INET6",
+        _ => "INET",
+    };
+    let marks = [
+        ("<name>", name.as_str()),
+        ("<address>", &address),
+        ("<listen>", &listen),
+        ("<family>", family),
+        ("<program>", program),
+    ];
+    let mut parts = text.split('<');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let mark = marks.iter().find_map(|(mark, value)| Some((value, part.strip_prefix(&mark[1..])?)));
+        match mark {
+            Some((value, rest)) => out.extend([value, rest]),
+            None => out.extend(["<", part]),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use super::*;
+
+fn say(command: &str, name: &str, address: &str) -> String {
+    let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+    remedy(&words, &[Socket { name: name.to_owned(), address: address.to_owned() }])
+}
+
+fn web(command: &str) -> String {
+    say(command, "web", "127.0.0.1:8080")
+}
+
+#[test]
+fn servers_that_take_an_fd_get_their_whole_command_line() {
+    for (command, fixed) in [
+        ("uvicorn app:app", "uvicorn app:app --fd {fd:web}"),
+        ("uvicorn --host 0.0.0.0 --port=80 app:app --reload", "uvicorn app:app --reload --fd {fd:web}"),
+        ("/venv/bin/uvicorn app:app", "/venv/bin/uvicorn app:app --fd {fd:web}"),
+        ("python3.11 -m uvicorn app:app", "python3.11 -m uvicorn app:app --fd {fd:web}"),
+        ("python3 -u -X dev -m uvicorn app:app", "python3 -u -X dev -m uvicorn app:app --fd {fd:web}"),
+        ("python3 /venv/bin/uvicorn app:app", "python3 /venv/bin/uvicorn app:app --fd {fd:web}"),
+        ("uv run uvicorn app:app", "uv run uvicorn app:app --fd {fd:web}"),
+        ("nice -n 5 env -i A=b uvicorn a:b", "nice -n 5 env -i A=b uvicorn a:b --fd {fd:web}"),
+        ("env -u A daphne -p 80 a:b", "env -u A daphne a:b --fd {fd:web}"),
+        ("gunicorn -b :80 -w 4 a:b", "supervise exec -- gunicorn -w 4 a:b"),
+        ("gunicorn3 -b:80 --bind=fd://3 a:b", "supervise exec -- gunicorn3 a:b"),
+        ("uv run python -m gunicorn a:b", "uv run supervise exec -- python -m gunicorn a:b"),
+        ("hypercorn --bind :80 a:b", "hypercorn a:b --bind fd://{fd:web}"),
+        ("twist web --port tcp:80", "twist web --listen systemd:domain=INET:name=web"),
+    ] {
+        assert_eq!(web(command), format!("start it as: {fixed}"), "{command}");
+    }
+    let twist = say("twist web", "my web", "/run/x.sock");
+    assert_eq!(twist, "start it as: twist web --listen 'systemd:domain=UNIX:name=my web'");
+}
+
+#[test]
+fn what_was_told_already_is_not_told_again() {
+    for command in ["uvicorn a:b --fd 3", "hypercorn --bind=fd://3 a:b", "twist web --listen systemd:index=0"]
+    {
+        assert!(web(command).contains("look at what it says itself"), "{command}");
+    }
+}
+
+#[test]
+fn servers_with_a_configuration_get_the_line_for_it() {
+    for (command, parts) in [
+        ("nginx", &["-p Protocol=nginx", "`listen 127.0.0.1:8080;`"][..]),
+        ("angie -c x", &["-E 'ANGIE={fd:web};'", "`listen 127.0.0.1:8080;`"]),
+        ("/usr/sbin/php-fpm8.2 -F", &["-p Protocol=fpm", "`listen = 127.0.0.1:8080`", "-F"]),
+        ("haproxy -f c", &["-E 'FD={fd:web}'", "`bind fd@${FD}`", "-db"]),
+        ("caddy run", &["-E 'FD={fd:web}'", "`bind fd/{$FD}`", "2.9", "--intercept-bind"]),
+        ("lighttpd -D", &["systemd-socket-activation = \"enable\"", "127.0.0.1:8080"]),
+        ("h2o -c x", &["-p Protocol=server-starter", "127.0.0.1:8080"]),
+        ("plackup -s Starlet", &["-p Protocol=server-starter"]),
+        ("starman app.psgi", &["-p Protocol=server-starter", "-l 0.0.0.0:8080"]),
+        ("sudo -u app ./server", &["without sudo", "-u USER"]),
+    ] {
+        let said = web(command);
+        assert!(parts.iter().all(|part| said.contains(part)), "{command}: {said}");
+    }
+    assert!(say("nginx", "a", "/run/x").contains("`listen unix:/run/x;`"));
+    assert!(say("nginx", "a", "[::]:80").contains("`listen [::]:80 ipv6only=off;`"));
+    assert!(say("nginx", "a", "[::1]:80").contains("`listen [::1]:80;`"));
+}
+
+#[test]
+fn servers_that_bind_for_themselves() {
+    for command in [
+        "node server.js",
+        "deno run a.ts",
+        "bun run a.ts",
+        "php -S 127.0.0.1:8080",
+        "php8.2 -S :80",
+        "python3 -m http.server 8080",
+        "python3 server.py",
+        "python3",
+        "flask run",
+        "go run .",
+        "java -jar a.jar",
+        "redis-server",
+        "postgres -D data",
+        "apache2 -X",
+        "memcached",
+    ] {
+        let said = web(command);
+        assert!(said.contains("binds its port itself: add --intercept-bind"), "{command}: {said}");
+        let is_alone = said.contains("--handover stop-first");
+        assert_eq!(is_alone, command.starts_with("redis") || command.starts_with("postgres"), "{said}");
+    }
+    assert!(web("java -jar a.jar").contains("--stdin fd:web"));
+    assert!(web("node a.js").contains("{fd: Number(process.env.FD)}"));
+}
+
+#[test]
+fn wrappers_are_told_where_exec_goes() {
+    for command in ["npm start", "yarn dev", "make run", "sh -c x", "/bin/bash run", "./run.sh"] {
+        let said = web(command);
+        let has = |part| said.contains(part);
+        assert!(has("`supervise exec --`") && has("--intercept-bind") && has("as a child"), "{said}");
+    }
+}
+
+#[test]
+fn the_unknown_is_told_of_all_ways() {
+    for command in ["./server", "", "uv pip", "poetry", "env", "nice -n", "/", "42", "uv run"] {
+        let said = web(command);
+        let ways = ["--intercept-bind", "{fd:web}", "supervise exec --"];
+        assert!(ways.iter().all(|way| said.contains(way)), "{command}: {said}");
+    }
+    assert!(remedy(&[], &[]).contains("{fd:NAME}"));
+}
+
+#[test]
+fn a_sentence_is_one_line_of_bounded_length() {
+    let long = "x\n".repeat(100_000);
+    for program in ["uvicorn", "nginx", "node", "npm", "server", &long] {
+        let words = vec![program.to_owned(), long.clone()];
+        let said = remedy(&words, &[Socket { name: long.clone(), address: long.clone() }]);
+        assert!(said.len() < 1500 && !said.contains('\n'), "{} {said}", said.len());
+    }
+    let marks = Socket { name: "<address>".to_owned(), address: "<name><".to_owned() };
+    assert!(remedy(&["php-fpm".to_owned()], &[marks]).contains("`listen = <name><`"));
+}

@@ -1,0 +1,90 @@
+//! `supervise exec -- COMMAND`: becomes COMMAND, with our own pid where the protocols want the server's.
+//!
+//! A wrapper that forks (npm, make, `sh -c`) leaves LISTEN_PID at its own pid, and a server that is strict about it
+//! takes no socket. This stands between the two. Signals are as std leaves them for a new program: none blocked,
+//! SIGPIPE at its default.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::process::{CommandExt, parent_id};
+use std::process::{self, Command};
+
+use super::spawn;
+
+/// Returns only where COMMAND cannot be executed: the exit status, and the sentence for it.
+pub fn exec(words: &[OsString]) -> (u8, String) {
+    let Some((program, arguments)) = words.split_first() else {
+        return (CANNOT, "no COMMAND (write it after --: supervise exec -- ./server)".to_owned());
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    match passed(env::var_os("LISTEN_FDS").as_deref()) {
+        Ok(true) => {
+            // systemd's number of the pidfd of the process it started.
+            command.env("LISTEN_PID", process::id().to_string()).env_remove("LISTEN_PIDFDID");
+        }
+        // Somebody may run the same script without us, for instance as a developer.
+        Ok(false) => {
+            // Whoever closed stderr does not want to know.
+            let _ = writeln!(io::stderr(), "supervise: exec: {NOT_PASSED}");
+        }
+        Err(cause) => return (CANNOT, cause),
+    }
+    if env::var_os("WATCHDOG_USEC").is_some() {
+        command.env("WATCHDOG_PID", process::id().to_string());
+    }
+    // The other way round: Einhorn's clients look for their parent's.
+    if env::var_os("EINHORN_FD_COUNT").is_some() {
+        command.env("EINHORN_MASTER_PID", parent_id().to_string());
+    }
+    let errno = command.exec().raw_os_error().unwrap_or(libc::EINVAL);
+    (if errno == libc::ENOENT { 127 } else { 126 }, spawn::not_executed(words, errno))
+}
+
+/// Cannot be done (CLI.md, Exit status).
+const CANNOT: u8 = 125;
+
+const NOT_PASSED: &str = "no LISTEN_FDS here, so COMMAND starts without sockets (run it below supervise --listen, and let no \
+     wrapper clear the environment, as sudo or env -i do)";
+
+/// Whether there are sockets. A variable that outlived its fds would send the server to somebody else's files.
+fn passed(count: Option<&OsStr>) -> Result<bool, String> {
+    let Some(count) = count.filter(|count| !count.is_empty()) else { return Ok(false) };
+    let number = count.to_str().and_then(|count| count.parse::<u32>().ok());
+    let number = number.ok_or_else(|| format!("LISTEN_FDS={count:?} is no number (unset it)"))?;
+    // Without /proc nobody knows.
+    if !fs::exists("/proc/self/fd").unwrap_or(false) {
+        return Ok(true);
+    }
+    let is_open = |fd: &u32| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok();
+    match (3..3u32.saturating_add(number)).find(|fd| !is_open(fd)) {
+        None => Ok(true),
+        Some(fd) => Err(format!(
+            "LISTEN_FDS={number}, but fd {fd} is closed (a wrapper in between closed it, as sudo and Python's subprocess \
+             do: leave it out, or add --intercept-bind to the options of supervise)"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_promise_of_sockets() {
+        assert_eq!(passed(None), Ok(false));
+        assert_eq!(passed(Some(OsStr::new(""))), Ok(false));
+        assert_eq!(passed(Some(OsStr::new("0"))), Ok(true));
+        for wrong in ["x", "-1", " 1", "1.5", "99999999999999999999"] {
+            assert!(passed(Some(OsStr::new(wrong))).expect_err(wrong).contains("is no number"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_promise_that_cannot_be_kept_ends_at_the_first_closed_fd() {
+        let told = passed(Some(OsStr::new("4294967295"))).expect_err("nobody has so many");
+        assert!(told.contains("is closed"), "{told}");
+    }
+}
