@@ -184,7 +184,11 @@ impl Step<'_> {
 
     fn fail_attempt_saying(&mut self, reason: String, text: &str) {
         let Some(attempt) = self.service.attempt.take() else { return };
-        let to = attempt.generation.unwrap_or(GenerationId(self.service.last_id + 1));
+        let to = attempt.generation.unwrap_or_else(|| {
+            // It was to have that number, and no other gets it.
+            self.service.last_id += 1;
+            GenerationId(self.service.last_id)
+        });
         let swap = self.record(&attempt, to, Outcome::RolledBack, Some(reason));
         self.answer(attempt.clients, &swap, &Reply::failed(text));
     }

@@ -85,7 +85,7 @@ pub(super) const ROWS: &[Directive] = &[
     row("TimeoutSec", Service, Stopping, SPAN, both_timeouts,
         "TimeoutStartSec= and TimeoutStopSec= in one"),
     //
-    row("Bake", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.bake),
+    row("Bake", XSupervise, Swapping, SPAN, swap::bake,
         "how long the old server stays once the new one is ready").flag("bake").default("1s"),
     row("Drain", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.drain),
         "how long the old one may finish what it has; then it is told to stop").flag("drain").default("10s"),

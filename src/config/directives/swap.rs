@@ -39,6 +39,15 @@ fn parse_health(text: &str) -> Result<Health, Problem> {
     Ok(Health { socket: (!name.is_empty()).then(|| name.to_owned()), path: path.to_owned() })
 }
 
+/// As long as it lasts there is no other swap.
+pub(super) fn bake(config: &mut Config, text: &str) -> Set {
+    let span = Span::parse(text)?;
+    if span.is_infinite() {
+        return Err(Problem::new("a bake without an end never hands over for good", "write a time: 10s"));
+    }
+    put(span, &mut config.policy.bake)
+}
+
 /// `PCT:SPAN`, or off.
 pub(super) fn canary(config: &mut Config, text: &str) -> Set {
     let remedy = "write a share and a time, 10:30s, or off";
