@@ -21,6 +21,7 @@ pub use check::check;
 pub use once::run_to_end;
 
 use super::directories;
+use super::intercept;
 use super::socket::NamedSocket;
 use super::spawn::{Additions, Environment, FIXED_PATH, Plan, Value, build_environment, joined};
 use super::users::Identity;
@@ -100,6 +101,16 @@ impl Launcher {
     /// NonBlocking=: to be set on the sockets before a spawn.
     pub fn non_blocking(&self) -> bool {
         self.launch.non_blocking
+    }
+
+    /// InterceptBind=
+    pub fn intercepts(&self) -> bool {
+        self.launch.intercept_bind
+    }
+
+    /// Those that its processes get.
+    pub fn sockets(&self) -> &[NamedSocket] {
+        &self.sockets
     }
 
     pub fn notify_access(&self) -> NotifyAccess {
@@ -186,7 +197,8 @@ impl Launcher {
         };
         files.extend(sockets.into_iter().map(|(_, fd)| fd));
         let plan = Plan::new(&self.launch, exec, environment, identity);
-        Ok(Plan { words, directory, stdio, files, fds, ..plan })
+        let filter = if is_main && self.launch.intercept_bind { intercept::program() } else { None };
+        Ok(Plan { words, directory, stdio, files, fds, filter, ..plan })
     }
 
     /// The sockets, what was stored, and OpenFile=: in systemd's order.

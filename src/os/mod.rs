@@ -15,6 +15,7 @@ pub mod directories;
 pub mod fd_store;
 pub mod host;
 pub mod instances;
+pub mod intercept;
 pub mod launch;
 pub mod logger;
 pub mod manager;

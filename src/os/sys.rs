@@ -4,6 +4,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod seccomp;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
