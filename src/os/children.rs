@@ -12,6 +12,7 @@ use mio::Registry;
 use nix::unistd::{Pid, getuid};
 
 use super::fd_store::FdStore;
+use super::intercept::Interceptor;
 use super::launch::{Launcher, Request};
 use super::notify::{self, NotifySocket, Received, Sender};
 use super::{reap, spawn, sys};
@@ -47,6 +48,8 @@ struct Generation {
     is_killed: bool,
     /// A notification was dropped, and that was told.
     has_dropped: bool,
+    /// Answers what its processes bind; one for each that was started.
+    interceptors: Vec<Interceptor>,
 }
 
 #[derive(Debug)]
@@ -65,6 +68,14 @@ pub struct Store<'a> {
     pub registry: &'a Registry,
     /// Added to the number of a stored fd.
     pub tokens: usize,
+}
+
+/// A process that was started.
+#[derive(Debug)]
+pub struct Started {
+    pub pid: i32,
+    /// Of its filter, where it was to have one ([`spawn::Child`]).
+    pub listener: Option<io::Result<OwnedFd>>,
 }
 
 /// Whose end it was.
@@ -115,6 +126,7 @@ impl Children {
             awaits_clear: false,
             is_killed: false,
             has_dropped: false,
+            interceptors: Vec::new(),
         };
         self.generations.insert(generation, admitted);
         Ok(())
@@ -131,7 +143,7 @@ impl Children {
         command: Command,
         outcome: Option<Outcome>,
         store: &FdStore,
-    ) -> Result<i32, StartFailure> {
+    ) -> Result<Started, StartFailure> {
         let Some(running) = self.generations.get_mut(&generation) else {
             return Err(StartFailure {
                 stage: Stage::Resources,
@@ -166,7 +178,19 @@ impl Children {
             is_reaped: false,
             group_is_gone: false,
         });
-        Ok(child.pid)
+        Ok(Started { pid: child.pid, listener: child.listener })
+    }
+
+    /// Goes with the generation.
+    pub fn intercept(&mut self, generation: GenerationId, interceptor: Interceptor) {
+        if let Some(running) = self.generations.get_mut(&generation) {
+            running.interceptors.push(interceptor);
+        }
+    }
+
+    /// What started the generation.
+    pub fn launcher(&self, generation: GenerationId) -> Option<&Rc<Launcher>> {
+        self.generations.get(&generation).map(|running| &running.launcher)
     }
 }
 

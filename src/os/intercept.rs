@@ -273,3 +273,20 @@ impl Held {
         }
     }
 }
+
+/// Why a child could not have a filter, and what to do about it.
+pub fn why_not(error: &io::Error) -> String {
+    let cause = match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "something above us intercepts system calls already, and the kernel allows one of these in a line of \
+             processes (leave it to the outer one, or out)"
+        }
+        Some(libc::EINVAL) => "this kernel is older than Linux 5.9 (pass the sockets as LISTEN_FDS instead)",
+        Some(libc::ENOSYS) => "this kernel has no seccomp(2) (pass the sockets as LISTEN_FDS instead)",
+        Some(libc::EPERM | libc::EACCES) => {
+            "a sandbox round us forbids seccomp(2) (allow it there, or pass the sockets as LISTEN_FDS instead)"
+        }
+        _ => return format!("cannot install a seccomp filter: {error}; the server runs without it"),
+    };
+    cause.to_owned()
+}

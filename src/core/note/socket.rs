@@ -41,6 +41,15 @@ pub enum SocketNote {
         count: Option<u32>,
         relayed: bool,
     },
+    /// InterceptBind= has no effect.
+    NotIntercepted {
+        why: String,
+    },
+    /// The server binds `wanted` (as `--listen` has it) on an IPv4 socket, which that of `socket` cannot stand for.
+    WrongFamily {
+        socket: String,
+        wanted: String,
+    },
     /// Connections that found a full queue during a swap, on this host.
     Overflowed {
         count: u64,
@@ -75,6 +84,8 @@ impl SocketNote {
             | Self::PathTaken { .. }
             | Self::Stranger { .. }
             | Self::NotSteered { .. }
+            | Self::NotIntercepted { .. }
+            | Self::WrongFamily { .. }
             | Self::Rescued { relayed: true, .. }
             | Self::Overflowed { .. }
             | Self::BacklogCapped { .. } => log::Level::Warn,
@@ -114,6 +125,14 @@ impl fmt::Display for SocketNote {
                 f,
                 "connections cannot be steered as they should: {why}; some may wait where nobody serves (\"supervise \
                  restart\" gives the server new sockets)"
+            ),
+            Self::NotIntercepted { why } => {
+                write!(f, "--intercept-bind (InterceptBind=) has no effect: {why}")
+            }
+            Self::WrongFamily { socket, wanted } => write!(
+                f,
+                "the server binds {wanted} for itself, on an IPv4 socket, which {socket}, of IPv6, cannot stand for \
+                 (write --listen {wanted})"
             ),
             Self::PathTaken { socket } => write!(
                 f,
