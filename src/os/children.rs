@@ -3,6 +3,8 @@
 //! A generation has leaders (the processes that we started: each leads its own group) and whatever these started. One
 //! leader may be its main process; or that is a process we did not start but know by its pid (MAINPID=, PIDFile=).
 
+mod interception;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +20,8 @@ use super::notify::{self, NotifySocket, Received, Sender};
 use super::{reap, spawn, sys};
 use crate::config::{CommandList, NotifyAccess, Signal};
 use crate::core::{Command, Event, Found, GenerationId, Notify, Outcome, Scope, SlotId, Stage, StartFailure};
+
+pub use interception::Started;
 
 /// Datagrams of one generation that are read in one turn, so that a flood cannot hold up the rest.
 const DATAGRAMS: usize = 32;
@@ -68,14 +72,6 @@ pub struct Store<'a> {
     pub registry: &'a Registry,
     /// Added to the number of a stored fd.
     pub tokens: usize,
-}
-
-/// A process that was started.
-#[derive(Debug)]
-pub struct Started {
-    pub pid: i32,
-    /// Of its filter, where it was to have one ([`spawn::Child`]).
-    pub listener: Option<io::Result<OwnedFd>>,
 }
 
 /// Whose end it was.
@@ -179,18 +175,6 @@ impl Children {
             group_is_gone: false,
         });
         Ok(Started { pid: child.pid, listener: child.listener })
-    }
-
-    /// Goes with the generation.
-    pub fn intercept(&mut self, generation: GenerationId, interceptor: Interceptor) {
-        if let Some(running) = self.generations.get_mut(&generation) {
-            running.interceptors.push(interceptor);
-        }
-    }
-
-    /// What started the generation.
-    pub fn launcher(&self, generation: GenerationId) -> Option<&Rc<Launcher>> {
-        self.generations.get(&generation).map(|running| &running.launcher)
     }
 }
 

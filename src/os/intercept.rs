@@ -10,6 +10,7 @@
 
 mod address;
 mod answer;
+mod epoll;
 mod filter;
 mod target;
 
@@ -26,7 +27,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::fstat;
 
-use super::socket::{HeldSocket, set_non_blocking};
+use super::socket::{HeldSocket, carry_over, set_non_blocking};
 use super::sys::seccomp::{self, Call};
 use crate::config::{Address, Kind};
 use crate::core::SlotId;
@@ -121,13 +122,22 @@ struct Desk {
     told: BTreeSet<String>,
 }
 
+/// What a server gets in the place of its own socket.
+struct Gift {
+    held: Arc<Held>,
+    target: Target,
+    /// The inode of its own socket, and that itself where we may have it.
+    inode: u64,
+    duplicate: Option<OwnedFd>,
+}
+
 /// What is done about a call.
 enum Verdict {
     /// The kernel goes on as if we were not there.
     Pass,
     /// Nothing is to be done: it has what it asks for.
     Done,
-    Give(Arc<Held>, Target),
+    Give(Gift),
 }
 
 impl Desk {
@@ -162,7 +172,7 @@ impl Desk {
         let verdict = self.judge(&call, &held);
         let listener = self.listener.as_fd();
         let answered = match verdict {
-            Verdict::Give(held, target) => self.give(&call, &held, target),
+            Verdict::Give(gift) => self.give(&call, &gift),
             // Read by its number: was it still that thread?
             Verdict::Done if seccomp::is_waiting(listener, call.id) => seccomp::succeed(listener, call.id),
             Verdict::Done | Verdict::Pass => seccomp::pass(listener, call.id),
@@ -182,7 +192,11 @@ impl Desk {
         if call.number == libc::SYS_listen {
             let inode = target.inode();
             // Ours listens already, and as long as it was asked for.
-            return if held.iter().any(|held| Some(held.inode) == inode) { Verdict::Done } else { Verdict::Pass };
+            return if held.iter().any(|held| Some(held.inode) == inode) {
+                Verdict::Done
+            } else {
+                Verdict::Pass
+            };
         }
         let length = call.args[2] as i32;
         match usize::try_from(length) {
@@ -221,7 +235,9 @@ impl Desk {
         match answer::answer(socket, &wanted, &places, is_same_path) {
             Answer::Pass => Verdict::Pass,
             Answer::Held(number) if held[number].has_vanished() => Verdict::Pass,
-            Answer::Held(number) => Verdict::Give(Arc::clone(&held[number]), target),
+            Answer::Held(number) => {
+                Verdict::Give(Gift { held: Arc::clone(&held[number]), target, inode, duplicate })
+            }
             Answer::WrongFamily(number) => {
                 let (socket, kind) = (held[number].address.clone(), held[number].place.kind);
                 if let Wanted::Inet(wanted) = wanted {
@@ -233,27 +249,34 @@ impl Desk {
         }
     }
 
-    fn give(&self, call: &Call, held: &Held, target: Target) -> io::Result<()> {
+    fn give(&self, call: &Call, gift: &Gift) -> io::Result<()> {
         let listener = self.listener.as_fd();
+        let Gift { held, target, inode, duplicate } = gift;
         let Ok(flags) = target.flags() else { return seccomp::pass(listener, call.id) };
+        let registrations = match duplicate {
+            Some(_) => epoll::registrations(*target, *inode),
+            None => Vec::new(),
+        };
+        // All of this was read by a number.
         if !seccomp::is_waiting(listener, call.id) {
             return Err(Errno::ENOENT.into());
         }
         if held.is_its_own {
-            set_non_blocking(&held.socket, flags.non_blocking)?;
+            held.become_like(duplicate.as_ref(), flags.non_blocking)?;
         }
         let replaced =
             seccomp::replace(listener, call.id, held.socket.as_fd(), target.fd, flags.close_on_exec);
-        match replaced {
-            Ok(()) => {
-                log::debug!("thread {} gets {} in the place of its own socket", call.thread, held.address);
-                seccomp::succeed(listener, call.id)
-            }
-            Err(error) => {
-                log::debug!("thread {} cannot get {}: {error}", call.thread, held.address);
-                seccomp::pass(listener, call.id)
+        if let Err(error) = replaced {
+            log::debug!("thread {} cannot get {}: {error}", call.thread, held.address);
+            return seccomp::pass(listener, call.id);
+        }
+        for registration in registrations {
+            if let Err(error) = registration.renew(&held.socket, target.fd) {
+                log::debug!("an epoll set of thread {} loses {}: {error}", call.thread, held.address);
             }
         }
+        log::debug!("thread {} gets {} in the place of its own socket", call.thread, held.address);
+        seccomp::succeed(listener, call.id)
     }
 
     fn tell(&mut self, key: &str, told: Told) {
@@ -264,6 +287,17 @@ impl Desk {
 }
 
 impl Held {
+    /// Like the socket that it takes the place of.
+    fn become_like(&self, theirs: Option<&OwnedFd>, non_blocking: bool) -> io::Result<()> {
+        set_non_blocking(&self.socket, non_blocking)?;
+        if let Some(theirs) = theirs
+            && let Err(error) = carry_over(theirs, &self.socket)
+        {
+            log::debug!("{}: the options of a server's socket: {error}", self.address);
+        }
+        Ok(())
+    }
+
     /// The server has removed the path first, as many do, and nobody puts it back: with a socket of its own it can at
     /// least be reached.
     fn has_vanished(&self) -> bool {

@@ -300,7 +300,13 @@ fn wish(status: RawFd, result: Outcome<c_long>) -> Outcome<()> {
 fn pass_fds(armed: &mut Armed<'_>) -> Outcome<()> {
     let above = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
     let stdio = armed.stdio.iter_mut().filter_map(Stream::source);
-    for fd in armed.fds.iter_mut().chain(stdio).chain([&mut armed.status, &mut armed.channel]).filter(|fd| (0..above).contains(&**fd)) {
+    for fd in armed
+        .fds
+        .iter_mut()
+        .chain(stdio)
+        .chain([&mut armed.status, &mut armed.channel])
+        .filter(|fd| (0..above).contains(&**fd))
+    {
         // SAFETY: plain integers; a bad fd is EBADF.
         *fd = check(Step::Descriptors, unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, above) }.into())?
             as RawFd;

@@ -45,9 +45,7 @@ impl Shell {
         let started = match listener {
             None => Err("this kind of machine is not known to it".to_owned()),
             Some(Err(error)) => Err(intercept::why_not(&error)),
-            Some(Ok(listener)) => {
-                self.answer(listener, slot, &launcher).map_err(|error| error.to_string())
-            }
+            Some(Ok(listener)) => self.answer(listener, slot, &launcher).map_err(|error| error.to_string()),
         };
         match started {
             Ok(interceptor) => self.children.intercept(generation, interceptor),

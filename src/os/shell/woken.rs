@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use mio::{Events, Token};
 
-use super::{
-    CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED, main_token, slots,
-};
+use super::{CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED, main_token, slots};
 use crate::core::GenerationId;
 
 /// What one poll brought.

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::thread;
 
 /// One system call that waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +79,9 @@ pub fn replace(
 /// sandbox forbids the call (that of containers does without CAP_SYS_PTRACE).
 pub fn take_fd(process: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: plain integers; the borrow keeps the pidfd open.
-    let fd =
-        check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_fd().as_raw_fd(), number, 0) as i32 })?;
+    let fd = check(unsafe {
+        libc::syscall(libc::SYS_pidfd_getfd, process.as_fd().as_raw_fd(), number, 0) as i32
+    })?;
     // SAFETY: the kernel just made this fd for us, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -101,6 +103,33 @@ pub fn protocol(path: &Path) -> io::Result<String> {
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     let text = value[..length.min(value.len())].split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(text).into_owned())
+}
+
+/// Adds `socket` to an epoll set of another process, under the number that it has there: the kernel knows it by both. For
+/// that it must have this number here, too, for a moment: in a thread with a table of fds of its own.
+pub fn register(
+    set: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    number: RawFd,
+    events: u32,
+    data: u64,
+) -> io::Result<()> {
+    let (set, socket) = (set.as_raw_fd(), socket.as_raw_fd());
+    let add = move || {
+        // SAFETY: plain integers. From here on this thread has copies of all fds, which nobody else sees.
+        check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
+        // SAFETY: plain integers, in this thread's own table, where nobody owns anything; it goes with the thread.
+        let set = check(unsafe { libc::fcntl(set, libc::F_DUPFD_CLOEXEC, number.saturating_add(1)) })?;
+        if socket != number {
+            // SAFETY: as before; what had that number is still open in the other table.
+            check(unsafe { libc::dup3(socket, number, libc::O_CLOEXEC) })?;
+        }
+        let mut event = libc::epoll_event { events, u64: data };
+        // SAFETY: a whole struct to read; both fds are open in this table.
+        check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, number, &raw mut event) })
+    };
+    thread::scope(|scope| scope.spawn(add).join()).map_err(|_| io::ErrorKind::Other)??;
+    Ok(())
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
