@@ -187,6 +187,9 @@ fn run_command(positional: Arg) -> Command {
         if let Some(short) = directive.short {
             arg = arg.short(short);
         }
+        if directive.is_switch() {
+            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("yes");
+        }
         // `-` before the path is part of its value.
         Some(if directive.key == "EnvironmentFile" { arg.allow_hyphen_values(true) } else { arg })
     });

@@ -202,6 +202,7 @@ pub(super) fn is_of_files(row: &Directive) -> bool {
 fn label(row: &Directive) -> String {
     let short = row.short.map_or_else(|| "    ".to_owned(), |short| format!("-{short}, "));
     match row.flag {
+        Some(flag) if row.is_switch() => format!("{short}--{flag} "),
         Some(flag) => format!("{short}--{flag} {}", row.value),
         None => format!("-p {}={}", row.key, row.value),
     }

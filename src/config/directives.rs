@@ -92,6 +92,11 @@ pub struct Scope<'a> {
 }
 
 impl Directive {
+    /// Its flag alone means yes.
+    pub fn is_switch(&self) -> bool {
+        self.value == table::SWITCH
+    }
+
     const fn flag(mut self, flag: &'static str) -> Self {
         self.flag = Some(flag);
         self

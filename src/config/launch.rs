@@ -32,6 +32,8 @@ pub struct Launch {
     pub stderr: Output,
     /// NonBlocking=: O_NONBLOCK on the sockets passed.
     pub non_blocking: bool,
+    /// InterceptBind=: what ExecStart= binds for itself at a held address is answered with the held socket.
+    pub intercept_bind: bool,
     /// IgnoreSIGPIPE=
     pub ignore_sigpipe: bool,
     /// LimitNOFILE= and its kin.
@@ -76,6 +78,7 @@ impl Launch {
             stdout: Output::Ours,
             stderr: Output::Inherit,
             non_blocking: false,
+            intercept_bind: false,
             ignore_sigpipe: true,
             limits: Vec::new(),
             nice: None,

@@ -3,6 +3,8 @@
 //! A generation has leaders (the processes that we started: each leads its own group) and whatever these started. One
 //! leader may be its main process; or that is a process we did not start but know by its pid (MAINPID=, PIDFile=).
 
+mod interception;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,11 +14,14 @@ use mio::Registry;
 use nix::unistd::{Pid, getuid};
 
 use super::fd_store::FdStore;
+use super::intercept::Interceptor;
 use super::launch::{Launcher, Request};
 use super::notify::{self, NotifySocket, Received, Sender};
 use super::{reap, spawn, sys};
 use crate::config::{CommandList, NotifyAccess, Signal};
 use crate::core::{Command, Event, Found, GenerationId, Notify, Outcome, Scope, SlotId, Stage, StartFailure};
+
+pub use interception::Started;
 
 /// Datagrams of one generation that are read in one turn, so that a flood cannot hold up the rest.
 const DATAGRAMS: usize = 32;
@@ -47,6 +52,8 @@ struct Generation {
     is_killed: bool,
     /// A notification was dropped, and that was told.
     has_dropped: bool,
+    /// Answers what its processes bind; one for each that was started.
+    interceptors: Vec<Interceptor>,
 }
 
 #[derive(Debug)]
@@ -115,6 +122,7 @@ impl Children {
             awaits_clear: false,
             is_killed: false,
             has_dropped: false,
+            interceptors: Vec::new(),
         };
         self.generations.insert(generation, admitted);
         Ok(())
@@ -131,7 +139,7 @@ impl Children {
         command: Command,
         outcome: Option<Outcome>,
         store: &FdStore,
-    ) -> Result<i32, StartFailure> {
+    ) -> Result<Started, StartFailure> {
         let Some(running) = self.generations.get_mut(&generation) else {
             return Err(StartFailure {
                 stage: Stage::Resources,
@@ -166,7 +174,7 @@ impl Children {
             is_reaped: false,
             group_is_gone: false,
         });
-        Ok(child.pid)
+        Ok(Started { pid: child.pid, listener: child.listener })
     }
 }
 

@@ -22,6 +22,7 @@ pub use check::check;
 pub use once::run_to_end;
 
 use super::directories;
+use super::intercept;
 use super::socket::NamedSocket;
 use super::spawn::{Additions, Environment, FIXED_PATH, Plan, Value, build_environment, joined};
 use super::users::Identity;
@@ -114,6 +115,16 @@ impl Launcher {
         self.launch.non_blocking
     }
 
+    /// InterceptBind=
+    pub fn intercepts(&self) -> bool {
+        self.launch.intercept_bind
+    }
+
+    /// Those that its processes get.
+    pub fn sockets(&self) -> &[NamedSocket] {
+        &self.sockets
+    }
+
     pub fn notify_access(&self) -> NotifyAccess {
         self.launch.notify_access
     }
@@ -198,7 +209,8 @@ impl Launcher {
         };
         files.extend(sockets.into_iter().map(|(_, fd)| fd));
         let plan = Plan::new(&self.launch, exec, environment, identity);
-        Ok(Plan { words, directory, stdio, files, fds, ..plan })
+        let filter = if is_main && self.launch.intercept_bind { intercept::program() } else { None };
+        Ok(Plan { words, directory, stdio, files, fds, filter, ..plan })
     }
 
     /// The sockets, what was stored, and OpenFile=: in systemd's order.

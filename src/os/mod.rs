@@ -16,6 +16,7 @@ pub mod exec;
 pub mod fd_store;
 pub mod host;
 pub mod instances;
+pub mod intercept;
 pub mod launch;
 pub mod logger;
 pub mod manager;

@@ -1,12 +1,14 @@
 //! The loop: what the module above promises, carried out.
 
 mod health;
+mod intercept;
 mod open;
 mod paths;
 mod reread;
 mod rescue;
 mod slots;
 mod traffic;
+mod woken;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self};
@@ -35,9 +37,11 @@ use crate::core::{
     StartFailure, Supervisor, Terminal, Time,
 };
 use health::Asking;
+use intercept::Intercepting;
 use rescue::Passing;
 use slots::Slots;
 use traffic::Questions;
+use woken::Woken;
 
 /// The exit status for what parses but cannot be done.
 const CANNOT: u8 = 125;
@@ -47,6 +51,8 @@ const SIGNALS: Token = Token(0);
 const PROBE: Token = Token(1);
 /// inotify(7) of unix paths.
 const PATHS: Token = Token(2);
+/// A thread that answers what a server binds has something to tell.
+const INTERCEPTED: Token = Token(3);
 /// Slots of held sockets: this plus the index of what is watched.
 const SOCKETS: usize = 1 << 20;
 /// The control socket and its clients: from here on.
@@ -99,6 +105,7 @@ struct Shell {
     paths: Option<Inotify>,
     /// Paths that were told to be somebody else's.
     taken: BTreeSet<String>,
+    intercepting: Intercepting,
     launcher: Rc<Launcher>,
     policy: Policy,
     reader: Option<Reader>,
@@ -124,18 +131,6 @@ struct Staged {
     sockets: Vec<NamedSocket>,
     socket_commands: SocketCommands,
     health: Option<Health>,
-}
-
-/// What one poll brought.
-#[derive(Default)]
-struct Woken {
-    signals: bool,
-    paths: bool,
-    sockets: Vec<slots::Woken>,
-    notified: BTreeSet<GenerationId>,
-    mains: BTreeSet<GenerationId>,
-    stored: Vec<usize>,
-    control: Vec<Token>,
 }
 
 /// One turn.
@@ -194,6 +189,9 @@ impl Shell {
             control.catch_up();
         }
         self.on_probe();
+        if woken.intercepted {
+            self.on_intercepted();
+        }
         if woken.paths {
             self.on_paths();
         }
@@ -396,9 +394,10 @@ impl Shell {
         // A slot may have a new socket.
         self.arm();
         let event = match started {
-            Ok(pid) => {
+            Ok(started) => {
                 self.announce();
-                Event::Started { generation, pid: pid.unsigned_abs() }
+                self.intercept(generation, slot, started.listener);
+                Event::Started { generation, pid: started.pid.unsigned_abs() }
             }
             Err(failure) => Event::StartFailed { generation, failure },
         };
@@ -410,7 +409,7 @@ impl Shell {
             .admit(generation, slot)
             .and_then(|()| self.children.start(generation, command, outcome, &self.store));
         match started {
-            Ok(_pid) => self.announce(),
+            Ok(_started) => self.announce(),
             Err(failure) => {
                 self.queue.push_back(Event::CommandEnded { generation, end: End::NotStarted(failure) });
             }
@@ -455,32 +454,6 @@ impl Shell {
         if let Some(control) = &mut self.control {
             control.reply(client, reply);
         }
-    }
-}
-
-impl From<&Events> for Woken {
-    fn from(events: &Events) -> Self {
-        let mut woken = Self::default();
-        for event in events {
-            match event.token() {
-                SIGNALS => woken.signals = true,
-                Token(token) if token >= GENERATIONS => {
-                    let generation = GenerationId(((token - GENERATIONS) / 2) as u64);
-                    let is_main = event.token() == main_token(generation);
-                    let set = if is_main { &mut woken.mains } else { &mut woken.notified };
-                    set.insert(generation);
-                }
-                Token(token) if token >= STORED => woken.stored.push(token - STORED),
-                Token(token) if token >= CONTROL => {
-                    woken.control.push(event.token());
-                }
-                // It is asked at every turn.
-                PROBE => {}
-                PATHS => woken.paths = true,
-                Token(_) => woken.sockets.push(slots::Woken::new(event)),
-            }
-        }
-        woken
     }
 }
 

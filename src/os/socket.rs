@@ -37,6 +37,7 @@ pub use node::OwnPath;
 use nodes::{NoSlots, Nodes};
 pub use nodes::{PathState, WATCH};
 pub use rebind::rebind;
+pub use restore::carry_over;
 pub use slots::Probe;
 use slots::Slots;
 

@@ -10,6 +10,7 @@
 
 mod environment;
 mod failure;
+mod filter;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,8 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// Wishes that could not be granted (limits, Nice=, OOMScoreAdjust=): sentences to warn with.
     pub shortfalls: Vec<String>,
+    /// Of the filter of the plan, or the errno that it could not be installed with: the process runs without it then.
+    pub listener: Option<io::Result<OwnedFd>>,
 }
 
 /// Starts the process. Returns as soon as its execve(2) has succeeded or something before it has failed; a child that
@@ -62,7 +65,9 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
         .map_err(|errno| failure::resources("make a pipe", &errno.into()))?;
     let mut prepared = Prepared::new(plan)?;
-    let result = prepared.arm(plan, writer.as_raw_fd()).clone_child();
+    let channel = plan.filter.as_ref().map(|_| filter::channel()).transpose()?;
+    let hand_over = channel.as_ref().map_or(-1, |(_, theirs)| theirs.as_raw_fd());
+    let result = prepared.arm(plan, writer.as_raw_fd(), hand_over).clone_child();
     drop(writer);
     let (pid, pidfd) = result.map_err(|error| failure::resources("start a process", &error))?;
     // Ends when the last copy of the write end is closed: by execve(2), or by the end of the child.
@@ -72,15 +77,18 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
         .read_to_end(&mut bytes)
         .map_err(|error| failure::resources("read the status of the new process", &error))?;
     let mut shortfalls = Vec::new();
+    let mut listener = channel.map(|(ours, _)| filter::receive(&ours));
     for report in bytes.as_chunks::<REPORT_BYTES>().0.iter().filter_map(|chunk| Report::from_bytes(*chunk)) {
-        if report.step.is_a_wish(report.errno) {
+        if report.step == Step::Filter {
+            listener = Some(Err(io::Error::from_raw_os_error(report.errno)));
+        } else if report.step.is_a_wish(report.errno) {
             shortfalls.push(failure::shortfall(plan, report));
         } else {
             sys::wait_for(&pidfd).map_err(|error| failure::resources("reap the new process", &error))?;
             return Err(failure::describe(plan, report));
         }
     }
-    Ok(Child { pid, pidfd, shortfalls })
+    Ok(Child { pid, pidfd, shortfalls, listener })
 }
 
 /// Why `words` could not be executed in our place: the sentence with the remedy.
@@ -92,7 +100,7 @@ pub fn not_executed(words: &[OsString], errno: i32) -> String {
 }
 
 impl Prepared {
-    fn arm<'a>(&'a mut self, plan: &'a Plan, status: RawFd) -> Armed<'a> {
+    fn arm<'a>(&'a mut self, plan: &'a Plan, status: RawFd, channel: RawFd) -> Armed<'a> {
         let mut pid_rooms = Vec::new();
         let mut envp = Vec::with_capacity(self.variables.len() + 1);
         for (bytes, own_pid) in &mut self.variables {
@@ -120,6 +128,7 @@ impl Prepared {
             ours: self.ours.as_deref(),
             limits: &self.limits,
             status,
+            channel,
         }
     }
 }
@@ -174,6 +183,8 @@ struct Armed<'a> {
     ours: Option<&'a [RawFd]>,
     limits: &'a [(Resource, Rlimit)],
     status: RawFd,
+    /// Where the listener of the filter goes; -1 without one.
+    channel: RawFd,
 }
 
 impl Armed<'_> {
@@ -239,6 +250,9 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Outcome<Infallible> {
     set_stdio(armed.stdio)?;
     let keep = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
     mark_the_rest(armed, keep)?;
+    if let Some(filter) = &armed.plan.filter {
+        wish(armed.status, filter::install(filter, armed.channel))?;
+    }
     oom_score(armed)?;
     if let Some(nice) = armed.plan.nice {
         // SAFETY: plain integers; 0 is the calling process.
@@ -295,7 +309,13 @@ fn wish(status: RawFd, result: Outcome<c_long>) -> Outcome<()> {
 fn pass_fds(armed: &mut Armed<'_>) -> Outcome<()> {
     let above = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
     let stdio = armed.stdio.iter_mut().filter_map(Stream::source);
-    for fd in armed.fds.iter_mut().chain(stdio).chain([&mut armed.status]).filter(|fd| **fd < above) {
+    for fd in armed
+        .fds
+        .iter_mut()
+        .chain(stdio)
+        .chain([&mut armed.status, &mut armed.channel])
+        .filter(|fd| (0..above).contains(&**fd))
+    {
         // SAFETY: plain integers; a bad fd is EBADF.
         *fd = check(Step::Descriptors, unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, above) }.into())?
             as RawFd;

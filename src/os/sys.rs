@@ -4,6 +4,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod seccomp;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -269,21 +271,33 @@ pub fn copy_option(
     level: libc::c_int,
     name: libc::c_int,
 ) -> io::Result<()> {
-    let (model, target) = (model.as_fd().as_raw_fd(), target.as_fd().as_raw_fd());
-    let read = |fd: RawFd| {
-        let mut value = [0u8; 64];
-        let mut length = size_of_val(&value) as libc::socklen_t;
-        // SAFETY: `value` is writable for `length` bytes, and the borrows keep both fds open.
-        let result = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
-        if result == 0 { Ok((value, length)) } else { Err(io::Error::last_os_error()) }
-    };
-    let Ok((value, length)) = read(model) else { return Ok(()) };
-    if read(target)? == (value, length) {
+    let Ok((value, length)) = option(model, level, name) else { return Ok(()) };
+    if option(&target, level, name)? == (value, length) {
         return Ok(());
     }
-    // SAFETY: `value` is readable for `length` bytes, which getsockopt(2) made no larger than it is.
+    let target = target.as_fd().as_raw_fd();
+    // SAFETY: `value` is readable for `length` bytes, which getsockopt(2) made no larger than it is; the borrow keeps the
+    // fd open.
     let result = unsafe { libc::setsockopt(target, level, name, value.as_ptr().cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether an option is as it is on another socket; so it is where neither has it.
+pub fn is_same_option(one: impl AsFd, other: impl AsFd, level: libc::c_int, name: libc::c_int) -> bool {
+    option(one, level, name).ok() == option(other, level, name).ok()
+}
+
+fn option(
+    socket: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<([u8; 64], libc::socklen_t)> {
+    let mut value = [0u8; 64];
+    let mut length = size_of_val(&value) as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: `value` is writable for `length` bytes, and the borrow keeps the fd open.
+    let result = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    if result == 0 { Ok((value, length)) } else { Err(io::Error::last_os_error()) }
 }
 
 /// socket(2) with SOCK_CLOEXEC and any protocol number: nix knows neither UDP-Lite nor MPTCP.

@@ -15,6 +15,7 @@ mod errors;
 mod findings;
 mod idle;
 mod init;
+mod intercept;
 mod load;
 mod readme;
 mod relay;

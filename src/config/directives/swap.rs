@@ -1,4 +1,4 @@
-//! What decides a swap: Ready=, Canary=, Handover=, and what they need of each other.
+//! What decides a swap: Ready=, Canary=, Handover=, and what these and InterceptBind= need of the rest.
 
 use super::choice;
 use super::service::put;
@@ -91,6 +91,10 @@ pub(in crate::config) fn check_steering(
             let cause = "only the connections of TCP and UDP sockets can be shared out";
             return Err(Problem::new(cause, "leave it out").at(place("Canary")));
         }
+    }
+    if config.launch.intercept_bind && config.listeners.is_empty() {
+        let cause = "there is no socket that a server could get in the place of its own";
+        return Err(Problem::new(cause, "add one with --listen, or leave it out").at(place("InterceptBind")));
     }
     let Some(health) = &config.health else { return Ok(()) };
     if !is_steered {

@@ -13,7 +13,9 @@ pub enum SocketNote {
         why: String,
     },
     /// New connections may go where they should not.
-    NotSteered { why: String },
+    NotSteered {
+        why: String,
+    },
     /// None: nobody runs on that slot.
     Mended {
         socket: String,
@@ -52,6 +54,15 @@ pub enum SocketNote {
         count: Option<u32>,
         relayed: bool,
     },
+    /// InterceptBind= has no effect.
+    NotIntercepted {
+        why: String,
+    },
+    /// The server binds `wanted` (as `--listen` has it) on an IPv4 socket, which that of `socket` cannot stand for.
+    WrongFamily {
+        socket: String,
+        wanted: String,
+    },
     /// Connections that found a full queue during a swap, on this host.
     Overflowed {
         count: u64,
@@ -88,6 +99,8 @@ impl SocketNote {
             | Self::PathTaken { .. }
             | Self::Stranger { .. }
             | Self::NotSteered { .. }
+            | Self::NotIntercepted { .. }
+            | Self::WrongFamily { .. }
             | Self::Rescued { relayed: true, .. }
             | Self::Overflowed { .. }
             | Self::BacklogCapped { .. } => log::Level::Warn,
@@ -118,6 +131,14 @@ impl fmt::Display for SocketNote {
                 f,
                 "connections cannot be steered as they should: {why}; some may wait where nobody serves (\"supervise \
                  restart\" gives the server new sockets)"
+            ),
+            Self::NotIntercepted { why } => {
+                write!(f, "--intercept-bind (InterceptBind=) has no effect: {why}")
+            }
+            Self::WrongFamily { socket, wanted } => write!(
+                f,
+                "the server binds {wanted} for itself, on an IPv4 socket, which {socket}, of IPv6, cannot stand for \
+                 (write --listen {wanted})"
             ),
             Self::PathTaken { socket } => write!(
                 f,

@@ -9,6 +9,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 
 use super::health;
+use super::intercept::Intercepting;
 use super::slots::Slots;
 use super::traffic::Questions;
 use super::{CONTROL, Reader, SIGNALS, Shell};
@@ -83,6 +84,7 @@ impl Shell {
             asking: None,
             paths: None,
             taken: BTreeSet::new(),
+            intercepting: Intercepting::default(),
             children: Children::default(),
             talkative: BTreeSet::new(),
             control,

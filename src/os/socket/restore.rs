@@ -4,6 +4,7 @@
 //! The model is a new socket with the options that were asked for, so nothing has to be remembered, and a first start
 //! costs nothing. Left out is what is fixed by bind(2), and what cannot be set back on a socket that listens.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -96,6 +97,32 @@ pub(super) fn restore(slot: &OwnedFd, plan: &Plan) {
     restore_buffers(slot, &model);
     // None of ours; ENOENT where there is none.
     let _none = sys::set_int_option(slot, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
+}
+
+/// What a server has set on a socket of its own that ours takes the place of: the options that are not as a new socket has
+/// them. What one of them cannot have is left out.
+pub fn carry_over(theirs: &OwnedFd, slot: &OwnedFd) -> io::Result<()> {
+    let of = |name| sys::int_option(theirs, libc::SOL_SOCKET, name);
+    let new = sys::socket(of(libc::SO_DOMAIN)?, of(libc::SO_TYPE)?, of(libc::SO_PROTOCOL)?)?;
+    let own = [(libc::SOL_SOCKET, libc::SO_PASSCRED)];
+    // Who may share the address, and through which interface it is reached, is ours to say.
+    let carried = |(_, name): &&(libc::c_int, libc::c_int)| {
+        ![libc::SO_REUSEADDR, libc::SO_BINDTODEVICE, libc::SO_INCOMING_CPU].contains(name)
+    };
+    let general = OPTIONS.iter().filter(|(level, _)| *level == libc::SOL_SOCKET).filter(carried).chain(&own);
+    let others = OPTIONS.iter().filter(|(level, _)| *level != libc::SOL_SOCKET);
+    for (level, name) in general.chain(others).chain(OPTIONS_OF_TCP).chain(OPTIONS_OF_UDP) {
+        if !sys::is_same_option(&new, theirs, *level, *name)
+            && let Err(error) = sys::copy_option(theirs, slot, *level, *name)
+        {
+            log::debug!("option {level}/{name} of a server's socket: {error}");
+        }
+    }
+    let is_same_buffer = |name| sys::is_same_option(&new, theirs, libc::SOL_SOCKET, name);
+    if ![libc::SO_RCVBUF, libc::SO_SNDBUF].into_iter().all(is_same_buffer) {
+        restore_buffers(slot, theirs);
+    }
+    Ok(())
 }
 
 /// The kernel doubles what it is given, and stops tuning a buffer that was set.

@@ -13,7 +13,7 @@ use nix::sys::stat::fstat;
 use super::HeldSocket;
 use super::group::Group;
 use super::nodes::{Checked, Nodes};
-use crate::config::{Handover, Kind};
+use crate::config::{Address, Handover, Kind};
 use crate::core::{SlotId, Steering};
 use crate::os::sys;
 
@@ -263,6 +263,11 @@ impl HeldSocket {
         let is_wildcard = |address: SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
         self.local_address().is_some_and(is_wildcard)
             && getsockopt(&self.first(), sockopt::Ipv6V6Only).is_ok_and(|only| !only)
+    }
+
+    /// What it was asked for as: for AF_UNIX, where the name of a socket is not always its own.
+    pub fn asked_address(&self) -> &Address {
+        &self.asked.address
     }
 
     /// getsockname(2); None for AF_UNIX.

@@ -21,6 +21,7 @@ pub(super) enum Step {
     Stdin,
     Stdout,
     Stderr,
+    Filter,
     OomScore,
     Nice,
     Limit,
@@ -33,12 +34,13 @@ pub(super) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::ProcessGroup,
         Self::Descriptors,
         Self::Stdin,
         Self::Stdout,
         Self::Stderr,
+        Self::Filter,
         Self::OomScore,
         Self::Nice,
         Self::Limit,
@@ -52,8 +54,11 @@ impl Step {
 
     /// Wishes that systemd lets go, too, where we have not the right to grant them (containers, ordinary users).
     pub(super) const fn is_a_wish(self, errno: i32) -> bool {
-        matches!(self, Self::OomScore | Self::Nice | Self::Limit)
-            && matches!(errno, libc::EPERM | libc::EACCES)
+        match self {
+            Self::Filter => true,
+            Self::OomScore | Self::Nice | Self::Limit => matches!(errno, libc::EPERM | libc::EACCES),
+            _ => false,
+        }
     }
 }
 
@@ -118,6 +123,7 @@ pub(super) fn describe(plan: &Plan, report: Report) -> StartFailure {
         Step::Stdout => (Stage::Stdout, format!("cannot set up stdout: {cause}")),
         Step::Stderr => (Stage::Stderr, format!("cannot set up stderr: {cause}")),
         Step::Signals => (Stage::Setup, format!("cannot reset signals: {cause}")),
+        Step::Filter => (Stage::Setup, format!("cannot install a seccomp filter: {cause}")),
         Step::Limit => (Stage::Setup, format!("cannot set {}: {cause}", limit_name(plan, report.detail))),
         step @ (Step::OomScore | Step::Nice) => {
             (Stage::Setup, format!("cannot set {}: {cause}", wish(plan, step)))

@@ -66,6 +66,8 @@ pub struct Plan {
     pub nice: Option<i32>,
     pub oom_score_adjust: Option<i32>,
     pub ignore_sigpipe: bool,
+    /// seccomp(2): what it is under, and its children; the listener comes back with the [`super::Child`].
+    pub filter: Option<Vec<libc::sock_filter>>,
 }
 
 impl Plan {
@@ -94,6 +96,7 @@ impl Plan {
             nice: launch.nice,
             oom_score_adjust: launch.oom_score_adjust,
             ignore_sigpipe: launch.ignore_sigpipe,
+            filter: None,
         }
     }
 

@@ -126,12 +126,12 @@ fn without_close_range_the_fds_are_marked_one_by_one() {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let mut prepared = Prepared::new(&plan).expect("prepares");
         prepared.ours = Some(our_fds().expect("/proc"));
-        let (pid, pidfd) = prepared.arm(&plan, writer.as_raw_fd()).clone_child().expect("starts");
+        let (pid, pidfd) = prepared.arm(&plan, writer.as_raw_fd(), -1).clone_child().expect("starts");
         drop((writer, one, two));
         let mut report = Vec::new();
         File::from(reader).read_to_end(&mut report).expect("a pipe");
         assert_eq!(report, b"");
-        let running = Running(Child { pid, pidfd, shortfalls: Vec::new() });
+        let running = Running(Child { pid, pidfd, shortfalls: Vec::new(), listener: None });
         running.has_fds(&[0, 1, 2]);
     });
 }

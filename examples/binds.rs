@@ -1,0 +1,144 @@
+//! cargo run -- --listen 127.0.0.1:8080=http --intercept-bind -- cargo run -q --example binds -- 127.0.0.1:8080
+//!
+//! A server that never heard of LISTEN_FDS: it binds the addresses that it is told, and serves as `rude` does.
+//!
+//!     127.0.0.1:8080 [::]:8080    TCP; before it, with a plus:
+//!         thread+     by another thread
+//!         epoll+      registered with epoll before it is bound
+//!         workers+    three sockets with SO_REUSEPORT
+//!         only6+      IPV6_V6ONLY
+//!         flood+      and once more, again and again, by four threads
+//!     udp:ADDRESS  unix:PATH      what is at the path is removed first
+//!     to:ADDRESS                  connects to it before it serves
+//!
+//!     /peer                       the client's address
+//!     /sockets                    how many sockets it has made
+
+mod common;
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::thread;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
+
+use common::{Reply, Request, Socket};
+
+fn main() {
+    let mut sockets = Vec::new();
+    for word in std::env::args().skip(1) {
+        match open(&word) {
+            Ok(opened) => sockets.extend(opened.into_iter().map(|socket| (word.clone(), socket))),
+            Err(error) => {
+                eprintln!("cannot bind {word}: {error}");
+                std::process::exit(1);
+            }
+        }
+    }
+    let count = sockets.len();
+    common::serve_for_ever(sockets.leak(), move |request| page(request, count));
+}
+
+fn page(request: &Request, count: usize) -> Reply {
+    match request.path.as_str() {
+        "/peer" => format!("{}\n", request.peer).into(),
+        "/sockets" => format!("{count}\n").into(),
+        _ => format!("binds generation {}\n", common::generation()).into(),
+    }
+}
+
+fn open(word: &str) -> io::Result<Vec<Socket>> {
+    if let Some(address) = word.strip_prefix("to:") {
+        TcpStream::connect(address)?;
+        return Ok(Vec::new());
+    }
+    if let Some(address) = word.strip_prefix("udp:") {
+        return Ok(vec![Socket::Udp(UdpSocket::bind(address)?)]);
+    }
+    if let Some(path) = word.strip_prefix("unix:") {
+        // As most servers do, lest a socket of their own from before be in the way.
+        let _none_there = fs::remove_file(path);
+        return Ok(vec![Socket::Unix(UnixListener::bind(path)?)]);
+    }
+    let Some((how, address)) = word.split_once('+') else {
+        return Ok(vec![Socket::Tcp(TcpListener::bind(word)?)]);
+    };
+    let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+    match how {
+        "thread" => {
+            let bound = thread::spawn(move || TcpListener::bind(address)).join().expect("no panic")?;
+            Ok(vec![Socket::Tcp(bound)])
+        }
+        "epoll" => Ok(vec![by_epoll(address)?]),
+        "workers" => (0..3).map(|_| worker(address)).collect(),
+        "only6" => Ok(vec![only_6(address)?]),
+        "flood" => {
+            let serving = TcpListener::bind(address)?;
+            for _ in 0..4 {
+                thread::spawn(move || flood(address));
+            }
+            Ok(vec![Socket::Tcp(serving)])
+        }
+        _ => Err(io::Error::other("no such way")),
+    }
+}
+
+fn new(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    Ok(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+}
+
+fn listening(fd: OwnedFd, address: SocketAddr) -> io::Result<Socket> {
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    listen(&fd, Backlog::new(5)?)?;
+    Ok(Socket::Tcp(fd.into()))
+}
+
+fn worker(address: SocketAddr) -> io::Result<Socket> {
+    let fd = new(address)?;
+    setsockopt(&fd, sockopt::ReusePort, &true)?;
+    listening(fd, address)
+}
+
+fn only_6(address: SocketAddr) -> io::Result<Socket> {
+    let fd = new(address)?;
+    setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    listening(fd, address)
+}
+
+/// Serves what epoll says is there; the registration is made before bind(2), and taken back once at the end.
+fn by_epoll(address: SocketAddr) -> io::Result<Socket> {
+    let fd = new(address)?;
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, 42))?;
+    let Socket::Tcp(listener) = listening(fd, address)? else { unreachable!("it is TCP") };
+    let mut events = [EpollEvent::empty()];
+    // The first connection is waited for; whoever it is tries again.
+    thread::spawn(move || {
+        epoll.wait(&mut events, EpollTimeout::NONE).expect("a set");
+        assert_eq!(events[0].data(), 42);
+        let mut event = EpollEvent::new(EpollFlags::EPOLLIN, 43);
+        epoll.modify(&listener, &mut event).expect("it is in the set under this number");
+        epoll.delete(&listener).expect("likewise");
+        eprintln!("epoll works");
+        common::serve_for_ever(vec![("epoll".to_owned(), Socket::Tcp(listener))].leak(), |request| {
+            page(request, 1)
+        });
+    });
+    // This one has nothing to do with it.
+    Ok(Socket::Tcp(TcpListener::bind("127.0.0.1:0")?))
+}
+
+fn flood(address: SocketAddr) {
+    loop {
+        let result = new(address).and_then(|fd| Ok(bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?));
+        // What the kernel has to say is another matter.
+        drop(result);
+    }
+}

@@ -1,0 +1,32 @@
+//! What a start has to do with InterceptBind=.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::Children;
+use crate::core::GenerationId;
+use crate::os::intercept::Interceptor;
+use crate::os::launch::Launcher;
+
+/// A process that was started.
+#[derive(Debug)]
+pub struct Started {
+    pub pid: i32,
+    /// Of its filter, where it was to have one ([`crate::os::spawn::Child`]).
+    pub listener: Option<io::Result<OwnedFd>>,
+}
+
+impl Children {
+    /// It goes with the generation.
+    pub fn intercept(&mut self, generation: GenerationId, interceptor: Interceptor) {
+        if let Some(running) = self.generations.get_mut(&generation) {
+            running.interceptors.push(interceptor);
+        }
+    }
+
+    /// What started the generation.
+    pub fn launcher(&self, generation: GenerationId) -> Option<&Rc<Launcher>> {
+        self.generations.get(&generation).map(|running| &running.launcher)
+    }
+}

@@ -1,0 +1,326 @@
+//! InterceptBind=: a server that binds for itself gets the held socket in the place of its own.
+//!
+//! Each process that we start has its `filter`, and each filter a thread of ours that answers it (seccomp_unotify(2)).
+//! `address` reads what the server wants, `target` looks at its socket, `answer` decides. A thread and not the loop:
+//! reading another's memory and putting an fd into it can take as long as that other likes (a page of a file system
+//! that does not answer, an SO_LINGER of what was in the place), and nothing else must wait for that.
+//!
+//! It is a convenience and no sandbox: what is read here is read again by the kernel, and whoever lies about it gets
+//! what he would have got without us, or a socket that was passed to him anyway.
+
+mod address;
+mod answer;
+mod epoll;
+mod filter;
+mod target;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use nix::sys::stat::fstat;
+
+use super::socket::{HeldSocket, carry_over, set_non_blocking};
+use super::sys::seccomp::{self, Call};
+use crate::config::{Address, Kind};
+use crate::core::SlotId;
+use address::Wanted;
+use answer::{Answer, Place};
+pub use filter::program;
+use target::Target;
+
+/// The socket of one generation for an address.
+#[derive(Debug)]
+pub struct Held {
+    place: Place,
+    socket: OwnedFd,
+    inode: u64,
+    /// As we call it.
+    address: String,
+    /// Nobody else is on this socket, so that O_NONBLOCK and options may become what this server wants.
+    is_its_own: bool,
+    /// A path that nobody puts back once the server has removed it.
+    may_vanish: bool,
+}
+
+/// What is worth telling, each once in the life of a filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The server wants this address on an IPv4 socket, and `socket` is of IPv6.
+    WrongFamily { socket: String, kind: Kind, wanted: SocketAddr },
+    /// The server may want a socket of ours, but we may not see it.
+    Unseen { why: String },
+}
+
+/// Answers the calls of one filter for as long as somebody is under it. Dropped: lets all of them pass from then on,
+/// and closes its sockets.
+#[derive(Debug)]
+pub struct Interceptor {
+    held: Arc<Mutex<Vec<Arc<Held>>>>,
+}
+
+impl Drop for Interceptor {
+    fn drop(&mut self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Held {
+    /// # Errors
+    /// No fd is left for a copy of the socket.
+    pub fn new(socket: &HeldSocket, slot: SlotId, is_its_own: bool) -> io::Result<Self> {
+        let fd = socket.of(slot).try_clone()?;
+        let at = match (socket.local_address(), socket.asked_address()) {
+            (Some(address), _) => Wanted::Inet(address),
+            (None, Address::Abstract(name)) => Wanted::Abstract(name.as_bytes().to_vec()),
+            (None, Address::Path(path)) => Wanted::Path(path::absolute(path)?),
+            (None, _) => match socket.address.strip_prefix('@') {
+                Some(name) => Wanted::Abstract(name.as_bytes().to_vec()),
+                None => Wanted::Path(path::absolute(&socket.address)?),
+            },
+        };
+        Ok(Self {
+            inode: fstat(&fd)?.st_ino,
+            place: Place { kind: socket.kind, at, takes_ipv4: socket.takes_ipv4() },
+            socket: fd,
+            address: socket.address.clone(),
+            is_its_own,
+            may_vanish: !socket.is_steered(),
+        })
+    }
+}
+
+impl Interceptor {
+    /// Answers `listener`; `tell` is called by the thread that does.
+    ///
+    /// # Errors
+    /// There can be no further thread.
+    pub fn start(
+        listener: OwnedFd,
+        held: Vec<Held>,
+        tell: impl Fn(Told) + Send + 'static,
+    ) -> io::Result<Self> {
+        let held = Arc::new(Mutex::new(held.into_iter().map(Arc::new).collect()));
+        let desk = Desk { listener, held: Arc::clone(&held), tell: Box::new(tell), told: BTreeSet::new() };
+        thread::Builder::new().name("intercept".to_owned()).stack_size(256 << 10).spawn(|| desk.serve())?;
+        Ok(Self { held })
+    }
+}
+
+/// What the thread has.
+struct Desk {
+    listener: OwnedFd,
+    held: Arc<Mutex<Vec<Arc<Held>>>>,
+    tell: Box<dyn Fn(Told) + Send>,
+    told: BTreeSet<String>,
+}
+
+/// What a server gets in the place of its own socket.
+struct Gift {
+    held: Arc<Held>,
+    target: Target,
+    /// The inode of its own socket, and that itself where we may have it.
+    inode: u64,
+    duplicate: Option<OwnedFd>,
+}
+
+/// What is done about a call.
+enum Verdict {
+    /// The kernel goes on as if we were not there.
+    Pass,
+    /// Nothing is to be done: it has what it asks for.
+    Done,
+    Give(Gift),
+}
+
+impl Desk {
+    fn serve(mut self) {
+        // Signals are for the main thread.
+        if let Err(errno) = SigSet::all().thread_block() {
+            log::debug!("cannot block signals: {}", errno.desc());
+        }
+        loop {
+            let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return log::warn!("cannot wait for what a server binds: {}", errno.desc()),
+            }
+            let events = fds[0].revents().unwrap_or(PollFlags::empty());
+            if events.contains(PollFlags::POLLIN) {
+                self.next();
+            } else if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+                // Nobody is left under the filter.
+                return;
+            }
+        }
+    }
+
+    fn next(&mut self) {
+        let call = match seccomp::receive(self.listener.as_fd()) {
+            Ok(call) => call,
+            // It went away meanwhile.
+            Err(error) => return log::trace!("seccomp: {error}"),
+        };
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let verdict = self.judge(&call, &held);
+        let listener = self.listener.as_fd();
+        let answered = match verdict {
+            Verdict::Give(gift) => self.give(&call, &gift),
+            // Read by its number: was it still that thread?
+            Verdict::Done if seccomp::is_waiting(listener, call.id) => seccomp::succeed(listener, call.id),
+            Verdict::Done | Verdict::Pass => seccomp::pass(listener, call.id),
+        };
+        if let Err(error) = answered {
+            // ENOENT: a signal took it out of the call, or it is gone.
+            log::debug!("a system call of thread {} went unanswered: {error}", call.thread);
+        }
+    }
+
+    fn judge(&mut self, call: &Call, held: &[Arc<Held>]) -> Verdict {
+        // An fd is an int, whatever else the register has.
+        let target = Target { thread: call.thread, fd: call.args[0] as RawFd };
+        if call.thread == 0 || target.fd < 0 || held.is_empty() {
+            return Verdict::Pass;
+        }
+        if call.number == libc::SYS_listen {
+            let inode = target.inode();
+            // Ours listens already, and as long as it was asked for.
+            return if held.iter().any(|held| Some(held.inode) == inode) {
+                Verdict::Done
+            } else {
+                Verdict::Pass
+            };
+        }
+        let length = call.args[2] as i32;
+        match usize::try_from(length) {
+            Ok(length @ 2..=address::LONGEST) => self.judge_bind(target, call.args[1], length, held),
+            Ok(_) | Err(_) => Verdict::Pass,
+        }
+    }
+
+    fn judge_bind(&mut self, target: Target, address: u64, length: usize, held: &[Arc<Held>]) -> Verdict {
+        let bytes = match target.memory(address, length) {
+            Ok(bytes) => bytes,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
+                let why = format!("we may not look into process {}: {error}", target.thread);
+                self.tell("memory", Told::Unseen { why });
+                return Verdict::Pass;
+            }
+            // Not its own memory, which the kernel will tell it, or it is gone.
+            Err(_) => return Verdict::Pass,
+        };
+        let Some(wanted) = address::parse(&bytes) else { return Verdict::Pass };
+        let places: Vec<Place> = held.iter().map(|held| held.place.clone()).collect();
+        if !answer::is_near(&wanted, &places) {
+            return Verdict::Pass;
+        }
+        let Some(inode) = target.inode() else { return Verdict::Pass };
+        if held.iter().any(|held| held.inode == inode) {
+            // What is bound cannot be bound again, and the kernel says so.
+            return Verdict::Pass;
+        }
+        let duplicate = target.duplicate();
+        let Some(socket) = target.socket(duplicate.as_ref()) else { return Verdict::Pass };
+        let is_same_path = |place: &Place| match (&wanted, &place.at) {
+            (Wanted::Path(wanted), Wanted::Path(held)) => target.is_same_path(wanted, held),
+            _ => false,
+        };
+        match answer::answer(socket, &wanted, &places, is_same_path) {
+            Answer::Pass => Verdict::Pass,
+            Answer::Held(number) if held[number].has_vanished() => Verdict::Pass,
+            Answer::Held(number) => {
+                Verdict::Give(Gift { held: Arc::clone(&held[number]), target, inode, duplicate })
+            }
+            Answer::WrongFamily(number) => {
+                let (socket, kind) = (held[number].address.clone(), held[number].place.kind);
+                if let Wanted::Inet(wanted) = wanted {
+                    let key = socket.clone();
+                    self.tell(&key, Told::WrongFamily { socket, kind, wanted });
+                }
+                Verdict::Pass
+            }
+        }
+    }
+
+    fn give(&self, call: &Call, gift: &Gift) -> io::Result<()> {
+        let listener = self.listener.as_fd();
+        let Gift { held, target, inode, duplicate } = gift;
+        let Ok(flags) = target.flags() else { return seccomp::pass(listener, call.id) };
+        let registrations = match duplicate {
+            Some(_) => epoll::registrations(*target, *inode),
+            None => Vec::new(),
+        };
+        // All of this was read by a number.
+        if !seccomp::is_waiting(listener, call.id) {
+            return Err(Errno::ENOENT.into());
+        }
+        if held.is_its_own {
+            held.become_like(duplicate.as_ref(), flags.non_blocking)?;
+        }
+        let replaced =
+            seccomp::replace(listener, call.id, held.socket.as_fd(), target.fd, flags.close_on_exec);
+        if let Err(error) = replaced {
+            log::debug!("thread {} cannot get {}: {error}", call.thread, held.address);
+            return seccomp::pass(listener, call.id);
+        }
+        for registration in registrations {
+            if let Err(error) = registration.renew(&held.socket, target.fd) {
+                log::debug!("an epoll set of thread {} loses {}: {error}", call.thread, held.address);
+            }
+        }
+        log::debug!("thread {} gets {} in the place of its own socket", call.thread, held.address);
+        seccomp::succeed(listener, call.id)
+    }
+
+    fn tell(&mut self, key: &str, told: Told) {
+        if self.told.insert(key.to_owned()) {
+            (self.tell)(told);
+        }
+    }
+}
+
+impl Held {
+    /// Like the socket that it takes the place of.
+    fn become_like(&self, theirs: Option<&OwnedFd>, non_blocking: bool) -> io::Result<()> {
+        set_non_blocking(&self.socket, non_blocking)?;
+        if let Some(theirs) = theirs
+            && let Err(error) = carry_over(theirs, &self.socket)
+        {
+            log::debug!("{}: the options of a server's socket: {error}", self.address);
+        }
+        Ok(())
+    }
+
+    /// The server has removed the path first, as many do, and nobody puts it back: with a socket of its own it can at
+    /// least be reached.
+    fn has_vanished(&self) -> bool {
+        match &self.place.at {
+            Wanted::Path(path) => self.may_vanish && !path.exists(),
+            Wanted::Inet(_) | Wanted::Abstract(_) => false,
+        }
+    }
+}
+
+/// Why a child could not have a filter, and what to do about it.
+pub fn why_not(error: &io::Error) -> String {
+    let cause = match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "something above us intercepts system calls already, and the kernel allows one of these in a line of \
+             processes (leave it to the outer one, or out)"
+        }
+        Some(libc::EINVAL) => "this kernel is older than Linux 5.9 (pass the sockets as LISTEN_FDS instead)",
+        Some(libc::ENOSYS) => "this kernel has no seccomp(2) (pass the sockets as LISTEN_FDS instead)",
+        Some(libc::EPERM | libc::EACCES) => {
+            "a sandbox round us forbids seccomp(2) (allow it there, or pass the sockets as LISTEN_FDS instead)"
+        }
+        _ => return format!("cannot install a seccomp filter: {error}; the server runs without it"),
+    };
+    cause.to_owned()
+}

@@ -1,0 +1,116 @@
+//! A process that waits in bind(2) or listen(2), as /proc shows it. It goes on only when it is answered, but its other
+//! threads and its parents do not wait: whatever is read here may be untrue a moment later, or never have been true.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::answer::{Family, Socket, Type};
+use crate::os::sys;
+use crate::os::sys::seccomp;
+
+/// More than any file of /proc that is read here has, but for one that was made to be long.
+const LONG: u64 = 1 << 20;
+
+/// An fd of a thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) thread: u32,
+    pub(super) fd: RawFd,
+}
+
+/// Of an fd, by fcntl(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flags {
+    pub(super) close_on_exec: bool,
+    pub(super) non_blocking: bool,
+}
+
+impl Target {
+    /// So many bytes of its memory. EPERM, EACCES: we may not ptrace(2) it.
+    pub(super) fn memory(self, address: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        File::open(self.proc("mem"))?.read_exact_at(&mut bytes, address)?;
+        Ok(bytes)
+    }
+
+    /// The inode of the socket that the fd is; None for anything else.
+    pub(super) fn inode(self) -> Option<u64> {
+        let link = fs::read_link(self.link()).ok()?;
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    }
+
+    pub(super) fn flags(self) -> io::Result<Flags> {
+        let info = self.read(&format!("fdinfo/{}", self.fd))?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok());
+        let flags = flags.ok_or(io::ErrorKind::InvalidData)?;
+        let has = |flag| flags & flag != 0;
+        Ok(Flags { close_on_exec: has(libc::O_CLOEXEC), non_blocking: has(libc::O_NONBLOCK) })
+    }
+
+    /// What kind of socket it is: by a duplicate of it, which tells all, or by the name of its protocol.
+    pub(super) fn socket(self, duplicate: Option<&OwnedFd>) -> Option<Socket> {
+        let protocol = seccomp::protocol(&self.link()).ok()?;
+        let (family, kind) = match protocol.as_str() {
+            "TCP" | "MPTCP" => (Family::V4, Type::Stream),
+            "TCPv6" | "MPTCPv6" => (Family::V6, Type::Stream),
+            "UDP" => (Family::V4, Type::Datagram),
+            "UDPv6" => (Family::V6, Type::Datagram),
+            "UNIX-STREAM" => (Family::Unix, Type::Stream),
+            "UNIX" => (Family::Unix, Type::NoStream),
+            _ => return None,
+        };
+        let v6_only = duplicate.filter(|_| family == Family::V6);
+        let v6_only = v6_only.and_then(|socket| getsockopt(socket, sockopt::Ipv6V6Only).ok());
+        Some(Socket { family, kind, v6_only })
+    }
+
+    /// The very socket; None where we may not have it.
+    pub(super) fn duplicate(self) -> Option<OwnedFd> {
+        // Threads have no pidfd before Linux 6.9, and share their fds with the process nearly always.
+        let process = self.process()?;
+        let duplicate = seccomp::take_fd(sys::pidfd_open(process).ok()?, self.fd).ok()?;
+        let inode = nix::sys::stat::fstat(&duplicate).ok()?.st_ino;
+        (self.inode() == Some(inode)).then_some(duplicate)
+    }
+
+    /// The process of the thread.
+    pub(super) fn process(self) -> Option<i32> {
+        let status = self.read("status").ok()?;
+        status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    }
+
+    /// Whether what it calls `wanted` is `held`, an absolute path of ours.
+    pub(super) fn is_same_path(self, wanted: &Path, held: &Path) -> bool {
+        let Ok(directory) = fs::read_link(self.proc("cwd")) else { return false };
+        // join() keeps an absolute path as it is.
+        let wanted: PathBuf = directory.join(wanted);
+        let inode = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        let parent = |path: &Path| path.parent().and_then(inode);
+        wanted.file_name().is_some()
+            && wanted.file_name() == held.file_name()
+            && parent(&wanted).is_some()
+            && parent(&wanted) == parent(held)
+            // Under another root the same words are another path.
+            && inode(&self.proc("root")) == inode(Path::new("/"))
+    }
+
+    pub(super) fn link(self) -> PathBuf {
+        self.proc(&format!("fd/{}", self.fd))
+    }
+
+    pub(super) fn read(self, name: &str) -> io::Result<String> {
+        let mut text = String::new();
+        File::open(self.proc(name))?.take(LONG).read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    pub(super) fn proc(self, name: &str) -> PathBuf {
+        format!("/proc/{}/{name}", self.thread).into()
+    }
+}

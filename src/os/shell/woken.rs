@@ -1,0 +1,48 @@
+//! What one poll brought, sorted by whom it is for.
+
+use std::collections::BTreeSet;
+
+use mio::{Events, Token};
+
+use super::{CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED, main_token, slots};
+use crate::core::GenerationId;
+
+/// What one poll brought.
+#[derive(Default)]
+pub(super) struct Woken {
+    pub(super) signals: bool,
+    pub(super) paths: bool,
+    pub(super) sockets: Vec<slots::Woken>,
+    pub(super) notified: BTreeSet<GenerationId>,
+    pub(super) mains: BTreeSet<GenerationId>,
+    pub(super) stored: Vec<usize>,
+    pub(super) intercepted: bool,
+    pub(super) control: Vec<Token>,
+}
+
+impl From<&Events> for Woken {
+    fn from(events: &Events) -> Self {
+        let mut woken = Self::default();
+        for event in events {
+            match event.token() {
+                SIGNALS => woken.signals = true,
+                Token(token) if token >= GENERATIONS => {
+                    let generation = GenerationId(((token - GENERATIONS) / 2) as u64);
+                    let is_main = event.token() == main_token(generation);
+                    let set = if is_main { &mut woken.mains } else { &mut woken.notified };
+                    set.insert(generation);
+                }
+                Token(token) if token >= STORED => woken.stored.push(token - STORED),
+                Token(token) if token >= CONTROL => {
+                    woken.control.push(event.token());
+                }
+                // It is asked at every turn.
+                PROBE => {}
+                PATHS => woken.paths = true,
+                INTERCEPTED => woken.intercepted = true,
+                Token(_) => woken.sockets.push(slots::Woken::new(event)),
+            }
+        }
+        woken
+    }
+}

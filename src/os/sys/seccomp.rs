@@ -1,0 +1,137 @@
+//! seccomp_unotify(2): what is asked of the listener of a filter, and of the processes under it.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::thread;
+
+/// One system call that waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub id: u64,
+    /// The thread, by its number here; 0 where it has none (another pid namespace).
+    pub thread: u32,
+    pub number: libc::c_long,
+    pub args: [u64; 6],
+}
+
+/// The next call. Blocks where none waits: poll(2) first. ENOENT: it went away in this moment.
+pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Call> {
+    let data = libc::seccomp_data { nr: 0, arch: 0, instruction_pointer: 0, args: [0; 6] };
+    let mut notification = libc::seccomp_notif { id: 0, pid: 0, flags: 0, data };
+    // SAFETY: the kernel wants this struct, zeroed, and fills it in; the borrow keeps the fd open.
+    check(unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notification)
+    })?;
+    let libc::seccomp_notif { id, pid, data, .. } = notification;
+    Ok(Call { id, thread: pid, number: data.nr.into(), args: data.args })
+}
+
+/// Whether it still waits, so that what was read by the number of its thread was of that thread.
+pub fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: eight bytes to read; the borrow keeps the fd open.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
+}
+
+/// The kernel carries it out as if nobody had asked.
+pub fn pass(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    send(listener, id, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
+}
+
+/// It returns 0, and the kernel has done nothing.
+pub fn succeed(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    send(listener, id, 0)
+}
+
+fn send(listener: BorrowedFd<'_>, id: u64, flags: u32) -> io::Result<()> {
+    let response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags };
+    // SAFETY: a whole struct to read (the kernel's ioctl is declared to write, but does not); the borrow keeps the fd open.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const response) })?;
+    Ok(())
+}
+
+/// Puts a copy of `source` in the place of the caller's fd `target` (Linux 5.9). The calling thread itself does it, and is
+/// waited for: for as long as closing what was there takes.
+pub fn replace(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    source: BorrowedFd<'_>,
+    target: RawFd,
+    close_on_exec: bool,
+) -> io::Result<()> {
+    let order = libc::seccomp_notif_addfd {
+        id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SETFD as u32,
+        srcfd: source.as_raw_fd() as u32,
+        newfd: target as u32,
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    // SAFETY: a whole struct to read; the borrows keep both fds open.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const order) })?;
+    Ok(())
+}
+
+/// pidfd_getfd(2), Linux 5.6: a close-on-exec duplicate of an fd of another process. EPERM: we may not ptrace(2) it, or a
+/// sandbox forbids the call (that of containers does without CAP_SYS_PTRACE).
+pub fn take_fd(process: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers; the borrow keeps the pidfd open.
+    let fd = check(unsafe {
+        libc::syscall(libc::SYS_pidfd_getfd, process.as_fd().as_raw_fd(), number, 0) as i32
+    })?;
+    // SAFETY: the kernel just made this fd for us, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The name of the protocol that the socket at this path of /proc/PID/fd was made for, as in /proc/net/protocols: `TCP`,
+/// `UDPv6`, `UNIX-STREAM`. It is an extended attribute of every socket.
+pub fn protocol(path: &Path) -> io::Result<String> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut value = [0u8; 32];
+    // SAFETY: two C strings, and a buffer with its length.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            c"system.sockprotoname".as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    let text = value[..length.min(value.len())].split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(text).into_owned())
+}
+
+/// Adds `socket` to an epoll set of another process, under the number that it has there: the kernel knows it by both. For
+/// that it must have this number here, too, for a moment: in a thread with a table of fds of its own.
+pub fn register(
+    set: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    number: RawFd,
+    events: u32,
+    data: u64,
+) -> io::Result<()> {
+    let (set, socket) = (set.as_raw_fd(), socket.as_raw_fd());
+    let add = move || {
+        // SAFETY: plain integers. From here on this thread has copies of all fds, which nobody else sees.
+        check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
+        // SAFETY: plain integers, in this thread's own table, where nobody owns anything; it goes with the thread.
+        let set = check(unsafe { libc::fcntl(set, libc::F_DUPFD_CLOEXEC, number.saturating_add(1)) })?;
+        if socket != number {
+            // SAFETY: as before; what had that number is still open in the other table.
+            check(unsafe { libc::dup3(socket, number, libc::O_CLOEXEC) })?;
+        }
+        let mut event = libc::epoll_event { events, u64: data };
+        // SAFETY: a whole struct to read; both fds are open in this table.
+        check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, number, &raw mut event) })
+    };
+    thread::scope(|scope| scope.spawn(add).join()).map_err(|_| io::ErrorKind::Other)??;
+    Ok(())
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,128 @@
+//! Every way to bind, and what else the server does meanwhile.
+
+use std::net::{TcpListener, UdpSocket};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::super::load::{Load, get};
+use super::super::support::{Launch, Place, example, wait_for};
+use super::{assert_answers, binds, common_sockets, is_bound_by_another, swapped};
+
+const TCP: &str = "127.0.0.1:0";
+const GATE: &str = "--ready http:/";
+
+fn port(address: &str) -> u16 {
+    address.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_server_that_binds_for_itself_is_swapped_under_load_without_a_loss() {
+    let place = Place::new();
+    let mut daemon = binds(&place, TCP, GATE, &["{addr:http}"]).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    assert_answers(&address, 1);
+    // The socket that was passed, and the one that it bound: the same.
+    assert_eq!(common_sockets(&daemon, daemon.server()), 2, "{}", daemon.stderr());
+    assert!(!is_bound_by_another(&daemon, port(&address)));
+    let load = Load::start(&address, 200);
+    for generation in 2..=4 {
+        swapped(&daemon, generation);
+        assert_answers(&address, generation);
+    }
+    load.samples().assert_clean();
+    // The listener's small backlog has not become ours.
+    assert_ne!(daemon.status()["sockets"][0]["backlog"], 5);
+}
+
+#[test]
+fn a_client_that_comes_while_no_server_lives_waits_and_is_answered() {
+    let place = Place::new();
+    let mut daemon = binds(&place, TCP, "--ready http:/ --restart-sec 1s", &["{addr:http}"]).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    kill(Pid::from_raw(daemon.server()), Signal::SIGKILL).unwrap();
+    daemon.wait_state("waiting");
+    assert_eq!(get(&address, "/").unwrap(), "binds generation 2\n");
+}
+
+#[test]
+fn threads_shells_and_workers_get_it_as_well() {
+    for how in ["thread+", "workers+"] {
+        let place = Place::new();
+        let mut daemon = binds(&place, TCP, GATE, &[&format!("{how}{{addr:http}}")]).start();
+        daemon.wait_generation(1);
+        let address = daemon.address("http");
+        assert_answers(&address, 1);
+        let sockets: usize = get(&address, "/sockets").unwrap().trim().parse().unwrap();
+        assert_eq!(common_sockets(&daemon, daemon.server()), 1 + sockets, "{how}");
+        swapped(&daemon, 2);
+        assert_answers(&address, 2);
+    }
+    let place = Place::new();
+    let script = format!("true; {} {{addr:http}}; exit 3", example("binds"));
+    let mut daemon = Launch::new(&place)
+        .args("--listen 127.0.0.1:0=http --intercept-bind --bake 0 --ready http:/")
+        .command(&["sh", "-c", &script])
+        .start();
+    daemon.wait_generation(1);
+    swapped(&daemon, 2);
+    assert_answers(&daemon.address("http"), 2);
+}
+
+#[test]
+fn a_registration_made_before_the_bind_goes_on() {
+    let place = Place::new();
+    let mut daemon = binds(&place, TCP, GATE, &["epoll+{addr:http}"]).start();
+    daemon.wait_generation(1);
+    assert_answers(&daemon.address("http"), 1);
+    assert!(daemon.stderr().contains("epoll works"), "{}", daemon.stderr());
+}
+
+#[test]
+fn other_ports_and_outgoing_connections_are_the_servers_own() {
+    let place = Place::new();
+    let outside = TcpListener::bind(TCP).unwrap();
+    let spare = TcpListener::bind(TCP).unwrap();
+    let other = spare.local_addr().unwrap();
+    drop(spare);
+    let to = format!("to:{}", outside.local_addr().unwrap());
+    let mut daemon = binds(&place, TCP, GATE, &["{addr:http}", &other.to_string(), &to]).start();
+    daemon.wait_generation(1);
+    outside.accept().unwrap();
+    assert_answers(&other.to_string(), 1);
+    assert!(is_bound_by_another(&daemon, other.port()));
+    let peer = get(&daemon.address("http"), "/peer").unwrap();
+    assert!(peer.starts_with("127.0.0.1:"), "{peer}");
+}
+
+#[test]
+fn datagrams() {
+    let place = Place::new();
+    let mut daemon = binds(&place, "udp:127.0.0.1:0", "--ready delay:100ms", &["udp:{addr:http}"]).start();
+    daemon.wait_generation(1);
+    let client = UdpSocket::bind(TCP).unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let address = daemon.address("http");
+    let ask = || {
+        wait_for("an echo", || {
+            client.send_to(b"hello", &address).unwrap();
+            let mut buffer = [0; 64];
+            let length = client.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        })
+    };
+    assert_eq!(ask(), "1 hello");
+    assert_eq!(common_sockets(&daemon, daemon.server()), 2);
+    swapped(&daemon, 2);
+    wait_for("generation 2", || (ask() == "2 hello").then_some(()));
+}
+
+#[test]
+fn without_a_socket_there_is_nothing_to_intercept() {
+    let place = Place::new();
+    let ended = Launch::new(&place).args("--intercept-bind").command(&["true"]).run().expect(2);
+    assert!(ended.stderr.contains("--listen"), "{ended:?}");
+}
