@@ -9,6 +9,7 @@ pub mod command_line;
 pub mod directives;
 pub mod environment;
 pub mod instance;
+pub mod known;
 mod launch;
 pub mod number;
 pub mod placeholder;

@@ -29,6 +29,7 @@ pub mod spawn;
 pub mod sys;
 pub mod unit_files;
 pub mod users;
+pub mod waiters;
 
 mod shell;
 

@@ -7,6 +7,7 @@ mod reread;
 mod rescue;
 mod slots;
 mod traffic;
+mod waiting;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self};
@@ -362,6 +363,10 @@ impl Shell {
             Action::Count { generation, slot, quiet } => self.count(generation, slot, quiet),
             Action::Probe { generation, slot } => self.probe(generation, slot),
             Action::EndProbe { generation } => self.end_probe(generation),
+            Action::Look { generation, slot, ask } => self.look(generation, slot, ask),
+            Action::Hint { generation, sockets, has_ended } => {
+                self.tell(&self.hint(generation, &sockets, has_ended));
+            }
             Action::TellOverflows => self.tell_overflows(),
             Action::Sweep { signal } => self.sweep(signal),
             Action::Reply { client, reply } => self.reply(client, reply),
@@ -428,17 +433,6 @@ impl Shell {
         let Some(notify) = self.children.forget(generation) else { return };
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");
-        }
-    }
-
-    fn sweep(&mut self, signal: Signal) {
-        self.is_sweeping = true;
-        self.kill_relays();
-        match reap::sweep(signal) {
-            // Relays, which are gone in a moment.
-            Ok(count) if count <= self.relays.len() => {}
-            Ok(count) => log::info!("{count} processes are left over; sent {signal}"),
-            Err(error) => log::warn!("cannot look for processes left over: {error}"),
         }
     }
 

@@ -13,7 +13,9 @@ pub enum SocketNote {
         why: String,
     },
     /// New connections may go where they should not.
-    NotSteered { why: String },
+    NotSteered {
+        why: String,
+    },
     /// None: nobody runs on that slot.
     Mended {
         socket: String,

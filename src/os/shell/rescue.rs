@@ -12,8 +12,10 @@ use nix::unistd::Pid;
 
 use super::Shell;
 use crate::config::Kind;
+use crate::config::Signal;
 use crate::core::{Event, SlotId, SocketNote};
 use crate::os::diag;
+use crate::os::reap;
 use crate::os::relay::{self, Relay, Target};
 use crate::os::socket::HeldSocket;
 
@@ -115,8 +117,19 @@ impl Shell {
         }
     }
 
+    pub(super) fn sweep(&mut self, signal: Signal) {
+        self.is_sweeping = true;
+        self.kill_relays();
+        match reap::sweep(signal) {
+            // Relays, which are gone in a moment.
+            Ok(count) if count <= self.relays.len() => {}
+            Ok(count) => log::info!("{count} processes are left over; sent {signal}"),
+            Err(error) => log::warn!("cannot look for processes left over: {error}"),
+        }
+    }
+
     /// No server is left that they could pass anything on to.
-    pub(super) fn kill_relays(&self) {
+    fn kill_relays(&self) {
         for passing in &self.relays {
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGKILL) {
                 log::debug!("cannot end the relay {}: {errno}", passing.relay.pid);
