@@ -56,7 +56,8 @@ pub mod limits {
     /// Of each address, where nothing has taken more yet: were it one, a server could take the address away by
     /// shutdown(2).
     pub const SLOTS_AT_FIRST: u8 = 2;
-    /// How soon the connections of a generation that drains are counted again, at first and at last.
+    /// How soon the connections of a generation that drains are counted again, and who of one that starts waits is
+    /// looked at again, at first and at last.
     pub const LOOK_FIRST: Span = Span::from_millis(5);
     pub const LOOK_LAST: Span = Span::from_millis(250);
     /// How often is told what a generation that drains still has.

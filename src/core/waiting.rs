@@ -24,7 +24,7 @@ pub struct Looked {
 }
 
 /// Whether whoever was not seen is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Sight {
     Clear,
     /// It cannot be known, and it was not asked for.
@@ -40,7 +40,6 @@ pub enum Sight {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Waiting {
     next: Time,
-    gap: Span,
     /// Where it was seen so far, where not yet, and how well the last look saw.
     seen: BTreeSet<String>,
     unseen: BTreeSet<String>,
@@ -58,6 +57,10 @@ impl Waiting {
 impl Service {
     fn is_alone(&self, id: GenerationId) -> bool {
         matches!(self.phase, Phase::Up { current } if current == id)
+    }
+
+    fn is_candidate(&self, id: GenerationId) -> bool {
+        matches!(self.phase, Phase::Swapping { new, .. } if new == id)
     }
 
     /// The gate is a look.
@@ -79,9 +82,9 @@ impl Service {
             _ if self.server_notifies && is_alone => limits::AUTO_ALONE,
             _ if self.server_notifies => Span::INFINITY,
             None | Some(Waiting { sight: Sight::Blind, .. }) => limits::AUTO_ALIVE,
-            Some(_) if is_alone => limits::AUTO_ALONE,
-            Some(_) if !self.current_was_seen() => limits::AUTO_ALIVE,
-            Some(_) => Span::INFINITY,
+            Some(_) if !self.is_candidate(generation.id) => limits::AUTO_ALONE,
+            Some(_) if self.current_was_seen() => Span::INFINITY,
+            Some(_) => limits::AUTO_ALIVE,
         }
     }
 
@@ -93,7 +96,7 @@ impl Service {
     /// Where this generation still has to be seen.
     fn missing(&self, generation: &Generation) -> BTreeSet<String> {
         let Some(waiting) = &generation.waiting else { return BTreeSet::new() };
-        let current = self.current().filter(|current| *current != generation.id);
+        let current = self.current().filter(|_| self.is_candidate(generation.id));
         let of_current = current.and_then(|current| self.get(current)?.waiting.as_ref());
         let is_required = |socket: &&String| of_current.is_none_or(|current| current.seen.contains(*socket));
         let all = waiting.seen.union(&waiting.unseen);
@@ -127,7 +130,6 @@ impl Step<'_> {
         if holds_sockets && generation.policy.service_type != Type::Oneshot {
             generation.waiting.get_or_insert(Waiting {
                 next,
-                gap: limits::LOOK_FIRST,
                 seen: BTreeSet::new(),
                 unseen: BTreeSet::new(),
                 sight: Sight::Clear,
@@ -142,13 +144,15 @@ impl Step<'_> {
         let ask = self.service.is_gate_to_be_seen(generation);
         let Some(generation) = self.service.get_mut(id) else { return };
         let (slot, hint) = (generation.slot, generation.hint_due());
+        // Who took long to start may be seen a little later.
+        let age = generation.started.map_or(Span::ZERO, |started| now.since(started));
+        let gap = Span::from_nanos(age.as_nanos() / 8).clamp(limits::LOOK_FIRST, limits::LOOK_LAST);
         let Some(waiting) = &mut generation.waiting else { return };
-        waiting.next = now.after(waiting.gap);
+        waiting.next = now.after(gap);
         if now < hint {
             // One look is in time for the hint.
             waiting.next = waiting.next.min(hint);
         }
-        waiting.gap = Span::from_nanos(waiting.gap.as_nanos() * 2).min(limits::LOOK_LAST);
         self.out.push(Action::Look { generation: id, slot, ask });
     }
 
@@ -181,7 +185,7 @@ impl Step<'_> {
         match &generation.waiting {
             _ if self.service.server_notifies => ReadyBy::Alone,
             Some(Waiting { sight: Sight::Blind, .. }) => ReadyBy::Blind,
-            Some(waiting) if self.service.is_alone(generation.id) => match waiting.sight {
+            Some(waiting) if !self.service.is_candidate(generation.id) => match waiting.sight {
                 Sight::Clear => ReadyBy::Unseen { sockets: listed(&waiting.unseen) },
                 Sight::Dim | Sight::Asked | Sight::Accepted | Sight::Blind => ReadyBy::NotAccepted,
             },
