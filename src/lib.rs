@@ -29,6 +29,7 @@
 //!   dialect.rs          Protocol=: what else than LISTEN_FDS a server is told
 //!   environment.rs      -E, Environment=, environment files
 //!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
+//!   known.rs            what is known of programs that do not take their sockets
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
 //!   known.rs            how well-known servers take a socket: the fix for a command
 //!   number.rs           integers, sizes, limits, booleans
@@ -47,7 +48,7 @@
 //!   end.rs              stopping, exits, what is left behind, what comes next
 //!   exit.rs             what the end of a main process means, by Type=
 //!   slots.rs            which slot has the traffic, which are guarded; drain.rs: what an old generation finishes;
-//!                       health.rs: Ready=http:
+//!                       health.rs: Ready=http:; waiting.rs: Ready=auto, and the hint
 //!   reload.rs           the verb reload, RELOADING=1
 //!   reread.rs           the files are read anew at a swap
 //!   request.rs          the other verbs
@@ -61,7 +62,8 @@
 //! os/                 whatever can fail, block or surprise
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
 //!                       reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
-//!                       kernel is asked of connections), health.rs (Ready=http:), paths.rs (inotify)
+//!                       kernel is asked of connections), health.rs (Ready=http:), waiting.rs (Ready=auto), paths.rs
+//!                       (inotify)
 //!   children.rs         living generations: pid, pidfd, notify socket
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (one command run to its end)
@@ -73,7 +75,9 @@
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
 //!                       streams.rs (its loop), link.rs (one connection), datagrams.rs
-//!   probe.rs            Ready=http:, one GET
+//!   probe.rs            Ready=http:, one GET; Ready=auto, one silent connection
+//!   waiters.rs          which sockets processes wait on, as /proc shows it; in os/waiters/: call.rs (system calls),
+//!                       files.rs (fds)
 //!   signal.rs           signals to us, the terminal
 //!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
@@ -102,7 +106,7 @@
 //! | support one more directive or flag | a field in `config/policy.rs`, `launch.rs` or `socket.rs`, a row in `config/directives/service.rs`, `exec.rs` or `socket.rs` |
 //! | when, how soon and how often it restarts | `core/restart.rs` |
 //! | what a signal to us means | `core/supervisor.rs` (and the list of signals in `os/signal.rs`) |
-//! | when a generation is ready | `core/timers.rs`, `core/swap.rs` |
+//! | when a generation is ready | `core/timers.rs`, `core/swap.rs`, `core/waiting.rs`, `os/waiters.rs` |
 //! | swap, rollback | `core/swap.rs` |
 //! | who gets new connections, and when the old one may go | `core/slots.rs`, `core/drain.rs` |
 //! | how a connection is steered | `os/socket/group.rs` (TCP, UDP), `os/socket/nodes.rs` (AF_UNIX) |

@@ -1,11 +1,28 @@
 //! The old generation after a switch: it finishes what it has, is then told to stop, and what that cut is counted.
 
+use serde::{Deserialize, Serialize};
+
 use super::note::SwapNote;
 use super::report::{LastSwap, Reply};
 use super::service::{Drain, Generation, Look, Step};
 use super::swap::swapped;
-use super::{Action, ClientId, End, Exit, GenerationId, Time, Traffic, limits};
+use super::{Action, ClientId, End, Exit, GenerationId, Time, limits};
 use crate::config::Span;
+
+/// The connections of one generation, as the kernel shows them at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// A request is being read, worked on or answered, or bytes wait in a queue.
+    pub in_flight: u32,
+    /// Answered, but not for DrainQuiet= yet: more of the answer may come.
+    pub recent: u32,
+    /// Quiet: closing them costs nobody an answer.
+    pub idle: u32,
+    /// Connections and datagrams that nobody has accepted or read yet.
+    pub queued: u32,
+    /// Handshakes that the slot answered before it lost the traffic.
+    pub handshakes: u32,
+}
 
 impl Traffic {
     /// Nothing that a kill signal could cut off.

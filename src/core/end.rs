@@ -192,7 +192,8 @@ impl Step<'_> {
         let policy = &generation.policy;
         let signal = failure_signal(policy, policy.start_failure_mode);
         let last = generation.probe.as_ref().and_then(|probe| probe.last.as_ref());
-        let last = last.map_or_else(String::new, |last| format!(" (the last answer: {last})"));
+        let last = last.map(|last| format!(" (the last answer: {last})"));
+        let last = last.or_else(|| generation.what_is_unseen()).unwrap_or_default();
         let reason = format!("generation {} was not ready within {}{last}", id.0, policy.timeout_start);
         self.fail_generation(id, Failure::Timeout, reason, signal);
     }
@@ -304,6 +305,7 @@ impl Step<'_> {
 
     /// What the phase makes of an end, before anything is cleaned up.
     pub(super) fn ended(&mut self, id: GenerationId, end: End) {
+        self.hint_at_end(id, &end);
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.end = Some(end.clone());
         generation.watchdog = None;

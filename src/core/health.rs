@@ -46,6 +46,7 @@ impl Step<'_> {
 
     /// It is told to stop, or has ended: nobody asks it any more.
     pub(super) fn end_probing(&mut self, id: GenerationId) {
+        self.end_asking(id);
         let Some(generation) = self.service.get_mut(id) else { return };
         if generation.probe.take().is_some_and(|probe| probe.is_asking) {
             self.out.push(Action::EndProbe { generation: id });

@@ -27,16 +27,21 @@ mod status;
 mod supervisor;
 mod swap;
 mod timers;
+mod waiting;
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CommandList, Policy, Signal, Span};
+pub use drain::Traffic;
 pub use note::{Damage, Note, SocketNote};
 pub use notify::Notify;
 pub use report::Reply;
 pub use restart::{Outcome, RunResult};
 pub use supervisor::Supervisor;
 pub use timers::Why;
+pub use waiting::{Looked, Sight};
 
 /// The limits of the core, in one place.
 pub mod limits {
@@ -48,7 +53,8 @@ pub mod limits {
     pub const CLIENTS: usize = 64;
     /// STATUS= is kept up to this many bytes.
     pub const STATUS_BYTES: usize = 512;
-    /// How soon the connections of a generation that drains are counted again, at first and at last.
+    /// How soon the connections of a generation that drains are counted again, and who of one that starts waits is
+    /// looked at again, at first and at last.
     pub const LOOK_FIRST: Span = Span::from_millis(5);
     pub const LOOK_LAST: Span = Span::from_millis(250);
     /// How often is told what a generation that drains still has.
@@ -64,10 +70,12 @@ pub mod limits {
     /// Ready=http: how often, and how long one answer may take.
     pub const PROBE_GAP: Span = Span::from_millis(100);
     pub const PROBE: Span = Span::from_secs(2);
-    /// READY=auto: a generation that never said READY=1 counts as ready after this.
+    /// Ready=auto: a generation of which nothing can be known counts as ready after this.
     pub const AUTO_ALIVE: Span = Span::from_secs(1);
-    /// A generation that is alone and should have said READY=1, but did not, counts as ready after this.
+    /// A generation that is alone and neither said READY=1 nor waits on its sockets counts as ready after this.
     pub const AUTO_ALONE: Span = Span::from_secs(10);
+    /// A generation that nobody was seen to wait in for this long, on one of its sockets, is told of.
+    pub const HINT: Span = Span::from_secs(5);
     /// Ready for this long: the restart delay starts from its beginning again.
     pub const HEALTHY: Span = Span::from_secs(10);
     /// A candidate that failed its gate gets this long between the kill signal and SIGKILL.
@@ -126,21 +134,6 @@ pub struct Steering {
     pub slot: SlotId,
     /// Another slot, and how many of a hundred go there (1 to 99). Not on AF_UNIX: there all go to `slot`.
     pub canary: Option<(SlotId, u8)>,
-}
-
-/// The connections of one generation, as the kernel shows them at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traffic {
-    /// A request is being read, worked on or answered, or bytes wait in a queue.
-    pub in_flight: u32,
-    /// Answered, but not for DrainQuiet= yet: more of the answer may come.
-    pub recent: u32,
-    /// Quiet: closing them costs nobody an answer.
-    pub idle: u32,
-    /// Connections and datagrams that nobody has accepted or read yet.
-    pub queued: u32,
-    /// Handshakes that the slot answered before it lost the traffic.
-    pub handshakes: u32,
 }
 
 /// How a main process ended.
@@ -270,6 +263,11 @@ pub enum Event {
     Probed {
         generation: GenerationId,
         result: Result<(), String>,
+    },
+    /// Answers [`Action::Look`].
+    Looked {
+        generation: GenerationId,
+        looked: Looked,
     },
     Signalled {
         signal: Signal,
@@ -423,6 +421,19 @@ pub enum Action {
     },
     EndProbe {
         generation: GenerationId,
+    },
+    /// See which of its sockets the processes of this generation wait on; where that cannot be seen (and `ask`), have a
+    /// connection of our own accepted. Answered by `Looked`; what is begun is ended by `EndProbe`.
+    Look {
+        generation: GenerationId,
+        slot: SlotId,
+        ask: bool,
+    },
+    /// Tell how this very command would get at these sockets (none: all).
+    Hint {
+        generation: GenerationId,
+        sockets: BTreeSet<String>,
+        has_ended: bool,
     },
     /// Say how many connections found a full queue since the last `Reread`.
     TellOverflows,

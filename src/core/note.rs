@@ -12,7 +12,7 @@ pub use swap::SwapNote;
 use serde::{Deserialize, Serialize};
 
 use super::restart::Failure;
-use super::{End, Exit, GenerationId};
+use super::{End, Exit, GenerationId, limits};
 use crate::config::{Signal, Span, StartLimit};
 
 /// One line of the log; clients that wait see it too.
@@ -31,6 +31,13 @@ pub enum Note {
         generation: GenerationId,
         after: Span,
         by: ReadyBy,
+    },
+    /// `has_ended`: it did, before anybody waited on these.
+    Hint {
+        generation: GenerationId,
+        sockets: String,
+        has_ended: bool,
+        remedy: String,
     },
     Exited {
         generation: GenerationId,
@@ -126,7 +133,7 @@ pub enum ReloadNote {
 }
 
 /// What made a generation count as ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadyBy {
     /// READY=1
     Notify,
@@ -135,6 +142,20 @@ pub enum ReadyBy {
     Alive,
     /// It answered.
     Http,
+    /// It was seen to wait on these.
+    Waits {
+        sockets: String,
+    },
+    /// It accepted a connection of ours: who waits cannot be seen.
+    Accepted,
+    /// It lived for long enough; nothing else can be known.
+    Blind,
+    /// Nobody waits on these, but it is all there is.
+    Unseen {
+        sockets: String,
+    },
+    /// It has not accepted the connection of ours, but it is all there is.
+    NotAccepted,
     /// It did not say READY=1 as earlier ones did, but it is all there is.
     Alone,
 }
@@ -174,7 +195,8 @@ impl Note {
             | Self::LeftAlone { .. }
             | Self::PausedNoSwap
             | Self::SignalDropped { .. }
-            | Self::Ready { by: ReadyBy::Alone, .. } => log::Level::Warn,
+            | Self::Ready { by: ReadyBy::Alone | ReadyBy::Unseen { .. } | ReadyBy::NotAccepted, .. }
+            | Self::Hint { .. } => log::Level::Warn,
             Self::Swap(
                 SwapNote::Begun { .. }
                 | SwapNote::Waits
@@ -235,6 +257,9 @@ impl fmt::Display for Note {
             Self::CannotStart { generation: None, what } => f.write_str(what),
             Self::Ready { generation, after, by } => {
                 write!(f, "{generation} is ready after {}{by}", rounded(*after))
+            }
+            Self::Hint { generation, sockets, has_ended, remedy } => {
+                f.write_str(&hint(*generation, sockets, *has_ended, remedy))
             }
             Self::Exited { generation, exit, after } => {
                 write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
@@ -315,8 +340,29 @@ impl fmt::Display for ReadyBy {
             Self::Notify => " (READY=1)",
             Self::Http => " (it answered the GET)",
             Self::Exec | Self::Alive => "",
+            Self::Waits { sockets } => return write!(f, " (waits on {sockets})"),
+            Self::Accepted => " (accepted a connection of ours)",
+            Self::Blind => " (it is alive; who waits on its sockets cannot be seen)",
+            Self::Unseen { sockets } => {
+                return write!(f, ": nobody waits on {sockets}, but it is all there is");
+            }
+            Self::NotAccepted => {
+                ": it has not accepted a connection of ours, and who waits cannot be seen, but it is all there is"
+            }
             Self::Alone => ": it sent no READY=1 as earlier ones did, but it is all there is",
         })
+    }
+}
+
+fn hint(generation: GenerationId, sockets: &str, has_ended: bool, remedy: &str) -> String {
+    if has_ended {
+        format!(
+            "{generation} ended before it waited on {sockets}; if it says that the address is in use, it does not \
+             know of the socket: {remedy} (said once)"
+        )
+    } else {
+        let after = limits::HINT;
+        format!("{generation} runs for {after}, and nobody waits on {sockets}: {remedy} (said once)")
     }
 }
 

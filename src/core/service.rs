@@ -47,6 +47,7 @@ use serde::{Deserialize, Serialize};
 use super::note::{Note, ReadyBy};
 use super::report::{LastSwap, Reply};
 use super::restart::{Failure, Ledger};
+use super::waiting::Waiting;
 use super::{
     Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, SlotId, Steering, Time, Traffic,
     limits,
@@ -77,6 +78,8 @@ pub(super) struct Service {
     pub(super) ledger: Ledger,
     /// Some generation sent READY=1: from then on only that counts (Ready=auto).
     pub(super) server_notifies: bool,
+    /// How to take the sockets was told once.
+    pub(super) hint_told: bool,
     /// The start that somebody waits for, or that a swap made.
     pub(super) attempt: Option<Attempt>,
     pub(super) clients: Clients,
@@ -172,6 +175,8 @@ pub(super) struct Generation {
     pub(super) ready: Option<Time>,
     /// Ready=http: asks for it.
     pub(super) probe: Option<Probing>,
+    /// Who waits on its sockets; None: it has none.
+    pub(super) waiting: Option<Waiting>,
     /// Of a candidate: it has all of the traffic, which a canary puts off.
     pub(super) switched: Option<Time>,
     /// Of an old one: it finishes what it has. Its connections are counted until its end, and what that cut off.
@@ -329,6 +334,7 @@ impl Service {
             last_id: 0,
             ledger: Ledger::default(),
             server_notifies: false,
+            hint_told: false,
             attempt: None,
             clients: Clients::default(),
             last_swap: None,
@@ -396,6 +402,7 @@ impl Generation {
             gate: None,
             ready: None,
             probe: None,
+            waiting: None,
             switched: None,
             drain: None,
             replaced: None,

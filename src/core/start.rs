@@ -107,6 +107,7 @@ impl Step<'_> {
         let ending = generation.ending;
         if ending.is_none() {
             self.begin_probing(id);
+            self.begin_looking(id);
         }
         let Some(generation) = self.service.get(id) else { return };
         let (service_type, ready) = (generation.policy.service_type, generation.policy.ready);

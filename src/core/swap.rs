@@ -49,7 +49,9 @@ impl Step<'_> {
             return;
         };
         generation.gate.get_or_insert(by);
-        if matches!(generation.policy.service_type, Type::Notify | Type::NotifyReload) {
+        let is_notify_type = matches!(generation.policy.service_type, Type::Notify | Type::NotifyReload);
+        self.end_asking(id);
+        if is_notify_type {
             self.main_up(id);
         }
         self.check_ready(id);
@@ -58,7 +60,7 @@ impl Step<'_> {
     /// Ready is who has passed the gate and whose ExecStartPost= is done.
     pub(super) fn check_ready(&mut self, id: GenerationId) {
         if let Some(generation) = self.service.get(id)
-            && let Some(by) = generation.gate
+            && let Some(by) = generation.gate.clone()
             && generation.active.is_some()
         {
             self.become_ready(id, by);
@@ -67,8 +69,9 @@ impl Step<'_> {
 
     /// The generation has lived for as long as Ready= asks.
     pub(super) fn on_lived(&mut self, id: GenerationId) {
-        let is_auto = self.service.get(id).is_some_and(|generation| generation.policy.ready == Ready::Auto);
-        let by = if self.service.server_notifies && is_auto { ReadyBy::Alone } else { ReadyBy::Alive };
+        let is_auto = |generation: &&Generation| generation.policy.ready == Ready::Auto;
+        let generation = self.service.get(id).filter(is_auto);
+        let by = generation.map_or(ReadyBy::Alive, |generation| self.lived_for_auto(generation));
         self.pass_gate(id, by);
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::service::{Generation, Phase, Service, Stop};
-use super::{ClientId, GenerationId, Time, limits};
+use super::{ClientId, GenerationId, Time};
 use crate::config::{CommandList, Ready, Span, Type};
 
 /// What a wake-up is for. At one instant the earlier variant goes first: a server that is ready in the moment its
@@ -20,6 +20,8 @@ pub enum Why {
     Retry(GenerationId),
     /// When Ready=http: asks again, or has waited for long enough.
     Probe(GenerationId),
+    /// When the processes of a generation are looked at: which of its sockets they wait on.
+    Sight(GenerationId),
     /// When a candidate has proved itself on its share, and gets the whole.
     CanaryOver(GenerationId),
     /// When the old generation has been kept long enough beside the new one.
@@ -64,6 +66,7 @@ impl fmt::Display for Why {
                 write!(f, "generation {} is tried again (its file is being written, or its PIDFile= is)", g.0)
             }
             Self::Probe(g) => write!(f, "generation {} is asked whether it is ready", g.0),
+            Self::Sight(g) => write!(f, "who of generation {} waits on its sockets is looked at", g.0),
             Self::CanaryOver(g) => write!(f, "generation {} gets all new connections", g.0),
             Self::Rescue => write!(f, "connections that wait where nobody serves are taken elsewhere"),
             Self::Look(g) => write!(f, "the connections of generation {} are counted", g.0),
@@ -141,6 +144,7 @@ fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time
     due.extend(generation.reload.as_ref().map(|reload| (reload.due, Why::Reload(id))));
     due.extend(generation.retry.map(|retry| (retry, Why::Retry(id))));
     due.extend(generation.probe.as_ref().map(|probe| (probe.due, Why::Probe(id))));
+    due.extend(service.next_sight(generation).map(|sight| (sight, Why::Sight(id))));
     due.extend(generation.next_look().map(|look| (look, Why::Look(id))));
     due.extend(generation.drain.as_ref().map(|drain| (drain.end(), Why::DrainOver(id))));
     if let Some(ending) = generation.ending {
@@ -176,9 +180,8 @@ fn due_to_be_ready(
     let alone = matches!(service.phase, Phase::Up { current } if current == id);
     let alive_for = match policy.ready {
         Ready::Delay(span) => span,
-        Ready::Auto if !service.server_notifies => limits::AUTO_ALIVE,
-        Ready::Auto if alone => limits::AUTO_ALONE,
-        Ready::Auto | Ready::Notify | Ready::Exec | Ready::Http => Span::INFINITY,
+        Ready::Auto => service.auto_alive(generation),
+        Ready::Notify | Ready::Exec | Ready::Http => Span::INFINITY,
     };
     if generation.gate.is_none() {
         due.push((started.after(alive_for), Why::Ready(id)));

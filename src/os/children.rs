@@ -372,6 +372,11 @@ impl Children {
         reap::trees(heads)
     }
 
+    /// What it was started with.
+    pub fn launcher_of(&self, generation: GenerationId) -> Option<&Rc<Launcher>> {
+        self.generations.get(&generation).map(|running| &running.launcher)
+    }
+
     /// The last one that got this slot.
     pub fn on_slot(&self, slot: SlotId) -> Option<GenerationId> {
         let mut living = self.generations.iter().rev();

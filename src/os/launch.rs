@@ -138,6 +138,12 @@ impl Launcher {
         self.launch.guess_main_pid
     }
 
+    /// COMMAND, as it is started, for messages.
+    pub fn words(&self) -> Vec<String> {
+        let words = self.launch.commands.start.first().map(|exec| &exec.words);
+        words.into_iter().flatten().map(|word| word.to_string_lossy().into_owned()).collect()
+    }
+
     pub fn fd_store_max(&self) -> u32 {
         self.launch.fd_store_max
     }

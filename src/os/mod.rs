@@ -31,6 +31,7 @@ pub mod spawn;
 pub mod sys;
 pub mod unit_files;
 pub mod users;
+pub mod waiters;
 
 mod shell;
 

@@ -1,4 +1,5 @@
-//! Ready=http: one GET over HTTP/1.1, as a state machine for the shell's poll.
+//! Ready=http: one GET over HTTP/1.1, as a state machine for the shell's poll; Ready=auto: a silent connection, which only
+//! has to be accepted.
 //!
 //! Over TCP the source port is bound before the connection is made: the steering program lets that port alone reach the
 //! candidate. The server closes first (Connection: close); then, or where it does not, we close with a RST. So neither
@@ -46,6 +47,13 @@ pub enum ProbeTarget {
 /// One 2xx or 3xx suffices; otherwise a few words that say why not.
 pub type Verdict = Result<(), String>;
 
+/// What came of a silent connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    Nothing,
+    Something,
+}
+
 /// One GET on its way.
 #[derive(Debug)]
 pub struct Probe {
@@ -56,6 +64,8 @@ pub struct Probe {
     request: Vec<u8>,
     /// What has come, until the status is known.
     head: Vec<u8>,
+    /// An empty line was sent.
+    has_spoken: bool,
     /// Bytes read.
     read: usize,
     verdict: Option<Verdict>,
@@ -69,40 +79,77 @@ impl Probe {
     /// # Errors
     /// No fd, or no port is free.
     pub fn begin(to: ProbeTarget, path: &str) -> io::Result<Self> {
-        let (socket, host) = match &to {
-            ProbeTarget::Tcp(address) => {
-                let address = reachable(*address);
-                (bound_beside(address)?, address.to_string())
-            }
-            ProbeTarget::Unix(_) => (
-                sys::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?,
-                "localhost".to_owned(),
-            ),
-        };
+        let (socket, host) = socket_for(&to)?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: supervise/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
             env!("CARGO_PKG_VERSION")
         );
-        Ok(Self {
+        Ok(Self::new(socket, to, request.into_bytes()))
+    }
+
+    fn new(socket: OwnedFd, to: ProbeTarget, request: Vec<u8>) -> Self {
+        Self {
             socket,
             to,
             is_begun: false,
-            request: request.into_bytes(),
+            request,
             head: Vec::new(),
+            has_spoken: false,
             read: 0,
             verdict: None,
             deadline: Instant::now() + PATIENCE,
-        })
+        }
     }
 
-    /// The port that the server will see. None over unix sockets.
+    /// The same without a question.
     ///
     /// # Errors
-    /// Those of getsockname(2), which a socket of ours does not have.
-    pub fn source_port(&self) -> io::Result<Option<u16>> {
+    /// No fd, or no port is free.
+    pub fn silent(to: ProbeTarget) -> io::Result<Self> {
+        let (socket, _) = socket_for(&to)?;
+        Ok(Self::new(socket, to, Vec::new()))
+    }
+
+    /// The address that a server on TCP will see.
+    ///
+    /// # Errors
+    /// Those of getsockname(2), which a socket of ours does not have; Unsupported for unix sockets.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
         let name: SockaddrStorage = getsockname(self.socket.as_raw_fd())?;
-        let v4 = name.as_sockaddr_in().map(|name| name.port());
-        Ok(v4.or_else(|| name.as_sockaddr_in6().map(|name| name.port())))
+        let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from((name.ip(), name.port())));
+        let v6 = || {
+            let name = name.as_sockaddr_in6()?;
+            Some(SocketAddr::new(IpAddr::from(name.ip()).to_canonical(), name.port()))
+        };
+        v4.or_else(v6).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// Whether the other side of a silent connection has said anything, or ended it.
+    ///
+    /// # Errors
+    /// There is no connection, and there will be none.
+    pub fn heard(&mut self) -> io::Result<Heard> {
+        match read(&self.socket, &mut [0; 64]) {
+            Err(Errno::EAGAIN | Errno::ENOTCONN | Errno::EINTR) => Ok(Heard::Nothing),
+            Ok(_) | Err(Errno::ECONNRESET | Errno::EPIPE) => Ok(Heard::Something),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Sends an empty line, once: TCP_DEFER_ACCEPT wants a byte. True: it was sent now.
+    ///
+    /// # Errors
+    /// There is no connection any more.
+    pub fn say_something(&mut self) -> io::Result<bool> {
+        if self.has_spoken {
+            return Ok(false);
+        }
+        match write(&self.socket, b"\r\n") {
+            Ok(_) => self.has_spoken = true,
+            Err(Errno::EAGAIN | Errno::ENOTCONN | Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(true)
     }
 
     /// Begins the connection, once the steering program knows the port. The two seconds begin here.
@@ -193,6 +240,20 @@ impl AsFd for Probe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A socket of the target's family, and the host's name for it.
+fn socket_for(to: &ProbeTarget) -> io::Result<(OwnedFd, String)> {
+    Ok(match to {
+        ProbeTarget::Tcp(address) => {
+            let address = reachable(*address);
+            (bound_beside(address)?, address.to_string())
+        }
+        ProbeTarget::Unix(_) => {
+            let socket = sys::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+            (socket, "localhost".to_owned())
+        }
+    })
 }
 
 /// Where to connect for an address that may be a wildcard.

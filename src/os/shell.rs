@@ -8,6 +8,7 @@ mod reread;
 mod rescue;
 mod slots;
 mod traffic;
+mod waiting;
 mod woken;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -363,6 +364,10 @@ impl Shell {
             Action::Count { generation, slot, quiet } => self.count(generation, slot, quiet),
             Action::Probe { generation, slot } => self.probe(generation, slot),
             Action::EndProbe { generation } => self.end_probe(generation),
+            Action::Look { generation, slot, ask } => self.look(generation, slot, ask),
+            Action::Hint { generation, sockets, has_ended } => {
+                self.tell(&self.hint(generation, &sockets, has_ended));
+            }
             Action::TellOverflows => self.tell_overflows(),
             Action::Sweep { signal } => self.sweep(signal),
             Action::Reply { client, reply } => self.reply(client, reply),

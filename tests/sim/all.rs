@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use socket_supervise::config::{
     Canary, Config, Handover, KillMode, Policy, Ready, Restart, Signal, Span, StartLimit,
 };
-use socket_supervise::core::{Exit, GenerationId, Request, Setting, SlotId};
+use socket_supervise::core::{Exit, GenerationId, Request, Setting, SlotId, Why};
 
 use crate::world::{SECOND, Script, World};
 
@@ -111,7 +111,13 @@ fn make(world: &mut World, choice: Choice) {
         Choice::Stray(slot) => world.arrive(slot, 1),
         Choice::Exits(id, code) => world.ends(id, Exit::Code(code)),
         Choice::Obeys(id) => world.ends(id, Exit::Signal { signal: Signal::TERM, core: false }),
-        Choice::Timer => world.skip_to_tick(),
+        Choice::Timer => {
+            // A look is no choice: whoever waits is seen in the next.
+            while matches!(world.core.next_wake(), Some((_, Why::Sight(_)))) {
+                world.skip_to_tick();
+            }
+            world.skip_to_tick();
+        }
         Choice::HangUp => world.signal(Signal::HUP),
         Choice::Swap => drop(world.request(Request::Swap { wait: true })),
         Choice::Restart => drop(world.request(Request::Restart)),
@@ -128,6 +134,8 @@ type Reached = HashMap<u64, usize>;
 
 fn play(world: &mut World, odometer: &mut Odometer, reached: &mut Reached) {
     world.default = Script { stubborn: true, stubborn_children: true, service: None, ..Script::idle() };
+    // Elsewhere looks are for the hint alone, and here they would be most of the time.
+    world.net.is_dark = world.policy.ready != Ready::Auto;
     world.settle();
     let mut depth = crate::number("DEPTH").unwrap_or(DEPTH);
     if world.setting.steers {

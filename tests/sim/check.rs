@@ -4,6 +4,7 @@
 
 mod rules;
 mod slots;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hash;
@@ -84,6 +85,7 @@ pub(crate) struct Check {
     /// In this step connections were asked for: one that came before starts a server at once.
     listens: bool,
     slots: Slots,
+    waiting: waiting::Waiting,
     /// How often the situations came up that the histories are for.
     pub(crate) marks: BTreeMap<&'static str, u32>,
 }
@@ -115,6 +117,7 @@ impl Check {
             exited: false,
             listens: false,
             slots: Slots::new(),
+            waiting: waiting::Waiting::default(),
             marks: BTreeMap::new(),
         }
     }
@@ -131,10 +134,12 @@ impl Check {
         self.listens = false;
         self.note_event(now, event);
         self.note_slot_event(event);
+        self.note_waiting_event(event);
         self.no_spin(now, event, actions, wake);
         for action in actions {
             assert!(!self.exited, "Exit is not the last action");
             self.note_slot_action(now, action);
+            self.note_waiting_action(now, action);
             self.note_action(now, event, action, status);
         }
         self.one_current_one_candidate(status);
@@ -242,6 +247,7 @@ impl Check {
             | Event::SocketLost { .. }
             | Event::Counted { .. }
             | Event::Probed { .. }
+            | Event::Looked { .. }
             | Event::Reread { .. } => {}
         }
     }
@@ -331,6 +337,8 @@ impl Check {
             | Action::Count { .. }
             | Action::Probe { .. }
             | Action::EndProbe { .. }
+            | Action::Look { .. }
+            | Action::Hint { .. }
             | Action::TellOverflows
             | Action::Adopt
             | Action::Discard => {}

@@ -11,7 +11,7 @@ use socket_supervise::core::{
 };
 
 use crate::check::calm_within;
-use crate::world::{Happening, Health, MS, SECOND, Script, World, failure};
+use crate::world::{Happening, Health, MS, SECOND, SOCKETS, Script, World, failure};
 
 /// What a seed decides besides the policy: which trouble this history has at all, so that rare trouble is not
 /// drowned in common trouble.
@@ -48,9 +48,11 @@ pub(crate) fn world(seed: u64) -> World {
     };
     let setting = Setting { steers: setting.steers && setting.holds_sockets, ..setting };
     let is_blind = rng.u8(..12) == 0;
+    let is_dark = rng.u8(..4) == 0;
     let mut world = World::new(rng.u64(..), policy, setting);
     world.net.is_blind = is_blind;
     world.net.is_frail = world.rng.u8(..6) == 0;
+    world.net.is_dark = is_dark;
     world.orderly = false;
     if setting.init {
         let (count, stubborn) = (rng.usize(..3), rng.bool());
@@ -253,6 +255,9 @@ fn script(rng: &mut Rng, policy: &Policy, troubles: &[bool; TROUBLES]) -> Script
         script.children += 1;
     }
     (script.is_deaf, script.is_early) = (deaf, early && !deaf);
+    // Which of them is no matter where Ready= asks for something else.
+    script.is_mute = policy.ready == Ready::Auto && rng.u8(..4) > 0;
+    script.waits_on = pick(rng, &[&SOCKETS[..], &SOCKETS[..], &SOCKETS[..1], &[]]);
     script.health = if ill { pick(rng, &[Health::Bad, Health::Silent]) } else { Health::Good };
     script.service = pick(rng, &[Some(0), Some(5 * MS), Some(500 * MS)]);
     if slow {

@@ -21,10 +21,12 @@ use world::World;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 32] = [
+const SITUATIONS: [&str; 36] = [
     "a draining one died",
+    "accepted ours",
     "arrived where nobody serves",
     "baking",
+    "blind",
     "canary",
     "childless",
     "connection held back",
@@ -33,6 +35,8 @@ const SITUATIONS: [&str; 32] = [
     "drained",
     "eight generations",
     "failed",
+    "hint",
+    "hint at the end",
     "killed",
     "left behind",
     "listening",

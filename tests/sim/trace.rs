@@ -90,6 +90,7 @@ fn event_text(event: &Event) -> String {
         | Event::RescueFailed { .. }
         | Event::SocketLost { .. }
         | Event::Counted { .. }
+        | Event::Looked { .. }
         | Event::Probed { .. }
         | Event::MainSought { .. } => format!("{event:?}"),
     }
@@ -117,6 +118,7 @@ fn action_text(action: &Action) -> String {
         Action::Rescue { slot } => format!("Rescue {}", slot.0),
         Action::Count { generation, .. } => format!("Count g{}", generation.0),
         Action::Probe { generation, .. } => format!("Probe g{}", generation.0),
+        Action::Look { generation, ask, .. } => format!("Look g{} {ask}", generation.0),
         Action::EndProbe { generation } => format!("EndProbe g{}", generation.0),
         Action::Kill { generation, signal, scope } => {
             format!("Kill g{} {} {scope:?}", generation.0, signal.number())
@@ -126,6 +128,7 @@ fn action_text(action: &Action) -> String {
         Action::Sweep { signal } => format!("Sweep {}", signal.number()),
         Action::Watch { .. }
         | Action::Tell(_)
+        | Action::Hint { .. }
         | Action::TellManager(_)
         | Action::Suspend
         | Action::Run { .. }

@@ -5,6 +5,7 @@
 
 mod kernel;
 mod slots;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,6 +24,7 @@ use crate::trace::Trace;
 use kernel::{Group, Life, STRANGERS};
 pub(crate) use kernel::{Happening, Health, Script, failure};
 pub(crate) use slots::Net;
+pub(crate) use waiting::SOCKETS;
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
@@ -352,6 +354,7 @@ impl World {
             Action::Rescue { slot } => self.rescue(*slot),
             Action::Count { generation, slot, .. } => self.count(*generation, *slot),
             Action::Probe { generation, .. } => self.probe(*generation),
+            Action::Look { generation, ask, .. } => self.look(*generation, *ask),
             Action::EndProbe { generation } => self.end_probe(*generation),
             Action::Sweep { signal } => {
                 self.sweeping = true;
@@ -371,6 +374,7 @@ impl World {
             Action::Exit(code) => self.ended = Some(*code),
             Action::Forget { .. }
             | Action::Tell(_)
+            | Action::Hint { .. }
             | Action::TellManager(_)
             | Action::TellOverflows
             | Action::Adopt

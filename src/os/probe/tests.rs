@@ -124,7 +124,7 @@ fn it_asks_as_rfc_9112_wants_it_from_the_port_it_told() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut probe = Probe::begin(ProbeTarget::Tcp(address), "/health?deep=1").unwrap();
-    let port = probe.source_port().unwrap().unwrap();
+    let port = probe.local_address().unwrap().port();
     probe.connect().unwrap();
     let server = thread::spawn(move || {
         let (mut stream, from) = listener.accept().unwrap();
@@ -164,7 +164,7 @@ fn a_server_that_does_not_close_is_left_soon() {
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     });
-    let port = probe.source_port().unwrap().unwrap();
+    let port = probe.local_address().unwrap().port();
     let begin = Instant::now();
     while probe.verdict.is_none() {
         assert_eq!(probe.ready(), None);
@@ -245,7 +245,7 @@ fn unix_sockets_are_asked_by_path() {
     let listener = UnixListener::bind(&path).unwrap();
     listen(&listener, Backlog::new(0).unwrap()).unwrap();
     let mut probe = begin(ProbeTarget::Unix(path.clone()));
-    assert_eq!(probe.source_port().unwrap(), None);
+    assert!(probe.local_address().is_err());
     let mut too_many = Probe::begin(ProbeTarget::Unix(path.clone()), "/").unwrap();
     assert_eq!(too_many.connect(), Err("its queue is full".to_owned()));
     let server = thread::spawn(move || {

@@ -1,5 +1,6 @@
-//! Ready=http:, carried out: one question to one generation at a time.
+//! Ready=http:, carried out: one question to one generation at a time, be it a GET or a connection to be accepted.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -16,9 +17,13 @@ use crate::os::socket::{self, HeldSocket, NamedSocket};
 /// A question under way.
 #[derive(Debug)]
 pub(super) struct Asking {
-    generation: GenerationId,
-    socket: Rc<HeldSocket>,
-    probe: Probe,
+    pub(super) generation: GenerationId,
+    pub(super) slot: SlotId,
+    pub(super) socket: Rc<HeldSocket>,
+    pub(super) probe: Probe,
+    /// It only waits to be accepted: nothing wakes us for it.
+    pub(super) is_silent: bool,
+    pub(super) begun: Instant,
 }
 
 /// The socket that is asked.
@@ -42,6 +47,29 @@ pub(super) fn socket_of(health: &Health, sockets: &[NamedSocket]) -> Result<Rc<H
     }
 }
 
+/// A connection that will reach this slot alone, once it is begun.
+///
+/// # Errors
+/// A sentence: there is none.
+pub(super) fn begin_probe(
+    socket: &HeldSocket,
+    slot: SlotId,
+    begin: impl FnOnce(ProbeTarget) -> io::Result<Probe>,
+) -> Result<Probe, String> {
+    let target = match socket.kind {
+        Kind::Unix => socket.path_of(slot).map(ProbeTarget::Unix),
+        _ => socket.address_to_connect().map(ProbeTarget::Tcp),
+    };
+    let target = target.ok_or_else(|| format!("{} cannot be reached from this host", socket.address))?;
+    let probe = begin(target).map_err(|error| error.to_string())?;
+    if socket.kind != Kind::Unix {
+        let source_port = probe.local_address().map_err(|error| error.to_string())?.port();
+        let only = socket::Probe { source_port, slot };
+        socket.probe(Some(only)).map_err(|error| format!("cannot steer the question: {error}"))?;
+    }
+    Ok(probe)
+}
+
 impl Shell {
     pub(super) fn probe(&mut self, generation: GenerationId, slot: SlotId) {
         if let Err(why) = self.ask(generation, slot) {
@@ -50,10 +78,14 @@ impl Shell {
     }
 
     fn ask(&mut self, generation: GenerationId, slot: SlotId) -> Result<(), String> {
-        if let Some(generation) = self.asking.as_ref().map(|asking| asking.generation) {
+        if let Some((generation, is_silent)) =
+            self.asking.as_ref().map(|asking| (asking.generation, asking.is_silent))
+        {
             self.end_probe(generation);
-            let result = Err("another generation was asked meanwhile".to_owned());
-            self.queue.push_back(Event::Probed { generation, result });
+            if !is_silent {
+                let result = Err("another generation was asked meanwhile".to_owned());
+                self.queue.push_back(Event::Probed { generation, result });
+            }
         }
         let (health, sockets) = match &self.staged {
             Some(staged) => (&staged.health, &staged.sockets),
@@ -61,33 +93,26 @@ impl Shell {
         };
         let Some(health) = health else { return Err("nothing to ask".to_owned()) };
         let socket = socket_of(health, sockets)?;
-        let target = match socket.kind {
-            Kind::Unix => socket.path_of(slot).map(ProbeTarget::Unix),
-            _ => socket.address_to_connect().map(ProbeTarget::Tcp),
-        };
-        let target = target.ok_or_else(|| format!("{} cannot be reached from this host", socket.address))?;
-        let mut probe = Probe::begin(target, &health.path).map_err(|error| error.to_string())?;
-        if let Some(source_port) = probe.source_port().map_err(|error| error.to_string())? {
-            let only = socket::Probe { source_port, slot };
-            socket.probe(Some(only)).map_err(|error| format!("cannot steer the question: {error}"))?;
-        }
+        let mut probe = begin_probe(&socket, slot, |target| Probe::begin(target, &health.path))?;
         let asked = probe.connect().and_then(|()| {
             let fd = probe.as_fd().as_raw_fd();
             let interest = Interest::READABLE | Interest::WRITABLE;
             let registered = self.poll.registry().register(&mut SourceFd(&fd), PROBE, interest);
             registered.map_err(|error| error.to_string())
         });
-        self.asking = Some(Asking { generation, socket, probe });
+        let begun = Instant::now();
+        self.asking = Some(Asking { generation, slot, socket, probe, is_silent: false, begun });
         asked.inspect_err(|_| self.end_probe(generation))
     }
 
     /// How long the server may take to end an answer whose status is known.
     pub(super) fn probe_patience(&self) -> Option<Duration> {
-        self.asking.as_ref().map(|asking| asking.probe.deadline().saturating_duration_since(Instant::now()))
+        let asking = self.asking.as_ref().filter(|asking| !asking.is_silent)?;
+        Some(asking.probe.deadline().saturating_duration_since(Instant::now()))
     }
 
     pub(super) fn on_probe(&mut self) {
-        let Some(asking) = &mut self.asking else { return };
+        let Some(asking) = self.asking.as_mut().filter(|asking| !asking.is_silent) else { return };
         if let Some(result) = asking.probe.ready().or_else(|| asking.probe.expired(Instant::now())) {
             let generation = asking.generation;
             self.end_probe(generation);

@@ -31,6 +31,20 @@ pub(super) struct Questions {
     strangers: Vec<(Rc<HeldSocket>, Vec<u64>)>,
 }
 
+impl Questions {
+    /// The server's side of a connection to `at`: its state, and its inode, which is 0 as long as it is not accepted.
+    /// None: there is none.
+    pub(super) fn other_side(
+        &mut self,
+        at: SocketAddr,
+        from: SocketAddr,
+    ) -> io::Result<Option<(State, u32)>> {
+        let sockets = self.diag.tcp(at)?;
+        let is_it = |one: &&InetSocket| one.is_at(at) && one.remote == from;
+        Ok(sockets.iter().find(is_it).map(|one| (one.state, one.inode)))
+    }
+}
+
 /// Connections.
 impl Shell {
     pub(super) fn remember_handshakes(&mut self, slot: SlotId) {

@@ -153,7 +153,7 @@ impl Check {
         let age = now - seen.ordered;
         let right = match self.policy.ready {
             Ready::Notify => seen.ready_said,
-            Ready::Auto => seen.ready_said || age >= limits::AUTO_ALIVE.as_nanos(),
+            Ready::Auto => seen.ready_said || self.auto_means_seen(age, id),
             Ready::Exec => true,
             Ready::Http => self.was_asked(id),
             Ready::Delay(span) => age >= span.as_nanos(),

@@ -430,11 +430,13 @@ impl Kernel {
             Action::Rescue { slot } => self.rescue(*slot),
             Action::Count { generation, .. } => self.count(*generation),
             Action::Probe { generation, .. } => self.probe(*generation),
+            Action::Look { generation, ask, .. } => self.look(*generation, *ask),
             Action::EndProbe { generation } => self.end_probe(*generation),
             Action::Sweep { signal } => self.sweep(*signal),
             Action::Exit(_) => self.ended = true,
             Action::Reply { .. }
             | Action::Tell(_)
+            | Action::Hint { .. }
             | Action::TellManager(_)
             | Action::TellOverflows
             | Action::Suspend => {}

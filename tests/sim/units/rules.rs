@@ -166,6 +166,7 @@ impl Kernel {
             | Event::SocketLost { .. }
             | Event::Counted { .. }
             | Event::Probed { .. }
+            | Event::Looked { .. }
             | Event::Childless
             | Event::Tick => {}
         }
@@ -254,6 +255,10 @@ impl Generation {
 }
 
 impl Seen {
+    pub(super) fn has_started(&self) -> bool {
+        self.started.is_some()
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.forgotten || self.done.contains_key(&CommandList::StopPost)
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use socket_supervise::config::Ready;
 use socket_supervise::core::report::{Role, State, Status};
-use socket_supervise::core::{Event, GenerationId, SlotId, Steering, Traffic, limits};
+use socket_supervise::core::{Event, GenerationId, Looked, Sight, SlotId, Steering, Traffic, limits};
 
 use super::kernel::{Happening, Kernel, MS, SECOND};
 
@@ -17,6 +17,8 @@ pub(crate) struct Slots {
     /// When a rescue failed last.
     unrescued: Option<u64>,
     asked: BTreeMap<GenerationId, u64>,
+    /// A silent connection is on its way to them.
+    knocked: BTreeSet<GenerationId>,
     questions: u64,
 }
 
@@ -28,6 +30,7 @@ impl Slots {
             waiting: BTreeSet::new(),
             unrescued: None,
             asked: BTreeMap::new(),
+            knocked: BTreeSet::new(),
             questions: 0,
         }
     }
@@ -92,7 +95,29 @@ impl Kernel {
     }
 
     pub(super) fn end_probe(&mut self, generation: GenerationId) {
-        assert!(self.slots.asked.remove(&generation).is_some(), "EndProbe for one that is not asked");
+        let is_asked = self.slots.asked.remove(&generation).is_some();
+        let is_asked = self.slots.knocked.remove(&generation) || is_asked;
+        assert!(is_asked, "EndProbe for one that is not asked");
+    }
+
+    /// Who waits is seen sooner or later, cannot be seen, or never waits.
+    pub(super) fn look(&mut self, generation: GenerationId, ask: bool) {
+        let sight = match self.rng.u8(..16) {
+            0 if ask => Sight::Asked,
+            1 if ask => Sight::Accepted,
+            2 if ask => Sight::Blind,
+            3 => Sight::Dim,
+            _ => Sight::Clear,
+        };
+        let socket = BTreeSet::from(["http".to_owned()]);
+        let (waited, others) =
+            if self.rng.u8(..4) == 0 { (socket, BTreeSet::new()) } else { (BTreeSet::new(), socket) };
+        self.slots.knocked.remove(&generation);
+        if sight == Sight::Asked {
+            self.slots.knocked.insert(generation);
+        }
+        self.answers.push_back(Event::Looked { generation, looked: Looked { waited, others, sight } });
+        self.rules.mark("looked at", true);
     }
 
     pub(super) fn replies(&mut self, generation: GenerationId, number: u64) {
@@ -129,8 +154,13 @@ impl Kernel {
         assert!(may && !generation.seen.told && !generation.seen.forgotten, "{id} is asked");
     }
 
+    pub(super) fn looks_only_at_who_runs(&mut self, id: GenerationId) {
+        let seen = &self.of(id).seen;
+        assert!(seen.has_started() && !seen.told && !seen.forgotten, "{id} is looked at");
+    }
+
     pub(super) fn nobody_is_asked_who_leaves(&mut self) {
-        for id in self.slots.asked.keys() {
+        for id in self.slots.asked.keys().chain(&self.slots.knocked) {
             let seen = &self.generations[id].seen;
             assert!(!seen.told && !seen.forgotten, "{id} leaves and is still asked");
         }

@@ -32,6 +32,10 @@ pub(crate) struct Script {
     /// It accepts from its start on, or never, whenever it says READY=1.
     pub(crate) is_early: bool,
     pub(crate) is_deaf: bool,
+    /// It never says READY=1, and accepts all the same.
+    pub(crate) is_mute: bool,
+    /// The sockets that it waits on while it accepts.
+    pub(crate) waits_on: &'static [&'static str],
     /// How long a request takes; None: for ever.
     pub(crate) service: Option<u64>,
     /// How it answers Ready=http:.
@@ -60,6 +64,8 @@ impl Script {
             pings: None,
             is_early: false,
             is_deaf: false,
+            is_mute: false,
+            waits_on: &super::SOCKETS,
             service: Some(5 * MS),
             health: Health::Good,
         }
@@ -245,7 +251,9 @@ impl World {
         }
         if let Some(after) = script.ready {
             let message = Notify { ready: true, ..Notify::default() };
-            self.plan(after, Happening::Says { generation, message });
+            if !script.is_mute {
+                self.plan(after, Happening::Says { generation, message });
+            }
             if !script.is_deaf {
                 self.plan(after, Happening::Accepts { generation });
             }

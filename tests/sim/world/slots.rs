@@ -35,6 +35,8 @@ pub(crate) struct Net {
     pub(crate) relayed: BTreeSet<SlotId>,
     /// The kernel does not tell of connections.
     pub(crate) is_blind: bool,
+    /// /proc does not show who waits.
+    pub(crate) is_dark: bool,
     /// How many slots there are.
     made: u8,
     /// The last count missed a connection that was just being accepted.
@@ -56,6 +58,7 @@ impl Net {
             queues: [Queue::default(); limits::GENERATIONS],
             relayed: BTreeSet::new(),
             is_blind: false,
+            is_dark: false,
             made: 2,
             was_wrong: false,
             asked: BTreeMap::new(),
@@ -368,7 +371,7 @@ impl super::kernel::Group {
         self.lives[0] == Life::Alive
     }
 
-    fn is_accepting(&self) -> bool {
+    pub(super) fn is_accepting(&self) -> bool {
         self.accepts && !self.is_lost && !self.stopped && self.is_alive()
     }
 }

@@ -46,6 +46,7 @@ impl Kernel {
                 assert!(!is_served, "what has the traffic is taken elsewhere: {slot:?}");
                 self.rules.mark("rescued", true);
             }
+            Action::Look { generation, .. } => self.looks_only_at_who_runs(*generation),
             Action::Probe { generation, .. } => self.asks_only_who_gets_ready(*generation),
             Action::Watch { on } => assert!(!on || self.setting.holds_sockets, "no socket to watch"),
             Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
@@ -63,6 +64,7 @@ impl Kernel {
             | Action::EndProbe { .. }
             | Action::TellOverflows
             | Action::Tell(_)
+            | Action::Hint { .. }
             | Action::TellManager(_)
             | Action::Suspend => {}
         }

@@ -1,0 +1,237 @@
+//! Ready=auto: who waits on the sockets of a generation is looked at again and again, until that suffices; and the hint
+//! for a server that never does.
+//!
+//! A generation has to be seen on each of its sockets once, not on all of them in one look: a thread that works is not
+//! waiting. A candidate has to be seen only where the current one was: a server may leave a socket alone on purpose. What
+//! cannot be seen is found out by a connection of our own; where that is impossible too, a second of life has to do.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::note::ReadyBy;
+use super::service::{Generation, Phase, Service, Step};
+use super::{Action, End, Exit, GenerationId, Time, limits};
+use crate::config::{Ready, Span, Type};
+
+/// What one look at the processes of a generation has shown; its sockets by words that tell them apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Looked {
+    pub waited: BTreeSet<String>,
+    /// Nobody was seen there.
+    pub others: BTreeSet<String>,
+    pub sight: Sight,
+}
+
+/// Whether whoever was not seen is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Sight {
+    Clear,
+    /// It cannot be known, and it was not asked for.
+    Dim,
+    /// A connection of ours to this generation is not accepted yet.
+    Asked,
+    Accepted,
+    /// No connection of ours could reach this generation alone.
+    Blind,
+}
+
+/// Of one generation that has sockets, from its start on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Waiting {
+    next: Time,
+    /// Where it was seen so far, where not yet, and how well the last look saw.
+    seen: BTreeSet<String>,
+    unseen: BTreeSet<String>,
+    sight: Sight,
+    /// It was looked at late enough to tell who never waits.
+    is_known: bool,
+}
+
+impl Waiting {
+    fn was_seen(&self) -> bool {
+        !self.seen.is_empty() || self.sight == Sight::Accepted
+    }
+}
+
+impl Service {
+    fn is_alone(&self, id: GenerationId) -> bool {
+        matches!(self.phase, Phase::Up { current } if current == id)
+    }
+
+    fn is_candidate(&self, id: GenerationId) -> bool {
+        matches!(self.phase, Phase::Swapping { new, .. } if new == id)
+    }
+
+    /// The gate is a look.
+    fn is_gate_to_be_seen(&self, generation: &Generation) -> bool {
+        generation.policy.ready == Ready::Auto && generation.gate.is_none() && !self.server_notifies
+    }
+
+    /// When it is looked at next.
+    pub(super) fn next_sight(&self, generation: &Generation) -> Option<Time> {
+        let waiting = generation.waiting.as_ref().filter(|_| generation.lives())?;
+        let is_for_hint = !self.hint_told && !waiting.is_known;
+        (is_for_hint || self.is_gate_to_be_seen(generation)).then_some(waiting.next)
+    }
+
+    /// Ready=auto: how long a generation that is neither seen nor says READY=1 has to live to count as ready.
+    pub(super) fn auto_alive(&self, generation: &Generation) -> Span {
+        let is_alone = self.is_alone(generation.id);
+        match &generation.waiting {
+            _ if self.server_notifies && is_alone => limits::AUTO_ALONE,
+            _ if self.server_notifies => Span::INFINITY,
+            None | Some(Waiting { sight: Sight::Blind, .. }) => limits::AUTO_ALIVE,
+            Some(_) if !self.is_candidate(generation.id) => limits::AUTO_ALONE,
+            Some(_) if self.current_was_seen() => Span::INFINITY,
+            Some(_) => limits::AUTO_ALIVE,
+        }
+    }
+
+    fn current_was_seen(&self) -> bool {
+        let current = self.current().and_then(|current| self.get(current)?.waiting.as_ref());
+        current.is_some_and(Waiting::was_seen)
+    }
+
+    /// Where this generation still has to be seen.
+    fn missing(&self, generation: &Generation) -> BTreeSet<String> {
+        let Some(waiting) = &generation.waiting else { return BTreeSet::new() };
+        let current = self.current().filter(|_| self.is_candidate(generation.id));
+        let of_current = current.and_then(|current| self.get(current)?.waiting.as_ref());
+        let is_required = |socket: &&String| of_current.is_none_or(|current| current.seen.contains(*socket));
+        let all = waiting.seen.union(&waiting.unseen);
+        // Where none of its sockets is one of those, all of them are.
+        if !all.clone().any(|socket| is_required(&socket)) {
+            return waiting.unseen.clone();
+        }
+        waiting.unseen.iter().filter(is_required).cloned().collect()
+    }
+}
+
+impl Generation {
+    /// ` (nobody waits on https)`: why it is not ready.
+    pub(super) fn what_is_unseen(&self) -> Option<String> {
+        let waiting = self.waiting.as_ref().filter(|_| self.policy.ready == Ready::Auto)?;
+        let is_clear = waiting.sight == Sight::Clear && !waiting.unseen.is_empty();
+        is_clear.then(|| format!(" (nobody waits on {})", listed(&waiting.unseen)))
+    }
+}
+
+impl Step<'_> {
+    /// The main process runs: from now on it may wait on its sockets.
+    pub(super) fn begin_looking(&mut self, id: GenerationId) {
+        let next = self.now.after(limits::LOOK_FIRST);
+        let holds_sockets = self
+            .service
+            .staged
+            .as_ref()
+            .map_or(self.service.setting.holds_sockets, |staged| staged.holds_sockets);
+        let Some(generation) = self.service.get_mut(id) else { return };
+        if holds_sockets && generation.policy.service_type != Type::Oneshot {
+            generation.waiting.get_or_insert(Waiting {
+                next,
+                seen: BTreeSet::new(),
+                unseen: BTreeSet::new(),
+                sight: Sight::Clear,
+                is_known: false,
+            });
+        }
+    }
+
+    pub(super) fn on_sight_due(&mut self, id: GenerationId) {
+        let now = self.now;
+        let Some(generation) = self.service.get(id) else { return };
+        let ask = self.service.is_gate_to_be_seen(generation);
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let (slot, hint) = (generation.slot, generation.hint_due());
+        // Who took long to start may be seen a little later.
+        let age = generation.started.map_or(Span::ZERO, |started| now.since(started));
+        let gap = Span::from_nanos(age.as_nanos() / 8).clamp(limits::LOOK_FIRST, limits::LOOK_LAST);
+        let Some(waiting) = &mut generation.waiting else { return };
+        waiting.next = now.after(gap);
+        if now < hint {
+            // One look is in time for the hint.
+            waiting.next = waiting.next.min(hint);
+        }
+        self.out.push(Action::Look { generation: id, slot, ask });
+    }
+
+    pub(super) fn on_looked(&mut self, id: GenerationId, looked: Looked) {
+        let now = self.now;
+        let Some(generation) = self.service.get_mut(id) else { return };
+        let is_late = now >= generation.hint_due();
+        let Some(waiting) = &mut generation.waiting else { return };
+        waiting.seen.extend(looked.waited);
+        waiting.unseen = looked.others.difference(&waiting.seen).cloned().collect();
+        waiting.sight = looked.sight;
+        waiting.is_known |= is_late || waiting.unseen.is_empty() || looked.sight != Sight::Clear;
+        let waits_nowhere = is_late && looked.sight == Sight::Clear && !waiting.unseen.is_empty();
+        let (seen, unseen) = (listed(&waiting.seen), waiting.unseen.clone());
+        let Some(generation) = self.service.get(id).filter(|generation| generation.lives()) else { return };
+        if self.service.is_gate_to_be_seen(generation) {
+            if looked.sight == Sight::Accepted {
+                self.pass_gate(id, ReadyBy::Accepted);
+            } else if !seen.is_empty() && self.service.missing(generation).is_empty() {
+                self.pass_gate(id, ReadyBy::Waits { sockets: seen });
+            }
+        }
+        if waits_nowhere {
+            self.hint(id, unseen, false);
+        }
+    }
+
+    /// Ready=auto: it has lived for [`Service::auto_alive`].
+    pub(super) fn lived_for_auto(&self, generation: &Generation) -> ReadyBy {
+        match &generation.waiting {
+            _ if self.service.server_notifies => ReadyBy::Alone,
+            Some(Waiting { sight: Sight::Blind, .. }) => ReadyBy::Blind,
+            Some(waiting) if !self.service.is_candidate(generation.id) => match waiting.sight {
+                Sight::Clear => ReadyBy::Unseen { sockets: listed(&waiting.unseen) },
+                Sight::Dim | Sight::Asked | Sight::Accepted | Sight::Blind => ReadyBy::NotAccepted,
+            },
+            Some(_) | None => ReadyBy::Alive,
+        }
+    }
+
+    /// No connection of ours has to be accepted any more.
+    pub(super) fn end_asking(&mut self, id: GenerationId) {
+        let waiting = self.service.get_mut(id).and_then(|generation| generation.waiting.as_mut());
+        if let Some(waiting) = waiting.filter(|waiting| waiting.sight == Sight::Asked) {
+            waiting.sight = Sight::Dim;
+            self.out.push(Action::EndProbe { generation: id });
+        }
+    }
+
+    /// It has ended unasked, before anybody waited on a socket: it may have met its address in use, which it says on
+    /// its stderr alone.
+    pub(super) fn hint_at_end(&mut self, id: GenerationId, end: &End) {
+        let now = self.now;
+        let Some(generation) = self.service.get(id) else { return };
+        let Some(waiting) = &generation.waiting else { return };
+        let is_failure = matches!(end, End::Exited(Exit::Code(1..)));
+        let is_unseen = !waiting.was_seen() && waiting.sight == Sight::Clear;
+        let is_ready = matches!(generation.gate, Some(ReadyBy::Notify | ReadyBy::Http));
+        if is_failure && is_unseen && !is_ready && generation.ending.is_none() && now < generation.hint_due()
+        {
+            let sockets = waiting.unseen.clone();
+            self.hint(id, sockets, true);
+        }
+    }
+
+    fn hint(&mut self, id: GenerationId, sockets: BTreeSet<String>, has_ended: bool) {
+        if !std::mem::replace(&mut self.service.hint_told, true) {
+            self.out.push(Action::Hint { generation: id, sockets, has_ended });
+        }
+    }
+}
+
+impl Generation {
+    fn hint_due(&self) -> Time {
+        self.started.map_or(Time::NEVER, |started| started.after(limits::HINT))
+    }
+}
+
+/// `http, https`
+fn listed(sockets: &BTreeSet<String>) -> String {
+    sockets.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,163 @@
+//! Ready=auto, carried out: who waits on the sockets of a generation, a connection of ours where that cannot be seen, and
+//! the hint for a server that does not take its sockets.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::fstat;
+
+use super::Shell;
+use super::health::{Asking, begin_probe};
+use crate::config::{Kind, known};
+use crate::core::{Event, GenerationId, Looked, Note, Sight, SlotId};
+use crate::os::diag::State;
+use crate::os::probe::{Heard, Probe};
+use crate::os::socket::{HeldSocket, NamedSocket};
+use crate::os::waiters::{self, Inode};
+
+/// A server with TCP_DEFER_ACCEPT gets no connection that has not said anything.
+const SILENCE: Duration = Duration::from_millis(100);
+
+impl Shell {
+    pub(super) fn look(&mut self, generation: GenerationId, slot: SlotId, ask: bool) {
+        let sockets = self.sockets_of(generation);
+        let (waited, is_blind) = self.waiters(generation, slot, &sockets).unwrap_or_else(|error| {
+            log::debug!("{generation}: cannot see who waits on its sockets: {error}");
+            (vec![false; sockets.len()], true)
+        });
+        let names = labels(&sockets).into_iter().zip(waited);
+        let (waited, others): (Vec<_>, Vec<_>) = names.partition(|(_, waited)| *waited);
+        let only_names = |list: Vec<(String, bool)>| list.into_iter().map(|(name, _)| name).collect();
+        let sight = match (is_blind && !others.is_empty(), ask) {
+            (false, _) => Sight::Clear,
+            (true, false) => Sight::Dim,
+            (true, true) => self.ask_to_accept(generation, slot, &sockets),
+        };
+        if sight != Sight::Asked {
+            self.end_probe(generation);
+        }
+        let looked = Looked { waited: only_names(waited), others: only_names(others), sight };
+        self.queue.push_back(Event::Looked { generation, looked });
+    }
+
+    /// Those that it was started with.
+    fn sockets_of(&self, generation: GenerationId) -> Vec<NamedSocket> {
+        self.children.launcher_of(generation).unwrap_or(&self.launcher).sockets().to_vec()
+    }
+
+    fn waiters(
+        &self,
+        generation: GenerationId,
+        slot: SlotId,
+        sockets: &[NamedSocket],
+    ) -> io::Result<(Vec<bool>, bool)> {
+        let inodes = sockets.iter().map(|socket| Ok(Inode::from(&fstat(socket.of(slot))?)));
+        let inodes = inodes.collect::<io::Result<Vec<_>>>()?;
+        let seen = waiters::look(&self.children.pids(generation)?, &inodes);
+        Ok((seen.waited, seen.is_blind))
+    }
+
+    /// Has one silent connection on its way to this generation alone, and says what has become of it.
+    fn ask_to_accept(&mut self, generation: GenerationId, slot: SlotId, sockets: &[NamedSocket]) -> Sight {
+        let can_be_reached = |one: &&NamedSocket| {
+            let is_found = one.kind == Kind::Unix || one.address_to_connect().is_some();
+            matches!(one.kind, Kind::Tcp | Kind::Unix) && one.is_steered() && is_found
+        };
+        let Some(named) = sockets.iter().find(can_be_reached) else { return Sight::Blind };
+        match self.asking.take() {
+            Some(mut asking) if asking.generation == generation && asking.is_silent => {
+                let accepted = self.is_accepted(&mut asking);
+                self.asking = Some(asking);
+                match accepted {
+                    Ok(true) => return Sight::Accepted,
+                    Ok(false) => return Sight::Asked,
+                    Err(error) => {
+                        log::debug!("{generation}: the connection that it was to accept has failed: {error}");
+                        self.end_probe(generation);
+                    }
+                }
+            }
+            // One question at a time: the next look has its turn.
+            Some(other) => {
+                self.asking = Some(other);
+                return Sight::Asked;
+            }
+            None => {}
+        }
+        match begin_probe(&named.socket, slot, Probe::silent) {
+            Ok(mut probe) => {
+                if let Err(why) = probe.connect() {
+                    log::debug!("{generation}: no connection of ours reaches it: {why}");
+                }
+                let (socket, begun) = (Rc::clone(&named.socket), Instant::now());
+                self.asking = Some(Asking { generation, slot, socket, probe, is_silent: true, begun });
+                Sight::Asked
+            }
+            Err(why) => {
+                log::debug!("{generation}: no connection of ours can be steered to it: {why}");
+                Sight::Blind
+            }
+        }
+    }
+
+    fn is_accepted(&mut self, asking: &mut Asking) -> io::Result<bool> {
+        let Asking { socket, slot, probe, begun, .. } = asking;
+        match probe.heard()? {
+            // Only somebody who has accepted it can say or end anything.
+            Heard::Something => return Ok(true),
+            Heard::Nothing => {}
+        }
+        let is_silent_for_long = begun.elapsed() >= SILENCE;
+        let state = match socket.local_address() {
+            Some(at) => self.questions.other_side(at, probe.local_address()?),
+            None => return Ok(socket.queued(*slot)? == 0),
+        };
+        match state {
+            Ok(Some((State::Established | State::CloseWait, inode))) => Ok(inode != 0),
+            Ok(Some((State::SynReceived, _)) | None) => {
+                if is_silent_for_long {
+                    probe.say_something()?;
+                }
+                Ok(false)
+            }
+            // It was, and is closed by now.
+            Ok(Some((State::Listen | State::Other, _))) => Ok(true),
+            // The kernel does not tell of connections, only how many wait; not of those that have said nothing.
+            Err(_) => {
+                let has_spoken = is_silent_for_long && !probe.say_something()?;
+                Ok(has_spoken && socket.queued(*slot)? == 0)
+            }
+        }
+    }
+
+    /// `sockets`: by their labels; none of them are all.
+    pub(super) fn hint(&self, generation: GenerationId, sockets: &BTreeSet<String>, has_ended: bool) -> Note {
+        let held = self.sockets_of(generation);
+        let names = labels(&held).into_iter().zip(&held);
+        let meant: Vec<&NamedSocket> = names
+            .filter(|(label, _)| sockets.is_empty() || sockets.contains(label))
+            .map(|(_, socket)| socket)
+            .collect();
+        let words = self.children.launcher_of(generation).unwrap_or(&self.launcher).words();
+        let known = |socket: &&NamedSocket| known::Socket {
+            name: socket.name.clone(),
+            address: socket.address.clone(),
+        };
+        let remedy = known::remedy(&words, &meant.iter().map(known).collect::<Vec<_>>());
+        let named = |socket: &&NamedSocket| format!("{} ({})", socket.name, socket.address);
+        let sockets = meant.iter().map(named).collect::<Vec<_>>().join(", ");
+        Note::Hint { generation, sockets, has_ended, remedy }
+    }
+}
+
+/// Words for each socket that tell it apart from the others: its name, if that is nobody else's.
+fn labels(sockets: &[NamedSocket]) -> Vec<String> {
+    let is_unique = |name: &str| sockets.iter().filter(|other| other.name == name).count() == 1;
+    let label = |socket: &NamedSocket| {
+        let HeldSocket { kind, address, .. } = &*socket.socket;
+        if is_unique(&socket.name) { socket.name.clone() } else { format!("{kind} {address}") }
+    };
+    sockets.iter().map(label).collect()
+}

@@ -1,0 +1,166 @@
+//! Which sockets the processes of a generation wait on, as /proc shows it: the moment at which a server that never heard
+//! of READY=1 is ready.
+//!
+//! A socket that a process merely has says nothing: all of them inherit it. What counts is a thread that sleeps in a
+//! system call which this socket would end: accept(2) or recvmsg(2) on it, poll(2) or select(2) with it in the set, or
+//! epoll_wait(2) on an epoll in which it is registered. System calls of other architectures than ours are not known.
+//!
+//! Everything is read at one moment of a process that goes on meanwhile. A thread, an fd or a process that is gone by then
+//! is no waiter; nothing here waits for anybody.
+
+mod call;
+mod files;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, IoSliceMut};
+
+use nix::sys::stat::{FileStat, minor};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+
+use call::{Call, Set};
+use files::Files;
+
+/// Processes looked at in one look, and threads of all of them together.
+const PROCESSES: usize = 1024;
+const THREADS: usize = 8192;
+
+/// A socket as /proc names it: fdinfo by device and inode, the links of fds by inode alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inode {
+    pub number: u64,
+    /// The minor number of the kernel's file system of all sockets.
+    pub device: u64,
+}
+
+impl From<&FileStat> for Inode {
+    fn from(stat: &FileStat) -> Self {
+        Self { number: stat.st_ino, device: minor(stat.st_dev) }
+    }
+}
+
+/// What one look has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// Of each socket: somebody waits on it.
+    pub waited: Vec<bool>,
+    /// There may be waiters that cannot be seen: a process that we may not look at, one that uses io_uring, or more of
+    /// everything than one look goes through.
+    pub is_blind: bool,
+}
+
+impl Sight {
+    fn is_whole(&self) -> bool {
+        self.waited.iter().all(|waited| *waited)
+    }
+}
+
+/// Looks at all threads of these processes, until a waiter is known for each socket.
+pub fn look(pids: &[Pid], sockets: &[Inode]) -> Sight {
+    let mut sight = Sight { waited: vec![false; sockets.len()], is_blind: pids.len() > PROCESSES };
+    let mut look = Look { sockets, threads: THREADS, files: Files::default(), epolls: HashMap::new() };
+    for pid in pids.iter().take(PROCESSES) {
+        if sight.is_whole() {
+            return sight;
+        }
+        match look.process(*pid, &mut sight.waited) {
+            Err(error) if is_gone(&error) => {}
+            Err(error) => {
+                log::trace!("cannot see what process {pid} waits for: {error}");
+                sight.is_blind = true;
+            }
+            Ok(()) => {}
+        }
+    }
+    sight.is_blind |= !sight.is_whole() && pids.iter().any(|pid| look.files.has_io_uring(*pid));
+    sight
+}
+
+/// It went away between two looks.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+struct Look<'a> {
+    sockets: &'a [Inode],
+    /// How many may still be looked at.
+    threads: usize,
+    files: Files,
+    /// What the epolls of this process that were asked for have registered, by fd: several threads may share one.
+    epolls: HashMap<u32, Vec<bool>>,
+}
+
+impl Look<'_> {
+    /// Errors: EACCES or EPERM, where we may not look; `Other` beyond a limit, and where the kernel lacks the files.
+    fn process(&mut self, pid: Pid, waited: &mut [bool]) -> io::Result<()> {
+        self.epolls.clear();
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?.path();
+            self.threads = self.threads.checked_sub(1).ok_or_else(too_much)?;
+            let call = match files::text(&task.join("syscall")) {
+                Ok(text) => Call::parse(&text),
+                Err(error) if !is_gone(&error) => return Err(error),
+                Err(_) if task.join("stat").exists() => {
+                    return Err(io::Error::other("this kernel does not show system calls"));
+                }
+                Err(_) => continue,
+            };
+            let Some(call) = call else { continue };
+            match self.thread(pid, call, waited) {
+                Err(error) if is_gone(&error) => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    fn thread(&mut self, pid: Pid, call: Call, waited: &mut [bool]) -> io::Result<()> {
+        match call {
+            Call::Epoll { fd } => {
+                if !self.epolls.contains_key(&fd) {
+                    let registered = self.files.registered(pid, fd, self.sockets)?;
+                    self.epolls.insert(fd, registered);
+                }
+                for (waited, registered) in waited.iter_mut().zip(&self.epolls[&fd]) {
+                    *waited |= registered;
+                }
+                Ok(())
+            }
+            Call::One { fd } => self.wait_on(pid, &[fd], waited),
+            Call::Many(set) => {
+                let fds = read_set(pid, set)?;
+                self.wait_on(pid, &fds, waited)
+            }
+        }
+    }
+
+    fn wait_on(&mut self, pid: Pid, fds: &[u32], waited: &mut [bool]) -> io::Result<()> {
+        for fd in fds {
+            let inode = match self.files.socket(pid, *fd) {
+                Err(error) if is_gone(&error) => continue,
+                inode => inode?,
+            };
+            for (waited, socket) in waited.iter_mut().zip(self.sockets) {
+                *waited |= inode == Some(socket.number);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The set as it stands in the memory of the process now; what the kernel made of it at the call is not shown.
+fn read_set(pid: Pid, set: Set) -> io::Result<Vec<u32>> {
+    let mut bytes = vec![0; set.length()];
+    let remote = RemoteIoVec { base: set.address() as usize, len: bytes.len() };
+    let length = process_vm_readv(pid, &mut [IoSliceMut::new(&mut bytes)], &[remote])?;
+    bytes.truncate(length);
+    Ok(set.fds(&bytes))
+}
+
+fn too_much() -> io::Error {
+    io::Error::other("more than one look goes through")
+}
+
+#[cfg(test)]
+mod tests;

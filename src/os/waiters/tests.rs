@@ -1,0 +1,192 @@
+//! Threads of this very process that wait in each of the ways there are.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by panicking")]
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::select::{FdSet, select};
+use nix::sys::stat::fstat;
+use nix::unistd::getpid;
+
+use super::files::target;
+use super::*;
+use crate::os::sys::tests::eventually;
+
+fn inode(socket: impl AsFd) -> Inode {
+    Inode::from(&fstat(socket).unwrap())
+}
+
+fn is_waited(socket: &impl AsFd) -> bool {
+    let sight = look(&[getpid()], &[inode(socket)]);
+    sight.waited == [true]
+}
+
+/// Nobody waits on the socket before a thread does this with it, somebody does then, and nobody after `wake`.
+fn check<S: AsFd + Send + Sync + 'static>(socket: S, wait: impl Fn(&S) + Send + 'static, wake: impl Fn(&S)) {
+    let socket = std::sync::Arc::new(socket);
+    let (begin, begun) = channel();
+    let for_waiter = std::sync::Arc::clone(&socket);
+    let waiter = thread::spawn(move || {
+        begun.recv().unwrap();
+        wait(&for_waiter);
+    });
+    assert!(!is_waited(&*socket));
+    begin.send(()).unwrap();
+    eventually("somebody waits", || is_waited(&*socket).then_some(()));
+    wake(&*socket);
+    waiter.join().unwrap();
+    assert!(!is_waited(&*socket));
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+fn connect(listener: &TcpListener) {
+    TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+}
+
+#[test]
+fn accept_is_seen() {
+    check(listener(), |listener| drop(listener.accept().unwrap()), connect);
+    let place = tempdir();
+    let path = place.join("socket");
+    let wake = |_: &UnixListener| drop(std::os::unix::net::UnixStream::connect(&path).unwrap());
+    check(UnixListener::bind(&path).unwrap(), |listener| drop(listener.accept().unwrap()), wake);
+    fs::remove_dir_all(place).unwrap();
+}
+
+fn tempdir() -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("waiters-{}", std::process::id()));
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[test]
+fn datagrams_are_seen() {
+    let wake =
+        |socket: &UdpSocket| assert_eq!(socket.send_to(b"x", socket.local_addr().unwrap()).unwrap(), 1);
+    check(
+        UdpSocket::bind("127.0.0.1:0").unwrap(),
+        |socket| assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 1),
+        wake,
+    );
+}
+
+#[test]
+fn poll_and_select_are_seen_for_input_alone() {
+    let polls = |flags| {
+        move |listener: &TcpListener| {
+            let others: Vec<OwnedFd> =
+                (0..30).map(|_| listener.as_fd().try_clone_to_owned().unwrap()).collect();
+            let mut fds: Vec<PollFd> =
+                others.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLERR)).collect();
+            fds.push(PollFd::new(listener.as_fd(), flags));
+            poll(&mut fds, PollTimeout::NONE).unwrap();
+        }
+    };
+    check(listener(), polls(PollFlags::POLLIN), connect);
+    check(
+        listener(),
+        |listener| {
+            let mut set = FdSet::new();
+            set.insert(listener.as_fd());
+            select(None, &mut set, None, None, None).unwrap();
+        },
+        connect,
+    );
+    // A thread that waits for the socket to become writable serves nobody.
+    let unread = listener();
+    let fds = &mut [PollFd::new(unread.as_fd(), PollFlags::POLLPRI)];
+    let inode = inode(&unread);
+    thread::scope(|scope| {
+        let looker = scope.spawn(move || {
+            thread::park_timeout(Duration::from_millis(50));
+            look(&[getpid()], &[inode]).waited
+        });
+        poll(fds, PollTimeout::from(200_u16)).unwrap();
+        assert_eq!(looker.join().unwrap(), [false]);
+    });
+}
+
+#[test]
+fn an_epoll_counts_while_somebody_waits_in_it() {
+    let socket = listener();
+    let mut poll = mio::Poll::new().unwrap();
+    let fd = socket.as_raw_fd();
+    poll.registry().register(&mut SourceFd(&fd), Token(7), Interest::READABLE).unwrap();
+    assert!(!is_waited(&socket), "it is registered, but nobody waits");
+    let waiter = thread::spawn(move || {
+        let mut events = mio::Events::with_capacity(4);
+        poll.poll(&mut events, None).unwrap();
+        poll.registry().deregister(&mut SourceFd(&fd)).unwrap();
+        poll.poll(&mut events, Some(Duration::from_millis(200))).unwrap();
+    });
+    eventually("somebody waits", || is_waited(&socket).then_some(()));
+    connect(&socket);
+    thread::park_timeout(Duration::from_millis(50));
+    assert!(!is_waited(&socket), "it is no longer registered");
+    waiter.join().unwrap();
+}
+
+#[test]
+fn each_socket_is_answered_for_and_a_process_that_is_gone_is_nobody() {
+    let (one, other) = (listener(), listener());
+    let inodes = [inode(&one), inode(&other)];
+    let gone = std::process::Command::new("true").spawn().unwrap();
+    let pid = Pid::from_raw(gone.id() as i32);
+    drop(gone.wait_with_output());
+    assert_eq!(look(&[pid], &inodes), Sight { waited: vec![false, false], is_blind: false });
+    let number = other.as_raw_fd();
+    let waiter = thread::spawn(move || other.accept().unwrap());
+    eventually("it waits", || (look(&[pid, getpid()], &inodes).waited == [false, true]).then_some(number));
+    connect_to(&waiter, inodes[1]);
+}
+
+/// Ends an accept(2) of this process by finding its address again.
+fn connect_to<T>(waiter: &thread::JoinHandle<T>, inode: Inode) {
+    let fds = fs::read_dir("/proc/self/fd").unwrap();
+    let name = format!("socket:[{}]", inode.number);
+    let is_it =
+        |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|link| link.to_str() == Some(&name));
+    let found = fds.flatten().find(is_it).unwrap();
+    let number: i32 = found.file_name().to_str().unwrap().parse().unwrap();
+    let address: nix::sys::socket::SockaddrIn = nix::sys::socket::getsockname(number).unwrap();
+    TcpStream::connect((address.ip(), address.port())).unwrap();
+    eventually("it has accepted", || waiter.is_finished().then_some(()));
+}
+
+#[test]
+fn what_proc_says_is_not_trusted() {
+    for text in
+        ["", "running", "-1 0x7ffd 0x7f2a", "x", "0", "0 3", "0 0x3", "0 0x3 0xz", "999 0x1 0x2", "\u{e9}"]
+    {
+        assert_eq!(Call::parse(text), None, "{text}");
+    }
+    let accept = format!("{} 0xffffffff00000003 0x0 0x0", libc::SYS_accept4);
+    assert_eq!(Call::parse(&accept), Some(Call::One { fd: 3 }));
+    let line = "tfd:        5 events: 80002019 data: 5  pos:0 ino:61ef sdev:8";
+    assert_eq!(target(line), Some(Inode { number: 0x61ef, device: 8 }));
+    for line in
+        ["tfd: 5", "tfd: 5 events: 4 data: 5 pos:0 ino:61ef sdev:8", "pos: 0", "tfd: 5 events: 1 ino: sdev:8"]
+    {
+        assert_eq!(target(line), None, "{line}");
+    }
+    for set in [Set::Poll { address: 8, count: u64::MAX }, Set::Select { address: 8, count: u64::MAX }] {
+        assert!(set.length() <= 1 << 20);
+        assert_eq!(set.fds(&[]), [0; 0]);
+    }
+    assert_eq!(Set::Select { address: 0, count: 64 }.length(), 0);
+    let set = Set::Select { address: 8, count: 66 };
+    assert_eq!(set.length(), 16);
+    let bits: Vec<u8> = [1_u64 << 63 | 1, 0b111].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    assert_eq!(set.fds(&bits), [0, 63, 64, 65]);
+}

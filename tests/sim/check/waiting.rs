@@ -1,0 +1,106 @@
+//! The rules of Ready=auto: who counts as ready was seen to wait on its sockets, and nobody is looked at without end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use socket_supervise::core::report::{Role, Status};
+use socket_supervise::core::{Action, Event, GenerationId, Looked, Sight, limits};
+
+use super::{Check, role};
+use crate::world::SOCKETS;
+
+/// What is known of who waits.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waiting {
+    of: BTreeMap<GenerationId, Seen>,
+    hints: u32,
+}
+
+#[derive(Clone, Debug, Default, Hash)]
+struct Seen {
+    waited: BTreeSet<String>,
+    sight: Option<Sight>,
+    looked: Option<u64>,
+    /// A connection of ours is on its way.
+    is_asked: bool,
+}
+
+impl Seen {
+    fn is_known(&self) -> bool {
+        !self.waited.is_empty() || self.sight == Some(Sight::Accepted)
+    }
+}
+
+impl Check {
+    pub(super) fn note_waiting_event(&mut self, event: &Event) {
+        if let Event::Looked { generation, looked: Looked { waited, sight, .. } } = event {
+            let seen = self.waiting.of.entry(*generation).or_default();
+            seen.waited.extend(waited.iter().cloned());
+            (seen.sight, seen.is_asked) = (Some(*sight), *sight == Sight::Asked);
+            self.mark("accepted ours", *sight == Sight::Accepted);
+            self.mark("blind", *sight == Sight::Blind);
+        }
+    }
+
+    pub(super) fn note_waiting_action(&mut self, now: u64, action: &Action) {
+        match action {
+            Action::Look { generation, ask, .. } => self.looks_end(now, *generation, *ask),
+            Action::Hint { sockets, has_ended, .. } => {
+                self.waiting.hints += 1;
+                assert_eq!(self.waiting.hints, 1, "the hint is given twice");
+                assert!(*has_ended || !sockets.is_empty(), "a hint for no socket");
+                self.mark("hint", !has_ended);
+                self.mark("hint at the end", *has_ended);
+            }
+            _ => {}
+        }
+    }
+
+    /// True: it was.
+    pub(super) fn nobody_asks_it_any_more(&mut self, id: GenerationId) -> bool {
+        self.waiting.of.get_mut(&id).is_some_and(|seen| std::mem::take(&mut seen.is_asked))
+    }
+
+    /// Only who runs is looked at, every 5 ms at most; for the hint until it is five seconds old, and never again once
+    /// it was given.
+    fn looks_end(&mut self, now: u64, id: GenerationId, ask: bool) {
+        let started = self.seen[&id].started.expect("nobody runs who could wait");
+        assert!(self.setting.holds_sockets && !self.seen[&id].ended, "generation {} is looked at", id.0);
+        let (is_ready, hints) = (self.seen[&id].ready.is_some(), self.waiting.hints);
+        let seen = self.waiting.of.entry(id).or_default();
+        let since = seen.looked.map_or(u64::MAX, |looked| now - looked);
+        let is_hint = now >= started + limits::HINT.as_nanos();
+        assert!(
+            since >= limits::LOOK_FIRST.as_nanos() || (is_hint && since > 0),
+            "no_spin: generation {} is looked at after {since} ns",
+            id.0
+        );
+        seen.looked = Some(now);
+        assert!(!is_ready || (!ask && hints == 0), "generation {} is ready and looked at", id.0);
+        let is_whole = seen.waited.len() == SOCKETS.len();
+        assert!(!is_ready || !is_whole, "generation {} was seen everywhere and is looked at", id.0);
+    }
+
+    /// Nobody counts as ready before it was seen, but for the exceptions of the contract.
+    pub(super) fn auto_means_seen(&self, age: u64, id: GenerationId) -> bool {
+        let candidate = |status: &Status| role(status, Role::Candidate) == Some(id.0);
+        let before = self.before.as_ref();
+        let current = before.filter(|status| candidate(status)).and_then(|status| status.generation);
+        let of_current = current.and_then(|current| self.waiting.of.get(&GenerationId(current)));
+        let current_is_known = of_current.is_some_and(Seen::is_known);
+        let seen = self.waiting.of.get(&id).cloned().unwrap_or_default();
+        let is_required = |socket: &&&str| {
+            let of_current = of_current.map(|seen| &seen.waited).filter(|waited| !waited.is_empty());
+            of_current.is_none_or(|waited| waited.contains(**socket))
+        };
+        let is_seen =
+            seen.is_known() && SOCKETS.iter().filter(is_required).all(|socket| seen.waited.contains(*socket));
+        let has_nothing_to_see = !self.setting.holds_sockets || seen.sight == Some(Sight::Blind);
+        let lives_for = match current {
+            _ if has_nothing_to_see => limits::AUTO_ALIVE.as_nanos(),
+            None => limits::AUTO_ALONE.as_nanos(),
+            Some(_) if current_is_known => u64::MAX,
+            Some(_) => limits::AUTO_ALIVE.as_nanos(),
+        };
+        is_seen || seen.sight == Some(Sight::Accepted) || age >= lives_for
+    }
+}
