@@ -91,7 +91,10 @@ fn open(word: &str) -> io::Result<Vec<Socket>> {
 
 fn new(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    Ok(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // As every server does, lest connections of its predecessor be in the way.
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    Ok(fd)
 }
 
 fn listening(fd: OwnedFd, address: SocketAddr) -> io::Result<Socket> {

@@ -79,13 +79,15 @@
 //!                       those of AF_UNIX, nodes/hidden.rs their directory
 //!   notify.rs           NOTIFY_SOCKET of a generation; fd_store.rs: what it hands us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
+//!   intercept.rs        InterceptBind=: the thread that answers what a server binds; in os/intercept/: filter.rs (seccomp),
+//!                       address.rs (what it wants), target.rs (its socket), answer.rs (whether it is ours), epoll.rs
 //!   instances.rs        where instances live, who answers
 //!   snapshot.rs         what only the shell can add to a status
 //!   host.rs             what specifiers ask of this machine and user
 //!   unit_files.rs       the file, template and drop-ins of a UNIT
 //!   users.rs            /etc/passwd and /etc/group
 //!   logger.rs           our lines on stderr
-//!   sys.rs              system calls that nix lacks (unsafe)
+//!   sys.rs              system calls that nix lacks (unsafe); sys/seccomp.rs: those of os/intercept (unsafe)
 //! ```
 //!
 //! Imports go one way: `main -> cli, client, os, units`; `units -> cli, os`; `cli -> client` (the type of a verb), `config`;

@@ -52,6 +52,11 @@ pub enum SocketNote {
         socket: String,
         wanted: String,
     },
+    /// It binds `wanted` as well, for IPv6 alone, and only `socket` is held.
+    Beside {
+        socket: String,
+        wanted: String,
+    },
     /// Connections that found a full queue during a swap, on this host.
     Overflowed {
         count: u64,
@@ -88,6 +93,7 @@ impl SocketNote {
             | Self::NotSteered { .. }
             | Self::NotIntercepted { .. }
             | Self::WrongFamily { .. }
+            | Self::Beside { .. }
             | Self::Rescued { relayed: true, .. }
             | Self::Overflowed { .. }
             | Self::BacklogCapped { .. } => log::Level::Warn,
@@ -135,6 +141,11 @@ impl fmt::Display for SocketNote {
                 f,
                 "the server binds {wanted} for itself, on an IPv4 socket, which {socket}, of IPv6, cannot stand for \
                  (write --listen {wanted})"
+            ),
+            Self::Beside { socket, wanted } => write!(
+                f,
+                "the server binds {wanted} as well as {socket}, which is not held: old and new cannot both have it \
+                 during a swap (write --listen {socket} --listen {wanted} -p BindIPv6Only=ipv6-only)"
             ),
             Self::PathTaken { socket } => write!(
                 f,

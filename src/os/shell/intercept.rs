@@ -13,6 +13,10 @@ use super::{INTERCEPTED, Shell};
 use crate::config::Kind;
 use crate::core::{GenerationId, SlotId, SocketNote};
 use crate::os::intercept::{self, Held, Interceptor, Told};
+use crate::os::launch::Launcher;
+
+/// So many different things are said.
+const SAID: usize = 64;
 
 /// What all generations have in common.
 #[derive(Debug, Default)]
@@ -53,12 +57,7 @@ impl Shell {
         }
     }
 
-    fn answer(
-        &mut self,
-        listener: OwnedFd,
-        slot: SlotId,
-        launcher: &crate::os::launch::Launcher,
-    ) -> io::Result<Interceptor> {
+    fn answer(&mut self, listener: OwnedFd, slot: SlotId, launcher: &Launcher) -> io::Result<Interceptor> {
         // This generation has a main process by now.
         let is_alone = self.children.slots().len() == 1;
         let held = launcher.sockets().iter();
@@ -89,10 +88,13 @@ impl Shell {
         // Each thread has a few things to tell in all its life.
         let told: Vec<Told> = line.receiver.try_iter().collect();
         for told in told {
+            let address = |kind, at| format!("{}{at}", if kind == Kind::Udp { "udp:" } else { "" });
             self.say(match told {
                 Told::WrongFamily { socket, kind, wanted } => {
-                    let kind = if kind == Kind::Udp { "udp:" } else { "" };
-                    SocketNote::WrongFamily { socket, wanted: format!("{kind}{wanted}") }
+                    SocketNote::WrongFamily { socket, wanted: address(kind, wanted) }
+                }
+                Told::Beside { socket, kind, wanted } => {
+                    SocketNote::Beside { wanted: address(kind, wanted), socket }
                 }
                 Told::Unseen { why } => SocketNote::NotIntercepted { why },
             });
@@ -100,7 +102,8 @@ impl Shell {
     }
 
     fn say(&mut self, note: SocketNote) {
-        if self.intercepting.said.insert(note.to_string()) {
+        let said = &mut self.intercepting.said;
+        if said.len() < SAID && said.insert(note.to_string()) {
             self.tell(&note.into());
         }
     }
