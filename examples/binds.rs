@@ -1,4 +1,4 @@
-//! cargo run -- --listen 127.0.0.1:8080=http --intercept-bind -- cargo run -q --example binds -- 127.0.0.1:8080
+//! cargo run -- --listen 127.0.0.1:8080=http --intercept-bind -- cargo run -q --example binds -- {addr:http}
 //!
 //! A server that never heard of LISTEN_FDS: it binds the addresses that it is told, and serves as `rude` does.
 //!

@@ -53,20 +53,22 @@
 //!   restart.rs          Restart=, delays, limits, clean or not: pure functions
 //!   timers.rs           every deadline there is, read off the state
 //!   notify.rs           the text of a notification
-//!   note.rs             the words of the log; in core/note/: swap.rs, socket.rs
+//!   note.rs             the words of the log; in core/note/: swap.rs, socket.rs, bind.rs
 //!   report.rs           the types of status and of the control socket
 //!   status.rs           the snapshot for status
 //! os/                 whatever can fail, block or surprise
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
 //!                       reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
-//!                       kernel is asked of connections), health.rs (Ready=http:), paths.rs (inotify)
-//!   children.rs         living generations: pid, pidfd, notify socket
+//!                       kernel is asked of connections), health.rs (Ready=http:), paths.rs (inotify),
+//!                       intercept.rs (what InterceptBind= has to tell), woken.rs (what a poll brought)
+//!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (one command run to its end)
 //!   diag.rs             what the kernel says about sockets; in os/diag/: netlink.rs (dumps), inet.rs (TCP, UDP),
 //!                       local.rs (AF_UNIX), proc.rs, traffic.rs (who still works on what)
 //!   directories.rs      RuntimeDirectory= and its kin
-//!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
+//!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs,
+//!                       filter.rs (seccomp; unsafe)
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
 //!                       streams.rs (its loop), link.rs (one connection), datagrams.rs

@@ -1,11 +1,13 @@
 //! Every line we log while we run, as one type: the words are here and nowhere else.
 
+mod bind;
 mod socket;
 mod swap;
 
 use std::fmt;
 
 use super::report::rounded;
+pub use bind::BindNote;
 pub use socket::{Damage, SocketNote};
 pub use swap::SwapNote;
 

@@ -11,7 +11,7 @@ use mio::Waker;
 
 use super::{INTERCEPTED, Shell};
 use crate::config::Kind;
-use crate::core::{GenerationId, SlotId, SocketNote};
+use crate::core::{BindNote, GenerationId, SlotId, SocketNote};
 use crate::os::intercept::{self, Held, Interceptor, Told};
 use crate::os::launch::Launcher;
 
@@ -53,7 +53,7 @@ impl Shell {
         };
         match started {
             Ok(interceptor) => self.children.intercept(generation, interceptor),
-            Err(why) => self.say(SocketNote::NotIntercepted { why }),
+            Err(why) => self.say(BindNote::NotIntercepted { why }),
         }
     }
 
@@ -91,20 +91,20 @@ impl Shell {
             let address = |kind, at| format!("{}{at}", if kind == Kind::Udp { "udp:" } else { "" });
             self.say(match told {
                 Told::WrongFamily { socket, kind, wanted } => {
-                    SocketNote::WrongFamily { socket, wanted: address(kind, wanted) }
+                    BindNote::WrongFamily { socket, wanted: address(kind, wanted) }
                 }
                 Told::Beside { socket, kind, wanted } => {
-                    SocketNote::Beside { wanted: address(kind, wanted), socket }
+                    BindNote::Beside { wanted: address(kind, wanted), socket }
                 }
-                Told::Unseen { why } => SocketNote::NotIntercepted { why },
+                Told::Unseen { why } => BindNote::NotIntercepted { why },
             });
         }
     }
 
-    fn say(&mut self, note: SocketNote) {
+    fn say(&mut self, note: BindNote) {
         let said = &mut self.intercepting.said;
         if said.len() < SAID && said.insert(note.to_string()) {
-            self.tell(&note.into());
+            self.tell(&SocketNote::Bind(note).into());
         }
     }
 }
