@@ -139,11 +139,7 @@ impl fmt::Display for SocketNote {
             ),
             Self::StrangerGone { socket } => write!(f, "{socket} is ours alone again"),
             Self::Rescued { socket, count, relayed } => {
-                let what = match count {
-                    Some(1) => "1 connection".to_owned(),
-                    Some(count) => format!("{count} connections"),
-                    None => "somebody".to_owned(),
-                };
+                let what = connections(*count);
                 let how = if *relayed && count.is_some() {
                     "passed on to the server that serves, which sees us as the client (sysctl \
                      net.ipv4.tcp_migrate_req=1 keeps client addresses)"
@@ -165,5 +161,13 @@ impl fmt::Display for SocketNote {
                  net.core.somaxconn={backlog} allows it)"
             ),
         }
+    }
+}
+
+fn connections(count: Option<u32>) -> String {
+    match count {
+        Some(1) => "1 connection".to_owned(),
+        Some(count) => format!("{count} connections"),
+        None => "somebody".to_owned(),
     }
 }
