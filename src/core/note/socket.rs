@@ -140,14 +140,7 @@ impl fmt::Display for SocketNote {
             Self::StrangerGone { socket } => write!(f, "{socket} is ours alone again"),
             Self::Rescued { socket, count, relayed } => {
                 let what = connections(*count);
-                let how = if *relayed && count.is_some() {
-                    "passed on to the server that serves, which sees us as the client (sysctl \
-                     net.ipv4.tcp_migrate_req=1 keeps client addresses)"
-                } else if *relayed {
-                    "passed on to the server that serves"
-                } else {
-                    "moved to the server that serves"
-                };
+                let how = way(*relayed, count.is_some());
                 write!(f, "{socket}: {what} waited where nobody serves any more: {how}")
             }
             Self::Overflowed { count } => write!(
@@ -169,5 +162,17 @@ fn connections(count: Option<u32>) -> String {
         Some(1) => "1 connection".to_owned(),
         Some(count) => format!("{count} connections"),
         None => "somebody".to_owned(),
+    }
+}
+
+/// Only of TCP, whose connections are counted, does a server see the client.
+const fn way(relayed: bool, counted: bool) -> &'static str {
+    match (relayed, counted) {
+        (true, true) => {
+            "passed on to the server that serves, which sees us as the client (sysctl \
+             net.ipv4.tcp_migrate_req=1 keeps client addresses)"
+        }
+        (true, false) => "passed on to the server that serves",
+        (false, _) => "moved to the server that serves",
     }
 }
