@@ -1,95 +1,27 @@
 //! What steering adds to a connection: the same server on a plain listener of its own, below `supervise` with a shared
-//! listener, and steered. All three run all the time and get a batch of connections in turn, because machines drift:
-//! compare ratios, of batches that followed each other.
+//! listener, and steered.
 //!
 //! `cargo bench --bench steering [-- ROUNDS]`. It asserts nothing.
 
+mod paired;
+
 use std::env;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-/// Fresh connections of a batch, one request each, from so many clients that wait for each answer.
-const CONNECTIONS: usize = 2000;
-const CLIENTS: usize = 4;
+use paired::Contestant;
 
 fn main() {
     let rounds = env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(30);
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let server = server();
+    let server = paired::server();
     let contestants = [
         Contestant::alone(&server),
         Contestant::supervised(&server, directory.path(), "shared"),
         Contestant::supervised(&server, directory.path(), "steered"),
     ];
-    for contestant in &contestants {
-        contestant.batch();
-    }
-    let mut batches: [Vec<Batch>; 3] = Default::default();
-    for round in 0..rounds {
-        // Another one begins each round, so that none always runs after the same neighbour.
-        for turn in 0..contestants.len() {
-            let index = (turn + round) % contestants.len();
-            batches[index].push(contestants[index].batch());
-        }
-    }
-    println!(
-        "{rounds} batches of {CONNECTIONS} connections, {CLIENTS} at a time; ratios: quartile, median, quartile"
-    );
-    report("connections a second", &contestants, &batches, |batch| batch.per_second);
-    report("p99 in µs", &contestants, &batches, |batch| batch.p99);
-}
-
-fn report(what: &str, names: &[Contestant], batches: &[Vec<Batch>], figure: impl Fn(&Batch) -> f64) {
-    println!("{what}");
-    let base: Vec<f64> = batches[0].iter().map(&figure).collect();
-    for (contestant, batches) in names.iter().zip(batches) {
-        let figures: Vec<f64> = batches.iter().map(&figure).collect();
-        let ratios: Vec<f64> = figures.iter().zip(&base).map(|(one, base)| one / base).collect();
-        println!(
-            "  {:20} median {:9.1}   ratio {:5.3} {:5.3} {:5.3}",
-            contestant.name,
-            quantile(&figures, 0.5),
-            quantile(&ratios, 0.25),
-            quantile(&ratios, 0.5),
-            quantile(&ratios, 0.75),
-        );
-    }
-}
-
-fn quantile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[((sorted.len() - 1) as f64 * share) as usize]
-}
-
-/// The example `rude`, built as we were: `cargo bench` builds no examples, and holds no lock while it runs us.
-fn server() -> PathBuf {
-    let bench = env::current_exe().expect("/proc/self/exe");
-    let directory = bench.ancestors().nth(2).expect("target/PROFILE/deps/BENCH");
-    let profile = if directory.ends_with("debug") { "dev" } else { "release" };
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--example", "rude", "--profile", profile])
-        .status();
-    assert!(built.is_ok_and(|status| status.success()), "cannot build the example rude");
-    directory.join("examples/rude")
-}
-
-struct Batch {
-    per_second: f64,
-    p99: f64,
-}
-
-struct Contestant {
-    name: &'static str,
-    address: String,
-    process: Child,
+    paired::compare(&contestants, rounds);
 }
 
 impl Contestant {
@@ -120,47 +52,4 @@ impl Contestant {
             .expect("it is built");
         Self { name: handover, address, process }.ready()
     }
-
-    /// Once it has answered.
-    fn ready(self) -> Self {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while get(&self.address).is_err() {
-            assert!(Instant::now() < deadline, "{} does not answer", self.name);
-            thread::sleep(Duration::from_millis(10));
-        }
-        self
-    }
-
-    fn batch(&self) -> Batch {
-        let begin = Instant::now();
-        let client = || {
-            let times = (0..CONNECTIONS / CLIENTS).map(|_| get(&self.address).expect("an answer"));
-            times.collect::<Vec<f64>>()
-        };
-        let times: Vec<f64> = thread::scope(|scope| {
-            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-            clients.into_iter().flat_map(|client| client.join().expect("a client")).collect()
-        });
-        let per_second = CONNECTIONS as f64 / begin.elapsed().as_secs_f64();
-        Batch { per_second, p99: quantile(&times, 0.99) }
-    }
-}
-
-impl Drop for Contestant {
-    fn drop(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.process.id()).expect("a pid"));
-        kill(pid, Signal::SIGTERM).expect("our child");
-        self.process.wait().expect("our child");
-    }
-}
-
-/// One request on a connection of its own; how long it took, in microseconds.
-fn get(address: &str) -> std::io::Result<f64> {
-    let begin = Instant::now();
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
-    Ok(begin.elapsed().as_secs_f64() * 1e6)
 }

@@ -1,4 +1,4 @@
-//! cargo run -- --listen 127.0.0.1:8080=http --intercept-bind -- cargo run -q --example binds -- 127.0.0.1:8080
+//! cargo run -- --listen 127.0.0.1:8080=http --intercept-bind -- cargo run -q --example binds -- {addr:http}
 //!
 //! A server that never heard of LISTEN_FDS: it binds the addresses that it is told, and serves as `rude` does.
 //!
@@ -91,7 +91,10 @@ fn open(word: &str) -> io::Result<Vec<Socket>> {
 
 fn new(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    Ok(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // As every server does, lest connections of its predecessor be in the way.
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    Ok(fd)
 }
 
 fn listening(fd: OwnedFd, address: SocketAddr) -> io::Result<Socket> {

@@ -56,22 +56,23 @@
 //!   restart.rs          Restart=, delays, limits, clean or not: pure functions
 //!   timers.rs           every deadline there is, read off the state
 //!   notify.rs           the text of a notification
-//!   note.rs             the words of the log; in core/note/: swap.rs, socket.rs
+//!   note.rs             the words of the log; in core/note/: swap.rs, socket.rs, bind.rs
 //!   report.rs           the types of status and of the control socket
 //!   status.rs           the snapshot for status
 //! os/                 whatever can fail, block or surprise
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
 //!                       reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
 //!                       kernel is asked of connections), health.rs (Ready=http:), waiting.rs (Ready=auto), paths.rs
-//!                       (inotify)
-//!   children.rs         living generations: pid, pidfd, notify socket
+//!                       (inotify), intercept.rs (what InterceptBind= has to tell), woken.rs (what a poll brought)
+//!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (one command run to its end)
 //!   diag.rs             what the kernel says about sockets; in os/diag/: netlink.rs (dumps), inet.rs (TCP, UDP),
 //!                       local.rs (AF_UNIX), proc.rs, traffic.rs (who still works on what)
 //!   directories.rs      RuntimeDirectory= and its kin
 //!   exec.rs             supervise exec: becomes COMMAND
-//!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs
+//!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs,
+//!                       filter.rs (seccomp; unsafe)
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
 //!                       streams.rs (its loop), link.rs (one connection), datagrams.rs
@@ -86,13 +87,15 @@
 //!                       those of AF_UNIX, nodes/hidden.rs their directory
 //!   notify.rs           NOTIFY_SOCKET of a generation; fd_store.rs: what it hands us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
+//!   intercept.rs        InterceptBind=: the thread that answers what a server binds; in os/intercept/: filter.rs (seccomp),
+//!                       address.rs (what it wants), target.rs (its socket), answer.rs (whether it is ours), epoll.rs
 //!   instances.rs        where instances live, who answers
 //!   snapshot.rs         what only the shell can add to a status
 //!   host.rs             what specifiers ask of this machine and user
 //!   unit_files.rs       the file, template and drop-ins of a UNIT
 //!   users.rs            /etc/passwd and /etc/group
 //!   logger.rs           our lines on stderr
-//!   sys.rs              system calls that nix lacks (unsafe)
+//!   sys.rs              system calls that nix lacks (unsafe); sys/seccomp.rs: those of os/intercept (unsafe)
 //! ```
 //!
 //! Imports go one way: `main -> cli, client, os, units`; `units -> cli, os`; `cli -> client` (the type of a verb), `config`;

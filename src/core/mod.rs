@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{CommandList, Policy, Signal, Span};
 pub use drain::Traffic;
-pub use note::{Damage, Note, SocketNote};
+pub use note::{BindNote, Damage, Note, SocketNote};
 pub use notify::Notify;
 pub use report::Reply;
 pub use restart::{Outcome, RunResult};

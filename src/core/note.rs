@@ -1,11 +1,13 @@
 //! Every line we log while we run, as one type: the words are here and nowhere else.
 
+mod bind;
 mod socket;
 mod swap;
 
 use std::fmt;
 
 use super::report::rounded;
+pub use bind::BindNote;
 pub use socket::{Damage, SocketNote};
 pub use swap::SwapNote;
 
@@ -267,13 +269,7 @@ impl fmt::Display for Note {
             Self::CommandFailed { generation, what, is_no } => {
                 write!(f, "{generation}: {what}{}", if *is_no { ": it is not started" } else { "" })
             }
-            Self::MainIs { generation, pid: Some(pid) } => {
-                write!(f, "pid {pid} is the main process of {generation} now")
-            }
-            Self::MainIs { generation, pid: None } => write!(
-                f,
-                "{generation} left several processes; it ends with the last one (PIDFile= would name the main one)"
-            ),
+            Self::MainIs { generation, pid } => f.write_str(&main_is(*generation, *pid)),
             Self::StopsItself { generation, patience } => {
                 write!(f, "{generation} says that it stops{}", then_kill(*patience))
             }
@@ -320,6 +316,15 @@ impl fmt::Display for Note {
                 write!(f, "{signal} dropped: no server runs that could have it (said once)")
             }
         }
+    }
+}
+
+fn main_is(generation: GenerationId, pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) => format!("pid {pid} is the main process of {generation} now"),
+        None => format!(
+            "{generation} left several processes; it ends with the last one (PIDFile= would name the main one)"
+        ),
     }
 }
 

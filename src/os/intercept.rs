@@ -14,7 +14,6 @@ mod epoll;
 mod filter;
 mod target;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -36,6 +35,9 @@ use answer::{Answer, Place};
 pub use filter::program;
 use target::Target;
 
+/// What one filter has to tell in all its life.
+const NEWS: usize = 16;
+
 /// The socket of one generation for an address.
 #[derive(Debug)]
 pub struct Held {
@@ -55,6 +57,8 @@ pub struct Held {
 pub enum Told {
     /// The server wants this address on an IPv4 socket, and `socket` is of IPv6.
     WrongFamily { socket: String, kind: Kind, wanted: SocketAddr },
+    /// The server wants this address as well, on a socket of IPv6 alone, and only `socket` is held.
+    Beside { socket: String, kind: Kind, wanted: SocketAddr },
     /// The server may want a socket of ours, but we may not see it.
     Unseen { why: String },
 }
@@ -108,7 +112,7 @@ impl Interceptor {
         tell: impl Fn(Told) + Send + 'static,
     ) -> io::Result<Self> {
         let held = Arc::new(Mutex::new(held.into_iter().map(Arc::new).collect()));
-        let desk = Desk { listener, held: Arc::clone(&held), tell: Box::new(tell), told: BTreeSet::new() };
+        let desk = Desk { listener, held: Arc::clone(&held), tell: Box::new(tell), told: Vec::new() };
         thread::Builder::new().name("intercept".to_owned()).stack_size(256 << 10).spawn(|| desk.serve())?;
         Ok(Self { held })
     }
@@ -119,7 +123,7 @@ struct Desk {
     listener: OwnedFd,
     held: Arc<Mutex<Vec<Arc<Held>>>>,
     tell: Box<dyn Fn(Told) + Send>,
-    told: BTreeSet<String>,
+    told: Vec<Told>,
 }
 
 /// What a server gets in the place of its own socket.
@@ -209,8 +213,10 @@ impl Desk {
         let bytes = match target.memory(address, length) {
             Ok(bytes) => bytes,
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
-                let why = format!("we may not look into process {}: {error}", target.thread);
-                self.tell("memory", Told::Unseen { why });
+                let why = format!(
+                    "we may not look into the server's memory: {error} (let supervise run as its user, or with CAP_SYS_PTRACE)"
+                );
+                self.tell(Told::Unseen { why });
                 return Verdict::Pass;
             }
             // Not its own memory, which the kernel will tell it, or it is gone.
@@ -232,17 +238,20 @@ impl Desk {
             (Wanted::Path(wanted), Wanted::Path(held)) => target.is_same_path(wanted, held),
             _ => false,
         };
-        match answer::answer(socket, &wanted, &places, is_same_path) {
+        let answer = answer::answer(socket, &wanted, &places, is_same_path);
+        match answer {
             Answer::Pass => Verdict::Pass,
             Answer::Held(number) if held[number].has_vanished() => Verdict::Pass,
             Answer::Held(number) => {
                 Verdict::Give(Gift { held: Arc::clone(&held[number]), target, inode, duplicate })
             }
-            Answer::WrongFamily(number) => {
+            Answer::WrongFamily(number) | Answer::Beside(number) => {
                 let (socket, kind) = (held[number].address.clone(), held[number].place.kind);
                 if let Wanted::Inet(wanted) = wanted {
-                    let key = socket.clone();
-                    self.tell(&key, Told::WrongFamily { socket, kind, wanted });
+                    self.tell(match answer {
+                        Answer::Beside(_) => Told::Beside { socket, kind, wanted },
+                        _ => Told::WrongFamily { socket, kind, wanted },
+                    });
                 }
                 Verdict::Pass
             }
@@ -279,8 +288,10 @@ impl Desk {
         seccomp::succeed(listener, call.id)
     }
 
-    fn tell(&mut self, key: &str, told: Told) {
-        if self.told.insert(key.to_owned()) {
+    /// A server that binds whatever there is has not more to tell than one that is honest.
+    fn tell(&mut self, told: Told) {
+        if self.told.len() < NEWS && !self.told.contains(&told) {
+            self.told.push(told.clone());
             (self.tell)(told);
         }
     }

@@ -98,7 +98,7 @@ pub(super) const ROWS: &[Directive] = &[
         "how old and new overlap; steered: we say who gets a connection, shared: both accept, stop-first: not at all")
             .flag("handover").default("steered"),
     row("InterceptBind", XSupervise, Swapping, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.intercept_bind),
-        "a server that binds a held address for itself gets the held socket; yes or no")
+        "its own bind() to a held address gets the held socket")
             .flag("intercept-bind").default("no"),
     row("ReloadSignal", Service, Swapping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.reload_signal),
         "the signal that reloads a server of Type=notify-reload").default("SIGHUP"),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::BindNote;
 use crate::core::GenerationId;
 
 /// One line about a held socket; `socket` is its address.
@@ -54,15 +55,8 @@ pub enum SocketNote {
         count: Option<u32>,
         relayed: bool,
     },
-    /// InterceptBind= has no effect.
-    NotIntercepted {
-        why: String,
-    },
-    /// The server binds `wanted` (as `--listen` has it) on an IPv4 socket, which that of `socket` cannot stand for.
-    WrongFamily {
-        socket: String,
-        wanted: String,
-    },
+    /// What InterceptBind= has to do with it.
+    Bind(BindNote),
     /// Connections that found a full queue during a swap, on this host.
     Overflowed {
         count: u64,
@@ -99,8 +93,7 @@ impl SocketNote {
             | Self::PathTaken { .. }
             | Self::Stranger { .. }
             | Self::NotSteered { .. }
-            | Self::NotIntercepted { .. }
-            | Self::WrongFamily { .. }
+            | Self::Bind(_)
             | Self::Rescued { relayed: true, .. }
             | Self::Overflowed { .. }
             | Self::BacklogCapped { .. } => log::Level::Warn,
@@ -132,14 +125,7 @@ impl fmt::Display for SocketNote {
                 "connections cannot be steered as they should: {why}; some may wait where nobody serves (\"supervise \
                  restart\" gives the server new sockets)"
             ),
-            Self::NotIntercepted { why } => {
-                write!(f, "--intercept-bind (InterceptBind=) has no effect: {why}")
-            }
-            Self::WrongFamily { socket, wanted } => write!(
-                f,
-                "the server binds {wanted} for itself, on an IPv4 socket, which {socket}, of IPv6, cannot stand for \
-                 (write --listen {wanted})"
-            ),
+            Self::Bind(note) => note.fmt(f),
             Self::PathTaken { socket } => write!(
                 f,
                 "{socket} is somebody else's by now, and is left alone; clients do not reach us (move away what is \

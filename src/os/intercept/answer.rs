@@ -48,6 +48,8 @@ pub(super) enum Answer {
     /// This one was meant, but an IPv4 socket cannot be replaced by one of IPv6: the server would read the addresses of
     /// its clients into buffers that are too short.
     WrongFamily(usize),
+    /// It serves IPv6 alone, beside a socket of IPv4 that this one is for: let it bind, but old and new will both want to.
+    Beside(usize),
 }
 
 /// Whether `wanted` may be one of them, whatever its socket is: the cheap question before the dear ones.
@@ -79,8 +81,9 @@ pub(super) fn answer(
         let Some(number) = number(best) else { return Answer::Pass };
         match (socket.family, &best.at) {
             (Family::V4, Wanted::Inet(SocketAddr::V6(_))) => Answer::WrongFamily(number),
-            // It serves IPv6 alone, and another socket of the server the rest.
-            (Family::V6, Wanted::Inet(SocketAddr::V4(_))) if socket.v6_only == Some(true) => Answer::Pass,
+            (Family::V6, Wanted::Inet(SocketAddr::V4(_))) if socket.v6_only == Some(true) => {
+                Answer::Beside(number)
+            }
             _ => Answer::Held(number),
         }
     };

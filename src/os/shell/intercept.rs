@@ -11,8 +11,12 @@ use mio::Waker;
 
 use super::{INTERCEPTED, Shell};
 use crate::config::Kind;
-use crate::core::{GenerationId, SlotId, SocketNote};
+use crate::core::{BindNote, GenerationId, SlotId, SocketNote};
 use crate::os::intercept::{self, Held, Interceptor, Told};
+use crate::os::launch::Launcher;
+
+/// So many different things are said.
+const SAID: usize = 64;
 
 /// What all generations have in common.
 #[derive(Debug, Default)]
@@ -49,16 +53,11 @@ impl Shell {
         };
         match started {
             Ok(interceptor) => self.children.intercept(generation, interceptor),
-            Err(why) => self.say(SocketNote::NotIntercepted { why }),
+            Err(why) => self.say(BindNote::NotIntercepted { why }),
         }
     }
 
-    fn answer(
-        &mut self,
-        listener: OwnedFd,
-        slot: SlotId,
-        launcher: &crate::os::launch::Launcher,
-    ) -> io::Result<Interceptor> {
+    fn answer(&mut self, listener: OwnedFd, slot: SlotId, launcher: &Launcher) -> io::Result<Interceptor> {
         // This generation has a main process by now.
         let is_alone = self.children.slots().len() == 1;
         let held = launcher.sockets().iter();
@@ -89,19 +88,23 @@ impl Shell {
         // Each thread has a few things to tell in all its life.
         let told: Vec<Told> = line.receiver.try_iter().collect();
         for told in told {
+            let address = |kind, at| format!("{}{at}", if kind == Kind::Udp { "udp:" } else { "" });
             self.say(match told {
                 Told::WrongFamily { socket, kind, wanted } => {
-                    let kind = if kind == Kind::Udp { "udp:" } else { "" };
-                    SocketNote::WrongFamily { socket, wanted: format!("{kind}{wanted}") }
+                    BindNote::WrongFamily { socket, wanted: address(kind, wanted) }
                 }
-                Told::Unseen { why } => SocketNote::NotIntercepted { why },
+                Told::Beside { socket, kind, wanted } => {
+                    BindNote::Beside { wanted: address(kind, wanted), socket }
+                }
+                Told::Unseen { why } => BindNote::NotIntercepted { why },
             });
         }
     }
 
-    fn say(&mut self, note: SocketNote) {
-        if self.intercepting.said.insert(note.to_string()) {
-            self.tell(&note.into());
+    fn say(&mut self, note: BindNote) {
+        let said = &mut self.intercepting.said;
+        if said.len() < SAID && said.insert(note.to_string()) {
+            self.tell(&SocketNote::Bind(note).into());
         }
     }
 }

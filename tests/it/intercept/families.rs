@@ -1,7 +1,7 @@
 //! IPv4 and IPv6: which socket may stand for which.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 
 use super::super::support::{Place, wait_for};
 use super::{assert_answers, binds, common_sockets, is_bound_by_another, swapped};
@@ -68,9 +68,20 @@ fn a_server_with_a_socket_for_each_family() {
     daemon.wait_generation(1);
     let port: u16 = daemon.address("http").rsplit(':').next().unwrap().parse().unwrap();
     assert_answers(&format!("127.0.0.1:{port}"), 1);
-    // That of IPv6 is its own: nobody holds it.
+    // That of IPv6 is its own: nobody holds it, and a swap would need both.
+    wait_for("the remedy", || daemon.stderr().contains("-p BindIPv6Only=ipv6-only").then_some(()));
     assert_answers(&format!("[::1]:{port}"), 1);
     assert!(is_bound_by_another(&daemon, port));
     assert_eq!(common_sockets(&daemon, daemon.server()), 2);
-    TcpStream::connect(("127.0.0.1", port)).unwrap();
+    // The remedy, on a port without a past.
+    let place = Place::new();
+    let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let listen = format!("--listen [::]:{port} -p BindIPv6Only=ipv6-only --ready http:/");
+    let mut daemon = binds(&place, &format!("0.0.0.0:{port}"), &listen, &words).start();
+    daemon.wait_generation(1);
+    swapped(&daemon, 2);
+    assert_answers(&format!("127.0.0.1:{port}"), 2);
+    assert_answers(&format!("[::1]:{port}"), 2);
+    assert!(!is_bound_by_another(&daemon, port));
+    assert_eq!(common_sockets(&daemon, daemon.server()), 4);
 }

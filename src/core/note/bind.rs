@@ -1,0 +1,34 @@
+//! The words for what a server binds for itself.
+
+use std::fmt;
+
+/// What InterceptBind= cannot do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindNote {
+    /// InterceptBind= has no effect.
+    NotIntercepted { why: String },
+    /// The server binds `wanted` (as `--listen` has it) on an IPv4 socket, which that of `socket` cannot stand for.
+    WrongFamily { socket: String, wanted: String },
+    /// It binds `wanted` as well, for IPv6 alone, and only `socket` is held.
+    Beside { socket: String, wanted: String },
+}
+
+impl fmt::Display for BindNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotIntercepted { why } => {
+                write!(f, "--intercept-bind (InterceptBind=) has no effect: {why}")
+            }
+            Self::WrongFamily { socket, wanted } => write!(
+                f,
+                "the server binds {wanted} for itself, on an IPv4 socket, which {socket}, of IPv6, cannot stand for \
+                 (write --listen {wanted})"
+            ),
+            Self::Beside { socket, wanted } => write!(
+                f,
+                "the server binds {wanted} as well as {socket}, which is not held: old and new cannot both have it \
+                 during a swap (write --listen {socket} --listen {wanted} -p BindIPv6Only=ipv6-only)"
+            ),
+        }
+    }
+}
