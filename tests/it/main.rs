@@ -16,6 +16,7 @@ mod idle;
 mod init;
 mod load;
 mod readme;
+mod ready;
 mod relay;
 mod restart;
 mod run;
