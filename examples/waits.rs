@@ -45,12 +45,14 @@ fn main() {
         "accept" | "receive" => serve_all(sockets, 1),
         "threads" => serve_all(sockets, 8),
         "children" => {
-            for socket in &sockets {
+            let start = |socket: &Socket| {
                 let stdin = socket.as_fd().try_clone_to_owned().expect("an fd");
                 let mut child = Command::new(std::env::current_exe().expect("our path"));
-                child.arg("--child").stdin(stdin).spawn().expect("it starts");
+                child.arg("--child").stdin(stdin).spawn().expect("it starts")
+            };
+            for mut child in sockets.iter().map(start).collect::<Vec<_>>() {
+                child.wait().expect("our child");
             }
-            thread::sleep(Duration::MAX);
         }
         "poll" => loop {
             let mut fds: Vec<PollFd> =
