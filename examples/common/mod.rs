@@ -43,7 +43,7 @@ impl Socket {
         })
     }
 
-    fn set_nonblocking(&self) -> io::Result<()> {
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.set_nonblocking(true),
             Self::Unix(socket) => socket.set_nonblocking(true),

@@ -257,9 +257,7 @@ impl fmt::Display for Note {
             Self::Started { generation, pid } => write!(f, "{generation} started, pid {pid}"),
             Self::CannotStart { generation: Some(generation), what } => write!(f, "{generation}: {what}"),
             Self::CannotStart { generation: None, what } => f.write_str(what),
-            Self::Ready { generation, after, by } => {
-                write!(f, "{generation} is ready after {}{by}", rounded(*after))
-            }
+            Self::Ready { generation, after, by } => ready(f, *generation, *after, by),
             Self::Hint { generation, sockets, has_ended, remedy } => {
                 f.write_str(&hint(*generation, sockets, *has_ended, remedy))
             }
@@ -357,6 +355,10 @@ impl fmt::Display for ReadyBy {
             Self::Alone => ": it sent no READY=1 as earlier ones did, but it is all there is",
         })
     }
+}
+
+fn ready(f: &mut fmt::Formatter<'_>, generation: GenerationId, after: Span, by: &ReadyBy) -> fmt::Result {
+    write!(f, "{generation} is ready after {}{by}", rounded(after))
 }
 
 fn hint(generation: GenerationId, sockets: &str, has_ended: bool, remedy: &str) -> String {

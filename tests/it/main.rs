@@ -18,6 +18,7 @@ mod init;
 mod intercept;
 mod load;
 mod readme;
+mod ready;
 mod relay;
 mod restart;
 mod run;

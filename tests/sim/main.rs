@@ -9,6 +9,7 @@ mod history;
 mod races;
 mod trace;
 mod units;
+mod waiting;
 mod world;
 
 use std::any::Any;

@@ -1,0 +1,155 @@
+//! `--ready auto`: a server that says nothing is ready once somebody of it waits on its sockets, and not before.
+
+mod hints;
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use nix::unistd::geteuid;
+use serde_json::Value;
+
+use super::load::{Load, get};
+use super::support::{Daemon, Launch, Place, SUPERVISE, example, wait_for};
+
+/// The example `waits`, which does what the file `how` says.
+fn waits<'a>(place: &'a Place, how: &str, options: &str) -> Launch<'a> {
+    place.write("how", how);
+    Launch::new(place)
+        .args("--listen 127.0.0.1:0=http --bake 0 --drain-quiet 50ms")
+        .args(options)
+        .command(&[&example("waits"), &place.path("how")])
+}
+
+fn ready_ms(status: &Value) -> u64 {
+    status["generations"][0]["ready_ms"].as_u64().unwrap()
+}
+
+/// What the line says by which a generation became ready.
+fn ready_by(daemon: &Daemon, generation: u64) -> String {
+    let said = daemon.stderr();
+    let key = format!("generation {generation} is ready after ");
+    let (_, line) = said.split_once(&key).unwrap_or_else(|| panic!("not ready: {said}"));
+    line.lines().next().unwrap().split_once(' ').unwrap().1.to_owned()
+}
+
+#[test]
+fn every_way_to_wait_is_seen() {
+    for how in ["accept", "threads", "children", "poll", "epoll"] {
+        let place = Place::new();
+        let mut daemon = waits(&place, how, "").start();
+        daemon.wait_generation(1);
+        assert_eq!(ready_by(&daemon, 1), "(waits on http)", "{how}");
+        assert_eq!(get(&daemon.address("http"), "/").unwrap(), "waits generation 1\n");
+        daemon.verb("swap").expect(0);
+        daemon.wait_generation(2);
+        assert_eq!(ready_by(&daemon, 2), "(waits on http)", "{how}");
+        assert_eq!(get(&daemon.address("http"), "/").unwrap(), "waits generation 2\n");
+    }
+}
+
+#[test]
+fn other_kinds_of_sockets_are_seen_too() {
+    let place = Place::new();
+    place.write("how", "receive");
+    let mut daemon = Launch::new(&place)
+        .args("--listen udp:127.0.0.1:0=dns")
+        .arg(&format!("--listen={}=unix", place.path("s.sock")))
+        .command(&[&example("waits"), &place.path("how")])
+        .start();
+    daemon.wait_generation(1);
+    assert_eq!(ready_by(&daemon, 1), "(waits on dns, unix)");
+}
+
+#[test]
+fn registered_is_not_yet_waiting_and_who_starts_slowly_gets_no_traffic_until_it_waits() {
+    for how in ["epoll late", "accept late"] {
+        let place = Place::new();
+        let mut daemon = waits(&place, "accept", "").start();
+        daemon.wait_generation(1);
+        let load = Load::start(&daemon.address("http"), 200);
+        place.write("how", how);
+        let begun = Instant::now();
+        daemon.verb("swap").expect(0);
+        assert!(begun.elapsed() >= Duration::from_secs(2), "{how}: swapped after {:?}", begun.elapsed());
+        let status = daemon.wait_generation(2);
+        assert!((2000..10_000).contains(&ready_ms(&status)), "{how}: {status}");
+        load.samples().assert_clean();
+    }
+}
+
+#[test]
+fn a_candidate_has_to_wait_where_the_current_one_does_and_nowhere_else() {
+    let place = Place::new();
+    let options = "--listen 127.0.0.1:0=other --timeout-start-sec 1500ms";
+    let mut daemon = waits(&place, "accept first", options).start();
+    // It is alone, so both are wanted; nobody ever waits on the other.
+    let status = daemon.wait_generation(1);
+    assert!(ready_ms(&status) >= 10_000, "{status}");
+    assert_eq!(ready_by(&daemon, 1), "nobody waits on other, but it is all there is");
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    assert_eq!(ready_by(&daemon, 2), "(waits on http)");
+    place.write("how", "never");
+    let swap = daemon.verb("swap --json").expect(1).json();
+    let reason = swap["reason"].as_str().unwrap();
+    assert!(reason.contains("(nobody waits on http, other)"), "{reason}");
+    daemon.wait_generation(2);
+}
+
+#[test]
+fn where_the_current_one_never_waits_a_second_of_life_has_to_do() {
+    let place = Place::new();
+    let mut daemon = waits(&place, "never", "").start();
+    let status = daemon.wait_generation(1);
+    assert!(ready_ms(&status) >= 10_000, "{status}");
+    daemon.verb("swap").expect(0);
+    let status = daemon.wait_generation(2);
+    assert!((1000..5000).contains(&ready_ms(&status)), "{status}");
+}
+
+/// With copies of the programs where anybody may go: root sees everything, so somebody else has to look.
+fn as_somebody<'a>(place: &'a Place, launch: Launch<'a>) -> Launch<'a> {
+    if !geteuid().is_root() {
+        return launch;
+    }
+    let copy = |from: &str, name: &str| {
+        let to = place.path(name);
+        std::fs::copy(from, &to).unwrap();
+        to
+    };
+    std::fs::set_permissions(place.path(""), PermissionsExt::from_mode(0o777)).unwrap();
+    let (binary, server) = (copy(SUPERVISE, "supervise"), copy(&example("waits"), "waits"));
+    launch.command(&[&server, &place.path("how")]).user(65534, &binary)
+}
+
+#[test]
+fn who_cannot_be_looked_at_accepts_a_connection_of_ours() {
+    let place = Place::new();
+    let mut daemon = as_somebody(&place, waits(&place, "accept hidden", "")).start();
+    daemon.wait_generation(1);
+    assert_eq!(ready_by(&daemon, 1), "(accepted a connection of ours)");
+    let load = Load::start(&daemon.address("http"), 200);
+    place.write("how", "accept hidden late");
+    let begun = Instant::now();
+    daemon.verb("swap").expect(0);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "swapped after {:?}", begun.elapsed());
+    daemon.wait_generation(2);
+    assert_eq!(ready_by(&daemon, 2), "(accepted a connection of ours)");
+    place.write("how", "never hidden");
+    let verb = daemon.spawn_verb("swap --json");
+    wait_for("the candidate", || daemon.stderr().contains("generation 3 started").then_some(()));
+    load.let_pass(200);
+    load.samples().assert_clean();
+    daemon.verb("stop").expect(0);
+    assert_eq!(verb.end().status, 1);
+}
+
+#[test]
+fn where_nothing_can_be_known_a_second_of_life_has_to_do() {
+    let place = Place::new();
+    let launch = waits(&place, "accept hidden", "--handover shared");
+    let mut daemon = as_somebody(&place, launch).start();
+    let status = daemon.wait_generation(1);
+    assert!((1000..5000).contains(&ready_ms(&status)), "{status}");
+    assert_eq!(ready_by(&daemon, 1), "(it is alive; who waits on its sockets cannot be seen)");
+}

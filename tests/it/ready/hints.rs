@@ -1,0 +1,42 @@
+//! A server that does not take its sockets is told how it could, once.
+
+use super::super::support::{Place, wait_for};
+use super::waits;
+
+#[test]
+fn a_server_that_never_waits_is_told_once_after_five_seconds() {
+    for options in ["", "--ready exec"] {
+        let place = Place::new();
+        let mut daemon = waits(&place, "never", options).start();
+        let hint = "generation 1 runs for 5s, and nobody waits on http (127.0.0.1:";
+        wait_for("the hint", || daemon.stderr().contains(hint).then_some(()));
+        daemon.wait_generation(1);
+        daemon.verb("restart").expect(0);
+        daemon.wait_generation(2);
+        let said = daemon.stderr();
+        assert_eq!(said.matches("nobody waits on http (").count(), 1, "{said}");
+        assert!(said.contains("{fd:http}"), "{said}");
+    }
+}
+
+#[test]
+fn a_server_that_meets_its_address_in_use_is_told_once() {
+    let place = Place::new();
+    let daemon = waits(&place, "bind", "--restart-sec 10ms").start();
+    wait_for("the third start", || daemon.stderr().contains("generation 3 started").then_some(()));
+    let said = daemon.stderr();
+    assert_eq!(said.matches("ended before it waited on http (").count(), 1, "{said}");
+    assert!(said.contains("if it says that the address is in use"), "{said}");
+}
+
+#[test]
+fn a_server_that_waits_is_told_nothing_when_it_fails() {
+    let place = Place::new();
+    let mut daemon = waits(&place, "accept", "--restart-sec 10ms").start();
+    daemon.wait_generation(1);
+    place.write("how", "exit");
+    daemon.verb("swap").expect(1);
+    daemon.wait_generation(1);
+    let said = daemon.stderr();
+    assert!(!said.contains("nobody waits"), "{said}");
+}
