@@ -173,8 +173,12 @@ pub(crate) struct Load {
     meter: JoinHandle<Duration>,
 }
 
+/// A request on a connection of its own to this address, and its answer.
+type Ask = dyn Fn(&str) -> Result<String, Failure> + Send + Sync;
+
 struct Shared {
     address: String,
+    ask: Box<Ask>,
     begin: Instant,
     period: Duration,
     next: AtomicU64,
@@ -184,8 +188,14 @@ struct Shared {
 impl Load {
     /// `per_second` fresh connections a second; 64 may be waiting at a time.
     pub(crate) fn start(address: &str, per_second: u32) -> Self {
+        Self::asking(address, per_second, Box::new(|address| get(address, "/")))
+    }
+
+    /// The same in another protocol than HTTP.
+    pub(crate) fn asking(address: &str, per_second: u32, ask: Box<Ask>) -> Self {
         let shared = Arc::new(Shared {
             address: address.to_owned(),
+            ask,
             begin: Instant::now(),
             period: Duration::from_secs(1) / per_second,
             next: AtomicU64::new(0),
@@ -234,7 +244,7 @@ impl Shared {
             let due = self.begin + self.period * u32::try_from(number).expect("a test is short");
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let begun = Instant::now();
-            let result = get(&self.address, "/");
+            let result = (self.ask)(&self.address);
             samples.push(Sample { begun, ended: Instant::now(), took: due.elapsed(), result });
         }
         samples

@@ -1,5 +1,5 @@
-//! Servers and clients that nobody here wrote: gunicorn on our socket, swapped ten times under wrk and under ab; unit
-//! files that Debian ships; systemd itself, where it can be asked.
+//! Servers and clients that nobody here wrote: each of the cookbook, swapped under load; gunicorn under wrk and under ab;
+//! unit files that Debian ships; systemd itself, where it can be asked.
 //!
 //! Started by tests/real/run, which installs them; VENV names the directory with gunicorn in it.
 
@@ -8,6 +8,8 @@
 
 #[path = "../it/conformance/mod.rs"]
 mod conformance;
+mod cookbook;
+mod fastcgi;
 #[path = "../it/load.rs"]
 mod load;
 mod oracle;

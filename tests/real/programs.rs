@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use super::fastcgi::ping;
 use super::load::get_unix;
 use super::packages::{unit, unpack};
 use super::support::{Daemon, Launch, Place, wait_for};
@@ -221,34 +222,8 @@ fn php_fpm_by_the_unit_of_debian() {
     drop_in(&place, &service, &lines);
     serves_over_a_swap(start(&place, &[&service]), || {
         let stream = wait_for("its socket", || UnixStream::connect(&socket).ok());
-        assert!(ping(stream).contains("pong"));
+        assert!(ping(stream).unwrap().contains("pong"));
     });
-}
-
-/// FastCGI enough for `GET /ping`: one request of the role of a responder, its answer as it comes.
-fn ping(mut stream: UnixStream) -> String {
-    let record = |kind: u8, body: &[u8]| {
-        let length = u16::try_from(body.len()).expect("short").to_be_bytes();
-        [&[1, kind, 0, 1, length[0], length[1], 0, 0], body].concat()
-    };
-    let parameters: Vec<u8> =
-        [("REQUEST_METHOD", "GET"), ("SCRIPT_NAME", "/ping"), ("SCRIPT_FILENAME", "/ping")]
-            .iter()
-            .flat_map(|(name, value)| {
-                [&[name.len() as u8, value.len() as u8], name.as_bytes(), value.as_bytes()].concat()
-            })
-            .collect();
-    let (begin, params, stdin) = (1, 4, 5);
-    let request = [
-        record(begin, &[0, 1, 0, 0, 0, 0, 0, 0]),
-        record(params, &parameters),
-        record(params, &[]),
-        record(stdin, &[]),
-    ];
-    stream.write_all(&request.concat()).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[test]

@@ -1,0 +1,8 @@
+# supervise -l 127.0.0.1:8080 -- gunicorn --workers 2 app:app
+# PyPI: gunicorn. It knows LISTEN_FDS. Behind a wrapper that is its parent: "gunicorn -b fd://{fd:8080} app:app".
+
+
+def app(environ, start_response):
+    body = b"hello from gunicorn\n"
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
