@@ -2,6 +2,7 @@
 //! old processes go, and nobody had to say how to see that the new ones are ready.
 
 mod ask;
+mod descendants;
 mod recipe;
 
 use std::collections::BTreeSet;
@@ -9,8 +10,9 @@ use std::fs;
 use std::time::Duration;
 
 use super::load::{Load, Samples};
-use super::support::{Daemon, descendants, wait_for};
+use super::support::wait_for;
 use ask::Protocol;
+use descendants::descendants;
 use recipe::Recipe;
 
 const CONNECTIONS_PER_SECOND: u32 = 300;

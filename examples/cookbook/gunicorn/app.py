@@ -1,5 +1,5 @@
 # supervise -l 127.0.0.1:8080 -- gunicorn --workers 2 app:app
-# PyPI: gunicorn. It knows LISTEN_FDS. Behind a wrapper that is its parent: "gunicorn -b fd://{fd:8080} app:app".
+# PyPI: gunicorn. It knows LISTEN_FDS. Behind a wrapper that is its parent: "supervise exec -- gunicorn app:app" there.
 
 
 def app(environ, start_response):
