@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::note::SwapNote;
 use super::report::{LastSwap, Reply};
-use super::service::{Drain, Generation, Look, Step};
+use super::service::{Drain, Generation, Look, Phase, Step};
 use super::swap::swapped;
 use super::{Action, ClientId, End, Exit, GenerationId, Time, limits};
 use crate::config::Span;
@@ -44,7 +44,7 @@ impl std::ops::AddAssign for Traffic {
 
 impl Step<'_> {
     /// The old generation has lost the traffic: it may finish what it has before it is told to stop.
-    pub(super) fn begin_drain(&mut self, id: GenerationId, clients: Vec<ClientId>, swap: LastSwap) {
+    pub(super) fn begin_drain(&mut self, id: GenerationId, swap: Option<(Vec<ClientId>, LastSwap)>) {
         let now = self.now;
         let steers = self.service.setting.steers;
         let Some(generation) = self.service.get_mut(id) else { return };
@@ -56,7 +56,6 @@ impl Step<'_> {
             queued: 0,
             stuck_since: now,
             told: (now, Traffic::default()),
-            clients,
             swap,
         };
         generation.drain = Some(drain);
@@ -152,12 +151,18 @@ impl Step<'_> {
                 self.set_cut(id, 0, left.idle);
             }
         }
+        let Some((clients, swap)) = drain.swap else {
+            let is_told = self.service.get(id).is_none_or(|generation| generation.ending.is_some());
+            return match self.service.phase {
+                Phase::Replacing { current, then } if current == id && !is_told => self.replace(id, then),
+                _ => {}
+            };
+        };
         self.stop_by_policy(id, Span::INFINITY);
-        let text = swapped(id, GenerationId(drain.swap.to));
+        let text = swapped(id, GenerationId(swap.to));
         // What is known of the cut by now is in it.
-        let swap =
-            self.service.last_swap.clone().filter(|last| last.to == drain.swap.to).unwrap_or(drain.swap);
-        self.answer(drain.clients, &swap, &Reply::done(text));
+        let swap = self.service.last_swap.clone().filter(|last| last.to == swap.to).unwrap_or(swap);
+        self.answer(clients, &swap, &Reply::done(text));
     }
 
     /// Its main process has ended: what of its connections that cut off. One that ended by itself some time after it was

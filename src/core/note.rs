@@ -205,6 +205,7 @@ impl Note {
                 | SwapNote::Held { .. }
                 | SwapNote::Canary { .. }
                 | SwapNote::Baking { .. }
+                | SwapNote::FinishesFirst { .. }
                 | SwapNote::Draining { .. }
                 | SwapNote::Drained { .. }
                 | SwapNote::Done { .. },

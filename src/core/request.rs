@@ -154,7 +154,7 @@ impl Step<'_> {
             attempt.clients.retain(|other| *other != client);
         }
         for drain in self.service.generations.iter_mut().filter_map(|generation| generation.drain.as_mut()) {
-            drain.clients.retain(|other| *other != client);
+            drain.swap.iter_mut().for_each(|(clients, _)| clients.retain(|other| *other != client));
         }
         for reload in self.service.generations.iter_mut().filter_map(|generation| generation.reload.as_mut())
         {

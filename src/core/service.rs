@@ -240,9 +240,8 @@ pub(super) struct Drain {
     pub(super) stuck_since: Time,
     /// When it was told last what is left, and what that was.
     pub(super) told: (Time, Traffic),
-    /// Whoever waits for the end of the swap, and what they will hear.
-    pub(super) clients: Vec<ClientId>,
-    pub(super) swap: LastSwap,
+    /// Whoever waits for the end of the swap, and what they will hear. None: the next one is yet to come.
+    pub(super) swap: Option<(Vec<ClientId>, LastSwap)>,
 }
 
 impl Drain {

@@ -41,6 +41,14 @@ impl Service {
                 }
                 Some(_) | None => all(slot(old)),
             },
+            // It finishes what it has; the rest waits where the next one will find it.
+            Phase::Replacing { current, .. }
+                if self
+                    .get(current)
+                    .is_some_and(|old| old.drain.is_some() && old.slot == self.steering.slot) =>
+            {
+                all(self.free_slot())
+            }
             Phase::Listening { .. }
             | Phase::Replacing { .. }
             | Phase::Waiting { .. }

@@ -15,13 +15,27 @@ impl Step<'_> {
         if new_is_serial || self.service.get(old).is_some_and(|generation| is_serial(&generation.policy)) {
             self.adopt();
             self.service.ledger.reset();
-            return self.replace(old, Then::Start);
+            return self.replace_when_finished(old);
         }
         let new = self.spawn();
         self.service.phase = Phase::Swapping { old, new };
         let within =
             self.service.get(new).map_or(Span::INFINITY, |generation| generation.policy.timeout_start);
         self.tell(SwapNote::Begun { from: old, to: new, within }.into());
+    }
+
+    /// Stop first: nothing new comes to the old one any more, it finishes what it has, and only then is it told to stop. Many
+    /// a server drops at the signal what it has accepted.
+    fn replace_when_finished(&mut self, old: GenerationId) {
+        let Some(generation) = self.service.get(old) else { return };
+        let drain = generation.policy.drain;
+        if !self.service.setting.steers || !generation.lives() || drain == Span::ZERO {
+            return self.replace(old, Then::Start);
+        }
+        self.service.phase = Phase::Replacing { current: old, then: Then::Start };
+        self.tell(SwapNote::FinishesFirst { from: old, drain }.into());
+        self.begin_drain(old, None);
+        self.settle_steering();
     }
 
     pub(super) fn on_ready_said(&mut self, id: GenerationId) {
@@ -138,7 +152,7 @@ impl Step<'_> {
             return self.stop_by_policy(old, Span::INFINITY);
         };
         let swap = self.record(&attempt, new, Outcome::Swapped, None);
-        self.begin_drain(old, attempt.clients, swap);
+        self.begin_drain(old, Some((attempt.clients, swap)));
     }
 
     /// The candidate is not taken; the old generation never knew.

@@ -137,7 +137,7 @@ fn hold(
         (Address::Inet { address, interface }, Kind::Tcp | Kind::Udp, None) => {
             inet::hold_address(listener, *address, interface.as_deref(), handover)?
         }
-        (Address::Path(path), Kind::Unix, None) if handover == Handover::Steered => {
+        (Address::Path(path), Kind::Unix, None) if handover != Handover::Shared => {
             match Nodes::hold(listener, path) {
                 Ok(nodes) => Slots::Nodes(Box::new(nodes)),
                 Err(NoSlots::Shared(why)) => {

@@ -41,6 +41,7 @@ matrix! {
     go, "go", Protocol::Http;
     jvm, "jvm", Protocol::Http;
     php, "php", Protocol::Http;
+    redis, "redis", Protocol::Redis;
 }
 
 #[test]
@@ -74,6 +75,7 @@ fn five_swaps(name: &str, protocol: Protocol) {
     let times = [0.5, 0.99, 1.0].map(|share| samples.quantile(share).as_millis());
     println!("{name}: ready after {ready:?} ms; {}; 50 %, 99 %, all within {times:?} ms", samples.counts());
     assert_eq!(samples.counts().failed(), 0, "{}\n{}", failures(&samples), daemon.stderr());
+    protocol.assert_whole(&samples);
     daemon.verb("stop").expect(0);
     assert_eq!(daemon.end().status, 0);
 }

@@ -22,7 +22,7 @@ use world::World;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 36] = [
+const SITUATIONS: [&str; 37] = [
     "a draining one died",
     "accepted ours",
     "arrived where nobody serves",
@@ -36,6 +36,7 @@ const SITUATIONS: [&str; 36] = [
     "drained",
     "eight generations",
     "failed",
+    "finishes first",
     "hint",
     "hint at the end",
     "killed",

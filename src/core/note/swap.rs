@@ -28,6 +28,11 @@ pub enum SwapNote {
         to: GenerationId,
         span: Span,
     },
+    /// Handover=stop-first.
+    FinishesFirst {
+        from: GenerationId,
+        drain: Span,
+    },
     Canary {
         to: GenerationId,
         canary: Canary,
@@ -77,12 +82,12 @@ impl fmt::Display for SwapNote {
                 write!(f, "swap: it waits until one of {generations} living generations has ended")
             }
             Self::Baking { from, to, span } => {
-                let long = if span.is_infinite() {
-                    "for ever".to_owned()
-                } else {
-                    format!("for another {}", rounded(*span))
-                };
-                write!(f, "{from} stays untouched {long}, in case {to} dies")
+                write!(f, "{from} stays untouched for another {}, in case {to} dies", rounded(*span))
+            }
+            Self::FinishesFirst { from, drain } => {
+                let long =
+                    if drain.is_infinite() { String::new() } else { format!(" for {}", rounded(*drain)) };
+                write!(f, "swap: {from} may finish what it has{long}; new connections wait for the next one")
             }
             Self::Canary { to, canary } => write!(
                 f,

@@ -126,7 +126,7 @@ impl Plan {
     /// What is known to be impossible, or not asked for.
     fn why_shared(&self, handover: Handover) -> Option<&'static str> {
         let options = &self.listener.options;
-        if handover != Handover::Steered {
+        if handover == Handover::Shared {
             return Some(NOT_ASKED);
         }
         if options.reuse_port {

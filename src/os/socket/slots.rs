@@ -44,7 +44,7 @@ impl Slots {
 
     /// What cannot be steered, whatever was asked for; `otherwise` is the reason where it was asked for.
     pub(super) fn unsteered(fd: OwnedFd, handover: Handover, otherwise: &str) -> Self {
-        Self::one(fd, if handover == Handover::Steered { otherwise } else { NOT_ASKED })
+        Self::one(fd, if handover == Handover::Shared { NOT_ASKED } else { otherwise })
     }
 
     /// The first, which is always there.

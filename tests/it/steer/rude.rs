@@ -49,6 +49,17 @@ fn fifty_swaps_of_a_rude_server_fail_nothing_and_delay_nobody() {
     assert!(ratios[ratios.len() / 2] <= 3.0, "p99.9 with swaps to that without: {ratios:?}");
 }
 
+/// The old one has finished what it had before it is told; what comes meanwhile waits for the next.
+#[test]
+fn stop_first_cuts_nothing_off() {
+    let place = Place::new();
+    let options = "--handover stop-first --ready auto --kill-signal KILL --drain-quiet 50ms";
+    let mut daemon = rude(&place, "127.0.0.1:0", options).start();
+    daemon.wait_generation(1);
+    under_load(&daemon, 2..12, 0).assert_clean();
+    assert!(daemon.stderr().contains("new connections wait for the next one"), "{}", daemon.stderr());
+}
+
 /// The measure itself: what is shared is cut when its server is killed, or the test above proves nothing.
 #[test]
 fn the_load_sees_what_a_shared_listener_loses() {

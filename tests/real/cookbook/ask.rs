@@ -1,9 +1,10 @@
 //! One request to a server of the cookbook, on a connection of its own, and what its answer must be.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 
 use crate::fastcgi;
-use crate::load::{Failure, connect};
+use crate::load::{Failure, Samples, connect};
 
 type Ask = Box<dyn Fn(&str) -> Result<String, Failure> + Send + Sync>;
 
@@ -11,6 +12,8 @@ type Ask = Box<dyn Fn(&str) -> Result<String, Failure> + Send + Sync>;
 pub(super) enum Protocol {
     Http,
     FastCgi,
+    /// Counts in the server's one data directory.
+    Redis,
 }
 
 impl Protocol {
@@ -22,6 +25,18 @@ impl Protocol {
             Self::FastCgi => {
                 Box::new(move |address| fast_cgi(address).filter_whole(|text| text.contains(&body)))
             }
+            Self::Redis => Box::new(|address| redis(address).filter_whole(|text| count(text).is_some())),
+        }
+    }
+
+    /// What all answers together must be: none of what was counted is lost, and nothing was counted twice.
+    #[track_caller]
+    pub(super) fn assert_whole(self, samples: &Samples) {
+        if let Self::Redis = self {
+            let counted: BTreeSet<u64> =
+                samples.all.iter().filter_map(|sample| count(sample.result.as_ref().ok()?)).collect();
+            let requests = samples.all.len() as u64;
+            assert!(counted.iter().copied().eq(1..=requests), "{requests} requests, counted {counted:?}");
         }
     }
 }
@@ -48,6 +63,15 @@ fn is_answer(text: &str, body: &str) -> bool {
 
 fn fast_cgi(address: &str) -> Result<String, Failure> {
     Ok(fastcgi::ping(connect(address)?)?)
+}
+
+fn redis(address: &str) -> Result<String, Failure> {
+    exchange(address, "INCR requests\r\nQUIT\r\n")
+}
+
+/// `:17`, and the answer to QUIT.
+fn count(text: &str) -> Option<u64> {
+    text.strip_prefix(':')?.strip_suffix("\r\n+OK\r\n")?.parse().ok()
 }
 
 fn exchange(address: &str, request: &str) -> Result<String, Failure> {

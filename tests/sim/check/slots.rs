@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use socket_supervise::config::{Ready, Signal, Span};
+use socket_supervise::config::{Handover, Ready, Signal, Span};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{Action, Event, GenerationId, SlotId, Steering, Time, Traffic, Why, limits};
 
@@ -22,6 +22,8 @@ struct OnSlot {
     slot: u8,
     /// Since when it has lost the traffic for good and finishes what it has.
     drains: Option<u64>,
+    /// Handover=stop-first: it does so before there is another.
+    is_first: bool,
     /// How many times in a row nothing was left of its connections.
     over: u32,
     /// When they were counted last, in what stage, and how often in it.
@@ -253,7 +255,7 @@ impl Check {
         let Some(on) = self.slots.of.get(&id).copied() else { return };
         let Some(since) = on.drains else { return };
         let is_late = now >= since.saturating_add(drain);
-        let ends = after.state == State::Stopping && after.generation.is_none();
+        let ends = after.state == State::Stopping && (on.is_first || after.generation.is_none());
         assert!(
             on.over >= 2 || is_late || is_silent || ends,
             "old_untouched_until_drained: generation {} is signalled {} ns after the switch",
@@ -269,6 +271,7 @@ impl Check {
 impl Check {
     pub(super) fn keep_slot_rules(&mut self, now: u64, event: &Event, actions: &[Action], status: &Status) {
         self.note_drain(now, actions, status);
+        self.note_finishing_first(now, actions, status);
         self.drain_ends(now, status);
         for (id, on) in &self.slots.of {
             assert!(!(on.is_asked && self.is_leaving(*id)), "generation {} leaves and is still asked", id.0);
@@ -307,6 +310,22 @@ impl Check {
         (on.drains, on.over) = (Some(now), 0);
     }
 
+    /// Stop first: the traffic goes where nobody is, for the next one to find.
+    fn note_finishing_first(&mut self, now: u64, actions: &[Action], status: &Status) {
+        let current = role(status, Role::Current).map(GenerationId);
+        let Some(id) = current.filter(|_| self.policy.handover == Handover::StopFirst) else { return };
+        let is = self.slots.steering.slot;
+        let lives = |other: &GenerationId| !self.seen[other].ended && !self.seen[other].forgotten;
+        let is_taken = self.slots.of.iter().any(|(other, on)| on.slot == is.0 && lives(other));
+        let looks = |action: &Action| matches!(action, Action::Count { generation, .. } if *generation == id);
+        let on = self.slots.of.entry(id).or_default();
+        if !on.is_first && is.0 != on.slot && !is_taken && actions.iter().any(looks) {
+            assert_eq!(status.state, State::Starting, "generation {} finishes for another", id.0);
+            (on.drains, on.over, on.is_first) = (Some(now), 0, true);
+            self.mark("finishes first", true);
+        }
+    }
+
     fn stops_itself(&self, id: GenerationId) -> bool {
         self.seen.get(&id).is_some_and(|seen| seen.stopping_said)
     }
@@ -317,9 +336,8 @@ impl Check {
         for (id, on) in
             self.slots.of.iter().filter(|(id, _)| !self.is_leaving(**id) && !self.stops_itself(**id))
         {
-            let Some(since) = on.drains.filter(|_| role(status, Role::Current) != Some(id.0)) else {
-                continue;
-            };
+            let is_current = role(status, Role::Current) == Some(id.0);
+            let Some(since) = on.drains.filter(|_| on.is_first || !is_current) else { continue };
             let is_late = now > since.saturating_add(by).saturating_add(on.slept + 2 * Self::LATE);
             assert!(!is_late, "drain_ends: generation {} drains for ever", id.0);
             assert!(on.over < 2, "drain_ends: nothing is left of generation {} and it is not told", id.0);
@@ -335,6 +353,9 @@ impl Check {
         };
         let old = self.slots.slot(current);
         let Some(candidate) = role(status, Role::Candidate) else {
+            if self.slots.of.get(&GenerationId(current)).is_some_and(|on| on.is_first) {
+                return assert!(is != all(old), "generation {current} finishes and gets more");
+            }
             return assert_eq!(
                 is,
                 all(old),
