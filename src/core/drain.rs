@@ -24,6 +24,15 @@ pub struct Traffic {
     pub handshakes: u32,
 }
 
+/// What counting has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// None: the kernel does not say.
+    pub traffic: Option<Traffic>,
+    /// For how long it kept the shell from everything else.
+    pub cost: Span,
+}
+
 impl Traffic {
     /// Nothing that a kill signal could cut off.
     pub fn is_over(self) -> bool {
@@ -91,12 +100,21 @@ impl Step<'_> {
         self.out.push(Action::Count { generation: id, slot: generation.slot, quiet });
     }
 
-    pub(super) fn on_counted(&mut self, id: GenerationId, traffic: Option<Traffic>) {
+    /// All counting together takes a tenth of our time at most: how long one waits after what it cost.
+    fn rest_after(&self, cost: Span) -> Span {
+        let counted = self.service.generations.iter().filter(|one| one.next_look().is_some()).count() as u64;
+        Span::from_nanos(cost.as_nanos().saturating_mul(limits::LOOK_COST * counted))
+    }
+
+    pub(super) fn on_counted(&mut self, id: GenerationId, counted: Counted) {
         let now = self.now;
+        let rest = self.rest_after(counted.cost);
+        let traffic = counted.traffic;
         let Some(generation) = self.service.get_mut(id) else { return };
         let slot = generation.slot;
         let Some(look) = &mut generation.look else { return };
         look.seen = traffic;
+        look.next = look.next.max(now.after(rest));
         if generation.ending.is_some() && look.told_with.is_none() {
             // Asked for before the signal, answered after it.
             look.told_with = traffic;
@@ -115,7 +133,7 @@ impl Step<'_> {
         let was_over = std::mem::replace(&mut drain.was_over, traffic.is_over());
         if traffic.is_over() && !was_over {
             // The moment may be short: clients come back.
-            look.next = now.after(limits::LOOK_FIRST);
+            look.next = now.after(limits::LOOK_FIRST.max(rest));
         }
         if (traffic.is_over() && was_over) || (is_late && traffic.in_flight == 0) {
             return self.end_drain(id);

@@ -34,7 +34,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CommandList, Policy, Signal, Span};
-pub use drain::Traffic;
+pub use drain::{Counted, Traffic};
 pub use note::{BindNote, Damage, Note, SocketNote};
 pub use notify::Notify;
 pub use report::Reply;
@@ -57,6 +57,8 @@ pub mod limits {
     /// looked at again, at first and at last.
     pub const LOOK_FIRST: Span = Span::from_millis(5);
     pub const LOOK_LAST: Span = Span::from_millis(250);
+    /// So many times as long as a look took, nobody is looked at.
+    pub const LOOK_COST: u64 = 10;
     /// How often is told what a generation that drains still has.
     pub const DRAIN_NEWS: Span = Span::from_secs(1);
     /// A queue out of which a draining generation has taken nothing for this long is taken elsewhere.
@@ -254,10 +256,10 @@ pub enum Event {
         slot: SlotId,
         socket: String,
     },
-    /// Answers [`Action::Count`]. None: the kernel does not say.
+    /// Answers [`Action::Count`].
     Counted {
         generation: GenerationId,
-        traffic: Option<Traffic>,
+        counted: Counted,
     },
     /// Answers [`Action::Probe`]: one good answer, or what was wrong with it.
     Probed {

@@ -40,7 +40,7 @@ impl Supervisor {
             Event::SteerFailed { why } => step.on_steer_failed(why),
             Event::RescueFailed { slot } => step.on_rescue_failed(slot),
             Event::SocketLost { slot, socket } => step.on_socket_lost(slot, &socket),
-            Event::Counted { generation, traffic } => step.on_counted(generation, traffic),
+            Event::Counted { generation, counted } => step.on_counted(generation, counted),
             Event::Probed { generation, result } => step.on_probed(generation, result),
             Event::Looked { generation, looked } => step.on_looked(generation, looked),
             Event::Signalled { signal, sender, terminal } => step.on_signal(signal, sender, terminal),

@@ -10,31 +10,72 @@ mod netlink;
 mod proc;
 mod traffic;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 pub use inet::{Activity, InetSocket, State};
 pub use local::{Node, UnixSocket};
 pub use proc::{inodes_of, listen_overflows, somaxconn};
 pub use traffic::{Handshakes, handshakes, traffic, unix_traffic};
 
-pub use super::socket::holder::{Holder, of_inode as holder};
+pub use super::socket::holder::of_inode as holder;
 
 use netlink::Channel;
 
 /// The netlink socket is opened at the first question: most runs of `supervise` never ask one. It belongs to the
 /// network namespace it was opened in.
 #[derive(Debug, Default)]
-pub struct Diag(Option<Channel>);
+pub struct Diag {
+    channel: Option<Channel>,
+    /// Answers that whoever asks the same gets until [`Diag::forget`]: a dump takes the kernel milliseconds.
+    tcp: HashMap<(bool, u16), Rc<[InetSocket]>>,
+    unix: Option<Rc<[UnixSocket]>>,
+    /// How long those took.
+    spent: Duration,
+}
 
 impl Diag {
     /// All TCP sockets of this address's family on its port, of any process: listeners, handshakes, connections and what is
     /// left of them. A socket for IPv6 has its IPv4 clients among those of IPv6. The kernel walks a table as large as the
-    /// machine's memory makes it: milliseconds, whatever is in it.
+    /// machine's memory makes it: milliseconds, whatever is in it. So the answer stays the same until [`Self::forget`].
     ///
     /// Errors: a kernel or sandbox without sock_diag, an answer that makes no sense. The next question starts afresh.
-    pub fn tcp(&mut self, at: SocketAddr) -> io::Result<Vec<InetSocket>> {
-        self.inet(libc::IPPROTO_TCP, at, inet::ALL_STATES)
+    pub fn tcp(&mut self, at: SocketAddr) -> io::Result<Rc<[InetSocket]>> {
+        let key = (at.is_ipv4(), at.port());
+        if let Some(known) = self.tcp.get(&key) {
+            return Ok(Rc::clone(known));
+        }
+        let begun = Instant::now();
+        let found = Rc::from(self.inet(libc::IPPROTO_TCP, at, inet::ALL_STATES)?);
+        self.spent += begun.elapsed();
+        self.tcp.insert(key, Rc::clone(&found));
+        Ok(found)
+    }
+
+    /// All unix sockets of the network namespace, until [`Self::forget`]; the kernel cannot choose among them.
+    pub fn unix(&mut self) -> io::Result<Rc<[UnixSocket]>> {
+        if let Some(known) = &self.unix {
+            return Ok(Rc::clone(known));
+        }
+        let begun = Instant::now();
+        let found = Rc::from(self.ask(&local::request(), local::parse)?);
+        self.spent += begun.elapsed();
+        self.unix = Some(Rc::clone(&found));
+        Ok(found)
+    }
+
+    /// What was true is not any more: the next question is the kernel's again.
+    pub fn forget(&mut self) {
+        self.tcp.clear();
+        (self.unix, self.spent) = (None, Duration::ZERO);
+    }
+
+    /// How long the answers took that are known.
+    pub fn spent(&self) -> Duration {
+        self.spent
     }
 
     /// Those of them that are handshakes.
@@ -53,11 +94,6 @@ impl Diag {
         self.inet(libc::IPPROTO_UDP, at, inet::ALL_STATES)
     }
 
-    /// All unix sockets of the network namespace; the kernel cannot choose among them.
-    pub fn unix(&mut self) -> io::Result<Vec<UnixSocket>> {
-        self.ask(&local::request(), local::parse)
-    }
-
     fn inet(&mut self, protocol: libc::c_int, at: SocketAddr, states: u32) -> io::Result<Vec<InetSocket>> {
         let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         let request = inet::request(family as u8, protocol as u8, at.port(), states);
@@ -69,12 +105,12 @@ impl Diag {
 
     /// A channel that failed is dropped: the rest of a broken answer is not to be read as the next one.
     fn ask<T>(&mut self, request: &[u8], parse: fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
-        let mut channel = match self.0.take() {
+        let mut channel = match self.channel.take() {
             Some(channel) => channel,
             None => Channel::open()?,
         };
         let answer = channel.dump(request, parse)?;
-        self.0 = Some(channel);
+        self.channel = Some(channel);
         Ok(answer)
     }
 }

@@ -7,6 +7,7 @@ mod paths;
 mod reread;
 mod rescue;
 mod slots;
+mod strangers;
 mod traffic;
 mod waiting;
 mod woken;
@@ -19,7 +20,6 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::sys::inotify::Inotify;
 use nix::time::{ClockId, clock_gettime};
 
 use super::children::{Children, Ended, Store};
@@ -39,6 +39,7 @@ use crate::core::{
 };
 use health::Asking;
 use intercept::Intercepting;
+use paths::Paths;
 use rescue::Passing;
 use slots::Slots;
 use traffic::Questions;
@@ -103,7 +104,7 @@ struct Shell {
     questions: Questions,
     health: Option<Health>,
     asking: Option<Asking>,
-    paths: Option<Inotify>,
+    paths: Option<Paths>,
     /// Paths that were told to be somebody else's.
     taken: BTreeSet<String>,
     intercepting: Intercepting,
@@ -163,11 +164,12 @@ impl Shell {
         }
         let due =
             self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
-        let strangers = self.has_strangers().then_some(traffic::STRANGERS);
-        due.into_iter().chain(strangers).chain(self.probe_patience()).min()
+        let strangers = self.has_strangers().then_some(strangers::STRANGERS);
+        due.into_iter().chain(strangers).chain(self.probe_patience()).chain(self.paths_patience()).min()
     }
 
     fn turn(&mut self, mut woken: Woken) {
+        self.questions.diag.forget();
         let signals = if woken.signals { self.read_signals() } else { Vec::new() };
         woken.notified.append(&mut self.talkative);
         for generation in woken.notified {
@@ -193,6 +195,7 @@ impl Shell {
         if woken.intercepted {
             self.on_intercepted();
         }
+        self.wake_paths();
         if woken.paths {
             self.on_paths();
         }

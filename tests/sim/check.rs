@@ -2,6 +2,7 @@
 //!
 //! They see what the shell sees (events, actions, `status`, the next wake-up) and nothing inside the core.
 
+mod queues;
 mod rules;
 mod slots;
 mod waiting;
@@ -93,6 +94,8 @@ pub(crate) struct Check {
 impl Check {
     /// A wake-up comes at most this much later than asked for.
     pub(crate) const LATE: u64 = 500 * MS;
+    /// One look at the connections of a generation takes less than this.
+    pub(crate) const COST: u64 = 4 * MS;
 
     pub(crate) fn new(policy: Policy, setting: Setting) -> Self {
         Self {

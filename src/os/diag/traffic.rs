@@ -14,15 +14,15 @@ use crate::core::Traffic;
 pub type Handshakes = HashSet<(SocketAddr, SocketAddr)>;
 
 /// The handshakes under way now: remembered at a switch and given to [`traffic`] later.
-pub fn handshakes(sockets: &[InetSocket]) -> Handshakes {
-    let begun = sockets.iter().filter(|socket| socket.state == State::SynReceived);
+pub fn handshakes<'a>(sockets: impl IntoIterator<Item = &'a InetSocket>) -> Handshakes {
+    let begun = sockets.into_iter().filter(|socket| socket.state == State::SynReceived);
     begun.map(|socket| (socket.local, socket.remote)).collect()
 }
 
 /// The TCP connections that `is_ours` picks (by label: those of a slot, accepted or not; by inode: those of some
 /// processes), and how many of the handshakes in `begun` are still under way.
-pub fn traffic(
-    sockets: &[InetSocket],
+pub fn traffic<'a>(
+    sockets: impl IntoIterator<Item = &'a InetSocket>,
     is_ours: impl Fn(&InetSocket) -> bool,
     quiet: Span,
     begun: &Handshakes,

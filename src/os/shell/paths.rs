@@ -1,7 +1,11 @@
 //! Unix paths that a server removes, or somebody takes: watched with inotify(7), and linked back.
+//!
+//! Whoever may connect to a path may also touch(1) it, which looks like an unlink(2) until it is looked into. So after
+//! each look we do not listen for a while, and nobody can keep us busy.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -13,6 +17,31 @@ use super::{PATHS, Shell};
 use crate::core::{Damage, Event, SocketNote};
 use crate::os::socket::{PathState, WATCH};
 
+/// How long we do not listen after a look: two of these, and the time that mending takes, are within a tenth of a second.
+const REST: Duration = Duration::from_millis(25);
+/// Buffers of events that one look reads. What they say does not matter, so what is left is for the next.
+const READS: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Paths {
+    inotify: Inotify,
+    /// Until then it is not in the poll.
+    rests: Option<Instant>,
+}
+
+impl Paths {
+    /// Takes events away, so that the next one wakes us.
+    fn drain(&self) {
+        for _ in 0..READS {
+            match self.inotify.read_events() {
+                Ok(_) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(errno) => return log::warn!("cannot watch unix sockets: {}", errno.desc()),
+            }
+        }
+    }
+}
+
 impl Shell {
     /// Watches the nodes there are now; one that is watched already stays so.
     pub(super) fn watch_paths(&mut self) {
@@ -22,11 +51,11 @@ impl Shell {
         }
         if self.paths.is_none() {
             match self.open_paths() {
-                Ok(inotify) => self.paths = Some(inotify),
+                Ok(inotify) => self.paths = Some(Paths { inotify, rests: None }),
                 Err(error) => return log::warn!("cannot watch unix sockets: {error} (see fs.inotify)"),
             }
         }
-        let Some(inotify) = &self.paths else { return };
+        let Some(Paths { inotify, .. }) = &self.paths else { return };
         for path in paths {
             if let Err(errno) = inotify.add_watch(&path, WATCH) {
                 log::debug!("cannot watch {}: {}", path.display(), errno.desc());
@@ -36,23 +65,39 @@ impl Shell {
 
     fn open_paths(&self) -> io::Result<Inotify> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let fd = inotify.as_fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&fd), PATHS, Interest::READABLE)?;
+        self.listen_to(&inotify)?;
         Ok(inotify)
+    }
+
+    fn listen_to(&self, inotify: &Inotify) -> io::Result<()> {
+        let fd = inotify.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&fd), PATHS, Interest::READABLE)
+    }
+
+    pub(super) fn paths_patience(&self) -> Option<Duration> {
+        let until = self.paths.as_ref()?.rests?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Listens again. What came meanwhile is told at once.
+    pub(super) fn wake_paths(&mut self) {
+        let Some(paths) = &mut self.paths else { return };
+        if paths.rests.take_if(|until| *until <= Instant::now()).is_some()
+            && let Some(Paths { inotify, .. }) = &self.paths
+            && let Err(error) = self.listen_to(inotify)
+        {
+            log::warn!("cannot watch unix sockets: {error}");
+        }
     }
 
     /// Something has happened to a node: which, is soon seen.
     pub(super) fn on_paths(&mut self) {
-        let Some(inotify) = &self.paths else { return };
-        loop {
-            match inotify.read_events() {
-                Ok(_) => {}
-                Err(Errno::EAGAIN) => break,
-                Err(errno) => {
-                    log::warn!("cannot watch unix sockets: {}", errno.desc());
-                    break;
-                }
-            }
+        let Some(paths) = &mut self.paths else { return };
+        paths.drain();
+        let fd = paths.inotify.as_fd().as_raw_fd();
+        match self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            Ok(()) => paths.rests = Some(Instant::now() + REST),
+            Err(error) => log::warn!("cannot stop watching unix sockets: {error}"),
         }
         for socket in self.held() {
             let checked = match socket.check_path() {

@@ -206,6 +206,8 @@ impl Shell {
 impl Shell {
     pub(super) fn steer(&mut self, steering: Steering) {
         let old = std::mem::replace(&mut self.slots.steering, steering).slot;
+        // What is counted from now on shall not be what was there before.
+        self.questions.diag.forget();
         // What only one of the two generations of a swap has stays with it.
         let is_listed = |list: &[NamedSocket], one: &Rc<HeldSocket>| {
             list.iter().any(|named| Rc::ptr_eq(&named.socket, one))

@@ -1,26 +1,23 @@
-//! What the kernel is asked about connections: how many a generation has, who else is on a port, what was lost.
+//! What the kernel is asked about connections: how many a generation has, how many wait, what was lost. A dump of the
+//! kernel's tables is taken once in a turn of the loop, whoever asks for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::Instant;
 
 use super::Shell;
 use crate::config::{Kind, Span};
 use crate::core::report::Status;
-use crate::core::{Event, GenerationId, SlotId, SocketNote, Traffic, limits};
-use crate::os::diag::{self, Diag, Handshakes, Holder, InetSocket, State, UnixSocket};
+use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Traffic, limits};
+use crate::os::diag::{self, Diag, Handshakes, InetSocket, State, UnixSocket};
 use crate::os::socket::HeldSocket;
-
-/// How soon strangers are looked for again, as long as one is there: nothing tells that it leaves, and then members of
-/// the group change places.
-pub(super) const STRANGERS: Duration = Duration::from_millis(100);
 
 /// What was asked and is remembered.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
-    diag: Diag,
+    pub(super) diag: Diag,
     /// Half-open connections at the moment their slot lost the traffic.
     handshakes: BTreeMap<SlotId, Handshakes>,
     /// That the kernel does not answer was told.
@@ -28,7 +25,7 @@ pub(super) struct Questions {
     /// ListenOverflows when the files were read last.
     overflows: Option<u64>,
     /// Other people's sockets in our groups, by ours.
-    strangers: Vec<(Rc<HeldSocket>, Vec<u64>)>,
+    pub(super) strangers: Vec<(Rc<HeldSocket>, Vec<u64>)>,
 }
 
 impl Questions {
@@ -61,6 +58,7 @@ impl Shell {
 
     /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
     pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
+        let begun = Instant::now();
         let held = self.held().into_iter().filter(|socket| socket.is_steered()).collect();
         let traffic = self.traffic(held, generation, slot, quiet).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
@@ -69,7 +67,11 @@ impl Shell {
                 );
             }
         });
-        self.queue.push_back(Event::Counted { generation, traffic: traffic.ok() });
+        // Who gets a dump that another has paid for pays for the next.
+        let cost = begun.elapsed().max(self.questions.diag.spent());
+        let cost = Span::from_nanos(u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX));
+        let counted = Counted { traffic: traffic.ok(), cost };
+        self.queue.push_back(Event::Counted { generation, counted });
     }
 
     /// The connections of one generation on all sockets.
@@ -121,22 +123,22 @@ impl Shell {
         slot: SlotId,
         quiet: Span,
     ) -> io::Result<Traffic> {
-        let mut sockets = self.questions.diag.tcp(at)?;
-        // Another socket of ours may have the same port at another address.
-        sockets.retain(|one| one.is_at(at));
+        let dump = self.questions.diag.tcp(at)?;
         let relayed = self.relayed(slot)?;
-        sockets.retain(|one| !relayed.contains(&one.inode));
+        // Another socket of ours may have the same port at another address.
+        let is_meant = |one: &&InetSocket| one.is_at(at) && !relayed.contains(&one.inode);
+        let sockets = || dump.iter().filter(is_meant);
         let none = Handshakes::default();
         let begun = self.questions.handshakes.get(&slot).unwrap_or(&none);
         // What is left of a connection, or not one yet, shows no label in any kernel.
         let is_whole = |one: &&InetSocket| matches!(one.state, State::Established | State::CloseWait);
-        if socket.is_labelled() && sockets.iter().filter(is_whole).all(|one| one.label.is_some()) {
+        if socket.is_labelled() && sockets().filter(is_whole).all(|one| one.label.is_some()) {
             let is_ours = |one: &InetSocket| one.label == Some(slot.0);
-            return Ok(diag::traffic(&sockets, is_ours, quiet, begun));
+            return Ok(diag::traffic(sockets(), is_ours, quiet, begun));
         }
         let inodes = diag::inodes_of(&self.children.pids(generation)?)?;
         let is_ours = |one: &InetSocket| one.inode != 0 && inodes.contains(&one.inode);
-        let traffic = diag::traffic(&sockets, is_ours, quiet, begun);
+        let traffic = diag::traffic(sockets(), is_ours, quiet, begun);
         Ok(Traffic { queued: socket.queued(slot)?, ..traffic })
     }
 
@@ -190,79 +192,6 @@ impl Shell {
         let count = now.saturating_sub(before);
         if count > 0 {
             self.tell(&SocketNote::Overflowed { count }.into());
-        }
-    }
-}
-
-/// Processes that have joined one of our addresses by SO_REUSEPORT.
-impl Shell {
-    pub(super) fn has_strangers(&self) -> bool {
-        self.questions.strangers.iter().any(|(_, inodes)| !inodes.is_empty())
-    }
-
-    pub(super) fn look_for_strangers(&mut self) {
-        let held: Vec<_> =
-            self.held().into_iter().filter(|one| one.is_steered() && one.kind != Kind::Unix).collect();
-        // What a swap has removed is not kept open for them.
-        self.questions.strangers.retain(|(one, _)| held.iter().any(|socket| Rc::ptr_eq(socket, one)));
-        for socket in held {
-            match self.strangers_of(&socket) {
-                Ok(found) => self.set_strangers(socket, found),
-                Err(error) => log::debug!("cannot see who else has {}: {error}", socket.address),
-            }
-        }
-    }
-
-    /// Sockets of others at the port that get, or could get, what comes to ours; in the order of their inode numbers,
-    /// which is that in which they came.
-    fn strangers_of(&mut self, socket: &HeldSocket) -> io::Result<Vec<InetSocket>> {
-        let Some(address) = socket.local_address() else { return Ok(Vec::new()) };
-        let mut families = vec![address];
-        if socket.takes_ipv4() {
-            // A socket for IPv4 goes before one for both.
-            families.push(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
-        }
-        let mut found = Vec::new();
-        for at in families {
-            found.append(&mut match socket.kind {
-                Kind::Tcp => self.questions.diag.listeners(at)?,
-                _ => self.questions.diag.udp(at)?,
-            });
-        }
-        let mut own = HashSet::new();
-        for held in self.held() {
-            own.extend(held.inodes()?);
-        }
-        found.retain(|one| one.inode != 0 && !own.contains(&u64::from(one.inode)) && one.is_at(address));
-        found.sort_by_key(|one| one.inode);
-        Ok(found)
-    }
-
-    fn set_strangers(&mut self, socket: Rc<HeldSocket>, found: Vec<InetSocket>) {
-        let inodes: Vec<u64> = found.iter().map(|one| one.inode.into()).collect();
-        let known = self.questions.strangers.iter().position(|(one, _)| Rc::ptr_eq(one, &socket));
-        let before = known.map(|at| self.questions.strangers.swap_remove(at).1).unwrap_or_default();
-        if inodes != before {
-            // Only those of the same address have a place in the group.
-            let is_member = |one: &&InetSocket| socket.local_address().is_some_and(|own| own == one.local);
-            let members: Vec<u64> = found.iter().filter(is_member).map(|one| one.inode.into()).collect();
-            if let Err(error) = socket.set_strangers(&members) {
-                log::warn!("cannot steer {}: {error}", socket.address);
-            }
-            for new in found.iter().filter(|one| !before.contains(&one.inode.into())) {
-                let who = match diag::holder(new.inode, new.uid) {
-                    Holder::Process { pid, command } => format!("pid {pid} ({command})"),
-                    Holder::Unseen { .. } | Holder::Unknown => format!("a process of uid {}", new.uid),
-                };
-                let takes = (!is_member(&new)).then(|| new.local.to_string());
-                self.tell(&SocketNote::Stranger { socket: socket.address.clone(), who, takes }.into());
-            }
-            if inodes.is_empty() {
-                self.tell(&SocketNote::StrangerGone { socket: socket.address.clone() }.into());
-            }
-        }
-        if !inodes.is_empty() {
-            self.questions.strangers.push((socket, inodes));
         }
     }
 }

@@ -6,15 +6,19 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use nix::unistd::Pid;
+
 /// Bytes read of one table of /proc/net: some 400,000 sockets.
 const TABLE_BYTES: u64 = 64 << 20;
 /// Fds looked at in the search for a process.
 const FDS: usize = 500_000;
+/// The same while connections may wait for us: some 50 ms.
+const OUR_FDS: usize = 20_000;
 /// TCP_LISTEN, as /proc/net/tcp writes it.
 const LISTEN: &str = "0A";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Holder {
+pub(super) enum Holder {
     /// The first process found that has it; a server's children often have it too.
     Process { pid: u32, command: String },
     /// The socket is there, its process is not for us to see.
@@ -137,25 +141,28 @@ fn unix_row(line: &str, wanted: &[u8]) -> Option<Row> {
 
 fn name(row: Option<Row>) -> Holder {
     let Some(row) = row else { return Holder::Unknown };
-    process_of(row.inode).unwrap_or(Holder::Unseen { uid: row.uid })
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    let found = process_of(row.inode, pids, FDS);
+    found.map_or(Holder::Unseen { uid: row.uid }, |pid| Holder::Process { pid, command: command(pid) })
 }
 
-/// The process that has the socket of this inode; `uid` is the socket's, for when the process is not for us to see.
-pub fn of_inode(inode: u32, uid: u32) -> Holder {
-    name(Some(Row { inode: u64::from(inode), uid: Some(uid) }))
+/// Which of these processes has the socket of this inode: `pid 77 (nginx)`. No more than [`OUR_FDS`] fds are looked at.
+pub fn of_inode(inode: u32, pids: &[Pid]) -> Option<String> {
+    let pids = pids.iter().map(|pid| pid.as_raw().unsigned_abs());
+    let pid = process_of(inode.into(), pids, OUR_FDS)?;
+    Some(format!("pid {pid} ({})", command(pid)))
 }
 
-fn process_of(inode: u64) -> Option<Holder> {
+fn process_of(inode: u64, pids: impl IntoIterator<Item = u32>, mut fds_left: usize) -> Option<u32> {
     let wanted = format!("socket:[{inode}]");
-    let mut left = FDS;
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+    for pid in pids {
         // Another user's: not ours to read, and another process may have it too.
-        let Ok(fds) = fs::read_dir(process.path().join("fd")) else { continue };
+        let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for fd in fds.flatten() {
-            left = left.checked_sub(1)?;
+            fds_left = fds_left.checked_sub(1)?;
             if fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()) {
-                return Some(Holder::Process { pid, command: command(pid) });
+                return Some(pid);
             }
         }
     }
@@ -220,6 +227,21 @@ mod tests {
         for holder in [of_port(false, tcp.local_addr().unwrap()), of_port(true, asked)] {
             assert!(matches!(holder, Holder::Process { pid, .. } if pid == std::process::id()), "{holder:?}");
         }
+    }
+
+    #[test]
+    fn only_the_processes_that_are_named_are_looked_at() {
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let inode = nix::sys::stat::fstat(&tcp).unwrap().st_ino as u32;
+        let us = Pid::this();
+        assert!(of_inode(inode, &[us]).unwrap().starts_with(&format!("pid {us} (")));
+        assert_eq!(of_inode(inode, &[Pid::from_raw(1)]), None);
+        assert_eq!(of_inode(inode, &[]), None);
+        assert_eq!(
+            process_of(inode.into(), [us.as_raw().unsigned_abs()], 1),
+            None,
+            "so many fds and no more"
+        );
     }
 
     #[test]

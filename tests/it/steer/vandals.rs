@@ -2,8 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::UtimensatFlags::FollowSymlink;
+use nix::sys::stat::utimensat;
+use nix::sys::time::TimeSpec;
+
 use super::super::load::{Load, answer, ask, connect, get};
-use super::super::support::{Daemon, Launch, Place, example, fd_flags, wait_for};
+use super::super::support::{Daemon, Launch, Place, example, fd_flags, proc_status, settled, wait_for};
 use super::{assert_steered, swapped, vandal};
 
 /// How long clients could not get an answer after the deed; nobody waits for long.
@@ -88,6 +93,37 @@ fn a_unix_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
     assert!(said.contains("generation 1 can accept nothing on"), "{said}");
     swapped(&daemon, 3);
     assert_eq!(get(&path, "/").unwrap(), "vandal generation 3\n");
+}
+
+/// Whoever may connect may do this as well.
+#[test]
+fn paths_that_are_touched_without_end_cost_little_and_are_looked_after_all_the_same() {
+    let place = Place::new();
+    let paths = ["a.sock", "b.sock"].map(|name| place.path(name));
+    let [a, b] = &paths;
+    let mut daemon = Launch::new(&place)
+        .args(&format!("--listen {a}=http --listen {b}=b --ready notify"))
+        .command(&[&example("vandal")])
+        .start();
+    daemon.wait_generation(1);
+    let sleeps = || settled_switches(daemon.pid());
+    let before = sleeps();
+    let (begin, mut touches) = (Instant::now(), 0_u64);
+    while begin.elapsed() < Duration::from_secs(1) {
+        for path in &paths {
+            utimensat(AT_FDCWD, path.as_str(), &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW, FollowSymlink)
+                .unwrap();
+            touches += 1;
+        }
+    }
+    let wakeups = sleeps() - before;
+    println!("{wakeups} wake-ups for {touches} touches");
+    assert!(touches > 1_000 && wakeups < 200, "{wakeups} wake-ups for {touches} touches");
+    assert!(outage(a, &format!("/unlink{a}")) <= Duration::from_millis(500));
+}
+
+fn settled_switches(pid: i32) -> u64 {
+    settled("the wake-ups", || proc_status(pid, "voluntary_ctxt_switches").unwrap().parse().unwrap())
 }
 
 /// Nobody sees that the group has another order by then; or a server has a program of its own.

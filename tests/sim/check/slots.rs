@@ -4,24 +4,23 @@ use std::collections::BTreeMap;
 
 use socket_supervise::config::{Handover, Ready, Signal, Span};
 use socket_supervise::core::report::{Role, State, Status};
-use socket_supervise::core::{Action, Event, GenerationId, SlotId, Steering, Time, Traffic, Why, limits};
+use socket_supervise::core::{Action, Counted, Event, GenerationId, SlotId, Steering, Traffic, limits};
 
 use super::{Check, is_passed_on, role};
-use crate::world::Net;
 
 /// What is known of the slots from outside.
 #[derive(Clone, Debug)]
 pub(super) struct Slots {
     steering: Steering,
-    of: BTreeMap<GenerationId, OnSlot>,
+    pub(super) of: BTreeMap<GenerationId, OnSlot>,
 }
 
 /// What is known of one generation.
 #[derive(Clone, Copy, Debug, Default, Hash)]
-struct OnSlot {
-    slot: u8,
+pub(super) struct OnSlot {
+    pub(super) slot: u8,
     /// Since when it has lost the traffic for good and finishes what it has.
-    drains: Option<u64>,
+    pub(super) drains: Option<u64>,
     /// Handover=stop-first: it does so before there is another.
     is_first: bool,
     /// How many times in a row nothing was left of its connections.
@@ -30,12 +29,14 @@ struct OnSlot {
     looked: Option<u64>,
     stage: Option<Stage>,
     looks: u32,
+    /// What the last look cost.
+    cost: u64,
     /// When it was asked last, and whether the answer is still to come.
     asked: Option<u64>,
     is_asked: bool,
     was_good: bool,
     /// How long we were stopped since it was started.
-    slept: u64,
+    pub(super) slept: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Hash)]
@@ -55,7 +56,7 @@ impl Slots {
         self.of.entry(id).or_default()
     }
 
-    fn slot(&self, id: u64) -> u8 {
+    pub(super) fn slot(&self, id: u64) -> u8 {
         self.of.get(&GenerationId(id)).map_or(0, |on| on.slot)
     }
 }
@@ -68,8 +69,9 @@ const fn all(slot: u8) -> Steering {
 impl Check {
     pub(super) fn note_slot_event(&mut self, event: &Event) {
         match event {
-            Event::Counted { generation, traffic } => {
+            Event::Counted { generation, counted: Counted { traffic, cost } } => {
                 let on = self.slots.of(*generation);
+                on.cost = cost.as_nanos();
                 let left = |it: Traffic| it.in_flight + it.recent + it.queued + it.handshakes;
                 let is_over = traffic.is_some_and(|traffic| left(traffic) == 0);
                 on.over = if is_over { on.over + 1 } else { 0 };
@@ -144,7 +146,7 @@ impl Check {
     }
 
     /// Told to stop or ended.
-    fn is_leaving(&self, id: GenerationId) -> bool {
+    pub(super) fn is_leaving(&self, id: GenerationId) -> bool {
         self.seen
             .get(&id)
             .is_none_or(|seen| seen.told.is_some() || seen.killed.is_some() || seen.ended || seen.forgotten)
@@ -189,6 +191,7 @@ impl Check {
             Stage::Drains | Stage::Told => (first << (looks - 1).min(16)).min(limits::LOOK_LAST.as_nanos()),
         };
         let since = on.looked.map_or(u64::MAX, |looked| now - looked);
+        let gap = if looks == 0 { 0 } else { gap.max(on.cost * limits::LOOK_COST) };
         assert!(since >= gap, "no_spin: generation {} is looked at after {since} ns ({stage:?})", id.0);
         (on.looked, on.stage, on.looks) = (Some(now), Some(stage), looks + 1);
     }
@@ -326,7 +329,7 @@ impl Check {
         }
     }
 
-    fn stops_itself(&self, id: GenerationId) -> bool {
+    pub(super) fn stops_itself(&self, id: GenerationId) -> bool {
         self.seen.get(&id).is_some_and(|seen| seen.stopping_said)
     }
 
@@ -439,64 +442,5 @@ impl Check {
             _ => None,
         };
         self.mark("a draining one died", ended.is_some_and(|on| on.drains.is_some()));
-    }
-
-    /// The big one. Looked at whenever everything that has happened was told.
-    pub(crate) fn every_queued_connection_has_a_server_a_next_start_or_a_rescue(
-        &self,
-        now: u64,
-        wake: Option<(Time, Why)>,
-        net: &Net,
-    ) {
-        let Some(status) = self.before.as_ref().filter(|_| self.setting.holds_sockets) else { return };
-        if matches!(status.state, State::Paused | State::Failed | State::Stopping) {
-            return;
-        }
-        let slot_of = |id: u64| SlotId(self.slots.slot(id));
-        let runs = |id: GenerationId| self.seen.get(&id).is_some_and(|seen| seen.started.is_some());
-        let target = net.wanted.slot;
-        let again = |at: u64| at + limits::RESCUE_AGAIN.as_nanos() + 2 * Self::LATE;
-        // TimeoutStopSec=infinity: the user wants to wait for a server that does not end.
-        let waits_for_ever = self.policy.timeout_stop.is_infinite() && !status.generations.is_empty();
-        let lives = |entry: u64| self.seen.get(&GenerationId(entry)).is_some_and(|seen| !seen.ended);
-        for (slot, _) in net.waiting().filter(|(slot, _)| !net.relayed.contains(slot)) {
-            let here = |id: u64| !self.setting.steers || slot_of(id) == slot;
-            let mut entries = status.generations.iter().map(|entry| entry.generation);
-            let mut others = status.generations.iter().map(|entry| GenerationId(entry.generation));
-            let serves = |id: GenerationId| !self.is_leaving(id) && !self.stops_itself(id);
-            let has_hope = if slot == target {
-                match status.state {
-                    State::Listening => net.watched || wake.is_some(),
-                    State::Waiting => wake.is_some() || waits_for_ever,
-                    _ => wake.is_some() || waits_for_ever || entries.any(|id| here(id) && lives(id)),
-                }
-            } else if others.clone().any(|id| here(id.0) && serves(id)) {
-                true
-            } else {
-                let is_served = others.any(|id| slot_of(id.0) == target && runs(id) && serves(id));
-                let is_due = wake.is_some() || waits_for_ever;
-                let is_tried_again = net.unrescued.is_some_and(|at| now <= again(at));
-                net.guarded.contains(&slot) && (!is_served || is_tried_again) && is_due
-            };
-            assert!(has_hope, "a connection on {slot:?} is forgotten at {now}: {status:?} {net:?}");
-        }
-    }
-
-    /// A queue out of which a draining generation takes nothing is taken elsewhere after a second.
-    pub(crate) fn stuck_queues_are_rescued(&self, now: u64, net: &Net) {
-        if net.is_blind || !self.setting.steers {
-            return;
-        }
-        let patience = limits::QUEUE_STUCK.as_nanos() + 2 * limits::LOOK_LAST.as_nanos() + 4 * Self::LATE;
-        for (slot, queue) in net.waiting().filter(|(slot, _)| !net.relayed.contains(slot)) {
-            for (id, on) in
-                self.slots.of.iter().filter(|(id, on)| on.slot == slot.0 && !self.is_leaving(**id))
-            {
-                let Some(drains) = on.drains.filter(|_| !self.stops_itself(*id)) else { continue };
-                let failed = net.unrescued.unwrap_or_default();
-                let since = drains.saturating_add(on.slept).max(queue.since).max(failed);
-                assert!(now <= since.saturating_add(patience), "the queue of generation {} is stuck", id.0);
-            }
-        }
     }
 }

@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use socket_supervise::config::Ready;
+use socket_supervise::config::{Ready, Span};
 use socket_supervise::core::report::{Role, State, Status};
-use socket_supervise::core::{Event, GenerationId, Looked, Sight, SlotId, Steering, Traffic, limits};
+use socket_supervise::core::{
+    Counted, Event, GenerationId, Looked, Sight, SlotId, Steering, Traffic, limits,
+};
 
 use super::kernel::{Happening, Kernel, MS, SECOND};
 
@@ -81,7 +83,8 @@ impl Kernel {
             1 | 2 => Some(Traffic { in_flight: 1, queued: self.rng.u32(..2), ..Traffic::default() }),
             _ => Some(Traffic::default()),
         };
-        self.answers.push_back(Event::Counted { generation, traffic });
+        let counted = Counted { traffic, cost: Span::from_nanos(self.rng.u64(..4 * MS)) };
+        self.answers.push_back(Event::Counted { generation, counted });
         self.rules.mark("drained", traffic.is_some_and(Traffic::is_over));
     }
 

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use socket_supervise::core::{Event, GenerationId, SlotId, Steering, Traffic, limits};
+use socket_supervise::config::Span;
+use socket_supervise::core::{Counted, Event, GenerationId, SlotId, Steering, Traffic, limits};
 
 use super::kernel::{Health, Life};
 use super::{Happening, MS, SECOND, World};
+use crate::check::Check;
 
 #[derive(Clone, Copy, Debug, Default, Hash)]
 pub(crate) struct Queue {
@@ -328,7 +330,9 @@ impl World {
             (traffic.in_flight, traffic.recent) = (0, 0);
         }
         let traffic = (!self.net.is_blind).then_some(traffic);
-        self.answers.push_back(Event::Counted { generation, traffic });
+        let cost = if self.orderly { 0 } else { self.rng.u64(..Check::COST) };
+        let counted = Counted { traffic, cost: Span::from_nanos(cost) };
+        self.answers.push_back(Event::Counted { generation, counted });
     }
 
     pub(super) fn probe(&mut self, generation: GenerationId) {
