@@ -29,8 +29,20 @@ pub struct Traffic {
 pub struct Counted {
     /// None: the kernel does not say.
     pub traffic: Option<Traffic>,
+    pub taking: Taking,
     /// For how long it kept the shell from everything else.
     pub cost: Span,
+}
+
+/// What a generation has done since it was counted last with those who waited then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taking {
+    /// It may have accepted some, nobody waited, or it has its hands full.
+    Something,
+    /// They all wait still, on each of its sockets, and it has no connection that it could be working on.
+    Nothing,
+    /// Some wait still, none was accepted, and its main process is stopped by a signal.
+    Stopped,
 }
 
 impl Traffic {
@@ -102,7 +114,8 @@ impl Step<'_> {
 
     /// All counting together takes a tenth of our time at most: how long one waits after what it cost.
     fn rest_after(&self, cost: Span) -> Span {
-        let counted = self.service.generations.iter().filter(|one| one.next_look().is_some()).count() as u64;
+        let counted =
+            self.service.generations.iter().filter(|one| one.next_look().is_some()).count().max(1) as u64;
         Span::from_nanos(cost.as_nanos().saturating_mul(limits::LOOK_COST * counted))
     }
 
@@ -110,6 +123,7 @@ impl Step<'_> {
         let now = self.now;
         let rest = self.rest_after(counted.cost);
         let traffic = counted.traffic;
+        self.try_candidate(id, counted.taking, traffic.unwrap_or_default().queued, rest);
         let Some(generation) = self.service.get_mut(id) else { return };
         let slot = generation.slot;
         let Some(look) = &mut generation.look else { return };

@@ -27,6 +27,7 @@ mod status;
 mod supervisor;
 mod swap;
 mod timers;
+mod trial;
 mod waiting;
 
 use std::collections::BTreeSet;
@@ -34,11 +35,12 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CommandList, Policy, Signal, Span};
-pub use drain::{Counted, Traffic};
+pub use drain::{Counted, Taking, Traffic};
 pub use note::{BindNote, Damage, Note, SocketNote};
 pub use notify::Notify;
 pub use report::Reply;
 pub use restart::{Outcome, RunResult};
+pub use start::{Stage, StartFailure};
 pub use supervisor::Supervisor;
 pub use timers::Why;
 pub use waiting::{Looked, Sight};
@@ -63,6 +65,9 @@ pub mod limits {
     pub const DRAIN_NEWS: Span = Span::from_secs(1);
     /// A queue out of which a draining generation has taken nothing for this long is taken elsewhere.
     pub const QUEUE_STUCK: Span = Span::from_secs(1);
+    /// How soon a candidate is counted for the second time, and how long it must have accepted nothing to be hung.
+    pub const TRIAL_GAP: Span = Span::from_millis(25);
+    pub const ACCEPTS_NOTHING: Span = Span::from_millis(900);
     /// When Drain= is over a moment is looked for in which nothing is in flight, for this long.
     pub const LAST_MOMENT: Span = Span::from_millis(100);
     /// Whoever takes longer than this to exit after the kill signal finishes what it has.
@@ -314,39 +319,6 @@ pub enum Terminal {
     Unchanged,
     /// /dev/tty opened at the start and no longer does.
     Gone,
-}
-
-/// Why nothing could be started; `what` is a sentence that names the file and the errno.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StartFailure {
-    pub stage: Stage,
-    pub errno: i32,
-    pub what: String,
-}
-
-/// The steps between fork and the server's first instruction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
-    /// fork(2), a pipe, the notify socket: the machine is short of something.
-    Resources,
-    /// An environment file could not be read or parsed.
-    Environment,
-    /// OpenFile=
-    OpenFile,
-    Stdin,
-    Stdout,
-    Stderr,
-    RuntimeDirectory,
-    StateDirectory,
-    CacheDirectory,
-    LogsDirectory,
-    ConfigurationDirectory,
-    User,
-    Group,
-    Directory,
-    /// Limits, nice, OOM score, stdin.
-    Setup,
-    Exec,
 }
 
 /// Orders: each one thing to do, with nothing left to decide.

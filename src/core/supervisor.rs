@@ -96,6 +96,7 @@ impl Step<'_> {
             Why::Retry(id) => self.on_retry(id),
             Why::Probe(id) => self.on_probe_due(id),
             Why::Sight(id) => self.on_sight_due(id),
+            Why::Trial(id) => self.on_trial_due(id),
             Why::CanaryOver(id) => self.switch(id),
             Why::BakeOver(_) => self.promote(),
             Why::Rescue => self.service.rescue_due = None,

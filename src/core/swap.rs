@@ -107,7 +107,10 @@ impl Step<'_> {
         let before = self.service.steering;
         match self.service.phase {
             Phase::Swapping { new, .. } if new == id => match canary.filter(|_| self.service.steers()) {
-                Some(canary) => self.tell(SwapNote::Canary { to: id, canary }.into()),
+                Some(canary) => {
+                    self.begin_trial(id, canary.span);
+                    self.tell(SwapNote::Canary { to: id, canary }.into());
+                }
                 None => self.switch(id),
             },
             Phase::Up { current } if current == id => self.succeed_attempt(),
@@ -134,6 +137,7 @@ impl Step<'_> {
         let bake = generation.policy.bake;
         // Also without a bake the old one stays until this is known to have worked.
         self.settle_steering();
+        self.begin_trial(id, bake);
         if bake != Span::ZERO {
             self.tell(SwapNote::Baking { from: old, to: id, span: bake }.into());
         }

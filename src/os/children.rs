@@ -372,6 +372,12 @@ impl Children {
         reap::trees(heads)
     }
 
+    /// Its main process was stopped by a signal. One that a debugger has stopped is another matter.
+    pub fn is_stopped(&self, generation: GenerationId) -> bool {
+        let main = self.generations.get(&generation).and_then(|running| running.main);
+        main.is_some_and(reap::is_stopped)
+    }
+
     /// What it was started with.
     pub fn launcher_of(&self, generation: GenerationId) -> Option<&Rc<Launcher>> {
         self.generations.get(&generation).map(|running| &running.launcher)

@@ -272,16 +272,29 @@ fn parent_of(pid: i32) -> Option<i32> {
     parent_and_group_of(pid).map(|(parent, _)| parent)
 }
 
+/// Whether its first thread, and with it all others, is stopped (SIGSTOP and its kin).
+pub fn is_stopped(pid: i32) -> bool {
+    read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| state_in(&stat) == Some(b'T'))
+}
+
 fn parent_and_group_of(pid: i32) -> Option<(i32, i32)> {
     parent_and_group_in(&read(&format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// proc_pid_stat(5): `pid (comm) state ppid pgrp`, and comm may contain anything, also `) R 1`.
 fn parent_and_group_in(stat: &[u8]) -> Option<(i32, i32)> {
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let fields = stat.get(end + 1..)?.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
-    let mut numbers = fields.skip(1).map(|field| std::str::from_utf8(field).ok()?.parse().ok());
+    let mut numbers =
+        fields_after_comm(stat)?.skip(1).map(|field| std::str::from_utf8(field).ok()?.parse().ok());
     Some((numbers.next()??, numbers.next()??))
+}
+
+fn state_in(stat: &[u8]) -> Option<u8> {
+    fields_after_comm(stat)?.next()?.first().copied()
+}
+
+fn fields_after_comm(stat: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    Some(stat.get(end + 1..)?.split(|byte| *byte == b' ').filter(|field| !field.is_empty()))
 }
 
 fn read(path: &(impl AsRef<Path> + ?Sized)) -> io::Result<Vec<u8>> {

@@ -436,6 +436,7 @@ impl Shell {
     fn forget(&mut self, generation: GenerationId) {
         self.talkative.remove(&generation);
         self.tell_damages(generation);
+        self.forget_traffic(generation);
         let Some(notify) = self.children.forget(generation) else { return };
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");

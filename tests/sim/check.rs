@@ -86,6 +86,8 @@ pub(crate) struct Check {
     /// In this step connections were asked for: one that came before starts a server at once.
     listens: bool,
     slots: Slots,
+    /// In this step a swap was decided for it.
+    taken: Option<GenerationId>,
     waiting: waiting::Waiting,
     /// How often the situations came up that the histories are for.
     pub(crate) marks: BTreeMap<&'static str, u32>,
@@ -120,6 +122,7 @@ impl Check {
             exited: false,
             listens: false,
             slots: Slots::new(),
+            taken: None,
             waiting: waiting::Waiting::default(),
             marks: BTreeMap::new(),
         }

@@ -25,7 +25,7 @@ pub(crate) struct Mood {
 }
 
 /// Kinds of what a user does.
-const ACTS: usize = 17;
+const ACTS: usize = 18;
 
 /// Kinds of trouble that a server may have.
 const TROUBLES: usize = 14;
@@ -313,6 +313,7 @@ fn acts(world: &mut World, act: usize) {
         14 => world.begin_handshake(),
         15 if rng.u8(..4) == 0 => world.vandalize(),
         16 if rng.u8(..4) == 0 => world.lose_socket(),
+        17 if rng.u8(..2) == 0 => world.freeze(),
         6 => start_fault(world),
         7 => chatter(world),
         8 => chatter(world),

@@ -22,7 +22,7 @@ use world::World;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 37] = [
+const SITUATIONS: [&str; 1 + 37] = [
     "a draining one died",
     "accepted ours",
     "arrived where nobody serves",
@@ -39,6 +39,7 @@ const SITUATIONS: [&str; 37] = [
     "finishes first",
     "hint",
     "hint at the end",
+    "hung candidate",
     "killed",
     "left behind",
     "listening",

@@ -280,6 +280,8 @@ impl World {
         self.trace.step(self.now, &event, &actions, status.state);
         let wake = self.core.next_wake();
         self.check.step(self.now, &event, &actions, &status, wake);
+        let frozen = |id| self.groups.get(&id).filter(|it| it.stopped).map(|it| it.stopped_at);
+        self.check.who_hangs_is_not_taken(self.now, (&event, &status), &self.net, frozen);
         self.compare_twin(&event, &actions);
         for action in &actions {
             self.obey(action);

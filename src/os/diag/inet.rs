@@ -55,6 +55,8 @@ pub struct InetSocket {
     pub remote: SocketAddr,
     /// 0: no process has it, not yet or not any more.
     pub inode: u32,
+    /// Its own from its beginning on, accepted or not.
+    pub cookie: u64,
     pub uid: u32,
     /// Bytes received and not read; of a listener, connections not accepted.
     pub rqueue: u32,
@@ -134,6 +136,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<InetSocket> {
         wqueue: u32_at(bytes, 60)?,
         uid: u32_at(bytes, 64)?,
         inode: u32_at(bytes, 68)?,
+        cookie: u64::from_ne_bytes(bytes_at(bytes, 44)?),
         label: None,
         activity: None,
     };

@@ -32,12 +32,21 @@ pub struct UnixSocket {
     pub state: State,
     /// 0: no process has it, not yet or not any more.
     pub inode: u32,
+    /// Its own from its beginning on, accepted or not.
+    pub cookie: u64,
     /// None: unnamed or abstract.
     pub node: Option<Node>,
     /// Bytes that wait to be read; of a listener, connections not accepted.
     pub rqueue: u32,
     /// Memory of what was written and not yet read by the other side; of a listener, how many connections may wait.
     pub wqueue: u32,
+}
+
+impl UnixSocket {
+    /// An accepted connection in which nothing is on its way.
+    pub fn is_silent(&self) -> bool {
+        self.state == State::Established && self.inode != 0 && self.rqueue == 0 && self.wqueue == 0
+    }
 }
 
 /// unix_diag_req.
@@ -56,8 +65,14 @@ pub(super) fn request() -> Vec<u8> {
 /// None: too short to be one.
 pub(super) fn parse(bytes: &[u8]) -> Option<UnixSocket> {
     let [_family, _kind, state] = bytes_at(bytes, 0)?;
-    let mut socket =
-        UnixSocket { state: State::of(state), inode: u32_at(bytes, 4)?, node: None, rqueue: 0, wqueue: 0 };
+    let mut socket = UnixSocket {
+        state: State::of(state),
+        inode: u32_at(bytes, 4)?,
+        cookie: u64::from_ne_bytes(bytes_at(bytes, 8)?),
+        node: None,
+        rqueue: 0,
+        wqueue: 0,
+    };
     for (kind, value) in attributes(bytes.get(MESSAGE..)?) {
         match kind {
             UNIX_DIAG_VFS => socket.node = node(value),

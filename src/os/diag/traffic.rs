@@ -44,15 +44,23 @@ pub fn traffic<'a>(
     traffic
 }
 
-/// The connections of one unix listener. Nobody knows when they last said something, so none is ever idle.
-pub fn unix_traffic(sockets: &[UnixSocket], is_ours: impl Fn(&UnixSocket) -> bool) -> Traffic {
+/// The sockets of one unix listener. The kernel does not know when they last said something: which of those that have
+/// nothing in their queues are idle is the caller's to say.
+pub fn unix_traffic<'a>(
+    sockets: impl IntoIterator<Item = &'a UnixSocket>,
+    is_idle: impl Fn(&UnixSocket) -> bool,
+) -> Traffic {
     let mut traffic = Traffic::default();
-    for socket in sockets.iter().filter(|socket| is_ours(socket)) {
+    for socket in sockets {
         match socket.state {
             State::Listen => traffic.queued += socket.rqueue,
             State::Established if socket.inode != 0 => {
-                let busy = socket.rqueue > 0 || socket.wqueue > 0;
-                count(&mut traffic, if busy { Work::InFlight } else { Work::Recent });
+                let work = match socket {
+                    socket if !socket.is_silent() => Work::InFlight,
+                    socket if is_idle(socket) => Work::Idle,
+                    _ => Work::Recent,
+                };
+                count(&mut traffic, work);
             }
             _ => {}
         }

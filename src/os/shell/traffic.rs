@@ -1,18 +1,24 @@
 //! What the kernel is asked about connections: how many a generation has, how many wait, what was lost. A dump of the
 //! kernel's tables is taken once in a turn of the loop, whoever asks for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use nix::sys::stat::fstat;
+
 use super::Shell;
 use crate::config::{Kind, Span};
 use crate::core::report::Status;
-use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Traffic, limits};
+use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Taking, Traffic, limits};
 use crate::os::diag::{self, Diag, Handshakes, InetSocket, State, UnixSocket};
 use crate::os::socket::HeldSocket;
+use crate::os::waiters::{self, Inode};
+
+/// Connections of one unix socket that may count as idle.
+const UNIX_CONNECTIONS: usize = 4096;
 
 /// What was asked and is remembered.
 #[derive(Debug, Default)]
@@ -20,12 +26,79 @@ pub(super) struct Questions {
     pub(super) diag: Diag,
     /// Half-open connections at the moment their slot lost the traffic.
     handshakes: BTreeMap<SlotId, Handshakes>,
+    /// Of each generation that was counted.
+    seen: BTreeMap<GenerationId, Seen>,
     /// That the kernel does not answer was told.
     is_refusal_told: bool,
     /// ListenOverflows when the files were read last.
     overflows: Option<u64>,
     /// Other people's sockets in our groups, by ours.
     pub(super) strangers: Vec<(Rc<HeldSocket>, Vec<u64>)>,
+}
+
+/// What a generation had when it was counted last, each by its cookie.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Connections that nobody had accepted.
+    waiting: HashSet<u64>,
+    /// On AF_UNIX: since when nothing was seen in either queue of a connection.
+    silent: HashMap<u64, Instant>,
+    /// A connection was accepted and read.
+    is_at_work: bool,
+    /// On some socket nobody waited, or it cannot be known who.
+    is_partial: bool,
+}
+
+/// One count.
+struct Look {
+    generation: GenerationId,
+    slot: SlotId,
+    quiet: Span,
+    begun: Instant,
+    before: Seen,
+    seen: Seen,
+}
+
+impl Look {
+    /// The connections of one socket: cookie, inode, bytes that are not read.
+    fn see(&mut self, connections: impl Iterator<Item = (u64, u32, u32)>) {
+        let mut is_empty = true;
+        for (cookie, inode, unread) in connections {
+            if inode == 0 {
+                is_empty = false;
+                self.seen.waiting.insert(cookie);
+            } else {
+                self.seen.is_at_work |= unread == 0;
+            }
+        }
+        self.seen.is_partial |= is_empty;
+    }
+
+    /// Those of these unix connections that have been silent for all of DrainQuiet=, as far as anybody has looked.
+    fn quiet_for_long<'a>(&mut self, sockets: &[&'a UnixSocket]) -> Vec<&'a UnixSocket> {
+        let mut found = Vec::new();
+        for socket in sockets.iter().filter(|one| one.is_silent()).take(UNIX_CONNECTIONS) {
+            let since = *self.before.silent.get(&socket.cookie).unwrap_or(&self.begun);
+            self.seen.silent.insert(socket.cookie, since);
+            if self.begun.duration_since(since).as_nanos() >= u128::from(self.quiet.as_nanos()) {
+                found.push(*socket);
+            }
+        }
+        found
+    }
+
+    /// Queues are first in, first out: where all that waited before still wait, nothing was accepted in between.
+    fn taking(&self, is_stopped: bool) -> Taking {
+        let is_untouched =
+            !self.before.waiting.is_empty() && self.before.waiting.is_subset(&self.seen.waiting);
+        if is_untouched && is_stopped {
+            Taking::Stopped
+        } else if is_untouched && !self.seen.is_partial && !self.seen.is_at_work {
+            Taking::Nothing
+        } else {
+            Taking::Something
+        }
+    }
 }
 
 impl Questions {
@@ -60,23 +133,34 @@ impl Shell {
     pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
         let begun = Instant::now();
         let held = self.held().into_iter().filter(|socket| socket.is_steered()).collect();
-        let traffic = self.traffic(held, generation, slot, quiet).map_err(|error| {
+        let before = self.questions.seen.remove(&generation).unwrap_or_default();
+        let mut look = Look { generation, slot, quiet, begun, before, seen: Seen::default() };
+        let traffic = self.traffic(held, &mut look).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
                 log::warn!(
                     "the kernel does not tell of connections: {error}; an old generation gets all of Drain="
                 );
             }
         });
+        let taking = look.taking(self.children.is_stopped(generation));
+        self.questions.seen.insert(generation, look.seen);
         // Who gets a dump that another has paid for pays for the next.
         let cost = begun.elapsed().max(self.questions.diag.spent());
         let cost = Span::from_nanos(u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX));
-        let counted = Counted { traffic: traffic.ok(), cost };
+        let counted = Counted { traffic: traffic.ok(), taking, cost };
         self.queue.push_back(Event::Counted { generation, counted });
+    }
+
+    pub(super) fn forget_traffic(&mut self, generation: GenerationId) {
+        self.questions.seen.remove(&generation);
     }
 
     /// The connections of one generation on all sockets.
     fn connections(&mut self, generation: GenerationId, slot: SlotId) -> Option<u64> {
-        let traffic = self.traffic(self.held(), generation, slot, Span::ZERO).ok()?;
+        let (quiet, begun) = (Span::INFINITY, Instant::now());
+        let (before, seen) = (Seen::default(), Seen::default());
+        let mut look = Look { generation, slot, quiet, begun, before, seen };
+        let traffic = self.traffic(self.held(), &mut look).ok()?;
         Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
     }
 
@@ -96,33 +180,24 @@ impl Shell {
         }
     }
 
-    fn traffic(
-        &mut self,
-        sockets: Vec<Rc<HeldSocket>>,
-        generation: GenerationId,
-        slot: SlotId,
-        quiet: Span,
-    ) -> io::Result<Traffic> {
+    fn traffic(&mut self, sockets: Vec<Rc<HeldSocket>>, look: &mut Look) -> io::Result<Traffic> {
         let mut sum = Traffic::default();
         for socket in sockets {
             sum += match (socket.kind, socket.local_address()) {
-                (Kind::Tcp, Some(at)) => self.tcp_traffic(&socket, at, generation, slot, quiet)?,
-                (Kind::Unix, _) => self.unix_traffic(&socket, generation, slot)?,
-                _ => Traffic { queued: socket.queued(slot)?, ..Traffic::default() },
+                (Kind::Tcp, Some(at)) => self.tcp_traffic(&socket, at, look)?,
+                (Kind::Unix, _) => self.unix_traffic(&socket, look)?,
+                _ => {
+                    look.seen.is_partial = true;
+                    Traffic { queued: socket.queued(look.slot)?, ..Traffic::default() }
+                }
             };
         }
         Ok(sum)
     }
 
     /// By label; where there are none, by what the processes of the generation have open.
-    fn tcp_traffic(
-        &mut self,
-        socket: &HeldSocket,
-        at: SocketAddr,
-        generation: GenerationId,
-        slot: SlotId,
-        quiet: Span,
-    ) -> io::Result<Traffic> {
+    fn tcp_traffic(&mut self, socket: &HeldSocket, at: SocketAddr, look: &mut Look) -> io::Result<Traffic> {
+        let (slot, quiet) = (look.slot, look.quiet);
         let dump = self.questions.diag.tcp(at)?;
         let relayed = self.relayed(slot)?;
         // Another socket of ours may have the same port at another address.
@@ -134,34 +209,49 @@ impl Shell {
         let is_whole = |one: &&InetSocket| matches!(one.state, State::Established | State::CloseWait);
         if socket.is_labelled() && sockets().filter(is_whole).all(|one| one.label.is_some()) {
             let is_ours = |one: &InetSocket| one.label == Some(slot.0);
+            let ours = sockets().filter(is_whole).filter(|one| is_ours(one));
+            look.see(ours.map(|one| (one.cookie, one.inode, one.rqueue)));
             return Ok(diag::traffic(sockets(), is_ours, quiet, begun));
         }
-        let inodes = diag::inodes_of(&self.children.pids(generation)?)?;
+        look.seen.is_partial = true;
+        let inodes = diag::inodes_of(&self.children.pids(look.generation)?)?;
         let is_ours = |one: &InetSocket| one.inode != 0 && inodes.contains(&one.inode);
         let traffic = diag::traffic(sockets(), is_ours, quiet, begun);
         Ok(Traffic { queued: socket.queued(slot)?, ..traffic })
     }
 
-    fn unix_traffic(
-        &mut self,
-        socket: &HeldSocket,
-        generation: GenerationId,
-        slot: SlotId,
-    ) -> io::Result<Traffic> {
-        let sockets = self.questions.diag.unix()?;
+    fn unix_traffic(&mut self, socket: &HeldSocket, look: &mut Look) -> io::Result<Traffic> {
+        let dump = self.questions.diag.unix()?;
         // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
         // stat(2) sees another.
-        let own = socket.inode(slot)?;
-        let listener = sockets.iter().find(|one| u64::from(one.inode) == own);
+        let own = Inode::from(&fstat(socket.of(look.slot))?);
+        let listener = dump.iter().find(|one| u64::from(one.inode) == own.number);
         let Some(node) = listener.and_then(|one| one.node) else { return Ok(Traffic::default()) };
-        if socket.is_steered() {
-            let relayed = self.relayed(slot)?;
-            let is_ours = |one: &UnixSocket| one.node == Some(node) && !relayed.contains(&one.inode);
-            return Ok(diag::unix_traffic(&sockets, is_ours));
+        let at_node = dump.iter().filter(|one| one.node == Some(node));
+        let ours: Vec<&UnixSocket> = if socket.is_steered() {
+            let relayed = self.relayed(look.slot)?;
+            at_node.filter(|one| !relayed.contains(&one.inode)).collect()
+        } else {
+            let inodes = diag::inodes_of(&self.children.pids(look.generation)?)?;
+            at_node.filter(|one| inodes.contains(&one.inode)).collect()
+        };
+        let connections = ours.iter().filter(|one| one.state == State::Established);
+        look.see(connections.map(|one| (one.cookie, one.inode, one.rqueue)));
+        let quiet = look.quiet_for_long(&ours);
+        let idle = self.waited_for(look.generation, &quiet, own.device);
+        Ok(diag::unix_traffic(ours, |one| idle.contains(&one.cookie)))
+    }
+
+    /// Which of these connections the server itself waits on. One that works on a request for long may leave both queues
+    /// empty as well.
+    fn waited_for(&self, generation: GenerationId, quiet: &[&UnixSocket], device: u64) -> HashSet<u64> {
+        if quiet.is_empty() {
+            return HashSet::new();
         }
-        let inodes = diag::inodes_of(&self.children.pids(generation)?)?;
-        let is_ours = |one: &UnixSocket| one.node == Some(node) && inodes.contains(&one.inode);
-        Ok(diag::unix_traffic(&sockets, is_ours))
+        let inodes: Vec<Inode> = quiet.iter().map(|one| Inode { number: one.inode.into(), device }).collect();
+        let pids = self.children.pids(generation).unwrap_or_default();
+        let waited = waiters::look(&pids, &inodes).waited;
+        quiet.iter().zip(waited).filter(|(_, waited)| *waited).map(|(one, _)| one.cookie).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! No queue is forgotten: what is looked at whenever everything that has happened was told.
 
-use socket_supervise::core::report::State;
-use socket_supervise::core::{GenerationId, SlotId, Time, Why, limits};
+use socket_supervise::core::report::{State, Status};
+use socket_supervise::core::{Event, GenerationId, SlotId, Time, Why, limits};
 
 use super::Check;
 use crate::world::Net;
@@ -65,5 +65,27 @@ impl Check {
                 assert!(now <= since.saturating_add(patience), "the queue of generation {} is stuck", id.0);
             }
         }
+    }
+
+    /// A candidate that has not run for the last seconds of its bake, while somebody waited for it, is not taken.
+    pub(crate) fn who_hangs_is_not_taken(
+        &mut self,
+        now: u64,
+        (event, status): (&Event, &Status),
+        net: &Net,
+        frozen: impl Fn(GenerationId) -> Option<u64>,
+    ) {
+        const SOME: u64 = 3_000_000_000;
+        let Some(id) = self.taken.take() else { return };
+        let bake = self.policy.bake.as_nanos();
+        let is_baked = *event == Event::Tick && bake > SOME && status.generation == Some(id.0);
+        if !is_baked || net.is_blind || !self.setting.steers {
+            return;
+        }
+        let slot = SlotId(self.slots.slot(id.0));
+        let waits = net.waiting().find(|(at, _)| *at == slot).map(|(_, queue)| queue.since);
+        let since = frozen(id).zip(waits).map(|(frozen, waits)| frozen.max(waits) + self.slots.of[&id].slept);
+        let hangs = since.is_some_and(|since| now >= since + SOME);
+        assert!(!hangs, "who_hangs_is_not_taken: {id} has accepted nothing since {since:?}");
     }
 }

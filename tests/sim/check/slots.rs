@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use socket_supervise::config::{Handover, Ready, Signal, Span};
 use socket_supervise::core::report::{Role, State, Status};
-use socket_supervise::core::{Action, Counted, Event, GenerationId, SlotId, Steering, Traffic, limits};
+use socket_supervise::core::{
+    Action, Counted, Event, GenerationId, SlotId, Steering, Taking, Traffic, limits,
+};
 
 use super::{Check, is_passed_on, role};
 
@@ -41,6 +43,8 @@ pub(super) struct OnSlot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Hash)]
 enum Stage {
+    /// A candidate, which has to accept.
+    Tried,
     Drains,
     /// Drain= is over.
     Late,
@@ -69,7 +73,7 @@ const fn all(slot: u8) -> Steering {
 impl Check {
     pub(super) fn note_slot_event(&mut self, event: &Event) {
         match event {
-            Event::Counted { generation, counted: Counted { traffic, cost } } => {
+            Event::Counted { generation, counted: Counted { traffic, cost, .. } } => {
                 let on = self.slots.of(*generation);
                 on.cost = cost.as_nanos();
                 let left = |it: Traffic| it.in_flight + it.recent + it.queued + it.handshakes;
@@ -180,18 +184,19 @@ impl Check {
         let stage = match (is_told, is_late) {
             (true, _) => Stage::Told,
             (false, true) => Stage::Late,
+            (false, false) if on.drains.is_none() => Stage::Tried,
             (false, false) => Stage::Drains,
         };
         let first = limits::LOOK_FIRST.as_nanos();
         let looks = if on.stage == Some(stage) { on.looks } else { 0 };
         let gap = match stage {
             _ if looks == 0 => 0,
-            Stage::Late => first,
+            Stage::Tried | Stage::Late => first,
             Stage::Drains if on.over == 1 => first,
             Stage::Drains | Stage::Told => (first << (looks - 1).min(16)).min(limits::LOOK_LAST.as_nanos()),
         };
         let since = on.looked.map_or(u64::MAX, |looked| now - looked);
-        let gap = if looks == 0 { 0 } else { gap.max(on.cost * limits::LOOK_COST) };
+        let gap = if looks == 0 || stage == Stage::Tried { 0 } else { gap.max(on.cost * limits::LOOK_COST) };
         assert!(since >= gap, "no_spin: generation {} is looked at after {since} ns ({stage:?})", id.0);
         (on.looked, on.stage, on.looks) = (Some(now), Some(stage), looks + 1);
     }
@@ -297,6 +302,7 @@ impl Check {
             return;
         };
         let old = GenerationId(old);
+        self.taken = candidate.map(GenerationId);
         if !self.setting.steers || self.seen[&old].ended || self.seen[&old].forgotten {
             return;
         }
@@ -437,6 +443,8 @@ impl Check {
         });
         let died = matches!(event, Event::Exited { generation, .. } if baked == Some(generation.0));
         self.mark("died in its bake", died);
+        let is_hung = matches!(event, Event::Counted { counted, .. } if counted.taking != Taking::Something);
+        self.mark("hung candidate", is_hung && baked.is_some());
         let ended = match event {
             Event::Exited { generation, .. } => self.slots.of.get(generation),
             _ => None,

@@ -100,6 +100,10 @@ pub(super) struct Group {
     pub(super) traffic: Traffic,
     /// Stopped by a signal: nothing of it runs, what it would do is in `held`.
     pub(super) stopped: bool,
+    /// Since when.
+    pub(super) stopped_at: u64,
+    /// When it was counted last.
+    pub(super) counted: u64,
     held: Vec<Happening>,
     /// The core waits for the last of them.
     awaited: bool,
@@ -133,6 +137,9 @@ pub(crate) enum Happening {
         generation: GenerationId,
     },
     Quiet {
+        generation: GenerationId,
+    },
+    Thaws {
         generation: GenerationId,
     },
     /// A late handshake.
@@ -272,6 +279,8 @@ impl World {
             is_lost: false,
             traffic: Traffic::default(),
             stopped: false,
+            stopped_at: 0,
+            counted: 0,
             held: Vec::new(),
             awaited: false,
         };
@@ -279,9 +288,12 @@ impl World {
     }
 
     pub(super) fn kill(&mut self, generation: GenerationId, signal: Signal, whole: bool) {
+        let now = self.now;
         let Some(group) = self.groups.get_mut(&generation) else { return };
         if signal == Signal::STOP || signal == Signal::TSTP {
-            group.stopped = true;
+            if !std::mem::replace(&mut group.stopped, true) {
+                group.stopped_at = now;
+            }
             return;
         }
         if signal == Signal::CONT {
@@ -310,6 +322,17 @@ impl World {
         }
     }
 
+    /// Somebody stops a server, of which nobody is told.
+    pub(crate) fn freeze(&mut self) {
+        let living: Vec<GenerationId> = self.living().collect();
+        if !living.is_empty() {
+            let id = living[self.rng.usize(..living.len())];
+            self.kill(id, Signal::STOP, true);
+            let after = self.rng.u64(..60 * SECOND);
+            self.plan(after, Happening::Thaws { generation: id });
+        }
+    }
+
     pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Says { generation, .. }
@@ -319,6 +342,7 @@ impl World {
             | Happening::Replies { generation, .. }
             | Happening::Dies { generation, .. } => self.happen_in(generation, happening),
             Happening::Quiet { generation } => self.quiet(generation),
+            Happening::Thaws { generation } => self.kill(generation, Signal::CONT, true),
             Happening::Completes { slot } => self.completes(slot),
             Happening::Rescued { slot } => self.rescued(slot),
             Happening::Reaping => self.reap(),
@@ -356,6 +380,7 @@ impl World {
             | Happening::Answered { .. }
             | Happening::Replies { .. }
             | Happening::Quiet { .. }
+            | Happening::Thaws { .. }
             | Happening::Completes { .. }
             | Happening::Rescued { .. }
             | Happening::Reaping

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use socket_supervise::config::Span;
-use socket_supervise::core::{Counted, Event, GenerationId, SlotId, Steering, Traffic, limits};
+use socket_supervise::core::{Counted, Event, GenerationId, SlotId, Steering, Taking, Traffic, limits};
 
 use super::kernel::{Health, Life};
 use super::{Happening, MS, SECOND, World};
@@ -331,8 +331,26 @@ impl World {
         }
         let traffic = (!self.net.is_blind).then_some(traffic);
         let cost = if self.orderly { 0 } else { self.rng.u64(..Check::COST) };
-        let counted = Counted { traffic, cost: Span::from_nanos(cost) };
+        let taking = self.taking(generation, queue);
+        let counted = Counted { traffic, taking, cost: Span::from_nanos(cost) };
         self.answers.push_back(Event::Counted { generation, counted });
+    }
+
+    /// Since it was counted last.
+    fn taking(&mut self, generation: GenerationId, queue: Queue) -> Taking {
+        let now = self.now;
+        let Some(group) = self.groups.get_mut(&generation) else { return Taking::Something };
+        let before = std::mem::replace(&mut group.counted, now);
+        let Traffic { in_flight, recent, idle, .. } = group.traffic;
+        if queue.waiting == 0 || queue.since > before || self.net.is_blind {
+            Taking::Something
+        } else if group.stopped {
+            Taking::Stopped
+        } else if in_flight + recent + idle == 0 {
+            Taking::Nothing
+        } else {
+            Taking::Something
+        }
     }
 
     pub(super) fn probe(&mut self, generation: GenerationId) {

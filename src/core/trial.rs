@@ -1,0 +1,102 @@
+//! A candidate that was ready and then hangs is not taken: at the end of its canary, and of its bake, it has to accept.
+//!
+//! In the last second it is counted again and again. Who waits is known one by one, and a queue is first in, first out:
+//! where all that waited at one count still wait at the next, nothing was accepted in between, however many came. A
+//! server with its hands full accepts nothing either, so this alone is no fault (see [`Taking`]). Where nobody waits
+//! nothing is known, and it is taken.
+
+use serde::{Deserialize, Serialize};
+
+use super::drain::Taking;
+use super::service::{Generation, Phase, Step};
+use super::{Action, GenerationId, Time, limits};
+use crate::config::Span;
+
+/// Of a candidate that is ready, until its canary or its bake is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trial {
+    /// When it is counted next; [`Time::NEVER`] until that is answered.
+    next: Time,
+    gap: Span,
+    /// When it is counted for the last time.
+    last: Time,
+    counted: Option<Time>,
+    /// Since when it has accepted nothing.
+    nothing_since: Option<Time>,
+}
+
+impl Trial {
+    /// The last second of this span; None: there is no time for one.
+    fn of(now: Time, span: Span) -> Option<Self> {
+        let before =
+            |span: Span, less: Span| Span::from_nanos(span.as_nanos().saturating_sub(less.as_nanos()));
+        let last = before(span, limits::LOOK_FIRST);
+        let next = now.after(before(last, limits::QUEUE_STUCK));
+        let trial =
+            Self { next, gap: limits::TRIAL_GAP, last: now.after(last), counted: None, nothing_since: None };
+        (next < trial.last).then_some(trial)
+    }
+
+    pub(super) const fn next(self) -> Time {
+        self.next
+    }
+
+    fn has_accepted_nothing(&mut self, now: Time, taking: Taking) -> Option<Span> {
+        let counted = self.counted.replace(now);
+        self.nothing_since = match taking {
+            Taking::Something => None,
+            Taking::Nothing | Taking::Stopped => self.nothing_since.or(counted),
+        };
+        let span = now.since(self.nothing_since?);
+        let enough = match taking {
+            Taking::Something => return None,
+            Taking::Nothing => limits::ACCEPTS_NOTHING,
+            Taking::Stopped => Span::from_nanos(1),
+        };
+        (span >= enough).then_some(span)
+    }
+}
+
+impl Step<'_> {
+    /// Its canary or its bake begins.
+    pub(super) fn begin_trial(&mut self, id: GenerationId, span: Span) {
+        let now = self.now;
+        let steers = self.service.steers();
+        if let Some(generation) = self.service.get_mut(id) {
+            generation.trial = Trial::of(now, span).filter(|_| steers);
+        }
+    }
+
+    pub(super) fn on_trial_due(&mut self, id: GenerationId) {
+        let Some(Generation { trial: Some(trial), policy, slot, .. }) = self.service.get_mut(id) else {
+            return;
+        };
+        trial.next = Time::NEVER;
+        self.out.push(Action::Count { generation: id, slot: *slot, quiet: policy.drain_quiet });
+    }
+
+    /// It was counted, which took so long that the next count should be no sooner than after `rest`. What follows the
+    /// window waits for the last one.
+    pub(super) fn try_candidate(&mut self, id: GenerationId, taking: Taking, queued: u32, rest: Span) {
+        let now = self.now;
+        let Phase::Swapping { new, .. } = self.service.phase else { return };
+        let Some(generation) = self.service.get_mut(id).filter(|_| new == id) else { return };
+        let Some(trial) = generation.trial.as_mut().filter(|trial| trial.next == Time::NEVER) else { return };
+        let nothing_for = trial.has_accepted_nothing(now, taking);
+        if now < trial.last {
+            trial.next = now.after(trial.gap.max(rest)).min(trial.last);
+            trial.gap = Span::from_nanos(trial.gap.as_nanos() * 2).min(limits::LOOK_LAST);
+            return;
+        }
+        generation.trial = None;
+        if let Some(span) = nothing_for {
+            let is_stopped = if taking == Taking::Stopped { "is stopped by a signal and " } else { "" };
+            let span = Span::from_millis(span.as_millis());
+            let reason = format!(
+                "generation {} {is_stopped}has accepted nothing for {span} while {queued} wait",
+                id.0
+            );
+            self.roll_back(reason);
+        }
+    }
+}
