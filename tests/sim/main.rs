@@ -22,7 +22,7 @@ use world::World;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 1 + 37] = [
+const SITUATIONS: [&str; 38] = [
     "a draining one died",
     "accepted ours",
     "arrived where nobody serves",
