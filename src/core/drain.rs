@@ -185,10 +185,13 @@ impl Step<'_> {
         }
         let Some((clients, swap)) = drain.swap else {
             let is_told = self.service.get(id).is_none_or(|generation| generation.ending.is_some());
-            return match self.service.phase {
-                Phase::Replacing { current, then } if current == id && !is_told => self.replace(id, then),
-                _ => {}
-            };
+            if let Phase::Replacing { current, then } = self.service.phase
+                && current == id
+                && !is_told
+            {
+                self.replace(id, then);
+            }
+            return;
         };
         self.stop_by_policy(id, Span::INFINITY);
         let text = swapped(id, GenerationId(swap.to));

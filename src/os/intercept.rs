@@ -210,7 +210,10 @@ impl Desk {
     }
 
     fn judge_bind(&mut self, target: Target, address: u64, length: usize, held: &[Arc<Held>]) -> Verdict {
-        let bytes = match target.memory(address, length) {
+        let bytes = match target.memory(address, length).or_else(|error| {
+            // Another user's, and we are root without CAP_SYS_PTRACE, as in containers: root may act as that user.
+            if target.act_as_its_user() { target.memory(address, length) } else { Err(error) }
+        }) {
             Ok(bytes) => bytes,
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
                 let why = format!(

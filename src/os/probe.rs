@@ -107,6 +107,8 @@ impl Probe {
     /// No fd, or no port is free.
     pub fn silent(to: ProbeTarget) -> io::Result<Self> {
         let (socket, _) = socket_for(&to)?;
+        // It ends as that of a client that has thought better of it: some servers complain of a reset.
+        setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 })?;
         Ok(Self::new(socket, to, Vec::new()))
     }
 

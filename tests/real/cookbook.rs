@@ -3,6 +3,7 @@
 
 mod ask;
 mod descendants;
+mod outage;
 mod recipe;
 
 use std::collections::BTreeSet;

@@ -8,6 +8,7 @@
 
 #[path = "../it/conformance/mod.rs"]
 mod conformance;
+mod container;
 mod cookbook;
 mod fastcgi;
 #[path = "../it/load.rs"]

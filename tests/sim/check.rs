@@ -2,7 +2,6 @@
 //!
 //! They see what the shell sees (events, actions, `status`, the next wake-up) and nothing inside the core.
 
-mod queues;
 mod rules;
 mod slots;
 mod waiting;

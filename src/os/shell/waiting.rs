@@ -35,7 +35,8 @@ impl Shell {
             (true, false) => Sight::Dim,
             (true, true) => self.ask_to_accept(generation, slot, &sockets),
         };
-        if sight != Sight::Asked {
+        // That of Ready=http: is somebody else's.
+        if sight != Sight::Asked && self.asking.as_ref().is_some_and(|asking| asking.is_silent) {
             self.end_probe(generation);
         }
         let looked = Looked { waited: only_names(waited), others: only_names(others), sight };
@@ -140,12 +141,18 @@ impl Shell {
             .filter(|(label, _)| sockets.is_empty() || sockets.contains(label))
             .map(|(_, socket)| socket)
             .collect();
-        let words = self.children.launcher_of(generation).unwrap_or(&self.launcher).words();
+        let launcher = self.children.launcher_of(generation).unwrap_or(&self.launcher);
         let known = |socket: &&NamedSocket| known::Socket {
             name: socket.name.clone(),
             address: socket.address.clone(),
         };
-        let remedy = known::remedy(&words, &meant.iter().map(known).collect::<Vec<_>>());
+        let remedy = if meant.len() < held.len() {
+            "it takes others of these sockets: tell it of this one in the same way, or leave it out of --listen".to_owned()
+        } else if launcher.intercepts() {
+            "no bind() of its own fitted: write --listen with the address that it binds".to_owned()
+        } else {
+            known::remedy(&launcher.words(), &meant.iter().map(known).collect::<Vec<_>>())
+        };
         let named = |socket: &&NamedSocket| format!("{} ({})", socket.name, socket.address);
         let sockets = meant.iter().map(named).collect::<Vec<_>>().join(", ");
         Note::Hint { generation, sockets, has_ended, remedy }

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use super::holder::{self, Holder};
 use super::inet::Failure;
 use super::local::LONGEST_PATH;
-use crate::config::{Kind, Listener};
+use crate::config::{Address, Kind, Listener};
 
 /// Below this port CAP_NET_BIND_SERVICE is needed (ip(7), Linux 4.11).
 const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
@@ -68,6 +68,9 @@ impl BindError {
     pub(super) fn in_use(listener: &Listener, what: &str, holder: &Holder) -> Self {
         let by_us = matches!(holder, Holder::Process { pid, .. } if *pid == std::process::id());
         let remedy = match holder {
+            Holder::Process { .. } if by_us && is_all_of_ipv6(&listener.address) => {
+                "list it once: it takes IPv4 as well; for one socket of each write -p BindIPv6Only=ipv6-only"
+            }
             Holder::Process { .. } if by_us => "list it once, or with ReusePort=yes",
             Holder::Process { .. } => "stop it, or listen elsewhere",
             Holder::Unseen { .. } | Holder::Unknown => {
@@ -262,6 +265,15 @@ fn forbidden_port(port: u16, sysctl: Option<&str>) -> (String, String) {
                 format!("run as root, or lower the sysctl net.ipv4.ip_unprivileged_port_start{is}"),
             )
         }
+    }
+}
+
+/// `[::]` takes IPv4 as well, unless it is told not to (ipv6(7), IPV6_V6ONLY).
+fn is_all_of_ipv6(address: &Address) -> bool {
+    match address {
+        Address::Port(_) => true,
+        Address::Inet { address, .. } => address.is_ipv6() && address.ip().is_unspecified(),
+        _ => false,
     }
 }
 

@@ -46,12 +46,18 @@ impl Recipe {
 
     /// Starts it: first what comes before `supervise`, then `supervise` with a control socket in the place.
     pub(super) fn start(&self) -> Daemon {
+        self.start_with("")
+    }
+
+    /// With more options.
+    pub(super) fn start_with(&self, options: &str) -> Daemon {
         let (build, arguments) = self.line.split_once("supervise ").unwrap();
         let directory = self.place.path("");
         if let Some(build) = build.strip_suffix("&& ") {
             let status = Command::new("sh").args(["-ec", build]).current_dir(&directory).status().unwrap();
             assert!(status.success(), "{build}");
         }
+        let arguments = arguments.replacen(" -- ", &format!(" {options} -- "), 1);
         let rest = format!("exec \"$0\" \"$@\" {arguments}");
         let venv = std::env::var("VENV").expect("VENV, as tests/real/run sets it");
         let path = format!("{venv}/bin:{}:/usr/sbin", std::env::var("PATH").unwrap());

@@ -1,5 +1,7 @@
 //! The rules of steered hand-over: who has the traffic, who is signalled when, and that nothing waits in vain.
 
+mod queues;
+
 use std::collections::BTreeMap;
 
 use socket_supervise::config::{Handover, Ready, Signal, Span};

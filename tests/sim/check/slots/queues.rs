@@ -1,4 +1,4 @@
-//! No queue is forgotten: what is looked at whenever everything that has happened was told.
+//! What waits in a queue does not wait in vain.
 
 use socket_supervise::core::report::{State, Status};
 use socket_supervise::core::{Event, GenerationId, SlotId, Time, Why, limits};
