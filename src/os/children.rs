@@ -378,6 +378,12 @@ impl Children {
         main.is_some_and(reap::is_stopped)
     }
 
+    /// All of its processes were.
+    pub fn is_all_stopped(&self, generation: GenerationId) -> bool {
+        let pids = self.pids(generation).unwrap_or_default();
+        !pids.is_empty() && pids.iter().all(|pid| reap::is_stopped(pid.as_raw()))
+    }
+
     /// What it was started with.
     pub fn launcher_of(&self, generation: GenerationId) -> Option<&Rc<Launcher>> {
         self.generations.get(&generation).map(|running| &running.launcher)

@@ -30,7 +30,7 @@ impl From<&FileStat> for Node {
 pub struct UnixSocket {
     /// [`State::Listen`], [`State::Established`] or neither.
     pub state: State,
-    /// 0: no process has it, not yet or not any more.
+    /// What nobody has accepted yet has none, and is not shown.
     pub inode: u32,
     /// Its own from its beginning on, accepted or not.
     pub cookie: u64,
@@ -45,7 +45,7 @@ pub struct UnixSocket {
 impl UnixSocket {
     /// An accepted connection in which nothing is on its way.
     pub fn is_silent(&self) -> bool {
-        self.state == State::Established && self.inode != 0 && self.rqueue == 0 && self.wqueue == 0
+        self.state == State::Established && self.rqueue == 0 && self.wqueue == 0
     }
 }
 

@@ -54,7 +54,7 @@ pub fn unix_traffic<'a>(
     for socket in sockets {
         match socket.state {
             State::Listen => traffic.queued += socket.rqueue,
-            State::Established if socket.inode != 0 => {
+            State::Established => {
                 let work = match socket {
                     socket if !socket.is_silent() => Work::InFlight,
                     socket if is_idle(socket) => Work::Idle,

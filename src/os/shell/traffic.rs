@@ -45,6 +45,8 @@ struct Seen {
     silent: HashMap<u64, Instant>,
     /// A connection was accepted and read.
     is_at_work: bool,
+    /// Not one of its processes ran.
+    is_all_stopped: bool,
     /// On some socket nobody waited, or it cannot be known who.
     is_partial: bool,
 }
@@ -88,10 +90,12 @@ impl Look {
     }
 
     /// Queues are first in, first out: where all that waited before still wait, nothing was accepted in between.
-    fn taking(&self, is_stopped: bool) -> Taking {
-        let is_untouched =
-            !self.before.waiting.is_empty() && self.before.waiting.is_subset(&self.seen.waiting);
-        if is_untouched && is_stopped {
+    /// Who waits is shown for TCP alone; elsewhere it takes that there is nobody who could accept.
+    fn taking(&self, is_stopped: bool, waits: bool) -> Taking {
+        let (before, now) = (&self.before, &self.seen);
+        let is_untouched = !before.waiting.is_empty() && before.waiting.is_subset(&now.waiting);
+        let is_dead = before.is_all_stopped && now.is_all_stopped && waits;
+        if is_dead || (is_untouched && is_stopped) {
             Taking::Stopped
         } else if is_untouched && !self.seen.is_partial && !self.seen.is_at_work {
             Taking::Nothing
@@ -142,7 +146,9 @@ impl Shell {
                 );
             }
         });
-        let taking = look.taking(self.children.is_stopped(generation));
+        look.seen.is_all_stopped = self.children.is_all_stopped(generation);
+        let waits = traffic.is_ok_and(|traffic| traffic.queued > 0);
+        let taking = look.taking(self.children.is_stopped(generation), waits);
         self.questions.seen.insert(generation, look.seen);
         // Who gets a dump that another has paid for pays for the next.
         let cost = begun.elapsed().max(self.questions.diag.spent());
@@ -235,8 +241,7 @@ impl Shell {
             let inodes = diag::inodes_of(&self.children.pids(look.generation)?)?;
             at_node.filter(|one| inodes.contains(&one.inode)).collect()
         };
-        let connections = ours.iter().filter(|one| one.state == State::Established);
-        look.see(connections.map(|one| (one.cookie, one.inode, one.rqueue)));
+        look.seen.is_partial = true;
         let quiet = look.quiet_for_long(&ours);
         let idle = self.waited_for(look.generation, &quiet, own.device);
         Ok(diag::unix_traffic(ours, |one| idle.contains(&one.cookie)))

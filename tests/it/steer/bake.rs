@@ -1,12 +1,14 @@
 //! A release that works at first and dies: the old one never went away, and has the traffic back at once.
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::super::load::{Failure, Load, Samples};
+use super::super::load::{Failure, Load, Samples, ask, connect};
 use super::super::support::{Daemon, Place, proc_status, wait_for};
+use super::hung::hang;
 use super::{rude, wait_for_traffic};
 
 /// The candidate dies 600 ms after the switch, for good; what the clients saw, and when it died.
@@ -76,6 +78,64 @@ fn a_release_that_hangs_up_on_its_own_is_rolled_back_too() {
     let counts = samples.counts();
     assert!(counts.refused == 0 && counts.late == 0 && counts.failed() <= 20, "{counts}");
     assert!(samples.answered("ready generation 2 on http\n") > 0, "it had the traffic");
+}
+
+/// It serves at first, and stops for good while it bakes; who waits for it is answered by the old one.
+fn hang_in_its_trial(listen: &str, options: &str) {
+    let place = Place::new();
+    let mut daemon = rude(&place, listen, options).start();
+    daemon.wait_generation(1);
+    let address = if listen.starts_with('/') { listen.to_owned() } else { daemon.address("http") };
+    let load = Load::start(&address, 100);
+    let verb = daemon.spawn_verb("swap --json");
+    // With a canary, some of it.
+    wait_for_traffic(&address, "rude generation 2\n");
+    hang(daemon.processes_of(2)[0]);
+    let swap = verb.end().json();
+    assert_eq!(swap["outcome"], "rolled-back", "{listen} {options}: {swap} {}", daemon.stderr());
+    let reason = swap["reason"].as_str().unwrap();
+    assert!(reason.contains("generation 2") && reason.contains("accepted nothing"), "{reason}");
+    daemon.wait_generation(1);
+    wait_for_traffic(&address, "rude generation 1\n");
+    let counts = load.finish();
+    assert!(counts.refused == 0 && counts.other == 0 && counts.failed() <= 5, "{counts}");
+}
+
+#[test]
+fn a_release_that_hangs_while_it_bakes_is_rolled_back() {
+    hang_in_its_trial("127.0.0.1:0", "--bake 1500ms");
+    hang_in_its_trial("127.0.0.1:0", "--bake 500ms");
+    hang_in_its_trial("127.0.0.1:0", "--canary 50:1500ms");
+    let place = Place::new();
+    hang_in_its_trial(&place.path("site.sock"), "--bake 500ms");
+}
+
+/// One client at a time, and that one says nothing for as long as the bake lasts.
+#[test]
+fn a_release_with_its_hands_full_is_taken() {
+    let place = Place::new();
+    place.write("how", "accept");
+    let mut daemon = super::super::support::Launch::new(&place)
+        .args("--listen 127.0.0.1:0=http --bake 2s --drain-quiet 50ms")
+        .command(&[&super::example("waits"), &place.path("how")])
+        .start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let verb = daemon.spawn_verb("swap --json");
+    wait_for_traffic(&address, "waits generation 2\n");
+    let mut silent = connect(&address).unwrap();
+    let mut others: Vec<_> = (0..5).map(|_| connect(&address).unwrap()).collect();
+    for other in &mut others {
+        ask(other, "/").unwrap();
+    }
+    let swap = verb.end().expect(0).json();
+    assert_eq!(swap["outcome"], "swapped", "{swap}");
+    ask(&mut silent, "/").unwrap();
+    for client in others.iter_mut().chain([&mut silent]) {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("waits generation 2\n"), "{text}");
+    }
 }
 
 /// Nothing is steered by then: the candidate has the traffic for good, and waits in the queue where it dies later.

@@ -61,6 +61,37 @@ fn an_idle_connection_does_not_hold_up_a_swap() {
     assert_eq!((&status["last_swap"]["cut"], &status["last_swap"]["closed_idle"]), (&0.into(), &1.into()));
 }
 
+/// The kernel does not know when a unix connection last said something.
+#[test]
+fn an_idle_connection_through_a_unix_socket_does_not_hold_up_a_swap() {
+    let place = Place::new();
+    let path = place.path("site.sock");
+    let mut daemon =
+        rude(&place, &path, "--kill-signal KILL --bake 0 --drain 1h --drain-quiet 200ms").start();
+    daemon.wait_generation(1);
+    let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    ask_kept(&mut client, "/").unwrap();
+    read_kept(&mut client, &mut Vec::new()).unwrap();
+    swapped(&daemon, 2);
+    let status = daemon.wait_generation(2);
+    assert_eq!((&status["last_swap"]["cut"], &status["last_swap"]["closed_idle"]), (&0.into(), &1.into()));
+}
+
+/// Both queues are empty as long as it works, and it does not wait for the client.
+#[test]
+fn a_long_request_through_a_unix_socket_is_not_idle() {
+    let place = Place::new();
+    let path = place.path("site.sock");
+    let mut daemon = rude(&place, &path, "--kill-signal KILL --bake 0 --drain-quiet 200ms").start();
+    daemon.wait_generation(1);
+    let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    ask(&mut client, "/sleep/1500").unwrap();
+    wait_for_connections(&mut daemon, 1);
+    swapped(&daemon, 2);
+    assert_eq!(answer(&mut client).unwrap(), "rude generation 1\n");
+    assert_eq!(daemon.wait_generation(2)["last_swap"]["cut"], 0);
+}
+
 #[test]
 fn half_a_request_is_not_cut() {
     let place = Place::new();

@@ -118,12 +118,12 @@ impl Client {
 }
 
 /// A request that leaves the connection open.
-pub(crate) fn ask_kept(stream: &mut TcpStream, path: &str) -> io::Result<()> {
+pub(crate) fn ask_kept(stream: &mut impl Write, path: &str) -> io::Result<()> {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
 }
 
 /// Reads one whole answer.
-pub(crate) fn read_kept(stream: &mut TcpStream, text: &mut Vec<u8>) -> Result<(), Failure> {
+pub(crate) fn read_kept(stream: &mut impl Read, text: &mut Vec<u8>) -> Result<(), Failure> {
     let mut buffer = [0; 4096];
     while !is_whole(text) {
         match stream.read(&mut buffer)? {
