@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::config::Span;
-use crate::core::report::{Line, State, rounded};
+use crate::core::report::{LastSwap, Line, State, rounded};
 use crate::core::{Reply, Request};
 use crate::os::instances::{self, Holder, Instance};
 use render::printable;
@@ -203,8 +203,9 @@ fn answer(request: &Request, reply: &Reply, json: bool, out: &mut dyn Write) -> 
     }
     match (request, &reply.swap) {
         (Request::Swap { .. }, Some(swap)) if json => say_json(out, swap)?,
-        // Accepted, and nothing has come of it yet.
-        (Request::Swap { wait: false }, None) if json && reply.exit == 0 => say_json(out, &())?,
+        (Request::Swap { wait: false }, None) if json && reply.exit == 0 => {
+            say_json(out, &LastSwap::begun(&reply.text))?;
+        }
         (Request::Swap { .. }, None) if json => return Err(silent(&reply.text)),
         (_, _) => say(out, &printable(&reply.text))?,
     }

@@ -47,6 +47,7 @@
 //!   swap.rs             ready, promote, roll back, when a wanted swap begins
 //!   end.rs              stopping, exits, what is left behind, what comes next
 //!   exit.rs             what the end of a main process means, by Type=
+//!   restored.rs         the core goes on under a new shell
 //!   trial.rs            whether a candidate accepts
 //!   slots.rs            which slot has the traffic, which are guarded; drain.rs: what an old generation finishes;
 //!                       health.rs: Ready=http:; waiting.rs: Ready=auto, and the hint

@@ -19,6 +19,7 @@ pub mod report;
 mod request;
 mod reread;
 mod restart;
+mod restored;
 mod service;
 mod shutdown;
 mod slots;
@@ -199,6 +200,8 @@ pub enum Found {
 pub enum Event {
     /// The first event of every history: the sockets are held.
     Begun,
+    /// The first event of a core that was restored.
+    Restored,
     /// The execve(2) of this generation succeeded.
     Started {
         generation: GenerationId,

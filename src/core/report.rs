@@ -4,6 +4,7 @@
 //! the object of `status --json`. Client and supervisor share these types as their wire format.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::Span;
 
@@ -120,6 +121,20 @@ pub struct LastSwap {
     pub drain_ms: Option<u64>,
     pub cut: Option<u64>,
     pub closed_idle: Option<u64>,
+}
+
+impl LastSwap {
+    /// The object of a swap of which nothing is known but that it was begun: the same keys, null but for the sentence.
+    pub fn begun(reason: &str) -> Value {
+        let (outcome, reason) = (Outcome::Swapped, Some(reason.to_owned()));
+        let (ready_ms, drain_ms, cut, closed_idle) = (None, None, None, None);
+        let swap = Self { from: None, to: 0, outcome, reason, ready_ms, drain_ms, cut, closed_idle };
+        let mut object = serde_json::to_value(swap).expect("plain data with text keys is always JSON");
+        for unknown in ["to", "outcome"] {
+            object[unknown] = Value::Null;
+        }
+        object
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

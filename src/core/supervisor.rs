@@ -26,6 +26,7 @@ impl Supervisor {
         let mut step = Step { service: &mut self.service, now, out: actions };
         match event {
             Event::Begun => step.start_automatically(),
+            Event::Restored => step.on_restored(),
             Event::Started { generation, pid } => step.on_started(generation, pid),
             Event::StartFailed { generation, failure } => step.on_start_failed(generation, failure),
             Event::Exited { generation, exit } => step.on_exited(generation, exit),
@@ -62,7 +63,7 @@ impl Supervisor {
         status::status(&self.service, self.next_wake())
     }
 
-    /// The state as text; [`Supervisor::restore`] continues from it.
+    /// The state as text; [`Supervisor::restore`] continues from it, with [`Event::Restored`].
     pub fn save(&self) -> String {
         serde_json::to_string(&self.service).expect("plain data with text keys always serialises")
     }

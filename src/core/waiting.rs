@@ -49,6 +49,13 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// Nothing of ours is on its way to it any more; the next look begins anew.
+    pub(super) fn ask_again(&mut self) {
+        if self.sight == Sight::Asked {
+            self.sight = Sight::Dim;
+        }
+    }
+
     fn was_seen(&self) -> bool {
         !self.seen.is_empty() || self.sight == Sight::Accepted
     }

@@ -219,4 +219,10 @@ fn a_wait_for_a_failed_swap_is_over_when_status_says_so() {
     scene.old_is_untouched("status 3");
     let starts = settled("the log", || scene.place.who("start"));
     assert_eq!(starts, [1, 2]);
+    // The object of every swap, of which nothing is known yet.
+    let begun = scene.daemon.verb("swap --no-wait --json").expect(0).json();
+    let of_status = scene.daemon.status()["last_swap"].clone();
+    let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&begun), keys(&of_status));
+    assert!(begun["outcome"].is_null() && begun["reason"].as_str().unwrap().contains("begun"), "{begun}");
 }

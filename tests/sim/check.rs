@@ -87,6 +87,8 @@ pub(crate) struct Check {
     slots: Slots,
     /// In this step a swap was decided for it.
     taken: Option<GenerationId>,
+    /// When the core was restored last; who waited before is not known any more.
+    restored: u64,
     waiting: waiting::Waiting,
     /// How often the situations came up that the histories are for.
     pub(crate) marks: BTreeMap<&'static str, u32>,
@@ -122,6 +124,7 @@ impl Check {
             listens: false,
             slots: Slots::new(),
             taken: None,
+            restored: 0,
             waiting: waiting::Waiting::default(),
             marks: BTreeMap::new(),
         }
@@ -138,7 +141,7 @@ impl Check {
         assert!(!self.exited, "a step after Exit");
         self.listens = false;
         self.note_event(now, event);
-        self.note_slot_event(event);
+        self.note_slot_event(now, event);
         self.note_waiting_event(event);
         self.no_spin(now, event, actions, wake);
         for action in actions {
@@ -240,6 +243,7 @@ impl Check {
                 self.clients.remove(client);
             }
             Event::Begun
+            | Event::Restored
             | Event::Connected
             | Event::Childless
             | Event::Tick

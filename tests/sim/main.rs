@@ -22,7 +22,7 @@ use world::World;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 38] = [
+const SITUATIONS: [&str; 39] = [
     "a draining one died",
     "accepted ours",
     "arrived where nobody serves",
@@ -47,6 +47,7 @@ const SITUATIONS: [&str; 38] = [
     "paused",
     "rescue failed",
     "rescued",
+    "restored",
     "rolled back",
     "second stop",
     "socket lost",

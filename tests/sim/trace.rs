@@ -80,6 +80,7 @@ fn event_text(event: &Event) -> String {
         Event::ClientGone { client } => format!("ClientGone c{}", client.0),
         Event::Reread { result } => format!("Reread {}", if result.is_ok() { "ok" } else { "broken" }),
         Event::Begun
+        | Event::Restored
         | Event::Connected
         | Event::Childless
         | Event::Tick

@@ -189,6 +189,10 @@ impl World {
             self.step(event);
             return true;
         }
+        if !self.orderly && self.steps % 64 == 5 && self.suspended.is_none() {
+            self.reexec();
+            return true;
+        }
         let happening = self.agenda.first_key_value().map(|((time, _), _)| *time);
         let tick = self.tick.filter(|_| self.suspended.is_none()).map(|(_, at)| at);
         let (time, is_tick) = match (happening, tick) {
@@ -330,6 +334,17 @@ impl World {
             assert_eq!(twin.next_wake(), self.core.next_wake(), "reexec_roundtrip: next_wake");
             self.twin = Some((twin, 8));
         }
+    }
+
+    /// The core goes on under a shell that has forgotten what it was told and what it was asked.
+    fn reexec(&mut self) {
+        self.core = Supervisor::restore(&self.core.save()).expect("what was saved is restored");
+        self.twin = None;
+        let held = self.net.held();
+        self.net.forget(self.setting.steers);
+        self.groups.values_mut().for_each(|group| group.counted = self.now);
+        self.step(Event::Restored);
+        assert_eq!(self.net.held(), held, "what the shell has to keep to is not ordered anew");
     }
 
     fn obey(&mut self, action: &Action) {

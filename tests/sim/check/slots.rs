@@ -73,7 +73,7 @@ const fn all(slot: u8) -> Steering {
 
 /// What is remembered.
 impl Check {
-    pub(super) fn note_slot_event(&mut self, event: &Event) {
+    pub(super) fn note_slot_event(&mut self, now: u64, event: &Event) {
         match event {
             Event::Counted { generation, counted: Counted { traffic, cost, .. } } => {
                 let on = self.slots.of(*generation);
@@ -86,6 +86,11 @@ impl Check {
             Event::Probed { generation, result } => {
                 let on = self.slots.of(*generation);
                 (on.is_asked, on.was_good) = (false, result.is_ok());
+            }
+            Event::Restored => {
+                self.slots.of.values_mut().for_each(|on| on.is_asked = false);
+                self.restored = now;
+                self.mark("restored", true);
             }
             Event::Arrived { .. } => self.mark("arrived where nobody serves", true),
             Event::RescueFailed { .. } => self.mark("rescue failed", true),

@@ -156,6 +156,7 @@ impl Kernel {
             }
             Event::ClientGone { client } => drop(self.rules.clients.remove(client)),
             Event::Begun
+            | Event::Restored
             | Event::MainChanged { .. }
             | Event::Cleared { .. }
             | Event::Reread { .. }

@@ -68,6 +68,21 @@ impl Net {
         }
     }
 
+    /// What the shell was told to keep to. Whether it is to watch, where starts are held back, does not matter.
+    pub(super) fn held(&self) -> impl PartialEq + std::fmt::Debug + use<> {
+        (self.wanted, self.guarded.clone())
+    }
+
+    /// Where the traffic goes is the kernel's to remember, and who was asked will not be heard.
+    pub(super) fn forget(&mut self, steers: bool) {
+        if steers {
+            self.wanted = Steering { slot: SlotId(limits::GENERATIONS as u8 - 1), canary: None };
+        }
+        self.watched = false;
+        self.guarded.clear();
+        self.asked.clear();
+    }
+
     pub(crate) fn queue(&mut self, slot: SlotId) -> &mut Queue {
         &mut self.queues[usize::from(slot.0)]
     }

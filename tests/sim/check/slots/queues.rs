@@ -84,7 +84,9 @@ impl Check {
         }
         let slot = SlotId(self.slots.slot(id.0));
         let waits = net.waiting().find(|(at, _)| *at == slot).map(|(_, queue)| queue.since);
-        let since = frozen(id).zip(waits).map(|(frozen, waits)| frozen.max(waits) + self.slots.of[&id].slept);
+        let since = frozen(id)
+            .zip(waits)
+            .map(|(frozen, waits)| frozen.max(waits).max(self.restored) + self.slots.of[&id].slept);
         let hangs = since.is_some_and(|since| now >= since + SOME);
         assert!(!hangs, "who_hangs_is_not_taken: {id} has accepted nothing since {since:?}");
     }

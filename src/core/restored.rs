@@ -1,0 +1,34 @@
+//! The core goes on under a new shell, which knows the processes and the sockets and nothing of what was ordered.
+
+use super::service::{Phase, Step};
+use super::{Action, limits};
+
+impl Step<'_> {
+    /// Orders what the shell has to keep to, and asks once more what was not answered. What becomes of processes it
+    /// knows by itself.
+    pub(super) fn on_restored(&mut self) {
+        let (now, service) = (self.now, &mut *self.service);
+        if service.steers() {
+            self.out.push(Action::Steer(service.steering));
+            self.out.extend(service.guarded.iter().map(|slot| Action::Guard { slot: *slot, on: true }));
+        }
+        if matches!(service.phase, Phase::Listening { hold_until: None }) {
+            self.out.push(Action::Watch { on: true });
+        }
+        if service.clients.rereading.is_some() {
+            self.out.push(Action::Reread);
+        }
+        for generation in &mut service.generations {
+            if let Some(probe) = generation.probe.as_mut().filter(|probe| probe.is_asking) {
+                probe.is_asking = false;
+                probe.due = probe.asked.after(limits::PROBE_GAP).max(now);
+            }
+            if let Some(waiting) = &mut generation.waiting {
+                waiting.ask_again();
+            }
+            if let Some(trial) = &mut generation.trial {
+                trial.ask_again(now);
+            }
+        }
+    }
+}
