@@ -45,7 +45,7 @@ impl Shell {
 
     /// Those that it was started with.
     fn sockets_of(&self, generation: GenerationId) -> Vec<NamedSocket> {
-        self.children.launcher_of(generation).unwrap_or(&self.launcher).sockets().to_vec()
+        self.children.launcher(generation).unwrap_or(&self.launcher).sockets().to_vec()
     }
 
     fn waiters(
@@ -141,7 +141,7 @@ impl Shell {
             .filter(|(label, _)| sockets.is_empty() || sockets.contains(label))
             .map(|(_, socket)| socket)
             .collect();
-        let launcher = self.children.launcher_of(generation).unwrap_or(&self.launcher);
+        let launcher = self.children.launcher(generation).unwrap_or(&self.launcher);
         let known = |socket: &&NamedSocket| known::Socket {
             name: socket.name.clone(),
             address: socket.address.clone(),
