@@ -41,14 +41,6 @@ impl Trial {
         self.next
     }
 
-    /// What was asked is not answered, and who waited then is forgotten.
-    pub(super) fn ask_again(&mut self, now: Time) {
-        if self.next == Time::NEVER {
-            self.next = now;
-        }
-        (self.counted, self.nothing_since) = (None, None);
-    }
-
     fn has_accepted_nothing(&mut self, now: Time, taking: Taking) -> Option<Span> {
         let counted = self.counted.replace(now);
         self.nothing_since = match taking {

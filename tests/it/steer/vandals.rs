@@ -83,7 +83,8 @@ fn a_unix_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
         .start();
     daemon.wait_generation(1);
     get(&path, "/").unwrap();
-    get(&path, "/shutdown").unwrap();
+    // Whoever has lost its socket is stopped at once, maybe before it has said that it did as it was asked.
+    let _answer_or_end = get(&path, "/shutdown");
     let begin = Instant::now();
     wait_for("a client's connection", || std::os::unix::net::UnixStream::connect(&path).ok());
     assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
