@@ -100,3 +100,32 @@ impl Step<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counted every 300 ms: for how long it has accepted nothing in the end.
+    fn judged(takings: &[Taking]) -> Option<Span> {
+        let mut trial = Trial::of(Time(0), Span::from_secs(5)).unwrap();
+        let times = (0..).step_by(300_000_000).map(Time);
+        times.zip(takings).map(|(now, taking)| trial.has_accepted_nothing(now, *taking)).last().unwrap()
+    }
+
+    #[test]
+    fn whoever_accepts_one_begins_anew() {
+        use Taking::{Nothing, Something, Stopped};
+        for (takings, hangs_for) in [
+            (&[Something, Nothing, Nothing, Nothing][..], Some(900)),
+            (&[Something, Nothing, Nothing], None),
+            (&[Nothing, Something, Nothing, Nothing, Nothing], Some(900)),
+            (&[Nothing, Nothing, Something, Nothing, Nothing], None),
+            (&[Nothing, Nothing, Nothing, Something], None),
+            (&[Something, Stopped], Some(300)),
+            (&[Something, Nothing, Stopped], Some(600)),
+            (&[Stopped, Something], None),
+        ] {
+            assert_eq!(judged(takings), hangs_for.map(Span::from_millis), "{takings:?}");
+        }
+    }
+}
