@@ -8,6 +8,7 @@
 //!     /backlog/N         listen(2) with this queue limit
 //!     /nonblock          O_NONBLOCK
 //!     /alone             takes SO_REUSEPORT off
+//!     /lock              SO_LOCK_FILTER: no program on it can be changed any more
 //!     /unlink/PATH       removes /PATH
 //!     /stranger          binds the same address once more, with SO_REUSEPORT, and serves there too; `--stranger`
 //!                        does so before anything else
@@ -77,6 +78,7 @@ fn spoil(first: &'static Socket, request: &Request) -> nix::Result<()> {
         ["backlog", limit] => listen(&fd, Backlog::new(limit.parse::<i32>().expect("a small number"))?),
         ["nonblock"] => fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop),
         ["alone"] => setsockopt(&fd, sockopt::ReusePort, &false),
+        ["lock"] => common::set_flag(fd, libc::SO_LOCK_FILTER),
         ["stranger"] => join(first),
         ["leave"] => {
             leave();

@@ -12,7 +12,7 @@ use super::load::{Load, get};
 use super::support::{Daemon, Launch, Place, SUPERVISE, example, wait_for};
 
 /// The example `waits`, which does what the file `how` says.
-fn waits<'a>(place: &'a Place, how: &str, options: &str) -> Launch<'a> {
+pub(super) fn waits<'a>(place: &'a Place, how: &str, options: &str) -> Launch<'a> {
     place.write("how", how);
     Launch::new(place)
         .args("--listen 127.0.0.1:0=http --bake 0 --drain-quiet 50ms")
@@ -108,7 +108,7 @@ fn where_the_current_one_never_waits_a_second_of_life_has_to_do() {
 }
 
 /// With copies of the programs where anybody may go: root sees everything, so somebody else has to look.
-fn as_somebody<'a>(place: &'a Place, launch: Launch<'a>) -> Launch<'a> {
+pub(super) fn as_somebody<'a>(place: &'a Place, launch: Launch<'a>) -> Launch<'a> {
     if !geteuid().is_root() {
         return launch;
     }

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::load::{answer, ask, connect};
-use super::super::support::{Daemon, Place, wait_for};
+use super::super::support::{Daemon, Place, limit_fds, set_limit_of_fds, wait_for};
 use super::{assert_steered, namespace, rude, swapped};
 
 const CLIENTS: usize = 200;
@@ -100,4 +100,56 @@ fn what_waits_in_the_queue_of_a_candidate_that_dies_goes_back_to_the_old_one() {
     }
     assert_eq!(verb.end().expect(1).json()["outcome"], "rolled-back");
     daemon.wait_generation(1);
+}
+
+/// The kernel would give every listener of the address its share of them.
+#[test]
+fn of_three_generations_only_the_one_with_the_traffic_gets_the_queue_of_one_that_hangs() {
+    if !namespace::enter() {
+        return;
+    }
+    namespace::set("ipv4/tcp_migrate_req", "1");
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", OPTIONS).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    hang(daemon.server());
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
+    for client in &mut clients {
+        ask(client, "/").unwrap();
+    }
+    swapped(&daemon, 2);
+    place.write("sick", "");
+    let verb = daemon.spawn_verb("swap");
+    for client in &mut clients {
+        assert_eq!(answer(client).unwrap(), "rude generation 2\n");
+    }
+    let status = daemon.status();
+    assert!(status["generations"].as_array().unwrap().iter().any(|one| one["generation"] == 3), "{status}");
+    drop(verb);
+}
+
+#[test]
+fn a_rescue_that_finds_no_fd_is_tried_again() {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", "--bake 1h").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let _verb = daemon.spawn_verb("swap");
+    super::wait_for_traffic(&address, "rude generation 2\n");
+    let candidate = daemon.processes_of(2)[0];
+    hang(candidate);
+    let mut clients: Vec<_> = (0..5).map(|_| connect(&address).unwrap()).collect();
+    for client in &mut clients {
+        ask(client, "/").unwrap();
+    }
+    limit_fds(daemon.pid(), 0);
+    kill(Pid::from_raw(candidate), Signal::SIGKILL).unwrap();
+    let complaint = "cannot be taken elsewhere";
+    wait_for("its complaint", || daemon.stderr().contains(complaint).then_some(()));
+    set_limit_of_fds(daemon.pid(), "1024");
+    for client in &mut clients {
+        assert_eq!(answer(client).unwrap(), "rude generation 1\n");
+    }
+    assert_eq!(daemon.stderr().matches(complaint).count(), 1, "{}", daemon.stderr());
 }

@@ -1,5 +1,12 @@
 //! A child that binds the port itself with SO_REUSEPORT joins our group: it never gets a connection, and is named.
 
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
+};
+
 use super::super::load::{Load, get};
 use super::super::support::{Place, wait_for};
 use super::{assert_steered, swapped, vandal};
@@ -80,4 +87,33 @@ fn a_stranger_that_comes_and_goes_takes_nothing_along() {
     let samples = load.samples();
     samples.assert_clean();
     assert_eq!(samples.answered("stranger\n"), 0);
+}
+
+/// Clients of IPv4 are its own: a socket of their family goes before one of both.
+#[test]
+fn a_stranger_for_ipv4_beside_a_socket_of_both_families_is_named_with_what_it_gets() {
+    let place = Place::new();
+    let mut daemon = super::Launch::new(&place)
+        .args("--listen [::]:0=http --ready notify --bake 0 --drain-quiet 50ms")
+        .command(&[&super::example("vandal")])
+        .start();
+    daemon.wait_generation(1);
+    assert_steered(&daemon);
+    let at: SocketAddr = daemon.address("http").parse().unwrap();
+    let stranger = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&stranger, sockopt::ReusePort, &true).unwrap();
+    bind(stranger.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, at.port())).unwrap();
+    listen(&stranger, Backlog::MAXCONN).unwrap();
+    swapped(&daemon, 2);
+    let own = format!("[::1]:{}", at.port());
+    assert_eq!(get(&own, "/").unwrap(), "vandal generation 2\n");
+    let takes = format!("has bound 0.0.0.0:{}, and gets the connections to it", at.port());
+    let named = |daemon: &super::Daemon| daemon.stderr().matches(&takes).count();
+    wait_for("its name", || (named(&daemon) == 1).then_some(()));
+    swapped(&daemon, 3);
+    drop(stranger);
+    swapped(&daemon, 4);
+    assert_eq!(named(&daemon), 1, "once: {}", daemon.stderr());
+    wait_for("the news that it left", || daemon.stderr().contains("is ours alone again").then_some(()));
+    assert_eq!(get(&format!("127.0.0.1:{}", at.port()), "/").unwrap(), "vandal generation 4\n");
 }

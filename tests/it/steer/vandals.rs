@@ -226,3 +226,37 @@ fn o_nonblock_of_a_living_server_stays() {
     assert!(fd_flags(server, 3) & 0o4000 != 0, "taken from under its hands");
     drop(verb);
 }
+
+#[test]
+fn a_server_that_locks_its_filter_is_swapped_all_the_same() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 0 --drain-quiet 50ms --kill-signal KILL").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let load = Load::start(&address, 300);
+    for generation in 1..=6 {
+        assert_eq!(get(&address, "/lock").unwrap(), format!("vandal generation {generation}\n"));
+        load.let_pass(20);
+        swapped(&daemon, generation + 1);
+    }
+    load.let_pass(20);
+    load.samples().assert_clean();
+    assert_steered(&daemon);
+}
+
+#[test]
+fn a_server_that_shuts_its_listener_down_without_end_is_told_of_once_and_then_counted() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 0 --drain-quiet 50ms").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    for _ in 0..20 {
+        wait_for("an answer", || get(&address, "/shutdown").ok());
+    }
+    swapped(&daemon, 2);
+    daemon.wait_generation(2);
+    let said = daemon.stderr();
+    let of_it: Vec<_> = said.lines().filter(|line| line.contains("shut")).collect();
+    assert_eq!(of_it.len(), 1, "{said}");
+    assert!(said.contains("generation 1 has done the same"), "{said}");
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::process::Command;
 
 /// Every pid of this machine.
 pub(crate) fn pids() -> Vec<i32> {
@@ -64,4 +65,17 @@ pub(crate) fn fd_flags(pid: i32, fd: i32) -> u32 {
     let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).expect("an open fd");
     let line = text.lines().find_map(|line| line.strip_prefix("flags:")).expect("proc_pid_fdinfo(5)");
     u32::from_str_radix(line.trim(), 8).expect("octal")
+}
+
+/// Lets a process have no more than `more` fds besides those it has. The limit is one of numbers, and there may be gaps.
+pub(crate) fn limit_fds(pid: i32, more: usize) {
+    let taken: Vec<i32> = fds(pid).iter().map(|(number, _)| *number).collect();
+    let limit = (0..).filter(|number| !taken.contains(number)).nth(more).unwrap();
+    set_limit_of_fds(pid, &limit.to_string());
+}
+
+/// The soft one of RLIMIT_NOFILE.
+pub(crate) fn set_limit_of_fds(pid: i32, limit: &str) {
+    let (pid, limit) = (pid.to_string(), format!("--nofile={limit}:"));
+    assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
 }
