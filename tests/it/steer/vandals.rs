@@ -1,5 +1,7 @@
 //! The listener doctor: what a server does to its socket is mended, at once where that makes an event.
 
+use std::fs;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::AT_FDCWD;
@@ -86,7 +88,7 @@ fn a_unix_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
     // Whoever has lost its socket is stopped at once, maybe before it has said that it did as it was asked.
     let _answer_or_end = get(&path, "/shutdown");
     let begin = Instant::now();
-    wait_for("a client's connection", || std::os::unix::net::UnixStream::connect(&path).ok());
+    wait_for("a client's connection", || UnixStream::connect(&path).ok());
     assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
     // The server has an fd of what no longer is, so it has failed: the next one comes by itself.
     assert_eq!(get(&path, "/").unwrap(), "vandal generation 2\n");
@@ -259,4 +261,29 @@ fn a_server_that_shuts_its_listener_down_without_end_is_told_of_once_and_then_co
     let of_it: Vec<_> = said.lines().filter(|line| line.contains("shut")).collect();
     assert_eq!(of_it.len(), 1, "{said}");
     assert!(said.contains("generation 1 has done the same"), "{said}");
+}
+
+/// Nothing of somebody else's is replaced; once it was moved away a swap has the path lead to us again.
+#[test]
+fn whoever_takes_the_path_of_a_socket_is_told_of_each_time() {
+    let place = Place::new();
+    let path = place.path("site.sock");
+    let mut daemon = Launch::new(&place)
+        .args(&format!("--listen {path}=http --ready notify --bake 0 --drain-quiet 50ms"))
+        .command(&[&example("vandal")])
+        .start();
+    daemon.wait_generation(1);
+    for times in 1..=2 {
+        let (theirs, moved) = (place.path("theirs"), place.path("moved"));
+        let stranger = UnixListener::bind(&theirs).unwrap();
+        fs::rename(&theirs, &path).unwrap();
+        wait_for("the news", || {
+            (daemon.stderr().matches("is somebody else's by now").count() == times).then_some(())
+        });
+        UnixStream::connect(&path).unwrap();
+        stranger.accept().unwrap();
+        fs::rename(&path, moved).unwrap();
+        swapped(&daemon, times as u64 + 1);
+        assert_eq!(get(&path, "/").unwrap(), format!("vandal generation {}\n", times + 1));
+    }
 }
