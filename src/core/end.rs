@@ -271,13 +271,13 @@ impl Step<'_> {
             return;
         };
         let after = now.since(generation.ordered);
-        let end = End::Exited(exit);
+        let is_told = generation.failure.is_some();
         let next = if generation.lives() { generation.after_exit(exit) } else { AfterExit::End };
         if next != AfterExit::End {
             generation.last_exit = Some(exit);
             generation.pid = None;
         }
-        let is_protocol = generation.failure == Some(Failure::Protocol);
+        let is_protocol = !is_told && generation.failure == Some(Failure::Protocol);
         self.tell(Note::Exited { generation: id, exit, after });
         if is_protocol && next == AfterExit::End {
             let what = "it ended without READY=1, which was waited for".to_owned();
@@ -285,7 +285,7 @@ impl Step<'_> {
         }
         match next {
             AfterExit::End => {
-                self.ended(id, end);
+                self.ended(id, End::Exited(exit));
                 self.wind_down(id);
             }
             AfterExit::NextCommand(index) => self.start_main(id, index),
