@@ -3,7 +3,7 @@
 
 mod ask;
 mod descendants;
-mod recipe;
+pub(crate) mod recipe;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -8,8 +8,10 @@
 
 #[path = "../it/conformance/mod.rs"]
 mod conformance;
+mod container;
 mod cookbook;
 mod fastcgi;
+mod intercept;
 #[path = "../it/load.rs"]
 mod load;
 mod oracle;
