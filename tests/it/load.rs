@@ -60,7 +60,9 @@ pub(crate) fn answer(stream: &mut impl Read) -> Result<String, Failure> {
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(Failure::Empty)?;
-    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok());
+    let headers = head.lines().filter_map(|line| line.split_once(": "));
+    let mut lengths = headers.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = lengths.find_map(|(_, value)| value.parse().ok());
     if length == Some(body.len()) { Ok(body.to_owned()) } else { Err(Failure::Empty) }
 }
 

@@ -1,105 +1,91 @@
-//! A container made from nothing but a static `supervise`, as PID 1, and a static server that binds for itself: podman with
-//! runc, its default seccomp profile and no capability added.
+//! PID 1 of a container made from scratch, under the seccomp profile and the capabilities that podman gives by default: one
+//! static binary, and a server that binds for itself.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command};
 
-use super::cookbook::recipe::Recipe;
-use super::load::Load;
-use super::support::{Place, wait_for};
+use super::load::get;
+use super::support::{Ended, Place, Verb, wait_for};
 
-const CONTAINERFILE: &str = "FROM scratch\nCOPY supervise server /\nENTRYPOINT [\"/supervise\"]\n";
-const SWAPS: u64 = 2;
+/// Where `cargo static` puts them.
+const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
 
-#[test]
-fn as_root() {
-    swaps_in_a_container("root", &[], "waits on");
-}
-
-/// Without CAP_SYS_PTRACE nobody may look into a process of another user.
-#[test]
-fn with_a_server_of_another_user() {
-    swaps_in_a_container("app", &["-u", "65534", "-g", "65534"], "accepted a connection of ours");
-}
-
-fn swaps_in_a_container(name: &str, options: &[&str], is_ready: &str) {
-    let recipe = Recipe::copy("go");
-    recipe.build();
-    let mut container = Container::start(name, &recipe, options);
-    let load = Load::start(&recipe.address(), 300);
-    load.let_pass(100);
-    for to in 2..=1 + SWAPS {
-        let swap = container.podman(&["exec", "NAME", "/supervise", "swap", "--json"]);
-        let swap: serde_json::Value = serde_json::from_slice(&swap.stdout).unwrap();
-        assert_eq!((&swap["to"], &swap["outcome"]), (&to.into(), &"swapped".into()), "{swap}");
-        load.let_pass(100);
-    }
-    let counts = load.finish();
-    println!("container, server of {name}: {counts}");
-    // The default of `podman stop`, said to be sure: our own time for this must fit in.
-    container.podman(&["stop", "--time", "10", "NAME"]);
-    let log = container.log();
-    assert!(counts.failed() == 0 && counts.ok > 100, "{counts}: {log}");
-    assert_eq!(log.matches(is_ready).count() as u64, 1 + SWAPS, "{log}");
-    assert!(!log.contains("warning"), "{log}");
-    let status = container.podman(&["inspect", "--format", "{{.State.ExitCode}}", "NAME"]);
-    assert_eq!(String::from_utf8_lossy(&status.stdout).trim(), "0", "{log}");
-}
-
-/// With an image of its own. Dropped, both are removed.
+/// A running container, which does not outlive the test.
 struct Container {
     name: String,
-    _place: Place,
+    podman: Child,
 }
 
 impl Container {
-    fn start(name: &str, recipe: &Recipe, options: &[&str]) -> Self {
-        let place = Place::new();
-        place.write("Containerfile", CONTAINERFILE);
-        fs::copy(static_supervise(), place.path("supervise")).unwrap();
-        fs::copy(recipe.path("server"), place.path("server")).unwrap();
-        let name = format!("supervise-test-{name}-{}", std::process::id());
-        let directory = place.path("");
-        let mut container = Self { name, _place: place };
-        container.podman(&["build", "--quiet", "--tag", "localhost/NAME", &directory]);
-        let mut words = vec!["--runtime", "runc", "run", "--detach", "--name", "NAME", "--network", "host"];
-        words.extend(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "localhost/NAME"]);
-        words.extend(options);
-        let address = recipe.address();
-        words.extend(["--listen", &address, "--intercept-bind", "--", "/server"]);
-        container.podman(&words);
-        wait_for("the first generation", || container.log().contains("is ready").then_some(()));
-        container
+    fn start(name: &str, command: &str) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        let limits = "--ulimit nofile=1024:1024 --ulimit nproc=1000:1000";
+        let run = format!("run --rm --name {name} --network host {limits} {} {command}", image());
+        Self { name, podman: podman(&run).spawn().unwrap() }
     }
 
-    /// Runs `podman WORDS`, with our name for NAME.
-    #[track_caller]
-    fn podman(&mut self, words: &[&str]) -> Output {
-        let words: Vec<String> = words.iter().map(|word| word.replace("NAME", &self.name)).collect();
-        let output = Command::new("podman").args(&words).output();
-        let output = output.unwrap_or_else(|error| panic!("podman: {error}: run tests/real/run"));
-        assert!(output.status.success(), "podman {words:?}: {output:?}");
-        output
-    }
-
-    fn log(&mut self) -> String {
-        let output = self.podman(&["logs", "NAME"]);
-        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    fn swap(&self) -> Ended {
+        ended(&format!("exec {} /supervise swap --control /control", self.name))
     }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let image = format!("localhost/{}", self.name);
-        for words in [["rm", "--force", "--volumes", &self.name], ["rmi", "--force", "--ignore", &image]] {
-            // Some of it may not have been made.
-            let _output = Command::new("podman").args(words).output();
-        }
+        ended(&format!("stop --time 5 {}", self.name)).expect(0);
+        self.podman.wait().unwrap();
     }
 }
 
-/// What `cargo static` has built.
-fn static_supervise() -> PathBuf {
-    std::env::var_os("STATIC").expect("STATIC, as tests/real/run sets it").into()
+fn podman(words: &str) -> Command {
+    let mut command = Command::new("podman");
+    command.args(["--runtime", "runc"]).args(words.split_whitespace());
+    command
+}
+
+fn ended(words: &str) -> Ended {
+    Verb::spawn(podman(words)).end()
+}
+
+/// Builds it; the same files are the same image.
+fn image() -> String {
+    let place = Place::new();
+    let release = Path::new(BUILT).join(host()).join("release");
+    for (file, name) in [("supervise", "supervise"), ("examples/binds", "server")] {
+        fs::copy(release.join(file), Path::new(&place.path(name))).unwrap();
+    }
+    place.write("passwd", "app:x:1234:1234::/:/server\n");
+    place.write("group", "app:x:1234:\n");
+    place.write("Dockerfile", "FROM scratch\nCOPY supervise server /\nCOPY passwd group /etc/\n");
+    let built = ended(&format!("build -q {}", place.path(""))).expect(0);
+    built.stdout.trim().to_owned()
+}
+
+/// `x86_64-unknown-linux-gnu`
+fn host() -> String {
+    let version = Command::new("rustc").arg("-vV").output().unwrap().stdout;
+    let text = String::from_utf8(version).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned()
+}
+
+fn serves_over_a_swap(name: &str, options: &str) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let options = format!("--control /control -l {address} --intercept-bind --drain-quiet 50ms {options}");
+    let container = Container::start(name, &format!("/supervise {options} -- /server {address}"));
+    wait_for("the server", || get(&address, "/").ok().filter(|body| body == "binds generation 1\n"));
+    container.swap().expect(0);
+    assert_eq!(get(&address, "/").unwrap(), "binds generation 2\n");
+}
+
+#[test]
+fn a_server_that_binds_for_itself() {
+    serves_over_a_swap("binds", "");
+}
+
+/// Without CAP_SYS_PTRACE root may not look into the processes of another.
+#[test]
+fn as_another_user() {
+    serves_over_a_swap("binds-app", "-u app");
 }

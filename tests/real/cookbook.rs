@@ -3,7 +3,8 @@
 
 mod ask;
 mod descendants;
-pub(crate) mod recipe;
+mod outage;
+mod recipe;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -12,7 +12,7 @@ pub(super) const COOKBOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples
 /// How a recipe begins: a comment in the language of the file.
 const COMMENTS: [&str; 4] = ["# ", "// ", "; ", "<?php // "];
 
-pub(crate) struct Recipe {
+pub(super) struct Recipe {
     place: Place,
     /// What its first line says to run, as a shell takes it.
     line: String,
@@ -20,7 +20,7 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    pub(crate) fn copy(name: &str) -> Self {
+    pub(super) fn copy(name: &str) -> Self {
         let files: Vec<(String, String)> = fs::read_dir(Path::new(COOKBOOK).join(name))
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -40,37 +40,29 @@ impl Recipe {
         Self { line: replaced(line), address: address.to_string(), place }
     }
 
-    pub(crate) fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         self.address.clone()
     }
 
-    /// A file of the copy.
-    pub(crate) fn path(&self, name: &str) -> String {
-        self.place.path(name)
+    /// Starts it: first what comes before `supervise`, then `supervise` with a control socket in the place.
+    pub(super) fn start(&self) -> Daemon {
+        self.start_with("")
     }
 
-    /// Does what comes before `supervise`.
-    pub(crate) fn build(&self) {
-        if let Some(build) = self.words().0.strip_suffix("&& ") {
-            let status = Command::new("sh").args(["-ec", build]).current_dir(self.path("")).status().unwrap();
+    /// With more options.
+    pub(super) fn start_with(&self, options: &str) -> Daemon {
+        let (build, arguments) = self.line.split_once("supervise ").unwrap();
+        let directory = self.place.path("");
+        if let Some(build) = build.strip_suffix("&& ") {
+            let status = Command::new("sh").args(["-ec", build]).current_dir(&directory).status().unwrap();
             assert!(status.success(), "{build}");
         }
-    }
-
-    /// Builds and starts it, with a control socket in its directory.
-    pub(super) fn start(&self) -> Daemon {
-        self.build();
-        let (arguments, directory) = (self.words().1, self.path(""));
+        let arguments = arguments.replacen(" -- ", &format!(" {options} -- "), 1);
         let rest = format!("exec \"$0\" \"$@\" {arguments}");
         let venv = std::env::var("VENV").expect("VENV, as tests/real/run sets it");
         let path = format!("{venv}/bin:{}:/usr/sbin", std::env::var("PATH").unwrap());
         let launch = Launch::new(&self.place).wrapper(&["sh", "-ec", &rest]).directory(&directory);
         launch.env("PATH", &path).start()
-    }
-
-    /// What comes before `supervise`, and its arguments.
-    fn words(&self) -> (&str, &str) {
-        self.line.split_once("supervise ").unwrap()
     }
 }
 
