@@ -35,7 +35,8 @@ impl Shell {
             (true, false) => Sight::Dim,
             (true, true) => self.ask_to_accept(generation, slot, &sockets),
         };
-        if sight != Sight::Asked {
+        // That of Ready=http: is somebody else's.
+        if sight != Sight::Asked && self.asking.as_ref().is_some_and(|asking| asking.is_silent) {
             self.end_probe(generation);
         }
         let looked = Looked { waited: only_names(waited), others: only_names(others), sight };
