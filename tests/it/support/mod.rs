@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) use daemon::{Daemon, Launch};
-pub(crate) use process::{environment, fd_flags, fds, proc_status, zombies};
+pub(crate) use process::{descendants, environment, fd_flags, fds, proc_status, zombies};
 
 /// Nothing that works takes this long, however busy the machine is.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
