@@ -145,6 +145,23 @@ fn who_cannot_be_looked_at_accepts_a_connection_of_ours() {
 }
 
 #[test]
+fn one_on_a_unix_path_accepts_one_likewise() {
+    let place = Place::new();
+    let path = place.path("s.sock");
+    place.write("how", "accept hidden");
+    let launch = Launch::new(&place)
+        .args(&format!("--listen {path}=http --bake 0 --drain-quiet 50ms"))
+        .command(&[&example("waits"), &place.path("how")]);
+    let mut daemon = as_somebody(&place, launch).start();
+    for generation in 1..=2 {
+        daemon.wait_generation(generation);
+        assert_eq!(ready_by(&daemon, generation), "(accepted a connection of ours)");
+        assert_eq!(get(&path, "/").unwrap(), format!("waits generation {generation}\n"));
+        daemon.verb("swap").expect(0);
+    }
+}
+
+#[test]
 fn where_nothing_can_be_known_a_second_of_life_has_to_do() {
     let place = Place::new();
     let launch = waits(&place, "accept hidden", "--handover shared");
