@@ -17,6 +17,7 @@ mod load;
 mod oracle;
 mod packages;
 mod programs;
+mod ring;
 #[path = "../it/support/mod.rs"]
 mod support;
 
