@@ -369,7 +369,8 @@ impl Shell {
             Action::EndProbe { generation } => self.end_probe(generation),
             Action::Look { generation, slot, ask } => self.look(generation, slot, ask),
             Action::Hint { generation, sockets, has_ended } => {
-                self.tell(&self.hint(generation, &sockets, has_ended));
+                let hint = self.hint(generation, &sockets, has_ended);
+                hint.iter().for_each(|note| self.tell(note));
             }
             Action::TellOverflows => self.tell_overflows(),
             Action::Sweep { signal } => self.sweep(signal),

@@ -133,15 +133,23 @@ impl Shell {
         }
     }
 
-    /// `sockets`: by their labels; none of them are all.
-    pub(super) fn hint(&self, generation: GenerationId, sockets: &BTreeSet<String>, has_ended: bool) -> Note {
+    /// `sockets`: by their labels; none of them are all. None: with InterceptBind= an address in use is one that was told of when it was bound.
+    pub(super) fn hint(
+        &self,
+        generation: GenerationId,
+        sockets: &BTreeSet<String>,
+        has_ended: bool,
+    ) -> Option<Note> {
+        let launcher = self.children.launcher(generation).unwrap_or(&self.launcher);
+        if launcher.intercepts() && has_ended {
+            return None;
+        }
         let held = self.sockets_of(generation);
         let names = labels(&held).into_iter().zip(&held);
         let meant: Vec<&NamedSocket> = names
             .filter(|(label, _)| sockets.is_empty() || sockets.contains(label))
             .map(|(_, socket)| socket)
             .collect();
-        let launcher = self.children.launcher(generation).unwrap_or(&self.launcher);
         let known = |socket: &&NamedSocket| known::Socket {
             name: socket.name.clone(),
             address: socket.address.clone(),
@@ -149,13 +157,13 @@ impl Shell {
         let remedy = if meant.len() < held.len() {
             "it takes others of these sockets: tell it of this one in the same way, or leave it out of --listen".to_owned()
         } else if launcher.intercepts() {
-            "no bind() of its own fitted: write --listen with the address that it binds".to_owned()
+            "it has bound none of them itself either; if it binds another address, write that one with --listen".to_owned()
         } else {
             known::remedy(&launcher.words(), &meant.iter().map(known).collect::<Vec<_>>())
         };
         let named = |socket: &&NamedSocket| format!("{} ({})", socket.name, socket.address);
         let sockets = meant.iter().map(named).collect::<Vec<_>>().join(", ");
-        Note::Hint { generation, sockets, has_ended, remedy }
+        Some(Note::Hint { generation, sockets, has_ended, remedy })
     }
 }
 
