@@ -16,7 +16,8 @@ use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 
 use super::link::{CLIENT, Link, Progress, SERVER, reset};
-use super::{PASSED_ON, Post, QUIET, REFUSED, Target, canonical, comes_back, is_ready};
+use super::{PASSED_ON, Post, QUIET, REFUSED, canonical, comes_back, is_ready};
+use crate::os::socket::Target;
 use crate::os::sys;
 
 /// Connections at once; more stay in their queue. Where RLIMIT_NOFILE has no room for two fds each, that is the bound.

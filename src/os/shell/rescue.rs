@@ -17,7 +17,7 @@ use crate::core::note::Damage;
 use crate::core::{Event, SlotId, SocketNote};
 use crate::os::diag;
 use crate::os::reap;
-use crate::os::relay::{self, Relay, Target};
+use crate::os::relay::{self, Relay};
 use crate::os::socket::HeldSocket;
 
 /// A relay that was not reaped yet.
@@ -93,11 +93,7 @@ impl Shell {
     }
 
     fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> Result<(), String> {
-        let target = match socket.kind {
-            Kind::Unix => socket.path_of(self.slots.steering.slot).map(Target::Unix),
-            Kind::Udp => socket.address_to_connect().map(Target::Udp),
-            _ => socket.address_to_connect().map(Target::Tcp),
-        };
+        let target = socket.target(self.slots.steering.slot);
         let target = target.ok_or("it cannot be reached from this host (BindToDevice=)")?;
         let relay = relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target)
             .map_err(|error| format!("cannot start a process that passes it on: {error}"))?;

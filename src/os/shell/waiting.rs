@@ -63,7 +63,7 @@ impl Shell {
     /// Has one silent connection on its way to this generation alone, and says what has become of it.
     fn ask_to_accept(&mut self, generation: GenerationId, slot: SlotId, sockets: &[NamedSocket]) -> Sight {
         let can_be_reached = |one: &&NamedSocket| {
-            let is_found = one.kind == Kind::Unix || one.address_to_connect().is_some();
+            let is_found = one.target(slot).is_some();
             matches!(one.kind, Kind::Tcp | Kind::Unix) && one.is_steered() && is_found
         };
         let Some(named) = sockets.iter().find(can_be_reached) else { return Sight::Blind };
@@ -133,7 +133,8 @@ impl Shell {
         }
     }
 
-    /// `sockets`: by their labels; none of them are all. None: with InterceptBind= an address in use is one that was told of when it was bound.
+    /// `sockets`: by their labels; none of them are all. None: with InterceptBind= an address in use was told of when it
+    /// was bound.
     pub(super) fn hint(
         &self,
         generation: GenerationId,
