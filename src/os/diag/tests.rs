@@ -289,7 +289,8 @@ fn unix_connections_are_found_by_their_listeners_node() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
-    let node = Node::from(&nix::sys::stat::stat(&path).unwrap());
+    let stat = nix::sys::stat::stat(&path).unwrap();
+    let node = Node { device: stat.st_dev, inode: stat.st_ino as u32 };
     let mut client = UnixStream::connect(&path).unwrap();
     let mut server = listener.accept().unwrap().0;
     let _queued = UnixStream::connect(&path).unwrap();

@@ -234,6 +234,10 @@ impl Group {
         if before == self.order { Ok(()) } else { self.attach() }
     }
 
+    pub(super) fn may_move(&self) -> bool {
+        self.order.may_move()
+    }
+
     pub(super) fn refresh(&mut self) -> io::Result<()> {
         for (id, fd) in self.usable() {
             setsockopt(&fd, sockopt::ReusePort, &true)?;

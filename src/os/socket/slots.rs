@@ -227,6 +227,11 @@ impl HeldSocket {
         }
     }
 
+    /// Sockets of ours change places in the group when one that is not ours leaves it, of which nothing tells.
+    pub fn may_move(&self) -> bool {
+        matches!(&*self.slots.borrow(), Slots::Group(group) if group.may_move())
+    }
+
     /// Of the socket of this slot, as fstat(2) and sock_diag(7) have it.
     pub fn inode(&self, slot: SlotId) -> io::Result<u64> {
         Ok(fstat(self.of(slot))?.st_ino)
