@@ -146,9 +146,11 @@ impl Shell {
                 );
             }
         });
-        look.seen.is_all_stopped = self.children.is_all_stopped(generation);
+        // The main process first: to find all of them takes reading all of /proc.
+        let is_stopped = self.children.is_stopped(generation);
+        look.seen.is_all_stopped = is_stopped && self.children.is_all_stopped(generation);
         let waits = traffic.is_ok_and(|traffic| traffic.queued > 0);
-        let taking = look.taking(self.children.is_stopped(generation), waits);
+        let taking = look.taking(is_stopped, waits);
         self.questions.seen.insert(generation, look.seen);
         // Who gets a dump that another has paid for pays for the next.
         let cost = begun.elapsed().max(self.questions.diag.spent());
