@@ -8,7 +8,7 @@ mod health;
 mod hung;
 mod kept;
 mod kinds;
-mod namespace;
+pub(super) mod namespace;
 mod overlap;
 mod queue;
 mod rude;
