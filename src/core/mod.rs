@@ -136,12 +136,25 @@ pub struct ClientId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotId(pub u8);
 
+impl SlotId {
+    pub fn all() -> impl DoubleEndedIterator<Item = Self> {
+        (0..limits::GENERATIONS as u8).map(Self)
+    }
+}
+
 /// Who gets new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steering {
     pub slot: SlotId,
     /// Another slot, and how many of a hundred go there (1 to 99). Not on AF_UNIX: there all go to `slot`.
     pub canary: Option<(SlotId, u8)>,
+}
+
+impl Steering {
+    /// Without a canary.
+    pub const fn all_to(slot: SlotId) -> Self {
+        Self { slot, canary: None }
+    }
 }
 
 /// How a main process ended.

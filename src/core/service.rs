@@ -327,7 +327,7 @@ impl Service {
             setting,
             staged: None,
             phase: Phase::Paused,
-            steering: Steering { slot: SlotId(0), canary: None },
+            steering: Steering::all_to(SlotId(0)),
             guarded: BTreeSet::new(),
             stranded: BTreeSet::new(),
             rescue_due: None,

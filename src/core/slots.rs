@@ -27,16 +27,15 @@ impl Service {
         }
         let is_free = |slot: &SlotId| !self.generations.iter().any(|generation| generation.slot == *slot);
         let traffic = self.steering.slot;
-        let all = || (0..limits::GENERATIONS as u8).map(SlotId);
-        let clean = all().filter(|slot| !self.haunted.contains(slot));
-        // There are as many slots as generations, so one is free.
-        std::iter::once(traffic).chain(clean).chain(all()).find(is_free).unwrap_or(traffic)
+        let clean = SlotId::all().filter(|slot| !self.haunted.contains(slot));
+        // There are as many slots as generations, and `settle_swap` begins no swap that would make one too many.
+        std::iter::once(traffic).chain(clean).chain(SlotId::all()).find(is_free).unwrap_or(traffic)
     }
 
     /// Who should have the traffic now.
     fn wanted_steering(&self) -> Steering {
         let slot = |id: GenerationId| self.get(id).map_or(self.steering.slot, |generation| generation.slot);
-        let all = |slot| Steering { slot, canary: None };
+        let all = Steering::all_to;
         match self.phase {
             Phase::Up { current } => all(slot(current)),
             Phase::Swapping { old, new } => match self.get(new) {
@@ -92,7 +91,7 @@ impl Step<'_> {
             return;
         }
         self.settle_steering();
-        for slot in (0..limits::GENERATIONS as u8).map(SlotId) {
+        for slot in SlotId::all() {
             let on = self.service.is_abandoned(slot);
             let guarded = &mut self.service.guarded;
             if on != guarded.contains(&slot) {

@@ -60,7 +60,7 @@ impl Woken {
 impl Slots {
     pub(super) fn new() -> Self {
         Self {
-            steering: Steering { slot: SlotId(0), canary: None },
+            steering: Steering::all_to(SlotId(0)),
             guarded: BTreeSet::new(),
             is_watching: false,
             unrescued: BTreeSet::new(),
@@ -86,8 +86,8 @@ impl Slots {
     fn wanted(&self, sockets: &[Rc<HeldSocket>]) -> Vec<Watched> {
         let mut wanted = Vec::new();
         for socket in sockets {
-            let count = if socket.is_steered() { limits::GENERATIONS as u8 } else { 1 };
-            for slot in (0..count).map(SlotId) {
+            let count = if socket.is_steered() { limits::GENERATIONS } else { 1 };
+            for slot in SlotId::all().take(count) {
                 if let Some(fd) = socket.slot(slot)
                     && let Some(interest) = self.interest(socket, slot)
                 {
@@ -258,7 +258,7 @@ impl Shell {
             let is_new = !self.sockets.iter().any(|held| Rc::ptr_eq(&held.socket, &socket.socket));
             if is_new {
                 // Nobody else has it.
-                socket.steer(&Steering { slot, canary: None }).map_err(failed)?;
+                socket.steer(&Steering::all_to(slot)).map_err(failed)?;
             }
             if socket.is_steered() || is_new || has_shared_with_nobody {
                 socket::set_non_blocking(&fd, launcher.non_blocking()).map_err(failed)?;

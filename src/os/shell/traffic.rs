@@ -12,7 +12,7 @@ use nix::sys::stat::fstat;
 use super::Shell;
 use crate::config::{Kind, Span};
 use crate::core::report::Status;
-use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Taking, Traffic, limits};
+use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Taking, Traffic};
 use crate::os::diag::{self, Diag, Handshakes, InetSocket, State, UnixSocket};
 use crate::os::socket::HeldSocket;
 use crate::os::waiters::{self, Inode};
@@ -266,8 +266,7 @@ impl Shell {
 impl Shell {
     /// What waits on a listening unix socket, on all of its slots, and how much may: TCP says it of itself.
     pub(super) fn unix_queue(&mut self, socket: &HeldSocket) -> Option<(u32, u32)> {
-        let slots = (0..limits::GENERATIONS as u8).map(SlotId);
-        let own: BTreeSet<u64> = slots.filter_map(|slot| socket.inode(slot).ok()).collect();
+        let own: BTreeSet<u64> = SlotId::all().filter_map(|slot| socket.inode(slot).ok()).collect();
         let target = socket.inode(self.slots.steering.slot).ok()?;
         let listeners = self.questions.diag.unix().ok()?;
         let ours = |one: &&UnixSocket| one.state == State::Listen && own.contains(&one.inode.into());

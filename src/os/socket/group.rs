@@ -34,8 +34,6 @@ use crate::os::sys;
 /// So many connections in a row that land where they should not: others may come there late by themselves.
 const PROOF: usize = 3;
 
-const FIRST: Steering = Steering { slot: SlotId(0), canary: None };
-
 #[derive(Debug)]
 pub(super) struct Group {
     plan: Plan,
@@ -77,7 +75,7 @@ impl Group {
             plan: plan.clone(),
             slots: Vec::new(),
             order: Order::default(),
-            steering: FIRST,
+            steering: Steering::all_to(SlotId(0)),
             probe: None,
         };
         if let Err(error) = group.label(SlotId(0), &fd, true) {
@@ -402,7 +400,7 @@ impl Group {
         match self.attach_through_ours() {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                 let is_free = |id: &SlotId| self.get(*id).is_none();
-                let free = (0..GENERATIONS as u8).rev().map(SlotId).find(is_free);
+                let free = SlotId::all().rev().find(is_free);
                 free.map_or(Err(error), |id| self.place(id).map(|_| ()))
             }
             result => result,

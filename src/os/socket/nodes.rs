@@ -30,7 +30,6 @@ use nix::unistd::geteuid;
 use super::node::{Inode, Look, OwnPath, make_directories, remove_inode};
 use super::{BindError, local};
 use crate::config::Listener;
-use crate::core::limits::GENERATIONS;
 use crate::core::{SlotId, Steering};
 use crate::os::sys;
 use hidden::{Hidden, NoDirectory};
@@ -106,7 +105,7 @@ impl Nodes {
             NoDirectory::Because(reason) => NoSlots::Shared(reason),
         })?;
         let mut nodes = Vec::new();
-        for slot in (0..GENERATIONS as u8).rev().map(SlotId) {
+        for slot in SlotId::all().rev() {
             let fd = local::bind_path(listener, path, slot.0 == 0).map_err(|error| match error.errno {
                 Some(libc::EMFILE) => {
                     NoSlots::Shared("the limit of open files leaves no room for more (ulimit -n)".to_owned())
@@ -224,7 +223,7 @@ impl Nodes {
             checked = Checked { state: PathState::LinkedBack, anew: vec![self.target] };
         }
         self.publish(self.target)?;
-        for slot in (0..GENERATIONS as u8).map(SlotId) {
+        for slot in SlotId::all() {
             if self.nodes[index(slot)].listens && self.restore(slot)? {
                 checked.anew.push(slot);
             }

@@ -68,7 +68,7 @@ impl Slots {
 }
 
 const fn all(slot: u8) -> Steering {
-    Steering { slot: SlotId(slot), canary: None }
+    Steering::all_to(SlotId(slot))
 }
 
 /// What is remembered.

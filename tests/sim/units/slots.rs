@@ -27,7 +27,7 @@ pub(crate) struct Slots {
 impl Slots {
     pub(super) fn new() -> Self {
         Self {
-            steering: Steering { slot: SlotId(0), canary: None },
+            steering: Steering::all_to(SlotId(0)),
             guarded: BTreeSet::new(),
             waiting: BTreeSet::new(),
             unrescued: None,

@@ -51,8 +51,8 @@ pub(crate) struct Net {
 impl Net {
     pub(super) fn new() -> Self {
         Self {
-            wanted: Steering { slot: SlotId(0), canary: None },
-            steering: Steering { slot: SlotId(0), canary: None },
+            wanted: Steering::all_to(SlotId(0)),
+            steering: Steering::all_to(SlotId(0)),
             is_frail: false,
             unrescued: None,
             watched: false,
@@ -76,7 +76,7 @@ impl Net {
     /// Where the traffic goes is the kernel's to remember, and who was asked will not be heard.
     pub(super) fn forget(&mut self, steers: bool) {
         if steers {
-            self.wanted = Steering { slot: SlotId(limits::GENERATIONS as u8 - 1), canary: None };
+            self.wanted = Steering::all_to(SlotId(limits::GENERATIONS as u8 - 1));
         }
         self.watched = false;
         self.guarded.clear();

@@ -31,7 +31,7 @@ fn udp(address: &str) -> Listener {
 }
 
 fn to(slot: SlotId) -> Steering {
-    Steering { slot, canary: None }
+    Steering::all_to(slot)
 }
 
 fn reach(held: &HeldSocket) -> SocketAddr {

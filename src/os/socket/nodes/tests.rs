@@ -33,7 +33,7 @@ fn slots() -> (TempDir, PathBuf, Nodes) {
 }
 
 fn to(slot: SlotId) -> Steering {
-    Steering { slot, canary: None }
+    Steering::all_to(slot)
 }
 
 /// The end at the server, if anybody waits there.
@@ -53,7 +53,7 @@ fn reached(nodes: &Nodes, path: &Path) -> Vec<SlotId> {
         name == path || name.parent().is_some_and(|hidden| hidden.ends_with(".sock.supervise")),
         "{name:?}"
     );
-    (0..GENERATIONS as u8).map(SlotId).filter(|slot| accept(nodes, *slot).is_some()).collect()
+    SlotId::all().filter(|slot| accept(nodes, *slot).is_some()).collect()
 }
 
 fn shut_down(nodes: &Nodes, slot: SlotId) {
@@ -230,7 +230,7 @@ fn what_somebody_else_has_put_at_the_path_stays() {
         assert_eq!(nodes.target(), A);
         shut_down(nodes, B);
         assert!(nodes.mend(B).unwrap(), "which takes nothing of theirs");
-        assert_eq!(names(&hidden).len(), GENERATIONS);
+        assert_eq!(names(&hidden).len(), crate::core::limits::GENERATIONS);
         assert_eq!(inode(&path), number);
     };
     is_theirs(&mut nodes);
