@@ -6,14 +6,12 @@
 //! side keeps a TIME_WAIT, and probes every 100 ms never meet an earlier one on the same port.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt, setsockopt, sockopt,
-};
+use nix::sys::socket::{SockaddrStorage, bind, getsockname, getsockopt, setsockopt, sockopt};
 use nix::unistd::{read, write};
 
 use super::socket::Target;
@@ -107,12 +105,8 @@ impl Probe {
     /// Those of getsockname(2), which a socket of ours does not have; Unsupported for unix sockets.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         let name: SockaddrStorage = getsockname(self.socket.as_raw_fd())?;
-        let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from((name.ip(), name.port())));
-        let v6 = || {
-            let name = name.as_sockaddr_in6()?;
-            Some(SocketAddr::new(IpAddr::from(name.ip()).to_canonical(), name.port()))
-        };
-        v4.or_else(v6).ok_or_else(|| io::ErrorKind::Unsupported.into())
+        let address = sys::inet_address(&name).ok_or(io::ErrorKind::Unsupported)?;
+        Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
     /// Whether the other side of a silent connection has said anything, or ended it.
@@ -148,11 +142,7 @@ impl Probe {
     /// # Errors
     /// Why this probe has failed at once.
     pub fn connect(&mut self) -> Verdict {
-        let raw = self.socket.as_raw_fd();
-        let result = match &self.to {
-            Target::Tcp(address) | Target::Udp(address) => connect(raw, &SockaddrStorage::from(*address)),
-            Target::Unix(path) => UnixAddr::new(path).and_then(|name| connect(raw, &name)),
-        };
+        let result = self.to.connect(&self.socket);
         self.is_begun = true;
         match result {
             Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
@@ -230,27 +220,22 @@ impl AsFd for Probe {
     }
 }
 
-/// A socket of the target's family, and the host's name for it.
+/// A socket for one connection to the target, over TCP bound to the same address and a port of the kernel's choice; and
+/// the host's name for the target.
 fn socket_for(to: &Target) -> io::Result<(OwnedFd, String)> {
-    Ok(match to {
-        Target::Tcp(address) => (bound_beside(*address)?, address.to_string()),
-        Target::Udp(_) => return Err(io::ErrorKind::Unsupported.into()),
-        Target::Unix(_) => {
-            let socket = sys::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
-            (socket, "localhost".to_owned())
+    match to {
+        Target::Udp(_) => Err(io::ErrorKind::Unsupported.into()),
+        Target::Unix(_) => Ok((to.stream()?, "localhost".to_owned())),
+        Target::Tcp(address) => {
+            let socket = to.stream()?;
+            setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+            // With the scope that it has.
+            let mut beside = *address;
+            beside.set_port(0);
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(beside))?;
+            Ok((socket, address.to_string()))
         }
-    })
-}
-
-/// A TCP socket bound to the same address and a port of the kernel's choice.
-fn bound_beside(mut address: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let socket = sys::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
-    setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
-    address.set_port(0);
-    let name = SockaddrStorage::from(address);
-    bind(socket.as_raw_fd(), &name as &dyn SockaddrLike)?;
-    Ok(socket)
+    }
 }
 
 /// What the beginning of an answer says, if that is enough of it. `head` loses informational answers (RFC 9110, 15.2).

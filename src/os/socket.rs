@@ -3,7 +3,7 @@
 //! [`bind_all`] is called once, before anything is started, [`rebind`] when the unit files are read anew. How a kind is
 //! bound is in `inet`, `local` (AF_UNIX; its paths: `node`) and `inherited`, what is set on it in `options`; several
 //! sockets of one address are `slots`, those of TCP and UDP a `group` (its members' `order`, its `program`; `restore`
-//! undoes what a server set); who is in the way is found out by `holder`; `error` puts it into words.
+//! undoes what a server set), where clients find them `target`; who is in the way is found out by `holder`; `error` puts it into words.
 
 mod error;
 mod group;
@@ -19,6 +19,7 @@ mod program;
 mod rebind;
 mod restore;
 mod slots;
+mod target;
 
 use std::cell::RefCell;
 use std::io;
@@ -38,8 +39,9 @@ use nodes::{NoSlots, Nodes};
 pub use nodes::{PathState, WATCH};
 pub use rebind::rebind;
 pub use restore::carry_over;
+pub use slots::Probe;
 use slots::Slots;
-pub use slots::{Probe, Target};
+pub use target::Target;
 
 /// One held address, and its sockets. Close-on-exec; O_NONBLOCK is off unless it was inherited with it.
 #[derive(Debug)]

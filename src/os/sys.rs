@@ -8,10 +8,12 @@ pub mod seccomp;
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::sys::signal::SigSet;
+use nix::sys::socket::SockaddrStorage;
 
 use crate::config::Signal;
 use crate::core::Exit;
@@ -354,6 +356,12 @@ pub fn tcp_listen_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok((info[UNACKED], info[SACKED]))
+}
+
+/// None: of another family.
+pub fn inet_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
 }
 
 /// A close-on-exec duplicate of an fd that we were started with and know by its number alone. Fails with EBADF where

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendto};
 
 use super::{PASSED_ON, Post, QUIET, REFUSED, canonical, comes_back, is_ready};
+use crate::os::sys;
 
 /// Clients at once. What others sent stays in the queue.
 const MOST: usize = 256;
@@ -169,10 +170,7 @@ impl Relay {
     }
 
     fn is_from_us(&self, name: &SockaddrStorage) -> bool {
-        let v4 = name.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
-        let Some(name) = v4.or_else(|| name.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into()))) else {
-            return false;
-        };
+        let Some(name) = sys::inet_address(name) else { return false };
         self.clients.iter().any(|client| client.own == Some(canonical(name)))
     }
 

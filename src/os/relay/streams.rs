@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigEvent, SigevNotify, Signal as NixSignal};
-use nix::sys::socket::{
-    SockaddrStorage, UnixAddr, connect, getpeername, getsockname, getsockopt, setsockopt, sockopt,
-};
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, getsockopt, setsockopt, sockopt};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
@@ -177,7 +175,7 @@ impl Item {
                 call.answered(result, target)
             }
             Self::Call(mut call) => {
-                let result = begin(&call.server, target);
+                let result = target.connect(&call.server);
                 call.own = name(getsockname(call.server.as_raw_fd()));
                 call.answered(result, target)
             }
@@ -231,31 +229,13 @@ fn is_from_us(call: &Call, items: &[Item], target: &Target) -> bool {
 
 /// None on unix sockets, and where it is gone already.
 fn name(name: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
-    let name = name.ok()?;
-    let v4 = name.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
-    let name = v4.or_else(|| name.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())));
-    name.map(canonical)
+    sys::inet_address(&name.ok()?).map(canonical)
 }
 
-/// connect(2) without waiting. A path too long for sockaddr_un is refused like any other that leads nowhere.
-fn begin(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
-    match target {
-        Target::Unix(path) => connect(socket.as_raw_fd(), &UnixAddr::new(path)?),
-        Target::Tcp(address) | Target::Udp(address) => {
-            connect(socket.as_raw_fd(), &SockaddrStorage::from(*address))
-        }
-    }
-}
-
-/// A non-blocking socket of the target's family. What arrives is passed on at once: Nagle's algorithm would wait for
+/// A socket for one connection to the target. What arrives is passed on at once: Nagle's algorithm would wait for
 /// an answer that the sender's own kernel has waited for already.
 fn socket_to(target: &Target) -> io::Result<OwnedFd> {
-    let family = match target {
-        Target::Unix(_) => libc::AF_UNIX,
-        Target::Tcp(SocketAddr::V4(_)) | Target::Udp(SocketAddr::V4(_)) => libc::AF_INET,
-        Target::Tcp(SocketAddr::V6(_)) | Target::Udp(SocketAddr::V6(_)) => libc::AF_INET6,
-    };
-    let socket = sys::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+    let socket = target.stream()?;
     no_delay(&socket);
     Ok(socket)
 }

@@ -18,15 +18,14 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    Shutdown, SockaddrStorage, connect, getpeername, getsockopt, setsockopt, shutdown, sockopt,
-};
+use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, getsockopt, setsockopt, shutdown, sockopt};
 
 use super::inet::{Failure, Plan, errno_of};
 use super::order::Order;
 use super::program::{Probed, program};
 use super::restore::restore;
 use super::slots::{Probe, Slots};
+use super::target::Target;
 use crate::core::limits::GENERATIONS;
 use crate::core::{SlotId, Steering};
 use crate::os::sys;
@@ -462,11 +461,11 @@ fn comes_to(fd: &OwnedFd, at: SocketAddr) -> io::Result<bool> {
 
 /// A client that says nothing: on this host the handshake is over when connect(2) returns.
 fn connect_and_reset(at: SocketAddr) -> io::Result<()> {
-    let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let client = sys::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+    let at = Target::Tcp(at);
+    let client = at.stream()?;
     // No TIME_WAIT of ours stays behind.
     setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
-    match connect(client.as_raw_fd(), &SockaddrStorage::from(at)) {
+    match at.connect(&client) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

@@ -148,8 +148,8 @@ impl Plan {
         self.bind(&scratch)?;
         let address: SockaddrStorage =
             getsockname(scratch.as_raw_fd()).map_err(self.failed("getsockname"))?;
-        let port = address.as_sockaddr_in().map(|v4| v4.port());
-        port.or_else(|| address.as_sockaddr_in6().map(|v6| v6.port()))
+        sys::inet_address(&address)
+            .map(|address| address.port())
             .ok_or_else(|| self.failed("getsockname")(Errno::EAFNOSUPPORT))
     }
 

@@ -13,20 +13,13 @@ use nix::sys::stat::fstat;
 use super::HeldSocket;
 use super::group::Group;
 use super::nodes::{Checked, Nodes};
+use super::target::Target;
 use crate::config::{Address, Handover, Kind};
 use crate::core::{SlotId, Steering};
 use crate::os::sys;
 
 /// Why a socket is shared that could be steered.
 pub(super) const NOT_ASKED: &str = "it was bound without Handover=steered";
-
-/// Where a client on this host connects to a slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-    Udp(SocketAddr),
-}
 
 #[derive(Debug)]
 pub(super) enum Slots {
@@ -296,8 +289,7 @@ impl HeldSocket {
     /// getsockname(2); None for AF_UNIX.
     pub fn local_address(&self) -> Option<SocketAddr> {
         let address: SockaddrStorage = getsockname(self.first().as_raw_fd()).ok()?;
-        let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+        sys::inet_address(&address)
     }
 
     /// Where this slot alone is reached; None for all but steered AF_UNIX.

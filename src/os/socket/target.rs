@@ -1,0 +1,43 @@
+//! Where a client on this host connects to a slot.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::sys::socket::{SockaddrStorage, UnixAddr, connect};
+
+use crate::os::sys;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+    Udp(SocketAddr),
+}
+
+impl Target {
+    /// A stream socket of its family, which does not block.
+    ///
+    /// # Errors
+    /// No fd.
+    pub fn stream(&self) -> io::Result<OwnedFd> {
+        let family = match self {
+            Self::Unix(_) => libc::AF_UNIX,
+            Self::Tcp(SocketAddr::V4(_)) | Self::Udp(SocketAddr::V4(_)) => libc::AF_INET,
+            Self::Tcp(SocketAddr::V6(_)) | Self::Udp(SocketAddr::V6(_)) => libc::AF_INET6,
+        };
+        sys::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)
+    }
+
+    /// # Errors
+    /// Those of connect(2). A path too long for sockaddr_un is refused like any other that leads nowhere.
+    pub fn connect(&self, socket: &OwnedFd) -> nix::Result<()> {
+        match self {
+            Self::Unix(path) => connect(socket.as_raw_fd(), &UnixAddr::new(path)?),
+            Self::Tcp(address) | Self::Udp(address) => {
+                connect(socket.as_raw_fd(), &SockaddrStorage::from(*address))
+            }
+        }
+    }
+}
