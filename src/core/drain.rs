@@ -67,7 +67,7 @@ impl Step<'_> {
     /// The old generation has lost the traffic: it may finish what it has before it is told to stop.
     pub(super) fn begin_drain(&mut self, id: GenerationId, swap: Option<(Vec<ClientId>, LastSwap)>) {
         let now = self.now;
-        let steers = self.service.setting.steers;
+        let steers = self.service.steers();
         let Some(generation) = self.service.get_mut(id) else { return };
         let span = generation.policy.drain;
         let drain = Drain {

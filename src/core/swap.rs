@@ -29,7 +29,7 @@ impl Step<'_> {
     fn replace_when_finished(&mut self, old: GenerationId) {
         let Some(generation) = self.service.get(old) else { return };
         let drain = generation.policy.drain;
-        if !self.service.setting.steers || !generation.lives() || drain == Span::ZERO {
+        if !self.service.steers() || !generation.lives() || drain == Span::ZERO {
             return self.replace(old, Then::Start);
         }
         self.service.phase = Phase::Replacing { current: old, then: Then::Start };
@@ -150,7 +150,7 @@ impl Step<'_> {
         self.service.ledger.reset();
         self.adopt();
         let drain = self.service.get(old).map_or(Span::ZERO, |generation| generation.policy.drain);
-        let drain = Some(drain).filter(|drain| *drain != Span::ZERO && self.service.setting.steers);
+        let drain = Some(drain).filter(|drain| *drain != Span::ZERO && self.service.steers());
         self.tell(SwapNote::Done { from: old, to: new, drain }.into());
         let attempt = self.service.attempt.take();
         let told = attempt.map(|attempt| {

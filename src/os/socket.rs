@@ -39,7 +39,7 @@ use nodes::{NoSlots, Nodes};
 pub use nodes::{PathState, WATCH};
 pub use rebind::rebind;
 pub use restore::carry_over;
-pub use slots::Probe;
+pub use slots::ProbePort;
 use slots::Slots;
 pub use target::Target;
 

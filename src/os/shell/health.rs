@@ -61,7 +61,7 @@ pub(super) fn begin_probe(
     let probe = begin(target).map_err(|error| error.to_string())?;
     if socket.kind != Kind::Unix {
         let source_port = probe.local_address().map_err(|error| error.to_string())?.port();
-        let only = socket::Probe { source_port, slot };
+        let only = socket::ProbePort { source_port, slot };
         socket.probe(Some(only)).map_err(|error| format!("cannot steer the question: {error}"))?;
     }
     Ok(probe)

@@ -22,9 +22,9 @@ use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, getsockopt, setso
 
 use super::inet::{Failure, Plan, errno_of};
 use super::order::Order;
-use super::program::{Probed, program};
+use super::program::program;
 use super::restore::restore;
-use super::slots::{Probe, Slots};
+use super::slots::{ProbePort, Slots};
 use super::target::Target;
 use crate::core::limits::GENERATIONS;
 use crate::core::{SlotId, Steering};
@@ -40,7 +40,7 @@ pub(super) struct Group {
     slots: Vec<Option<Slot>>,
     order: Order,
     steering: Steering,
-    probe: Option<Probe>,
+    probe: Option<ProbePort>,
     is_labelled: bool,
 }
 
@@ -215,7 +215,7 @@ impl Group {
         self.refresh()
     }
 
-    pub(super) fn probe(&mut self, probe: Option<Probe>) -> io::Result<()> {
+    pub(super) fn probe(&mut self, probe: Option<ProbePort>) -> io::Result<()> {
         if let Some(probe) = probe
             && self.order.index_of(probe.slot).is_none()
         {
@@ -440,9 +440,7 @@ impl Group {
         let index = self.order.index_of(self.steering.slot).or_else(any).unwrap_or(0);
         let canary = self.steering.canary;
         let canary = canary.and_then(|(slot, percent)| Some((self.order.index_of(slot)?, percent)));
-        let probe = self.probe.and_then(|Probe { source_port, slot }| {
-            Some(Probed { source_port, index: self.order.index_of(slot)? })
-        });
+        let probe = self.probe.and_then(|probe| Some((probe.source_port, self.order.index_of(probe.slot)?)));
         program(index, canary, probe)
     }
 }

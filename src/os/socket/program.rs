@@ -18,16 +18,10 @@ const LOOPBACK: u32 = 1;
 /// The length of an IPv6 header: the ports follow, for what our own host sends has no extension headers.
 const IPV6_HEADER: u32 = 40;
 
-/// A probe: what comes over the loopback interface from this port goes to this member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Probed {
-    pub(super) source_port: u16,
-    pub(super) index: u32,
-}
-
-/// All to `index`, or so many of a hundred to another; a probe goes first.
-pub(super) fn program(index: u32, canary: Option<(u32, u8)>, probe: Option<Probed>) -> Vec<sock_filter> {
-    let mut program = probe.map_or_else(Vec::new, |probe| probe_part(probe).into());
+/// All to `index`, or so many of a hundred to another. Before that a probe: what comes over the loopback interface from
+/// this source port goes to this member.
+pub(super) fn program(index: u32, canary: Option<(u32, u8)>, probe: Option<(u16, u32)>) -> Vec<sock_filter> {
+    let mut program = probe.map_or_else(Vec::new, |(port, index)| probe_part(port, index).into());
     match canary {
         None => program.push(ret(index)),
         Some((other, percent)) => program.extend([
@@ -43,7 +37,7 @@ pub(super) fn program(index: u32, canary: Option<(u32, u8)>, probe: Option<Probe
 
 /// The source port stands behind a header of another length in IPv4 (with options) and IPv6. A client elsewhere that
 /// happens to have the same port is kept out by the interface. What is no probe falls through to what follows.
-fn probe_part(Probed { source_port, index }: Probed) -> [sock_filter; 12] {
+fn probe_part(source_port: u16, index: u32) -> [sock_filter; 12] {
     [
         load(libc::BPF_W | libc::BPF_ABS, INTERFACE),
         jump(libc::BPF_JEQ, LOOPBACK, 0, 10),

@@ -33,7 +33,7 @@ pub(super) enum Slots {
 
 /// Connections from this port of this host go to this slot, whoever has the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Probe {
+pub struct ProbePort {
     pub source_port: u16,
     pub slot: SlotId,
 }
@@ -121,7 +121,7 @@ impl HeldSocket {
     ///
     /// # Errors
     /// NotConnected: nobody listens on the slot.
-    pub fn probe(&self, probe: Option<Probe>) -> io::Result<()> {
+    pub fn probe(&self, probe: Option<ProbePort>) -> io::Result<()> {
         match &mut *self.slots.borrow_mut() {
             Slots::One { .. } | Slots::Nodes(_) => Ok(()),
             Slots::Group(group) => group.probe(probe),

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
 use super::super::tests::{asked, has_ipv6, options, tcp};
-use super::super::{HeldSocket, Inherited, NamedSocket, Probe, bind_all};
+use super::super::{HeldSocket, Inherited, NamedSocket, ProbePort, bind_all};
 use crate::config::{Address, Handover, Kind, Listener, SocketOptions};
 use crate::core::{SlotId, Steering};
 use crate::os::sys;
@@ -268,7 +268,7 @@ fn a_probe_reaches_its_slot_alone() {
             let own = SocketAddr::new(to_us.ip(), 0);
             nix::sys::socket::bind(fd.as_raw_fd(), &nix::sys::socket::SockaddrStorage::from(own)).unwrap();
             let port = TcpListener::from(fd.try_clone().unwrap()).local_addr().unwrap().port();
-            held.probe(Some(Probe { source_port: port, slot: ONE })).unwrap();
+            held.probe(Some(ProbePort { source_port: port, slot: ONE })).unwrap();
             let before = held.queued(ONE).unwrap();
             for _ in 0..5 {
                 std::mem::forget(connect(&held));
@@ -279,7 +279,7 @@ fn a_probe_reaches_its_slot_alone() {
             std::mem::forget(fd);
             held.probe(None).unwrap();
         }
-        held.probe(Some(Probe { source_port: 1, slot: TWO })).expect_err("there is no such slot");
+        held.probe(Some(ProbePort { source_port: 1, slot: TWO })).expect_err("there is no such slot");
     }
 }
 
