@@ -117,10 +117,9 @@ impl fmt::Display for SwapNote {
                 };
                 write!(f, "{generation} {left}; it is told to stop")
             }
-            Self::QueueStuck { generation, queued } => write!(
-                f,
-                "{generation} takes nothing out of its queue; the {queued} that wait there go to the new one"
-            ),
+            Self::QueueStuck { generation, queued } => {
+                write!(f, "{generation} takes nothing out of its queue, where {queued} wait")
+            }
             Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
             Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
         }

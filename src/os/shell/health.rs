@@ -122,7 +122,7 @@ impl Shell {
     pub(super) fn end_probe(&mut self, generation: GenerationId) {
         let Some(asking) = self.asking.take_if(|asking| asking.generation == generation) else { return };
         if let Err(error) = asking.socket.probe(None) {
-            log::warn!("cannot steer {}: {error}", asking.socket.address);
+            log::warn!("cannot end a probe of {}: {error}; its port is steered on", asking.socket.address);
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use super::open::{check_canary, departures};
+use super::slots::has;
 use super::{Launcher, Shell, Staged, health};
 use crate::config::Config;
 use crate::core::{Event, Reread};
@@ -69,8 +70,8 @@ impl Shell {
         }
     }
 
-    fn lacks(&self, one: &NamedSocket) -> bool {
-        !self.sockets.iter().any(|held| Rc::ptr_eq(&held.socket, &one.socket))
+    pub(super) fn lacks(&self, one: &NamedSocket) -> bool {
+        !has(&self.sockets, &one.socket)
     }
 
     /// What is held from now on, and what no longer is.
@@ -78,8 +79,7 @@ impl Shell {
         for socket in new.iter().filter(|socket| self.lacks(socket)) {
             log::info!("listening on {} as {}", socket.address, socket.name);
         }
-        let stays = |one: &NamedSocket| new.iter().any(|other| Rc::ptr_eq(&other.socket, &one.socket));
-        for socket in self.sockets.iter().filter(|socket| !stays(socket)) {
+        for socket in self.sockets.iter().filter(|held| !has(new, &held.socket)) {
             log::info!("no longer listening on {} ({})", socket.address, socket.name);
         }
     }

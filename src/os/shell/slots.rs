@@ -209,11 +209,8 @@ impl Shell {
         // What is counted from now on shall not be what was there before.
         self.questions.diag.forget();
         // What only one of the two generations of a swap has stays with it.
-        let is_listed = |list: &[NamedSocket], one: &Rc<HeldSocket>| {
-            list.iter().any(|named| Rc::ptr_eq(&named.socket, one))
-        };
         let is_common = |one: &Rc<HeldSocket>| match &self.staged {
-            Some(staged) => is_listed(&self.sockets, one) && is_listed(&staged.sockets, one),
+            Some(staged) => has(&self.sockets, one) && has(&staged.sockets, one),
             None => true,
         };
         let common: Vec<_> = self.held().into_iter().filter(is_common).collect();
@@ -252,10 +249,10 @@ impl Shell {
             let failed = |error: io::Error| StartFailure {
                 stage: Stage::Resources,
                 errno: error.raw_os_error().unwrap_or(0),
-                what: format!("cannot make a socket for {}: {error}", socket.address),
+                what: format!("cannot get a socket of {} ready: {error}", socket.address),
             };
             let fd = socket.ready_slot(slot).map_err(failed)?;
-            let is_new = !self.sockets.iter().any(|held| Rc::ptr_eq(&held.socket, &socket.socket));
+            let is_new = self.lacks(socket);
             if is_new {
                 // Nobody else has it.
                 socket.steer(&Steering::all_to(slot)).map_err(failed)?;
@@ -323,6 +320,10 @@ impl Shell {
             }
         }
     }
+}
+
+pub(super) fn has(list: &[NamedSocket], one: &Rc<HeldSocket>) -> bool {
+    list.iter().any(|named| Rc::ptr_eq(&named.socket, one))
 }
 
 fn warn(result: &io::Result<()>, what: &str) {

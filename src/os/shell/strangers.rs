@@ -68,7 +68,10 @@ impl Shell {
             let is_member = |one: &&InetSocket| socket.local_address().is_some_and(|own| own == one.local);
             let members: Vec<u64> = found.iter().filter(is_member).map(|one| one.inode.into()).collect();
             if let Err(error) = socket.set_strangers(&members) {
-                log::warn!("cannot steer {}: {error}", socket.address);
+                log::warn!(
+                    "cannot steer {} past others: {error}; some connections may wait where nobody serves",
+                    socket.address
+                );
             }
             for new in found.iter().filter(|one| !before.contains(&one.inode.into())) {
                 let who = self.name_of(new);

@@ -142,7 +142,7 @@ impl Shell {
         let traffic = self.traffic(held, &mut look).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
                 log::warn!(
-                    "the kernel does not tell of connections: {error}; an old generation gets all of Drain="
+                    "cannot see which connections there are: {error}; an old generation gets all of Drain="
                 );
             }
         });

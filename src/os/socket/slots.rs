@@ -129,7 +129,7 @@ impl HeldSocket {
     }
 
     /// Undoes what a server may have done to what all slots share, and a small listen(2) of its own. It is safe under
-    /// living servers. A slot of a group that no longer listens is left to [`Self::mend`].
+    /// living servers. A slot of a group that no longer listens is steered around until [`Self::mend`].
     pub fn refresh(&self) -> io::Result<()> {
         match &mut *self.slots.borrow_mut() {
             Slots::One { fd, .. } => self.listen_on(fd),
@@ -230,7 +230,7 @@ impl HeldSocket {
         Ok(fstat(self.of(slot))?.st_ino)
     }
 
-    /// Of all slots there are.
+    /// Of all slots there are; none of AF_UNIX, which nobody can join.
     pub fn inodes(&self) -> io::Result<Vec<u64>> {
         let fds = match &*self.slots.borrow() {
             Slots::One { fd, .. } => vec![Rc::clone(fd)],
