@@ -15,9 +15,11 @@ mod rude;
 mod strangers;
 mod vandals;
 
+use std::net::TcpStream;
+
 use serde_json::Value;
 
-use super::load::get;
+use super::load::{answer, ask, connect, get};
 use super::support::{Daemon, Launch, Place, example, wait_for};
 
 /// The example `rude` on a socket of its own, ready when it answers.
@@ -29,12 +31,16 @@ fn rude<'a>(place: &'a Place, listen: &str, options: &str) -> Launch<'a> {
     ])
 }
 
-/// The example `vandal`, likewise.
-fn vandal<'a>(place: &'a Place, options: &str) -> Launch<'a> {
+/// The example `vandal`, ready when it says so.
+fn vandal_at<'a>(place: &'a Place, listen: &str, options: &str) -> Launch<'a> {
     Launch::new(place)
-        .args("--listen 127.0.0.1:0=http --ready notify")
+        .args(&format!("--listen {listen}=http --ready notify"))
         .args(options)
         .command(&[&example("vandal")])
+}
+
+fn vandal<'a>(place: &'a Place, options: &str) -> Launch<'a> {
+    vandal_at(place, "127.0.0.1:0", options)
 }
 
 /// A swap that must succeed, and what it reports.
@@ -54,6 +60,29 @@ fn swapped(daemon: &Daemon, to: u64) -> Value {
 #[track_caller]
 fn wait_for_traffic(address: &str, body: &str) {
     wait_for(body, || (get(address, "/").as_deref() == Ok(body)).then_some(()));
+}
+
+/// The only generation has accepted this many.
+#[track_caller]
+fn wait_for_connections(daemon: &mut Daemon, count: u64) {
+    daemon.wait_until("they are accepted", |status| status["generations"][0]["connections"] == count);
+}
+
+/// So many clients that have asked, and wait.
+#[track_caller]
+fn queue_up(address: &str, count: usize, path: &str) -> Vec<TcpStream> {
+    let mut clients: Vec<_> = (0..count).map(|_| connect(address).unwrap()).collect();
+    for client in &mut clients {
+        ask(client, path).unwrap();
+    }
+    clients
+}
+
+#[track_caller]
+fn assert_answered(clients: &mut [TcpStream], body: &str) {
+    for client in clients {
+        assert_eq!(answer(client).unwrap(), body);
+    }
 }
 
 /// How the held socket is handed over.

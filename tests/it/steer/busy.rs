@@ -1,17 +1,28 @@
 //! Draining: a request that takes long is finished, and a stream that pauses is no idle connection.
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use super::super::load::{answer, ask, connect, get};
 use super::super::ready::{as_somebody, waits};
 use super::super::support::{Daemon, Place, wait_for};
 use super::client::kept::{ask_kept, read_kept};
-use super::{rude, swapped, wait_for_traffic};
+use super::{assert_answered, queue_up, rude, swapped, wait_for_connections, wait_for_traffic};
 
-/// The server has accepted this many.
+/// Of a connection that has been used, and of those alone, it is said that it was closed and not cut.
 #[track_caller]
-fn wait_for_connections(daemon: &mut Daemon, count: u64) {
-    daemon.wait_until("they are accepted", |status| status["generations"][0]["connections"] == count);
+fn assert_idle_does_not_hold_up(daemon: &mut Daemon, mut client: impl Read + Write) {
+    ask_kept(&mut client, "/").unwrap();
+    read_kept(&mut client, &mut Vec::new()).unwrap();
+    swapped(daemon, 2);
+    assert_closed_idle(daemon);
+}
+
+#[track_caller]
+fn assert_closed_idle(daemon: &mut Daemon) {
+    let status = daemon.wait_generation(2);
+    let counted = (&status["last_swap"]["cut"], &status["last_swap"]["closed_idle"]);
+    assert_eq!(counted, (&0.into(), &1.into()), "{status}");
 }
 
 #[test]
@@ -19,15 +30,10 @@ fn a_stream_that_pauses_for_half_a_second_is_not_cut() {
     let place = Place::new();
     let mut daemon = rude(&place, "127.0.0.1:0", "--kill-signal KILL --bake 0").start();
     daemon.wait_generation(1);
-    let mut clients: Vec<_> = (0..3).map(|_| connect(&daemon.address("http")).unwrap()).collect();
-    for client in &mut clients {
-        ask(client, "/stream/7/500").unwrap();
-    }
+    let mut clients = queue_up(&daemon.address("http"), 3, "/stream/7/500");
     wait_for_connections(&mut daemon, 3);
     let swap = swapped(&daemon, 2);
-    for client in &mut clients {
-        assert_eq!(answer(client).unwrap(), "rude generation 1\n".repeat(7));
-    }
+    assert_answered(&mut clients, &"rude generation 1\n".repeat(7));
     let status = daemon.wait_generation(2);
     assert_eq!(status["last_swap"]["cut"], 0, "{swap}");
 }
@@ -54,12 +60,8 @@ fn an_idle_connection_does_not_hold_up_a_swap() {
     let place = Place::new();
     let mut daemon = rude(&place, "127.0.0.1:0", "--kill-signal KILL --bake 0 --drain 1h").start();
     daemon.wait_generation(1);
-    let mut client = connect(&daemon.address("http")).unwrap();
-    ask_kept(&mut client, "/").unwrap();
-    read_kept(&mut client, &mut Vec::new()).unwrap();
-    swapped(&daemon, 2);
-    let status = daemon.wait_generation(2);
-    assert_eq!((&status["last_swap"]["cut"], &status["last_swap"]["closed_idle"]), (&0.into(), &1.into()));
+    let client = connect(&daemon.address("http")).unwrap();
+    assert_idle_does_not_hold_up(&mut daemon, client);
 }
 
 /// The kernel does not know when a unix connection last said something.
@@ -70,12 +72,8 @@ fn an_idle_connection_through_a_unix_socket_does_not_hold_up_a_swap() {
     let mut daemon =
         rude(&place, &path, "--kill-signal KILL --bake 0 --drain 1h --drain-quiet 200ms").start();
     daemon.wait_generation(1);
-    let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    ask_kept(&mut client, "/").unwrap();
-    read_kept(&mut client, &mut Vec::new()).unwrap();
-    swapped(&daemon, 2);
-    let status = daemon.wait_generation(2);
-    assert_eq!((&status["last_swap"]["cut"], &status["last_swap"]["closed_idle"]), (&0.into(), &1.into()));
+    let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    assert_idle_does_not_hold_up(&mut daemon, client);
 }
 
 /// Both queues are empty as long as it works, and it does not wait for the client.
@@ -100,13 +98,13 @@ fn half_a_request_is_not_cut() {
     daemon.wait_generation(1);
     let address = daemon.address("http");
     let mut client = connect(&address).unwrap();
-    std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\n").unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
     wait_for_connections(&mut daemon, 1);
     let swap = daemon.spawn_verb("swap --json");
     wait_for_traffic(&address, "rude generation 2\n");
     // Within the three seconds in which the rest may come, and later than a quiet connection would last.
     std::thread::sleep(Duration::from_millis(500));
-    std::io::Write::write_all(&mut client, b"Connection: close\r\n\r\n").unwrap();
+    client.write_all(b"Connection: close\r\n\r\n").unwrap();
     assert_eq!(answer(&mut client).unwrap(), "rude generation 1\n");
     assert_eq!(swap.end().expect(0).json()["outcome"], "swapped");
     assert_eq!(daemon.wait_generation(2)["last_swap"]["cut"], 0);
@@ -144,8 +142,6 @@ fn connections_are_counted_by_their_labels_also_beside_those_that_are_over() {
     let mut client = connect(&address).unwrap();
     wait_for_connections(&mut daemon, 1);
     swapped(&daemon, 2);
-    let status = daemon.wait_generation(2);
-    let counted = (&status["last_swap"]["cut"], &status["last_swap"]["closed_idle"]);
-    assert_eq!(counted, (&0.into(), &1.into()), "{status}");
+    assert_closed_idle(&mut daemon);
     assert!(answer(&mut client).is_err(), "it never asked for anything");
 }

@@ -5,9 +5,9 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::super::load::{answer, ask, connect};
+use super::super::load::answer;
 use super::super::support::{Daemon, Place, limit_fds, set_limit_of_fds, wait_for};
-use super::{assert_steered, namespace, rude, swapped};
+use super::{assert_answered, assert_steered, namespace, queue_up, rude, swapped};
 
 const CLIENTS: usize = 200;
 
@@ -32,10 +32,7 @@ fn swap_a_hung_server(daemon: &mut Daemon, path: &str) -> Vec<(String, String)> 
     assert_steered(daemon);
     let address = daemon.address("http");
     hang(daemon.server());
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
-    for client in &mut clients {
-        ask(client, path).unwrap();
-    }
+    let mut clients = queue_up(&address, CLIENTS, path);
     assert_eq!(daemon.status()["sockets"][0]["queue"], CLIENTS);
     swapped(daemon, 2);
     let answers = clients
@@ -90,14 +87,9 @@ fn what_waits_in_the_queue_of_a_candidate_that_dies_goes_back_to_the_old_one() {
     super::wait_for_traffic(&address, "rude generation 2\n");
     let candidate = daemon.processes_of(2)[0];
     hang(candidate);
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
-    for client in &mut clients {
-        ask(client, "/").unwrap();
-    }
+    let mut clients = queue_up(&address, CLIENTS, "/");
     kill(Pid::from_raw(candidate), Signal::SIGKILL).unwrap();
-    for client in &mut clients {
-        assert_eq!(answer(client).unwrap(), "rude generation 1\n");
-    }
+    assert_answered(&mut clients, "rude generation 1\n");
     assert_eq!(verb.end().expect(1).json()["outcome"], "rolled-back");
     daemon.wait_generation(1);
 }
@@ -120,17 +112,12 @@ fn three_were_there() -> bool {
     daemon.wait_generation(1);
     let address = daemon.address("http");
     hang(daemon.server());
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
-    for client in &mut clients {
-        ask(client, "/").unwrap();
-    }
+    let mut clients = queue_up(&address, CLIENTS, "/");
     let _first = daemon.spawn_verb("swap");
     wait_for("the switch", || daemon.stderr().contains("generation 2 has the traffic").then_some(()));
     place.write("sick", "");
     let _second = daemon.spawn_verb("swap");
-    for client in &mut clients {
-        assert_eq!(answer(client).unwrap(), "rude generation 2\n");
-    }
+    assert_answered(&mut clients, "rude generation 2\n");
     let said = daemon.stderr();
     let of_queue = said.find("generation 1 takes nothing out of its queue").unwrap();
     said.find("generation 3 started").is_some_and(|at| at < of_queue)
@@ -146,17 +133,12 @@ fn a_rescue_that_finds_no_fd_is_tried_again() {
     super::wait_for_traffic(&address, "rude generation 2\n");
     let candidate = daemon.processes_of(2)[0];
     hang(candidate);
-    let mut clients: Vec<_> = (0..5).map(|_| connect(&address).unwrap()).collect();
-    for client in &mut clients {
-        ask(client, "/").unwrap();
-    }
+    let mut clients = queue_up(&address, 5, "/");
     limit_fds(daemon.pid(), 0);
     kill(Pid::from_raw(candidate), Signal::SIGKILL).unwrap();
     let complaint = "cannot be taken elsewhere";
     wait_for("its complaint", || daemon.stderr().contains(complaint).then_some(()));
     set_limit_of_fds(daemon.pid(), "1024");
-    for client in &mut clients {
-        assert_eq!(answer(client).unwrap(), "rude generation 1\n");
-    }
+    assert_answered(&mut clients, "rude generation 1\n");
     assert_eq!(daemon.stderr().matches(complaint).count(), 1, "{}", daemon.stderr());
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::support::Place;
 use super::client::kept::KeptLoad;
-use super::{assert_steered, rude, swapped};
+use super::{assert_steered, rude, swapped, wait_for_connections};
 
 #[test]
 fn clients_that_pause_fail_nothing_in_fifty_swaps() {
@@ -37,14 +37,14 @@ fn clients_that_never_pause_are_reported_as_cut() {
     let mut daemon = rude(&place, "127.0.0.1:0", options).start();
     daemon.wait_generation(1);
     let load = KeptLoad::start(&daemon.address("http"), 2, Duration::ZERO);
-    daemon.wait_until("they are there", |status| status["generations"][0]["connections"] == 2);
+    wait_for_connections(&mut daemon, 2);
     swapped(&daemon, 2);
     let status = daemon.wait_generation(2);
     assert_eq!(status["last_swap"]["cut"], 2, "{status}");
     let said = daemon.stderr();
     assert!(said.contains("cut"), "{said}");
     // They go on with the new one.
-    daemon.wait_until("they are there", |status| status["generations"][0]["connections"] == 2);
+    wait_for_connections(&mut daemon, 2);
     let kept = load.finish();
     assert!(kept.failed.len() as u64 + kept.retried <= 2, "{kept:?}");
 }

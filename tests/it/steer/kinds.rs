@@ -3,7 +3,7 @@
 use super::super::load::{Load, answer, ask, connect};
 use super::super::support::{Launch, Place, example};
 use super::client::datagrams::Datagrams;
-use super::{assert_steered, rude, swapped};
+use super::{assert_steered, rude, swapped, wait_for_connections};
 
 #[test]
 fn a_datagram_echo_loses_nothing_in_twenty_swaps() {
@@ -96,7 +96,7 @@ fn a_request_in_flight_through_a_unix_socket_is_finished() {
     let mut remote = connect(&daemon.address("b")).unwrap();
     ask(&mut local, "/sleep/1500").unwrap();
     ask(&mut remote, "/sleep/2500").unwrap();
-    daemon.wait_until("they are accepted", |status| status["generations"][0]["connections"] == 2);
+    wait_for_connections(&mut daemon, 2);
     swapped(&daemon, 2);
     assert_eq!(answer(&mut local).unwrap(), "rude generation 1\n");
     assert_eq!(answer(&mut remote).unwrap(), "rude generation 1\n");

@@ -3,8 +3,16 @@
 use std::time::{Duration, Instant};
 
 use super::super::load::{answer, ask, connect};
-use super::super::support::{Launch, Place, example, wait_for};
+use super::super::support::{Daemon, Launch, Place, example, wait_for};
 use super::{assert_steered, rude, swapped, wait_for_traffic};
+
+#[track_caller]
+fn wait_until_accepted(daemon: &mut Daemon, generation: u64) {
+    daemon.wait_until("it is accepted", |status| {
+        let all = status["generations"].as_array().unwrap();
+        all.iter().any(|one| one["generation"] == generation && one["connections"] == 1)
+    });
+}
 
 #[test]
 fn five_swaps_in_a_row_while_each_old_generation_finishes_a_request_of_five_seconds() {
@@ -20,10 +28,7 @@ fn five_swaps_in_a_row_while_each_old_generation_finishes_a_request_of_five_seco
         ask(&mut client, "/sleep/5000").unwrap();
         clients.push(client);
         if generation < 6 {
-            daemon.wait_until("it is accepted", |status| {
-                let all = status["generations"].as_array().unwrap();
-                all.iter().any(|one| one["generation"] == generation && one["connections"] == 1)
-            });
+            wait_until_accepted(&mut daemon, generation);
             daemon.verb("swap --no-wait").expect(0);
         }
     }
@@ -55,10 +60,7 @@ fn a_ninth_generation_waits_for_a_slot() {
         wait_for_traffic(&address, &format!("rude generation {generation}\n"));
         let mut client = connect(&address).unwrap();
         ask(&mut client, "/sleep/8000").unwrap();
-        daemon.wait_until("it is accepted", |status| {
-            let all = status["generations"].as_array().unwrap();
-            all.iter().any(|one| one["generation"] == generation && one["connections"] == 1)
-        });
+        wait_until_accepted(&mut daemon, generation);
         clients.push(client);
         daemon.verb("swap --no-wait").expect(0);
     }

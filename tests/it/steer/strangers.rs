@@ -93,10 +93,7 @@ fn a_stranger_that_comes_and_goes_takes_nothing_along() {
 #[test]
 fn a_stranger_for_ipv4_beside_a_socket_of_both_families_is_named_with_what_it_gets() {
     let place = Place::new();
-    let mut daemon = super::Launch::new(&place)
-        .args("--listen [::]:0=http --ready notify --bake 0 --drain-quiet 50ms")
-        .command(&[&super::example("vandal")])
-        .start();
+    let mut daemon = super::vandal_at(&place, "[::]:0", "--bake 0 --drain-quiet 50ms").start();
     daemon.wait_generation(1);
     assert_steered(&daemon);
     let at: SocketAddr = daemon.address("http").parse().unwrap();

@@ -9,9 +9,9 @@ use nix::sys::stat::UtimensatFlags::FollowSymlink;
 use nix::sys::stat::utimensat;
 use nix::sys::time::TimeSpec;
 
-use super::super::load::{Load, answer, ask, connect, get};
+use super::super::load::{Load, get};
 use super::super::support::{Daemon, Launch, Place, example, fd_flags, proc_status, settled, wait_for};
-use super::{assert_steered, swapped, vandal};
+use super::{assert_answered, assert_steered, queue_up, swapped, vandal, vandal_at};
 
 /// How long clients could not get an answer after the deed; nobody waits for long.
 fn outage(address: &str, deed: &str) -> Duration {
@@ -59,10 +59,7 @@ fn a_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
 fn a_unix_path_that_was_removed_is_back_within_a_tenth_of_a_second() {
     let place = Place::new();
     let path = place.path("site.sock");
-    let mut daemon = Launch::new(&place)
-        .args(&format!("--listen {path}=http --ready notify --bake 0 --drain-quiet 50ms"))
-        .command(&[&example("vandal")])
-        .start();
+    let mut daemon = vandal_at(&place, &path, "--bake 0 --drain-quiet 50ms").start();
     daemon.wait_generation(1);
     let deed = format!("/unlink{path}");
     let outages: Vec<_> = (0..3).map(|_| outage(&path, &deed)).collect();
@@ -79,10 +76,7 @@ fn a_unix_path_that_was_removed_is_back_within_a_tenth_of_a_second() {
 fn a_unix_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
     let place = Place::new();
     let path = place.path("site.sock");
-    let mut daemon = Launch::new(&place)
-        .args(&format!("--listen {path}=http --ready notify --restart-sec 0 --bake 0 --drain-quiet 50ms"))
-        .command(&[&example("vandal")])
-        .start();
+    let mut daemon = vandal_at(&place, &path, "--restart-sec 0 --bake 0 --drain-quiet 50ms").start();
     daemon.wait_generation(1);
     get(&path, "/").unwrap();
     // Whoever has lost its socket is stopped at once, maybe before it has said that it did as it was asked.
@@ -104,10 +98,7 @@ fn paths_that_are_touched_without_end_cost_little_and_are_looked_after_all_the_s
     let place = Place::new();
     let paths = ["a.sock", "b.sock"].map(|name| place.path(name));
     let [a, b] = &paths;
-    let mut daemon = Launch::new(&place)
-        .args(&format!("--listen {a}=http --listen {b}=b --ready notify"))
-        .command(&[&example("vandal")])
-        .start();
+    let mut daemon = vandal_at(&place, a, &format!("--listen {b}=b")).start();
     daemon.wait_generation(1);
     let sleeps = || settled_switches(daemon.pid());
     let before = sleeps();
@@ -177,23 +168,18 @@ fn a_datagram_server_that_connects_its_socket_is_followed_by_one_that_serves() {
     }
 }
 
-const CLIENTS: u64 = 300;
+const CLIENTS: usize = 300;
 
 /// So many wait, and the next generation answers them all.
 fn hold_a_queue(daemon: &mut Daemon, next: u64) {
     let address = daemon.address("http");
     daemon.verb("kill KILL").expect(0);
     daemon.wait_state("waiting");
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
-    for client in &mut clients {
-        ask(client, "/").unwrap();
-    }
+    let mut clients = queue_up(&address, CLIENTS, "/");
     let socket = &daemon.status()["sockets"][0];
     assert_eq!(socket["queue"], CLIENTS, "all of them, and none later than the others");
     daemon.verb("swap").expect(0);
-    for client in &mut clients {
-        assert_eq!(answer(client).unwrap(), format!("vandal generation {next}\n"));
-    }
+    assert_answered(&mut clients, &format!("vandal generation {next}\n"));
 }
 
 #[test]
@@ -211,7 +197,7 @@ fn the_next_generation_finds_a_clean_socket_whatever_was_done_to_it() {
         swapped(&daemon, generation + 1);
         let status = daemon.wait_generation(generation + 1);
         assert_eq!(fd_flags(daemon.server(), 3) & 0o4000, 0, "it was promised a blocking socket");
-        assert!(status["sockets"][0]["backlog"].as_u64().unwrap() >= CLIENTS, "{status}");
+        assert!(status["sockets"][0]["backlog"].as_u64().unwrap() >= CLIENTS as u64, "{status}");
     }
     get(&address, "/backlog/1").unwrap();
     get(&address, "/nonblock").unwrap();
@@ -271,10 +257,7 @@ fn a_server_that_shuts_its_listener_down_without_end_is_told_of_once_and_then_co
 fn whoever_takes_the_path_of_a_socket_is_told_of_each_time() {
     let place = Place::new();
     let path = place.path("site.sock");
-    let mut daemon = Launch::new(&place)
-        .args(&format!("--listen {path}=http --ready notify --bake 0 --drain-quiet 50ms"))
-        .command(&[&example("vandal")])
-        .start();
+    let mut daemon = vandal_at(&place, &path, "--bake 0 --drain-quiet 50ms").start();
     daemon.wait_generation(1);
     for times in 1..=2 {
         let (theirs, moved) = (place.path("theirs"), place.path("moved"));
