@@ -211,11 +211,12 @@ fn identify(words: &[String]) -> Option<Known> {
             at = skip(words, at + 2, &[], false);
         } else if name == "python" {
             return Some(script(words, at));
-        } else if let Some(Known { fix, name, .. }) = inline(words, at) {
-            return Some(Known { fix, name, at, first: at });
         } else {
             let shell = if name.ends_with(".sh") { "sh" } else { name };
-            return Some(Known { fix: lookup(shell)?, name: printable(name), at, first: at });
+            let fix = lookup(shell)?;
+            let inner = if matches!(fix, Wrapper(_)) { inline(words, at) } else { None };
+            let (fix, name) = inner.map_or_else(|| (fix, printable(name)), |inner| (inner.fix, inner.name));
+            return Some(Known { fix, name, at, first: at });
         }
     }
 }

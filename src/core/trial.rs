@@ -21,8 +21,8 @@ pub(super) struct Trial {
     /// When it is counted for the last time.
     last: Time,
     counted: Option<Time>,
-    /// Since when it has accepted nothing.
-    nothing_since: Option<Time>,
+    /// For how long it has accepted nothing, as far as we were there to see it.
+    nothing_for: Span,
 }
 
 impl Trial {
@@ -32,8 +32,13 @@ impl Trial {
             |span: Span, less: Span| Span::from_nanos(span.as_nanos().saturating_sub(less.as_nanos()));
         let last = before(span, limits::LOOK_FIRST);
         let next = now.after(before(last, limits::QUEUE_STUCK));
-        let trial =
-            Self { next, gap: limits::TRIAL_GAP, last: now.after(last), counted: None, nothing_since: None };
+        let trial = Self {
+            next,
+            gap: limits::TRIAL_GAP,
+            last: now.after(last),
+            counted: None,
+            nothing_for: Span::ZERO,
+        };
         (next < trial.last).then_some(trial)
     }
 
@@ -42,18 +47,19 @@ impl Trial {
     }
 
     fn has_accepted_nothing(&mut self, now: Time, taking: Taking) -> Option<Span> {
-        let counted = self.counted.replace(now);
-        self.nothing_since = match taking {
-            Taking::Something => None,
-            Taking::Nothing | Taking::Stopped => self.nothing_since.or(counted),
-        };
-        let span = now.since(self.nothing_since?);
+        let gap = self.counted.replace(now).map_or(Span::ZERO, |counted| now.since(counted));
         let enough = match taking {
-            Taking::Something => return None,
+            Taking::Something => {
+                self.nothing_for = Span::ZERO;
+                return None;
+            }
             Taking::Nothing => limits::ACCEPTS_NOTHING,
             Taking::Stopped => Span::from_nanos(1),
         };
-        (span >= enough).then_some(span)
+        // A long one is that of a machine that was stopped, and with it the candidate.
+        let gap = gap.min(limits::TRIAL_GAP_COUNTED);
+        self.nothing_for = Span::from_nanos(self.nothing_for.as_nanos().saturating_add(gap.as_nanos()));
+        (self.nothing_for >= enough).then_some(self.nothing_for)
     }
 }
 

@@ -96,7 +96,9 @@ fn stop_first_never_lets_two_generations_overlap_and_clients_wait() {
         assert_eq!(daemon.verb("swap --json").expect(0).json()["to"], generation);
     }
     daemon.wait_generation(6);
-    assert_clean(&load.finish());
+    let counts = load.finish();
+    // They wait while nobody serves: how long is up to the machine.
+    assert!(counts.failed() == 0 && counts.ok > 0, "{counts}");
     let mut alive = 0;
     for fact in place.facts() {
         match fact.what.as_str() {

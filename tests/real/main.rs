@@ -14,6 +14,7 @@ mod families;
 mod fastcgi;
 #[path = "../it/load.rs"]
 mod load;
+mod local;
 mod oracle;
 mod packages;
 mod programs;

@@ -208,6 +208,8 @@ impl Shell {
         let old = std::mem::replace(&mut self.slots.steering, steering).slot;
         // What is counted from now on shall not be what was there before.
         self.questions.diag.forget();
+        // Before slots of ours come back to their groups, behind whoever is there.
+        self.look_for_strangers();
         // What only one of the two generations of a swap has stays with it.
         let is_common = |one: &Rc<HeldSocket>| match &self.staged {
             Some(staged) => has(&self.sockets, one) && has(&staged.sockets, one),
@@ -228,7 +230,6 @@ impl Shell {
         if old != steering.slot {
             self.remember_handshakes(old);
         }
-        self.look_for_strangers();
         self.arm();
     }
 

@@ -449,7 +449,7 @@ impl Group {
 fn comes_to(fd: &OwnedFd, at: SocketAddr) -> io::Result<bool> {
     for _ in 0..PROOF {
         let before = sys::tcp_listen_queue(fd)?.0;
-        connect_and_reset(at)?;
+        knock(at)?;
         if sys::tcp_listen_queue(fd)?.0 <= before {
             return Ok(false);
         }
@@ -457,12 +457,11 @@ fn comes_to(fd: &OwnedFd, at: SocketAddr) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A client that says nothing: on this host the handshake is over when connect(2) returns.
-fn connect_and_reset(at: SocketAddr) -> io::Result<()> {
+/// A client that says nothing and goes: on this host the handshake is over when connect(2) returns. It may be a living
+/// server that it comes to, so it ends as most clients do: some servers die of a reset.
+fn knock(at: SocketAddr) -> io::Result<()> {
     let at = Target::Tcp(at);
     let client = at.stream()?;
-    // No TIME_WAIT of ours stays behind.
-    setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     match at.connect(&client) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
         Err(errno) => Err(errno.into()),

@@ -56,7 +56,9 @@ fn stop_first_cuts_nothing_off() {
     let options = "--handover stop-first --ready auto --kill-signal KILL --drain-quiet 50ms";
     let mut daemon = rude(&place, "127.0.0.1:0", options).start();
     daemon.wait_generation(1);
-    under_load(&daemon, 2..12, 0).assert_clean();
+    let counts = under_load(&daemon, 2..12, 0).counts();
+    // They wait for the old one to finish and the next to start: how long is up to the machine.
+    assert!(counts.failed() == 0 && counts.ok > 0, "{counts}");
     assert!(daemon.stderr().contains("new connections wait for the next one"), "{}", daemon.stderr());
 }
 
