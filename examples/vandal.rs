@@ -11,14 +11,16 @@
 //!     /unlink/PATH       removes /PATH
 //!     /stranger          binds the same address once more, with SO_REUSEPORT, and serves there too; `--stranger`
 //!                        does so before anything else
+//!     /stranger/ipv4     the same on all IPv4 addresses, which goes before a socket for both families
 //!     /leave             closes that again
+//!     /lock              SO_LOCK_FILTER: nobody may attach or take off a program any more
 //!
-//! `--connect` connects it, a datagram socket, to somebody else before anything else.
+//! `--connect` connects it, a datagram socket, to somebody else before anything else; `--wander` disconnects it again.
 //! Anything else is answered with the number of the generation.
 
 mod common;
 
-use std::net::{Shutdown, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Mutex;
 use std::thread;
@@ -31,6 +33,12 @@ use nix::sys::socket::{
     listen, setsockopt, shutdown, socket, sockopt,
 };
 
+/// SO_LOCK_FILTER (socket(7)).
+#[derive(Clone, Copy)]
+struct LockFilter;
+
+nix::setsockopt_impl!(LockFilter, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, bool, sockopt::SetBool);
+
 /// BPF_RET | BPF_K (bpf(4) of the BSDs, <linux/bpf_common.h>).
 const RETURN: u16 = 6;
 
@@ -40,13 +48,16 @@ static STRANGER: Mutex<Option<TcpListener>> = Mutex::new(None);
 fn main() {
     let sockets: &'static [(String, Socket)] = common::sockets().leak();
     let (_, first) = sockets.first().expect("a socket to spoil");
-    let flags = common::flags(&["--stranger", "--connect"]);
+    let flags = common::flags(&["--stranger", "--connect", "--wander"]);
     if flags.contains_key("--stranger") {
-        join(first).expect("the address, once more");
+        join(getsockname(first.as_fd().as_raw_fd()).expect("bound")).expect("the address, once more");
     }
-    if flags.contains_key("--connect") {
-        let discard = SockaddrStorage::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
+    if flags.contains_key("--connect") || flags.contains_key("--wander") {
+        let discard = SockaddrStorage::from(SocketAddr::from(([127, 0, 0, 1], 9)));
         connect(first.as_fd().as_raw_fd(), &discard).expect("a datagram socket");
+    }
+    if flags.contains_key("--wander") {
+        disconnect(first);
     }
     common::notify("READY=1");
     common::serve_for_ever(sockets, move |request| {
@@ -77,7 +88,13 @@ fn spoil(first: &'static Socket, request: &Request) -> nix::Result<()> {
         ["backlog", limit] => listen(&fd, Backlog::new(limit.parse::<i32>().expect("a small number"))?),
         ["nonblock"] => fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop),
         ["alone"] => setsockopt(&fd, sockopt::ReusePort, &false),
-        ["stranger"] => join(first),
+        ["stranger"] => join(getsockname(fd.as_raw_fd())?),
+        ["stranger", "ipv4"] => {
+            let of_both: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+            let port = of_both.as_sockaddr_in6().expect("[::]:PORT").port();
+            join(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())
+        }
+        ["lock"] => setsockopt(&fd, LockFilter, &true),
         ["leave"] => {
             leave();
             Ok(())
@@ -86,9 +103,17 @@ fn spoil(first: &'static Socket, request: &Request) -> nix::Result<()> {
     }
 }
 
-/// One more listener on the address of this one.
-fn join(first: &Socket) -> nix::Result<()> {
-    let address: SockaddrStorage = getsockname(first.as_fd().as_raw_fd())?;
+/// connect(2) to AF_UNSPEC.
+#[allow(unsafe_code)]
+fn disconnect(socket: &Socket) {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: `nobody` lives as long as the call, and the length is its own.
+    let done = unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const nobody, 16) };
+    assert_eq!(done, 0, "a datagram socket");
+}
+
+/// One more listener on such an address.
+fn join(address: SockaddrStorage) -> nix::Result<()> {
     let family = address.family().unwrap_or(AddressFamily::Inet);
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::ReusePort, &true)?;

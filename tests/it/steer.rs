@@ -8,11 +8,15 @@ mod health;
 mod hung;
 mod kept;
 mod kinds;
+mod leftovers;
+mod locked;
 mod namespace;
 mod overlap;
 mod queue;
 mod rude;
+mod starved;
 mod strangers;
+mod thieves;
 mod vandals;
 
 use serde_json::Value;

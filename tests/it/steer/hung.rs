@@ -1,12 +1,13 @@
 //! An old server that hangs: what waits in its queue is answered by the new one.
 
 use std::fs;
+use std::net::TcpStream;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::load::{answer, ask, connect};
-use super::super::support::{Daemon, Place, wait_for};
+use super::super::support::{Daemon, Place, example, wait_for};
 use super::{assert_steered, namespace, rude, swapped};
 
 const CLIENTS: usize = 200;
@@ -26,10 +27,7 @@ pub(super) fn hang(pid: i32) {
     });
 }
 
-/// It hangs with so many in its queue, and is swapped; what each of them was answered, and its own address.
-fn swap_a_hung_server(daemon: &mut Daemon, path: &str) -> Vec<(String, String)> {
-    daemon.wait_generation(1);
-    assert_steered(daemon);
+fn hang_with_a_queue(daemon: &Daemon, path: &str) -> Vec<TcpStream> {
     let address = daemon.address("http");
     hang(daemon.server());
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
@@ -37,6 +35,14 @@ fn swap_a_hung_server(daemon: &mut Daemon, path: &str) -> Vec<(String, String)> 
         ask(client, path).unwrap();
     }
     assert_eq!(daemon.status()["sockets"][0]["queue"], CLIENTS);
+    clients
+}
+
+/// It hangs with so many in its queue, and is swapped; what each of them was answered, and its own address.
+fn swap_a_hung_server(daemon: &mut Daemon, path: &str) -> Vec<(String, String)> {
+    daemon.wait_generation(1);
+    assert_steered(daemon);
+    let mut clients = hang_with_a_queue(daemon, path);
     swapped(daemon, 2);
     let answers = clients
         .iter_mut()
@@ -77,6 +83,36 @@ fn two_hundred_in_the_queue_of_a_hung_server_migrate_with_their_addresses() {
     for (body, own) in swap_a_hung_server(&mut daemon, "/peer") {
         assert_eq!(body, own);
     }
+}
+
+/// The kernel would move them to any other member of the group, by its hash.
+#[test]
+fn one_that_is_not_ready_gets_none_of_those_that_wait() {
+    if !namespace::enter() {
+        return;
+    }
+    namespace::set("ipv4/tcp_migrate_req", "1");
+    let place = Place::new();
+    place.write("sick3", "");
+    let script = "exec \"$0\" --sick \"$1$SUPERVISE_GENERATION\"";
+    let mut daemon = rude(&place, "127.0.0.1:0", OPTIONS)
+        .command(&["/bin/sh", "-c", script, &example("rude"), &place.path("sick")])
+        .start();
+    daemon.wait_generation(1);
+    assert_steered(&daemon);
+    let mut clients = hang_with_a_queue(&daemon, "/");
+    swapped(&daemon, 2);
+    // Within the second that a queue may stand still.
+    daemon.verb("swap --no-wait").expect(0);
+    for client in &mut clients {
+        assert_eq!(answer(client).unwrap(), "rude generation 2\n");
+    }
+    let said = daemon.stderr();
+    let at = |words: &str| said.find(words).unwrap_or_else(|| panic!("no {words}: {said}"));
+    assert!(
+        at("generation 3 started") < at("waited where nobody accepts"),
+        "it is no test otherwise: {said}"
+    );
 }
 
 /// The same without a hang: in its queue when it was killed.

@@ -1,8 +1,8 @@
 //! A child that binds the port itself with SO_REUSEPORT joins our group: it never gets a connection, and is named.
 
 use super::super::load::{Load, get};
-use super::super::support::{Place, wait_for};
-use super::{assert_steered, swapped, vandal};
+use super::super::support::{Launch, Place, example, wait_for};
+use super::{assert_steered, swapped, vandal, wait_for_traffic};
 
 /// Named with its pid and what to do, once.
 #[track_caller]
@@ -37,7 +37,7 @@ fn a_candidate_that_is_a_stranger_gets_nothing_for_it_and_is_named() {
     let script = "exec \"$0\" $(cat \"$1\")";
     place.write("words", "");
     let mut daemon = vandal(&place, "--bake 50ms --drain-quiet 50ms")
-        .command(&["/bin/sh", "-c", script, &super::example("vandal"), &place.path("words")])
+        .command(&["/bin/sh", "-c", script, &example("vandal"), &place.path("words")])
         .start();
     daemon.wait_generation(1);
     let load = Load::start(&daemon.address("http"), 500);
@@ -80,4 +80,31 @@ fn a_stranger_that_comes_and_goes_takes_nothing_along() {
     let samples = load.samples();
     samples.assert_clean();
     assert_eq!(samples.answered("stranger\n"), 0);
+}
+
+/// A socket for IPv4 alone goes before one for both families, and no program of ours is asked.
+#[test]
+fn a_stranger_that_takes_ipv4_from_a_port_of_both_families_is_named() {
+    let place = Place::new();
+    let options = "--listen 0=http --ready notify --bake 0 --drain-quiet 50ms";
+    let mut daemon = Launch::new(&place).args(options).command(&[&example("vandal")]).start();
+    daemon.wait_generation(1);
+    let both = daemon.address("http");
+    // A host without IPv6 has nothing to take.
+    let Some(port) = both.strip_prefix("[::]:") else { return };
+    let (ipv4, ipv6) = (format!("127.0.0.1:{port}"), format!("[::1]:{port}"));
+    assert_eq!(get(&ipv4, "/stranger/ipv4").unwrap(), "vandal generation 1\n");
+    assert_eq!(get(&ipv4, "/").unwrap(), "stranger\n", "it is no test otherwise");
+    let stranger = daemon.server();
+    swapped(&daemon, 2);
+    assert_eq!(get(&ipv6, "/").unwrap(), "vandal generation 2\n");
+    let said = daemon.stderr();
+    let who = format!("pid {stranger}");
+    let of_it: Vec<_> =
+        said.lines().filter(|line| line.contains(&who) && line.contains("has bound")).collect();
+    let what = format!("has bound 0.0.0.0:{port}, and gets the connections to it");
+    assert!(of_it.len() == 1 && of_it[0].contains(&what), "{said}");
+    // It goes with the old server.
+    wait_for_traffic(&ipv4, "vandal generation 2\n");
+    wait_for("the all-clear", || daemon.stderr().contains("is ours alone again").then_some(()));
 }

@@ -171,6 +171,36 @@ fn a_datagram_server_that_connects_its_socket_is_followed_by_one_that_serves() {
     }
 }
 
+/// It is out of the group from then on, although it looks as before.
+#[test]
+fn datagrams_go_on_where_a_server_has_connected_its_socket_and_disconnected_it() {
+    let place = Place::new();
+    let words = place.path("words");
+    place.write("words", "--wander");
+    let mut daemon = Launch::new(&place)
+        .args("--listen udp:127.0.0.1:0=dns --ready notify --restart-sec 0 --bake 0 --drain-quiet 50ms")
+        .command(&["/bin/sh", "-c", "exec \"$0\" $(cat \"$1\")", &example("vandal"), &words])
+        .start();
+    daemon.wait_generation(1);
+    place.write("words", "");
+    let address = daemon.address("dns");
+    wait_for("an answer", || echoed(&address));
+    for generation in 2..=4 {
+        daemon.verb("swap").expect(0);
+        wait_for("an answer of the next", || (echoed(&address)? >= generation).then_some(()));
+    }
+}
+
+/// Which generation answers datagrams.
+fn echoed(address: &str) -> Option<u64> {
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    client.send_to(b"/", address).unwrap();
+    let mut buffer = [0; 64];
+    let length = client.recv(&mut buffer).ok()?;
+    std::str::from_utf8(&buffer[..length]).unwrap().strip_suffix(" /")?.parse().ok()
+}
+
 const CLIENTS: u64 = 300;
 
 /// So many wait, and the next generation answers them all.

@@ -117,6 +117,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// With a copy of the binary, which the test may spoil.
+    pub(crate) fn binary(mut self, binary: &str) -> Self {
+        self.binary = binary.to_owned();
+        self
+    }
+
     /// As this user, with another copy of the binary (ours may lie where that user cannot go).
     pub(crate) fn user(mut self, uid: u32, binary: &str) -> Self {
         self.user = Some(uid);
