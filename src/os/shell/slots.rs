@@ -216,12 +216,17 @@ impl Shell {
             Some(staged) => is_listed(&self.sockets, one) && is_listed(&staged.sockets, one),
             None => true,
         };
-        let failed: Vec<String> = self
-            .held()
-            .into_iter()
-            .filter(is_common)
-            .filter_map(|socket| Some(format!("{}: {}", socket.address, socket.steer(&steering).err()?)))
-            .collect();
+        let common: Vec<_> = self.held().into_iter().filter(is_common).collect();
+        let mut failed = Vec::new();
+        for socket in common {
+            match socket.steer(&steering) {
+                // Its path is ours again, where it was not.
+                Ok(()) => {
+                    self.taken.remove(&socket.address);
+                }
+                Err(error) => failed.push(format!("{}: {error}", socket.address)),
+            }
+        }
         if !failed.is_empty() {
             self.queue.push_back(Event::SteerFailed { why: failed.join(", ") });
         }

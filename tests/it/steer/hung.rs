@@ -101,7 +101,8 @@ fn one_that_is_not_ready_gets_none_of_those_that_wait() {
     daemon.wait_generation(1);
     assert_steered(&daemon);
     let mut clients = hang_with_a_queue(&daemon, "/");
-    swapped(&daemon, 2);
+    daemon.verb("swap --no-wait").expect(0);
+    daemon.wait_until("the second has the traffic", |status| status["generation"] == 2);
     // Within the second that a queue may stand still.
     daemon.verb("swap --no-wait").expect(0);
     for client in &mut clients {

@@ -42,7 +42,7 @@ fn what_a_worker_does_that_outlives_the_main_process_is_mended() {
     // The worker is a server of its own, which no signal of ours ends.
     let worker = "trap '' TERM; export LISTEN_PID=$$; exec \"$0\"";
     let main = "/bin/sh -c \"$1\" \"$0\" & sleep 1000";
-    let options = "--listen 127.0.0.1:0=http --ready exec --restart-sec 1h --timeout-stop-sec 1h";
+    let options = "--listen 127.0.0.1:0=http --ready exec --restart-sec 1h -p KillMode=control-group";
     let mut daemon = Launch::new(&place)
         .args(options)
         .command(&["/bin/sh", "-c", main, &example("vandal"), worker])
@@ -52,7 +52,7 @@ fn what_a_worker_does_that_outlives_the_main_process_is_mended() {
     let address = daemon.address("http");
     wait_for_traffic(&address, "vandal generation 1\n");
     kill_it(daemon.server());
-    daemon.wait_until("the worker is left", |status| status["generations"][0]["pid"].is_null());
+    wait_for("its end", || daemon.stderr().contains("generation 1 was killed").then_some(()));
     get(&address, "/backlog/1").unwrap();
     assert_eq!(daemon.status()["sockets"][0]["backlog"], 1, "it is no test otherwise");
     for pid in daemon.processes_of(1) {
