@@ -50,8 +50,10 @@ impl Shell {
                 }
                 Err(why) => {
                     self.queue.push_back(Event::RescueFailed { slot });
-                    // It is tried again and again.
-                    if self.slots.unrescued.insert(socket.address.clone()) {
+                    // It is tried again and again. What a server lost is told as its failure.
+                    if !socket.is_lost(self.slots.steering.slot)
+                        && self.slots.unrescued.insert(socket.address.clone())
+                    {
                         self.tell(&SocketNote::NotRescued { socket: socket.address.clone(), why }.into());
                     }
                 }
