@@ -57,7 +57,7 @@ fn main() {
         connect(first.as_fd().as_raw_fd(), &discard).expect("a datagram socket");
     }
     if flags.contains_key("--wander") {
-        disconnect(first);
+        common::disconnect(first);
     }
     common::notify("READY=1");
     common::serve_for_ever(sockets, move |request| {
@@ -101,15 +101,6 @@ fn spoil(first: &'static Socket, request: &Request) -> nix::Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// connect(2) to AF_UNSPEC.
-#[allow(unsafe_code)]
-fn disconnect(socket: &Socket) {
-    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    // SAFETY: `nobody` lives as long as the call, and the length is its own.
-    let done = unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const nobody, 16) };
-    assert_eq!(done, 0, "a datagram socket");
 }
 
 /// One more listener on such an address.

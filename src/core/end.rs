@@ -271,7 +271,6 @@ impl Step<'_> {
             return;
         };
         let after = now.since(generation.ordered);
-        let end = End::Exited(exit);
         let had_failed = generation.failure.is_some();
         let next = if generation.lives() { generation.after_exit(exit) } else { AfterExit::End };
         if next != AfterExit::End {
@@ -286,7 +285,7 @@ impl Step<'_> {
         }
         match next {
             AfterExit::End => {
-                self.ended(id, end);
+                self.ended(id, End::Exited(exit));
                 self.wind_down(id);
             }
             AfterExit::NextCommand(index) => self.start_main(id, index),
