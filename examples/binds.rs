@@ -7,7 +7,9 @@
 //!         epoll+      registered with epoll before it is bound
 //!         workers+    three sockets with SO_REUSEPORT
 //!         only6+      IPV6_V6ONLY
+//!         options+    with options of its own, which must still be there when it listens
 //!         flood+      and once more, again and again, by four threads
+//!         liar+       likewise, while another thread changes the port that it asks for
 //!     udp:ADDRESS  unix:PATH      what is at the path is removed first
 //!     to:ADDRESS                  connects to it before it serves
 //!
@@ -20,12 +22,14 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::thread;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockopt, listen,
+    setsockopt, socket, sockopt,
 };
 
 use common::{Reply, Request, Socket};
@@ -78,11 +82,19 @@ fn open(word: &str) -> io::Result<Vec<Socket>> {
         "epoll" => Ok(vec![by_epoll(address)?]),
         "workers" => (0..3).map(|_| worker(address)).collect(),
         "only6" => Ok(vec![only_6(address)?]),
+        "options" => Ok(vec![with_options(address)?]),
         "flood" => {
             let serving = TcpListener::bind(address)?;
             for _ in 0..4 {
-                thread::spawn(move || flood(address));
+                thread::spawn(move || flood(&SockaddrStorage::from(address)));
             }
+            Ok(vec![Socket::Tcp(serving)])
+        }
+        "liar" => {
+            let serving = TcpListener::bind(address)?;
+            let told: &'static _ = Box::leak(Box::new(SockaddrStorage::from(address)));
+            thread::spawn(move || change_port(told));
+            thread::spawn(move || flood(told));
             Ok(vec![Socket::Tcp(serving)])
         }
         _ => Err(io::Error::other("no such way")),
@@ -138,10 +150,35 @@ fn by_epoll(address: SocketAddr) -> io::Result<Socket> {
     Ok(Socket::Tcp(TcpListener::bind("127.0.0.1:0")?))
 }
 
-fn flood(address: SocketAddr) {
+fn with_options(address: SocketAddr) -> io::Result<Socket> {
+    let fd = new(address)?;
+    setsockopt(&fd, sockopt::KeepAlive, &true)?;
+    setsockopt(&fd, sockopt::TcpKeepIdle, &77)?;
+    let socket = listening(fd, address)?;
+    let has_them =
+        getsockopt(&socket, sockopt::KeepAlive)? && getsockopt(&socket, sockopt::TcpKeepIdle)? == 77;
+    if has_them { Ok(socket) } else { Err(io::Error::other("it has lost its options")) }
+}
+
+fn flood(address: &SockaddrStorage) {
     loop {
-        let result = new(address).and_then(|fd| Ok(bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?));
+        let fd =
+            socket(address.family().expect("an address"), SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
         // What the kernel has to say is another matter.
-        drop(result);
+        let _bound_or_not = fd.and_then(|fd| bind(fd.as_raw_fd(), address));
+    }
+}
+
+/// To one of the kernel's choice and back, under the eyes of whoever reads it.
+fn change_port(told: &'static SockaddrStorage) {
+    let memory = fs::OpenOptions::new().write(true).open("/proc/self/mem").expect("our own memory");
+    // The port follows the family in each struct sockaddr of the internet.
+    let at = (&raw const *told) as u64 + 2;
+    let mut port = [0; 2];
+    fs::File::open("/proc/self/mem")
+        .and_then(|memory| memory.read_exact_at(&mut port, at))
+        .expect("likewise");
+    for port in [[0; 2], port].iter().cycle() {
+        memory.write_all_at(port, at).expect("it is there for ever");
     }
 }

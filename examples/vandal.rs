@@ -8,19 +8,19 @@
 //!     /backlog/N         listen(2) with this queue limit
 //!     /nonblock          O_NONBLOCK
 //!     /alone             takes SO_REUSEPORT off
+//!     /lock              SO_LOCK_FILTER: no program on it can be changed any more
 //!     /unlink/PATH       removes /PATH
 //!     /stranger          binds the same address once more, with SO_REUSEPORT, and serves there too; `--stranger`
 //!                        does so before anything else
-//!     /stranger/ipv4     the same on all IPv4 addresses, which goes before a socket for both families
 //!     /leave             closes that again
-//!     /lock              SO_LOCK_FILTER: nobody may attach or take off a program any more
 //!
-//! `--connect` connects it, a datagram socket, to somebody else before anything else; `--wander` disconnects it again.
+//! `--connect` connects it, a datagram socket, to somebody else before anything else; `--wander`
+//! disconnects it again.
 //! Anything else is answered with the number of the generation.
 
 mod common;
 
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Mutex;
 use std::thread;
@@ -33,12 +33,6 @@ use nix::sys::socket::{
     listen, setsockopt, shutdown, socket, sockopt,
 };
 
-/// SO_LOCK_FILTER (socket(7)).
-#[derive(Clone, Copy)]
-struct LockFilter;
-
-nix::setsockopt_impl!(LockFilter, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, bool, sockopt::SetBool);
-
 /// BPF_RET | BPF_K (bpf(4) of the BSDs, <linux/bpf_common.h>).
 const RETURN: u16 = 6;
 
@@ -50,10 +44,10 @@ fn main() {
     let (_, first) = sockets.first().expect("a socket to spoil");
     let flags = common::flags(&["--stranger", "--connect", "--wander"]);
     if flags.contains_key("--stranger") {
-        join(getsockname(first.as_fd().as_raw_fd()).expect("bound")).expect("the address, once more");
+        join(first).expect("the address, once more");
     }
     if flags.contains_key("--connect") || flags.contains_key("--wander") {
-        let discard = SockaddrStorage::from(SocketAddr::from(([127, 0, 0, 1], 9)));
+        let discard = SockaddrStorage::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
         connect(first.as_fd().as_raw_fd(), &discard).expect("a datagram socket");
     }
     if flags.contains_key("--wander") {
@@ -88,13 +82,8 @@ fn spoil(first: &'static Socket, request: &Request) -> nix::Result<()> {
         ["backlog", limit] => listen(&fd, Backlog::new(limit.parse::<i32>().expect("a small number"))?),
         ["nonblock"] => fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop),
         ["alone"] => setsockopt(&fd, sockopt::ReusePort, &false),
-        ["stranger"] => join(getsockname(fd.as_raw_fd())?),
-        ["stranger", "ipv4"] => {
-            let of_both: SockaddrStorage = getsockname(fd.as_raw_fd())?;
-            let port = of_both.as_sockaddr_in6().expect("[::]:PORT").port();
-            join(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())
-        }
-        ["lock"] => setsockopt(&fd, LockFilter, &true),
+        ["lock"] => common::set_flag(fd, libc::SO_LOCK_FILTER),
+        ["stranger"] => join(first),
         ["leave"] => {
             leave();
             Ok(())
@@ -103,8 +92,9 @@ fn spoil(first: &'static Socket, request: &Request) -> nix::Result<()> {
     }
 }
 
-/// One more listener on such an address.
-fn join(address: SockaddrStorage) -> nix::Result<()> {
+/// One more listener on the address of this one.
+fn join(first: &Socket) -> nix::Result<()> {
+    let address: SockaddrStorage = getsockname(first.as_fd().as_raw_fd())?;
     let family = address.family().unwrap_or(AddressFamily::Inet);
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::ReusePort, &true)?;

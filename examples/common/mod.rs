@@ -89,6 +89,16 @@ fn own(number: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Switches on an option of SOL_SOCKET that nix does not know.
+#[allow(unsafe_code)]
+pub(crate) fn set_flag(socket: BorrowedFd<'_>, name: libc::c_int) -> nix::Result<()> {
+    let (one, length) = (1 as libc::c_int, size_of::<libc::c_int>() as libc::socklen_t);
+    let (fd, value) = (socket.as_raw_fd(), (&raw const one).cast());
+    // SAFETY: the value is an int that lives until the call returns, and the length is its own.
+    let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, name, value, length) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
 /// Takes connect(2) back: once more, to AF_UNSPEC.
 #[allow(unsafe_code)]
 pub(crate) fn disconnect(socket: &Socket) {

@@ -144,6 +144,9 @@ const PREFIXES: &[(&str, &[&str])] = &[
 /// The same, after a word of their own.
 const RUNNERS: &[(&str, &str)] = &[("uv", "run"), ("poetry", "run"), ("pipenv", "run"), ("bundle", "exec")];
 
+/// Of a text for a shell, so many commands, and of each so many words, are looked at.
+const COMMANDS: usize = 32;
+
 /// Options of python that take a word.
 const PYTHON: &[&str] = &["-X", "-W"];
 
@@ -210,9 +213,23 @@ fn identify(words: &[String]) -> Option<Known> {
             return Some(script(words, at));
         } else {
             let shell = if name.ends_with(".sh") { "sh" } else { name };
-            return Some(Known { fix: lookup(shell)?, name: printable(name), at, first: at });
+            let fix = lookup(shell)?;
+            let inner = if matches!(fix, Wrapper(_)) { inline(words, at) } else { None };
+            let (fix, name) = inner.map_or_else(|| (fix, printable(name)), |inner| (inner.fix, inner.name));
+            return Some(Known { fix, name, at, first: at });
         }
     }
+}
+
+/// The program that a shell is given to run in its next word but one, if that binds for itself: `sh -c 'cd x && node y'`.
+fn inline(words: &[String], shell: usize) -> Option<Known> {
+    let text = words.get(shell + 2).filter(|_| words[shell + 1] == "-c")?;
+    let commands = text.split([';', '&', '|', '\n']).take(COMMANDS);
+    commands.into_iter().find_map(|command| {
+        let words = command.split_whitespace().filter(|word| *word != "exec").map(str::to_owned);
+        let words: Vec<String> = words.take(COMMANDS).collect();
+        identify(&words).filter(|known| matches!(known.fix, Intercept(_)))
+    })
 }
 
 /// What python runs: a module, a script of a known name, or something else that binds for itself.

@@ -271,13 +271,13 @@ impl Step<'_> {
             return;
         };
         let after = now.since(generation.ordered);
-        let had_failed = generation.failure.is_some();
+        let is_told = generation.failure.is_some();
         let next = if generation.lives() { generation.after_exit(exit) } else { AfterExit::End };
         if next != AfterExit::End {
             generation.last_exit = Some(exit);
             generation.pid = None;
         }
-        let is_protocol = !had_failed && generation.failure == Some(Failure::Protocol);
+        let is_protocol = !is_told && generation.failure == Some(Failure::Protocol);
         self.tell(Note::Exited { generation: id, exit, after });
         if is_protocol && next == AfterExit::End {
             let what = "it ended without READY=1, which was waited for".to_owned();

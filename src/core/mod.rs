@@ -69,6 +69,8 @@ pub mod limits {
     /// How soon a candidate is counted for the second time, and how long it must have accepted nothing to be hung.
     pub const TRIAL_GAP: Span = Span::from_millis(25);
     pub const ACCEPTS_NOTHING: Span = Span::from_millis(900);
+    /// As much of the time between two of these counts is believed.
+    pub const TRIAL_GAP_COUNTED: Span = Span::from_millis(400);
     /// When Drain= is over a moment is looked for in which nothing is in flight, for this long.
     pub const LAST_MOMENT: Span = Span::from_millis(100);
     /// Whoever takes longer than this to exit after the kill signal finishes what it has.

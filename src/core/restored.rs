@@ -4,8 +4,8 @@ use super::service::{Phase, Step};
 use super::{Action, limits};
 
 impl Step<'_> {
-    /// Orders what the shell has to keep to, and asks once more what was not answered. What becomes of processes it
-    /// knows by itself.
+    /// Orders what the shell has to keep to, and has the server asked once more what it may not have answered. What a
+    /// shell can answer by itself it has answered before it saved; what becomes of processes it knows by itself.
     pub(super) fn on_restored(&mut self) {
         let (now, service) = (self.now, &mut *self.service);
         if service.steers() {
@@ -15,9 +15,6 @@ impl Step<'_> {
         if matches!(service.phase, Phase::Listening { hold_until: None }) {
             self.out.push(Action::Watch { on: true });
         }
-        if service.clients.rereading.is_some() {
-            self.out.push(Action::Reread);
-        }
         for generation in &mut service.generations {
             if let Some(probe) = generation.probe.as_mut().filter(|probe| probe.is_asking) {
                 probe.is_asking = false;
@@ -25,9 +22,6 @@ impl Step<'_> {
             }
             if let Some(waiting) = &mut generation.waiting {
                 waiting.ask_again();
-            }
-            if let Some(trial) = &mut generation.trial {
-                trial.ask_again(now);
             }
         }
     }

@@ -3,6 +3,11 @@
 //! A slot is one of several sockets of each address. New connections go to one slot (with a canary, to two); a generation
 //! accepts only from its own. Nothing here is remembered twice: who should have the traffic, and which slots nobody
 //! serves, is read off the phase after every step ([`Step::settle_slots`]) and ordered where it has changed.
+//!
+//! * *guarded*: no generation accepts there, so the shell says when something arrives;
+//! * *stranded*: something has arrived there, and is to be taken to whoever serves, by a *rescue*;
+//! * *look* (drain.rs): the connections of a generation are counted; *trial* (trial.rs): whether a candidate accepts;
+//!   *sight* (waiting.rs): who waits on its sockets.
 
 use super::note::SocketNote;
 use super::restart::Failure;

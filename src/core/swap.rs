@@ -152,11 +152,12 @@ impl Step<'_> {
         let drain = self.service.get(old).map_or(Span::ZERO, |generation| generation.policy.drain);
         let drain = Some(drain).filter(|drain| *drain != Span::ZERO && self.service.setting.steers);
         self.tell(SwapNote::Done { from: old, to: new, drain }.into());
-        let Some(attempt) = self.service.attempt.take() else {
-            return self.stop_by_policy(old, Span::INFINITY);
-        };
-        let swap = self.record(&attempt, new, Outcome::Swapped, None);
-        self.begin_drain(old, Some((attempt.clients, swap)));
+        let attempt = self.service.attempt.take();
+        let told = attempt.map(|attempt| {
+            let swap = self.record(&attempt, new, Outcome::Swapped, None);
+            (attempt.clients, swap)
+        });
+        self.begin_drain(old, told);
     }
 
     /// The candidate is not taken; the old generation never knew.

@@ -21,8 +21,8 @@ pub(super) struct Trial {
     /// When it is counted for the last time.
     last: Time,
     counted: Option<Time>,
-    /// Since when it has accepted nothing.
-    nothing_since: Option<Time>,
+    /// For how long it has accepted nothing, as far as we were there to see it.
+    nothing_for: Span,
 }
 
 impl Trial {
@@ -32,8 +32,13 @@ impl Trial {
             |span: Span, less: Span| Span::from_nanos(span.as_nanos().saturating_sub(less.as_nanos()));
         let last = before(span, limits::LOOK_FIRST);
         let next = now.after(before(last, limits::QUEUE_STUCK));
-        let trial =
-            Self { next, gap: limits::TRIAL_GAP, last: now.after(last), counted: None, nothing_since: None };
+        let trial = Self {
+            next,
+            gap: limits::TRIAL_GAP,
+            last: now.after(last),
+            counted: None,
+            nothing_for: Span::ZERO,
+        };
         (next < trial.last).then_some(trial)
     }
 
@@ -41,27 +46,20 @@ impl Trial {
         self.next
     }
 
-    /// What was asked is not answered, and who waited then is forgotten.
-    pub(super) fn ask_again(&mut self, now: Time) {
-        if self.next == Time::NEVER {
-            self.next = now;
-        }
-        (self.counted, self.nothing_since) = (None, None);
-    }
-
     fn has_accepted_nothing(&mut self, now: Time, taking: Taking) -> Option<Span> {
-        let counted = self.counted.replace(now);
-        self.nothing_since = match taking {
-            Taking::Something => None,
-            Taking::Nothing | Taking::Stopped => self.nothing_since.or(counted),
-        };
-        let span = now.since(self.nothing_since?);
+        let gap = self.counted.replace(now).map_or(Span::ZERO, |counted| now.since(counted));
         let enough = match taking {
-            Taking::Something => return None,
+            Taking::Something => {
+                self.nothing_for = Span::ZERO;
+                return None;
+            }
             Taking::Nothing => limits::ACCEPTS_NOTHING,
             Taking::Stopped => Span::from_nanos(1),
         };
-        (span >= enough).then_some(span)
+        // A long one is that of a machine that was stopped, and with it the candidate.
+        let gap = gap.min(limits::TRIAL_GAP_COUNTED);
+        self.nothing_for = Span::from_nanos(self.nothing_for.as_nanos().saturating_add(gap.as_nanos()));
+        (self.nothing_for >= enough).then_some(self.nothing_for)
     }
 }
 
@@ -105,6 +103,35 @@ impl Step<'_> {
                 id.0
             );
             self.roll_back(reason);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counted every 300 ms: for how long it has accepted nothing in the end.
+    fn judged(takings: &[Taking]) -> Option<Span> {
+        let mut trial = Trial::of(Time(0), Span::from_secs(5)).unwrap();
+        let times = (0..).step_by(300_000_000).map(Time);
+        times.zip(takings).map(|(now, taking)| trial.has_accepted_nothing(now, *taking)).last().unwrap()
+    }
+
+    #[test]
+    fn whoever_accepts_one_begins_anew() {
+        use Taking::{Nothing, Something, Stopped};
+        for (takings, hangs_for) in [
+            (&[Something, Nothing, Nothing, Nothing][..], Some(900)),
+            (&[Something, Nothing, Nothing], None),
+            (&[Nothing, Something, Nothing, Nothing, Nothing], Some(900)),
+            (&[Nothing, Nothing, Something, Nothing, Nothing], None),
+            (&[Nothing, Nothing, Nothing, Something], None),
+            (&[Something, Stopped], Some(300)),
+            (&[Something, Nothing, Stopped], Some(600)),
+            (&[Stopped, Something], None),
+        ] {
+            assert_eq!(judged(takings), hangs_for.map(Span::from_millis), "{takings:?}");
         }
     }
 }

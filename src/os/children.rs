@@ -4,6 +4,7 @@
 //! leader may be its main process; or that is a process we did not start but know by its pid (MAINPID=, PIDFile=).
 
 mod interception;
+mod queries;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use mio::Registry;
-use nix::unistd::{Pid, getuid};
+use nix::unistd::getuid;
 
 use super::fd_store::FdStore;
 use super::intercept::Interceptor;
@@ -359,49 +360,6 @@ impl Children {
             }
         }
         cleared
-    }
-
-    /// Every process of a generation that can be found.
-    ///
-    /// # Errors
-    /// /proc cannot be read.
-    pub fn pids(&self, generation: GenerationId) -> io::Result<Vec<Pid>> {
-        let Some(running) = self.generations.get(&generation) else { return Ok(Vec::new()) };
-        let mut heads = self.strays_of(generation);
-        heads.extend(running.leaders.iter().filter(|leader| !leader.is_reaped).map(|leader| leader.pid));
-        reap::trees(heads)
-    }
-
-    /// Its main process was stopped by a signal. One that a debugger has stopped is another matter.
-    pub fn is_stopped(&self, generation: GenerationId) -> bool {
-        let main = self.generations.get(&generation).and_then(|running| running.main);
-        main.is_some_and(reap::is_stopped)
-    }
-
-    /// All of its processes were.
-    pub fn is_all_stopped(&self, generation: GenerationId) -> bool {
-        let pids = self.pids(generation).unwrap_or_default();
-        !pids.is_empty() && pids.iter().all(|pid| reap::is_stopped(pid.as_raw()))
-    }
-
-    /// What it was started with.
-    pub fn launcher_of(&self, generation: GenerationId) -> Option<&Rc<Launcher>> {
-        self.generations.get(&generation).map(|running| &running.launcher)
-    }
-
-    /// The last one that got this slot.
-    pub fn on_slot(&self, slot: SlotId) -> Option<GenerationId> {
-        let mut living = self.generations.iter().rev();
-        living.find(|(_, running)| running.slot == slot).map(|(generation, _)| *generation)
-    }
-
-    pub fn slots(&self) -> Vec<(GenerationId, SlotId)> {
-        self.generations.iter().map(|(generation, running)| (*generation, running.slot)).collect()
-    }
-
-    /// No main process lives.
-    pub fn has_no_main(&self) -> bool {
-        self.generations.values().all(|running| running.main.is_none())
     }
 }
 

@@ -6,9 +6,8 @@
 //! side keeps a TIME_WAIT, and probes every 100 ms never meet an earlier one on the same port.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -17,10 +16,8 @@ use nix::sys::socket::{
 };
 use nix::unistd::{read, write};
 
+use super::socket::Target;
 use super::sys;
-
-/// A server that has not answered by then is not ready (CLI.md, `http:`).
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a server may take to end an answer whose status is known, before we end it. A server that is cut off while
 /// it writes would log that.
@@ -34,15 +31,6 @@ const LONGEST: usize = 64 * 1024;
 
 /// The longest reason phrase that is passed on.
 const LONGEST_REASON: usize = 40;
-
-/// Where a probe goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProbeTarget {
-    /// An unspecified address means loopback.
-    Tcp(SocketAddr),
-    /// The path of the slot.
-    Unix(PathBuf),
-}
 
 /// One 2xx or 3xx suffices; otherwise a few words that say why not.
 pub type Verdict = Result<(), String>;
@@ -58,7 +46,7 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct Probe {
     socket: OwnedFd,
-    to: ProbeTarget,
+    to: Target,
     is_begun: bool,
     /// What is still to be sent.
     request: Vec<u8>,
@@ -69,7 +57,8 @@ pub struct Probe {
     /// Bytes read.
     read: usize,
     verdict: Option<Verdict>,
-    deadline: Instant,
+    /// When the server will have taken too long to end its answer.
+    farewell: Option<Instant>,
 }
 
 impl Probe {
@@ -77,8 +66,8 @@ impl Probe {
     /// with `/` and is printable ASCII without spaces, as the configuration sees to.
     ///
     /// # Errors
-    /// No fd, or no port is free.
-    pub fn begin(to: ProbeTarget, path: &str) -> io::Result<Self> {
+    /// No fd, or no port is free; datagrams.
+    pub fn begin(to: Target, path: &str) -> io::Result<Self> {
         let (socket, host) = socket_for(&to)?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: supervise/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
@@ -87,7 +76,7 @@ impl Probe {
         Ok(Self::new(socket, to, request.into_bytes()))
     }
 
-    fn new(socket: OwnedFd, to: ProbeTarget, request: Vec<u8>) -> Self {
+    fn new(socket: OwnedFd, to: Target, request: Vec<u8>) -> Self {
         Self {
             socket,
             to,
@@ -97,15 +86,15 @@ impl Probe {
             has_spoken: false,
             read: 0,
             verdict: None,
-            deadline: Instant::now() + PATIENCE,
+            farewell: None,
         }
     }
 
     /// The same without a question.
     ///
     /// # Errors
-    /// No fd, or no port is free.
-    pub fn silent(to: ProbeTarget) -> io::Result<Self> {
+    /// No fd, or no port is free; datagrams.
+    pub fn silent(to: Target) -> io::Result<Self> {
         let (socket, _) = socket_for(&to)?;
         // It ends as that of a client that has thought better of it: some servers complain of a reset.
         setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 })?;
@@ -154,18 +143,17 @@ impl Probe {
         Ok(true)
     }
 
-    /// Begins the connection, once the steering program knows the port. The two seconds begin here.
+    /// Begins the connection, once the steering program knows the port.
     ///
     /// # Errors
     /// Why this probe has failed at once.
     pub fn connect(&mut self) -> Verdict {
         let raw = self.socket.as_raw_fd();
         let result = match &self.to {
-            ProbeTarget::Tcp(address) => connect(raw, &SockaddrStorage::from(reachable(*address))),
-            ProbeTarget::Unix(path) => UnixAddr::new(path).and_then(|name| connect(raw, &name)),
+            Target::Tcp(address) | Target::Udp(address) => connect(raw, &SockaddrStorage::from(*address)),
+            Target::Unix(path) => UnixAddr::new(path).and_then(|name| connect(raw, &name)),
         };
         self.is_begun = true;
-        self.deadline = Instant::now() + PATIENCE;
         match result {
             Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
             // Only unix sockets say so (connect(2)).
@@ -188,15 +176,15 @@ impl Probe {
         }
     }
 
-    /// When [`expired`](Self::expired) is to be asked; each `ready` may bring it nearer.
-    pub fn deadline(&self) -> Instant {
-        self.deadline
+    /// When [`expired`](Self::expired) is to be asked, once the status is known.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.farewell
     }
 
-    /// The verdict of a probe whose time is over.
+    /// The verdict of a probe that was not ended by the server in time.
     pub fn expired(&mut self, now: Instant) -> Option<Verdict> {
-        let no_answer = || Err(format!("no answer in {}s", PATIENCE.as_secs()));
-        (now >= self.deadline).then(|| self.verdict.take().unwrap_or_else(no_answer))
+        let is_over = self.farewell.is_some_and(|farewell| now >= farewell);
+        self.verdict.take_if(|_| is_over)
     }
 
     fn send(&mut self) -> Result<(), Errno> {
@@ -227,9 +215,7 @@ impl Probe {
             if self.verdict.is_none() {
                 self.head.extend_from_slice(&buffer[..length]);
                 self.verdict = judge(&mut self.head, length == 0);
-                if self.verdict.is_some() {
-                    self.deadline = self.deadline.min(Instant::now() + FAREWELL);
-                }
+                self.farewell = self.verdict.is_some().then(|| Instant::now() + FAREWELL);
             }
             if length == 0 || self.read >= LONGEST {
                 return Ok(());
@@ -245,27 +231,15 @@ impl AsFd for Probe {
 }
 
 /// A socket of the target's family, and the host's name for it.
-fn socket_for(to: &ProbeTarget) -> io::Result<(OwnedFd, String)> {
+fn socket_for(to: &Target) -> io::Result<(OwnedFd, String)> {
     Ok(match to {
-        ProbeTarget::Tcp(address) => {
-            let address = reachable(*address);
-            (bound_beside(address)?, address.to_string())
-        }
-        ProbeTarget::Unix(_) => {
+        Target::Tcp(address) => (bound_beside(*address)?, address.to_string()),
+        Target::Udp(_) => return Err(io::ErrorKind::Unsupported.into()),
+        Target::Unix(_) => {
             let socket = sys::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
             (socket, "localhost".to_owned())
         }
     })
-}
-
-/// Where to connect for an address that may be a wildcard.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let loopback: IpAddr = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        _ => return address,
-    };
-    SocketAddr::new(loopback, address.port())
 }
 
 /// A TCP socket bound to the same address and a port of the kernel's choice.

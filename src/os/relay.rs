@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{dup2_stdin, write};
 
+use super::socket::Target;
 use super::{logger, sys};
 use crate::config::{Color, Signal};
 
@@ -40,15 +41,6 @@ const QUIET: Duration = Duration::from_millis(200);
 
 /// One that failed stays for so many milliseconds. Its end has the next one started for what is still in the queue.
 const FAILED: u16 = 1_000;
-
-/// Where the connections of a slot are passed on to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// An unspecified address reaches this host itself, as connect(2) does on Linux.
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-    Udp(SocketAddr),
-}
 
 impl Target {
     fn to_words(&self) -> [OsString; 2] {

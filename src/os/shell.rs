@@ -164,7 +164,7 @@ impl Shell {
         }
         let due =
             self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
-        let strangers = self.has_strangers().then_some(strangers::STRANGERS);
+        let strangers = self.may_strangers_move_us().then_some(strangers::STRANGERS);
         due.into_iter().chain(strangers).chain(self.probe_patience()).chain(self.paths_patience()).min()
     }
 
@@ -202,7 +202,7 @@ impl Shell {
         for socket in woken.sockets {
             self.on_socket(socket);
         }
-        if self.has_strangers() {
+        if self.may_strangers_move_us() {
             self.look_for_strangers();
         }
         if self.supervisor.next_wake().is_some_and(|(due, _)| due <= now()) {
@@ -369,7 +369,8 @@ impl Shell {
             Action::EndProbe { generation } => self.end_probe(generation),
             Action::Look { generation, slot, ask } => self.look(generation, slot, ask),
             Action::Hint { generation, sockets, has_ended } => {
-                self.tell(&self.hint(generation, &sockets, has_ended));
+                let hint = self.hint(generation, &sockets, has_ended);
+                hint.iter().for_each(|note| self.tell(note));
             }
             Action::TellOverflows => self.tell_overflows(),
             Action::Sweep { signal } => self.sweep(signal),

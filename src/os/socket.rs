@@ -38,8 +38,8 @@ use nodes::{NoSlots, Nodes};
 pub use nodes::{PathState, WATCH};
 pub use rebind::rebind;
 pub use restore::carry_over;
-pub use slots::Probe;
 use slots::Slots;
+pub use slots::{Probe, Target};
 
 /// One held address, and its sockets. Close-on-exec; O_NONBLOCK is off unless it was inherited with it.
 #[derive(Debug)]

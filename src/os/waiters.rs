@@ -58,8 +58,19 @@ impl Sight {
 
 /// Looks at all threads of these processes, until a waiter is known for each socket.
 pub fn look(pids: &[Pid], sockets: &[Inode]) -> Sight {
+    look_for(pids, sockets, false)
+}
+
+/// Likewise, but only who waits for this socket and nothing else counts: whoever waits for several may be at work for
+/// one of them meanwhile.
+pub fn look_for_readers(pids: &[Pid], sockets: &[Inode]) -> Sight {
+    look_for(pids, sockets, true)
+}
+
+fn look_for(pids: &[Pid], sockets: &[Inode], one_alone: bool) -> Sight {
     let mut sight = Sight { waited: vec![false; sockets.len()], is_blind: pids.len() > PROCESSES };
-    let mut look = Look { sockets, threads: THREADS, files: Files::default(), epolls: HashMap::new() };
+    let mut look =
+        Look { sockets, one_alone, threads: THREADS, files: Files::default(), epolls: HashMap::new() };
     for pid in pids.iter().take(PROCESSES) {
         if sight.is_whole() {
             return sight;
@@ -84,6 +95,7 @@ fn is_gone(error: &io::Error) -> bool {
 
 struct Look<'a> {
     sockets: &'a [Inode],
+    one_alone: bool,
     /// How many may still be looked at.
     threads: usize,
     files: Files,
@@ -117,6 +129,7 @@ impl Look<'_> {
 
     fn thread(&mut self, pid: Pid, call: Call, waited: &mut [bool]) -> io::Result<()> {
         match call {
+            Call::Epoll { .. } if self.one_alone => Ok(()),
             Call::Epoll { fd } => {
                 if !self.epolls.contains_key(&fd) {
                     let registered = self.files.registered(pid, fd, self.sockets)?;
@@ -130,7 +143,7 @@ impl Look<'_> {
             Call::One { fd } => self.wait_on(pid, &[fd], waited),
             Call::Many(set) => {
                 let fds = read_set(pid, set)?;
-                self.wait_on(pid, &fds, waited)
+                if self.one_alone && fds.len() != 1 { Ok(()) } else { self.wait_on(pid, &fds, waited) }
             }
         }
     }

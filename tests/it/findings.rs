@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use super::load::{connect, get};
-use super::support::{Daemon, Launch, Place, SUPERVISE, Verb, example, fds, wait_for};
+use super::support::{Launch, Place, SUPERVISE, Verb, example, limit_fds, wait_for};
 
 #[test]
 fn an_optional_environment_file_may_be_a_word_of_its_own() {
@@ -250,21 +250,12 @@ fn client(place: &Place, text: &str) -> UnixStream {
     stream
 }
 
-/// Lets `daemon` have no more than `more` fds besides those it has. The limit is one of numbers, and there may be gaps.
-fn limit_fds(daemon: &Daemon, more: usize) {
-    let taken: Vec<i32> = fds(daemon.pid()).iter().map(|(number, _)| *number).collect();
-    let limit = (0..).filter(|number| !taken.contains(number)).nth(more).unwrap();
-    let limit = format!("--nofile={limit}:{limit}");
-    let done = Command::new("prlimit").args(["--pid", &daemon.pid().to_string(), &limit]).status();
-    assert!(done.unwrap().success());
-}
-
 #[test]
 fn verbs_that_found_no_fd_are_answered_when_there_are_some_again() {
     let place = Place::new();
     let mut daemon = Launch::ready(&place, "").start();
     daemon.wait_generation(1);
-    limit_fds(&daemon, 4);
+    limit_fds(daemon.pid(), 4);
     let silent: Vec<_> = (0..12).map(|_| client(&place, "")).collect();
     let status = daemon.spawn_verb("status");
     wait_for("its complaint", || daemon.stderr().contains("have to wait").then_some(()));

@@ -12,7 +12,7 @@ use super::load::{Load, get};
 use super::support::{Daemon, Launch, Place, SUPERVISE, example, wait_for};
 
 /// The example `waits`, which does what the file `how` says.
-fn waits<'a>(place: &'a Place, how: &str, options: &str) -> Launch<'a> {
+pub(super) fn waits<'a>(place: &'a Place, how: &str, options: &str) -> Launch<'a> {
     place.write("how", how);
     Launch::new(place)
         .args("--listen 127.0.0.1:0=http --bake 0 --drain-quiet 50ms")
@@ -108,7 +108,7 @@ fn where_the_current_one_never_waits_a_second_of_life_has_to_do() {
 }
 
 /// With copies of the programs where anybody may go: root sees everything, so somebody else has to look.
-fn as_somebody<'a>(place: &'a Place, launch: Launch<'a>) -> Launch<'a> {
+pub(super) fn as_somebody<'a>(place: &'a Place, launch: Launch<'a>) -> Launch<'a> {
     if !geteuid().is_root() {
         return launch;
     }
@@ -142,6 +142,23 @@ fn who_cannot_be_looked_at_accepts_a_connection_of_ours() {
     load.samples().assert_clean();
     daemon.verb("stop").expect(0);
     assert_eq!(verb.end().status, 1);
+}
+
+#[test]
+fn one_on_a_unix_path_accepts_one_likewise() {
+    let place = Place::new();
+    let path = place.path("s.sock");
+    place.write("how", "accept hidden");
+    let launch = Launch::new(&place)
+        .args(&format!("--listen {path}=http --bake 0 --drain-quiet 50ms"))
+        .command(&[&example("waits"), &place.path("how")]);
+    let mut daemon = as_somebody(&place, launch).start();
+    for generation in 1..=2 {
+        daemon.wait_generation(generation);
+        assert_eq!(ready_by(&daemon, generation), "(accepted a connection of ours)");
+        assert_eq!(get(&path, "/").unwrap(), format!("waits generation {generation}\n"));
+        daemon.verb("swap").expect(0);
+    }
 }
 
 #[test]

@@ -18,7 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use socket_supervise::os::relay::{self, Carried, Relay, Target};
+use socket_supervise::os::relay::{self, Carried, Relay};
+use socket_supervise::os::socket::Target;
 
 use super::support::{DEADLINE, Place, SUPERVISE, proc_status, settled, wait_for};
 

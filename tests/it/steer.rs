@@ -9,15 +9,13 @@ mod hung;
 mod kept;
 mod kinds;
 mod leftovers;
-mod locked;
-mod namespace;
+pub(super) mod namespace;
 mod overlap;
 mod queue;
 mod rude;
-mod starved;
 mod strangers;
-mod thieves;
 mod vandals;
+mod workers;
 
 use serde_json::Value;
 

@@ -2,7 +2,6 @@
 //! old processes go, and nobody had to say how to see that the new ones are ready.
 
 mod ask;
-mod descendants;
 mod outage;
 mod recipe;
 
@@ -11,9 +10,8 @@ use std::fs;
 use std::time::Duration;
 
 use super::load::{Load, Samples};
-use super::support::wait_for;
+use super::support::{descendants, wait_for};
 use ask::Protocol;
-use descendants::descendants;
 use recipe::Recipe;
 
 const CONNECTIONS_PER_SECOND: u32 = 300;

@@ -10,12 +10,15 @@
 mod conformance;
 mod container;
 mod cookbook;
+mod families;
 mod fastcgi;
 #[path = "../it/load.rs"]
 mod load;
+mod local;
 mod oracle;
 mod packages;
 mod programs;
+mod ring;
 #[path = "../it/support/mod.rs"]
 mod support;
 

@@ -336,7 +336,7 @@ impl World {
         }
     }
 
-    /// The core goes on under a shell that has forgotten what it was told and what it was asked.
+    /// The core goes on under a shell that has forgotten what it was told, and asked of others.
     fn reexec(&mut self) {
         self.core = Supervisor::restore(&self.core.save()).expect("what was saved is restored");
         self.twin = None;

@@ -101,6 +101,25 @@ fn wrappers_are_told_where_exec_goes() {
 }
 
 #[test]
+fn what_a_shell_is_given_to_run_is_looked_at() {
+    for (command, program) in [
+        ("php -S 127.0.0.1:8080", "php"),
+        ("cd app && exec node server.js", "node"),
+        ("X=1; env PORT=1 python3 -m http.server", "http.server"),
+    ] {
+        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[]);
+        assert!(
+            said.starts_with(&format!("{program} binds its port itself: add --intercept-bind")),
+            "{said}"
+        );
+    }
+    for command in ["uvicorn a:b", "./server", "", "sh -c 'php -S x'", "echo php"] {
+        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[]);
+        assert!(said.starts_with("sh starts the server as a child"), "{said}");
+    }
+}
+
+#[test]
 fn the_unknown_is_told_of_all_ways() {
     for command in ["./server", "", "uv pip", "poetry", "env", "nice -n", "/", "42", "uv run"] {
         let said = web(command);

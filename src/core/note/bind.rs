@@ -19,16 +19,27 @@ impl fmt::Display for BindNote {
             Self::NotIntercepted { why } => {
                 write!(f, "--intercept-bind (InterceptBind=) has no effect: {why}")
             }
-            Self::WrongFamily { socket, wanted } => write!(
-                f,
-                "the server binds {wanted} for itself, on an IPv4 socket, which {socket}, of IPv6, cannot stand for \
-                 (write --listen {wanted})"
-            ),
+            Self::WrongFamily { socket, wanted } => {
+                write!(
+                    f,
+                    "the server binds {wanted} for itself, on an IPv4 socket, which {socket}, of IPv6, cannot stand \
+                     for (write --listen {wanted}"
+                )?;
+                if socket.contains("[::]:") && wanted.contains("0.0.0.0:") {
+                    write!(f, ", or if it binds {socket} as well, {}", both(wanted, socket))?;
+                }
+                f.write_str(")")
+            }
             Self::Beside { socket, wanted } => write!(
                 f,
                 "the server binds {wanted} as well as {socket}, which is not held: old and new cannot both have it \
-                 during a swap (write --listen {socket} --listen {wanted} -p BindIPv6Only=ipv6-only)"
+                 during a swap (write {})",
+                both(socket, wanted)
             ),
         }
     }
+}
+
+fn both(ipv4: &str, ipv6: &str) -> String {
+    format!("--listen {ipv4} --listen {ipv6} -p BindIPv6Only=ipv6-only")
 }

@@ -79,6 +79,8 @@ pub enum Damage {
     Ended,
     /// unlink(2) of the path.
     Unlinked,
+    /// connect(2) on UDP, which is for good, undone or not: the next generation gets a new one.
+    Connected,
 }
 
 impl SocketNote {
@@ -176,6 +178,11 @@ fn mended(
         Damage::Unlinked => {
             write!(f, "somebody has removed {socket}; it is there again (the server must not do that)")
         }
+        Damage::Connected => write!(
+            f,
+            "{who} has connected {socket} to somebody else, and is not found by clients any more; the next generation \
+             gets a new one (a server that undoes that works with --handover shared)"
+        ),
     }
 }
 

@@ -2,12 +2,10 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 
 use super::Children;
 use crate::core::GenerationId;
 use crate::os::intercept::Interceptor;
-use crate::os::launch::Launcher;
 
 /// A process that was started.
 #[derive(Debug)]
@@ -23,10 +21,5 @@ impl Children {
         if let Some(running) = self.generations.get_mut(&generation) {
             running.interceptors.push(interceptor);
         }
-    }
-
-    /// What started the generation.
-    pub fn launcher(&self, generation: GenerationId) -> Option<&Rc<Launcher>> {
-        self.generations.get(&generation).map(|running| &running.launcher)
     }
 }

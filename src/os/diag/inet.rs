@@ -80,6 +80,8 @@ pub struct Activity {
     /// Segments with data.
     pub sent: u32,
     pub received: u32,
+    /// The client's FIN is one of them.
+    pub bytes_received: u64,
     /// Segments sent without data.
     pub bare_sent: u32,
 }
@@ -166,6 +168,7 @@ fn activity(info: &[u8]) -> Option<Activity> {
         since_acknowledged_ms: u32_at(info, 56)?,
         sent,
         received: u32_at(info, 152)?,
+        bytes_received: u64::from_ne_bytes(bytes_at(info, 128)?),
         bare_sent: u32_at(info, 136)?.wrapping_sub(sent),
     })
 }

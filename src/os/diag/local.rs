@@ -1,6 +1,6 @@
 //! Unix sockets as unix_diag shows them (<linux/unix_diag.h>).
 
-use nix::sys::stat::{FileStat, makedev};
+use nix::sys::stat::makedev;
 
 use super::inet::State;
 use super::netlink::{attributes, bytes_at, u32_at};
@@ -15,15 +15,9 @@ const MESSAGE: usize = 16;
 /// The file a socket is bound to. The connections of a listener carry the listener's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
-    device: u64,
+    pub device: u64,
     /// As much of it as the kernel tells here.
-    inode: u32,
-}
-
-impl From<&FileStat> for Node {
-    fn from(stat: &FileStat) -> Self {
-        Self { device: stat.st_dev, inode: stat.st_ino as u32 }
-    }
+    pub inode: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

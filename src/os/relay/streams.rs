@@ -16,7 +16,8 @@ use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 
 use super::link::{CLIENT, Link, Progress, SERVER, reset};
-use super::{PASSED_ON, Post, QUIET, REFUSED, Target, canonical, comes_back, is_ready};
+use super::{PASSED_ON, Post, QUIET, REFUSED, canonical, comes_back, is_ready};
+use crate::os::socket::Target;
 use crate::os::sys;
 
 /// Connections at once; more stay in their queue. Where RLIMIT_NOFILE has no room for two fds each, that is the bound.
@@ -77,7 +78,7 @@ pub(super) fn carry(post: &mut Post, target: &Target) -> io::Result<()> {
         }
         let Some(slot) = post.slot.as_ref().filter(|_| woken.slot) else { continue };
         match acceptor.take(slot, target) {
-            Taken::Call(call) if is_from_us(&call, &items) => {
+            Taken::Call(call) if is_from_us(&call, &items, target) => {
                 reset(call.client);
                 return Err(comes_back());
             }
@@ -212,9 +213,16 @@ impl Call {
     }
 }
 
-/// Its client is one of our own connections to the target.
-fn is_from_us(call: &Call, items: &[Item]) -> bool {
-    let peer = name(getpeername(call.client.as_raw_fd()));
+/// Its client is one of our own connections to the target. A client of another address may have the same port as one
+/// of these: the kernel picks ports for each destination by itself.
+fn is_from_us(call: &Call, items: &[Item], target: &Target) -> bool {
+    let Target::Tcp(target) = target else { return false };
+    let asked = name(getsockname(call.client.as_raw_fd()));
+    let is_asked = |asked: SocketAddr| {
+        let is_same_ip = asked.ip() == target.ip().to_canonical() || target.ip().is_unspecified();
+        is_same_ip && asked.port() == target.port()
+    };
+    let peer = name(getpeername(call.client.as_raw_fd())).filter(|_| asked.is_some_and(is_asked));
     let is_same = |item: &Item| match item {
         Item::Call(Call { own, .. }) | Item::Link(_, own) => *own == peer,
     };

@@ -11,8 +11,8 @@ use mio::unix::SourceFd;
 use super::{PROBE, Shell};
 use crate::config::{Health, Kind};
 use crate::core::{Event, GenerationId, SlotId};
-use crate::os::probe::{Probe, ProbeTarget};
-use crate::os::socket::{self, HeldSocket, NamedSocket};
+use crate::os::probe::Probe;
+use crate::os::socket::{self, HeldSocket, NamedSocket, Target};
 
 /// A question under way.
 #[derive(Debug)]
@@ -54,12 +54,9 @@ pub(super) fn socket_of(health: &Health, sockets: &[NamedSocket]) -> Result<Rc<H
 pub(super) fn begin_probe(
     socket: &HeldSocket,
     slot: SlotId,
-    begin: impl FnOnce(ProbeTarget) -> io::Result<Probe>,
+    begin: impl FnOnce(Target) -> io::Result<Probe>,
 ) -> Result<Probe, String> {
-    let target = match socket.kind {
-        Kind::Unix => socket.path_of(slot).map(ProbeTarget::Unix),
-        _ => socket.address_to_connect().map(ProbeTarget::Tcp),
-    };
+    let target = socket.target(slot);
     let target = target.ok_or_else(|| format!("{} cannot be reached from this host", socket.address))?;
     let probe = begin(target).map_err(|error| error.to_string())?;
     if socket.kind != Kind::Unix {
@@ -108,7 +105,7 @@ impl Shell {
     /// How long the server may take to end an answer whose status is known.
     pub(super) fn probe_patience(&self) -> Option<Duration> {
         let asking = self.asking.as_ref().filter(|asking| !asking.is_silent)?;
-        Some(asking.probe.deadline().saturating_duration_since(Instant::now()))
+        Some(asking.probe.deadline()?.saturating_duration_since(Instant::now()))
     }
 
     pub(super) fn on_probe(&mut self) {

@@ -11,11 +11,13 @@ use nix::sys::signal::{Signal as NixSignal, kill};
 use nix::unistd::Pid;
 
 use super::Shell;
+use super::slots::Damaged;
 use crate::config::{Kind, Signal};
+use crate::core::note::Damage;
 use crate::core::{Event, SlotId, SocketNote};
 use crate::os::diag;
 use crate::os::reap;
-use crate::os::relay::{self, Relay, Target};
+use crate::os::relay::{self, Relay};
 use crate::os::socket::HeldSocket;
 
 /// A relay that was not reaped yet.
@@ -48,12 +50,14 @@ impl Shell {
                     let count = (socket.kind == Kind::Tcp).then_some(queued);
                     self.tell(&SocketNote::Rescued { socket: socket.address.clone(), count, relayed }.into());
                 }
+                Err(_) if socket.is_lost(self.slots.steering.slot) => {
+                    self.lost_to_connect(&socket);
+                    self.queue.push_back(Event::RescueFailed { slot });
+                }
                 Err(why) => {
                     self.queue.push_back(Event::RescueFailed { slot });
-                    // It is tried again and again. What a server lost is told as its failure.
-                    if !socket.is_lost(self.slots.steering.slot)
-                        && self.slots.unrescued.insert(socket.address.clone())
-                    {
+                    // It is tried again and again.
+                    if self.slots.unrescued.insert(socket.address.clone()) {
                         self.tell(&SocketNote::NotRescued { socket: socket.address.clone(), why }.into());
                     }
                 }
@@ -71,8 +75,7 @@ impl Shell {
         socket.steer(&self.slots.steering).map_err(|error| format!("it cannot be steered: {error}"))?;
         socket.verify(slot).map_err(|error| format!("it is unknown which slot gets connections: {error}"))?;
         if socket.is_lost(target) {
-            self.queue.push_back(Event::SocketLost { slot: target, socket: socket.address.clone() });
-            return Err("the server has connected its socket to somebody else".to_owned());
+            return Err("nothing reaches the socket of the server".to_owned());
         }
         if socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok() {
             return Ok(false);
@@ -82,12 +85,15 @@ impl Shell {
         Ok(true)
     }
 
+    fn lost_to_connect(&mut self, socket: &HeldSocket) {
+        let (slot, socket) = (self.slots.steering.slot, socket.address.clone());
+        let generation = self.children.on_slot(slot);
+        self.tell_damage(Damaged { socket: socket.clone(), generation, damage: Damage::Connected });
+        self.queue.push_back(Event::SocketLost { slot, socket });
+    }
+
     fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> Result<(), String> {
-        let target = match socket.kind {
-            Kind::Unix => socket.path_of(self.slots.steering.slot).map(Target::Unix),
-            Kind::Udp => socket.address_to_connect().map(Target::Udp),
-            _ => socket.address_to_connect().map(Target::Tcp),
-        };
+        let target = socket.target(self.slots.steering.slot);
         let target = target.ok_or("it cannot be reached from this host (BindToDevice=)")?;
         let relay = relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target)
             .map_err(|error| format!("cannot start a process that passes it on: {error}"))?;

@@ -208,6 +208,8 @@ impl Shell {
         let old = std::mem::replace(&mut self.slots.steering, steering).slot;
         // What is counted from now on shall not be what was there before.
         self.questions.diag.forget();
+        // Before slots of ours come back to their groups, behind whoever is there.
+        self.look_for_strangers();
         // What only one of the two generations of a swap has stays with it.
         let is_listed = |list: &[NamedSocket], one: &Rc<HeldSocket>| {
             list.iter().any(|named| Rc::ptr_eq(&named.socket, one))
@@ -220,10 +222,8 @@ impl Shell {
         let mut failed = Vec::new();
         for socket in common {
             match socket.steer(&steering) {
-                // Its path is ours again, where it was not.
-                Ok(()) => {
-                    self.taken.remove(&socket.address);
-                }
+                // Its path leads to us.
+                Ok(()) => drop(self.taken.remove(&socket.address)),
                 Err(error) => failed.push(format!("{}: {error}", socket.address)),
             }
         }
@@ -233,7 +233,6 @@ impl Shell {
         if old != steering.slot {
             self.remember_handshakes(old);
         }
-        self.look_for_strangers();
         self.arm();
     }
 

@@ -12,14 +12,13 @@ use crate::core::SocketNote;
 use crate::os::diag::{self, InetSocket};
 use crate::os::socket::HeldSocket;
 
-/// How soon strangers are looked for again, as long as one is there: nothing tells that it leaves, and then members of
-/// the group change places.
+/// How soon strangers are looked for again, as long as the end of one would move ours: nothing tells of that.
 pub(super) const STRANGERS: Duration = Duration::from_millis(100);
 
 /// Whoever else listens there.
 impl Shell {
-    pub(super) fn has_strangers(&self) -> bool {
-        self.questions.strangers.iter().any(|(_, inodes)| !inodes.is_empty())
+    pub(super) fn may_strangers_move_us(&self) -> bool {
+        self.questions.strangers.iter().any(|(socket, _)| socket.may_move())
     }
 
     pub(super) fn look_for_strangers(&mut self) {

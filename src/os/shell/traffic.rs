@@ -43,7 +43,7 @@ struct Seen {
     waiting: HashSet<u64>,
     /// On AF_UNIX: since when nothing was seen in either queue of a connection.
     silent: HashMap<u64, Instant>,
-    /// A connection was accepted and read.
+    /// A connection was accepted, and the server may be busy with it.
     is_at_work: bool,
     /// Not one of its processes ran.
     is_all_stopped: bool,
@@ -62,15 +62,15 @@ struct Look {
 }
 
 impl Look {
-    /// The connections of one socket: cookie, inode, bytes that are not read.
-    fn see(&mut self, connections: impl Iterator<Item = (u64, u32, u32)>) {
+    /// The connections of one socket.
+    fn see<'a>(&mut self, connections: impl Iterator<Item = &'a InetSocket>) {
         let mut is_empty = true;
-        for (cookie, inode, unread) in connections {
-            if inode == 0 {
+        for one in connections {
+            if one.inode == 0 {
                 is_empty = false;
-                self.seen.waiting.insert(cookie);
+                self.seen.waiting.insert(one.cookie);
             } else {
-                self.seen.is_at_work |= unread == 0;
+                self.seen.is_at_work |= diag::may_be_worked_on(one);
             }
         }
         self.seen.is_partial |= is_empty;
@@ -91,11 +91,10 @@ impl Look {
 
     /// Queues are first in, first out: where all that waited before still wait, nothing was accepted in between.
     /// Who waits is shown for TCP alone; elsewhere it takes that there is nobody who could accept.
-    fn taking(&self, is_stopped: bool, waits: bool) -> Taking {
+    fn taking(&self, waits: bool) -> Taking {
         let (before, now) = (&self.before, &self.seen);
         let is_untouched = !before.waiting.is_empty() && before.waiting.is_subset(&now.waiting);
-        let is_dead = before.is_all_stopped && now.is_all_stopped && waits;
-        if is_dead || (is_untouched && is_stopped) {
+        if before.is_all_stopped && now.is_all_stopped && waits {
             Taking::Stopped
         } else if is_untouched && !self.seen.is_partial && !self.seen.is_at_work {
             Taking::Nothing
@@ -136,9 +135,11 @@ impl Shell {
     /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
     pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
         let begun = Instant::now();
-        let held = self.held().into_iter().filter(|socket| socket.is_steered()).collect();
+        let (held, others): (Vec<_>, Vec<_>) = self.held().into_iter().partition(|one| one.is_steered());
         let before = self.questions.seen.remove(&generation).unwrap_or_default();
         let mut look = Look { generation, slot, quiet, begun, before, seen: Seen::default() };
+        // What it does for those is not looked at.
+        look.seen.is_partial = !others.is_empty();
         let traffic = self.traffic(held, &mut look).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
                 log::warn!(
@@ -146,9 +147,12 @@ impl Shell {
                 );
             }
         });
-        look.seen.is_all_stopped = self.children.is_all_stopped(generation);
+        // The main process first: to find all of them takes reading all of /proc.
+        let is_stopped = self.children.is_stopped(generation);
+        look.seen.is_all_stopped = is_stopped && self.children.is_all_stopped(generation);
+        look.seen.is_partial |= traffic.is_err();
         let waits = traffic.is_ok_and(|traffic| traffic.queued > 0);
-        let taking = look.taking(self.children.is_stopped(generation), waits);
+        let taking = look.taking(waits);
         self.questions.seen.insert(generation, look.seen);
         // Who gets a dump that another has paid for pays for the next.
         let cost = begun.elapsed().max(self.questions.diag.spent());
@@ -215,8 +219,7 @@ impl Shell {
         let is_whole = |one: &&InetSocket| matches!(one.state, State::Established | State::CloseWait);
         if socket.is_labelled() && sockets().filter(is_whole).all(|one| one.label.is_some()) {
             let is_ours = |one: &InetSocket| one.label == Some(slot.0);
-            let ours = sockets().filter(is_whole).filter(|one| is_ours(one));
-            look.see(ours.map(|one| (one.cookie, one.inode, one.rqueue)));
+            look.see(sockets().filter(is_whole).filter(|one| is_ours(one)));
             return Ok(diag::traffic(sockets(), is_ours, quiet, begun));
         }
         look.seen.is_partial = true;
@@ -227,6 +230,7 @@ impl Shell {
     }
 
     fn unix_traffic(&mut self, socket: &HeldSocket, look: &mut Look) -> io::Result<Traffic> {
+        look.seen.is_partial = true;
         let dump = self.questions.diag.unix()?;
         // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
         // stat(2) sees another.
@@ -241,21 +245,20 @@ impl Shell {
             let inodes = diag::inodes_of(&self.children.pids(look.generation)?)?;
             at_node.filter(|one| inodes.contains(&one.inode)).collect()
         };
-        look.seen.is_partial = true;
         let quiet = look.quiet_for_long(&ours);
         let idle = self.waited_for(look.generation, &quiet, own.device);
         Ok(diag::unix_traffic(ours, |one| idle.contains(&one.cookie)))
     }
 
-    /// Which of these connections the server itself waits on. One that works on a request for long may leave both queues
-    /// empty as well.
+    /// Which of these connections a thread of the server does nothing but wait on. One that works on a request for long
+    /// leaves both queues empty as well; and who serves by epoll waits on those at work, too.
     fn waited_for(&self, generation: GenerationId, quiet: &[&UnixSocket], device: u64) -> HashSet<u64> {
         if quiet.is_empty() {
             return HashSet::new();
         }
         let inodes: Vec<Inode> = quiet.iter().map(|one| Inode { number: one.inode.into(), device }).collect();
         let pids = self.children.pids(generation).unwrap_or_default();
-        let waited = waiters::look(&pids, &inodes).waited;
+        let waited = waiters::look_for_readers(&pids, &inodes).waited;
         quiet.iter().zip(waited).filter(|(_, waited)| *waited).map(|(one, _)| one.cookie).collect()
     }
 }

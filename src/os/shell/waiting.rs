@@ -45,7 +45,7 @@ impl Shell {
 
     /// Those that it was started with.
     fn sockets_of(&self, generation: GenerationId) -> Vec<NamedSocket> {
-        self.children.launcher_of(generation).unwrap_or(&self.launcher).sockets().to_vec()
+        self.children.launcher(generation).unwrap_or(&self.launcher).sockets().to_vec()
     }
 
     fn waiters(
@@ -63,7 +63,7 @@ impl Shell {
     /// Has one silent connection on its way to this generation alone, and says what has become of it.
     fn ask_to_accept(&mut self, generation: GenerationId, slot: SlotId, sockets: &[NamedSocket]) -> Sight {
         let can_be_reached = |one: &&NamedSocket| {
-            let is_found = one.kind == Kind::Unix || one.address_to_connect().is_some();
+            let is_found = one.target(slot).is_some();
             matches!(one.kind, Kind::Tcp | Kind::Unix) && one.is_steered() && is_found
         };
         let Some(named) = sockets.iter().find(can_be_reached) else { return Sight::Blind };
@@ -133,15 +133,24 @@ impl Shell {
         }
     }
 
-    /// `sockets`: by their labels; none of them are all.
-    pub(super) fn hint(&self, generation: GenerationId, sockets: &BTreeSet<String>, has_ended: bool) -> Note {
+    /// `sockets`: by their labels; none of them are all. None: with InterceptBind= an address in use was told of when it
+    /// was bound.
+    pub(super) fn hint(
+        &self,
+        generation: GenerationId,
+        sockets: &BTreeSet<String>,
+        has_ended: bool,
+    ) -> Option<Note> {
+        let launcher = self.children.launcher(generation).unwrap_or(&self.launcher);
+        if launcher.intercepts() && has_ended {
+            return None;
+        }
         let held = self.sockets_of(generation);
         let names = labels(&held).into_iter().zip(&held);
         let meant: Vec<&NamedSocket> = names
             .filter(|(label, _)| sockets.is_empty() || sockets.contains(label))
             .map(|(_, socket)| socket)
             .collect();
-        let launcher = self.children.launcher_of(generation).unwrap_or(&self.launcher);
         let known = |socket: &&NamedSocket| known::Socket {
             name: socket.name.clone(),
             address: socket.address.clone(),
@@ -149,13 +158,13 @@ impl Shell {
         let remedy = if meant.len() < held.len() {
             "it takes others of these sockets: tell it of this one in the same way, or leave it out of --listen".to_owned()
         } else if launcher.intercepts() {
-            "no bind() of its own fitted: write --listen with the address that it binds".to_owned()
+            "it has bound none of them itself either; if it binds another address, write that one with --listen".to_owned()
         } else {
             known::remedy(&launcher.words(), &meant.iter().map(known).collect::<Vec<_>>())
         };
         let named = |socket: &&NamedSocket| format!("{} ({})", socket.name, socket.address);
         let sockets = meant.iter().map(named).collect::<Vec<_>>().join(", ");
-        Note::Hint { generation, sockets, has_ended, remedy }
+        Some(Note::Hint { generation, sockets, has_ended, remedy })
     }
 }
 

@@ -234,6 +234,10 @@ impl Group {
         if before == self.order { Ok(()) } else { self.attach() }
     }
 
+    pub(super) fn may_move(&self) -> bool {
+        self.order.may_move()
+    }
+
     pub(super) fn refresh(&mut self) -> io::Result<()> {
         for (id, fd) in self.usable() {
             setsockopt(&fd, sockopt::ReusePort, &true)?;
@@ -450,7 +454,7 @@ impl Group {
 fn comes_to(fd: &OwnedFd, at: SocketAddr) -> io::Result<bool> {
     for _ in 0..PROOF {
         let before = sys::tcp_listen_queue(fd)?.0;
-        connect_and_reset(at)?;
+        knock(at)?;
         if sys::tcp_listen_queue(fd)?.0 <= before {
             return Ok(false);
         }
@@ -458,12 +462,11 @@ fn comes_to(fd: &OwnedFd, at: SocketAddr) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A client that says nothing: on this host the handshake is over when connect(2) returns.
-fn connect_and_reset(at: SocketAddr) -> io::Result<()> {
+/// A client that says nothing and goes: on this host the handshake is over when connect(2) returns. It may be a living
+/// server that it comes to, so it ends as most clients do: some servers die of a reset.
+fn knock(at: SocketAddr) -> io::Result<()> {
     let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let client = sys::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
-    // No TIME_WAIT of ours stays behind.
-    setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     match connect(client.as_raw_fd(), &SockaddrStorage::from(at)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
         Err(errno) => Err(errno.into()),

@@ -33,6 +33,13 @@ impl Order {
         self.0.len() == slots.len() && slots.iter().all(|slot| self.index_of(*slot).is_some())
     }
 
+    /// When a stranger leaves, one of ours takes its place.
+    pub(super) fn may_move(&self) -> bool {
+        let first = self.0.iter().position(|member| matches!(member, Member::Stranger(_)));
+        let last = self.0.iter().rposition(|member| matches!(member, Member::Slot(_)));
+        first.zip(last).is_some_and(|(stranger, slot)| stranger < slot)
+    }
+
     /// Each is where the other was.
     pub(super) fn exchange(&mut self, one: SlotId, other: SlotId) {
         if let (Some(one), Some(other)) = (self.find(Member::Slot(one)), self.find(Member::Slot(other))) {
@@ -107,9 +114,12 @@ mod tests {
         order.set_strangers(&[7, 8]);
         order.join(SLOTS[1]);
         assert_eq!(indices(&order), [Some(0), Some(3), None]);
+        assert!(order.may_move());
         order.set_strangers(&[8, 9]);
         assert_eq!(indices(&order), [Some(0), Some(1), None]);
+        assert!(!order.may_move(), "they came after ours");
         order.set_strangers(&[]);
         assert_eq!(order.slots().count(), 2);
+        assert!(!order.may_move());
     }
 }

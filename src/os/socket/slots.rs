@@ -20,6 +20,14 @@ use crate::os::sys;
 /// Why a socket is shared that could be steered.
 pub(super) const NOT_ASKED: &str = "it was bound without Handover=steered";
 
+/// Where a client on this host connects to a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+    Udp(SocketAddr),
+}
+
 #[derive(Debug)]
 pub(super) enum Slots {
     /// One socket for all generations, and why.
@@ -219,6 +227,11 @@ impl HeldSocket {
         }
     }
 
+    /// Sockets of ours change places in the group when one that is not ours leaves it, of which nothing tells.
+    pub fn may_move(&self) -> bool {
+        matches!(&*self.slots.borrow(), Slots::Group(group) if group.may_move())
+    }
+
     /// Of the socket of this slot, as fstat(2) and sock_diag(7) have it.
     pub fn inode(&self, slot: SlotId) -> io::Result<u64> {
         Ok(fstat(self.of(slot))?.st_ino)
@@ -238,6 +251,16 @@ impl HeldSocket {
     /// 1, IP_BIND_ADDRESS_NO_PORT 2, IP_FREEBIND 4. Whether sock_diag(7) shows it (Linux 5.10) is another question.
     pub fn is_labelled(&self) -> bool {
         matches!(&*self.slots.borrow(), Slots::Group(group) if group.is_labelled())
+    }
+
+    /// Where a client on this host finds this slot; over TCP and UDP, which slot it finds is a matter of steering. None
+    /// where it is bound to an interface that such a client would not come through.
+    pub fn target(&self, slot: SlotId) -> Option<Target> {
+        match self.kind {
+            Kind::Unix => self.path_of(slot).map(Target::Unix),
+            Kind::Udp => self.address_to_connect().map(Target::Udp),
+            _ => self.address_to_connect().map(Target::Tcp),
+        }
     }
 
     /// Where a client on this host finds it; None for AF_UNIX, and where it is bound to an interface that such a client

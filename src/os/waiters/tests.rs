@@ -138,6 +138,32 @@ fn an_epoll_counts_while_somebody_waits_in_it() {
 }
 
 #[test]
+fn whoever_waits_for_more_than_this_may_be_at_work_elsewhere() {
+    let sockets = || [UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap()];
+    let wake =
+        |socket: &UdpSocket| assert_eq!(socket.send_to(b"x", socket.local_addr().unwrap()).unwrap(), 1);
+    for (set, reads) in [(1, true), (2, false)] {
+        let [one, other] = sockets();
+        let (inodes, waker) = ([inode(&one)], one.try_clone().unwrap());
+        let waiter = thread::spawn(move || {
+            let mut fds =
+                [PollFd::new(one.as_fd(), PollFlags::POLLIN), PollFd::new(other.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds[..set], PollTimeout::NONE).unwrap();
+        });
+        eventually("it waits", || look(&[getpid()], &inodes).waited[0].then_some(()));
+        assert_eq!(look_for_readers(&[getpid()], &inodes).waited, [reads]);
+        wake(&waker);
+        waiter.join().unwrap();
+    }
+    let [one, _] = sockets();
+    let (inodes, waker) = ([inode(&one)], one.try_clone().unwrap());
+    let waiter = thread::spawn(move || one.recv(&mut [0]).unwrap());
+    eventually("it reads", || look_for_readers(&[getpid()], &inodes).waited[0].then_some(()));
+    wake(&waker);
+    waiter.join().unwrap();
+}
+
+#[test]
 fn each_socket_is_answered_for_and_a_process_that_is_gone_is_nobody() {
     let (one, other) = (listener(), listener());
     let inodes = [inode(&one), inode(&other)];

@@ -49,11 +49,15 @@ fn a_server_of_ipv4_is_told_which_address_to_listen_on() {
         let place = Place::new();
         let mut daemon = binds(&place, "0", "--restart-sec 20ms", &[&format!("{ip}:{{port:http}}")]).start();
         let port = daemon.address("http").rsplit(':').next().unwrap().to_owned();
-        let remedy = format!("(write --listen {ip}:{port})");
+        let remedy = format!("(write --listen {ip}:{port}");
         wait_for("the remedy", || daemon.stderr().contains(&remedy).then_some(()));
         daemon.wait_until("it was tried again", |status| status["generation"].as_u64() > Some(2));
         // Once, however often it is tried.
-        assert_eq!(daemon.stderr().matches(&remedy).count(), 1, "{}", daemon.stderr());
+        let said = daemon.stderr();
+        assert_eq!(said.matches(&remedy).count(), 1, "{said}");
+        let both = format!("--listen 0.0.0.0:{port} --listen [::]:{port} -p BindIPv6Only=ipv6-only");
+        assert_eq!(said.contains(&both), ip == "0.0.0.0", "{said}");
+        assert!(!said.contains("before it waited on"), "that is all there is to say: {said}");
     }
 }
 

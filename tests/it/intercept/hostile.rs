@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::super::load::Load;
 use super::super::support::{Place, SUPERVISE, example, wait_for};
 use super::{assert_answers, binds, swapped};
 
@@ -29,6 +30,23 @@ fn a_flood_of_binds_holds_up_nobody() {
         status["generation"] == 3 && status["state"] == "running"
     });
     assert_answers(&address, 3);
+}
+
+/// What is read of an address is not what the kernel reads then.
+#[test]
+fn an_address_that_changes_while_it_is_read_harms_nobody() {
+    let place = Place::new();
+    let mut daemon = binds(&place, "127.0.0.1:0", "--ready http:/", &["liar+{addr:http}"]).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let load = Load::start(&address, 100);
+    for generation in 2..=4 {
+        load.let_pass(30);
+        swapped(&daemon, generation);
+    }
+    load.let_pass(30);
+    load.samples().assert_clean();
+    assert_answers(&address, 4);
 }
 
 #[test]

@@ -99,6 +99,18 @@ fn other_ports_and_outgoing_connections_are_the_servers_own() {
 }
 
 #[test]
+fn options_that_a_server_sets_before_it_binds_are_on_the_socket_that_it_gets() {
+    let place = Place::new();
+    let mut daemon = binds(&place, "127.0.0.1:0", "", &["options+{addr:http}"]).start();
+    for generation in 1..=2 {
+        daemon.wait_generation(generation);
+        assert_answers(&daemon.address("http"), generation);
+        assert_eq!(common_sockets(&daemon, daemon.server()), 2, "{}", daemon.stderr());
+        daemon.verb("swap").expect(0);
+    }
+}
+
+#[test]
 fn datagrams() {
     let place = Place::new();
     let mut daemon = binds(&place, "udp:127.0.0.1:0", "--ready delay:100ms", &["udp:{addr:http}"]).start();

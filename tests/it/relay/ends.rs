@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{Shutdown as How, shutdown};
 
+use super::super::steer::namespace;
 use super::super::support::{fds, settled, wait_for};
 use super::{Started, Target, accept, connect, exchange, listener, on_cpu, pair, rest, serve_echo};
 
@@ -143,4 +144,27 @@ fn it_does_not_serve_itself() {
         (status != nix::sys::wait::WaitStatus::StillAlive).then(|| relay.status = Some(status))
     });
     assert_eq!(relay.status, Some(nix::sys::wait::WaitStatus::Exited(pid, 1)));
+}
+
+/// The kernel gives out a port again for another destination: where there are few, to a client and to the relay.
+#[test]
+fn a_client_with_the_port_of_one_of_its_own_connections_is_carried() {
+    if !namespace::enter() {
+        return;
+    }
+    namespace::set("ipv4/ip_local_port_range", "30000 30003");
+    // Which are the same is chance, so more than once.
+    for port in (20_000..20_016).step_by(2) {
+        let [slot, server] = [port, port + 1].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+        let mut clients: Vec<_> = (0..4).map(|_| connect(slot.local_addr().unwrap())).collect();
+        let target = Target::Tcp(server.local_addr().unwrap());
+        serve_echo(server);
+        let relay = Started::new(&slot, &target);
+        for client in &mut clients {
+            let mut other = client.try_clone().unwrap();
+            exchange(client, &mut other, "is there anybody?");
+        }
+        drop(clients);
+        relay.end(4, 0);
+    }
 }

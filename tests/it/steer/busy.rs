@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::load::{answer, ask, connect};
+use super::super::load::{answer, ask, connect, get};
+use super::super::ready::{as_somebody, waits};
 use super::super::support::{Daemon, Place, wait_for};
 use super::client::kept::{ask_kept, read_kept};
 use super::{rude, swapped, wait_for_traffic};
@@ -128,4 +129,23 @@ fn what_a_draining_generation_still_has_is_shown() {
     let said = verb.end().expect(0).text();
     assert!(said.contains("in flight"), "{said}");
     wait_for("its end", || daemon.processes_of(1).is_empty().then_some(()));
+}
+
+/// What a server closed first leaves something behind in the kernel that shows no label; whose fds are nobody's to see.
+#[test]
+fn connections_are_counted_by_their_labels_also_beside_those_that_are_over() {
+    let place = Place::new();
+    let mut daemon = as_somebody(&place, waits(&place, "accept hidden", "--drain 1h")).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    for _ in 0..5 {
+        assert_eq!(get(&address, "/").unwrap(), "waits generation 1\n");
+    }
+    let mut client = connect(&address).unwrap();
+    wait_for_connections(&mut daemon, 1);
+    swapped(&daemon, 2);
+    let status = daemon.wait_generation(2);
+    let counted = (&status["last_swap"]["cut"], &status["last_swap"]["closed_idle"]);
+    assert_eq!(counted, (&0.into(), &1.into()), "{status}");
+    assert!(answer(&mut client).is_err(), "it never asked for anything");
 }

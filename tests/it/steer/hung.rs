@@ -1,13 +1,12 @@
 //! An old server that hangs: what waits in its queue is answered by the new one.
 
 use std::fs;
-use std::net::TcpStream;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::load::{answer, ask, connect};
-use super::super::support::{Daemon, Place, example, wait_for};
+use super::super::support::{Daemon, Place, limit_fds, set_limit_of_fds, wait_for};
 use super::{assert_steered, namespace, rude, swapped};
 
 const CLIENTS: usize = 200;
@@ -27,7 +26,10 @@ pub(super) fn hang(pid: i32) {
     });
 }
 
-fn hang_with_a_queue(daemon: &Daemon, path: &str) -> Vec<TcpStream> {
+/// It hangs with so many in its queue, and is swapped; what each of them was answered, and its own address.
+fn swap_a_hung_server(daemon: &mut Daemon, path: &str) -> Vec<(String, String)> {
+    daemon.wait_generation(1);
+    assert_steered(daemon);
     let address = daemon.address("http");
     hang(daemon.server());
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
@@ -35,14 +37,6 @@ fn hang_with_a_queue(daemon: &Daemon, path: &str) -> Vec<TcpStream> {
         ask(client, path).unwrap();
     }
     assert_eq!(daemon.status()["sockets"][0]["queue"], CLIENTS);
-    clients
-}
-
-/// It hangs with so many in its queue, and is swapped; what each of them was answered, and its own address.
-fn swap_a_hung_server(daemon: &mut Daemon, path: &str) -> Vec<(String, String)> {
-    daemon.wait_generation(1);
-    assert_steered(daemon);
-    let mut clients = hang_with_a_queue(daemon, path);
     swapped(daemon, 2);
     let answers = clients
         .iter_mut()
@@ -85,37 +79,6 @@ fn two_hundred_in_the_queue_of_a_hung_server_migrate_with_their_addresses() {
     }
 }
 
-/// The kernel would move them to any other member of the group, by its hash.
-#[test]
-fn one_that_is_not_ready_gets_none_of_those_that_wait() {
-    if !namespace::enter() {
-        return;
-    }
-    namespace::set("ipv4/tcp_migrate_req", "1");
-    let place = Place::new();
-    place.write("sick3", "");
-    let script = "exec \"$0\" --sick \"$1$SUPERVISE_GENERATION\"";
-    let mut daemon = rude(&place, "127.0.0.1:0", OPTIONS)
-        .command(&["/bin/sh", "-c", script, &example("rude"), &place.path("sick")])
-        .start();
-    daemon.wait_generation(1);
-    assert_steered(&daemon);
-    let mut clients = hang_with_a_queue(&daemon, "/");
-    daemon.verb("swap --no-wait").expect(0);
-    daemon.wait_until("the second has the traffic", |status| status["generation"] == 2);
-    // Within the second that a queue may stand still.
-    daemon.verb("swap --no-wait").expect(0);
-    for client in &mut clients {
-        assert_eq!(answer(client).unwrap(), "rude generation 2\n");
-    }
-    let said = daemon.stderr();
-    let at = |words: &str| said.find(words).unwrap_or_else(|| panic!("no {words}: {said}"));
-    assert!(
-        at("generation 3 started") < at("waited where nobody accepts"),
-        "it is no test otherwise: {said}"
-    );
-}
-
 /// The same without a hang: in its queue when it was killed.
 #[test]
 fn what_waits_in_the_queue_of_a_candidate_that_dies_goes_back_to_the_old_one() {
@@ -137,4 +100,63 @@ fn what_waits_in_the_queue_of_a_candidate_that_dies_goes_back_to_the_old_one() {
     }
     assert_eq!(verb.end().expect(1).json()["outcome"], "rolled-back");
     daemon.wait_generation(1);
+}
+
+/// The kernel would give every listener of the address its share of them.
+#[test]
+fn of_three_generations_only_the_one_with_the_traffic_gets_the_queue_of_one_that_hangs() {
+    if !namespace::enter() {
+        return;
+    }
+    namespace::set("ipv4/tcp_migrate_req", "1");
+    // The queue is moved a second after the swap: on a busy machine the third may come later than that.
+    assert!((0..10).any(|_| three_were_there()), "the third came too late each time");
+}
+
+/// True: the third was there, but not ready, when the queue of the first was taken away.
+fn three_were_there() -> bool {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", OPTIONS).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    hang(daemon.server());
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&address).unwrap()).collect();
+    for client in &mut clients {
+        ask(client, "/").unwrap();
+    }
+    let _first = daemon.spawn_verb("swap");
+    wait_for("the switch", || daemon.stderr().contains("generation 2 has the traffic").then_some(()));
+    place.write("sick", "");
+    let _second = daemon.spawn_verb("swap");
+    for client in &mut clients {
+        assert_eq!(answer(client).unwrap(), "rude generation 2\n");
+    }
+    let said = daemon.stderr();
+    let of_queue = said.find("generation 1 takes nothing out of its queue").unwrap();
+    said.find("generation 3 started").is_some_and(|at| at < of_queue)
+}
+
+#[test]
+fn a_rescue_that_finds_no_fd_is_tried_again() {
+    let place = Place::new();
+    let mut daemon = rude(&place, "127.0.0.1:0", "--bake 1h").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let _verb = daemon.spawn_verb("swap");
+    super::wait_for_traffic(&address, "rude generation 2\n");
+    let candidate = daemon.processes_of(2)[0];
+    hang(candidate);
+    let mut clients: Vec<_> = (0..5).map(|_| connect(&address).unwrap()).collect();
+    for client in &mut clients {
+        ask(client, "/").unwrap();
+    }
+    limit_fds(daemon.pid(), 0);
+    kill(Pid::from_raw(candidate), Signal::SIGKILL).unwrap();
+    let complaint = "cannot be taken elsewhere";
+    wait_for("its complaint", || daemon.stderr().contains(complaint).then_some(()));
+    set_limit_of_fds(daemon.pid(), "1024");
+    for client in &mut clients {
+        assert_eq!(answer(client).unwrap(), "rude generation 1\n");
+    }
+    assert_eq!(daemon.stderr().matches(complaint).count(), 1, "{}", daemon.stderr());
 }

@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 
 /// Moves this thread, and what it starts from now on, into a network namespace with nothing but a loopback. False for
 /// those who may not: only root may.
-pub(super) fn enter() -> bool {
+pub(crate) fn enter() -> bool {
     if !geteuid().is_root() {
         return false;
     }
@@ -21,7 +21,7 @@ pub(super) fn enter() -> bool {
 }
 
 /// A setting of the namespace of this thread.
-pub(super) fn set(name: &str, value: &str) {
+pub(crate) fn set(name: &str, value: &str) {
     // /proc/sys/net is that of the thread that opens it.
     fs::write(format!("/proc/sys/net/{name}"), value).expect("root may");
 }

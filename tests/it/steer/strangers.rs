@@ -1,8 +1,15 @@
 //! A child that binds the port itself with SO_REUSEPORT joins our group: it never gets a connection, and is named.
 
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
+};
+
 use super::super::load::{Load, get};
-use super::super::support::{Launch, Place, example, wait_for};
-use super::{assert_steered, swapped, vandal, wait_for_traffic};
+use super::super::support::{Place, wait_for};
+use super::{assert_steered, swapped, vandal};
 
 /// Named with its pid and what to do, once.
 #[track_caller]
@@ -37,7 +44,7 @@ fn a_candidate_that_is_a_stranger_gets_nothing_for_it_and_is_named() {
     let script = "exec \"$0\" $(cat \"$1\")";
     place.write("words", "");
     let mut daemon = vandal(&place, "--bake 50ms --drain-quiet 50ms")
-        .command(&["/bin/sh", "-c", script, &example("vandal"), &place.path("words")])
+        .command(&["/bin/sh", "-c", script, &super::example("vandal"), &place.path("words")])
         .start();
     daemon.wait_generation(1);
     let load = Load::start(&daemon.address("http"), 500);
@@ -82,29 +89,31 @@ fn a_stranger_that_comes_and_goes_takes_nothing_along() {
     assert_eq!(samples.answered("stranger\n"), 0);
 }
 
-/// A socket for IPv4 alone goes before one for both families, and no program of ours is asked.
+/// Clients of IPv4 are its own: a socket of their family goes before one of both.
 #[test]
-fn a_stranger_that_takes_ipv4_from_a_port_of_both_families_is_named() {
+fn a_stranger_for_ipv4_beside_a_socket_of_both_families_is_named_with_what_it_gets() {
     let place = Place::new();
-    let options = "--listen 0=http --ready notify --bake 0 --drain-quiet 50ms";
-    let mut daemon = Launch::new(&place).args(options).command(&[&example("vandal")]).start();
+    let mut daemon = super::Launch::new(&place)
+        .args("--listen [::]:0=http --ready notify --bake 0 --drain-quiet 50ms")
+        .command(&[&super::example("vandal")])
+        .start();
     daemon.wait_generation(1);
-    let both = daemon.address("http");
-    // A host without IPv6 has nothing to take.
-    let Some(port) = both.strip_prefix("[::]:") else { return };
-    let (ipv4, ipv6) = (format!("127.0.0.1:{port}"), format!("[::1]:{port}"));
-    assert_eq!(get(&ipv4, "/stranger/ipv4").unwrap(), "vandal generation 1\n");
-    assert_eq!(get(&ipv4, "/").unwrap(), "stranger\n", "it is no test otherwise");
-    let stranger = daemon.server();
+    assert_steered(&daemon);
+    let at: SocketAddr = daemon.address("http").parse().unwrap();
+    let stranger = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&stranger, sockopt::ReusePort, &true).unwrap();
+    bind(stranger.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, at.port())).unwrap();
+    listen(&stranger, Backlog::MAXCONN).unwrap();
     swapped(&daemon, 2);
-    assert_eq!(get(&ipv6, "/").unwrap(), "vandal generation 2\n");
-    let said = daemon.stderr();
-    let who = format!("pid {stranger}");
-    let of_it: Vec<_> =
-        said.lines().filter(|line| line.contains(&who) && line.contains("has bound")).collect();
-    let what = format!("has bound 0.0.0.0:{port}, and gets the connections to it");
-    assert!(of_it.len() == 1 && of_it[0].contains(&what), "{said}");
-    // It goes with the old server.
-    wait_for_traffic(&ipv4, "vandal generation 2\n");
-    wait_for("the all-clear", || daemon.stderr().contains("is ours alone again").then_some(()));
+    let own = format!("[::1]:{}", at.port());
+    assert_eq!(get(&own, "/").unwrap(), "vandal generation 2\n");
+    let takes = format!("has bound 0.0.0.0:{}, and gets the connections to it", at.port());
+    let named = |daemon: &super::Daemon| daemon.stderr().matches(&takes).count();
+    wait_for("its name", || (named(&daemon) == 1).then_some(()));
+    swapped(&daemon, 3);
+    drop(stranger);
+    swapped(&daemon, 4);
+    assert_eq!(named(&daemon), 1, "once: {}", daemon.stderr());
+    wait_for("the news that it left", || daemon.stderr().contains("is ours alone again").then_some(()));
+    assert_eq!(get(&format!("127.0.0.1:{}", at.port()), "/").unwrap(), "vandal generation 4\n");
 }

@@ -1,5 +1,7 @@
 //! The listener doctor: what a server does to its socket is mended, at once where that makes an event.
 
+use std::fs;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::AT_FDCWD;
@@ -83,9 +85,10 @@ fn a_unix_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
         .start();
     daemon.wait_generation(1);
     get(&path, "/").unwrap();
-    get(&path, "/shutdown").unwrap();
+    // Whoever has lost its socket is stopped at once, maybe before it has said that it did as it was asked.
+    let _answer_or_end = get(&path, "/shutdown");
     let begin = Instant::now();
-    wait_for("a client's connection", || std::os::unix::net::UnixStream::connect(&path).ok());
+    wait_for("a client's connection", || UnixStream::connect(&path).ok());
     assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
     // The server has an fd of what no longer is, so it has failed: the next one comes by itself.
     assert_eq!(get(&path, "/").unwrap(), "vandal generation 2\n");
@@ -165,42 +168,13 @@ fn a_datagram_server_that_connects_its_socket_is_followed_by_one_that_serves() {
             (buffer[..length] == *wanted.as_bytes()).then_some(())
         });
         if generation == 2 {
+            let said = daemon.stderr();
+            assert!(said.contains("generation 1 can accept nothing on"), "{said}");
+            assert_eq!(said.matches("generation 1 has connected").count(), 1, "{said}");
+            assert!(!said.contains("cannot be taken elsewhere") && !said.contains("without READY"), "{said}");
             swapped(&daemon, 3);
         }
     }
-    let said = daemon.stderr();
-    let warnings: Vec<_> = said.lines().filter(|line| line.contains("warning: ")).collect();
-    assert!(warnings.len() == 1 && warnings[0].contains("generation 1 can accept nothing on"), "{said}");
-}
-
-/// It is out of the group from then on, although it looks as before.
-#[test]
-fn datagrams_go_on_where_a_server_has_connected_its_socket_and_disconnected_it() {
-    let place = Place::new();
-    let words = place.path("words");
-    place.write("words", "--wander");
-    let mut daemon = Launch::new(&place)
-        .args("--listen udp:127.0.0.1:0=dns --ready notify --restart-sec 0 --bake 0 --drain-quiet 50ms")
-        .command(&["/bin/sh", "-c", "exec \"$0\" $(cat \"$1\")", &example("vandal"), &words])
-        .start();
-    daemon.wait_generation(1);
-    place.write("words", "");
-    let address = daemon.address("dns");
-    wait_for("an answer", || echoed(&address));
-    for generation in 2..=4 {
-        daemon.verb("swap").expect(0);
-        wait_for("an answer of the next", || (echoed(&address)? >= generation).then_some(()));
-    }
-}
-
-/// Which generation answers datagrams.
-fn echoed(address: &str) -> Option<u64> {
-    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    client.send_to(b"/", address).unwrap();
-    let mut buffer = [0; 64];
-    let length = client.recv(&mut buffer).ok()?;
-    std::str::from_utf8(&buffer[..length]).unwrap().strip_suffix(" /")?.parse().ok()
 }
 
 const CLIENTS: u64 = 300;
@@ -256,4 +230,63 @@ fn o_nonblock_of_a_living_server_stays() {
     super::wait_for_traffic(&daemon.address("http"), "vandal generation 2\n");
     assert!(fd_flags(server, 3) & 0o4000 != 0, "taken from under its hands");
     drop(verb);
+}
+
+#[test]
+fn a_server_that_locks_its_filter_is_swapped_all_the_same() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 0 --drain-quiet 50ms --kill-signal KILL").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let load = Load::start(&address, 300);
+    for generation in 1..=6 {
+        assert_eq!(get(&address, "/lock").unwrap(), format!("vandal generation {generation}\n"));
+        load.let_pass(20);
+        swapped(&daemon, generation + 1);
+    }
+    load.let_pass(20);
+    load.samples().assert_clean();
+    assert_steered(&daemon);
+}
+
+#[test]
+fn a_server_that_shuts_its_listener_down_without_end_is_told_of_once_and_then_counted() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 0 --drain-quiet 50ms").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    for _ in 0..20 {
+        wait_for("an answer", || get(&address, "/shutdown").ok());
+    }
+    swapped(&daemon, 2);
+    daemon.wait_generation(2);
+    let said = daemon.stderr();
+    let of_it: Vec<_> = said.lines().filter(|line| line.contains("shut")).collect();
+    assert_eq!(of_it.len(), 1, "{said}");
+    assert!(said.contains("generation 1 has done the same"), "{said}");
+}
+
+/// Nothing of somebody else's is replaced; once it was moved away a swap has the path lead to us again.
+#[test]
+fn whoever_takes_the_path_of_a_socket_is_told_of_each_time() {
+    let place = Place::new();
+    let path = place.path("site.sock");
+    let mut daemon = Launch::new(&place)
+        .args(&format!("--listen {path}=http --ready notify --bake 0 --drain-quiet 50ms"))
+        .command(&[&example("vandal")])
+        .start();
+    daemon.wait_generation(1);
+    for times in 1..=2 {
+        let (theirs, moved) = (place.path("theirs"), place.path("moved"));
+        let stranger = UnixListener::bind(&theirs).unwrap();
+        fs::rename(&theirs, &path).unwrap();
+        wait_for("the news", || {
+            (daemon.stderr().matches("is somebody else's by now").count() == times).then_some(())
+        });
+        UnixStream::connect(&path).unwrap();
+        stranger.accept().unwrap();
+        fs::rename(&path, moved).unwrap();
+        swapped(&daemon, times as u64 + 1);
+        assert_eq!(get(&path, "/").unwrap(), format!("vandal generation {}\n", times + 1));
+    }
 }

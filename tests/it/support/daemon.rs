@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::process::processes;
-use super::{DEADLINE, Ended, Place, SUPERVISE, Verb, example, wait_for};
+use super::{DEADLINE, Ended, Place, SUPERVISE, Verb, descendants, example, wait_for};
 
 /// Set in everything a [`Daemon`] starts, so that its processes are found wherever they went.
 const MARK: &str = "SUPERVISE_TEST_MARK";
@@ -114,12 +114,6 @@ impl<'a> Launch<'a> {
     /// In a process group of its own, as an interactive shell would start it.
     pub(crate) fn own_group(mut self) -> Self {
         self.own_group = true;
-        self
-    }
-
-    /// With a copy of the binary, which the test may spoil.
-    pub(crate) fn binary(mut self, binary: &str) -> Self {
-        self.binary = binary.to_owned();
         self
     }
 
@@ -390,8 +384,14 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if self.try_end().is_none() {
+            // Some servers write over their environment, and with it over the mark.
+            let started = descendants(self.pid());
             kill(self.pid, Signal::SIGKILL).expect("our child");
             waitpid(self.pid, None).expect("our child");
+            for (pid, _) in started {
+                // As below.
+                let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
         }
         // One that forks while we look is found in the next round.
         loop {

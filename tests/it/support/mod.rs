@@ -13,7 +13,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) use daemon::{Daemon, Launch};
-pub(crate) use process::{environment, fd_flags, fds, proc_status, zombies};
+pub(crate) use process::{
+    descendants, environment, fd_flags, fds, limit_fds, proc_status, set_limit_of_fds, zombies,
+};
 
 /// Nothing that works takes this long, however busy the machine is.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);

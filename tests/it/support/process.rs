@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::process::Command;
 
 /// Every pid of this machine.
 pub(crate) fn pids() -> Vec<i32> {
@@ -27,6 +28,29 @@ pub(crate) fn processes(wanted: &[(&str, &str)]) -> Vec<i32> {
         wanted.iter().all(|(name, value)| environment.get(*name).is_some_and(|is| is == value))
     };
     pids().into_iter().filter(has_all).collect()
+}
+
+/// A process and when it was started: a pid alone may be given again.
+pub(crate) type Process = (i32, String);
+
+/// What this process has started and what that has started, whatever it calls itself.
+pub(crate) fn descendants(root: i32) -> Vec<Process> {
+    let parent = |pid: i32| Some((pid, proc_status(pid, "PPid")?.parse().expect("a pid")));
+    let all: Vec<(i32, i32)> = pids().into_iter().filter_map(parent).collect();
+    let mut found = vec![root];
+    let mut looked_at = 0;
+    while let Some(of) = found.get(looked_at).copied() {
+        found.extend(all.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid));
+        looked_at += 1;
+    }
+    found[1..].iter().filter_map(|pid| Some((*pid, started(*pid)?))).collect()
+}
+
+/// Field 22 of /proc/PID/stat; None for who is gone.
+fn started(pid: i32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may have blanks and parentheses of its own.
+    text.rsplit_once(") ")?.1.split(' ').nth(19).map(str::to_owned)
 }
 
 /// A line of /proc/PID/status; None when the process is gone.
@@ -64,4 +88,17 @@ pub(crate) fn fd_flags(pid: i32, fd: i32) -> u32 {
     let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).expect("an open fd");
     let line = text.lines().find_map(|line| line.strip_prefix("flags:")).expect("proc_pid_fdinfo(5)");
     u32::from_str_radix(line.trim(), 8).expect("octal")
+}
+
+/// Lets a process have no more than `more` fds besides those it has. The limit is one of numbers, and there may be gaps.
+pub(crate) fn limit_fds(pid: i32, more: usize) {
+    let taken: Vec<i32> = fds(pid).iter().map(|(number, _)| *number).collect();
+    let limit = (0..).filter(|number| !taken.contains(number)).nth(more).unwrap();
+    set_limit_of_fds(pid, &limit.to_string());
+}
+
+/// The soft one of RLIMIT_NOFILE.
+pub(crate) fn set_limit_of_fds(pid: i32, limit: &str) {
+    let (pid, limit) = (pid.to_string(), format!("--nofile={limit}:"));
+    assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
 }

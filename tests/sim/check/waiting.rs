@@ -39,6 +39,9 @@ impl Check {
             self.mark("accepted ours", *sight == Sight::Accepted);
             self.mark("blind", *sight == Sight::Blind);
         }
+        if *event == Event::Restored {
+            self.waiting.of.values_mut().for_each(|seen| seen.is_asked = false);
+        }
     }
 
     pub(super) fn note_waiting_action(&mut self, now: u64, action: &Action) {

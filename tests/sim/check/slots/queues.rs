@@ -77,6 +77,7 @@ impl Check {
     ) {
         const SOME: u64 = 3_000_000_000;
         let Some(id) = self.taken.take() else { return };
+        self.who_accepts_is_not_thrown_out(now, id, status, net, frozen(id).is_some());
         let bake = self.policy.bake.as_nanos();
         let is_baked = *event == Event::Tick && bake > SOME && status.generation == Some(id.0);
         if !is_baked || net.is_blind || !self.setting.steers {
@@ -89,5 +90,26 @@ impl Check {
             .map(|(frozen, waits)| frozen.max(waits).max(self.restored) + self.slots.of[&id].slept);
         let hangs = since.is_some_and(|since| now >= since + SOME);
         assert!(!hangs, "who_hangs_is_not_taken: {id} has accepted nothing since {since:?}");
+    }
+
+    /// Nor is one rolled back for hanging that has accepted somebody meanwhile.
+    fn who_accepts_is_not_thrown_out(
+        &self,
+        now: u64,
+        id: GenerationId,
+        status: &Status,
+        net: &Net,
+        is_stopped: bool,
+    ) {
+        let last = status.last_swap.as_ref().filter(|last| last.to == id.0);
+        let reason = last.and_then(|last| last.reason.as_deref()).unwrap_or_default();
+        if !reason.contains("has accepted nothing") {
+            return;
+        }
+        let slot = SlotId(self.slots.slot(id.0));
+        let waits = net.waiting().find(|(at, _)| *at == slot).map(|(_, queue)| queue.since);
+        let least = if is_stopped { 0 } else { limits::ACCEPTS_NOTHING.as_nanos() };
+        let is_so = waits.is_some_and(|since| now >= since + least);
+        assert!(is_so, "{id} is said to have accepted nothing, though somebody waits since {waits:?} only");
     }
 }
