@@ -14,7 +14,8 @@
 //!                        does so before anything else
 //!     /leave             closes that again
 //!
-//! `--connect` connects it, a datagram socket, to somebody else before anything else.
+//! `--connect` connects it, a datagram socket, to somebody else before anything else; `--wander`
+//! disconnects it again.
 //! Anything else is answered with the number of the generation.
 
 mod common;
@@ -41,13 +42,16 @@ static STRANGER: Mutex<Option<TcpListener>> = Mutex::new(None);
 fn main() {
     let sockets: &'static [(String, Socket)] = common::sockets().leak();
     let (_, first) = sockets.first().expect("a socket to spoil");
-    let flags = common::flags(&["--stranger", "--connect"]);
+    let flags = common::flags(&["--stranger", "--connect", "--wander"]);
     if flags.contains_key("--stranger") {
         join(first).expect("the address, once more");
     }
-    if flags.contains_key("--connect") {
+    if flags.contains_key("--connect") || flags.contains_key("--wander") {
         let discard = SockaddrStorage::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
         connect(first.as_fd().as_raw_fd(), &discard).expect("a datagram socket");
+    }
+    if flags.contains_key("--wander") {
+        common::disconnect(first);
     }
     common::notify("READY=1");
     common::serve_for_ever(sockets, move |request| {

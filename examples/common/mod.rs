@@ -99,6 +99,16 @@ pub(crate) fn set_flag(socket: BorrowedFd<'_>, name: libc::c_int) -> nix::Result
     nix::errno::Errno::result(result).map(drop)
 }
 
+/// Takes connect(2) back: once more, to AF_UNSPEC.
+#[allow(unsafe_code)]
+pub(crate) fn disconnect(socket: &Socket) {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: `nobody` lives as long as the call, and the length is its own.
+    let done = unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const nobody, length) };
+    assert_eq!(done, 0, "a datagram socket");
+}
+
 /// SUPERVISE_GENERATION: which start of the server this is.
 pub(crate) fn generation() -> String {
     env::var("SUPERVISE_GENERATION").unwrap_or_else(|_| "?".into())

@@ -8,12 +8,14 @@ mod health;
 mod hung;
 mod kept;
 mod kinds;
+mod leftovers;
 pub(super) mod namespace;
 mod overlap;
 mod queue;
 mod rude;
 mod strangers;
 mod vandals;
+mod workers;
 
 use std::net::TcpStream;
 

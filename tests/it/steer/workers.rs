@@ -1,0 +1,69 @@
+//! What a server does to its sockets where neither its main process nor its looks tell of it.
+
+use std::time::Duration;
+
+use super::super::load::get;
+use super::super::support::{Launch, Place, example, wait_for};
+use super::{assert_steered, wait_for_traffic};
+
+/// The main process has been looked after by the time it does that.
+#[test]
+fn what_a_worker_does_that_outlives_the_main_process_is_mended() {
+    let place = Place::new();
+    // The worker is a server of its own, which no signal of ours ends.
+    let worker = "trap '' TERM; export LISTEN_PID=$$; exec \"$0\"";
+    let main = "/bin/sh -c \"$1\" \"$0\" & sleep 1000";
+    let options = "--listen 127.0.0.1:0=http --ready exec --restart-sec 1h -p KillMode=control-group";
+    let mut daemon = Launch::new(&place)
+        .args(options)
+        .command(&["/bin/sh", "-c", main, &example("vandal"), worker])
+        .start();
+    daemon.wait_generation(1);
+    assert_steered(&daemon);
+    let address = daemon.address("http");
+    wait_for_traffic(&address, "vandal generation 1\n");
+    kill_it(daemon.server());
+    wait_for("its end", || daemon.stderr().contains("generation 1 was killed").then_some(()));
+    get(&address, "/backlog/1").unwrap();
+    assert_eq!(daemon.status()["sockets"][0]["backlog"], 1, "it is no test otherwise");
+    for pid in daemon.processes_of(1) {
+        kill_it(pid);
+    }
+    let status = daemon.wait_state("waiting");
+    assert!(status["sockets"][0]["backlog"].as_u64().unwrap() > 1, "{status}");
+}
+
+fn kill_it(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// It is out of the group from then on, although it looks as before.
+#[test]
+fn datagrams_go_on_where_a_server_has_connected_its_socket_and_disconnected_it() {
+    let place = Place::new();
+    let words = place.path("words");
+    place.write("words", "--wander");
+    let mut daemon = Launch::new(&place)
+        .args("--listen udp:127.0.0.1:0=dns --ready notify --restart-sec 0 --bake 0 --drain-quiet 50ms")
+        .command(&["/bin/sh", "-c", "exec \"$0\" $(cat \"$1\")", &example("vandal"), &words])
+        .start();
+    daemon.wait_generation(1);
+    place.write("words", "");
+    let address = daemon.address("dns");
+    wait_for("an answer", || echoed(&address));
+    for generation in 2..=4 {
+        daemon.verb("swap").expect(0);
+        wait_for("an answer of the next", || (echoed(&address)? >= generation).then_some(()));
+    }
+}
+
+/// Which generation answers datagrams.
+fn echoed(address: &str) -> Option<u64> {
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    client.send_to(b"/", address).unwrap();
+    let mut buffer = [0; 64];
+    let length = client.recv(&mut buffer).ok()?;
+    std::str::from_utf8(&buffer[..length]).unwrap().strip_suffix(" /")?.parse().ok()
+}
