@@ -7,7 +7,8 @@
 //!         epoll+      registered with epoll before it is bound
 //!         workers+    three sockets with SO_REUSEPORT
 //!         only6+      IPV6_V6ONLY
-//!         options+    with options of its own, which must still be there when it listens
+//!         options+    with options of its own, which must still be there when it listens; from generation 3 on with
+//!                     none, and then it must find none
 //!         flood+      and once more, again and again, by four threads
 //!         liar+       likewise, while another thread changes the port that it asks for
 //!     udp:ADDRESS  unix:PATH      what is at the path is removed first
@@ -15,17 +16,19 @@
 //!
 //!     /peer                       the client's address
 //!     /sockets                    how many sockets it has made
+//!     /exit                       ends it, whatever its threads are at
 
 mod common;
 
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::thread;
 
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockopt, listen,
@@ -53,6 +56,7 @@ fn page(request: &Request, count: usize) -> Reply {
     match request.path.as_str() {
         "/peer" => format!("{}\n", request.peer).into(),
         "/sockets" => format!("{count}\n").into(),
+        "/exit" => std::process::exit(1),
         _ => format!("binds generation {}\n", common::generation()).into(),
     }
 }
@@ -94,7 +98,8 @@ fn open(word: &str) -> io::Result<Vec<Socket>> {
             let serving = TcpListener::bind(address)?;
             let told: &'static _ = Box::leak(Box::new(SockaddrStorage::from(address)));
             thread::spawn(move || change_port(told));
-            thread::spawn(move || flood(told));
+            let own = serving.try_clone()?;
+            thread::spawn(move || lie(told, &own));
             Ok(vec![Socket::Tcp(serving)])
         }
         _ => Err(io::Error::other("no such way")),
@@ -152,12 +157,32 @@ fn by_epoll(address: SocketAddr) -> io::Result<Socket> {
 
 fn with_options(address: SocketAddr) -> io::Result<Socket> {
     let fd = new(address)?;
-    setsockopt(&fd, sockopt::KeepAlive, &true)?;
-    setsockopt(&fd, sockopt::TcpKeepIdle, &77)?;
+    if ["1", "2"].contains(&common::generation().as_str()) {
+        setsockopt(&fd, sockopt::KeepAlive, &true)?;
+        setsockopt(&fd, sockopt::TcpKeepIdle, &77)?;
+        setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+        setsockopt(&fd, sockopt::TcpUserTimeout, &5000)?;
+        setsockopt(&fd, sockopt::RcvBuf, &50_000)?;
+        setsockopt(&fd, sockopt::Priority, &3)?;
+    }
+    let before = options(&fd)?;
     let socket = listening(fd, address)?;
-    let has_them =
-        getsockopt(&socket, sockopt::KeepAlive)? && getsockopt(&socket, sockopt::TcpKeepIdle)? == 77;
-    if has_them { Ok(socket) } else { Err(io::Error::other("it has lost its options")) }
+    let after = options(&socket)?;
+    if before == after {
+        return Ok(socket);
+    }
+    Err(io::Error::other(format!("its options were {before:?} and are {after:?}")))
+}
+
+fn options(socket: &impl AsFd) -> io::Result<[i64; 6]> {
+    Ok([
+        getsockopt(socket, sockopt::KeepAlive)?.into(),
+        getsockopt(socket, sockopt::TcpKeepIdle)?.into(),
+        getsockopt(socket, sockopt::TcpNoDelay)?.into(),
+        getsockopt(socket, sockopt::TcpUserTimeout)?.into(),
+        i64::try_from(getsockopt(socket, sockopt::RcvBuf)?).map_err(io::Error::other)?,
+        getsockopt(socket, sockopt::Priority)?.into(),
+    ])
 }
 
 fn flood(address: &SockaddrStorage) {
@@ -166,6 +191,29 @@ fn flood(address: &SockaddrStorage) {
             socket(address.family().expect("an address"), SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
         // What the kernel has to say is another matter.
         let _bound_or_not = fd.and_then(|fd| bind(fd.as_raw_fd(), address));
+    }
+}
+
+/// Whatever was read of the address, and when: at the port of the one that serves there is no other socket. Says so when the
+/// kernel has read another one than the supervisor, which knows that the first is held.
+fn lie(told: &SockaddrStorage, own: &TcpListener) {
+    let port = own.local_addr().expect("it is bound").port();
+    let inode = |socket: &dyn AsRawFd| fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).ok();
+    let mut has_said_so = false;
+    loop {
+        let family = told.family().expect("an address");
+        let Ok(fd) = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None) else { continue };
+        let bound = bind(fd.as_raw_fd(), told);
+        let fd = TcpListener::from(fd);
+        if bound == Err(Errno::EADDRINUSE) && !has_said_so {
+            eprintln!("two addresses were read");
+            has_said_so = true;
+        }
+        let at = bound.is_ok().then(|| fd.local_addr().expect("it is bound").port());
+        if at == Some(port) && inode(&fd) != inode(own) {
+            eprintln!("there are two of port {port}");
+            std::process::exit(1);
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 //!
 //! Over TCP the source port is bound before the connection is made: the steering program lets that port alone reach the
 //! candidate. The server closes first (Connection: close); then, or where it does not, we close with a RST. So neither
-//! side keeps a TIME_WAIT, and probes every 100 ms never meet an earlier one on the same port.
+//! side keeps a TIME_WAIT, and probes every 100 ms never meet an earlier one on the same port. Who has said nothing yet
+//! may accept us only later, and some servers end when they then find a reset: from them we part as a client that has
+//! thought better of it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -94,8 +96,6 @@ impl Probe {
     /// No fd, or no port is free; datagrams.
     pub fn silent(to: Target) -> io::Result<Self> {
         let (socket, _) = socket_for(&to)?;
-        // It ends as that of a client that has thought better of it: some servers complain of a reset.
-        setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 })?;
         Ok(Self::new(socket, to, Vec::new()))
     }
 
@@ -201,6 +201,9 @@ impl Probe {
         let mut buffer = [0; 4096];
         loop {
             let length = read(&self.socket, &mut buffer)?;
+            if self.read == 0 {
+                setsockopt(&self.socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+            }
             self.read += length;
             if self.verdict.is_none() {
                 self.head.extend_from_slice(&buffer[..length]);
@@ -228,7 +231,6 @@ fn socket_for(to: &Target) -> io::Result<(OwnedFd, String)> {
         Target::Unix(_) => Ok((to.stream()?, "localhost".to_owned())),
         Target::Tcp(address) => {
             let socket = to.stream()?;
-            setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
             // With the scope that it has.
             let mut beside = *address;
             beside.set_port(0);

@@ -81,16 +81,18 @@ fn five_swaps(text: &str, words: &[&str]) {
         ))
         .command(&words)
         .start();
-    daemon.wait_generation(1);
+    let mut ready = vec![daemon.wait_generation(1)["generations"][0]["ready_ms"].clone()];
     let loads = ["127.0.0.1", "[::1]"].map(|host| Load::start(&format!("{host}:{port}"), 150));
     for generation in 2..=6 {
-        loads.iter().for_each(|load| load.let_pass(30));
+        loads.iter().for_each(|load| load.let_pass(100));
         let swap = daemon.verb("swap --json").expect(0).json();
         assert_eq!((&swap["to"], &swap["outcome"]), (&generation.into(), &"swapped".into()), "{swap}");
+        ready.push(swap["ready_ms"].clone());
         daemon.wait_generation(generation);
     }
+    println!("{}: ready after {ready:?} ms", words[0]);
     for load in loads {
-        load.let_pass(30);
+        load.let_pass(100);
         let counts = load.samples().counts();
         println!("{}: {counts}", words[0]);
         assert_eq!(counts.failed(), 0, "{counts}: {}", daemon.stderr());

@@ -216,3 +216,64 @@ fn what_proc_says_is_not_trusted() {
     let bits: Vec<u8> = [1_u64 << 63 | 1, 0b111].iter().flat_map(|word| word.to_ne_bytes()).collect();
     assert_eq!(set.fds(&bits), [0, 63, 64, 65]);
 }
+
+#[test]
+fn each_call_in_which_a_socket_is_waited_for_is_known() {
+    let parse = |number: i64| Call::parse(&format!("{number} 0x3 0x14 0x5 0x0 0x0 0x0 0x7ffd10 0x7f2a20"));
+    let reads =
+        [libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_recvmmsg];
+    for number in reads.into_iter().chain([libc::SYS_read, libc::SYS_readv]) {
+        assert_eq!(parse(number), Some(Call::One { fd: 3 }), "{number}");
+    }
+    for number in [libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2] {
+        assert_eq!(parse(number), Some(Call::Epoll { fd: 3 }), "{number}");
+    }
+    let polls = Some(Call::Many(Set::Poll { address: 3, count: 0x14 }));
+    let selects = Some(Call::Many(Set::Select { address: 0x14, count: 3 }));
+    assert_eq!((parse(libc::SYS_ppoll), parse(libc::SYS_pselect6)), (polls, selects));
+    #[cfg(target_arch = "x86_64")]
+    {
+        assert_eq!((parse(libc::SYS_poll), parse(libc::SYS_select)), (polls, selects));
+        assert_eq!(parse(libc::SYS_epoll_wait), Some(Call::Epoll { fd: 3 }));
+    }
+    // Whoever sleeps in one of these serves nobody; what sleeps in io_uring_enter(2) is not to be seen.
+    let others = [libc::SYS_write, libc::SYS_connect, libc::SYS_futex, libc::SYS_nanosleep, libc::SYS_wait4];
+    for number in others.into_iter().chain([libc::SYS_io_uring_enter]) {
+        assert_eq!(parse(number), None, "{number}");
+    }
+}
+
+#[test]
+fn of_a_poll_set_what_is_left_out_and_what_is_cut_off_counts_for_nothing() {
+    let entry = |fd: i32, events: i16| [&fd.to_ne_bytes()[..], &events.to_ne_bytes(), &[0; 2]].concat();
+    let bytes = [
+        entry(5, libc::POLLIN),
+        entry(-6, libc::POLLIN),
+        entry(7, libc::POLLOUT),
+        entry(8, libc::POLLRDNORM | libc::POLLERR),
+        entry(9, libc::POLLIN),
+    ]
+    .concat();
+    let set = Set::Poll { address: 8, count: 5 };
+    assert_eq!(set.length(), bytes.len());
+    assert_eq!(set.fds(&bytes), [5, 8, 9]);
+    assert_eq!(set.fds(&bytes[..bytes.len() - 1]), [5, 8], "the memory ended there");
+}
+
+#[test]
+fn more_than_one_look_goes_through_may_hide_a_waiter() {
+    let socket = listener();
+    let gone = std::process::Command::new("true").spawn().unwrap();
+    let pid = Pid::from_raw(gone.id() as i32);
+    drop(gone.wait_with_output());
+    for (processes, is_blind) in [(PROCESSES, false), (PROCESSES + 1, true)] {
+        let sight = look(&vec![pid; processes], &[inode(&socket)]);
+        assert_eq!(sight, Sight { waited: vec![false], is_blind }, "{processes}");
+    }
+    let sockets = &[inode(&socket)];
+    let mut look =
+        Look { sockets, one_alone: false, threads: 1, files: Files::default(), epolls: HashMap::new() };
+    // The first of them is this one or that of the harness; there are two at least.
+    let error = look.process(getpid(), &mut [false]).unwrap_err();
+    assert!(!is_gone(&error), "{error}");
+}

@@ -1,12 +1,13 @@
 //! Servers that mean harm, and places where it cannot work.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::super::load::Load;
-use super::super::support::{Place, SUPERVISE, example, wait_for};
+use super::super::load::{Load, get};
+use super::super::support::{Place, SUPERVISE, example, fds, proc_status, settled, wait_for};
 use super::{assert_answers, binds, swapped};
 
 #[test]
@@ -47,6 +48,51 @@ fn an_address_that_changes_while_it_is_read_harms_nobody() {
     load.let_pass(30);
     load.samples().assert_clean();
     assert_answers(&address, 4);
+    wait_for("a lie", || daemon.stderr().contains("two addresses were read").then_some(()));
+    assert!(!daemon.stderr().contains("there are two of port"), "{}", daemon.stderr());
+}
+
+/// Nobody answers while the supervisor is stopped, so that all four threads are inside of their calls for certain.
+#[test]
+fn who_ends_inside_of_a_call_leaves_nothing_behind() {
+    let place = Place::new();
+    let options = "--ready http:/ --restart-sec 10ms";
+    let mut daemon = binds(&place, "127.0.0.1:0", options, &["flood+{addr:http}"]).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let open = |pid| settled("its fds", || fds(pid).len());
+    let before = open(daemon.pid());
+    for (generation, exits) in [(2, false), (3, true), (4, false), (5, true)] {
+        let server = daemon.server();
+        daemon.signal(Signal::SIGSTOP);
+        settled("its threads", || switches(server));
+        if exits {
+            assert!(get(&address, "/exit").is_err(), "it exits and does not answer");
+        } else {
+            kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
+        }
+        wait_for("its end", || proc_status(server, "State").filter(|state| state.starts_with('Z')));
+        daemon.signal(Signal::SIGCONT);
+        daemon.wait_generation(generation);
+        assert_answers(&address, generation);
+    }
+    swapped(&daemon, 6);
+    daemon.wait_generation(6);
+    assert_answers(&address, 6);
+    wait_for("one thread for the one generation", || (threads(daemon.pid()).len() == 2).then_some(()));
+    wait_for("as many fds as before", || (open(daemon.pid()) == before).then_some(()));
+}
+
+fn threads(pid: i32) -> Vec<String> {
+    let all = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    all.map(|thread| thread.unwrap().path().into_os_string().into_string().unwrap()).collect()
+}
+
+/// How often each thread has gone to sleep: as long as that stays as it is, all of them sleep.
+fn switches(pid: i32) -> Vec<String> {
+    let of = |thread: String| fs::read_to_string(format!("{thread}/status")).unwrap();
+    let lines = threads(pid).into_iter().map(of);
+    lines.map(|text| text.lines().filter(|line| line.contains("ctxt_switches")).collect()).collect()
 }
 
 #[test]
@@ -58,9 +104,7 @@ fn its_threads_end_with_the_server() {
         swapped(&daemon, generation);
     }
     daemon.wait_generation(4);
-    let tasks = format!("/proc/{}/task", daemon.pid());
-    let count = || std::fs::read_dir(&tasks).unwrap().count();
-    wait_for("one thread for the one generation", || (count() == 2).then_some(()));
+    wait_for("one thread for the one generation", || (threads(daemon.pid()).len() == 2).then_some(()));
 }
 
 #[test]
