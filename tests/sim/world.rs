@@ -284,8 +284,10 @@ impl World {
         self.trace.step(self.now, &event, &actions, status.state);
         let wake = self.core.next_wake();
         self.check.step(self.now, &event, &actions, &status, wake);
-        let frozen = |id| self.groups.get(&id).filter(|it| it.stopped).map(|it| it.stopped_at);
+        let habits = |id| self.groups.get(&id).map(|it| (it.stopped.then_some(it.stopped_at), it.accepted));
+        let frozen = |id| habits(id)?.0;
         self.check.who_hangs_is_not_taken(self.now, (&event, &status), &self.net, frozen);
+        self.check.who_accepts_is_not_thrown_out(self.now, &actions, &self.net, habits);
         self.compare_twin(&event, &actions);
         for action in &actions {
             self.obey(action);

@@ -195,7 +195,7 @@ impl Shell {
         if waits && self.slots.is_watched(&socket, slot) {
             self.watch(false);
             self.queue.push_back(Event::Connected);
-        } else if waits && self.slots.guarded.contains(&slot) {
+        } else if self.slots.guarded.contains(&slot) && (waits || self.children.on_slot(slot).is_some()) {
             self.queue.push_back(Event::Arrived { slot });
         }
         self.dispatch();

@@ -89,11 +89,11 @@ impl Look {
         found
     }
 
-    /// Queues are first in, first out: where all that waited before still wait, nothing was accepted in between.
+    /// Queues are first in, first out: where all that waited before still wait, none of them was accepted in between.
     /// Who waits is shown for TCP alone; elsewhere it takes that there is nobody who could accept.
     fn taking(&self, waits: bool) -> Taking {
         let (before, now) = (&self.before, &self.seen);
-        let is_untouched = !before.waiting.is_empty() && before.waiting.is_subset(&now.waiting);
+        let is_untouched = !now.waiting.is_empty() && before.waiting.is_subset(&now.waiting);
         if before.is_all_stopped && now.is_all_stopped && waits {
             Taking::Stopped
         } else if is_untouched && !self.seen.is_partial && !self.seen.is_at_work {

@@ -172,6 +172,17 @@ impl World {
         self.queue.push_back(Event::SocketLost { slot, socket: "/x.sock".to_owned() });
     }
 
+    /// A server is busy, maybe for a client that is gone, and accepts nobody for some time.
+    pub(crate) fn distract(&mut self) {
+        self.connect();
+        let last = self.groups.iter_mut().rev().find(|(_, group)| group.is_accepting());
+        let Some((generation, group)) = last else { return };
+        (group.accepts, group.traffic) = (false, Traffic::default());
+        let (generation, after) = (*generation, self.rng.u64(..4 * SECOND));
+        self.plan(after, Happening::Accepts { generation });
+        self.connect();
+    }
+
     /// Something comes to a slot, whoever has the traffic. The shell is told of it once.
     pub(crate) fn arrive(&mut self, slot: SlotId, count: u32) {
         let now = self.now;
@@ -185,10 +196,12 @@ impl World {
     }
 
     fn report(&mut self, slot: SlotId) {
-        if self.net.queue(slot).waiting == 0 {
+        let waits = self.net.queue(slot).waiting > 0;
+        let is_served = self.groups.values().any(|group| group.slot == slot && group.is_alive());
+        if !waits && !is_served {
             return;
         }
-        if self.net.watched && slot == self.net.wanted.slot {
+        if waits && self.net.watched && slot == self.net.wanted.slot {
             if !self.queue.contains(&Event::Connected) {
                 self.queue.push_back(Event::Connected);
             }
@@ -204,6 +217,9 @@ impl World {
         let Some((id, group)) = group else { return };
         let (generation, count) = (*id, std::mem::take(&mut queue.waiting));
         group.traffic.in_flight += count;
+        if count > 0 {
+            group.accepted = Some(self.now);
+        }
         if let Some(span) = group.script.service {
             for _ in 0..count {
                 let after = if self.orderly { span } else { self.rng.u64(..=span) };
@@ -356,10 +372,12 @@ impl World {
         let now = self.now;
         let Some(group) = self.groups.get_mut(&generation) else { return Taking::Something };
         let before = std::mem::replace(&mut group.counted, now);
+        let was_wanted = std::mem::replace(&mut group.was_wanted, queue.waiting > 0);
         let Traffic { in_flight, recent, idle, .. } = group.traffic;
-        if queue.waiting == 0 || queue.since > before || self.net.is_blind {
+        let has_taken = was_wanted && queue.since > before;
+        if queue.waiting == 0 || has_taken || self.net.is_blind {
             Taking::Something
-        } else if group.stopped {
+        } else if group.stopped && group.stopped_at <= before {
             Taking::Stopped
         } else if in_flight + recent + idle == 0 {
             Taking::Nothing

@@ -1,7 +1,8 @@
 //! What waits in a queue does not wait in vain.
 
+use socket_supervise::core::note::SwapNote;
 use socket_supervise::core::report::{State, Status};
-use socket_supervise::core::{Event, GenerationId, SlotId, Time, Why, limits};
+use socket_supervise::core::{Action, Event, GenerationId, Note, SlotId, Time, Why, limits};
 
 use super::Check;
 use crate::world::Net;
@@ -77,7 +78,6 @@ impl Check {
     ) {
         const SOME: u64 = 3_000_000_000;
         let Some(id) = self.taken.take() else { return };
-        self.who_accepts_is_not_thrown_out(now, id, status, net, frozen(id).is_some());
         let bake = self.policy.bake.as_nanos();
         let is_baked = *event == Event::Tick && bake > SOME && status.generation == Some(id.0);
         if !is_baked || net.is_blind || !self.setting.steers {
@@ -92,24 +92,30 @@ impl Check {
         assert!(!hangs, "who_hangs_is_not_taken: {id} has accepted nothing since {since:?}");
     }
 
-    /// Nor is one rolled back for hanging that has accepted somebody meanwhile.
-    fn who_accepts_is_not_thrown_out(
-        &self,
+    /// Nor is one rolled back for hanging that has accepted somebody since it was ready, unless it is stopped by now.
+    pub(crate) fn who_accepts_is_not_thrown_out(
+        &mut self,
         now: u64,
-        id: GenerationId,
-        status: &Status,
+        actions: &[Action],
         net: &Net,
-        is_stopped: bool,
+        habits: impl Fn(GenerationId) -> Option<(Option<u64>, Option<u64>)>,
     ) {
-        let last = status.last_swap.as_ref().filter(|last| last.to == id.0);
-        let reason = last.and_then(|last| last.reason.as_deref()).unwrap_or_default();
-        if !reason.contains("has accepted nothing") {
-            return;
-        }
+        let hung = actions.iter().find_map(|action| match action {
+            Action::Tell(Note::Swap(SwapNote::RolledBack { to, reason, .. })) => {
+                reason.contains("has accepted nothing").then_some(*to)
+            }
+            _ => None,
+        });
+        let Some(id) = hung else { return };
+        let (stopped, accepted) = habits(id).unwrap_or_default();
+        let ready = self.seen[&id].ready;
+        let is_idle = stopped.is_some() || accepted <= ready;
+        assert!(is_idle, "{id} has accepted somebody at {accepted:?}, ready at {ready:?}");
         let slot = SlotId(self.slots.slot(id.0));
         let waits = net.waiting().find(|(at, _)| *at == slot).map(|(_, queue)| queue.since);
-        let least = if is_stopped { 0 } else { limits::ACCEPTS_NOTHING.as_nanos() };
+        let least = if stopped.is_some() { 0 } else { limits::ACCEPTS_NOTHING.as_nanos() };
         let is_so = waits.is_some_and(|since| now >= since + least);
         assert!(is_so, "{id} is said to have accepted nothing, though somebody waits since {waits:?} only");
+        self.mark("thrown out for accepting nothing", stopped.is_none());
     }
 }
