@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fs;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -15,6 +14,7 @@ use super::failure;
 use super::{Environment, Value};
 use crate::config::{Exec, Input, Launch, Limit, Resource, Search};
 use crate::core::{Stage, StartFailure};
+use crate::os::proc;
 use crate::os::sys;
 use crate::os::users::Identity;
 
@@ -193,8 +193,8 @@ fn nul(text: &OsStr) -> StartFailure {
 
 pub(super) fn our_fds() -> Result<Vec<RawFd>, StartFailure> {
     let list =
-        fs::read_dir("/proc/self/fd").map_err(|error| failure::resources("read /proc/self/fd", &error))?;
-    Ok(list.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+        proc::numbers("/proc/self/fd").map_err(|error| failure::resources("read /proc/self/fd", &error))?;
+    Ok(list.collect())
 }
 
 /// The kernel's struct rlimit64, the same on every architecture; all ones is infinity.
