@@ -4,10 +4,9 @@
 //! found in /proc, told apart by SUPERVISE_GENERATION in its environment, signalled, and reaped.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::proc;
 use super::sys::{self, Waited};
+use super::unit_files::read_regular;
 use crate::config::Signal;
 
 /// Descendants looked at in one walk: more than any default pids.max or kernel.pid_max of 32768.
@@ -139,11 +139,8 @@ pub fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
 /// The pid in a PIDFile= (systemd.service(5)): one number, blanks around it. None for anything else, also while it is
 /// being written.
 pub fn pid_in_file(path: &Path) -> Option<i32> {
-    // The open of a FIFO would wait for a writer, and everything with it.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
-    let mut text = String::new();
     // A longer file holds no pid.
-    file.take(64).read_to_string(&mut text).ok()?;
+    let text = String::from_utf8(read_regular(path, 63).ok()?).ok()?;
     text.trim().parse().ok().filter(|pid| *pid > 1)
 }
 

@@ -192,9 +192,8 @@ fn nul(text: &OsStr) -> StartFailure {
 }
 
 pub(super) fn our_fds() -> Result<Vec<RawFd>, StartFailure> {
-    let list =
-        proc::numbers("/proc/self/fd").map_err(|error| failure::resources("read /proc/self/fd", &error))?;
-    Ok(list.collect())
+    let list = proc::numbers("/proc/self/fd");
+    Ok(list.map_err(|error| failure::resources("read /proc/self/fd", &error))?.collect())
 }
 
 /// The kernel's struct rlimit64, the same on every architecture; all ones is infinity.
