@@ -4,7 +4,10 @@
 //!
 //!     127.0.0.1:8080 [::]:8080    TCP; before it, with a plus:
 //!         thread+     by another thread
-//!         epoll+      registered with epoll before it is bound
+//!         epoll+      registered with epoll before it is bound, and under a high number
+//!         epolls+     likewise, with a hundred of them
+//!         deaf+       accepts nothing
+//!         again+      and 2,000 times more; ends when one fails
 //!         workers+    three sockets with SO_REUSEPORT
 //!         only6+      IPV6_V6ONLY
 //!         options+    with options of its own, which must still be there when it listens; from generation 3 on with
@@ -12,6 +15,7 @@
 //!         flood+      and once more, again and again, by four threads
 //!         liar+       likewise, while another thread changes the port that it asks for
 //!     udp:ADDRESS  unix:PATH      what is at the path is removed first
+//!     twice:PATH                  likewise, and once more when it is there again; its mode is changed at the end
 //!     to:ADDRESS                  connects to it before it serves
 //!
 //!     /peer                       the client's address
@@ -24,7 +28,7 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::thread;
 
@@ -74,6 +78,16 @@ fn open(word: &str) -> io::Result<Vec<Socket>> {
         let _none_there = fs::remove_file(path);
         return Ok(vec![Socket::Unix(UnixListener::bind(path)?)]);
     }
+    if let Some(path) = word.strip_prefix("twice:") {
+        fs::remove_file(path)?;
+        while !fs::exists(path)? {
+            thread::yield_now();
+        }
+        fs::remove_file(path)?;
+        let socket = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o606))?;
+        return Ok(vec![Socket::Unix(socket)]);
+    }
     let Some((how, address)) = word.split_once('+') else {
         return Ok(vec![Socket::Tcp(TcpListener::bind(word)?)]);
     };
@@ -83,7 +97,18 @@ fn open(word: &str) -> io::Result<Vec<Socket>> {
             let bound = thread::spawn(move || TcpListener::bind(address)).join().expect("no panic")?;
             Ok(vec![Socket::Tcp(bound)])
         }
-        "epoll" => Ok(vec![by_epoll(address)?]),
+        "epoll" => Ok(vec![by_epoll(address, 1)?]),
+        "epolls" => Ok(vec![by_epoll(address, 100)?]),
+        "deaf" => {
+            std::mem::forget(TcpListener::bind(address)?);
+            Ok(Vec::new())
+        }
+        "again" => {
+            let serving = TcpListener::bind(address)?;
+            let again = (0..2000).map(|_| TcpListener::bind(address)).find_map(Result::err);
+            eprintln!("bound again: {again:?}");
+            again.map_or_else(|| Ok(vec![Socket::Tcp(serving)]), Err)
+        }
         "workers" => (0..3).map(|_| worker(address)).collect(),
         "only6" => Ok(vec![only_6(address)?]),
         "options" => Ok(vec![with_options(address)?]),
@@ -133,10 +158,19 @@ fn only_6(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Serves what epoll says is there; the registration is made before bind(2), and taken back once at the end.
-fn by_epoll(address: SocketAddr) -> io::Result<Socket> {
-    let fd = new(address)?;
+fn by_epoll(address: SocketAddr, sets: usize) -> io::Result<Socket> {
+    let fd = {
+        let _in_front = (0..100).map(|_| fs::File::open("/dev/null")).collect::<io::Result<Vec<_>>>()?;
+        new(address)?
+    };
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, 42))?;
+    for _ in 1..sets {
+        let further = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        further.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, 42))?;
+        // It stays open.
+        std::mem::forget(further);
+    }
     let Socket::Tcp(listener) = listening(fd, address)? else { unreachable!("it is TCP") };
     let mut events = [EpollEvent::empty()];
     // The first connection is waited for; whoever it is tries again.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::note::ReadyBy;
 use super::service::{Generation, Phase, Service, Step};
 use super::{Action, End, Exit, GenerationId, Time, limits};
-use crate::config::{Ready, Span, Type};
+use crate::config::{Ready, Signal, Span, Type};
 
 /// What one look at the processes of a generation has shown; its sockets by words that tell them apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,7 +215,9 @@ impl Step<'_> {
         let now = self.now;
         let Some(generation) = self.service.get(id) else { return };
         let Some(waiting) = &generation.waiting else { return };
-        let is_failure = matches!(end, End::Exited(Exit::Code(1..)));
+        // As a program that panics ends, too.
+        let is_failure =
+            matches!(end, End::Exited(Exit::Code(1..) | Exit::Signal { signal: Signal::ABRT, .. }));
         let is_unseen = !waiting.was_seen() && waiting.sight == Sight::Clear;
         let is_ready = matches!(generation.gate, Some(ReadyBy::Notify | ReadyBy::Http));
         if is_failure && is_unseen && !is_ready && generation.ending.is_none() && now < generation.hint_due()

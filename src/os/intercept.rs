@@ -18,6 +18,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -46,10 +48,19 @@ pub struct Held {
     inode: u64,
     /// As we call it.
     address: String,
-    /// Nobody else is on this socket, so that O_NONBLOCK and options may become what this server wants.
-    is_its_own: bool,
-    /// A path that nobody puts back once the server has removed it.
-    may_vanish: bool,
+    /// No other generation has this socket: O_NONBLOCK and options may become what this server wants, and the loop puts a
+    /// path back that the server has removed.
+    is_steered: bool,
+    /// The server got it in the place of one of its own.
+    is_given: AtomicBool,
+}
+
+/// From the thread to the loop.
+#[derive(Debug)]
+pub enum News {
+    Told(Told),
+    /// The server has removed the path that it binds: wants an answer when all paths are where they belong.
+    PathGone(Sender<()>),
 }
 
 /// What is worth telling, each once in the life of a filter.
@@ -59,27 +70,44 @@ pub enum Told {
     WrongFamily { socket: String, kind: Kind, wanted: SocketAddr },
     /// The server wants this address as well, on a socket of IPv6 alone, and only `socket` is held.
     Beside { socket: String, kind: Kind, wanted: SocketAddr },
-    /// The server may want a socket of ours, but we may not see it.
-    Unseen { why: String },
+    /// A process of this name may want a socket of ours, but we may not look into its memory.
+    Unseen { process: String, why: String },
 }
 
 /// Answers the calls of one filter for as long as somebody is under it. Dropped: lets all of them pass from then on,
 /// and closes its sockets.
 #[derive(Debug)]
 pub struct Interceptor {
-    held: Arc<Mutex<Vec<Arc<Held>>>>,
+    common: Arc<Common>,
+    listener: Sender<OwnedFd>,
+}
+
+/// What the thread and the loop both have.
+#[derive(Debug)]
+struct Common {
+    held: Mutex<Vec<Arc<Held>>>,
+    /// No other generation runs, so that what is not steered is this one's alone.
+    is_alone: Arc<AtomicBool>,
+    /// An address that it could not have was told of, and why.
+    has_explained: AtomicBool,
+}
+
+impl Common {
+    fn held(&self) -> Vec<Arc<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Drop for Interceptor {
     fn drop(&mut self) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.common.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
 impl Held {
     /// # Errors
     /// No fd is left for a copy of the socket.
-    pub fn new(socket: &HeldSocket, slot: SlotId, is_its_own: bool) -> io::Result<Self> {
+    pub fn new(socket: &HeldSocket, slot: SlotId) -> io::Result<Self> {
         let fd = socket.of(slot).try_clone()?;
         let at = match (socket.local_address(), socket.asked_address()) {
             (Some(address), _) => Wanted::Inet(address),
@@ -95,34 +123,56 @@ impl Held {
             place: Place { kind: socket.kind, at, takes_ipv4: socket.takes_ipv4() },
             socket: fd,
             address: socket.address.clone(),
-            is_its_own,
-            may_vanish: !socket.is_steered(),
+            is_steered: socket.is_steered(),
+            is_given: AtomicBool::new(false),
         })
     }
 }
 
 impl Interceptor {
-    /// Answers `listener`; `tell` is called by the thread that does.
+    /// Waits for the listener of a filter that is yet to be installed: a process under one that nobody answers can bind
+    /// nothing. `tell` is called by the thread that does.
     ///
     /// # Errors
     /// There can be no further thread.
-    pub fn start(
-        listener: OwnedFd,
+    pub fn new(
         held: Vec<Held>,
-        tell: impl Fn(Told) + Send + 'static,
+        is_alone: Arc<AtomicBool>,
+        tell: impl Fn(News) + Send + 'static,
     ) -> io::Result<Self> {
-        let held = Arc::new(Mutex::new(held.into_iter().map(Arc::new).collect()));
-        let desk = Desk { listener, held: Arc::clone(&held), tell: Box::new(tell), told: Vec::new() };
-        thread::Builder::new().name("intercept".to_owned()).stack_size(256 << 10).spawn(|| desk.serve())?;
-        Ok(Self { held })
+        let held = Mutex::new(held.into_iter().map(Arc::new).collect());
+        let common = Arc::new(Common { held, is_alone, has_explained: AtomicBool::new(false) });
+        let ours = Arc::clone(&common);
+        let (listener, receiver) = mpsc::channel();
+        thread::Builder::new().name("intercept".to_owned()).stack_size(256 << 10).spawn(move || {
+            // None comes where the process or its filter could not be had.
+            if let Ok(listener) = receiver.recv() {
+                Desk { listener, common: ours, tell: Box::new(tell), told: Vec::new() }.serve();
+            }
+        })?;
+        Ok(Self { common, listener })
+    }
+
+    pub fn answer(&self, listener: OwnedFd) {
+        self.listener.send(listener).expect("the thread waits for it");
+    }
+
+    /// The server has the socket with this address in the place of one of its own.
+    pub fn has_given(&self, address: &str) -> bool {
+        self.common.held().iter().any(|held| held.address == address && held.is_given.load(Ordering::Relaxed))
+    }
+
+    /// It was told that the server binds another address than those held.
+    pub fn has_explained(&self) -> bool {
+        self.common.has_explained.load(Ordering::Relaxed)
     }
 }
 
 /// What the thread has.
 struct Desk {
     listener: OwnedFd,
-    held: Arc<Mutex<Vec<Arc<Held>>>>,
-    tell: Box<dyn Fn(Told) + Send>,
+    common: Arc<Common>,
+    tell: Box<dyn Fn(News) + Send>,
     told: Vec<Told>,
 }
 
@@ -172,7 +222,7 @@ impl Desk {
             // It went away meanwhile.
             Err(error) => return log::trace!("seccomp: {error}"),
         };
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = self.common.held();
         let verdict = self.judge(&call, &held);
         let listener = self.listener.as_fd();
         let answered = match verdict {
@@ -203,8 +253,11 @@ impl Desk {
             };
         }
         let length = call.args[2] as i32;
+        let shortest = held.iter().map(|held| held.place.at.shortest()).min().unwrap_or(usize::MAX);
         match usize::try_from(length) {
-            Ok(length @ 2..=address::LONGEST) => self.judge_bind(target, call.args[1], length, held),
+            Ok(length) if (shortest..=address::LONGEST).contains(&length) => {
+                self.judge_bind(target, call.args[1], length, held)
+            }
             Ok(_) | Err(_) => Verdict::Pass,
         }
     }
@@ -216,10 +269,8 @@ impl Desk {
         }) {
             Ok(bytes) => bytes,
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
-                let why = format!(
-                    "we may not look into the server's memory: {error} (let supervise run as its user, or with CAP_SYS_PTRACE)"
-                );
-                self.tell(Told::Unseen { why });
+                let name = target.read("comm").unwrap_or_default();
+                self.tell(Told::Unseen { process: name.trim_end().to_owned(), why: error.to_string() });
                 return Verdict::Pass;
             }
             // Not its own memory, which the kernel will tell it, or it is gone.
@@ -231,9 +282,11 @@ impl Desk {
             return Verdict::Pass;
         }
         let Some(inode) = target.inode() else { return Verdict::Pass };
-        if held.iter().any(|held| held.inode == inode) {
-            // What is bound cannot be bound again, and the kernel says so.
-            return Verdict::Pass;
+        if let Some(number) = held.iter().position(|held| held.inode == inode) {
+            // A signal took the thread out of the call after we had put it there, and the call begins anew. What is bound
+            // cannot be bound to another address, and the kernel says so.
+            let is_same = answer::is_near(&wanted, &places[number..=number]);
+            return if is_same { Verdict::Done } else { Verdict::Pass };
         }
         let duplicate = target.duplicate();
         let Some(socket) = target.socket(duplicate.as_ref()) else { return Verdict::Pass };
@@ -244,13 +297,15 @@ impl Desk {
         let answer = answer::answer(socket, &wanted, &places, is_same_path);
         match answer {
             Answer::Pass => Verdict::Pass,
-            Answer::Held(number) if held[number].has_vanished() => Verdict::Pass,
+            // With a socket of its own it can at least be reached.
+            Answer::Held(number) if !held[number].is_steered && held[number].is_gone() => Verdict::Pass,
             Answer::Held(number) => {
                 Verdict::Give(Gift { held: Arc::clone(&held[number]), target, inode, duplicate })
             }
             Answer::WrongFamily(number) | Answer::Beside(number) => {
                 let (socket, kind) = (held[number].address.clone(), held[number].place.kind);
                 if let Wanted::Inet(wanted) = wanted {
+                    self.common.has_explained.store(true, Ordering::Relaxed);
                     self.tell(match answer {
                         Answer::Beside(_) => Told::Beside { socket, kind, wanted },
                         _ => Told::WrongFamily { socket, kind, wanted },
@@ -273,8 +328,11 @@ impl Desk {
         if !seccomp::is_waiting(listener, call.id) {
             return Err(Errno::ENOENT.into());
         }
-        if held.is_its_own {
-            held.become_like(duplicate.as_ref(), flags.non_blocking)?;
+        if held.is_steered || self.common.is_alone.load(Ordering::Relaxed) {
+            held.become_like(duplicate.as_ref(), flags.non_blocking);
+        }
+        if held.is_gone() {
+            self.have_paths_put_back();
         }
         let replaced =
             seccomp::replace(listener, call.id, held.socket.as_fd(), target.fd, flags.close_on_exec);
@@ -282,41 +340,51 @@ impl Desk {
             log::debug!("thread {} cannot get {}: {error}", call.thread, held.address);
             return seccomp::pass(listener, call.id);
         }
+        held.is_given.store(true, Ordering::Relaxed);
         for registration in registrations {
             if let Err(error) = registration.renew(&held.socket, target.fd) {
-                log::debug!("an epoll set of thread {} loses {}: {error}", call.thread, held.address);
+                log::warn!(
+                    "the server registered its socket with epoll(7) before it was bound, and will not hear of \
+                     connections to {}: {error} (do so after bind, or take the socket from LISTEN_FDS)",
+                    held.address
+                );
             }
         }
         log::debug!("thread {} gets {} in the place of its own socket", call.thread, held.address);
         seccomp::succeed(listener, call.id)
     }
 
+    /// Who binds a path may chmod(2) it at once. The loop never waits for us, so this is over soon.
+    fn have_paths_put_back(&self) {
+        let (done, is_done) = mpsc::channel();
+        (self.tell)(News::PathGone(done));
+        if is_done.recv().is_err() {
+            log::debug!("supervise ends, and puts no path back any more");
+        }
+    }
+
     /// A server that binds whatever there is has not more to tell than one that is honest.
     fn tell(&mut self, told: Told) {
         if self.told.len() < NEWS && !self.told.contains(&told) {
             self.told.push(told.clone());
-            (self.tell)(told);
+            (self.tell)(News::Told(told));
         }
     }
 }
 
 impl Held {
     /// Like the socket that it takes the place of.
-    fn become_like(&self, theirs: Option<&OwnedFd>, non_blocking: bool) -> io::Result<()> {
-        set_non_blocking(&self.socket, non_blocking)?;
-        if let Some(theirs) = theirs
-            && let Err(error) = carry_over(theirs, &self.socket)
-        {
+    fn become_like(&self, theirs: Option<&OwnedFd>, non_blocking: bool) {
+        let options = theirs.map_or(Ok(()), |theirs| carry_over(theirs, &self.socket));
+        if let Err(error) = set_non_blocking(&self.socket, non_blocking).and(options) {
             log::debug!("{}: the options of a server's socket: {error}", self.address);
         }
-        Ok(())
     }
 
-    /// The server has removed the path first, as many do, and nobody puts it back: with a socket of its own it can at
-    /// least be reached.
-    fn has_vanished(&self) -> bool {
+    /// The server has removed the path first, as many do.
+    fn is_gone(&self) -> bool {
         match &self.place.at {
-            Wanted::Path(path) => self.may_vanish && !path.exists(),
+            Wanted::Path(path) => !path.exists(),
             Wanted::Inet(_) | Wanted::Abstract(_) => false,
         }
     }
@@ -329,7 +397,7 @@ pub fn why_not(error: &io::Error) -> String {
             "something above us intercepts system calls already, and the kernel allows one of these in a line of \
              processes (leave it to the outer one, or out)"
         }
-        Some(libc::EINVAL) => "this kernel is older than Linux 5.9 (pass the sockets as LISTEN_FDS instead)",
+        Some(libc::EINVAL) => filter::OLD_KERNEL,
         Some(libc::ENOSYS) => "this kernel has no seccomp(2) (pass the sockets as LISTEN_FDS instead)",
         Some(libc::EPERM | libc::EACCES) => {
             "a sandbox round us forbids seccomp(2) (allow it there, or pass the sockets as LISTEN_FDS instead)"

@@ -215,7 +215,7 @@ impl Launcher {
         };
         files.extend(sockets.into_iter().map(|(_, fd)| fd));
         let plan = Plan::new(&self.launch, exec, environment, identity);
-        let filter = if is_main && self.launch.intercept_bind { intercept::program() } else { None };
+        let filter = if is_main && self.launch.intercept_bind { intercept::program().ok() } else { None };
         Ok(Plan { words, directory, stdio, files, fds, filter, ..plan })
     }
 

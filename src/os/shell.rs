@@ -397,15 +397,19 @@ impl Shell {
     }
 
     fn spawn(&mut self, generation: GenerationId, index: usize, slot: SlotId) {
+        let main = Command { list: CommandList::Start, index };
         let started = self.admit(generation, slot).and_then(|()| self.ready_slot(slot)).and_then(|()| {
-            self.children.start(generation, Command { list: CommandList::Start, index }, None, &self.store)
+            let interceptor = self.interceptor(generation, slot)?;
+            Ok((self.children.start(generation, main, None, &self.store)?, interceptor))
         });
         // A slot may have a new socket.
         self.arm();
         let event = match started {
-            Ok(started) => {
+            Ok((started, interceptor)) => {
                 self.announce();
-                self.intercept(generation, slot, started.listener);
+                if let Some(interceptor) = interceptor {
+                    self.intercept(generation, interceptor, started.listener);
+                }
                 Event::Started { generation, pid: started.pid.unsigned_abs() }
             }
             Err(failure) => Event::StartFailed { generation, failure },
@@ -428,10 +432,12 @@ impl Shell {
     fn admit(&mut self, generation: GenerationId, slot: SlotId) -> Result<(), StartFailure> {
         let launcher = self.staged.as_ref().map_or(&self.launcher, |staged| &staged.launcher);
         let registry = self.poll.registry();
-        self.children.admit(generation, launcher, slot, |notify| {
+        let admitted = self.children.admit(generation, launcher, slot, |notify| {
             let token = notify_token(generation);
             registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
-        })
+        });
+        self.see_who_is_alone();
+        admitted
     }
 
     fn forget(&mut self, generation: GenerationId) {
@@ -439,6 +445,7 @@ impl Shell {
         self.tell_damages(generation);
         self.forget_traffic(generation);
         let Some(notify) = self.children.forget(generation) else { return };
+        self.see_who_is_alone();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");
         }

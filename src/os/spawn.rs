@@ -11,6 +11,7 @@
 mod environment;
 mod failure;
 mod filter;
+mod limits;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,10 @@ use nix::fcntl::OFlag;
 
 pub use environment::{Additions, Environment, Value, build_environment};
 use failure::{REPORT_BYTES, Report, Step};
+use limits::Rlimit;
+pub use limits::raise_open_files;
 pub use plan::{FIXED_PATH, Plan, Stream, joined};
-use plan::{PID_ROOM, Prepared, Rlimit, resource_number};
+use plan::{PID_ROOM, Prepared};
 
 use super::sys;
 use super::users::Identity;
@@ -263,7 +266,7 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Outcome<Infallible> {
         // SAFETY: a plain integer; it cannot fail.
         unsafe { libc::syscall(libc::SYS_umask, umask) };
     }
-    set_limits(armed)?;
+    limits::set(armed.status, armed.limits)?;
     change_identity(&armed.plan.identity)?;
     if let Some(directory) = armed.directory {
         // SAFETY: a C string of `Prepared`.
@@ -383,33 +386,6 @@ fn oom_score(armed: &Armed<'_>) -> Outcome<()> {
         check(Step::OomScore, unsafe { libc::syscall(libc::SYS_write, fd, text.as_ptr(), text.len()) })
     });
     wish(armed.status, result)
-}
-
-/// As systemd's setrlimit_closest(): where the hard limit may not be raised, what is below it is taken.
-fn set_limits(armed: &Armed<'_>) -> Outcome<()> {
-    let none = ptr::null_mut::<Rlimit>();
-    let mut detail = 0u32;
-    for (resource, wanted) in armed.limits {
-        let number = resource_number(*resource);
-        // SAFETY: `wanted` is a whole struct; the old value is not asked for.
-        let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, ptr::from_ref(wanted), none) };
-        if let Err(report) = check(Step::Limit, result) {
-            wish(armed.status, Err(Report { detail, ..report }))?;
-            let mut limit = Rlimit { soft: 0, hard: 0 };
-            // SAFETY: a null new value; `limit` is a whole struct to write to.
-            check(Step::Limit, unsafe {
-                libc::syscall(libc::SYS_prlimit64, 0, number, none, &raw mut limit)
-            })?;
-            limit.hard = limit.hard.min(wanted.hard);
-            limit.soft = limit.hard.min(wanted.soft);
-            // SAFETY: as the first call.
-            check(Step::Limit, unsafe {
-                libc::syscall(libc::SYS_prlimit64, 0, number, &raw const limit, none)
-            })?;
-        }
-        detail = detail.wrapping_add(1);
-    }
-    Ok(())
 }
 
 /// Raw calls: the C library's change every thread of the process, by signals, and with CLONE_VM it would take ours

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum BindNote {
     /// InterceptBind= has no effect.
     NotIntercepted { why: String },
+    /// It has none on a process of this name.
+    Unseen { process: String, why: String },
     /// The server binds `wanted` (as `--listen` has it) on an IPv4 socket, which that of `socket` cannot stand for.
     WrongFamily { socket: String, wanted: String },
     /// It binds `wanted` as well, for IPv6 alone, and only `socket` is held.
@@ -19,6 +21,11 @@ impl fmt::Display for BindNote {
             Self::NotIntercepted { why } => {
                 write!(f, "--intercept-bind (InterceptBind=) has no effect: {why}")
             }
+            Self::Unseen { process, why } => write!(
+                f,
+                "--intercept-bind (InterceptBind=) has no effect on {process:?}, whose memory we may not read: {why} (let \
+                 supervise run as its user, or with CAP_SYS_PTRACE)"
+            ),
             Self::WrongFamily { socket, wanted } => {
                 write!(
                     f,

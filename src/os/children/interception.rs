@@ -22,4 +22,8 @@ impl Children {
             running.interceptors.push(interceptor);
         }
     }
+
+    pub fn interceptors(&self, generation: GenerationId) -> &[Interceptor] {
+        self.generations.get(&generation).map_or(&[], |running| &running.interceptors)
+    }
 }

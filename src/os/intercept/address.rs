@@ -17,6 +17,16 @@ pub(super) enum Wanted {
     Abstract(Vec<u8>),
 }
 
+impl Wanted {
+    /// The length of the shortest address that can mean it.
+    pub(super) const fn shortest(&self) -> usize {
+        match self {
+            Self::Inet(_) => size_of::<libc::sockaddr_in>(),
+            Self::Path(_) | Self::Abstract(_) => size_of::<libc::sa_family_t>() + 1,
+        }
+    }
+}
+
 /// None: not an address that anybody could hold. The kernel has the last word on everything else: it reads the bytes
 /// again.
 pub(super) fn parse(bytes: &[u8]) -> Option<Wanted> {

@@ -12,6 +12,8 @@ use crate::os::sys::seccomp;
 
 /// More fds than this are not looked at: such a server has its epoll set among the first, made before it served anybody.
 const FDS: usize = 4096;
+/// A server has a few sets at most, one for each of its threads. Each is an fd of ours until the call is answered.
+const SETS: usize = 64;
 
 /// In a set of the server's.
 #[derive(Debug)]
@@ -37,6 +39,13 @@ pub(super) fn registrations(target: Target, inode: u64) -> Vec<Registration> {
         let registered = info.lines().filter_map(Registered::parse);
         for one in registered.filter(|one| one.fd == target.fd && one.inode.number == inode) {
             match seccomp::take_fd(&process, number) {
+                Ok(_) if found.len() >= SETS => {
+                    log::warn!(
+                        "thread {} has its socket in over {SETS} epoll sets, and loses the others",
+                        target.thread
+                    );
+                    return found;
+                }
                 Ok(set) => found.push(Registration { set, events: one.events, data: one.data }),
                 Err(error) => log::debug!("the epoll set of thread {}: {error}", target.thread),
             }

@@ -5,6 +5,11 @@
 
 use libc::sock_filter;
 
+use crate::os::host;
+
+pub(super) const OLD_KERNEL: &str =
+    "this kernel is older than Linux 5.9 (pass the sockets as LISTEN_FDS instead)";
+
 /// AUDIT_ARCH_* of <linux/audit.h>: numbers of system calls mean something else under another architecture that the
 /// kernel can run as well.
 const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
@@ -27,19 +32,29 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 
-/// None: this architecture is not known.
-pub fn program() -> Option<Vec<sock_filter>> {
+/// # Errors
+/// Why there can be none here.
+pub fn program() -> Result<Vec<sock_filter>, &'static str> {
+    let architecture = ARCHITECTURE.ok_or("this kind of machine is not known to it")?;
+    if is_half_built(&host::specifier('v').unwrap_or_default()) {
+        return Err(OLD_KERNEL);
+    }
     let load = |at| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at);
     let answer = |action| statement(libc::BPF_RET | libc::BPF_K, action);
-    Some(vec![
+    Ok(vec![
         load(NUMBER),
         equal(libc::SYS_bind as u32, 1, 0),
         equal(libc::SYS_listen as u32, 0, 3),
         load(ARCH),
-        equal(ARCHITECTURE?, 0, 1),
+        equal(architecture, 0, 1),
         answer(libc::SECCOMP_RET_USER_NOTIF),
         answer(libc::SECCOMP_RET_ALLOW),
     ])
+}
+
+/// Filters have a listener there, but it can let no call pass (Linux 5.5) or put no fd in its place (5.9).
+fn is_half_built(release: &str) -> bool {
+    (0..=8).any(|minor| release.starts_with(&format!("5.{minor}.")))
 }
 
 const fn statement(code: u32, k: u32) -> sock_filter {
@@ -49,4 +64,19 @@ const fn statement(code: u32, k: u32) -> sock_filter {
 /// Jumps over so many of the next instructions.
 const fn equal(k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt, jf, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_linux_5_what_comes_before_9_is_refused() {
+        for release in ["5.0.0", "5.4.0-216-generic", "5.8.18"] {
+            assert!(is_half_built(release), "{release}");
+        }
+        for release in ["5.9.0", "5.10.0-8-amd64", "5.15.0", "6.1.0", "4.18.0-553.el8.x86_64", "15.4.0", ""] {
+            assert!(!is_half_built(release), "{release}");
+        }
+    }
 }

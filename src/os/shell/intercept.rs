@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use mio::Waker;
 
 use super::{INTERCEPTED, Shell};
 use crate::config::Kind;
-use crate::core::{BindNote, GenerationId, SlotId, SocketNote};
-use crate::os::intercept::{self, Held, Interceptor, Told};
+use crate::core::{BindNote, GenerationId, SlotId, SocketNote, Stage, StartFailure};
+use crate::os::intercept::{self, Held, Interceptor, News, Told};
 use crate::os::launch::Launcher;
 
 /// So many different things are said.
@@ -22,6 +23,8 @@ const SAID: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Intercepting {
     line: Option<Line>,
+    /// One generation runs, or none.
+    is_alone: Arc<AtomicBool>,
     /// What was told; a swap is no reason to say it again.
     said: BTreeSet<String>,
 }
@@ -29,41 +32,34 @@ pub(super) struct Intercepting {
 /// From the threads to the loop.
 #[derive(Debug)]
 struct Line {
-    sender: Sender<Told>,
-    receiver: Receiver<Told>,
+    sender: Sender<News>,
+    receiver: Receiver<News>,
     waker: Arc<Waker>,
 }
 
 impl Shell {
-    /// A process was started; `listener` is that of its filter. Until it is answered its bind(2) waits.
-    pub(super) fn intercept(
+    /// Before a process is started that is to have a filter: who will answer it. None: it gets none.
+    ///
+    /// # Errors
+    /// No thread or fd is left for that.
+    pub(super) fn interceptor(
         &mut self,
         generation: GenerationId,
         slot: SlotId,
-        listener: Option<io::Result<OwnedFd>>,
-    ) {
-        let Some(launcher) = self.children.launcher(generation).cloned() else { return };
-        if !launcher.intercepts() {
-            return;
-        }
-        let started = match listener {
-            None => Err("this kind of machine is not known to it".to_owned()),
-            Some(Err(error)) => Err(intercept::why_not(&error)),
-            Some(Ok(listener)) => self.answer(listener, slot, &launcher).map_err(|error| error.to_string()),
-        };
-        match started {
-            Ok(interceptor) => self.children.intercept(generation, interceptor),
-            Err(why) => self.say(BindNote::NotIntercepted { why }),
-        }
+    ) -> Result<Option<Interceptor>, StartFailure> {
+        let launcher = self.children.launcher(generation).cloned();
+        let Some(launcher) = launcher.filter(|launcher| launcher.intercepts()) else { return Ok(None) };
+        let interceptor = self.open_interceptor(slot, &launcher).map_err(|error| StartFailure {
+            stage: Stage::Resources,
+            errno: error.raw_os_error().unwrap_or(0),
+            what: format!("cannot intercept what it binds: {error}"),
+        })?;
+        Ok(Some(interceptor))
     }
 
-    fn answer(&mut self, listener: OwnedFd, slot: SlotId, launcher: &Launcher) -> io::Result<Interceptor> {
-        // This generation has a main process by now.
-        let is_alone = self.children.slots().len() == 1;
+    fn open_interceptor(&mut self, slot: SlotId, launcher: &Launcher) -> io::Result<Interceptor> {
         let held = launcher.sockets().iter();
-        let held: Vec<Held> = held
-            .map(|socket| Held::new(socket, slot, socket.is_steered() || is_alone))
-            .collect::<io::Result<_>>()?;
+        let held = held.map(|socket| Held::new(socket, slot)).collect::<io::Result<_>>()?;
         let line = match &self.intercepting.line {
             Some(line) => line,
             None => {
@@ -73,9 +69,9 @@ impl Shell {
             }
         };
         let (sender, waker) = (line.sender.clone(), Arc::clone(&line.waker));
-        Interceptor::start(listener, held, move |told| {
+        Interceptor::new(held, Arc::clone(&self.intercepting.is_alone), move |news| {
             // Nobody listens once we end.
-            if sender.send(told).is_ok()
+            if sender.send(news).is_ok()
                 && let Err(error) = waker.wake()
             {
                 log::debug!("cannot wake the main thread: {error}");
@@ -83,11 +79,43 @@ impl Shell {
         })
     }
 
+    /// The process was started; `listener` is that of its filter. Until it is answered its bind(2) waits.
+    pub(super) fn intercept(
+        &mut self,
+        generation: GenerationId,
+        interceptor: Interceptor,
+        listener: Option<io::Result<OwnedFd>>,
+    ) {
+        let why = match listener {
+            Some(Ok(listener)) => {
+                interceptor.answer(listener);
+                return self.children.intercept(generation, interceptor);
+            }
+            Some(Err(error)) => intercept::why_not(&error),
+            None => intercept::program().err().unwrap_or_default().to_owned(),
+        };
+        self.say(BindNote::NotIntercepted { why });
+    }
+
+    /// A generation has come or gone.
+    pub(super) fn see_who_is_alone(&self) {
+        self.intercepting.is_alone.store(self.children.slots().len() == 1, Ordering::Relaxed);
+    }
+
     pub(super) fn on_intercepted(&mut self) {
         let Some(line) = &self.intercepting.line else { return };
         // Each thread has a few things to tell in all its life.
-        let told: Vec<Told> = line.receiver.try_iter().collect();
-        for told in told {
+        let news: Vec<News> = line.receiver.try_iter().collect();
+        for news in news {
+            let told = match news {
+                News::Told(told) => told,
+                News::PathGone(done) => {
+                    self.check_paths();
+                    // Whoever asked is gone when its generation is.
+                    let _nobody_waits = done.send(());
+                    continue;
+                }
+            };
             let address = |kind, at| format!("{}{at}", if kind == Kind::Udp { "udp:" } else { "" });
             self.say(match told {
                 Told::WrongFamily { socket, kind, wanted } => {
@@ -96,7 +124,7 @@ impl Shell {
                 Told::Beside { socket, kind, wanted } => {
                     BindNote::Beside { wanted: address(kind, wanted), socket }
                 }
-                Told::Unseen { why } => BindNote::NotIntercepted { why },
+                Told::Unseen { process, why } => BindNote::Unseen { process, why },
             });
         }
     }

@@ -27,6 +27,7 @@ use crate::os::manager::ManagerSocket;
 use crate::os::reap;
 use crate::os::signal::{HupIgnored, Signals};
 use crate::os::socket::{self, Inherited, NamedSocket};
+use crate::os::spawn::raise_open_files;
 
 impl Shell {
     /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
@@ -37,6 +38,7 @@ impl Shell {
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
         let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
         reap::prepare().map_err(cannot("adopt orphans"))?;
+        raise_open_files().map_err(cannot("raise the limit of open files"))?;
         launch::check(&config.launch)?;
         if config.launch.stdin == Input::Inherit && io::stdin().is_terminal() {
             log::warn!(

@@ -99,6 +99,12 @@ impl Shell {
             Ok(()) => paths.rests = Some(Instant::now() + REST),
             Err(error) => log::warn!("cannot stop watching unix sockets: {error}"),
         }
+        self.check_paths();
+        self.dispatch();
+    }
+
+    /// Puts back what is gone, and says so.
+    pub(super) fn check_paths(&mut self) {
         for socket in self.held() {
             let checked = match socket.check_path() {
                 Ok(Some(checked)) => checked,
@@ -135,6 +141,5 @@ impl Shell {
             }
         }
         self.arm();
-        self.dispatch();
     }
 }

@@ -13,6 +13,7 @@ use super::health::{Asking, begin_probe};
 use crate::config::{Kind, known};
 use crate::core::{Event, GenerationId, Looked, Note, Sight, SlotId};
 use crate::os::diag::State;
+use crate::os::intercept::Interceptor;
 use crate::os::probe::{Heard, Probe};
 use crate::os::socket::{HeldSocket, NamedSocket};
 use crate::os::waiters::{self, Inode};
@@ -133,8 +134,8 @@ impl Shell {
         }
     }
 
-    /// `sockets`: by their labels; none of them are all. None: with InterceptBind= an address in use was told of when it
-    /// was bound.
+    /// `sockets`: by their labels; none of them are all. None: why its address is in use was told when it was bound, or
+    /// it is not in use, for the server has it.
     pub(super) fn hint(
         &self,
         generation: GenerationId,
@@ -142,23 +143,30 @@ impl Shell {
         has_ended: bool,
     ) -> Option<Note> {
         let launcher = self.children.launcher(generation).unwrap_or(&self.launcher);
-        if launcher.intercepts() && has_ended {
-            return None;
-        }
+        let interceptors = self.children.interceptors(generation);
         let held = self.sockets_of(generation);
         let names = labels(&held).into_iter().zip(&held);
         let meant: Vec<&NamedSocket> = names
             .filter(|(label, _)| sockets.is_empty() || sockets.contains(label))
             .map(|(_, socket)| socket)
             .collect();
+        let is_given = |socket: &&NamedSocket| interceptors.iter().any(|one| one.has_given(&socket.address));
+        let is_given = meant.iter().all(is_given);
+        if has_ended && (is_given || interceptors.iter().any(Interceptor::has_explained)) {
+            return None;
+        }
         let known = |socket: &&NamedSocket| known::Socket {
             name: socket.name.clone(),
             address: socket.address.clone(),
         };
-        let remedy = if meant.len() < held.len() {
+        let remedy = if is_given {
+            "it has bound that, but does not accept yet".to_owned()
+        } else if meant.len() < held.len() {
             "it takes others of these sockets: tell it of this one in the same way, or leave it out of --listen".to_owned()
         } else if launcher.intercepts() {
-            "it has bound none of them itself either; if it binds another address, write that one with --listen".to_owned()
+            "--intercept-bind sees it bind none of them; if it binds another address, write that one with --listen; in a \
+             chroot or container of its own it has to take them from LISTEN_FDS"
+                .to_owned()
         } else {
             known::remedy(&launcher.words(), &meant.iter().map(known).collect::<Vec<_>>())
         };

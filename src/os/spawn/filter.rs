@@ -55,13 +55,21 @@ pub(super) fn install(filter: &[sock_filter], channel: RawFd) -> Outcome<c_long>
     send(channel, listener? as RawFd).map_err(|report| Report { step: Step::Descriptors, ..report })
 }
 
-/// The listener is close-on-exec.
+/// The listener is close-on-exec. A call that we have begun to answer is not given up for a signal that does not kill
+/// (Linux 5.19; before that it is begun anew, or fails with EINTR where the server has no SA_RESTART).
 fn listen(filter: &[sock_filter]) -> Outcome<c_long> {
     // A few instructions.
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
-    // SAFETY: a whole struct that points to its instructions, which the kernel copies.
-    check(Step::Filter, unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) })
+    let install = |flags: libc::c_ulong| {
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        // SAFETY: a whole struct that points to its instructions, which the kernel copies.
+        check(Step::Filter, unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) })
+    };
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    match install(listener | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+        Err(report) if report.errno == libc::EINVAL => install(listener),
+        result => result,
+    }
 }
 
 /// One cmsghdr with one fd, as cmsg(3) lays it out.

@@ -8,9 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use libc::c_uint;
-
 use super::failure;
+use super::limits::{self, Rlimit};
 use super::{Environment, Value};
 use crate::config::{Exec, Input, Launch, Limit, Resource, Search};
 use crate::core::{Stage, StartFailure};
@@ -154,7 +153,6 @@ impl Prepared {
     pub(super) fn new(plan: &Plan) -> Result<Self, StartFailure> {
         let variables =
             plan.environment.iter().map(|(name, value)| variable(name, value)).collect::<Result<_, _>>();
-        let limits = plan.limits.iter().map(|limit| (limit.resource, rlimit(limit))).collect();
         Ok(Self {
             candidates: strings(candidates(plan).iter().map(|path| path.as_os_str()))?,
             words: strings(plan.words.iter().map(OsString::as_os_str))?,
@@ -164,7 +162,7 @@ impl Prepared {
             fds: plan.fds.clone(),
             stdio: plan.stdio,
             ours: if sys::can_mark_ranges() { None } else { Some(our_fds()?) },
-            limits,
+            limits: limits::all(&plan.limits),
         })
     }
 }
@@ -194,37 +192,4 @@ fn nul(text: &OsStr) -> StartFailure {
 pub(super) fn our_fds() -> Result<Vec<RawFd>, StartFailure> {
     let list = proc::numbers("/proc/self/fd");
     Ok(list.map_err(|error| failure::resources("read /proc/self/fd", &error))?.collect())
-}
-
-/// The kernel's struct rlimit64, the same on every architecture; all ones is infinity.
-#[repr(C)]
-pub(super) struct Rlimit {
-    pub(super) soft: u64,
-    pub(super) hard: u64,
-}
-
-fn rlimit(limit: &Limit) -> Rlimit {
-    Rlimit { soft: limit.soft.unwrap_or(u64::MAX), hard: limit.hard.unwrap_or(u64::MAX) }
-}
-
-pub(super) const fn resource_number(resource: Resource) -> c_uint {
-    let number = match resource {
-        Resource::Cpu => libc::RLIMIT_CPU,
-        Resource::Fsize => libc::RLIMIT_FSIZE,
-        Resource::Data => libc::RLIMIT_DATA,
-        Resource::Stack => libc::RLIMIT_STACK,
-        Resource::Core => libc::RLIMIT_CORE,
-        Resource::Rss => libc::RLIMIT_RSS,
-        Resource::Nofile => libc::RLIMIT_NOFILE,
-        Resource::As => libc::RLIMIT_AS,
-        Resource::Nproc => libc::RLIMIT_NPROC,
-        Resource::Memlock => libc::RLIMIT_MEMLOCK,
-        Resource::Locks => libc::RLIMIT_LOCKS,
-        Resource::Sigpending => libc::RLIMIT_SIGPENDING,
-        Resource::Msgqueue => libc::RLIMIT_MSGQUEUE,
-        Resource::Nice => libc::RLIMIT_NICE,
-        Resource::Rtprio => libc::RLIMIT_RTPRIO,
-        Resource::Rttime => libc::RLIMIT_RTTIME,
-    };
-    number as c_uint
 }

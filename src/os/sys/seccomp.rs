@@ -128,7 +128,11 @@ pub fn register(
         // SAFETY: a whole struct to read; both fds are open in this table.
         check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, number, &raw mut event) })
     };
-    thread::scope(|scope| scope.spawn(add).join()).map_err(|_| io::ErrorKind::Other)??;
+    // There may be no thread to be had: the limits are those of the server as well.
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("register".to_owned()).spawn_scoped(scope, add)?;
+        thread.join().map_err(|_| io::ErrorKind::Other)?
+    })?;
     Ok(())
 }
 

@@ -95,6 +95,46 @@ fn switches(pid: i32) -> Vec<String> {
     lines.map(|text| text.lines().filter(|line| line.contains("ctxt_switches")).collect()).collect()
 }
 
+/// Whoever is stopped inside of a call begins it anew.
+#[test]
+fn a_signal_in_the_midst_of_a_call_does_not_make_it_fail() {
+    let place = Place::new();
+    let mut daemon = binds(&place, "127.0.0.1:0", "--restart no", &["again+{addr:http}"]).start();
+    let pid =
+        wait_for("its start", || daemon.stderr().contains("generation 1 started").then(|| daemon.server()));
+    wait_for("its binds", || {
+        for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
+            kill(Pid::from_raw(pid), signal).unwrap();
+        }
+        daemon.stderr().contains("bound again").then_some(())
+    });
+    daemon.wait_generation(1);
+    assert!(daemon.stderr().contains("bound again: None"), "{}", daemon.stderr());
+    assert_answers(&daemon.address("http"), 1);
+}
+
+/// Its wrapper takes the memory that a thread of ours would need, when the one that answers it is there already.
+#[test]
+fn a_thread_that_is_not_to_be_had_is_told_and_ends_nobody() {
+    let place = Place::new();
+    let limit = "kb=$(sed -n 's/^VmSize:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$PPID/status); \
+                 prlimit --pid $PPID --as=$(((kb + 1536) * 1024)): && exec \"$@\"";
+    let command = ["sh", "-c", limit, "sh", &example("binds"), "epoll+{addr:http}"];
+    let daemon = binds(&place, "127.0.0.1:0", "", &[]).command(&command).start();
+    let told = "will not hear of connections to 127.0.0.1:";
+    wait_for("the reason", || daemon.stderr().contains(told).then_some(()));
+    assert_eq!(daemon.status()["generations"][0]["generation"], 1, "{}", daemon.stderr());
+    daemon.verb("stop").expect(0);
+}
+
+#[test]
+fn of_too_many_epoll_sets_some_go_on() {
+    let place = Place::new();
+    let daemon = binds(&place, "127.0.0.1:0", "", &["epolls+{addr:http}"]).start();
+    wait_for("the rest", || daemon.stderr().contains("in over 64 epoll sets").then_some(()));
+    assert_answers(&daemon.address("http"), 1);
+}
+
 #[test]
 fn its_threads_end_with_the_server() {
     let place = Place::new();

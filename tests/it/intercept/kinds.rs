@@ -81,6 +81,35 @@ fn a_registration_made_before_the_bind_goes_on() {
     assert!(daemon.stderr().contains("epoll works"), "{}", daemon.stderr());
 }
 
+/// The number of its socket is above our own first limit, which its own is, too, if nobody says otherwise.
+#[test]
+fn a_number_that_is_too_high_for_us_is_none() {
+    let place = Place::new();
+    let command =
+        ["sh", "-c", "ulimit -Sn; ulimit -Sn 200; exec \"$@\"", "sh", &example("binds"), "epoll+{addr:http}"];
+    let launch = binds(&place, TCP, "", &[]).command(&command);
+    let daemon = launch.wrapper(&["sh", "-c", "ulimit -Sn 90; exec \"$@\"", "sh"]).start();
+    assert_answers(&daemon.address("http"), 1);
+    assert!(daemon.stderr().contains("epoll works"), "{}", daemon.stderr());
+    assert_eq!(daemon.stdout(), "90\n");
+}
+
+/// What is known of a server that nobody hears of is said, and not more.
+#[test]
+fn the_hint_says_what_was_seen() {
+    let place = Place::new();
+    let taken = TcpListener::bind(TCP).unwrap();
+    let hints = |word: &str, hint: &str| {
+        let daemon = binds(&place, TCP, "--restart no", &[word]).start_uncontrolled();
+        wait_for("the hint", || daemon.stderr().contains(hint).then_some(()));
+    };
+    hints(
+        &taken.local_addr().unwrap().to_string(),
+        "--intercept-bind sees it bind none of them; if it binds another address",
+    );
+    hints("deaf+{addr:http}", ": it has bound that, but does not accept yet");
+}
+
 #[test]
 fn other_ports_and_outgoing_connections_are_the_servers_own() {
     let place = Place::new();

@@ -1,6 +1,7 @@
 //! Paths: most servers remove what is there before they bind it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use super::super::load::get;
 use super::super::support::{Place, wait_for};
@@ -17,6 +18,21 @@ fn a_path_that_the_server_removes_first_is_put_back() {
     assert_eq!(common_sockets(&daemon, daemon.server()), 2, "{}", daemon.stderr());
     swapped(&daemon, 2);
     answers("binds generation 2\n");
+}
+
+/// It was linked back once already, and we do not look again at once.
+#[test]
+fn a_path_that_is_removed_twice_is_there_when_bind_returns() {
+    let place = Place::new();
+    let path = place.path("x.sock");
+    let mut daemon = binds(&place, &path, "", &[&format!("twice:{path}")]).start();
+    daemon.wait_generation(1);
+    for generation in 2..=4 {
+        swapped(&daemon, generation);
+        daemon.wait_generation(generation);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o606, "{}", daemon.stderr());
+    }
 }
 
 #[test]
