@@ -76,6 +76,7 @@
 //!   exec.rs             supervise exec: becomes COMMAND
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs,
 //!                       limits.rs and filter.rs (seccomp), both unsafe
+//!   proc.rs             files of /proc/PID: the socket behind an fd, what an epoll has registered, fields
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
 //!                       streams.rs (its loop), link.rs (one connection), datagrams.rs

@@ -33,6 +33,7 @@ pub mod unit_files;
 pub mod users;
 pub mod waiters;
 
+mod proc;
 mod shell;
 
 pub use shell::{Reader, run};

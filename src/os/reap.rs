@@ -4,20 +4,19 @@
 //! found in /proc, told apart by SUPERVISE_GENERATION in its environment, signalled, and reaped.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
+use super::proc;
 use super::sys::{self, Waited};
+use super::unit_files::read_regular;
 use crate::config::Signal;
 
-/// A file of /proc is read up to here; a longer environment than this is not searched to its end.
-const FILE_BYTES: u64 = 1 << 20;
 /// Descendants looked at in one walk: more than any default pids.max or kernel.pid_max of 32768.
 const DESCENDANTS: usize = 1 << 16;
 /// How far up a process tree is followed.
@@ -105,7 +104,7 @@ pub fn strays(known_mains: &[i32]) -> io::Result<Vec<i32>> {
 /// read (another user's; an instant during execve(2)), was written over (setproctitle(3) in many servers), or never
 /// named one.
 pub fn generation_of(pid: i32) -> Option<u64> {
-    let environment = read(&format!("/proc/{pid}/environ")).ok()?;
+    let environment = proc::bytes(format!("/proc/{pid}/environ")).ok()?;
     generation_in(&environment)
 }
 
@@ -140,11 +139,8 @@ pub fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
 /// The pid in a PIDFile= (systemd.service(5)): one number, blanks around it. None for anything else, also while it is
 /// being written.
 pub fn pid_in_file(path: &Path) -> Option<i32> {
-    // The open of a FIFO would wait for a writer, and everything with it.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
-    let mut text = String::new();
     // A longer file holds no pid.
-    file.take(64).read_to_string(&mut text).ok()?;
+    let text = String::from_utf8(read_regular(path, 63).ok()?).ok()?;
     text.trim().parse().ok().filter(|pid| *pid > 1)
 }
 
@@ -248,7 +244,7 @@ fn children_of(pid: i32) -> io::Result<Vec<i32>> {
         Err(_) => return Ok(children),
     };
     for task in tasks.flatten() {
-        match read(&task.path().join("children")) {
+        match proc::bytes(task.path().join("children")) {
             Ok(list) => children.extend(numbers(&list)),
             // The thread ended, or the file does not exist on this kernel.
             Err(_) if task.path().exists() => return children_by_parent(pid),
@@ -263,9 +259,7 @@ fn numbers(list: &[u8]) -> impl Iterator<Item = i32> {
 }
 
 fn children_by_parent(pid: i32) -> io::Result<Vec<i32>> {
-    let processes = fs::read_dir("/proc")?.flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    Ok(pids.filter(|child| parent_of(*child) == Some(pid)).take(DESCENDANTS).collect())
+    Ok(proc::numbers("/proc")?.filter(|child| parent_of(*child) == Some(pid)).take(DESCENDANTS).collect())
 }
 
 fn parent_of(pid: i32) -> Option<i32> {
@@ -274,11 +268,11 @@ fn parent_of(pid: i32) -> Option<i32> {
 
 /// Whether its first thread, and with it all others, is stopped (SIGSTOP and its kin).
 pub fn is_stopped(pid: i32) -> bool {
-    read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| state_in(&stat) == Some(b'T'))
+    proc::bytes(format!("/proc/{pid}/stat")).is_ok_and(|stat| state_in(&stat) == Some(b'T'))
 }
 
 fn parent_and_group_of(pid: i32) -> Option<(i32, i32)> {
-    parent_and_group_in(&read(&format!("/proc/{pid}/stat")).ok()?)
+    parent_and_group_in(&proc::bytes(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// proc_pid_stat(5): `pid (comm) state ppid pgrp`, and comm may contain anything, also `) R 1`.
@@ -295,12 +289,6 @@ fn state_in(stat: &[u8]) -> Option<u8> {
 fn fields_after_comm(stat: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     Some(stat.get(end + 1..)?.split(|byte| *byte == b' ').filter(|field| !field.is_empty()))
-}
-
-fn read(path: &(impl AsRef<Path> + ?Sized)) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path.as_ref())?.take(FILE_BYTES).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! What only the shell can see of a `status`: names, queues, memory, and the time of day.
 
-use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
+use super::proc;
 use super::socket::NamedSocket;
 use crate::config::Handover;
 use crate::core::Time;
@@ -58,7 +58,6 @@ fn rfc3339(monotonic: &str, now: Time) -> String {
 
 /// VmRSS of proc_pid_status(5); None for a process that is gone or without memory of its own (a zombie).
 fn rss_kb(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
+    let status = proc::text(format!("/proc/{pid}/status")).ok()?;
+    proc::field(&status, "VmRSS:")?.strip_suffix("kB")?.trim().parse().ok()
 }

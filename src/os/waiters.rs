@@ -15,30 +15,18 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, IoSliceMut};
 
-use nix::sys::stat::{FileStat, minor};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use call::{Call, Set};
 use files::Files;
 
+pub use super::proc::Inode;
+use super::proc::{self, is_gone};
+
 /// Processes looked at in one look, and threads of all of them together.
 const PROCESSES: usize = 1024;
 const THREADS: usize = 8192;
-
-/// A socket as /proc names it: fdinfo by device and inode, the links of fds by inode alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Inode {
-    pub number: u64,
-    /// The minor number of the kernel's file system of all sockets.
-    pub device: u64,
-}
-
-impl From<&FileStat> for Inode {
-    fn from(stat: &FileStat) -> Self {
-        Self { number: stat.st_ino, device: minor(stat.st_dev) }
-    }
-}
 
 /// What one look has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,11 +76,6 @@ fn look_for(pids: &[Pid], sockets: &[Inode], one_alone: bool) -> Sight {
     sight
 }
 
-/// It went away between two looks.
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
-}
-
 struct Look<'a> {
     sockets: &'a [Inode],
     one_alone: bool,
@@ -110,7 +93,7 @@ impl Look<'_> {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?.path();
             self.threads = self.threads.checked_sub(1).ok_or_else(too_much)?;
-            let call = match files::text(&task.join("syscall")) {
+            let call = match proc::text(task.join("syscall")) {
                 Ok(text) => Call::parse(&text),
                 Err(error) if !is_gone(&error) => return Err(error),
                 Err(_) if task.join("stat").exists() => {

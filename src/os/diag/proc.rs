@@ -1,13 +1,13 @@
 //! What sock_diag does not answer and /proc does.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 
 use nix::unistd::Pid;
 
-/// Bytes read of a file that has a few thousand.
-const FILE_BYTES: u64 = 1 << 20;
+use crate::os::proc::{is_gone, socket, text};
+
 /// Fds looked at, of all processes of a generation together.
 const FDS: usize = 1 << 20;
 
@@ -25,31 +25,22 @@ pub fn inodes_of(pids: &[Pid]) -> io::Result<HashSet<u32>> {
             fds => fds?,
         };
         for fd in fds {
-            let link = match fd.and_then(|fd| fs::read_link(fd.path())) {
+            let inode = match fd.and_then(|fd| socket(fd.path())) {
                 Err(error) if is_gone(&error) => continue,
-                link => link?,
+                inode => inode?,
             };
             left = left.checked_sub(1).ok_or_else(|| io::Error::other("more than a million open files"))?;
-            inodes.extend(link.to_str().and_then(socket_inode));
+            inodes.extend(inode.and_then(|inode| u32::try_from(inode).ok()));
         }
     }
     Ok(inodes)
-}
-
-/// The process or the fd went away between two looks.
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
-}
-
-fn socket_inode(link: &str) -> Option<u32> {
-    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// How often, in this network namespace since its start, a TCP listener's full queue cost a connection attempt: a SYN, or
 /// the ACK that would have completed a handshake. The client tries again by itself. (ListenDrops, beside it, counts these
 /// once more together with drops for any other reason, memory among them.)
 pub fn listen_overflows() -> io::Result<u64> {
-    let text = read("/proc/net/netstat")?;
+    let text = text("/proc/net/netstat")?;
     overflows_in(&text).ok_or_else(|| io::Error::other("/proc/net/netstat has no TcpExt ListenOverflows"))
 }
 
@@ -62,12 +53,6 @@ fn overflows_in(text: &str) -> Option<u64> {
 
 /// net.core.somaxconn of this network namespace: listen(2) cuts every backlog down to it.
 pub fn somaxconn() -> io::Result<u32> {
-    let text = read("/proc/sys/net/core/somaxconn")?;
+    let text = text("/proc/sys/net/core/somaxconn")?;
     text.trim_ascii_end().parse().map_err(|_| io::Error::other(format!("net.core.somaxconn is {text:?}")))
-}
-
-fn read(path: &str) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(FILE_BYTES).read_to_string(&mut text)?;
-    Ok(text)
 }

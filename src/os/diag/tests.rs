@@ -1,5 +1,4 @@
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -453,9 +452,6 @@ fn mutated_answers_neither_panic_nor_hang() {
 
 #[test]
 fn proc_is_read() {
-    let mut text = String::new();
-    File::open("/proc/net/netstat").unwrap().read_to_string(&mut text).unwrap();
-    assert!(text.contains(" ListenOverflows "));
     listen_overflows().unwrap();
     assert!(somaxconn().unwrap() > 0);
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::target::Target;
+use crate::os::proc::Registered;
 use crate::os::sys;
 use crate::os::sys::seccomp;
 
@@ -35,7 +36,8 @@ pub(super) fn registrations(target: Target, inode: u64) -> Vec<Registration> {
             continue;
         };
         let Ok(info) = target.read(&format!("fdinfo/{number}")) else { continue };
-        for (events, data) in info.lines().filter_map(|line| read(line, target.fd, inode)) {
+        let registered = info.lines().filter_map(Registered::parse);
+        for one in registered.filter(|one| one.fd == target.fd && one.inode.number == inode) {
             match seccomp::take_fd(&process, number) {
                 Ok(_) if found.len() >= SETS => {
                     log::warn!(
@@ -44,7 +46,7 @@ pub(super) fn registrations(target: Target, inode: u64) -> Vec<Registration> {
                     );
                     return found;
                 }
-                Ok(set) => found.push(Registration { set, events, data }),
+                Ok(set) => found.push(Registration { set, events: one.events, data: one.data }),
                 Err(error) => log::debug!("the epoll set of thread {}: {error}", target.thread),
             }
         }
@@ -52,38 +54,9 @@ pub(super) fn registrations(target: Target, inode: u64) -> Vec<Registration> {
     found
 }
 
-/// A line of fdinfo: `tfd: 5 events: 19 data: 5 pos:0 ino:2b6d sdev:8` (proc_pid_fdinfo(5)), all but the first in hex.
-fn read(line: &str, fd: i32, inode: u64) -> Option<(u32, u64)> {
-    let field = |name: &str| {
-        let rest = line.split_once(name)?.1;
-        rest.split_whitespace().next()
-    };
-    let is_ours = field("tfd:")?.parse() == Ok(fd) && u64::from_str_radix(field("ino:")?, 16) == Ok(inode);
-    let events = u32::from_str_radix(field("events:")?, 16).ok()?;
-    let data = u64::from_str_radix(field("data:")?, 16).ok()?;
-    is_ours.then_some((events, data))
-}
-
 impl Registration {
     /// For `socket`, which the server has as `number` now.
     pub(super) fn renew(&self, socket: &OwnedFd, number: i32) -> io::Result<()> {
         seccomp::register(self.set.as_fd(), socket.as_fd(), number, self.events, self.data)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_registration_is_read_as_the_kernel_writes_it() {
-        let line = "tfd:        5 events:       19 data:                5f  pos:0 ino:2b6d sdev:8";
-        assert_eq!(read(line, 5, 0x2b6d), Some((0x19, 0x5f)));
-        assert_eq!((read(line, 6, 0x2b6d), read(line, 5, 1)), (None, None));
-        assert!(
-            ["", "tfd:", "tfd: x ino: y", "pos:\t0", "tfd: 5 ino:2b6d"]
-                .iter()
-                .all(|line| read(line, 5, 0x2b6d).is_none())
-        );
     }
 }

@@ -2,7 +2,7 @@
 //! threads and its parents do not wait: whatever is read here may be untrue a moment later, or never have been true.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -11,11 +11,9 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use super::answer::{Family, Socket, Type};
+use crate::os::proc;
 use crate::os::sys;
 use crate::os::sys::seccomp;
-
-/// More than any file of /proc that is read here has, but for one that was made to be long.
-const LONG: u64 = 1 << 20;
 
 /// An fd of a thread.
 #[derive(Clone, Copy, Debug)]
@@ -43,17 +41,9 @@ impl Target {
     /// memory (ptrace(2), PTRACE_MODE_FSCREDS). Unlike with other ids nobody can send us signals for it (setfsuid(2)). False
     /// where that changes nothing.
     pub(super) fn act_as_its_user(self) -> bool {
-        let ids = self.read("status").ok();
+        let Ok(ids) = self.read("status") else { return false };
         // The last of four.
-        let last = |name: &str| {
-            ids.as_deref()?
-                .lines()
-                .find_map(|line| line.strip_prefix(name))?
-                .split_whitespace()
-                .last()?
-                .parse()
-                .ok()
-        };
+        let last = |name: &str| proc::field(&ids, name)?.split_whitespace().last()?.parse().ok();
         let (Some(user), Some(group)) = (last("Uid:"), last("Gid:")) else { return false };
         setfsgid(Gid::from_raw(group));
         setfsuid(Uid::from_raw(user)) != Uid::from_raw(user)
@@ -61,14 +51,12 @@ impl Target {
 
     /// The inode of the socket that the fd is; None for anything else.
     pub(super) fn inode(self) -> Option<u64> {
-        let link = fs::read_link(self.link()).ok()?;
-        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        proc::socket(self.link()).ok()?
     }
 
     pub(super) fn flags(self) -> io::Result<Flags> {
         let info = self.read(&format!("fdinfo/{}", self.fd))?;
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-        let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok());
+        let flags = proc::field(&info, "flags:").and_then(|octal| i32::from_str_radix(octal, 8).ok());
         let flags = flags.ok_or(io::ErrorKind::InvalidData)?;
         let has = |flag| flags & flag != 0;
         Ok(Flags { close_on_exec: has(libc::O_CLOEXEC), non_blocking: has(libc::O_NONBLOCK) })
@@ -102,8 +90,7 @@ impl Target {
 
     /// The process of the thread.
     pub(super) fn process(self) -> Option<i32> {
-        let status = self.read("status").ok()?;
-        status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+        proc::field(&self.read("status").ok()?, "Tgid:")?.parse().ok()
     }
 
     /// Whether what it calls `wanted` is `held`, an absolute path of ours.
@@ -126,9 +113,7 @@ impl Target {
     }
 
     pub(super) fn read(self, name: &str) -> io::Result<String> {
-        let mut text = String::new();
-        File::open(self.proc(name))?.take(LONG).read_to_string(&mut text)?;
-        Ok(text)
+        proc::text(self.proc(name))
     }
 
     pub(super) fn proc(self, name: &str) -> PathBuf {

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::unistd::Pid;
 
+use crate::os::proc;
+
 /// Bytes read of one table of /proc/net: some 400,000 sockets.
 const TABLE_BYTES: u64 = 64 << 20;
 /// Fds looked at in the search for a process.
@@ -141,8 +143,7 @@ fn unix_row(line: &str, wanted: &[u8]) -> Option<Row> {
 
 fn name(row: Option<Row>) -> Holder {
     let Some(row) = row else { return Holder::Unknown };
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    let pids = proc::numbers("/proc").into_iter().flatten().map(i32::unsigned_abs);
     let found = process_of(row.inode, pids, FDS);
     found.map_or(Holder::Unseen { uid: row.uid }, |pid| Holder::Process { pid, command: command(pid) })
 }
@@ -155,13 +156,12 @@ pub fn of_inode(inode: u32, pids: &[Pid]) -> Option<String> {
 }
 
 fn process_of(inode: u64, pids: impl IntoIterator<Item = u32>, mut fds_left: usize) -> Option<u32> {
-    let wanted = format!("socket:[{inode}]");
     for pid in pids {
         // Another user's: not ours to read, and another process may have it too.
         let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for fd in fds.flatten() {
             fds_left = fds_left.checked_sub(1)?;
-            if fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()) {
+            if proc::socket(fd.path()).is_ok_and(|found| found == Some(inode)) {
                 return Some(pid);
             }
         }
@@ -171,7 +171,7 @@ fn process_of(inode: u64, pids: impl IntoIterator<Item = u32>, mut fds_left: usi
 
 /// The name the process gave itself: up to 15 bytes of anything.
 fn command(pid: u32) -> String {
-    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let comm = proc::bytes(format!("/proc/{pid}/comm")).unwrap_or_default();
     comm.strip_suffix(b"\n").unwrap_or(&comm).escape_ascii().to_string()
 }
 

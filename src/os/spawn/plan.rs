@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fs;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -14,6 +13,7 @@ use super::limits::{self, Rlimit};
 use super::{Environment, Value};
 use crate::config::{Exec, Input, Launch, Limit, Resource, Search};
 use crate::core::{Stage, StartFailure};
+use crate::os::proc;
 use crate::os::sys;
 use crate::os::users::Identity;
 
@@ -190,7 +190,6 @@ fn nul(text: &OsStr) -> StartFailure {
 }
 
 pub(super) fn our_fds() -> Result<Vec<RawFd>, StartFailure> {
-    let list =
-        fs::read_dir("/proc/self/fd").map_err(|error| failure::resources("read /proc/self/fd", &error))?;
-    Ok(list.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    let list = proc::numbers("/proc/self/fd");
+    Ok(list.map_err(|error| failure::resources("read /proc/self/fd", &error))?.collect())
 }

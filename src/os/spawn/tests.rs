@@ -13,6 +13,7 @@ use super::plan::our_fds;
 use super::*;
 use crate::config::{Config, Exec, Launch, Limit, Signal};
 use crate::core::{Exit, Stage};
+use crate::os::proc;
 use crate::os::sys::Disposition;
 use crate::os::sys::tests::{alone, eventually, place};
 
@@ -45,8 +46,7 @@ impl Running {
     }
 
     fn fds(&self) -> Vec<RawFd> {
-        let list = fs::read_dir(format!("/proc/{}/fd", self.0.pid)).expect("it lives");
-        let mut fds: Vec<_> = list.flatten().filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect();
+        let mut fds: Vec<_> = proc::numbers(format!("/proc/{}/fd", self.0.pid)).expect("it lives").collect();
         fds.sort_unstable();
         fds
     }
@@ -59,8 +59,7 @@ impl Running {
     /// A line of /proc/PID/status.
     fn status(&self, name: &str) -> String {
         let text = String::from_utf8(self.read("status")).expect("text");
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("such a line");
-        line.trim_start_matches(':').trim().to_owned()
+        proc::field(&text, &format!("{name}:")).expect("such a line").to_owned()
     }
 
     fn variable(&self, name: &str) -> Option<String> {

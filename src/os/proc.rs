@@ -1,0 +1,104 @@
+//! Files of /proc/PID as the kernel writes them, read and taken apart in one place. Processes choose part of what they say:
+//! nothing is read without end, and what makes no sense is None.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use nix::sys::stat::{FileStat, minor};
+
+/// Of one file. The longest is the fdinfo of an epoll, a line of some 80 bytes for each fd.
+const FILE_BYTES: u64 = 4 << 20;
+
+/// A socket as /proc names it: fdinfo by device and inode, the links of fds by inode alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inode {
+    pub number: u64,
+    /// The minor number of the kernel's file system of all sockets.
+    pub device: u64,
+}
+
+impl From<&FileStat> for Inode {
+    fn from(stat: &FileStat) -> Self {
+        Self { number: stat.st_ino, device: minor(stat.st_dev) }
+    }
+}
+
+/// In an epoll (epoll_ctl(2)). `fd` is the number that the file had then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Registered {
+    pub(super) fd: i32,
+    pub(super) events: u32,
+    pub(super) data: u64,
+    pub(super) inode: Inode,
+}
+
+impl Registered {
+    /// `tfd: 5 events: 19 data: 5 pos:0 ino:61ef sdev:8` in fdinfo, the numbers but for the first in hex
+    /// (proc_pid_fdinfo(5)). None: not such a line.
+    pub(super) fn parse(line: &str) -> Option<Self> {
+        const MINOR: u64 = 0xf_ffff;
+        let rest = line.strip_prefix("tfd:")?;
+        let word = |key: &str| rest.split_once(key)?.1.split_ascii_whitespace().next();
+        let number = |key: &str| u64::from_str_radix(word(key)?, 16).ok();
+        Some(Self {
+            fd: word("")?.parse().ok()?,
+            events: number("events:")?.try_into().ok()?,
+            data: number("data:")?,
+            inode: Inode { number: number("ino:")?, device: number("sdev:")? & MINOR },
+        })
+    }
+}
+
+/// The file up to 4 MiB.
+pub(super) fn bytes(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Likewise; the name that a process gave itself need not be UTF-8.
+pub(super) fn text(path: impl AsRef<Path>) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&bytes(path)?).into_owned())
+}
+
+/// What stands behind `name`, as `Tgid:`, in a file of such lines: status, fdinfo.
+pub(super) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// The inode of the socket that a link in fd leads to; None for any other file.
+pub(super) fn socket(link: impl AsRef<Path>) -> io::Result<Option<u64>> {
+    let file = fs::read_link(link)?;
+    let inode = file.to_str().and_then(|file| file.strip_prefix("socket:[")?.strip_suffix(']'));
+    Ok(inode.and_then(|inode| inode.parse().ok()))
+}
+
+/// The entries that are numbers: the processes in /proc, the fds in fd.
+pub(super) fn numbers(directory: impl AsRef<Path>) -> io::Result<impl Iterator<Item = i32>> {
+    Ok(fs::read_dir(directory)?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
+}
+
+/// The process, the thread or the fd went away between two looks.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_the_kernel_writes_them_and_not_trusted() {
+        let line = "tfd:        5 events: 80002019 data:               5f  pos:0 ino:61ef sdev:8";
+        let inode = Inode { number: 0x61ef, device: 8 };
+        let registered = Registered { fd: 5, events: 0x8000_2019, data: 0x5f, inode };
+        assert_eq!(Registered::parse(line), Some(registered));
+        for (there, instead) in [("tfd: ", "pos: "), ("5 ", "x "), ("80002019", "180002019"), ("61ef", "")] {
+            assert_eq!(Registered::parse(&line.replacen(there, instead, 1)), None, "{instead}");
+        }
+        assert!(["", "tfd:", "tfd: 5", "pos:\t0"].iter().all(|line| Registered::parse(line).is_none()));
+        let status = "Name:\tTgid: 7\nTgid:\t12\n";
+        assert_eq!((field(status, "Tgid:"), field(status, "Gid:")), (Some("12"), None));
+    }
+}
