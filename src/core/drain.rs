@@ -39,8 +39,7 @@ pub struct Counted {
 pub enum Taking {
     /// It may have accepted some, nobody waited, or it has its hands full.
     Something,
-    /// They all wait still, or nobody did and somebody does now: on each of its sockets, and it has no connection that it
-    /// could be working on.
+    /// They all wait still, and so does everybody else who has come since it got the traffic.
     Nothing,
     /// Some wait still, none was accepted, and its main process is stopped by a signal.
     Stopped,

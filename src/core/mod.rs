@@ -262,7 +262,7 @@ pub enum Event {
     },
     /// A connection waits on a watched socket.
     Connected,
-    /// Something waits on a guarded slot, or has come there and was accepted.
+    /// Something waits on a guarded slot.
     Arrived {
         slot: SlotId,
     },
@@ -391,7 +391,7 @@ pub enum Action {
     },
     /// New connections go there from now on; whatever servers did to the sockets so far is undone.
     Steer(Steering),
-    /// Report `Arrived` whenever something comes to this slot of any socket (on), or stop doing so.
+    /// Report `Arrived` whenever something waits on this slot of any socket (on), or stop doing so.
     Guard {
         slot: SlotId,
         on: bool,

@@ -180,9 +180,8 @@ pub(super) struct Generation {
     pub(super) waiting: Option<Waiting>,
     /// Of a candidate: it has all of the traffic, which a canary puts off.
     pub(super) switched: Option<Time>,
-    /// Likewise: it has to accept what waits for it. It was seen to.
+    /// Likewise: it has to accept what waits for it.
     pub(super) trial: Option<Trial>,
-    pub(super) accepts: bool,
     /// Of an old one: it finishes what it has. Its connections are counted until its end, and what that cut off.
     pub(super) drain: Option<Drain>,
     /// Since when another has its place for good.
@@ -408,7 +407,6 @@ impl Generation {
             waiting: None,
             switched: None,
             trial: None,
-            accepts: false,
             drain: None,
             replaced: None,
             look: None,

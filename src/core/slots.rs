@@ -4,8 +4,8 @@
 //! accepts only from its own. Nothing here is remembered twice: who should have the traffic, and which slots nobody
 //! serves, is read off the phase after every step ([`Step::settle_slots`]) and ordered where it has changed.
 //!
-//! * *guarded*: the shell says when something arrives: no generation accepts there, or a candidate that nobody has come to;
-//! * *stranded*: something has arrived where no generation accepts, and is to be taken to whoever serves, by a *rescue*;
+//! * *guarded*: no generation accepts there, so the shell says when something arrives;
+//! * *stranded*: something has arrived there, and is to be taken to whoever serves, by a *rescue*;
 //! * *look* (drain.rs): the connections of a generation are counted; *trial* (trial.rs): whether a candidate accepts;
 //!   *sight* (waiting.rs): who waits on its sockets.
 
@@ -91,20 +91,8 @@ impl Step<'_> {
             return;
         }
         self.settle_steering();
-        self.settle_guards();
-        if self.service.target_serves() && self.service.rescue_due.is_none() {
-            for slot in std::mem::take(&mut self.service.stranded) {
-                if self.service.is_abandoned(slot) {
-                    self.out.push(Action::Rescue { slot });
-                }
-            }
-        }
-    }
-
-    pub(super) fn settle_guards(&mut self) {
         for slot in SlotId::all() {
-            let is_awaited = |one: &Generation| one.slot == slot && one.awaits_first();
-            let on = self.service.is_abandoned(slot) || self.service.generations.iter().any(is_awaited);
+            let on = self.service.is_abandoned(slot);
             let guarded = &mut self.service.guarded;
             if on != guarded.contains(&slot) {
                 if on {
@@ -115,13 +103,18 @@ impl Step<'_> {
                 self.out.push(Action::Guard { slot, on });
             }
         }
+        if self.service.target_serves() && self.service.rescue_due.is_none() {
+            for slot in std::mem::take(&mut self.service.stranded) {
+                if self.service.guarded.contains(&slot) {
+                    self.out.push(Action::Rescue { slot });
+                }
+            }
+        }
     }
 
-    /// Something has come to a guarded slot. Where nobody accepts, `settle_slots` has it taken to whoever serves, now or as
-    /// soon as somebody does.
+    /// Something waits on a guarded slot. `settle_slots` has it taken to whoever serves, now or as soon as somebody does.
     pub(super) fn on_arrived(&mut self, slot: SlotId) {
-        self.begin_counting(slot);
-        if self.service.is_abandoned(slot) && self.service.guarded.contains(&slot) {
+        if self.service.guarded.contains(&slot) {
             self.service.stranded.insert(slot);
             self.on_connected();
         }

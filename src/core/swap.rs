@@ -135,9 +135,9 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id).filter(|_| new == id) else { return };
         generation.switched = Some(self.now);
         let bake = generation.policy.bake;
-        self.begin_trial(id, bake);
         // Also without a bake the old one stays until this is known to have worked.
         self.settle_steering();
+        self.begin_trial(id, bake);
         if bake != Span::ZERO {
             self.tell(SwapNote::Baking { from: old, to: id, span: bake }.into());
         }

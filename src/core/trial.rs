@@ -1,16 +1,14 @@
-//! A candidate that was ready and accepts nothing is not taken: at the end of its canary, and of its bake, somebody must
-//! have come out of its queue.
+//! A candidate that was ready and hangs is not taken: who waits at the end of its canary, and of its bake, has to see it run.
 //!
-//! It is counted from the moment at which the first connection comes, again and again. Who waits is known one by one, and
-//! a queue is first in, first out: where all that waited at one count still wait at the next, nothing was accepted in
-//! between, however many came. Once it has accepted anybody it may be busy for that one, whose connection may be over by
-//! now, and then only being stopped by a signal is a fault. Where nobody comes nothing is known, and it is taken.
+//! In the last second it is counted again and again. A server with its hands full accepts nothing, and who gave it work may
+//! be gone by then. So it is a fault only where everybody who has come since it got the traffic still waits, or where it is
+//! stopped by a signal (see [`Taking`]). Where nobody waits nothing is known, and it is taken.
 
 use serde::{Deserialize, Serialize};
 
 use super::drain::Taking;
 use super::service::{Generation, Phase, Step};
-use super::{Action, GenerationId, SlotId, Time, limits};
+use super::{Action, GenerationId, Time, limits};
 use crate::config::Span;
 
 /// Of a candidate that is ready, until its canary or its bake is over.
@@ -24,23 +22,23 @@ pub(super) struct Trial {
     counted: Option<Time>,
     /// For how long it has accepted nothing, as far as we were there to see it.
     nothing_for: Span,
-    /// Nobody has come to its slot yet.
-    pub(super) awaits_first: bool,
 }
 
 impl Trial {
-    /// Within this span; None: there is no time for one.
+    /// The last second of this span; None: there is no time for one.
     fn of(now: Time, span: Span) -> Option<Self> {
-        let last = now.after(before(span, limits::LOOK_FIRST));
+        let before =
+            |span: Span, less: Span| Span::from_nanos(span.as_nanos().saturating_sub(less.as_nanos()));
+        let last = before(span, limits::LOOK_FIRST);
+        let next = now.after(before(last, limits::QUEUE_STUCK));
         let trial = Self {
-            next: last,
+            next,
             gap: limits::TRIAL_GAP,
-            last,
+            last: now.after(last),
             counted: None,
             nothing_for: Span::ZERO,
-            awaits_first: true,
         };
-        (now < last).then_some(trial)
+        (next < trial.last).then_some(trial)
     }
 
     pub(super) const fn next(self) -> Time {
@@ -62,44 +60,16 @@ impl Trial {
         self.nothing_for = Span::from_nanos(self.nothing_for.as_nanos().saturating_add(gap.as_nanos()));
         (self.nothing_for >= enough).then_some(self.nothing_for)
     }
-
-    /// Later from time to time, but no sooner than after `rest`; of one that accepts only its end matters.
-    fn count_again(&mut self, now: Time, rest: Span, accepts: bool) {
-        let next = now.after(self.gap.max(rest)).min(self.last);
-        let end = Time(self.last.0.saturating_sub(limits::QUEUE_STUCK.as_nanos()));
-        (self.next, self.gap) = if accepts && next < end {
-            (end, limits::TRIAL_GAP)
-        } else {
-            (next, Span::from_nanos(self.gap.as_nanos() * 2).min(limits::LOOK_LAST))
-        };
-    }
-}
-
-fn before(span: Span, less: Span) -> Span {
-    Span::from_nanos(span.as_nanos().saturating_sub(less.as_nanos()))
 }
 
 impl Step<'_> {
-    /// Its canary or its bake begins. Before it gets any traffic, so that the first who comes is not missed.
+    /// Its canary or its bake begins.
     pub(super) fn begin_trial(&mut self, id: GenerationId, span: Span) {
-        if !self.service.steers() {
-            return;
-        }
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id) else { return };
-        generation.trial = Trial::of(now, span);
-        self.settle_guards();
-    }
-
-    /// Somebody has come to this slot, and may have been accepted by now.
-    pub(super) fn begin_counting(&mut self, slot: SlotId) {
-        let is_first = |one: &&mut Generation| one.slot == slot && one.awaits_first();
-        let Some(generation) = self.service.generations.iter_mut().find(is_first) else { return };
-        if let Some(trial) = &mut generation.trial {
-            trial.awaits_first = false;
+        let steers = self.service.steers();
+        if let Some(generation) = self.service.get_mut(id) {
+            generation.trial = Trial::of(now, span).filter(|_| steers);
         }
-        let id = generation.id;
-        self.on_trial_due(id);
     }
 
     pub(super) fn on_trial_due(&mut self, id: GenerationId) {
@@ -117,11 +87,11 @@ impl Step<'_> {
         let Phase::Swapping { new, .. } = self.service.phase else { return };
         let Some(generation) = self.service.get_mut(id).filter(|_| new == id) else { return };
         let Some(trial) = generation.trial.as_mut().filter(|trial| trial.next == Time::NEVER) else { return };
-        generation.accepts |= taking == Taking::Something && !trial.awaits_first;
         let nothing_for = trial.has_accepted_nothing(now, taking);
-        let nothing_for = nothing_for.filter(|_| taking == Taking::Stopped || !generation.accepts);
         if now < trial.last {
-            return trial.count_again(now, rest, generation.accepts);
+            trial.next = now.after(trial.gap.max(rest)).min(trial.last);
+            trial.gap = Span::from_nanos(trial.gap.as_nanos() * 2).min(limits::LOOK_LAST);
+            return;
         }
         generation.trial = None;
         if let Some(span) = nothing_for {
@@ -133,12 +103,6 @@ impl Step<'_> {
             );
             self.roll_back(reason);
         }
-    }
-}
-
-impl Generation {
-    pub(super) fn awaits_first(&self) -> bool {
-        self.trial.is_some_and(|trial| trial.awaits_first)
     }
 }
 

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 pub use inet::{Activity, InetSocket, State};
 pub use local::{Node, UnixSocket};
-pub use proc::{inodes_of, listen_overflows, somaxconn};
-pub use traffic::{Handshakes, handshakes, may_be_worked_on, traffic, unix_traffic};
+pub use proc::{inodes_of, listen_overflows, passive_opens, somaxconn};
+pub use traffic::{Handshakes, handshakes, traffic, unix_traffic};
 
 pub use super::socket::holder::of_inode as holder;
 

@@ -169,32 +169,6 @@ fn an_answer_that_the_client_does_not_read_is_in_flight() {
 }
 
 #[test]
-fn a_server_may_be_busy_with_what_it_has_read_something_of() {
-    let (listener, address) = listener("127.0.0.1:0");
-    let (mut client, mut server) = pair(&listener);
-    let wait_for = |unread: u32, closed: State, busy: bool| {
-        let mut look = || {
-            Diag::default()
-                .tcp(address)
-                .unwrap()
-                .iter()
-                .find(|one| one.inode != 0 && one.state == closed)
-                .cloned()
-        };
-        let found = until(&mut look, |one| one.as_ref().is_some_and(|one| one.rqueue == unread)).unwrap();
-        assert_eq!(may_be_worked_on(&found), busy, "{found:?}");
-    };
-    client.write_all(b"0123456789").unwrap();
-    wait_for(10, State::Established, false);
-    server.read_exact(&mut [0; 4]).unwrap();
-    wait_for(6, State::Established, true);
-    server.read_exact(&mut [0; 6]).unwrap();
-    client.shutdown(Shutdown::Write).unwrap();
-    wait_for(1, State::CloseWait, true);
-    drop(server);
-}
-
-#[test]
 fn a_connection_that_never_said_a_byte_is_idle() {
     let (listener, address) = listener("127.0.0.1:0");
     let (client, server) = pair(&listener);

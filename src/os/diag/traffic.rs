@@ -87,12 +87,6 @@ fn unread(socket: &InetSocket) -> u32 {
     socket.rqueue.saturating_sub(u32::from(socket.state == State::CloseWait))
 }
 
-/// False only for an accepted connection of which the server has read and answered nothing yet, although it could.
-pub fn may_be_worked_on(socket: &InetSocket) -> bool {
-    let was_begun = |of: Activity| of.sent > 0 || of.bytes_received > u64::from(socket.rqueue);
-    unread(socket) == 0 || socket.wqueue > 0 || socket.activity.is_none_or(was_begun)
-}
-
 /// What an accepted connection is doing.
 fn work(socket: &InetSocket, quiet: Span) -> Work {
     let unread = unread(socket);

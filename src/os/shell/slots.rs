@@ -195,7 +195,7 @@ impl Shell {
         if waits && self.slots.is_watched(&socket, slot) {
             self.watch(false);
             self.queue.push_back(Event::Connected);
-        } else if self.slots.guarded.contains(&slot) && (waits || self.children.on_slot(slot).is_some()) {
+        } else if waits && self.slots.guarded.contains(&slot) {
             self.queue.push_back(Event::Arrived { slot });
         }
         self.dispatch();
@@ -205,7 +205,7 @@ impl Shell {
 /// Who gets the traffic.
 impl Shell {
     pub(super) fn steer(&mut self, steering: Steering) {
-        let old = std::mem::replace(&mut self.slots.steering, steering).slot;
+        let before = std::mem::replace(&mut self.slots.steering, steering);
         // What is counted from now on shall not be what was there before.
         self.questions.diag.forget();
         // Before slots of ours come back to their groups, behind whoever is there.
@@ -216,6 +216,9 @@ impl Shell {
             None => true,
         };
         let common: Vec<_> = self.held().into_iter().filter(is_common).collect();
+        if before != steering {
+            self.remember_who_came(before);
+        }
         let mut failed = Vec::new();
         for socket in common {
             match socket.steer(&steering) {
@@ -227,8 +230,8 @@ impl Shell {
         if !failed.is_empty() {
             self.queue.push_back(Event::SteerFailed { why: failed.join(", ") });
         }
-        if old != steering.slot {
-            self.remember_handshakes(old);
+        if before.slot != steering.slot {
+            self.remember_handshakes(before.slot);
         }
         self.arm();
     }

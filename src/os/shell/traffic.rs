@@ -12,7 +12,7 @@ use nix::sys::stat::fstat;
 use super::Shell;
 use crate::config::{Kind, Span};
 use crate::core::report::Status;
-use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Taking, Traffic};
+use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Steering, Taking, Traffic};
 use crate::os::diag::{self, Diag, Handshakes, InetSocket, State, UnixSocket};
 use crate::os::socket::HeldSocket;
 use crate::os::waiters::{self, Inode};
@@ -32,6 +32,9 @@ pub(super) struct Questions {
     is_refusal_told: bool,
     /// ListenOverflows when the files were read last.
     overflows: Option<u64>,
+    /// How many connections had come to this host when the slot with the traffic got its first, and how many of these
+    /// waited there. None: not known, or some go elsewhere.
+    came_before: Option<(u64, u64)>,
     /// Other people's sockets in our groups, by ours.
     pub(super) strangers: Vec<(Rc<HeldSocket>, Vec<u64>)>,
 }
@@ -43,11 +46,9 @@ struct Seen {
     waiting: HashSet<u64>,
     /// On AF_UNIX: since when nothing was seen in either queue of a connection.
     silent: HashMap<u64, Instant>,
-    /// A connection was accepted, and the server may be busy with it.
-    is_at_work: bool,
     /// Not one of its processes ran.
     is_all_stopped: bool,
-    /// On some socket nobody waited, or it cannot be known who.
+    /// Not all who waited are known.
     is_partial: bool,
 }
 
@@ -64,16 +65,11 @@ struct Look {
 impl Look {
     /// The connections of one socket.
     fn see<'a>(&mut self, connections: impl Iterator<Item = &'a InetSocket>) {
-        let mut is_empty = true;
         for one in connections {
             if one.inode == 0 {
-                is_empty = false;
                 self.seen.waiting.insert(one.cookie);
-            } else {
-                self.seen.is_at_work |= diag::may_be_worked_on(one);
             }
         }
-        self.seen.is_partial |= is_empty;
     }
 
     /// Those of these unix connections that have been silent for all of DrainQuiet=, as far as anybody has looked.
@@ -89,14 +85,16 @@ impl Look {
         found
     }
 
-    /// Queues are first in, first out: where all that waited before still wait, none of them was accepted in between.
-    /// Who waits is shown for TCP alone; elsewhere it takes that there is nobody who could accept.
-    fn taking(&self, waits: bool) -> Taking {
+    /// Who waits is shown for TCP alone; elsewhere it takes that there is nobody who could accept. `have_come`: how many
+    /// connections have come to this host since the slot got its first. That all of them wait is more than likely where
+    /// others on this host accept none; where they do, it is never so, and nobody is blamed.
+    fn taking(&self, waits: bool, have_come: impl Fn() -> Option<u64>) -> Taking {
         let (before, now) = (&self.before, &self.seen);
-        let is_untouched = !now.waiting.is_empty() && before.waiting.is_subset(&now.waiting);
+        let is_untouched = !before.waiting.is_empty() && before.waiting.is_subset(&now.waiting);
+        let all_wait = || have_come().is_some_and(|count| now.waiting.len() as u64 >= count);
         if before.is_all_stopped && now.is_all_stopped && waits {
             Taking::Stopped
-        } else if is_untouched && !self.seen.is_partial && !self.seen.is_at_work {
+        } else if is_untouched && !now.is_partial && all_wait() {
             Taking::Nothing
         } else {
             Taking::Something
@@ -105,6 +103,11 @@ impl Look {
 }
 
 impl Questions {
+    fn have_come(&self) -> Option<u64> {
+        let (before, waited) = self.came_before?;
+        Some(diag::passive_opens().ok()?.saturating_sub(before) + waited)
+    }
+
     /// The server's side of a connection to `at`: its state, and its inode, which is 0 as long as it is not accepted.
     /// None: there is none.
     pub(super) fn other_side(
@@ -132,6 +135,20 @@ impl Shell {
         self.questions.handshakes.insert(slot, begun);
     }
 
+    /// The traffic is about to go where it did not go before.
+    pub(super) fn remember_who_came(&mut self, before: Steering) {
+        let Steering { slot, canary } = self.slots.steering;
+        let has_had_some = before.slot == slot || before.canary.is_some_and(|(other, _)| other == slot);
+        self.questions.came_before = None;
+        if canary.is_some() || has_had_some {
+            return;
+        }
+        // Whoever comes from here on may be accepted there; who still goes to the old one makes it too many.
+        let Ok(count) = diag::passive_opens() else { return };
+        let queued = self.held().iter().map(|socket| u64::from(socket.queued(slot).unwrap_or(0))).sum();
+        self.questions.came_before = Some((count, queued));
+    }
+
     /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
     pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
         let begun = Instant::now();
@@ -152,7 +169,9 @@ impl Shell {
         look.seen.is_all_stopped = is_stopped && self.children.is_all_stopped(generation);
         look.seen.is_partial |= traffic.is_err();
         let waits = traffic.is_ok_and(|traffic| traffic.queued > 0);
-        let taking = look.taking(waits);
+        // After the dump: who comes between the two makes it too many.
+        let taking =
+            look.taking(waits, || self.questions.have_come().filter(|_| slot == self.slots.steering.slot));
         self.questions.seen.insert(generation, look.seen);
         // Who gets a dump that another has paid for pays for the next.
         let cost = begun.elapsed().max(self.questions.diag.spent());

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::super::load::{Failure, Load, Samples, ask, connect};
-use super::super::support::{Daemon, Place, proc_status, wait_for};
+use super::super::load::{Failure, Load, Samples, ask, connect, get};
+use super::super::support::{Daemon, Launch, Place, example, proc_status, wait_for};
 use super::hung::hang;
-use super::{rude, wait_for_traffic};
+use super::{namespace, rude, wait_for_traffic};
 
 /// The candidate dies 600 ms after the switch, for good; what the clients saw, and when it died.
 fn die_during_bake(daemon: &mut Daemon, candidate: u64) -> (Samples, Instant) {
@@ -64,7 +64,7 @@ fn a_release_that_dies_while_it_bakes_gives_the_traffic_back_at_once() {
 fn a_release_that_hangs_up_on_its_own_is_rolled_back_too() {
     let place = Place::new();
     place.flags("--work 5");
-    let mut daemon = super::super::support::Launch::ready(&place, "--ready notify --bake 1s").start();
+    let mut daemon = Launch::ready(&place, "--ready notify --bake 1s").start();
     daemon.wait_generation(1);
     let address = daemon.address("http");
     let load = Load::start(&address, 200);
@@ -110,14 +110,65 @@ fn a_release_that_hangs_while_it_bakes_is_rolled_back() {
     hang_in_its_trial(&place.path("site.sock"), "--bake 500ms");
 }
 
+/// It says that it is ready and accepts nobody. Nothing else on its host accepts anybody either.
+#[test]
+fn a_release_that_never_accepts_is_rolled_back() {
+    if !namespace::enter() {
+        return;
+    }
+    let place = Place::new();
+    place.flags("");
+    let mut daemon = Launch::ready(&place, "--ready notify --bake 3s").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    place.flags("--herald");
+    let verb = daemon.spawn_verb("swap --json");
+    wait_for("the switch", || daemon.stderr().contains("stays untouched for another").then_some(()));
+    let mut waiting: Vec<_> = (0..3).map(|_| connect(&address).unwrap()).collect();
+    for client in &mut waiting {
+        ask(client, "/").unwrap();
+    }
+    let swap = verb.end().json();
+    assert_eq!(swap["outcome"], "rolled-back", "{swap} {}", daemon.stderr());
+    let reason = swap["reason"].as_str().unwrap();
+    assert!(reason.contains("generation 2 has accepted nothing for"), "{reason}");
+    for client in &mut waiting {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("ready generation 1 on http\n"), "{text}");
+    }
+}
+
+/// One client at a time, and what it does for that one goes on when the connection is over.
+#[test]
+fn a_release_that_works_on_after_its_answer_is_taken() {
+    // Where others accept connections, nobody is thrown out.
+    let _in_one_of_our_own = namespace::enter();
+    let place = Place::new();
+    place.write("how", "accept");
+    let mut daemon = Launch::new(&place)
+        .args("--listen 127.0.0.1:0=http --bake 1500ms --drain-quiet 50ms")
+        .command(&[&example("waits"), &place.path("how")])
+        .start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let verb = daemon.spawn_verb("swap --json");
+    wait_for_traffic(&address, "waits generation 2\n");
+    assert_eq!(get(&address, "/after").unwrap(), "waits generation 2\n");
+    let others: Vec<_> = (0..3).map(|_| connect(&address).unwrap()).collect();
+    let swap = verb.end().json();
+    assert_eq!(swap["outcome"], "swapped", "{swap} {}", daemon.stderr());
+    drop(others);
+}
+
 /// One client at a time, and that one says nothing for as long as the bake lasts.
 #[test]
 fn a_release_with_its_hands_full_is_taken() {
     let place = Place::new();
     place.write("how", "accept");
-    let mut daemon = super::super::support::Launch::new(&place)
+    let mut daemon = Launch::new(&place)
         .args("--listen 127.0.0.1:0=http --bake 2s --drain-quiet 50ms")
-        .command(&[&super::example("waits"), &place.path("how")])
+        .command(&[&example("waits"), &place.path("how")])
         .start();
     daemon.wait_generation(1);
     let address = daemon.address("http");

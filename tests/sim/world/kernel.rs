@@ -102,9 +102,8 @@ pub(super) struct Group {
     pub(super) stopped: bool,
     /// Since when.
     pub(super) stopped_at: u64,
-    /// When it was counted last, and whether somebody waited for it then.
+    /// When it was counted last.
     pub(super) counted: u64,
-    pub(super) was_wanted: bool,
     /// When it accepted somebody last.
     pub(super) accepted: Option<u64>,
     held: Vec<Happening>,
@@ -284,7 +283,6 @@ impl World {
             stopped: false,
             stopped_at: 0,
             counted: 0,
-            was_wanted: false,
             accepted: None,
             held: Vec::new(),
             awaited: false,

@@ -196,12 +196,10 @@ impl World {
     }
 
     fn report(&mut self, slot: SlotId) {
-        let waits = self.net.queue(slot).waiting > 0;
-        let is_served = self.groups.values().any(|group| group.slot == slot && group.is_alive());
-        if !waits && !is_served {
+        if self.net.queue(slot).waiting == 0 {
             return;
         }
-        if waits && self.net.watched && slot == self.net.wanted.slot {
+        if self.net.watched && slot == self.net.wanted.slot {
             if !self.queue.contains(&Event::Connected) {
                 self.queue.push_back(Event::Connected);
             }
@@ -372,14 +370,11 @@ impl World {
         let now = self.now;
         let Some(group) = self.groups.get_mut(&generation) else { return Taking::Something };
         let before = std::mem::replace(&mut group.counted, now);
-        let was_wanted = std::mem::replace(&mut group.was_wanted, queue.waiting > 0);
-        let Traffic { in_flight, recent, idle, .. } = group.traffic;
-        let has_taken = was_wanted && queue.since > before;
-        if queue.waiting == 0 || has_taken || self.net.is_blind {
+        if queue.waiting == 0 || queue.since > before || self.net.is_blind {
             Taking::Something
-        } else if group.stopped && group.stopped_at <= before {
+        } else if group.stopped {
             Taking::Stopped
-        } else if in_flight + recent + idle == 0 {
+        } else if group.accepted.is_none() {
             Taking::Nothing
         } else {
             Taking::Something
