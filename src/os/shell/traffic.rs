@@ -104,6 +104,11 @@ impl Look {
     }
 }
 
+/// What a look that was begun then has cost.
+pub(super) fn cost_since(begun: Instant) -> Span {
+    Span::from_nanos(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}
+
 impl Questions {
     /// The server's side of a connection to `at`: its state, and its inode, which is 0 as long as it is not accepted.
     /// None: there is none.
@@ -154,10 +159,7 @@ impl Shell {
         let waits = traffic.is_ok_and(|traffic| traffic.queued > 0);
         let taking = look.taking(waits);
         self.questions.seen.insert(generation, look.seen);
-        // Who gets a dump that another has paid for pays for the next.
-        let cost = begun.elapsed().max(self.questions.diag.spent());
-        let cost = Span::from_nanos(u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX));
-        let counted = Counted { traffic: traffic.ok(), taking, cost };
+        let counted = Counted { traffic: traffic.ok(), taking, cost: cost_since(begun) };
         self.queue.push_back(Event::Counted { generation, counted });
     }
 
