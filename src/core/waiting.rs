@@ -284,19 +284,19 @@ mod tests {
         step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
         let next = |core: &Supervisor| core.next_wake().map(|(time, why)| (time.0 / 1_000_000, why));
         assert_eq!(next(&core), Some((5, Why::Sight(ID))));
-        let look = Action::Look { generation: ID, slot: SlotId(0), ask: true };
-        assert_eq!(step(&mut core, 5, Event::Tick), [look.clone()]);
+        let look = [Action::Look { generation: ID, slot: SlotId(0), ask: true }];
+        assert_eq!(step(&mut core, 5, Event::Tick), look);
         // A cheap one is made again as soon as if it had cost nothing, a dear one later.
         step(&mut core, 5, looked(0));
         assert_eq!(next(&core), Some((10, Why::Sight(ID))));
-        assert_eq!(step(&mut core, 10, Event::Tick), [look.clone()]);
+        assert_eq!(step(&mut core, 10, Event::Tick), look);
         step(&mut core, 10, looked(30));
         assert_eq!(next(&core), Some((310, Why::Sight(ID))));
         // So is one that others have paid for.
         step(&mut core, 50, counted(20));
         assert_eq!(next(&core), Some((510, Why::Sight(ID))));
         assert_eq!(step(&mut core, 509, Event::Tick), []);
-        assert_eq!(step(&mut core, 510, Event::Tick), [look]);
+        assert_eq!(step(&mut core, 510, Event::Tick), look);
     }
 
     #[test]
