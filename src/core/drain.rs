@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::note::SwapNote;
 use super::report::{LastSwap, Reply};
-use super::service::{Drain, Generation, Look, Phase, Step};
+use super::service::{Drain, Generation, Look, Phase, Service, Step};
 use super::swap::swapped;
 use super::{Action, ClientId, End, Exit, GenerationId, Time, limits};
 use crate::config::Span;
@@ -112,23 +112,22 @@ impl Step<'_> {
         self.out.push(Action::Count { generation: id, slot: generation.slot, quiet });
     }
 
-    /// All counting together takes a tenth of our time at most: how long one waits after what it cost.
-    fn rest_after(&self, cost: Span) -> Span {
-        let counted =
-            self.service.generations.iter().filter(|one| one.next_look().is_some()).count().max(1) as u64;
-        Span::from_nanos(cost.as_nanos().saturating_mul(limits::LOOK_COST * counted))
+    /// All looks together (who waits, which connections there are) take a tenth of our time at most. So all rest for
+    /// what any of them cost; those that are due by then are made in one turn, which takes one dump of the kernel's tables.
+    pub(super) fn rest_after(&mut self, cost: Span) {
+        let rest = Span::from_nanos(cost.as_nanos().saturating_mul(limits::LOOK_COST));
+        self.service.rests_until = self.service.rests_until.max(self.now).after(rest);
     }
 
     pub(super) fn on_counted(&mut self, id: GenerationId, counted: Counted) {
         let now = self.now;
-        let rest = self.rest_after(counted.cost);
+        self.rest_after(counted.cost);
         let traffic = counted.traffic;
-        self.try_candidate(id, counted.taking, traffic.unwrap_or_default().queued, rest);
+        self.try_candidate(id, counted.taking, traffic.unwrap_or_default().queued);
         let Some(generation) = self.service.get_mut(id) else { return };
         let slot = generation.slot;
         let Some(look) = &mut generation.look else { return };
         look.seen = traffic;
-        look.next = look.next.max(now.after(rest));
         if generation.ending.is_some() && look.told_with.is_none() {
             // Asked for before the signal, answered after it.
             look.told_with = traffic;
@@ -147,7 +146,7 @@ impl Step<'_> {
         let was_over = std::mem::replace(&mut drain.was_over, traffic.is_over());
         if traffic.is_over() && !was_over {
             // The moment may be short: clients come back.
-            look.next = now.after(limits::LOOK_FIRST.max(rest));
+            look.next = now.after(limits::LOOK_FIRST);
         }
         if (traffic.is_over() && was_over) || (is_late && traffic.in_flight == 0) {
             return self.end_drain(id);
@@ -233,10 +232,11 @@ impl Step<'_> {
     }
 }
 
-impl Generation {
+impl Service {
     /// When the kernel is asked again: as long as it drains, and until it has stopped.
-    pub(super) fn next_look(&self) -> Option<Time> {
-        let matters = self.drain.is_some() || self.ending.is_some_and(|ending| !ending.killed);
-        self.look.filter(|_| matters && self.end.is_none()).map(|look| look.next)
+    pub(super) fn next_look(&self, generation: &Generation) -> Option<Time> {
+        let is_ending = generation.ending.is_some_and(|ending| !ending.killed);
+        let matters = (generation.drain.is_some() || is_ending) && generation.end.is_none();
+        generation.look.filter(|_| matters).map(|look| look.next.max(self.rests_until))
     }
 }

@@ -60,7 +60,7 @@ pub mod limits {
     /// looked at again, at first and at last.
     pub const LOOK_FIRST: Span = Span::from_millis(5);
     pub const LOOK_LAST: Span = Span::from_millis(250);
-    /// So many times as long as a look took, nobody is looked at.
+    /// So many times as long as the looks took, nobody is looked at.
     pub const LOOK_COST: u64 = 10;
     /// How often is told what a generation that drains still has.
     pub const DRAIN_NEWS: Span = Span::from_secs(1);

@@ -77,6 +77,8 @@ pub(super) struct Service {
     pub(super) generations: Vec<Generation>,
     pub(super) last_id: u64,
     pub(super) ledger: Ledger,
+    /// Nobody is looked at before then, after what the last looks cost.
+    pub(super) rests_until: Time,
     /// Some generation sent READY=1: from then on only that counts (Ready=auto).
     pub(super) server_notifies: bool,
     /// How to take the sockets was told once.
@@ -335,6 +337,7 @@ impl Service {
             generations: Vec::new(),
             last_id: 0,
             ledger: Ledger::default(),
+            rests_until: Time(0),
             server_notifies: false,
             hint_told: false,
             attempt: None,

@@ -149,7 +149,7 @@ fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time
     due.extend(generation.retry.map(|retry| (retry, Why::Retry(id))));
     due.extend(generation.probe.as_ref().map(|probe| (probe.due, Why::Probe(id))));
     due.extend(service.next_sight(generation).map(|sight| (sight, Why::Sight(id))));
-    due.extend(generation.next_look().map(|look| (look, Why::Look(id))));
+    due.extend(service.next_look(generation).map(|look| (look, Why::Look(id))));
     due.extend(generation.drain.as_ref().map(|drain| (drain.end(), Why::DrainOver(id))));
     if let Some(ending) = generation.ending {
         due.push(if ending.killed {

@@ -80,16 +80,15 @@ impl Step<'_> {
         self.out.push(Action::Count { generation: id, slot: *slot, quiet: policy.drain_quiet });
     }
 
-    /// It was counted, which took so long that the next count should be no sooner than after `rest`. What follows the
-    /// window waits for the last one.
-    pub(super) fn try_candidate(&mut self, id: GenerationId, taking: Taking, queued: u32, rest: Span) {
-        let now = self.now;
+    /// It was counted. What follows the window waits for the last count, which therefore waits for no rest.
+    pub(super) fn try_candidate(&mut self, id: GenerationId, taking: Taking, queued: u32) {
+        let (now, rests_until) = (self.now, self.service.rests_until);
         let Phase::Swapping { new, .. } = self.service.phase else { return };
         let Some(generation) = self.service.get_mut(id).filter(|_| new == id) else { return };
         let Some(trial) = generation.trial.as_mut().filter(|trial| trial.next == Time::NEVER) else { return };
         let nothing_for = trial.has_accepted_nothing(now, taking);
         if now < trial.last {
-            trial.next = now.after(trial.gap.max(rest)).min(trial.last);
+            trial.next = now.after(trial.gap).max(rests_until).min(trial.last);
             trial.gap = Span::from_nanos(trial.gap.as_nanos() * 2).min(limits::LOOK_LAST);
             return;
         }

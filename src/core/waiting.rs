@@ -21,6 +21,8 @@ pub struct Looked {
     /// Nobody was seen there.
     pub others: BTreeSet<String>,
     pub sight: Sight,
+    /// For how long it kept the shell from everything else.
+    pub cost: Span,
 }
 
 /// Whether whoever was not seen is not there.
@@ -79,7 +81,7 @@ impl Service {
     pub(super) fn next_sight(&self, generation: &Generation) -> Option<Time> {
         let waiting = generation.waiting.as_ref().filter(|_| generation.lives())?;
         let is_for_hint = !self.hint_told && !waiting.is_known;
-        (is_for_hint || self.is_gate_to_be_seen(generation)).then_some(waiting.next)
+        (is_for_hint || self.is_gate_to_be_seen(generation)).then_some(waiting.next.max(self.rests_until))
     }
 
     /// Ready=auto: how long a generation that is neither seen nor says READY=1 has to live to count as ready.
@@ -165,6 +167,7 @@ impl Step<'_> {
 
     pub(super) fn on_looked(&mut self, id: GenerationId, looked: Looked) {
         let now = self.now;
+        self.rest_after(looked.cost);
         let Some(generation) = self.service.get_mut(id) else { return };
         let is_late = now >= generation.hint_due();
         let Some(waiting) = &mut generation.waiting else { return };
@@ -243,4 +246,72 @@ impl Generation {
 /// `http, https`
 fn listed(sockets: &BTreeSet<String>) -> String {
     sockets.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Counted, Event, Setting, SlotId, Supervisor, Taking, Traffic, Why};
+    use super::*;
+    use crate::config::Config;
+
+    const ID: GenerationId = GenerationId(1);
+
+    /// All that was looked at in this moment.
+    fn step(core: &mut Supervisor, millis: u64, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        core.step(Time(millis * 1_000_000), event, &mut actions);
+        actions.retain(|action| matches!(action, Action::Look { .. } | Action::Count { .. }));
+        actions
+    }
+
+    fn looked(cost: u64) -> Event {
+        let others = BTreeSet::from(["http".to_owned()]);
+        let cost = Span::from_millis(cost);
+        Event::Looked {
+            generation: ID,
+            looked: Looked { waited: BTreeSet::new(), others, sight: Sight::Clear, cost },
+        }
+    }
+
+    fn counted(cost: u64) -> Event {
+        let (traffic, cost) = (Some(Traffic::default()), Span::from_millis(cost));
+        Event::Counted { generation: ID, counted: Counted { traffic, taking: Taking::Something, cost } }
+    }
+
+    #[test]
+    fn looks_rest_for_ten_times_what_all_of_them_cost() {
+        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
+        let mut core = Supervisor::new(Config::for_command_line().policy, setting);
+        step(&mut core, 0, Event::Begun);
+        step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
+        let next = |core: &Supervisor| core.next_wake().map(|(time, why)| (time.0 / 1_000_000, why));
+        assert_eq!(next(&core), Some((5, Why::Sight(ID))));
+        let look = [Action::Look { generation: ID, slot: SlotId(0), ask: true }];
+        assert_eq!(step(&mut core, 5, Event::Tick), look);
+        // A cheap one is made again as soon as if it had cost nothing, a dear one later.
+        step(&mut core, 5, looked(0));
+        assert_eq!(next(&core), Some((10, Why::Sight(ID))));
+        assert_eq!(step(&mut core, 10, Event::Tick), look);
+        step(&mut core, 10, looked(30));
+        assert_eq!(next(&core), Some((310, Why::Sight(ID))));
+        // So is one that others have paid for.
+        step(&mut core, 50, counted(20));
+        assert_eq!(next(&core), Some((510, Why::Sight(ID))));
+        assert_eq!(step(&mut core, 509, Event::Tick), []);
+        assert_eq!(step(&mut core, 510, Event::Tick), look);
+    }
+
+    #[test]
+    fn a_look_that_was_stopped_by_a_signal_has_cost_nothing() {
+        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
+        let mut core = Supervisor::new(Config::for_command_line().policy, setting);
+        step(&mut core, 0, Event::Begun);
+        step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
+        step(&mut core, 5, Event::Tick);
+        step(&mut core, 3_005, looked(3_000));
+        let (signal, sender, terminal) =
+            (crate::config::Signal::CONT, super::super::Sender::Process, super::super::Terminal::Unchanged);
+        step(&mut core, 3_006, Event::Signalled { signal, sender, terminal });
+        assert_eq!(step(&mut core, 3_006, Event::Tick).len(), 1);
+    }
 }

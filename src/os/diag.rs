@@ -14,7 +14,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 pub use inet::{Activity, InetSocket, State};
 pub use local::{Node, UnixSocket};
@@ -33,8 +32,6 @@ pub struct Diag {
     /// Answers that whoever asks the same gets until [`Diag::forget`]: a dump takes the kernel milliseconds.
     tcp: HashMap<(bool, u16), Rc<[InetSocket]>>,
     unix: Option<Rc<[UnixSocket]>>,
-    /// How long those took.
-    spent: Duration,
 }
 
 impl Diag {
@@ -48,9 +45,7 @@ impl Diag {
         if let Some(known) = self.tcp.get(&key) {
             return Ok(Rc::clone(known));
         }
-        let begun = Instant::now();
         let found = Rc::from(self.inet(libc::IPPROTO_TCP, at, inet::ALL_STATES)?);
-        self.spent += begun.elapsed();
         self.tcp.insert(key, Rc::clone(&found));
         Ok(found)
     }
@@ -60,9 +55,7 @@ impl Diag {
         if let Some(known) = &self.unix {
             return Ok(Rc::clone(known));
         }
-        let begun = Instant::now();
         let found = Rc::from(self.ask(&local::request(), local::parse)?);
-        self.spent += begun.elapsed();
         self.unix = Some(Rc::clone(&found));
         Ok(found)
     }
@@ -70,12 +63,7 @@ impl Diag {
     /// What was true is not any more: the next question is the kernel's again.
     pub fn forget(&mut self) {
         self.tcp.clear();
-        (self.unix, self.spent) = (None, Duration::ZERO);
-    }
-
-    /// How long the answers took that are known.
-    pub fn spent(&self) -> Duration {
-        self.spent
+        self.unix = None;
     }
 
     /// Those of them that are handshakes.

@@ -147,6 +147,8 @@ impl Shell {
             if let Some(status) = self.exit {
                 return Ok(status);
             }
+            // It may be large, and is of no use to the next turn.
+            self.questions.diag.forget();
             match self.poll.poll(&mut events, self.patience()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -169,7 +171,6 @@ impl Shell {
     }
 
     fn turn(&mut self, mut woken: Woken) {
-        self.questions.diag.forget();
         let signals = if woken.signals { self.read_signals() } else { Vec::new() };
         woken.notified.append(&mut self.talkative);
         for generation in woken.notified {

@@ -43,6 +43,9 @@ fn every_process_left_is_asked_waited_for_and_reaped() {
     let ended = daemon.end().expect(0);
     // A mere subreaper leaves alone what its servers were told to leave behind.
     assert_eq!(ended.stdout.contains("asked"), as_init, "{ended:?}");
+    // PID 1 cannot know how many those were.
+    let words = "sent SIGTERM to what is left over";
+    assert_eq!(ended.stderr.contains(words), as_init, "{ended:?}");
     assert_eq!(place.who("exit"), [1]);
 }
 

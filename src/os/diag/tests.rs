@@ -336,14 +336,10 @@ fn whoever_asks_again_gets_the_same_answer_until_it_is_forgotten() {
     let (tcp, unix) = (diag.tcp(address).unwrap(), diag.unix().unwrap());
     let _pair = pair(&kept);
     assert!(Rc::ptr_eq(&tcp, &diag.tcp(address).unwrap()) && Rc::ptr_eq(&unix, &diag.unix().unwrap()));
-    let spent = diag.spent();
-    assert!(spent > Duration::ZERO);
     // Other questions are others.
     assert_eq!(diag.listeners(address).unwrap().len(), 1);
     assert_eq!(diag.tcp("[::1]:1".parse().unwrap()).unwrap().len(), 0);
-    assert!(diag.spent() > spent);
     diag.forget();
-    assert_eq!(diag.spent(), Duration::ZERO);
     assert_eq!((tcp.len(), diag.tcp(address).unwrap().len()), (1, 2));
 }
 

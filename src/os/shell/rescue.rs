@@ -135,7 +135,7 @@ impl Shell {
         match reap::sweep(signal) {
             // Those are gone in a moment.
             Ok(count) if count <= self.relays.len() => {}
-            Ok(count) => log::info!("{count} processes are left over; sent {signal}"),
+            Ok(_) => log::info!("sent {signal} to what is left over"),
             Err(error) => log::warn!("cannot look for processes left over: {error}"),
         }
     }

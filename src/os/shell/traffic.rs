@@ -102,6 +102,11 @@ impl Look {
     }
 }
 
+/// What a look that was begun then has cost.
+pub(super) fn cost_since(begun: Instant) -> Span {
+    Span::from_nanos(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}
+
 impl Questions {
     fn have_come(&self) -> Option<u64> {
         let (before, waited) = self.came_before?;
@@ -173,10 +178,7 @@ impl Shell {
         let taking =
             look.taking(waits, || self.questions.have_come().filter(|_| slot == self.slots.steering.slot));
         self.questions.seen.insert(generation, look.seen);
-        // Who gets a dump that another has paid for pays for the next.
-        let cost = begun.elapsed().max(self.questions.diag.spent());
-        let cost = Span::from_nanos(u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX));
-        let counted = Counted { traffic: traffic.ok(), taking, cost };
+        let counted = Counted { traffic: traffic.ok(), taking, cost: cost_since(begun) };
         self.queue.push_back(Event::Counted { generation, counted });
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use socket_supervise::config::{Handover, Ready, Signal, Span};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{
-    Action, Counted, Event, GenerationId, SlotId, Steering, Taking, Traffic, limits,
+    Action, Counted, Event, GenerationId, Looked, SlotId, Steering, Taking, Traffic, limits,
 };
 
 use super::{Check, is_passed_on, role};
@@ -17,6 +17,8 @@ use super::{Check, is_passed_on, role};
 pub(super) struct Slots {
     steering: Steering,
     pub(super) of: BTreeMap<GenerationId, OnSlot>,
+    /// Nobody is looked at before, after what the looks so far cost.
+    pub(super) rests_until: u64,
 }
 
 /// What is known of one generation.
@@ -33,8 +35,6 @@ pub(super) struct OnSlot {
     looked: Option<u64>,
     stage: Option<Stage>,
     looks: u32,
-    /// What the last look cost.
-    cost: u64,
     /// When it was asked last, and whether the answer is still to come.
     asked: Option<u64>,
     is_asked: bool,
@@ -55,11 +55,16 @@ enum Stage {
 
 impl Slots {
     pub(super) fn new() -> Self {
-        Self { steering: all(0), of: BTreeMap::new() }
+        Self { steering: all(0), of: BTreeMap::new(), rests_until: 0 }
     }
 
     fn of(&mut self, id: GenerationId) -> &mut OnSlot {
         self.of.entry(id).or_default()
+    }
+
+    /// All looks together take a tenth of the time.
+    fn rest_after(&mut self, now: u64, cost: Span) {
+        self.rests_until = self.rests_until.max(now) + cost.as_nanos() * limits::LOOK_COST;
     }
 
     pub(super) fn slot(&self, id: u64) -> u8 {
@@ -75,9 +80,11 @@ const fn all(slot: u8) -> Steering {
 impl Check {
     pub(super) fn note_slot_event(&mut self, now: u64, event: &Event) {
         match event {
+            Event::Looked { looked: Looked { cost, .. }, .. } => self.slots.rest_after(now, *cost),
+            Event::Signalled { signal: Signal::CONT, .. } => self.slots.rests_until = now,
             Event::Counted { generation, counted: Counted { traffic, cost, .. } } => {
+                self.slots.rest_after(now, *cost);
                 let on = self.slots.of(*generation);
-                on.cost = cost.as_nanos();
                 let left = |it: Traffic| it.in_flight + it.recent + it.queued + it.handshakes;
                 let is_over = traffic.is_some_and(|traffic| left(traffic) == 0);
                 on.over = if is_over { on.over + 1 } else { 0 };
@@ -203,9 +210,12 @@ impl Check {
             Stage::Drains | Stage::Told => (first << (looks - 1).min(16)).min(limits::LOOK_LAST.as_nanos()),
         };
         let since = on.looked.map_or(u64::MAX, |looked| now - looked);
-        let gap = if looks == 0 || stage == Stage::Tried { 0 } else { gap.max(on.cost * limits::LOOK_COST) };
+        // The first look of all, and the last at a candidate, come when they have to.
+        let may_not_rest = looks == 0 || stage == Stage::Tried;
+        let gap = if may_not_rest { 0 } else { gap };
         assert!(since >= gap, "no_spin: generation {} is looked at after {since} ns ({stage:?})", id.0);
         (on.looked, on.stage, on.looks) = (Some(now), Some(stage), looks + 1);
+        assert!(may_not_rest || now >= self.slots.rests_until, "generation {} is looked at too soon", id.0);
     }
 
     /// Ready=http: asks one that runs and is neither ready nor told to stop, one question at a time, every 100 ms.

@@ -68,6 +68,7 @@ impl Check {
     fn looks_end(&mut self, now: u64, id: GenerationId, ask: bool) {
         let started = self.seen[&id].started.expect("nobody runs who could wait");
         assert!(self.setting.holds_sockets && !self.seen[&id].ended, "generation {} is looked at", id.0);
+        assert!(now >= self.slots.rests_until, "generation {} is looked at too soon", id.0);
         let (is_ready, hints) = (self.seen[&id].ready.is_some(), self.waiting.hints);
         let seen = self.waiting.of.entry(id).or_default();
         let since = seen.looked.map_or(u64::MAX, |looked| now - looked);

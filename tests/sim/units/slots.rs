@@ -121,7 +121,8 @@ impl Kernel {
         if sight == Sight::Asked {
             self.slots.knocked.insert(generation);
         }
-        self.answers.push_back(Event::Looked { generation, looked: Looked { waited, others, sight } });
+        let looked = Looked { waited, others, sight, cost: Span::from_nanos(self.rng.u64(..4 * MS)) };
+        self.answers.push_back(Event::Looked { generation, looked });
         self.rules.mark("looked at", true);
     }
 

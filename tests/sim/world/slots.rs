@@ -359,10 +359,14 @@ impl World {
             (traffic.in_flight, traffic.recent) = (0, 0);
         }
         let traffic = (!self.net.is_blind).then_some(traffic);
-        let cost = if self.orderly { 0 } else { self.rng.u64(..Check::COST) };
+        let cost = self.cost();
         let taking = self.taking(generation, queue);
-        let counted = Counted { traffic, taking, cost: Span::from_nanos(cost) };
-        self.answers.push_back(Event::Counted { generation, counted });
+        self.answers.push_back(Event::Counted { generation, counted: Counted { traffic, taking, cost } });
+    }
+
+    /// Of one look.
+    pub(super) fn cost(&mut self) -> Span {
+        Span::from_nanos(if self.orderly { 0 } else { self.rng.u64(..Check::COST) })
     }
 
     /// Since it was counted last.

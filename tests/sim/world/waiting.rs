@@ -30,6 +30,7 @@ impl World {
             (true, true) => Sight::Asked,
         };
         let others = all.difference(&waited).cloned().collect();
-        self.answers.push_back(Event::Looked { generation, looked: Looked { waited, others, sight } });
+        let looked = Looked { waited, others, sight, cost: self.cost() };
+        self.answers.push_back(Event::Looked { generation, looked });
     }
 }
