@@ -30,7 +30,7 @@ pub struct Counted {
     /// None: the kernel does not say.
     pub traffic: Option<Traffic>,
     pub taking: Taking,
-    /// For how long it kept the shell from everything else.
+    /// The CPU time that it took the shell.
     pub cost: Span,
 }
 

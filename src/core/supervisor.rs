@@ -221,9 +221,8 @@ impl Step<'_> {
         }
     }
 
-    /// The time we were stopped does not count against the server's watchdog, and it is no cost of a look.
+    /// The time we were stopped does not count against the server's watchdog.
     pub(super) fn on_continued(&mut self) {
-        self.service.rests_until = self.now;
         for generation in &mut self.service.generations {
             let next = self.now.after(generation.watchdog_period);
             generation.watchdog = generation.watchdog.map(|_| next);

@@ -21,7 +21,7 @@ pub struct Looked {
     /// Nobody was seen there.
     pub others: BTreeSet<String>,
     pub sight: Sight,
-    /// For how long it kept the shell from everything else.
+    /// The CPU time that it took the shell.
     pub cost: Span,
 }
 
@@ -299,19 +299,5 @@ mod tests {
         assert_eq!(next(&core), Some((510, Why::Sight(ID))));
         assert_eq!(step(&mut core, 509, Event::Tick), []);
         assert_eq!(step(&mut core, 510, Event::Tick), look);
-    }
-
-    #[test]
-    fn a_look_that_was_stopped_by_a_signal_has_cost_nothing() {
-        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
-        let mut core = Supervisor::new(Config::for_command_line().policy, setting);
-        step(&mut core, 0, Event::Begun);
-        step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
-        step(&mut core, 5, Event::Tick);
-        step(&mut core, 3_005, looked(3_000));
-        let (signal, sender, terminal) =
-            (crate::config::Signal::CONT, super::super::Sender::Process, super::super::Terminal::Unchanged);
-        step(&mut core, 3_006, Event::Signalled { signal, sender, terminal });
-        assert_eq!(step(&mut core, 3_006, Event::Tick).len(), 1);
     }
 }

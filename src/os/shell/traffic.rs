@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::fstat;
+use nix::time::ClockId;
 
 use super::Shell;
 use crate::config::{Kind, Span};
@@ -102,9 +103,15 @@ impl Look {
     }
 }
 
-/// What a look that was begun then has cost.
-pub(super) fn cost_since(begun: Instant) -> Span {
-    Span::from_nanos(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
+/// The CPU time of this thread: what a look costs is the difference. On a busy machine, or when we are stopped by a signal,
+/// a look takes longer, and costs no more.
+pub(super) fn cpu_time() -> Span {
+    let time = ClockId::CLOCK_THREAD_CPUTIME_ID.now().expect("Linux has this clock");
+    Span::from_nanos(u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
+}
+
+pub(super) fn cost_since(begun: Span) -> Span {
+    Span::from_nanos(cpu_time().as_nanos().saturating_sub(begun.as_nanos()))
 }
 
 impl Questions {
@@ -156,7 +163,7 @@ impl Shell {
 
     /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
     pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
-        let begun = Instant::now();
+        let (begun, cpu) = (Instant::now(), cpu_time());
         let (held, others): (Vec<_>, Vec<_>) = self.held().into_iter().partition(|one| one.is_steered());
         let before = self.questions.seen.remove(&generation).unwrap_or_default();
         let mut look = Look { generation, slot, quiet, begun, before, seen: Seen::default() };
@@ -178,7 +185,7 @@ impl Shell {
         let taking =
             look.taking(waits, || self.questions.have_come().filter(|_| slot == self.slots.steering.slot));
         self.questions.seen.insert(generation, look.seen);
-        let counted = Counted { traffic: traffic.ok(), taking, cost: cost_since(begun) };
+        let counted = Counted { traffic: traffic.ok(), taking, cost: cost_since(cpu) };
         self.queue.push_back(Event::Counted { generation, counted });
     }
 
