@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::note::SwapNote;
 use super::report::{LastSwap, Reply};
-use super::service::{Drain, Generation, Look, Phase, Service, Step};
+use super::service::{Counting, Drain, Generation, Phase, Service, Step};
 use super::swap::swapped;
 use super::{Action, ClientId, End, Exit, GenerationId, Time, limits};
 use crate::config::Span;
@@ -84,7 +84,7 @@ impl Step<'_> {
         let lives = generation.lives();
         if steers && lives {
             // Also for Drain=0: what the signal cuts off is counted before it is sent.
-            self.look(id);
+            self.count(id);
         }
         if span == Span::ZERO || !steers || !lives {
             self.end_drain(id);
@@ -92,10 +92,10 @@ impl Step<'_> {
     }
 
     /// Asks the kernel now; the next time is later, and later from time to time, but not later than Drain= is over.
-    pub(super) fn look(&mut self, id: GenerationId) {
+    pub(super) fn count(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        let look = generation.look.get_or_insert(Look {
+        let counting = generation.counting.get_or_insert(Counting {
             next: now,
             gap: limits::LOOK_FIRST,
             seen: None,
@@ -103,10 +103,10 @@ impl Step<'_> {
         });
         let due = generation.drain.as_ref().map_or(Time::NEVER, |drain| drain.due);
         if now >= due {
-            look.next = now.after(limits::LOOK_FIRST);
+            counting.next = now.after(limits::LOOK_FIRST);
         } else {
-            look.next = now.after(look.gap).min(due);
-            look.gap = Span::from_nanos(look.gap.as_nanos() * 2).min(limits::LOOK_LAST);
+            counting.next = now.after(counting.gap).min(due);
+            counting.gap = Span::from_nanos(counting.gap.as_nanos() * 2).min(limits::LOOK_LAST);
         }
         let quiet = generation.policy.drain_quiet;
         self.out.push(Action::Count { generation: id, slot: generation.slot, quiet });
@@ -126,11 +126,11 @@ impl Step<'_> {
         self.try_candidate(id, counted.taking, traffic.unwrap_or_default().queued);
         let Some(generation) = self.service.get_mut(id) else { return };
         let slot = generation.slot;
-        let Some(look) = &mut generation.look else { return };
-        look.seen = traffic;
-        if generation.ending.is_some() && look.told_with.is_none() {
+        let Some(counting) = &mut generation.counting else { return };
+        counting.seen = traffic;
+        if generation.ending.is_some() && counting.told_with.is_none() {
             // Asked for before the signal, answered after it.
-            look.told_with = traffic;
+            counting.told_with = traffic;
         }
         let (Some(drain), Some(traffic)) = (&mut generation.drain, traffic) else { return };
         if traffic.queued < drain.queued || traffic.queued == 0 {
@@ -146,7 +146,7 @@ impl Step<'_> {
         let was_over = std::mem::replace(&mut drain.was_over, traffic.is_over());
         if traffic.is_over() && !was_over {
             // The moment may be short: clients come back.
-            look.next = now.after(limits::LOOK_FIRST);
+            counting.next = now.after(limits::LOOK_FIRST);
         }
         if (traffic.is_over() && was_over) || (is_late && traffic.in_flight == 0) {
             return self.end_drain(id);
@@ -168,12 +168,12 @@ impl Step<'_> {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         let Some(drain) = generation.drain.take() else { return };
-        if let Some(look) = &mut generation.look {
-            look.told_with = look.seen;
+        if let Some(counting) = &mut generation.counting {
+            counting.told_with = counting.seen;
             // What the kill signal ends at once was seen before it; in the midst of an exit some fds are closed already.
-            (look.next, look.gap) = (now.after(limits::FINISHES), limits::LOOK_FIRST);
-            let left = look.seen.unwrap_or_default();
-            let (is_known, lives) = (look.seen.is_some(), generation.lives());
+            (counting.next, counting.gap) = (now.after(limits::FINISHES), limits::LOOK_FIRST);
+            let left = counting.seen.unwrap_or_default();
+            let (is_known, lives) = (counting.seen.is_some(), generation.lives());
             if is_known && lives {
                 self.tell(SwapNote::Drained { generation: id, after: now.since(drain.since), left }.into());
             }
@@ -204,14 +204,14 @@ impl Step<'_> {
     pub(super) fn count_cut(&mut self, id: GenerationId, end: &End) {
         let now = self.now;
         let Some(generation) = self.service.get(id) else { return };
-        let Some(look) = generation.look else { return };
+        let Some(counting) = generation.counting else { return };
         // Whom the signal to stop ends at once, it ended with all it had then: an exit takes its time, and what was seen
         // in its midst is less.
         let by_that_signal = |end: &End| {
             let told = generation.ending.filter(|ending| !ending.killed).map(|ending| ending.signal);
             matches!(end, End::Exited(Exit::Signal { signal, .. }) if Some(*signal) == told)
         };
-        let seen = if by_that_signal(end) { look.told_with } else { look.seen };
+        let seen = if by_that_signal(end) { counting.told_with } else { counting.seen };
         let Some(seen) = seen else { return };
         let finished = matches!(end, End::Exited(Exit::Code(_)))
             && generation.ending.is_some_and(|ending| now >= ending.since.after(limits::FINISHES));
@@ -221,7 +221,7 @@ impl Step<'_> {
 
     fn set_cut(&mut self, id: GenerationId, cut: u32, idle: u32) {
         if let Some(generation) = self.service.get_mut(id) {
-            generation.look = None;
+            generation.counting = None;
             generation.cut = cut;
         }
         if let Some(swap) = &mut self.service.last_swap
@@ -234,9 +234,9 @@ impl Step<'_> {
 
 impl Service {
     /// When the kernel is asked again: as long as it drains, and until it has stopped.
-    pub(super) fn next_look(&self, generation: &Generation) -> Option<Time> {
+    pub(super) fn next_count(&self, generation: &Generation) -> Option<Time> {
         let is_ending = generation.ending.is_some_and(|ending| !ending.killed);
         let matters = (generation.drain.is_some() || is_ending) && generation.end.is_none();
-        generation.look.filter(|_| matters).map(|look| look.next.max(self.rests_until))
+        generation.counting.filter(|_| matters).map(|counting| counting.next.max(self.rests_until))
     }
 }

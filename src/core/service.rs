@@ -188,7 +188,7 @@ pub(super) struct Generation {
     pub(super) drain: Option<Drain>,
     /// Since when another has its place for good.
     pub(super) replaced: Option<Time>,
-    pub(super) look: Option<Look>,
+    pub(super) counting: Option<Counting>,
     pub(super) cut: u32,
     pub(super) end: Option<End>,
     pub(super) failure: Option<Failure>,
@@ -258,7 +258,7 @@ impl Drain {
 
 /// The kernel is asked for the connections of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Look {
+pub(super) struct Counting {
     pub(super) next: Time,
     pub(super) gap: Span,
     /// None: the kernel did not say.
@@ -412,7 +412,7 @@ impl Generation {
             trial: None,
             drain: None,
             replaced: None,
-            look: None,
+            counting: None,
             cut: 0,
             end: None,
             failure: None,

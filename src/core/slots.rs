@@ -6,8 +6,8 @@
 //!
 //! * *guarded*: no generation accepts there, so the shell says when something arrives;
 //! * *stranded*: something has arrived there, and is to be taken to whoever serves, by a *rescue*;
-//! * *look* (drain.rs): the connections of a generation are counted; *trial* (trial.rs): whether a candidate accepts;
-//!   *sight* (waiting.rs): who waits on its sockets.
+//! * *count* (drain.rs): the connections of a generation are counted; *trial* (trial.rs): whether a candidate accepts;
+//!   *look* (waiting.rs): who waits on its sockets.
 
 use super::note::SocketNote;
 use super::restart::Failure;

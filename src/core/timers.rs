@@ -21,7 +21,7 @@ pub enum Why {
     /// When Ready=http: asks again, or has waited for long enough.
     Probe(GenerationId),
     /// When the processes of a generation are looked at: which of its sockets they wait on.
-    Sight(GenerationId),
+    Look(GenerationId),
     /// When it is looked at whether a candidate accepts what waits for it.
     Trial(GenerationId),
     /// When a candidate has proved itself on its share, and gets the whole.
@@ -31,7 +31,7 @@ pub enum Why {
     /// When what waits where nobody serves is taken elsewhere, which failed before.
     Rescue,
     /// When the connections of a generation that finishes are counted again.
-    Look(GenerationId),
+    Count(GenerationId),
     /// When an old generation is told to stop, finished or not.
     DrainOver(GenerationId),
     /// When a generation that is not ready has used up TimeoutStartSec=.
@@ -68,11 +68,11 @@ impl fmt::Display for Why {
                 write!(f, "generation {} is tried again (its file is being written, or its PIDFile= is)", g.0)
             }
             Self::Probe(g) => write!(f, "generation {} is asked whether it is ready", g.0),
-            Self::Sight(g) => write!(f, "who of generation {} waits on its sockets is looked at", g.0),
+            Self::Look(g) => write!(f, "who of generation {} waits on its sockets is looked at", g.0),
             Self::Trial(g) => write!(f, "generation {} must accept what waits for it", g.0),
             Self::CanaryOver(g) => write!(f, "generation {} gets all new connections", g.0),
             Self::Rescue => write!(f, "connections that wait where nobody serves are taken elsewhere"),
-            Self::Look(g) => write!(f, "the connections of generation {} are counted", g.0),
+            Self::Count(g) => write!(f, "the connections of generation {} are counted", g.0),
             Self::DrainOver(g) => write!(f, "generation {} is told to stop, finished or not", g.0),
             Self::BakeOver(g) => write!(f, "generation {} has the traffic for good", g.0),
             Self::StartTimeout(g) => write!(f, "generation {} must be ready", g.0),
@@ -148,8 +148,8 @@ fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time
     due.extend(generation.reload.as_ref().map(|reload| (reload.due, Why::Reload(id))));
     due.extend(generation.retry.map(|retry| (retry, Why::Retry(id))));
     due.extend(generation.probe.as_ref().map(|probe| (probe.due, Why::Probe(id))));
-    due.extend(service.next_sight(generation).map(|sight| (sight, Why::Sight(id))));
     due.extend(service.next_look(generation).map(|look| (look, Why::Look(id))));
+    due.extend(service.next_count(generation).map(|count| (count, Why::Count(id))));
     due.extend(generation.drain.as_ref().map(|drain| (drain.end(), Why::DrainOver(id))));
     if let Some(ending) = generation.ending {
         due.push(if ending.killed {

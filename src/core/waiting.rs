@@ -78,7 +78,7 @@ impl Service {
     }
 
     /// When it is looked at next.
-    pub(super) fn next_sight(&self, generation: &Generation) -> Option<Time> {
+    pub(super) fn next_look(&self, generation: &Generation) -> Option<Time> {
         let waiting = generation.waiting.as_ref().filter(|_| generation.lives())?;
         let is_for_hint = !self.hint_told && !waiting.is_known;
         (is_for_hint || self.is_gate_to_be_seen(generation)).then_some(waiting.next.max(self.rests_until))
@@ -147,7 +147,7 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn on_sight_due(&mut self, id: GenerationId) {
+    pub(super) fn on_look_due(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get(id) else { return };
         let ask = self.service.is_gate_to_be_seen(generation);
@@ -285,18 +285,18 @@ mod tests {
         step(&mut core, 0, Event::Begun);
         step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
         let next = |core: &Supervisor| core.next_wake().map(|(time, why)| (time.0 / 1_000_000, why));
-        assert_eq!(next(&core), Some((5, Why::Sight(ID))));
+        assert_eq!(next(&core), Some((5, Why::Look(ID))));
         let look = [Action::Look { generation: ID, slot: SlotId(0), ask: true }];
         assert_eq!(step(&mut core, 5, Event::Tick), look);
         // A cheap one is made again as soon as if it had cost nothing, a dear one later.
         step(&mut core, 5, looked(0));
-        assert_eq!(next(&core), Some((10, Why::Sight(ID))));
+        assert_eq!(next(&core), Some((10, Why::Look(ID))));
         assert_eq!(step(&mut core, 10, Event::Tick), look);
         step(&mut core, 10, looked(30));
-        assert_eq!(next(&core), Some((310, Why::Sight(ID))));
+        assert_eq!(next(&core), Some((310, Why::Look(ID))));
         // So is one that others have paid for.
         step(&mut core, 50, counted(20));
-        assert_eq!(next(&core), Some((510, Why::Sight(ID))));
+        assert_eq!(next(&core), Some((510, Why::Look(ID))));
         assert_eq!(step(&mut core, 509, Event::Tick), []);
         assert_eq!(step(&mut core, 510, Event::Tick), look);
     }

@@ -15,7 +15,6 @@ mod filter;
 mod target;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +30,7 @@ use nix::sys::stat::fstat;
 use super::socket::{HeldSocket, carry_over, set_non_blocking};
 use super::sys::seccomp::{self, Call};
 use crate::config::{Address, Kind};
-use crate::core::SlotId;
+use crate::core::{BindNote, SlotId};
 use address::Wanted;
 use answer::{Answer, Place};
 pub use filter::program;
@@ -58,20 +57,10 @@ pub struct Held {
 /// From the thread to the loop.
 #[derive(Debug)]
 pub enum News {
-    Told(Told),
+    /// Each once in the life of a filter.
+    Told(BindNote),
     /// The server has removed the path that it binds: wants an answer when all paths are where they belong.
     PathGone(Sender<()>),
-}
-
-/// What is worth telling, each once in the life of a filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// The server wants this address on an IPv4 socket, and `socket` is of IPv6.
-    WrongFamily { socket: String, kind: Kind, wanted: SocketAddr },
-    /// The server wants this address as well, on a socket of IPv6 alone, and only `socket` is held.
-    Beside { socket: String, kind: Kind, wanted: SocketAddr },
-    /// A process of this name may want a socket of ours, but we may not look into its memory.
-    Unseen { process: String, why: String },
 }
 
 /// Answers the calls of one filter for as long as somebody is under it. Dropped: lets all of them pass from then on,
@@ -173,7 +162,7 @@ struct Desk {
     listener: OwnedFd,
     common: Arc<Common>,
     tell: Box<dyn Fn(News) + Send>,
-    told: Vec<Told>,
+    told: Vec<BindNote>,
 }
 
 /// What a server gets in the place of its own socket.
@@ -270,7 +259,7 @@ impl Desk {
             Ok(bytes) => bytes,
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
                 let name = target.read("comm").unwrap_or_default();
-                self.tell(Told::Unseen { process: name.trim_end().to_owned(), why: error.to_string() });
+                self.tell(BindNote::Unseen { process: name.trim_end().to_owned(), why: error.to_string() });
                 return Verdict::Pass;
             }
             // Not its own memory, which the kernel will tell it, or it is gone.
@@ -303,12 +292,15 @@ impl Desk {
                 Verdict::Give(Gift { held: Arc::clone(&held[number]), target, inode, duplicate })
             }
             Answer::WrongFamily(number) | Answer::Beside(number) => {
-                let (socket, kind) = (held[number].address.clone(), held[number].place.kind);
+                let socket = held[number].address.clone();
                 if let Wanted::Inet(wanted) = wanted {
+                    // As --listen has it.
+                    let udp = if held[number].place.kind == Kind::Udp { "udp:" } else { "" };
+                    let wanted = format!("{udp}{wanted}");
                     self.common.has_explained.store(true, Ordering::Relaxed);
                     self.tell(match answer {
-                        Answer::Beside(_) => Told::Beside { socket, kind, wanted },
-                        _ => Told::WrongFamily { socket, kind, wanted },
+                        Answer::Beside(_) => BindNote::Beside { socket, wanted },
+                        _ => BindNote::WrongFamily { socket, wanted },
                     });
                 }
                 Verdict::Pass
@@ -364,7 +356,7 @@ impl Desk {
     }
 
     /// A server that binds whatever there is has not more to tell than one that is honest.
-    fn tell(&mut self, told: Told) {
+    fn tell(&mut self, told: BindNote) {
         if self.told.len() < NEWS && !self.told.contains(&told) {
             self.told.push(told.clone());
             (self.tell)(News::Told(told));

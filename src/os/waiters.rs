@@ -30,7 +30,7 @@ const THREADS: usize = 8192;
 
 /// What one look has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sight {
+pub struct Waiters {
     /// Of each socket: somebody waits on it.
     pub waited: Vec<bool>,
     /// There may be waiters that cannot be seen: a process that we may not look at, one that uses io_uring, or more of
@@ -38,42 +38,42 @@ pub struct Sight {
     pub is_blind: bool,
 }
 
-impl Sight {
+impl Waiters {
     fn is_whole(&self) -> bool {
         self.waited.iter().all(|waited| *waited)
     }
 }
 
 /// Looks at all threads of these processes, until a waiter is known for each socket.
-pub fn look(pids: &[Pid], sockets: &[Inode]) -> Sight {
+pub fn look(pids: &[Pid], sockets: &[Inode]) -> Waiters {
     look_for(pids, sockets, false)
 }
 
 /// Likewise, but only who waits for this socket and nothing else counts: whoever waits for several may be at work for
 /// one of them meanwhile.
-pub fn look_for_readers(pids: &[Pid], sockets: &[Inode]) -> Sight {
+pub fn look_for_readers(pids: &[Pid], sockets: &[Inode]) -> Waiters {
     look_for(pids, sockets, true)
 }
 
-fn look_for(pids: &[Pid], sockets: &[Inode], one_alone: bool) -> Sight {
-    let mut sight = Sight { waited: vec![false; sockets.len()], is_blind: pids.len() > PROCESSES };
+fn look_for(pids: &[Pid], sockets: &[Inode], one_alone: bool) -> Waiters {
+    let mut waiters = Waiters { waited: vec![false; sockets.len()], is_blind: pids.len() > PROCESSES };
     let mut look =
         Look { sockets, one_alone, threads: THREADS, files: Files::default(), epolls: HashMap::new() };
     for pid in pids.iter().take(PROCESSES) {
-        if sight.is_whole() {
-            return sight;
+        if waiters.is_whole() {
+            return waiters;
         }
-        match look.process(*pid, &mut sight.waited) {
+        match look.process(*pid, &mut waiters.waited) {
             Err(error) if is_gone(&error) => {}
             Err(error) => {
                 log::trace!("cannot see what process {pid} waits for: {error}");
-                sight.is_blind = true;
+                waiters.is_blind = true;
             }
             Ok(()) => {}
         }
     }
-    sight.is_blind |= !sight.is_whole() && pids.iter().any(|pid| look.files.has_io_uring(*pid));
-    sight
+    waiters.is_blind |= !waiters.is_whole() && pids.iter().any(|pid| look.files.has_io_uring(*pid));
+    waiters
 }
 
 struct Look<'a> {

@@ -113,7 +113,7 @@ fn make(world: &mut World, choice: Choice) {
         Choice::Obeys(id) => world.ends(id, Exit::Signal { signal: Signal::TERM, core: false }),
         Choice::Timer => {
             // A look is no choice: whoever waits is seen in the next.
-            while matches!(world.core.next_wake(), Some((_, Why::Sight(_)))) {
+            while matches!(world.core.next_wake(), Some((_, Why::Look(_)))) {
                 world.skip_to_tick();
             }
             world.skip_to_tick();

@@ -74,7 +74,7 @@ fn a_candidate_is_wanted_where_the_current_one_was_seen() {
 fn where_nobody_ever_waited_a_second_of_life_has_to_do() {
     let mut world = begun(Script::idle(), STEERED);
     world.run_for(6 * SECOND);
-    assert!(matches!(world.core.next_wake(), Some((_, Why::Sight(_) | Why::Ready(_)))));
+    assert!(matches!(world.core.next_wake(), Some((_, Why::Look(_) | Why::Ready(_)))));
     world.run_for(10 * SECOND);
     assert_eq!(ready_ms(&world, 1), Some(10_000));
     assert!(!world.has_tick(), "{:?}", world.core.next_wake());

@@ -11,9 +11,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use mio::Waker;
 
 use super::{INTERCEPTED, Shell};
-use crate::config::Kind;
 use crate::core::{BindNote, GenerationId, SlotId, SocketNote, Stage, StartFailure};
-use crate::os::intercept::{self, Held, Interceptor, News, Told};
+use crate::os::intercept::{self, Held, Interceptor, News};
 use crate::os::launch::Launcher;
 
 /// So many different things are said.
@@ -107,26 +106,16 @@ impl Shell {
         // Each thread has a few things to tell in all its life.
         let news: Vec<News> = line.receiver.try_iter().collect();
         for news in news {
-            let told = match news {
-                News::Told(told) => told,
+            match news {
+                News::Told(note) => self.say(note),
                 News::PathGone(done) => {
                     self.check_paths();
                     // Whoever asked is gone when its generation is.
                     let _nobody_waits = done.send(());
-                    continue;
                 }
-            };
-            let address = |kind, at| format!("{}{at}", if kind == Kind::Udp { "udp:" } else { "" });
-            self.say(match told {
-                Told::WrongFamily { socket, kind, wanted } => {
-                    BindNote::WrongFamily { socket, wanted: address(kind, wanted) }
-                }
-                Told::Beside { socket, kind, wanted } => {
-                    BindNote::Beside { wanted: address(kind, wanted), socket }
-                }
-                Told::Unseen { process, why } => BindNote::Unseen { process, why },
-            });
+            }
         }
+        self.dispatch();
     }
 
     fn say(&mut self, note: BindNote) {

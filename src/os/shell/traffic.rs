@@ -54,7 +54,7 @@ struct Seen {
 }
 
 /// One count.
-struct Look {
+struct Counting {
     generation: GenerationId,
     slot: SlotId,
     quiet: Span,
@@ -63,7 +63,7 @@ struct Look {
     seen: Seen,
 }
 
-impl Look {
+impl Counting {
     /// The connections of one socket.
     fn see<'a>(&mut self, connections: impl Iterator<Item = &'a InetSocket>) {
         for one in connections {
@@ -166,10 +166,10 @@ impl Shell {
         let (begun, cpu) = (Instant::now(), cpu_time());
         let (held, others): (Vec<_>, Vec<_>) = self.held().into_iter().partition(|one| one.is_steered());
         let before = self.questions.seen.remove(&generation).unwrap_or_default();
-        let mut look = Look { generation, slot, quiet, begun, before, seen: Seen::default() };
+        let mut counting = Counting { generation, slot, quiet, begun, before, seen: Seen::default() };
         // What it does for those is not looked at.
-        look.seen.is_partial = !others.is_empty();
-        let traffic = self.traffic(held, &mut look).map_err(|error| {
+        counting.seen.is_partial = !others.is_empty();
+        let traffic = self.traffic(held, &mut counting).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
                 log::warn!(
                     "cannot see which connections there are: {error}; an old generation gets all of Drain="
@@ -178,13 +178,13 @@ impl Shell {
         });
         // The main process first: to find all of them takes reading all of /proc.
         let is_stopped = self.children.is_stopped(generation);
-        look.seen.is_all_stopped = is_stopped && self.children.is_all_stopped(generation);
-        look.seen.is_partial |= traffic.is_err();
+        counting.seen.is_all_stopped = is_stopped && self.children.is_all_stopped(generation);
+        counting.seen.is_partial |= traffic.is_err();
         let waits = traffic.is_ok_and(|traffic| traffic.queued > 0);
         // After the dump: who comes between the two makes it too many.
-        let taking =
-            look.taking(waits, || self.questions.have_come().filter(|_| slot == self.slots.steering.slot));
-        self.questions.seen.insert(generation, look.seen);
+        let taking = counting
+            .taking(waits, || self.questions.have_come().filter(|_| slot == self.slots.steering.slot));
+        self.questions.seen.insert(generation, counting.seen);
         let counted = Counted { traffic: traffic.ok(), taking, cost: cost_since(cpu) };
         self.queue.push_back(Event::Counted { generation, counted });
     }
@@ -197,8 +197,8 @@ impl Shell {
     fn connections(&mut self, generation: GenerationId, slot: SlotId) -> Option<u64> {
         let (quiet, begun) = (Span::INFINITY, Instant::now());
         let (before, seen) = (Seen::default(), Seen::default());
-        let mut look = Look { generation, slot, quiet, begun, before, seen };
-        let traffic = self.traffic(self.held(), &mut look).ok()?;
+        let mut counting = Counting { generation, slot, quiet, begun, before, seen };
+        let traffic = self.traffic(self.held(), &mut counting).ok()?;
         Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
     }
 
@@ -218,15 +218,15 @@ impl Shell {
         }
     }
 
-    fn traffic(&mut self, sockets: Vec<Rc<HeldSocket>>, look: &mut Look) -> io::Result<Traffic> {
+    fn traffic(&mut self, sockets: Vec<Rc<HeldSocket>>, counting: &mut Counting) -> io::Result<Traffic> {
         let mut sum = Traffic::default();
         for socket in sockets {
             sum += match (socket.kind, socket.local_address()) {
-                (Kind::Tcp, Some(at)) => self.tcp_traffic(&socket, at, look)?,
-                (Kind::Unix, _) => self.unix_traffic(&socket, look)?,
+                (Kind::Tcp, Some(at)) => self.tcp_traffic(&socket, at, counting)?,
+                (Kind::Unix, _) => self.unix_traffic(&socket, counting)?,
                 _ => {
-                    look.seen.is_partial = true;
-                    Traffic { queued: socket.queued(look.slot)?, ..Traffic::default() }
+                    counting.seen.is_partial = true;
+                    Traffic { queued: socket.queued(counting.slot)?, ..Traffic::default() }
                 }
             };
         }
@@ -234,8 +234,13 @@ impl Shell {
     }
 
     /// By label; where there are none, by what the processes of the generation have open.
-    fn tcp_traffic(&mut self, socket: &HeldSocket, at: SocketAddr, look: &mut Look) -> io::Result<Traffic> {
-        let (slot, quiet) = (look.slot, look.quiet);
+    fn tcp_traffic(
+        &mut self,
+        socket: &HeldSocket,
+        at: SocketAddr,
+        counting: &mut Counting,
+    ) -> io::Result<Traffic> {
+        let (slot, quiet) = (counting.slot, counting.quiet);
         let dump = self.questions.diag.tcp(at)?;
         let relayed = self.relayed(slot)?;
         // Another socket of ours may have the same port at another address.
@@ -247,34 +252,34 @@ impl Shell {
         let is_whole = |one: &&InetSocket| matches!(one.state, State::Established | State::CloseWait);
         if socket.is_labelled() && sockets().filter(is_whole).all(|one| one.label.is_some()) {
             let is_ours = |one: &InetSocket| one.label == Some(slot.0);
-            look.see(sockets().filter(is_whole).filter(|one| is_ours(one)));
+            counting.see(sockets().filter(is_whole).filter(|one| is_ours(one)));
             return Ok(diag::traffic(sockets(), is_ours, quiet, begun));
         }
-        look.seen.is_partial = true;
-        let inodes = diag::inodes_of(&self.children.pids(look.generation)?)?;
+        counting.seen.is_partial = true;
+        let inodes = diag::inodes_of(&self.children.pids(counting.generation)?)?;
         let is_ours = |one: &InetSocket| one.inode != 0 && inodes.contains(&one.inode);
         let traffic = diag::traffic(sockets(), is_ours, quiet, begun);
         Ok(Traffic { queued: socket.queued(slot)?, ..traffic })
     }
 
-    fn unix_traffic(&mut self, socket: &HeldSocket, look: &mut Look) -> io::Result<Traffic> {
-        look.seen.is_partial = true;
+    fn unix_traffic(&mut self, socket: &HeldSocket, counting: &mut Counting) -> io::Result<Traffic> {
+        counting.seen.is_partial = true;
         let dump = self.questions.diag.unix()?;
         // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
         // stat(2) sees another.
-        let own = Inode::from(&fstat(socket.of(look.slot))?);
+        let own = Inode::from(&fstat(socket.of(counting.slot))?);
         let listener = dump.iter().find(|one| u64::from(one.inode) == own.number);
         let Some(node) = listener.and_then(|one| one.node) else { return Ok(Traffic::default()) };
         let at_node = dump.iter().filter(|one| one.node == Some(node));
         let ours: Vec<&UnixSocket> = if socket.is_steered() {
-            let relayed = self.relayed(look.slot)?;
+            let relayed = self.relayed(counting.slot)?;
             at_node.filter(|one| !relayed.contains(&one.inode)).collect()
         } else {
-            let inodes = diag::inodes_of(&self.children.pids(look.generation)?)?;
+            let inodes = diag::inodes_of(&self.children.pids(counting.generation)?)?;
             at_node.filter(|one| inodes.contains(&one.inode)).collect()
         };
-        let quiet = look.quiet_for_long(&ours);
-        let idle = self.waited_for(look.generation, &quiet, own.device);
+        let quiet = counting.quiet_for_long(&ours);
+        let idle = self.waited_for(counting.generation, &quiet, own.device);
         Ok(diag::unix_traffic(ours, |one| idle.contains(&one.cookie)))
     }
 

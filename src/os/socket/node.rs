@@ -32,7 +32,7 @@ pub(super) struct Inode {
 
 /// What chmod(2) and chown(2) change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct Attributes {
     mode: u32,
     user: u32,
     group: u32,
@@ -114,17 +114,17 @@ impl OwnPath {
     }
 
     /// Mode and owner of our inode, as they are now.
-    pub(super) fn look(&self) -> io::Result<Look> {
+    pub(super) fn attributes(&self) -> io::Result<Attributes> {
         let metadata = self.open()?.metadata()?;
-        Ok(Look { mode: metadata.mode() & 0o7777, user: metadata.uid(), group: metadata.gid() })
+        Ok(Attributes { mode: metadata.mode() & 0o7777, user: metadata.uid(), group: metadata.gid() })
     }
 
     /// The owner last: who has given a node away may not change its mode any more.
-    pub(super) fn set_look(&self, look: Look) -> io::Result<()> {
-        let now = self.look()?;
-        self.set_mode(look.mode)?;
-        if (now.user, now.group) != (look.user, look.group) {
-            self.set_owner(Some(look.user), Some(look.group))?;
+    pub(super) fn set_attributes(&self, wanted: Attributes) -> io::Result<()> {
+        let now = self.attributes()?;
+        self.set_mode(wanted.mode)?;
+        if (now.user, now.group) != (wanted.user, wanted.group) {
+            self.set_owner(Some(wanted.user), Some(wanted.group))?;
         }
         Ok(())
     }

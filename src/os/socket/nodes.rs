@@ -27,7 +27,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::AddWatchFlags;
 use nix::unistd::geteuid;
 
-use super::node::{Inode, Look, OwnPath, make_directories, remove_inode};
+use super::node::{Attributes, Inode, OwnPath, make_directories, remove_inode};
 use super::{BindError, local};
 use crate::config::Listener;
 use crate::core::{SlotId, Steering};
@@ -52,7 +52,7 @@ pub(super) struct Nodes {
     target: SlotId,
     asked: Listener,
     /// The mode and owner that the target had when last seen, and every other slot gets.
-    look: Look,
+    attributes: Attributes,
 }
 
 /// One slot. Its hidden name goes first, for the same reason.
@@ -116,14 +116,14 @@ impl Nodes {
             local::dress(listener, &own, owner).map_err(NoSlots::Bind)?;
             nodes.insert(0, Node { own, fd: Rc::new(fd), listens: false });
         }
-        let look = nodes[0].own.look().map_err(|error| shared(&error))?;
+        let attributes = nodes[0].own.attributes().map_err(|error| shared(&error))?;
         let mut this = Self {
             public: OwnPath::future(path, nodes[0].own.inode()),
             nodes,
             hidden,
             target: SlotId(0),
             asked: listener.clone(),
-            look,
+            attributes,
         };
         // Both ways once, while nobody listens: link(2) may be forbidden for a node that was given away
         // (fs.protected_hardlinks), or not be there at all, and rename(2) in a directory with the sticky bit.
@@ -165,9 +165,9 @@ impl Nodes {
             self.bind_anew(slot)?;
         }
         self.restore(slot)?;
-        self.see_look();
+        self.see_attributes();
         let node = &mut self.nodes[index(slot)];
-        node.own.set_look(self.look)?;
+        node.own.set_attributes(self.attributes)?;
         sys::listen(&node.fd, self.asked.options.backlog)?;
         node.listens = true;
         Ok(Rc::clone(&node.fd))
@@ -178,8 +178,8 @@ impl Nodes {
     /// # Errors
     /// The public path is somebody else's by now, or the file system refuses; everything is as it was before.
     pub(super) fn steer(&mut self, steering: &Steering) -> io::Result<()> {
-        self.see_look();
-        self.nodes[index(steering.slot)].own.set_look(self.look)?;
+        self.see_attributes();
+        self.nodes[index(steering.slot)].own.set_attributes(self.attributes)?;
         self.publish(steering.slot)
     }
 
@@ -293,7 +293,7 @@ impl Nodes {
     /// A new socket in a slot's place. That of the target is bound at the public path, from where a link of ours makes
     /// way, for clients are refused there anyway; after that the path leads to the target again, also if this failed.
     fn bind_anew(&mut self, slot: SlotId) -> io::Result<()> {
-        self.see_look();
+        self.see_attributes();
         if slot != self.target {
             // Clients must not miss the path for it, so it gets the text of its hidden name.
             let own = &self.nodes[index(slot)].own;
@@ -322,7 +322,7 @@ impl Nodes {
     }
 
     fn install(&mut self, slot: SlotId, fd: OwnedFd, own: OwnPath) -> io::Result<()> {
-        own.set_look(self.look)?;
+        own.set_attributes(self.attributes)?;
         let listens = self.nodes[index(slot)].listens;
         if listens {
             sys::listen(&fd, self.asked.options.backlog)?;
@@ -332,9 +332,9 @@ impl Nodes {
     }
 
     /// The administrator may have changed the node that clients see.
-    fn see_look(&mut self) {
-        if let Ok(look) = self.nodes[index(self.target)].own.look() {
-            self.look = look;
+    fn see_attributes(&mut self) {
+        if let Ok(attributes) = self.nodes[index(self.target)].own.attributes() {
+            self.attributes = attributes;
         }
     }
 }

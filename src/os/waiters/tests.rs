@@ -169,7 +169,7 @@ fn each_socket_is_answered_for_and_a_process_that_is_gone_is_nobody() {
     let gone = std::process::Command::new("true").spawn().unwrap();
     let pid = Pid::from_raw(gone.id() as i32);
     drop(gone.wait_with_output());
-    assert_eq!(look(&[pid], &inodes), Sight { waited: vec![false, false], is_blind: false });
+    assert_eq!(look(&[pid], &inodes), Waiters { waited: vec![false, false], is_blind: false });
     let number = other.as_raw_fd();
     let waiter = thread::spawn(move || other.accept().unwrap());
     eventually("it waits", || (look(&[pid, getpid()], &inodes).waited == [false, true]).then_some(number));
@@ -258,7 +258,7 @@ fn more_than_one_look_goes_through_may_hide_a_waiter() {
     drop(gone.wait_with_output());
     for (processes, is_blind) in [(PROCESSES, false), (PROCESSES + 1, true)] {
         let sight = look(&vec![pid; processes], &[inode(&socket)]);
-        assert_eq!(sight, Sight { waited: vec![false], is_blind }, "{processes}");
+        assert_eq!(sight, Waiters { waited: vec![false], is_blind }, "{processes}");
     }
     let sockets = &[inode(&socket)];
     let mut look =
