@@ -22,7 +22,7 @@ macro_rules! matrix {
         const MATRIX: &[&str] = &[$($name),*];
         $(#[test]
         fn $test() {
-            five_swaps($name, $protocol);
+            five_swaps($name, &Recipe::copy($name), $protocol);
         })*
     };
 }
@@ -50,8 +50,12 @@ fn the_matrix_has_each_recipe() {
     assert_eq!(names.collect::<BTreeSet<_>>(), MATRIX.iter().map(|name| (*name).to_owned()).collect());
 }
 
-fn five_swaps(name: &str, protocol: Protocol) {
-    let recipe = Recipe::copy(name);
+#[test]
+fn npm_start() {
+    five_swaps("node", &Recipe::copy("node").through_npm(), Protocol::Http);
+}
+
+fn five_swaps(name: &str, recipe: &Recipe, protocol: Protocol) {
     let mut daemon = recipe.start();
     let first = daemon.wait_generation(1);
     let mut ready = vec![first["generations"][0]["ready_ms"].clone()];

@@ -40,6 +40,14 @@ impl Recipe {
         Self { line: replaced(line), address: address.to_string(), place }
     }
 
+    /// The same started by `npm start`.
+    pub(super) fn through_npm(mut self) -> Self {
+        let (before, command) = self.line.split_once(" -- ").unwrap();
+        self.place.write("package.json", &format!(r#"{{"scripts": {{"start": "{command}"}}}}"#));
+        self.line = format!("{before} -- npm start");
+        self
+    }
+
     pub(super) fn address(&self) -> String {
         self.address.clone()
     }
@@ -59,8 +67,12 @@ impl Recipe {
         }
         let arguments = arguments.replacen(" -- ", &format!(" {options} -- "), 1);
         let rest = format!("exec \"$0\" \"$@\" {arguments}");
-        let venv = std::env::var("VENV").expect("VENV, as tests/real/run sets it");
-        let path = format!("{venv}/bin:{}:/usr/sbin", std::env::var("PATH").unwrap());
+        let installed = |name: &str| {
+            let place = std::env::var(name).unwrap_or_else(|_| panic!("{name}, as tests/real/run sets it"));
+            format!("{place}/bin")
+        };
+        let path = std::env::var("PATH").unwrap();
+        let path = format!("{}:{path}:/usr/sbin:{}", installed("VENV"), installed("NPM"));
         let launch = Launch::new(&self.place).wrapper(&["sh", "-ec", &rest]).directory(&directory);
         launch.env("PATH", &path).start()
     }
