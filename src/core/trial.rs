@@ -1,8 +1,8 @@
-//! A candidate that was ready and hangs is not taken: who waits at the end of its canary, and of its bake, has to see it run.
+//! A candidate that was ready and hangs is not taken, at the end of its canary and of its bake, as far as it can be seen.
 //!
 //! In the last second it is counted again and again. A server with its hands full accepts nothing, and who gave it work may
-//! be gone by then. So it is a fault only where everybody who has come since it got the traffic still waits, or where it is
-//! stopped by a signal (see [`Taking`]). Where nobody waits nothing is known, and it is taken.
+//! be gone by then. So it is a fault only where everybody who has come since it got all of the traffic still waits, or where
+//! it is stopped by a signal (see [`Taking`]). Where nobody waits nothing is known, and it is taken.
 
 use serde::{Deserialize, Serialize};
 

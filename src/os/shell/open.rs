@@ -38,7 +38,9 @@ impl Shell {
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
         let (signals, HupIgnored(hup_ignored)) = Signals::open().map_err(cannot("read signals"))?;
         reap::prepare().map_err(cannot("adopt orphans"))?;
-        raise_open_files().map_err(cannot("raise the limit of open files"))?;
+        if let Err(error) = raise_open_files() {
+            log::debug!("cannot raise the limit of open files: {error}");
+        }
         launch::check(&config.launch)?;
         if config.launch.stdin == Input::Inherit && io::stdin().is_terminal() {
             log::warn!(

@@ -87,8 +87,8 @@ impl Counting {
     }
 
     /// Who waits is shown for TCP alone; elsewhere it takes that there is nobody who could accept. `have_come`: how many
-    /// connections have come to this host since the slot got its first. That all of them wait is more than likely where
-    /// others on this host accept none; where they do, it is never so, and nobody is blamed.
+    /// connections have come to this host since the slot got its first. Where so many wait, none was accepted. Others on
+    /// this host that accept some make it too many, and then nobody is blamed.
     fn taking(&self, waits: bool, have_come: impl Fn() -> Option<u64>) -> Taking {
         let (before, now) = (&self.before, &self.seen);
         let is_untouched = !before.waiting.is_empty() && before.waiting.is_subset(&now.waiting);
