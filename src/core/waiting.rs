@@ -61,6 +61,10 @@ impl Waiting {
     fn was_seen(&self) -> bool {
         !self.seen.is_empty() || self.sight == Sight::Accepted
     }
+
+    fn was_seen_everywhere(&self) -> bool {
+        !self.seen.is_empty() && self.unseen.is_empty()
+    }
 }
 
 impl Service {
@@ -223,8 +227,12 @@ impl Step<'_> {
             matches!(end, End::Exited(Exit::Code(1..) | Exit::Signal { signal: Signal::ABRT, .. }));
         let is_unseen = !waiting.was_seen() && waiting.sight == Sight::Clear;
         let is_ready = matches!(generation.gate, Some(ReadyBy::Notify | ReadyBy::Http));
-        if is_failure && is_unseen && !is_ready && generation.ending.is_none() && now < generation.hint_due()
-        {
+        // A new release that fails where the one before it waits has another fault.
+        let knows_them =
+            |other: &Generation| other.waiting.as_ref().is_some_and(Waiting::was_seen_everywhere);
+        let is_known = self.service.generations.iter().any(knows_them);
+        let is_in_time = generation.ending.is_none() && now < generation.hint_due();
+        if is_failure && is_unseen && !is_ready && is_in_time && !is_known {
             let sockets = waiting.unseen.clone();
             self.hint(id, sockets, true);
         }

@@ -77,7 +77,9 @@ struct Common {
     held: Mutex<Vec<Arc<Held>>>,
     /// No other generation runs, so that what is not steered is this one's alone.
     is_alone: Arc<AtomicBool>,
-    /// An address that it could not have was told of, and why.
+    /// It was let bind something for itself, and what is held may be in the way of that.
+    has_passed: AtomicBool,
+    /// What, was told.
     has_explained: AtomicBool,
 }
 
@@ -130,7 +132,8 @@ impl Interceptor {
         tell: impl Fn(News) + Send + 'static,
     ) -> io::Result<Self> {
         let held = Mutex::new(held.into_iter().map(Arc::new).collect());
-        let common = Arc::new(Common { held, is_alone, has_explained: AtomicBool::new(false) });
+        let (has_passed, has_explained) = Default::default();
+        let common = Arc::new(Common { held, is_alone, has_passed, has_explained });
         let ours = Arc::clone(&common);
         let (listener, receiver) = mpsc::channel();
         thread::Builder::new().name("intercept".to_owned()).stack_size(256 << 10).spawn(move || {
@@ -151,9 +154,10 @@ impl Interceptor {
         self.common.held().iter().any(|held| held.address == address && held.is_given.load(Ordering::Relaxed))
     }
 
-    /// It was told that the server binds another address than those held.
-    pub fn has_explained(&self) -> bool {
-        self.common.has_explained.load(Ordering::Relaxed)
+    /// The server may have met an address in use, and was not told of.
+    pub fn may_have_failed(&self) -> bool {
+        let Common { has_passed, has_explained, .. } = &*self.common;
+        has_passed.load(Ordering::Relaxed) && !has_explained.load(Ordering::Relaxed)
     }
 }
 
@@ -245,7 +249,11 @@ impl Desk {
         let shortest = held.iter().map(|held| held.place.at.shortest()).min().unwrap_or(usize::MAX);
         match usize::try_from(length) {
             Ok(length) if (shortest..=address::LONGEST).contains(&length) => {
-                self.judge_bind(target, call.args[1], length, held)
+                let verdict = self.judge_bind(target, call.args[1], length, held);
+                if matches!(verdict, Verdict::Pass) {
+                    self.common.has_passed.store(true, Ordering::Relaxed);
+                }
+                verdict
             }
             Ok(_) | Err(_) => Verdict::Pass,
         }

@@ -137,8 +137,8 @@ impl Shell {
         }
     }
 
-    /// `sockets`: by their labels; none of them are all. None: why its address is in use was told when it was bound, or
-    /// it is not in use, for the server has it.
+    /// `sockets`: by their labels; none of them are all. None: as InterceptBind= saw it, it has met no address in use, or
+    /// that was told.
     pub(super) fn hint(
         &self,
         generation: GenerationId,
@@ -155,7 +155,8 @@ impl Shell {
             .collect();
         let is_given = |socket: &&NamedSocket| interceptors.iter().any(|one| one.has_given(&socket.address));
         let is_given = meant.iter().all(is_given);
-        if has_ended && (is_given || interceptors.iter().any(Interceptor::has_explained)) {
+        let is_seen = !interceptors.is_empty() && !interceptors.iter().any(Interceptor::may_have_failed);
+        if has_ended && (is_given || is_seen) {
             return None;
         }
         let known = |socket: &&NamedSocket| known::Socket {

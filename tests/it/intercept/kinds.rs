@@ -107,6 +107,12 @@ fn the_hint_says_what_was_seen() {
         &taken.local_addr().unwrap().to_string(),
         "--intercept-bind sees it bind none of them; if it binds another address",
     );
+    let broken = binds(&place, TCP, "--restart no", &["to:127.0.0.1:1"]).run();
+    assert!(
+        broken.stderr.contains("exited with status 1") && !broken.stderr.contains("(said once)"),
+        "{}",
+        broken.stderr
+    );
     hints("deaf+{addr:http}", ": it has bound that, but does not accept yet");
 }
 
