@@ -81,8 +81,9 @@ pub(super) struct Service {
     pub(super) rests_until: Time,
     /// Some generation sent READY=1: from then on only that counts (Ready=auto).
     pub(super) server_notifies: bool,
-    /// How to take the sockets was told once.
+    /// How to take the sockets was told once: to one that runs, and to one that has ended.
     pub(super) hint_told: bool,
+    pub(super) hint_at_end_told: bool,
     /// The start that somebody waits for, or that a swap made.
     pub(super) attempt: Option<Attempt>,
     pub(super) clients: Clients,
@@ -340,6 +341,7 @@ impl Service {
             rests_until: Time(0),
             server_notifies: false,
             hint_told: false,
+            hint_at_end_told: false,
             attempt: None,
             clients: Clients::default(),
             last_swap: None,

@@ -61,10 +61,6 @@ impl Waiting {
     fn was_seen(&self) -> bool {
         !self.seen.is_empty() || self.sight == Sight::Accepted
     }
-
-    fn was_seen_everywhere(&self) -> bool {
-        !self.seen.is_empty() && self.unseen.is_empty()
-    }
 }
 
 impl Service {
@@ -228,8 +224,12 @@ impl Step<'_> {
         let is_unseen = !waiting.was_seen() && waiting.sight == Sight::Clear;
         let is_ready = matches!(generation.gate, Some(ReadyBy::Notify | ReadyBy::Http));
         // A new release that fails where the one before it waits has another fault.
-        let knows_them =
-            |other: &Generation| other.waiting.as_ref().is_some_and(Waiting::was_seen_everywhere);
+        let knows_them = |other: &Generation| {
+            other
+                .waiting
+                .as_ref()
+                .is_some_and(|other| !other.seen.is_empty() && waiting.unseen.is_subset(&other.seen))
+        };
         let is_known = self.service.generations.iter().any(knows_them);
         let is_in_time = generation.ending.is_none() && now < generation.hint_due();
         if is_failure && is_unseen && !is_ready && is_in_time && !is_known {
@@ -239,7 +239,8 @@ impl Step<'_> {
     }
 
     fn hint(&mut self, id: GenerationId, sockets: BTreeSet<String>, has_ended: bool) {
-        if !std::mem::replace(&mut self.service.hint_told, true) {
+        let told = if has_ended { &mut self.service.hint_at_end_told } else { &mut self.service.hint_told };
+        if !std::mem::replace(told, true) {
             self.out.push(Action::Hint { generation: id, sockets, has_ended });
         }
     }

@@ -149,9 +149,10 @@ impl Interceptor {
         self.listener.send(listener).expect("the thread waits for it");
     }
 
-    /// The server has the socket with this address in the place of one of its own.
-    pub fn has_given(&self, address: &str) -> bool {
-        self.common.held().iter().any(|held| held.address == address && held.is_given.load(Ordering::Relaxed))
+    /// The server has this socket in the place of one of its own.
+    pub fn has_given(&self, socket: &HeldSocket) -> bool {
+        let is_it = |held: &Held| held.place.kind == socket.kind && held.address == socket.address;
+        self.common.held().iter().any(|held| is_it(held) && held.is_given.load(Ordering::Relaxed))
     }
 
     /// The server may have met an address in use, and was not told of.
@@ -319,7 +320,7 @@ impl Desk {
     fn give(&self, call: &Call, gift: &Gift) -> io::Result<()> {
         let listener = self.listener.as_fd();
         let Gift { held, target, inode, duplicate } = gift;
-        let Ok(flags) = target.flags() else { return seccomp::pass(listener, call.id) };
+        let Ok(flags) = target.flags() else { return self.let_bind(call) };
         let registrations = match duplicate {
             Some(_) => epoll::registrations(*target, *inode),
             None => Vec::new(),
@@ -338,7 +339,7 @@ impl Desk {
             seccomp::replace(listener, call.id, held.socket.as_fd(), target.fd, flags.close_on_exec);
         if let Err(error) = replaced {
             log::debug!("thread {} cannot get {}: {error}", call.thread, held.address);
-            return seccomp::pass(listener, call.id);
+            return self.let_bind(call);
         }
         held.is_given.store(true, Ordering::Relaxed);
         for registration in registrations {
@@ -352,6 +353,11 @@ impl Desk {
         }
         log::debug!("thread {} gets {} in the place of its own socket", call.thread, held.address);
         seccomp::succeed(listener, call.id)
+    }
+
+    fn let_bind(&self, call: &Call) -> io::Result<()> {
+        self.common.has_passed.store(true, Ordering::Relaxed);
+        seccomp::pass(self.listener.as_fd(), call.id)
     }
 
     /// Who binds a path may chmod(2) it at once. The loop never waits for us, so this is over soon.

@@ -151,8 +151,11 @@ impl Shell {
     pub(super) fn remember_who_came(&mut self, before: Steering) {
         let Steering { slot, canary } = self.slots.steering;
         let has_had_some = before.slot == slot || before.canary.is_some_and(|(other, _)| other == slot);
+        // What only the new generation has is its own from the start.
+        let has_others =
+            self.staged.as_ref().is_some_and(|staged| staged.sockets.iter().any(|one| self.lacks(one)));
         self.questions.came_before = None;
-        if canary.is_some() || has_had_some {
+        if canary.is_some() || has_had_some || has_others {
             return;
         }
         // Whoever comes from here on may be accepted there; who still goes to the old one makes it too many.

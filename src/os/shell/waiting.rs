@@ -149,12 +149,13 @@ impl Shell {
         let interceptors = self.children.interceptors(generation);
         let held = self.sockets_of(generation);
         let names = labels(&held).into_iter().zip(&held);
-        let meant: Vec<&NamedSocket> = names
+        let mut meant: Vec<&NamedSocket> = names
             .filter(|(label, _)| sockets.is_empty() || sockets.contains(label))
             .map(|(_, socket)| socket)
             .collect();
-        let is_given = |socket: &&NamedSocket| interceptors.iter().any(|one| one.has_given(&socket.address));
-        let is_given = meant.iter().all(is_given);
+        let has_it = |socket: &&NamedSocket| interceptors.iter().any(|one| one.has_given(&socket.socket));
+        let is_given = meant.iter().all(has_it);
+        meant.retain(|socket| is_given || !has_it(socket));
         let is_seen = !interceptors.is_empty() && !interceptors.iter().any(Interceptor::may_have_failed);
         if has_ended && (is_given || is_seen) {
             return None;
@@ -167,6 +168,8 @@ impl Shell {
             "it has bound that, but does not accept yet".to_owned()
         } else if meant.len() < held.len() {
             "it takes others of these sockets: tell it of this one in the same way, or leave it out of --listen".to_owned()
+        } else if launcher.intercepts() && interceptors.is_empty() {
+            "--intercept-bind has no effect here, so it has to take them from LISTEN_FDS".to_owned()
         } else if launcher.intercepts() {
             "--intercept-bind sees it bind none of them; if it binds another address, write that one with --listen; in a \
              chroot or container of its own it has to take them from LISTEN_FDS"

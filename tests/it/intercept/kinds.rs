@@ -113,6 +113,16 @@ fn the_hint_says_what_was_seen() {
         "{}",
         broken.stderr
     );
+    // Nothing was said of that, so there is still something to say of the next.
+    let once = "test -e been || { touch been; exit 1; }; exec \"$@\"";
+    let command = ["sh", "-c", once, "sh", &example("binds"), "deaf+127.0.0.1:0"];
+    let options = "--restart-sec 10ms --restart always";
+    let daemon =
+        binds(&place, TCP, options, &[]).command(&command).directory(&place.path("")).start_uncontrolled();
+    wait_for("the hint", || {
+        daemon.stderr().contains("--intercept-bind sees it bind none of them").then_some(())
+    });
+    assert!(daemon.stderr().contains("generation 2 runs for 5s"), "{}", daemon.stderr());
     hints("deaf+{addr:http}", ": it has bound that, but does not accept yet");
 }
 

@@ -13,6 +13,7 @@ use crate::world::SOCKETS;
 pub(super) struct Waiting {
     of: BTreeMap<GenerationId, Seen>,
     hints: u32,
+    hints_at_end: u32,
 }
 
 #[derive(Clone, Debug, Default, Hash)]
@@ -48,8 +49,9 @@ impl Check {
         match action {
             Action::Look { generation, ask, .. } => self.looks_end(now, *generation, *ask),
             Action::Hint { sockets, has_ended, .. } => {
-                self.waiting.hints += 1;
-                assert_eq!(self.waiting.hints, 1, "the hint is given twice");
+                let told = if *has_ended { &mut self.waiting.hints_at_end } else { &mut self.waiting.hints };
+                *told += 1;
+                assert_eq!(*told, 1, "the hint is given twice");
                 assert!(*has_ended || !sockets.is_empty(), "a hint for no socket");
                 self.mark("hint", !has_ended);
                 self.mark("hint at the end", *has_ended);
