@@ -3,8 +3,6 @@
 //! Servers that never say READY=1 and wait for clients in every way there is. A file, named in the argument, says how
 //! (`accept`, `threads`, `children`, `poll`, `epoll`, `receive`, `never`, `bind`, `exit`), and after it, in any order, `late`
 //! (two seconds pass first), `hidden` (nobody may look at the process), `first` (the other sockets are left alone).
-//!
-//!     /after      it works for two seconds after its answer
 
 mod common;
 
@@ -124,13 +122,8 @@ fn answer(socket: &Socket) -> bool {
 
 /// A client may be gone by now.
 fn reply(mut client: impl Read + Write) {
-    let mut request = [0; 1024];
-    if client.read(&mut request).is_ok_and(|length| length > 0) {
+    if client.read(&mut [0; 1024]).is_ok_and(|length| length > 0) {
         let body = format!("waits generation {}\n", common::generation());
         let _gone = write!(client, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        drop(client);
-        if request.starts_with(b"GET /after ") {
-            thread::sleep(LATE);
-        }
     }
 }

@@ -48,7 +48,7 @@
 //!   end.rs              stopping, exits, what is left behind, what comes next
 //!   exit.rs             what the end of a main process means, by Type=
 //!   restored.rs         the core goes on under a new shell
-//!   trial.rs            whether a candidate accepts
+//!   trial.rs            a candidate must not be stopped
 //!   slots.rs            which slot has the traffic, which are guarded; drain.rs: what an old generation finishes;
 //!                       health.rs: Ready=http:; waiting.rs: Ready=auto, and the hint
 //!   reload.rs           the verb reload, RELOADING=1

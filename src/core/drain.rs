@@ -29,20 +29,10 @@ pub struct Traffic {
 pub struct Counted {
     /// None: the kernel does not say.
     pub traffic: Option<Traffic>,
-    pub taking: Taking,
+    /// None of its processes runs: a signal has stopped all of them.
+    pub is_stopped: bool,
     /// The CPU time that it took the shell.
     pub cost: Span,
-}
-
-/// What a generation has done since it was counted last with those who waited then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taking {
-    /// It may have accepted some, nobody waited, or it has its hands full.
-    Something,
-    /// They all wait still, and so does everybody else who has come since it got the traffic.
-    Nothing,
-    /// Some wait still, none was accepted, and its main process is stopped by a signal.
-    Stopped,
 }
 
 impl Traffic {
@@ -123,7 +113,7 @@ impl Step<'_> {
         let now = self.now;
         self.rest_after(counted.cost);
         let traffic = counted.traffic;
-        self.try_candidate(id, counted.taking, traffic.unwrap_or_default().queued);
+        self.try_candidate(id, counted.is_stopped, traffic.unwrap_or_default().queued);
         let Some(generation) = self.service.get_mut(id) else { return };
         let slot = generation.slot;
         let Some(counting) = &mut generation.counting else { return };

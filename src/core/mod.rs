@@ -36,7 +36,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CommandList, Policy, Signal, Span};
-pub use drain::{Counted, Taking, Traffic};
+pub use drain::{Counted, Traffic};
 pub use note::{BindNote, Damage, Note, SocketNote};
 pub use notify::Notify;
 pub use report::Reply;
@@ -66,11 +66,6 @@ pub mod limits {
     pub const DRAIN_NEWS: Span = Span::from_secs(1);
     /// A queue out of which a draining generation has taken nothing for this long is taken elsewhere.
     pub const QUEUE_STUCK: Span = Span::from_secs(1);
-    /// How soon a candidate is counted for the second time, and how long it must have accepted nothing to be hung.
-    pub const TRIAL_GAP: Span = Span::from_millis(25);
-    pub const ACCEPTS_NOTHING: Span = Span::from_millis(900);
-    /// As much of the time between two of these counts is believed.
-    pub const TRIAL_GAP_COUNTED: Span = Span::from_millis(400);
     /// When Drain= is over a moment is looked for in which nothing is in flight, for this long.
     pub const LAST_MOMENT: Span = Span::from_millis(100);
     /// Whoever takes longer than this to exit after the kill signal finishes what it has.

@@ -47,7 +47,6 @@ use serde::{Deserialize, Serialize};
 use super::note::{Note, ReadyBy};
 use super::report::{LastSwap, Reply};
 use super::restart::{Failure, Ledger};
-use super::trial::Trial;
 use super::waiting::Waiting;
 use super::{
     Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, SlotId, Steering, Time, Traffic,
@@ -183,8 +182,8 @@ pub(super) struct Generation {
     pub(super) waiting: Option<Waiting>,
     /// Of a candidate: it has all of the traffic, which a canary puts off.
     pub(super) switched: Option<Time>,
-    /// Likewise: it has to accept what waits for it.
-    pub(super) trial: Option<Trial>,
+    /// Likewise: when it is counted; [`Time::NEVER`] until that is answered.
+    pub(super) trial: Option<Time>,
     /// Of an old one: it finishes what it has. Its connections are counted until its end, and what that cut off.
     pub(super) drain: Option<Drain>,
     /// Since when another has its place for good.

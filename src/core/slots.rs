@@ -6,7 +6,7 @@
 //!
 //! * *guarded*: no generation accepts there, so the shell says when something arrives;
 //! * *stranded*: something has arrived there, and is to be taken to whoever serves, by a *rescue*;
-//! * *count* (drain.rs): the connections of a generation are counted; *trial* (trial.rs): whether a candidate accepts;
+//! * *count* (drain.rs): the connections of a generation are counted; *trial* (trial.rs): a candidate must not be stopped;
 //!   *look* (waiting.rs): who waits on its sockets.
 
 use super::note::SocketNote;

@@ -22,7 +22,7 @@ pub enum Why {
     Probe(GenerationId),
     /// When the processes of a generation are looked at: which of its sockets they wait on.
     Look(GenerationId),
-    /// When it is looked at whether a candidate accepts what waits for it.
+    /// When it is looked at whether a candidate is stopped.
     Trial(GenerationId),
     /// When a candidate has proved itself on its share, and gets the whole.
     CanaryOver(GenerationId),
@@ -69,7 +69,7 @@ impl fmt::Display for Why {
             }
             Self::Probe(g) => write!(f, "generation {} is asked whether it is ready", g.0),
             Self::Look(g) => write!(f, "who of generation {} waits on its sockets is looked at", g.0),
-            Self::Trial(g) => write!(f, "generation {} must accept what waits for it", g.0),
+            Self::Trial(g) => write!(f, "whether generation {} is stopped", g.0),
             Self::CanaryOver(g) => write!(f, "generation {} gets all new connections", g.0),
             Self::Rescue => write!(f, "connections that wait where nobody serves are taken elsewhere"),
             Self::Count(g) => write!(f, "the connections of generation {} are counted", g.0),
@@ -109,7 +109,7 @@ fn deadlines(service: &Service) -> Vec<(Time, Why)> {
             {
                 let canary = generation.policy.canary.map_or(Span::ZERO, |canary| canary.span);
                 due.push(match (generation.trial, generation.switched) {
-                    (Some(trial), _) => (trial.next(), Why::Trial(new)),
+                    (Some(trial), _) => (trial, Why::Trial(new)),
                     (None, Some(switched)) => (switched.after(generation.policy.bake), Why::BakeOver(new)),
                     (None, None) => (ready.after(canary), Why::CanaryOver(new)),
                 });

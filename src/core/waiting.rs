@@ -259,7 +259,7 @@ fn listed(sockets: &BTreeSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Counted, Event, Setting, SlotId, Supervisor, Taking, Traffic, Why};
+    use super::super::{Counted, Event, Setting, SlotId, Supervisor, Traffic, Why};
     use super::*;
     use crate::config::Config;
 
@@ -284,7 +284,7 @@ mod tests {
 
     fn counted(cost: u64) -> Event {
         let (traffic, cost) = (Some(Traffic::default()), Span::from_millis(cost));
-        Event::Counted { generation: ID, counted: Counted { traffic, taking: Taking::Something, cost } }
+        Event::Counted { generation: ID, counted: Counted { traffic, is_stopped: false, cost } }
     }
 
     #[test]

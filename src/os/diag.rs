@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 pub use inet::{Activity, InetSocket, State};
 pub use local::{Node, UnixSocket};
-pub use proc::{inodes_of, listen_overflows, passive_opens, somaxconn};
+pub use proc::{inodes_of, listen_overflows, somaxconn};
 pub use traffic::{Handshakes, handshakes, traffic, unix_traffic};
 
 pub use super::socket::holder::of_inode as holder;

@@ -25,7 +25,7 @@ pub(crate) struct Mood {
 }
 
 /// Kinds of what a user does.
-const ACTS: usize = 19;
+const ACTS: usize = 18;
 
 /// Kinds of trouble that a server may have.
 const TROUBLES: usize = 14;
@@ -314,7 +314,6 @@ fn acts(world: &mut World, act: usize) {
         15 if rng.u8(..4) == 0 => world.vandalize(),
         16 if rng.u8(..4) == 0 => world.lose_socket(),
         17 if rng.u8(..2) == 0 => world.freeze(),
-        18 => world.distract(),
         6 => start_fault(world),
         7 => chatter(world),
         8 => chatter(world),

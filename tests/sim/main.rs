@@ -39,7 +39,6 @@ const SITUATIONS: [&str; 39] = [
     "finishes first",
     "hint",
     "hint at the end",
-    "hung candidate",
     "killed",
     "left behind",
     "listening",
@@ -60,6 +59,7 @@ const SITUATIONS: [&str; 39] = [
     "swapped",
     "the kernel does not count",
     "third slot",
+    "thrown out",
     "waiting",
     "watchdog",
 ];

@@ -284,10 +284,9 @@ impl World {
         self.trace.step(self.now, &event, &actions, status.state);
         let wake = self.core.next_wake();
         self.check.step(self.now, &event, &actions, &status, wake);
-        let habits = |id| self.groups.get(&id).map(|it| (it.stopped.then_some(it.stopped_at), it.accepted));
-        let frozen = |id| habits(id)?.0;
-        self.check.who_hangs_is_not_taken(self.now, (&event, &status), &self.net, frozen);
-        self.check.who_accepts_is_not_thrown_out(self.now, &actions, &self.net, habits);
+        let frozen = |id| self.groups.get(&id).filter(|it| it.stopped).map(|it| it.stopped_at);
+        self.check.who_is_stopped_is_not_taken(self.now, (&event, &status), &self.net, frozen);
+        self.check.nobody_else_is_thrown_out(&actions, &self.net, frozen);
         self.compare_twin(&event, &actions);
         for action in &actions {
             self.obey(action);
@@ -344,7 +343,6 @@ impl World {
         self.twin = None;
         let held = self.net.held();
         self.net.forget(self.setting.steers);
-        self.groups.values_mut().for_each(|group| group.counted = self.now);
         self.step(Event::Restored);
         assert_eq!(self.net.held(), held, "what the shell has to keep to is not ordered anew");
     }

@@ -22,16 +22,12 @@ impl Children {
         reap::trees(heads)
     }
 
-    /// Its main process was stopped by a signal. One that a debugger has stopped is another matter.
+    /// All of its processes were stopped by a signal. One that a debugger has stopped is another matter.
     pub fn is_stopped(&self, generation: GenerationId) -> bool {
         let main = self.generations.get(&generation).and_then(|running| running.main);
+        // The main process first: to find all of them takes reading all of /proc.
         main.is_some_and(reap::is_stopped)
-    }
-
-    /// All of its processes were.
-    pub fn is_all_stopped(&self, generation: GenerationId) -> bool {
-        let pids = self.pids(generation).unwrap_or_default();
-        !pids.is_empty() && pids.iter().all(|pid| reap::is_stopped(pid.as_raw()))
+            && self.pids(generation).is_ok_and(|pids| pids.iter().all(|pid| reap::is_stopped(pid.as_raw())))
     }
 
     /// What it was started with.

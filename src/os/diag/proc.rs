@@ -40,25 +40,15 @@ pub fn inodes_of(pids: &[Pid]) -> io::Result<HashSet<u32>> {
 /// the ACK that would have completed a handshake. The client tries again by itself. (ListenDrops, beside it, counts these
 /// once more together with drops for any other reason, memory among them.)
 pub fn listen_overflows() -> io::Result<u64> {
-    counter("/proc/net/netstat", "TcpExt: ", "ListenOverflows")
-}
-
-/// How many TCP connections, IPv4 and IPv6, have come to this network namespace since its start and were put into the
-/// queue of a listener.
-pub fn passive_opens() -> io::Result<u64> {
-    counter("/proc/net/snmp", "Tcp: ", "PassiveOpens")
-}
-
-fn counter(path: &str, group: &str, name: &str) -> io::Result<u64> {
-    let missing = || io::Error::other(format!("{path} has no {group}{name}"));
-    counter_in(&text(path)?, group, name).ok_or_else(missing)
+    let text = text("/proc/net/netstat")?;
+    overflows_in(&text).ok_or_else(|| io::Error::other("/proc/net/netstat has no TcpExt ListenOverflows"))
 }
 
 /// Pairs of lines, names and numbers, both behind the same first word.
-fn counter_in(text: &str, group: &str, name: &str) -> Option<u64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
+fn overflows_in(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, numbers) = (lines.next()?.split(' '), lines.next()?.split(' '));
-    names.zip(numbers).find(|(other, _)| *other == name)?.1.parse().ok()
+    names.zip(numbers).find(|(name, _)| *name == "ListenOverflows")?.1.parse().ok()
 }
 
 /// net.core.somaxconn of this network namespace: listen(2) cuts every backlog down to it.

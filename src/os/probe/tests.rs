@@ -4,12 +4,15 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{Backlog, listen};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+};
 
 use super::*;
 
@@ -220,9 +223,10 @@ fn a_server_that_breaks_off_has_not_answered() {
 
 #[test]
 fn nobody_listens() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Bound, so that nobody else gets the port meanwhile, and not listening.
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let address = SocketAddr::V4(getsockname::<SockaddrIn>(socket.as_raw_fd()).unwrap().into());
     let mut probe = Probe::begin(Target::Tcp(address), "/").unwrap();
     let result = probe.connect().and_then(|()| verdict(&mut probe));
     assert_eq!(result, Err("refused".to_owned()));

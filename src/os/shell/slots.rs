@@ -205,7 +205,7 @@ impl Shell {
 /// Who gets the traffic.
 impl Shell {
     pub(super) fn steer(&mut self, steering: Steering) {
-        let before = std::mem::replace(&mut self.slots.steering, steering);
+        let old = std::mem::replace(&mut self.slots.steering, steering).slot;
         // What is counted from now on shall not be what was there before.
         self.questions.diag.forget();
         // Before slots of ours come back to their groups, behind whoever is there.
@@ -216,9 +216,6 @@ impl Shell {
             None => true,
         };
         let common: Vec<_> = self.held().into_iter().filter(is_common).collect();
-        if before != steering {
-            self.remember_who_came(before);
-        }
         let mut failed = Vec::new();
         for socket in common {
             match socket.steer(&steering) {
@@ -230,8 +227,8 @@ impl Shell {
         if !failed.is_empty() {
             self.queue.push_back(Event::SteerFailed { why: failed.join(", ") });
         }
-        if before.slot != steering.slot {
-            self.remember_handshakes(before.slot);
+        if old != steering.slot {
+            self.remember_handshakes(old);
         }
         self.arm();
     }

@@ -13,7 +13,7 @@ use nix::time::ClockId;
 use super::Shell;
 use crate::config::{Kind, Span};
 use crate::core::report::Status;
-use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Steering, Taking, Traffic};
+use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Traffic};
 use crate::os::diag::{self, Diag, Handshakes, InetSocket, State, UnixSocket};
 use crate::os::socket::HeldSocket;
 use crate::os::waiters::{self, Inode};
@@ -28,30 +28,17 @@ pub(super) struct Questions {
     /// Half-open connections at the moment their slot lost the traffic.
     handshakes: BTreeMap<SlotId, Handshakes>,
     /// Of each generation that was counted.
-    seen: BTreeMap<GenerationId, Seen>,
+    silent: BTreeMap<GenerationId, Silent>,
     /// That the kernel does not answer was told.
     is_refusal_told: bool,
     /// ListenOverflows when the files were read last.
     overflows: Option<u64>,
-    /// How many connections had come to this host when the slot with the traffic got its first, and how many of these
-    /// waited there. None: not known, or some go elsewhere.
-    came_before: Option<(u64, u64)>,
     /// Other people's sockets in our groups, by ours.
     pub(super) strangers: Vec<(Rc<HeldSocket>, Vec<u64>)>,
 }
 
-/// What a generation had when it was counted last, each by its cookie.
-#[derive(Debug, Default)]
-struct Seen {
-    /// Connections that nobody had accepted.
-    waiting: HashSet<u64>,
-    /// On AF_UNIX: since when nothing was seen in either queue of a connection.
-    silent: HashMap<u64, Instant>,
-    /// Not one of its processes ran.
-    is_all_stopped: bool,
-    /// Not all who waited are known.
-    is_partial: bool,
-}
+/// On AF_UNIX: since when nothing was seen in either queue of a connection, by its cookie.
+type Silent = HashMap<u64, Instant>;
 
 /// One count.
 struct Counting {
@@ -59,47 +46,22 @@ struct Counting {
     slot: SlotId,
     quiet: Span,
     begun: Instant,
-    before: Seen,
-    seen: Seen,
+    before: Silent,
+    silent: Silent,
 }
 
 impl Counting {
-    /// The connections of one socket.
-    fn see<'a>(&mut self, connections: impl Iterator<Item = &'a InetSocket>) {
-        for one in connections {
-            if one.inode == 0 {
-                self.seen.waiting.insert(one.cookie);
-            }
-        }
-    }
-
     /// Those of these unix connections that have been silent for all of DrainQuiet=, as far as anybody has looked.
     fn quiet_for_long<'a>(&mut self, sockets: &[&'a UnixSocket]) -> Vec<&'a UnixSocket> {
         let mut found = Vec::new();
         for socket in sockets.iter().filter(|one| one.is_silent()).take(UNIX_CONNECTIONS) {
-            let since = *self.before.silent.get(&socket.cookie).unwrap_or(&self.begun);
-            self.seen.silent.insert(socket.cookie, since);
+            let since = *self.before.get(&socket.cookie).unwrap_or(&self.begun);
+            self.silent.insert(socket.cookie, since);
             if self.begun.duration_since(since).as_nanos() >= u128::from(self.quiet.as_nanos()) {
                 found.push(*socket);
             }
         }
         found
-    }
-
-    /// Who waits is shown for TCP alone; elsewhere it takes that there is nobody who could accept. `have_come`: how many
-    /// connections have come to this host since the slot got its first. Where so many wait, none was accepted. Others on
-    /// this host that accept some make it too many, and then nobody is blamed.
-    fn taking(&self, waits: bool, have_come: impl Fn() -> Option<u64>) -> Taking {
-        let (before, now) = (&self.before, &self.seen);
-        let is_untouched = !before.waiting.is_empty() && before.waiting.is_subset(&now.waiting);
-        let all_wait = || have_come().is_some_and(|count| now.waiting.len() as u64 >= count);
-        if before.is_all_stopped && now.is_all_stopped && waits {
-            Taking::Stopped
-        } else if is_untouched && !now.is_partial && all_wait() {
-            Taking::Nothing
-        } else {
-            Taking::Something
-        }
     }
 }
 
@@ -115,11 +77,6 @@ pub(super) fn cost_since(begun: Span) -> Span {
 }
 
 impl Questions {
-    fn have_come(&self) -> Option<u64> {
-        let (before, waited) = self.came_before?;
-        Some(diag::passive_opens().ok()?.saturating_sub(before) + waited)
-    }
-
     /// The server's side of a connection to `at`: its state, and its inode, which is 0 as long as it is not accepted.
     /// None: there is none.
     pub(super) fn other_side(
@@ -147,31 +104,12 @@ impl Shell {
         self.questions.handshakes.insert(slot, begun);
     }
 
-    /// The traffic is about to go where it did not go before.
-    pub(super) fn remember_who_came(&mut self, before: Steering) {
-        let Steering { slot, canary } = self.slots.steering;
-        let has_had_some = before.slot == slot || before.canary.is_some_and(|(other, _)| other == slot);
-        // What only the new generation has is its own from the start.
-        let has_others =
-            self.staged.as_ref().is_some_and(|staged| staged.sockets.iter().any(|one| self.lacks(one)));
-        self.questions.came_before = None;
-        if canary.is_some() || has_had_some || has_others {
-            return;
-        }
-        // Whoever comes from here on may be accepted there; who still goes to the old one makes it too many.
-        let Ok(count) = diag::passive_opens() else { return };
-        let queued = self.held().iter().map(|socket| u64::from(socket.queued(slot).unwrap_or(0))).sum();
-        self.questions.came_before = Some((count, queued));
-    }
-
     /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
     pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
         let (begun, cpu) = (Instant::now(), cpu_time());
-        let (held, others): (Vec<_>, Vec<_>) = self.held().into_iter().partition(|one| one.is_steered());
-        let before = self.questions.seen.remove(&generation).unwrap_or_default();
-        let mut counting = Counting { generation, slot, quiet, begun, before, seen: Seen::default() };
-        // What it does for those is not looked at.
-        counting.seen.is_partial = !others.is_empty();
+        let held = self.held().into_iter().filter(|one| one.is_steered()).collect();
+        let before = self.questions.silent.remove(&generation).unwrap_or_default();
+        let mut counting = Counting { generation, slot, quiet, begun, before, silent: Silent::new() };
         let traffic = self.traffic(held, &mut counting).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
                 log::warn!(
@@ -179,28 +117,21 @@ impl Shell {
                 );
             }
         });
-        // The main process first: to find all of them takes reading all of /proc.
+        self.questions.silent.insert(generation, counting.silent);
         let is_stopped = self.children.is_stopped(generation);
-        counting.seen.is_all_stopped = is_stopped && self.children.is_all_stopped(generation);
-        counting.seen.is_partial |= traffic.is_err();
-        let waits = traffic.is_ok_and(|traffic| traffic.queued > 0);
-        // After the dump: who comes between the two makes it too many.
-        let taking = counting
-            .taking(waits, || self.questions.have_come().filter(|_| slot == self.slots.steering.slot));
-        self.questions.seen.insert(generation, counting.seen);
-        let counted = Counted { traffic: traffic.ok(), taking, cost: cost_since(cpu) };
+        let counted = Counted { traffic: traffic.ok(), is_stopped, cost: cost_since(cpu) };
         self.queue.push_back(Event::Counted { generation, counted });
     }
 
     pub(super) fn forget_traffic(&mut self, generation: GenerationId) {
-        self.questions.seen.remove(&generation);
+        self.questions.silent.remove(&generation);
     }
 
     /// The connections of one generation on all sockets.
     fn connections(&mut self, generation: GenerationId, slot: SlotId) -> Option<u64> {
         let (quiet, begun) = (Span::INFINITY, Instant::now());
-        let (before, seen) = (Seen::default(), Seen::default());
-        let mut counting = Counting { generation, slot, quiet, begun, before, seen };
+        let (before, silent) = Default::default();
+        let mut counting = Counting { generation, slot, quiet, begun, before, silent };
         let traffic = self.traffic(self.held(), &mut counting).ok()?;
         Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
     }
@@ -227,10 +158,7 @@ impl Shell {
             sum += match (socket.kind, socket.local_address()) {
                 (Kind::Tcp, Some(at)) => self.tcp_traffic(&socket, at, counting)?,
                 (Kind::Unix, _) => self.unix_traffic(&socket, counting)?,
-                _ => {
-                    counting.seen.is_partial = true;
-                    Traffic { queued: socket.queued(counting.slot)?, ..Traffic::default() }
-                }
+                _ => Traffic { queued: socket.queued(counting.slot)?, ..Traffic::default() },
             };
         }
         Ok(sum)
@@ -255,10 +183,8 @@ impl Shell {
         let is_whole = |one: &&InetSocket| matches!(one.state, State::Established | State::CloseWait);
         if socket.is_labelled() && sockets().filter(is_whole).all(|one| one.label.is_some()) {
             let is_ours = |one: &InetSocket| one.label == Some(slot.0);
-            counting.see(sockets().filter(is_whole).filter(|one| is_ours(one)));
             return Ok(diag::traffic(sockets(), is_ours, quiet, begun));
         }
-        counting.seen.is_partial = true;
         let inodes = diag::inodes_of(&self.children.pids(counting.generation)?)?;
         let is_ours = |one: &InetSocket| one.inode != 0 && inodes.contains(&one.inode);
         let traffic = diag::traffic(sockets(), is_ours, quiet, begun);
@@ -266,7 +192,6 @@ impl Shell {
     }
 
     fn unix_traffic(&mut self, socket: &HeldSocket, counting: &mut Counting) -> io::Result<Traffic> {
-        counting.seen.is_partial = true;
         let dump = self.questions.diag.unix()?;
         // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
         // stat(2) sees another.

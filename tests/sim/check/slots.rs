@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use socket_supervise::config::{Handover, Ready, Signal, Span};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{
-    Action, Counted, Event, GenerationId, Looked, SlotId, Steering, Taking, Traffic, limits,
+    Action, Counted, Event, GenerationId, Looked, SlotId, Steering, Traffic, limits,
 };
 
 use super::{Check, is_passed_on, role};
@@ -81,7 +81,6 @@ impl Check {
     pub(super) fn note_slot_event(&mut self, now: u64, event: &Event) {
         match event {
             Event::Looked { looked: Looked { cost, .. }, .. } => self.slots.rest_after(now, *cost),
-            Event::Signalled { signal: Signal::CONT, .. } => self.slots.rests_until = now,
             Event::Counted { generation, counted: Counted { traffic, cost, .. } } => {
                 self.slots.rest_after(now, *cost);
                 let on = self.slots.of(*generation);
@@ -210,7 +209,7 @@ impl Check {
             Stage::Drains | Stage::Told => (first << (looks - 1).min(16)).min(limits::LOOK_LAST.as_nanos()),
         };
         let since = on.looked.map_or(u64::MAX, |looked| now - looked);
-        // The first look of all, and the last at a candidate, come when they have to.
+        // The first look of all, and that at a candidate, come when they have to.
         let may_not_rest = looks == 0 || stage == Stage::Tried;
         let gap = if may_not_rest { 0 } else { gap };
         assert!(since >= gap, "no_spin: generation {} is looked at after {since} ns ({stage:?})", id.0);
@@ -466,8 +465,6 @@ impl Check {
         });
         let died = matches!(event, Event::Exited { generation, .. } if baked == Some(generation.0));
         self.mark("died in its bake", died);
-        let is_hung = matches!(event, Event::Counted { counted, .. } if counted.taking != Taking::Something);
-        self.mark("hung candidate", is_hung && baked.is_some());
         let ended = match event {
             Event::Exited { generation, .. } => self.slots.of.get(generation),
             _ => None,

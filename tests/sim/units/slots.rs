@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use socket_supervise::config::{Ready, Span};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{
-    Counted, Event, GenerationId, Looked, Sight, SlotId, Steering, Taking, Traffic, limits,
+    Counted, Event, GenerationId, Looked, Sight, SlotId, Steering, Traffic, limits,
 };
 
 use super::kernel::{Happening, Kernel, MS, SECOND};
@@ -83,9 +83,8 @@ impl Kernel {
             1 | 2 => Some(Traffic { in_flight: 1, queued: self.rng.u32(..2), ..Traffic::default() }),
             _ => Some(Traffic::default()),
         };
-        let takings = [Taking::Something, Taking::Something, Taking::Nothing, Taking::Stopped];
-        let taking = takings[self.rng.usize(..takings.len())];
-        let counted = Counted { traffic, taking, cost: Span::from_nanos(self.rng.u64(..4 * MS)) };
+        let is_stopped = self.rng.u8(..4) == 0;
+        let counted = Counted { traffic, is_stopped, cost: Span::from_nanos(self.rng.u64(..4 * MS)) };
         self.answers.push_back(Event::Counted { generation, counted });
         self.rules.mark("drained", traffic.is_some_and(Traffic::is_over));
     }

@@ -102,10 +102,6 @@ pub(super) struct Group {
     pub(super) stopped: bool,
     /// Since when.
     pub(super) stopped_at: u64,
-    /// When it was counted last.
-    pub(super) counted: u64,
-    /// When it accepted somebody last.
-    pub(super) accepted: Option<u64>,
     held: Vec<Happening>,
     /// The core waits for the last of them.
     awaited: bool,
@@ -282,8 +278,6 @@ impl World {
             traffic: Traffic::default(),
             stopped: false,
             stopped_at: 0,
-            counted: 0,
-            accepted: None,
             held: Vec::new(),
             awaited: false,
         };

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use socket_supervise::config::Span;
-use socket_supervise::core::{Counted, Event, GenerationId, SlotId, Steering, Taking, Traffic, limits};
+use socket_supervise::core::{Counted, Event, GenerationId, SlotId, Steering, Traffic, limits};
 
 use super::kernel::{Health, Life};
 use super::{Happening, MS, SECOND, World};
@@ -172,17 +172,6 @@ impl World {
         self.queue.push_back(Event::SocketLost { slot, socket: "/x.sock".to_owned() });
     }
 
-    /// A server is busy, maybe for a client that is gone, and accepts nobody for some time.
-    pub(crate) fn distract(&mut self) {
-        self.connect();
-        let last = self.groups.iter_mut().rev().find(|(_, group)| group.is_accepting());
-        let Some((generation, group)) = last else { return };
-        (group.accepts, group.traffic) = (false, Traffic::default());
-        let (generation, after) = (*generation, self.rng.u64(..4 * SECOND));
-        self.plan(after, Happening::Accepts { generation });
-        self.connect();
-    }
-
     /// Something comes to a slot, whoever has the traffic. The shell is told of it once.
     pub(crate) fn arrive(&mut self, slot: SlotId, count: u32) {
         let now = self.now;
@@ -215,9 +204,6 @@ impl World {
         let Some((id, group)) = group else { return };
         let (generation, count) = (*id, std::mem::take(&mut queue.waiting));
         group.traffic.in_flight += count;
-        if count > 0 {
-            group.accepted = Some(self.now);
-        }
         if let Some(span) = group.script.service {
             for _ in 0..count {
                 let after = if self.orderly { span } else { self.rng.u64(..=span) };
@@ -360,29 +346,13 @@ impl World {
         }
         let traffic = (!self.net.is_blind).then_some(traffic);
         let cost = self.cost();
-        let taking = self.taking(generation, queue);
-        self.answers.push_back(Event::Counted { generation, counted: Counted { traffic, taking, cost } });
+        let is_stopped = self.groups.get(&generation).is_some_and(|group| group.stopped);
+        self.answers.push_back(Event::Counted { generation, counted: Counted { traffic, is_stopped, cost } });
     }
 
     /// Of one look.
     pub(super) fn cost(&mut self) -> Span {
         Span::from_nanos(if self.orderly { 0 } else { self.rng.u64(..Check::COST) })
-    }
-
-    /// Since it was counted last.
-    fn taking(&mut self, generation: GenerationId, queue: Queue) -> Taking {
-        let now = self.now;
-        let Some(group) = self.groups.get_mut(&generation) else { return Taking::Something };
-        let before = std::mem::replace(&mut group.counted, now);
-        if queue.waiting == 0 || queue.since > before || self.net.is_blind {
-            Taking::Something
-        } else if group.stopped {
-            Taking::Stopped
-        } else if group.accepted.is_none() {
-            Taking::Nothing
-        } else {
-            Taking::Something
-        }
     }
 
     pub(super) fn probe(&mut self, generation: GenerationId) {

@@ -69,7 +69,7 @@ impl Check {
     }
 
     /// A candidate that has not run for the last seconds of its bake, while somebody waited for it, is not taken.
-    pub(crate) fn who_hangs_is_not_taken(
+    pub(crate) fn who_is_stopped_is_not_taken(
         &mut self,
         now: u64,
         (event, status): (&Event, &Status),
@@ -89,33 +89,25 @@ impl Check {
             .zip(waits)
             .map(|(frozen, waits)| frozen.max(waits).max(self.restored) + self.slots.of[&id].slept);
         let hangs = since.is_some_and(|since| now >= since + SOME);
-        assert!(!hangs, "who_hangs_is_not_taken: {id} has accepted nothing since {since:?}");
+        assert!(!hangs, "who_is_stopped_is_not_taken: {id} is stopped since {since:?}");
     }
 
-    /// Nor is one rolled back for hanging that has accepted somebody since it was ready, unless it is stopped by now.
-    pub(crate) fn who_accepts_is_not_thrown_out(
+    /// Nor is one rolled back for it that runs, or that nobody waits for.
+    pub(crate) fn nobody_else_is_thrown_out(
         &mut self,
-        now: u64,
         actions: &[Action],
         net: &Net,
-        habits: impl Fn(GenerationId) -> Option<(Option<u64>, Option<u64>)>,
+        frozen: impl Fn(GenerationId) -> Option<u64>,
     ) {
-        let hung = actions.iter().find_map(|action| match action {
+        let thrown_out = actions.iter().find_map(|action| match action {
             Action::Tell(Note::Swap(SwapNote::RolledBack { to, reason, .. })) => {
-                reason.contains("has accepted nothing").then_some(*to)
+                reason.contains("is stopped by a signal").then_some(*to)
             }
             _ => None,
         });
-        let Some(id) = hung else { return };
-        let (stopped, accepted) = habits(id).unwrap_or_default();
-        let ready = self.seen[&id].ready;
-        let is_idle = stopped.is_some() || accepted <= ready;
-        assert!(is_idle, "{id} has accepted somebody at {accepted:?}, ready at {ready:?}");
+        let Some(id) = thrown_out else { return };
         let slot = SlotId(self.slots.slot(id.0));
-        let waits = net.waiting().find(|(at, _)| *at == slot).map(|(_, queue)| queue.since);
-        let least = if stopped.is_some() { 0 } else { limits::ACCEPTS_NOTHING.as_nanos() };
-        let is_so = waits.is_some_and(|since| now >= since + least);
-        assert!(is_so, "{id} is said to have accepted nothing, though somebody waits since {waits:?} only");
-        self.mark("thrown out for accepting nothing", stopped.is_none());
+        assert!(frozen(id).is_some() && net.waiting().any(|(at, _)| at == slot), "{id} is thrown out");
+        self.mark("thrown out", true);
     }
 }
