@@ -31,7 +31,7 @@ pub struct Counted {
     pub traffic: Option<Traffic>,
     /// None of its processes runs: a signal has stopped all of them.
     pub is_stopped: bool,
-    /// The CPU time that it took the shell.
+    /// What it took the shell (see [`limits::LOOK_COST`]).
     pub cost: Span,
 }
 

@@ -21,7 +21,7 @@ pub struct Looked {
     /// Nobody was seen there.
     pub others: BTreeSet<String>,
     pub sight: Sight,
-    /// The CPU time that it took the shell.
+    /// What it took the shell (see [`limits::LOOK_COST`]).
     pub cost: Span,
 }
 

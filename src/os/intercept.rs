@@ -33,6 +33,7 @@ use crate::config::{Address, Kind};
 use crate::core::{BindNote, SlotId};
 use address::Wanted;
 use answer::{Answer, Place};
+use epoll::Registrations;
 pub use filter::program;
 use target::Target;
 
@@ -75,7 +76,7 @@ pub struct Interceptor {
 #[derive(Debug)]
 struct Common {
     held: Mutex<Vec<Arc<Held>>>,
-    /// No other generation runs, so that what is not steered is this one's alone.
+    /// There is no other generation, so that what is not steered is this one's alone.
     is_alone: Arc<AtomicBool>,
     /// It was let bind something for itself, and what is held may be in the way of that.
     has_passed: AtomicBool,
@@ -250,7 +251,10 @@ impl Desk {
         let shortest = held.iter().map(|held| held.place.at.shortest()).min().unwrap_or(usize::MAX);
         match usize::try_from(length) {
             Ok(length) if (shortest..=address::LONGEST).contains(&length) => {
-                let verdict = self.judge_bind(target, call.args[1], length, held);
+                let Some(wanted) = self.read_wanted(target, call.args[1], length) else {
+                    return Verdict::Pass;
+                };
+                let verdict = self.judge_bind(target, &wanted, held);
                 if matches!(verdict, Verdict::Pass) {
                     self.common.has_passed.store(true, Ordering::Relaxed);
                 }
@@ -260,39 +264,46 @@ impl Desk {
         }
     }
 
-    fn judge_bind(&mut self, target: Target, address: u64, length: usize, held: &[Arc<Held>]) -> Verdict {
-        let bytes = match target.memory(address, length).or_else(|error| {
+    /// None: it is of a family that is never held, or cannot be read.
+    fn read_wanted(&mut self, target: Target, address: u64, length: usize) -> Option<Wanted> {
+        let bytes = target.memory(address, length).or_else(|error| {
             // Another user's, and we are root without CAP_SYS_PTRACE, as in containers: root may act as that user.
             if target.act_as_its_user() { target.memory(address, length) } else { Err(error) }
-        }) {
-            Ok(bytes) => bytes,
+        });
+        match bytes {
+            Ok(bytes) => return address::parse(&bytes),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
                 let name = target.read("comm").unwrap_or_default();
                 self.tell(BindNote::Unseen { process: name.trim_end().to_owned(), why: error.to_string() });
-                return Verdict::Pass;
             }
             // Not its own memory, which the kernel will tell it, or it is gone.
-            Err(_) => return Verdict::Pass,
-        };
-        let Some(wanted) = address::parse(&bytes) else { return Verdict::Pass };
+            Err(error) => log::debug!("the memory of thread {}: {error}", target.thread),
+        }
+        self.common.has_passed.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn judge_bind(&mut self, target: Target, wanted: &Wanted, held: &[Arc<Held>]) -> Verdict {
         let places: Vec<Place> = held.iter().map(|held| held.place.clone()).collect();
-        if !answer::is_near(&wanted, &places) {
+        if !answer::is_near(wanted, &places) {
             return Verdict::Pass;
         }
         let Some(inode) = target.inode() else { return Verdict::Pass };
-        if let Some(number) = held.iter().position(|held| held.inode == inode) {
-            // A signal took the thread out of the call after we had put it there, and the call begins anew. What is bound
-            // cannot be bound to another address, and the kernel says so.
-            let is_same = answer::is_near(&wanted, &places[number..=number]);
-            return if is_same { Verdict::Done } else { Verdict::Pass };
-        }
         let duplicate = target.duplicate();
         let Some(socket) = target.socket(duplicate.as_ref()) else { return Verdict::Pass };
-        let is_same_path = |place: &Place| match (&wanted, &place.at) {
+        let is_same_path = |place: &Place| match (wanted, &place.at) {
             (Wanted::Path(wanted), Wanted::Path(held)) => target.is_same_path(wanted, held),
             _ => false,
         };
-        let answer = answer::answer(socket, &wanted, &places, is_same_path);
+        if let Some(number) = held.iter().position(|held| held.inode == inode) {
+            // A signal took the thread out of the call after we had put it there, and the call begins anew. What is bound
+            // cannot be bound to another address, and the kernel says so.
+            return match answer::answer(socket, wanted, &places[number..=number], is_same_path) {
+                Answer::Held(_) => Verdict::Done,
+                Answer::Pass | Answer::WrongFamily(_) | Answer::Beside(_) => Verdict::Pass,
+            };
+        }
+        let answer = answer::answer(socket, wanted, &places, is_same_path);
         match answer {
             Answer::Pass => Verdict::Pass,
             // With a socket of its own it can at least be reached.
@@ -317,13 +328,13 @@ impl Desk {
         }
     }
 
-    fn give(&self, call: &Call, gift: &Gift) -> io::Result<()> {
+    fn give(&mut self, call: &Call, gift: &Gift) -> io::Result<()> {
         let listener = self.listener.as_fd();
         let Gift { held, target, inode, duplicate } = gift;
         let Ok(flags) = target.flags() else { return self.let_bind(call) };
         let registrations = match duplicate {
-            Some(_) => epoll::registrations(*target, *inode),
-            None => Vec::new(),
+            Some(_) => Registrations::of(*target, *inode),
+            None => Registrations::default(),
         };
         // All of this was read by a number.
         if !seccomp::is_waiting(listener, call.id) {
@@ -342,17 +353,13 @@ impl Desk {
             return self.let_bind(call);
         }
         held.is_given.store(true, Ordering::Relaxed);
-        for registration in registrations {
-            if let Err(error) = registration.renew(&held.socket, target.fd) {
-                log::warn!(
-                    "the server registered its socket with epoll(7) before it was bound, and will not hear of \
-                     connections to {}: {error} (do so after bind, or take the socket from LISTEN_FDS)",
-                    held.address
-                );
-            }
-        }
+        let renewed = registrations.renew(&held.socket, target.fd);
         log::debug!("thread {} gets {} in the place of its own socket", call.thread, held.address);
-        seccomp::succeed(listener, call.id)
+        let answered = seccomp::succeed(listener, call.id);
+        if let Err(why) = renewed {
+            self.tell(BindNote::Unregistered { socket: held.address.clone(), why });
+        }
+        answered
     }
 
     fn let_bind(&self, call: &Call) -> io::Result<()> {
@@ -390,7 +397,7 @@ impl Held {
     /// The server has removed the path first, as many do.
     fn is_gone(&self) -> bool {
         match &self.place.at {
-            Wanted::Path(path) => !path.exists(),
+            Wanted::Path(path) => matches!(path.try_exists(), Ok(false)),
             Wanted::Inet(_) | Wanted::Abstract(_) => false,
         }
     }

@@ -69,9 +69,18 @@ pub(super) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 /// The inode of the socket that a link in fd leads to; None for any other file.
 pub(super) fn socket(link: impl AsRef<Path>) -> io::Result<Option<u64>> {
+    Ok(named(link, "socket:[")?.and_then(|inode| inode.parse().ok()))
+}
+
+/// Whether it leads to a file without a place that the kernel calls so, as `eventpoll`.
+pub(super) fn is_anonymous(link: impl AsRef<Path>, name: &str) -> bool {
+    named(link, "anon_inode:[").is_ok_and(|found| found.as_deref() == Some(name))
+}
+
+fn named(link: impl AsRef<Path>, kind: &str) -> io::Result<Option<String>> {
     let file = fs::read_link(link)?;
-    let inode = file.to_str().and_then(|file| file.strip_prefix("socket:[")?.strip_suffix(']'));
-    Ok(inode.and_then(|inode| inode.parse().ok()))
+    let name = file.to_str().and_then(|file| file.strip_prefix(kind)?.strip_suffix(']'));
+    Ok(name.map(str::to_owned))
 }
 
 /// The entries that are numbers: the processes in /proc, the fds in fd.

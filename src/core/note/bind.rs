@@ -13,6 +13,8 @@ pub enum BindNote {
     WrongFamily { socket: String, wanted: String },
     /// It binds `wanted` as well, for IPv6 alone, and only `socket` is held.
     Beside { socket: String, wanted: String },
+    /// Some of the server's epoll sets have nothing in the place of the socket that it had put there.
+    Unregistered { socket: String, why: String },
 }
 
 impl fmt::Display for BindNote {
@@ -42,6 +44,12 @@ impl fmt::Display for BindNote {
                 "the server binds {wanted} as well as {socket}, which is not held: old and new cannot both have it \
                  during a swap (write {})",
                 both(socket, wanted)
+            ),
+            Self::Unregistered { socket, why } => write!(
+                f,
+                "the server registered a socket with epoll(7) before it bound it, and {socket}, which it got instead, could \
+                 not be registered everywhere in its place: {why}; it will not hear of connections there (register after \
+                 bind, or take the socket from LISTEN_FDS)"
             ),
         }
     }

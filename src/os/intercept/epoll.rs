@@ -1,12 +1,11 @@
 //! A server that registers its socket with epoll(7) before it binds it: the registration belongs to the socket, and goes
 //! with it when another takes its place. It is made anew, with the number that the server knows.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::target::Target;
-use crate::os::proc::Registered;
+use crate::os::proc::{self, Registered};
 use crate::os::sys;
 use crate::os::sys::seccomp;
 
@@ -15,48 +14,59 @@ const FDS: usize = 4096;
 /// A server has a few sets at most, one for each of its threads. Each is an fd of ours until the call is answered.
 const SETS: usize = 64;
 
+/// Where a server has its socket.
+#[derive(Debug, Default)]
+pub(super) struct Registrations {
+    found: Vec<Registration>,
+    /// There are more.
+    is_cut: bool,
+}
+
 /// In a set of the server's.
 #[derive(Debug)]
-pub(super) struct Registration {
+struct Registration {
     set: OwnedFd,
     events: u32,
     data: u64,
 }
 
-/// Those of the socket with this inode under the fd of `target`; none where we may not have the server's fds.
-pub(super) fn registrations(target: Target, inode: u64) -> Vec<Registration> {
-    let Some(process) = target.process().and_then(|pid| sys::pidfd_open(pid).ok()) else { return Vec::new() };
-    let Ok(entries) = fs::read_dir(target.proc("fd")) else { return Vec::new() };
-    let mut found = Vec::new();
-    for entry in entries.flatten().take(FDS) {
-        let is_set =
-            fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]");
-        let Some(number) = entry.file_name().to_str().filter(|_| is_set).and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let Ok(info) = target.read(&format!("fdinfo/{number}")) else { continue };
-        let registered = info.lines().filter_map(Registered::parse);
-        for one in registered.filter(|one| one.fd == target.fd && one.inode.number == inode) {
-            match seccomp::take_fd(&process, number) {
-                Ok(_) if found.len() >= SETS => {
-                    log::warn!(
-                        "thread {} has its socket in over {SETS} epoll sets, and loses the others",
-                        target.thread
-                    );
-                    return found;
+impl Registrations {
+    /// Those of the socket with this inode under the fd of `target`; none where we may not have the server's fds.
+    pub(super) fn of(target: Target, inode: u64) -> Self {
+        let mut all = Self::default();
+        let Some(process) = target.process().and_then(|pid| sys::pidfd_open(pid).ok()) else { return all };
+        let Ok(numbers) = proc::numbers(target.proc("fd")) else { return all };
+        let is_set = |number: &i32| proc::is_anonymous(target.proc(&format!("fd/{number}")), "eventpoll");
+        for number in numbers.take(FDS).filter(is_set) {
+            let Ok(info) = target.read(&format!("fdinfo/{number}")) else { continue };
+            let registered = info.lines().filter_map(Registered::parse);
+            for one in registered.filter(|one| one.fd == target.fd && one.inode.number == inode) {
+                if all.found.len() == SETS {
+                    all.is_cut = true;
+                    return all;
                 }
-                Ok(set) => found.push(Registration { set, events: one.events, data: one.data }),
-                Err(error) => log::debug!("the epoll set of thread {}: {error}", target.thread),
+                match seccomp::take_fd(&process, number) {
+                    Ok(set) => all.found.push(Registration { set, events: one.events, data: one.data }),
+                    Err(error) => log::debug!("the epoll set of thread {}: {error}", target.thread),
+                }
             }
         }
+        all
     }
-    found
-}
 
-impl Registration {
     /// For `socket`, which the server has as `number` now.
-    pub(super) fn renew(&self, socket: &OwnedFd, number: i32) -> io::Result<()> {
-        seccomp::register(self.set.as_fd(), socket.as_fd(), number, self.events, self.data)
+    ///
+    /// # Errors
+    /// Why some of its sets do not have it.
+    pub(super) fn renew(&self, socket: &OwnedFd, number: i32) -> Result<(), String> {
+        let renew = |one: &Registration| {
+            seccomp::register(one.set.as_fd(), socket.as_fd(), number, one.events, one.data)
+        };
+        let failed: Vec<io::Error> = self.found.iter().filter_map(|one| renew(one).err()).collect();
+        match failed.first() {
+            Some(error) => Err(error.to_string()),
+            None if self.is_cut => Err(format!("it is in over {SETS} epoll sets")),
+            None => Ok(()),
+        }
     }
 }

@@ -22,7 +22,7 @@ const SAID: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Intercepting {
     line: Option<Line>,
-    /// One generation runs, or none.
+    /// Only one generation has been started and is not forgotten yet.
     is_alone: Arc<AtomicBool>,
     /// What was told; a swap is no reason to say it again.
     said: BTreeSet<String>,
@@ -103,7 +103,7 @@ impl Shell {
 
     pub(super) fn on_intercepted(&mut self) {
         let Some(line) = &self.intercepting.line else { return };
-        // Each thread has a few things to tell in all its life.
+        // Each thread has a few things to tell in all its life, and waits for an answer to whatever else it sends.
         let news: Vec<News> = line.receiver.try_iter().collect();
         for news in news {
             match news {

@@ -1,7 +1,8 @@
 //! Unix paths that a server removes, or somebody takes: watched with inotify(7), and linked back.
 //!
 //! Whoever may connect to a path may also touch(1) it, which looks like an unlink(2) until it is looked into. So after
-//! each look we do not listen for a while, and nobody can keep us busy.
+//! each look we do not listen for a while, and nobody can keep us busy. Only a server under InterceptBind= that binds a path
+//! it has removed is answered at once: one look for each such bind(2).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

@@ -65,15 +65,30 @@ impl Counting {
     }
 }
 
-/// The CPU time of this thread: what a look costs is the difference. On a busy machine, or when we are stopped by a signal,
-/// a look takes longer, and costs no more.
-pub(super) fn cpu_time() -> Span {
-    let time = ClockId::CLOCK_THREAD_CPUTIME_ID.now().expect("Linux has this clock");
-    Span::from_nanos(u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
+/// What a look costs, from its beginning.
+pub(super) struct Effort {
+    begun: Instant,
+    cpu: Span,
 }
 
-pub(super) fn cost_since(begun: Span) -> Span {
-    Span::from_nanos(cpu_time().as_nanos().saturating_sub(begun.as_nanos()))
+impl Effort {
+    pub(super) fn begin() -> Self {
+        Self { begun: Instant::now(), cpu: cpu_time() }
+    }
+
+    /// The CPU time: on a busy machine, or where a signal stops us, a look takes longer and costs no more. But a tenth of
+    /// the time at least, since it may also wait for what a server has locked, and the loop with it.
+    pub(super) fn cost(&self) -> Span {
+        let cpu = cpu_time().as_nanos().saturating_sub(self.cpu.as_nanos());
+        let tenth = u64::try_from(self.begun.elapsed().as_nanos() / 10).unwrap_or(u64::MAX);
+        Span::from_nanos(cpu.max(tenth))
+    }
+}
+
+/// Of this thread.
+fn cpu_time() -> Span {
+    let time = ClockId::CLOCK_THREAD_CPUTIME_ID.now().expect("Linux has this clock");
+    Span::from_nanos(u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
 }
 
 impl Questions {
@@ -106,10 +121,11 @@ impl Shell {
 
     /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
     pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
-        let (begun, cpu) = (Instant::now(), cpu_time());
+        let effort = Effort::begin();
         let held = self.held().into_iter().filter(|one| one.is_steered()).collect();
         let before = self.questions.silent.remove(&generation).unwrap_or_default();
-        let mut counting = Counting { generation, slot, quiet, begun, before, silent: Silent::new() };
+        let mut counting =
+            Counting { generation, slot, quiet, begun: effort.begun, before, silent: Silent::new() };
         let traffic = self.traffic(held, &mut counting).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
                 log::warn!(
@@ -119,7 +135,7 @@ impl Shell {
         });
         self.questions.silent.insert(generation, counting.silent);
         let is_stopped = self.children.is_stopped(generation);
-        let counted = Counted { traffic: traffic.ok(), is_stopped, cost: cost_since(cpu) };
+        let counted = Counted { traffic: traffic.ok(), is_stopped, cost: effort.cost() };
         self.queue.push_back(Event::Counted { generation, counted });
     }
 

@@ -10,7 +10,7 @@ use nix::sys::stat::fstat;
 
 use super::Shell;
 use super::health::{Asking, begin_probe};
-use super::traffic::{cost_since, cpu_time};
+use super::traffic::Effort;
 use crate::config::{Kind, known};
 use crate::core::{Event, GenerationId, Looked, Note, Sight, SlotId};
 use crate::os::diag::State;
@@ -24,7 +24,7 @@ const SILENCE: Duration = Duration::from_millis(100);
 
 impl Shell {
     pub(super) fn look(&mut self, generation: GenerationId, slot: SlotId, ask: bool) {
-        let begun = cpu_time();
+        let effort = Effort::begin();
         let sockets = self.sockets_of(generation);
         let (waited, is_blind) = self.waiters(generation, slot, &sockets).unwrap_or_else(|error| {
             log::debug!("{generation}: cannot see who waits on its sockets: {error}");
@@ -42,8 +42,8 @@ impl Shell {
         if sight != Sight::Asked && self.asking.as_ref().is_some_and(|asking| asking.is_silent) {
             self.end_probe(generation);
         }
-        let cost = cost_since(begun);
-        let looked = Looked { waited: only_names(waited), others: only_names(others), sight, cost };
+        let looked =
+            Looked { waited: only_names(waited), others: only_names(others), sight, cost: effort.cost() };
         self.queue.push_back(Event::Looked { generation, looked });
     }
 

@@ -5,15 +5,15 @@ use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::OnceLock;
 
-use libc::c_uint;
+use libc::{c_long, c_uint};
 use nix::errno::Errno;
 
 use super::failure::{Report, Step};
 use super::{Outcome, check, wish};
 use crate::config::{Limit, Resource};
 
-/// The limit of open files that we were started with, if we have raised it.
-static ORIGINAL: OnceLock<(Resource, Rlimit)> = OnceLock::new();
+/// The soft limit of open files that we were started with, if we have raised it.
+static OPEN_FILES: OnceLock<u64> = OnceLock::new();
 
 /// The kernel's struct rlimit64, the same on every architecture; all ones is infinity.
 #[derive(Clone, Copy, Debug)]
@@ -27,32 +27,25 @@ fn rlimit(limit: &Limit) -> Rlimit {
     Rlimit { soft: limit.soft.unwrap_or(u64::MAX), hard: limit.hard.unwrap_or(u64::MAX) }
 }
 
-/// Every address takes several fds of ours, and those of a server have numbers that we must be able to use, too. Our
-/// children get what we were started with, unless LimitNOFILE= says otherwise.
+/// Every address takes several fds of ours, and those of a server have numbers that we must be able to use, too. Whatever
+/// we start has the soft limit that we were started with, unless LimitNOFILE= says otherwise; only relays, which run on as
+/// a part of us, keep ours.
 ///
 /// # Errors
 /// Those of prlimit(2).
 pub fn raise_open_files() -> io::Result<()> {
-    let number = resource_number(Resource::Nofile);
-    let (mut before, none) = (Rlimit { soft: 0, hard: 0 }, ptr::null_mut::<Rlimit>());
-    // SAFETY: a null new value; `before` is a whole struct to write to.
-    let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, none, &raw mut before) };
+    let (result, before) = get(Resource::Nofile);
     Errno::result(result)?;
     if before.soft < before.hard {
-        let raised = Rlimit { soft: before.hard, ..before };
-        // SAFETY: `raised` is a whole struct; the old value is not asked for.
-        Errno::result(unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, &raw const raised, none) })?;
-        ORIGINAL.get_or_init(|| (Resource::Nofile, before));
+        Errno::result(put(Resource::Nofile, Rlimit { soft: before.hard, ..before }))?;
+        OPEN_FILES.get_or_init(|| before.soft);
     }
     Ok(())
 }
 
 /// What a child is to have.
 pub(super) fn all(limits: &[Limit]) -> Vec<(Resource, Rlimit)> {
-    let mut all: Vec<_> = limits.iter().map(|limit| (limit.resource, rlimit(limit))).collect();
-    let is_asked = |resource| limits.iter().any(|limit| limit.resource == resource);
-    all.extend(ORIGINAL.get().filter(|(resource, _)| !is_asked(*resource)));
-    all
+    limits.iter().map(|limit| (limit.resource, rlimit(limit))).collect()
 }
 
 const fn resource_number(resource: Resource) -> c_uint {
@@ -77,29 +70,38 @@ const fn resource_number(resource: Resource) -> c_uint {
     number as c_uint
 }
 
-// From here on: the child.
+// From here on: also the child.
+
+/// Of the calling process.
+fn get(resource: Resource) -> (c_long, Rlimit) {
+    let (mut limit, none) = (Rlimit { soft: 0, hard: 0 }, ptr::null::<Rlimit>());
+    // SAFETY: a null new value; `limit` is a whole struct to write to.
+    let result =
+        unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource_number(resource), none, &raw mut limit) };
+    (result, limit)
+}
+
+fn put(resource: Resource, limit: Rlimit) -> c_long {
+    let none = ptr::null_mut::<Rlimit>();
+    // SAFETY: `limit` is a whole struct to read; the old value is not asked for.
+    unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource_number(resource), &raw const limit, none) }
+}
 
 /// As systemd's setrlimit_closest(): where the hard limit may not be raised, what is below it is taken.
 pub(super) fn set(status: RawFd, limits: &[(Resource, Rlimit)]) -> Outcome<()> {
-    let none = ptr::null_mut::<Rlimit>();
+    // This takes no lock. Somebody may have changed ours since (prlimit(1)), and to have less is always allowed.
+    if let (Some(soft), (0, ours)) = (OPEN_FILES.get(), get(Resource::Nofile)) {
+        check(Step::Limit, put(Resource::Nofile, Rlimit { soft: ours.soft.min(*soft), ..ours }))?;
+    }
     let mut detail = 0u32;
     for (resource, wanted) in limits {
-        let number = resource_number(*resource);
-        // SAFETY: `wanted` is a whole struct; the old value is not asked for.
-        let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, ptr::from_ref(wanted), none) };
-        if let Err(report) = check(Step::Limit, result) {
+        if let Err(report) = check(Step::Limit, put(*resource, *wanted)) {
             wish(status, Err(Report { detail, ..report }))?;
-            let mut limit = Rlimit { soft: 0, hard: 0 };
-            // SAFETY: a null new value; `limit` is a whole struct to write to.
-            check(Step::Limit, unsafe {
-                libc::syscall(libc::SYS_prlimit64, 0, number, none, &raw mut limit)
-            })?;
+            let (result, mut limit) = get(*resource);
+            check(Step::Limit, result)?;
             limit.hard = limit.hard.min(wanted.hard);
             limit.soft = limit.hard.min(wanted.soft);
-            // SAFETY: as the first call.
-            check(Step::Limit, unsafe {
-                libc::syscall(libc::SYS_prlimit64, 0, number, &raw const limit, none)
-            })?;
+            check(Step::Limit, put(*resource, limit))?;
         }
         detail = detail.wrapping_add(1);
     }

@@ -1,6 +1,5 @@
 //! The fds of another process: which socket one is, what an epoll has registered, whether one is an io_uring.
 
-use std::fs;
 use std::io;
 
 use nix::unistd::Pid;
@@ -42,10 +41,9 @@ impl Files {
 
     /// A process that we may not look at has none that we know of.
     pub(super) fn has_io_uring(&mut self, pid: Pid) -> bool {
-        let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        fds.flatten()
-            .take_while(|_| self.count().is_ok())
-            .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[io_uring]"))
+        let Ok(fds) = proc::numbers(format!("/proc/{pid}/fd")) else { return false };
+        fds.take_while(|_| self.count().is_ok())
+            .any(|fd| proc::is_anonymous(format!("/proc/{pid}/fd/{fd}"), "io_uring"))
     }
 
     fn count(&mut self) -> io::Result<()> {

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::load::{Load, get};
-use super::super::support::{Place, SUPERVISE, example, fds, proc_status, settled, wait_for};
+use super::super::support::{Place, SUPERVISE, example, fds, proc_status, set_limit, settled, wait_for};
 use super::{assert_answers, binds, swapped};
 
 #[test]
@@ -113,15 +113,20 @@ fn a_signal_in_the_midst_of_a_call_does_not_make_it_fail() {
     assert_answers(&daemon.address("http"), 1);
 }
 
-/// Its wrapper takes the memory that a thread of ours would need, when the one that answers it is there already.
+/// There is no memory for a thread of ours when the one that answers the server is there already.
 #[test]
 fn a_thread_that_is_not_to_be_had_is_told_and_ends_nobody() {
     let place = Place::new();
-    let limit = "kb=$(sed -n 's/^VmSize:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$PPID/status); \
-                 prlimit --pid $PPID --as=$(((kb + 1536) * 1024)): && exec \"$@\"";
-    let command = ["sh", "-c", limit, "sh", &example("binds"), "epoll+{addr:http}"];
+    let command = ["sh", "-c", "kill -STOP $$; exec \"$@\"", "sh", &example("binds"), "epoll+{addr:http}"];
     let daemon = binds(&place, "127.0.0.1:0", "", &[]).command(&command).start();
-    let told = "will not hear of connections to 127.0.0.1:";
+    let server = daemon.server();
+    wait_for("its stop", || proc_status(server, "State").filter(|state| state.starts_with('T')));
+    let size = proc_status(daemon.pid(), "VmSize").unwrap();
+    let size: u64 = size.trim_end_matches(" kB").trim().parse().unwrap();
+    // Less than the stack of a thread.
+    set_limit(daemon.pid(), "as", &((size + 1536) << 10).to_string());
+    kill(Pid::from_raw(server), Signal::SIGCONT).unwrap();
+    let told = "could not be registered everywhere in its place";
     wait_for("the reason", || daemon.stderr().contains(told).then_some(()));
     assert_eq!(daemon.status()["generations"][0]["generation"], 1, "{}", daemon.stderr());
     daemon.verb("stop").expect(0);

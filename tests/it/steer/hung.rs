@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::load::answer;
-use super::super::support::{Daemon, Place, limit_fds, set_limit_of_fds, wait_for};
+use super::super::support::{Daemon, Place, limit_fds, set_limit, wait_for};
 use super::{assert_answered, assert_steered, namespace, queue_up, rude, swapped};
 
 const CLIENTS: usize = 200;
@@ -138,7 +138,7 @@ fn a_rescue_that_finds_no_fd_is_tried_again() {
     kill(Pid::from_raw(candidate), Signal::SIGKILL).unwrap();
     let complaint = "cannot be taken elsewhere";
     wait_for("its complaint", || daemon.stderr().contains(complaint).then_some(()));
-    set_limit_of_fds(daemon.pid(), "1024");
+    set_limit(daemon.pid(), "nofile", "1024");
     assert_answered(&mut clients, "rude generation 1\n");
     assert_eq!(daemon.stderr().matches(complaint).count(), 1, "{}", daemon.stderr());
 }

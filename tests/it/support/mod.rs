@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 pub(crate) use daemon::{Daemon, Launch};
 pub(crate) use process::{
-    descendants, environment, fd_flags, fds, limit_fds, proc_status, set_limit_of_fds, zombies,
+    descendants, environment, fd_flags, fds, limit_fds, proc_status, set_limit, zombies,
 };
 
 /// Nothing that works takes this long, however busy the machine is.

@@ -94,11 +94,11 @@ pub(crate) fn fd_flags(pid: i32, fd: i32) -> u32 {
 pub(crate) fn limit_fds(pid: i32, more: usize) {
     let taken: Vec<i32> = fds(pid).iter().map(|(number, _)| *number).collect();
     let limit = (0..).filter(|number| !taken.contains(number)).nth(more).unwrap();
-    set_limit_of_fds(pid, &limit.to_string());
+    set_limit(pid, "nofile", &limit.to_string());
 }
 
-/// The soft one of RLIMIT_NOFILE.
-pub(crate) fn set_limit_of_fds(pid: i32, limit: &str) {
-    let (pid, limit) = (pid.to_string(), format!("--nofile={limit}:"));
+/// A soft limit of a process, as prlimit(1) names it.
+pub(crate) fn set_limit(pid: i32, name: &str, limit: &str) {
+    let (pid, limit) = (pid.to_string(), format!("--{name}={limit}:"));
     assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
 }
