@@ -10,7 +10,7 @@ use nix::sys::stat::utimensat;
 use nix::sys::time::TimeSpec;
 
 use super::super::load::{Load, get};
-use super::super::support::{Daemon, Launch, Place, example, fd_flags, proc_status, settled, wait_for};
+use super::super::support::{Daemon, Place, fd_flags, proc_status, settled, wait_for};
 use super::{assert_answered, assert_steered, queue_up, swapped, vandal, vandal_at};
 
 /// How long clients could not get an answer after the deed; nobody waits for long.
@@ -133,38 +133,6 @@ fn connections_that_a_server_leads_astray_are_answered_by_it_again() {
         assert_mended(&outages);
         swapped(&daemon, 2);
         assert_eq!(get(&address, "/").unwrap(), "vandal generation 2\n");
-    }
-}
-
-#[test]
-fn a_datagram_server_that_connects_its_socket_is_followed_by_one_that_serves() {
-    let place = Place::new();
-    let words = place.path("words");
-    place.write("words", "--connect");
-    let mut daemon = Launch::new(&place)
-        .args("--listen udp:127.0.0.1:0=dns --ready notify --restart-sec 0 --bake 0 --drain-quiet 50ms")
-        .command(&["/bin/sh", "-c", "exec \"$0\" $(cat \"$1\")", &example("vandal"), &words])
-        .start();
-    daemon.wait_generation(1);
-    place.write("words", "");
-    let address = daemon.address("dns");
-    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    for generation in 2..=3 {
-        let wanted = format!("{generation} /");
-        wait_for("an answer of the next", || {
-            client.send_to(b"/", &address).unwrap();
-            let mut buffer = [0; 64];
-            let length = client.recv(&mut buffer).ok()?;
-            (buffer[..length] == *wanted.as_bytes()).then_some(())
-        });
-        if generation == 2 {
-            let said = daemon.stderr();
-            assert!(said.contains("generation 1 can accept nothing on"), "{said}");
-            assert_eq!(said.matches("generation 1 has connected").count(), 1, "{said}");
-            assert!(!said.contains("cannot be taken elsewhere") && !said.contains("without READY"), "{said}");
-            swapped(&daemon, 3);
-        }
     }
 }
 

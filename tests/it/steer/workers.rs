@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::load::get;
-use super::super::support::{Launch, Place, example, wait_for};
-use super::{assert_steered, wait_for_traffic};
+use super::super::support::{Daemon, Launch, Place, example, wait_for};
+use super::{assert_steered, swapped, wait_for_traffic};
 
 /// The main process has been looked after by the time it does that.
 #[test]
@@ -38,19 +38,25 @@ fn kill_it(pid: i32) {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
-/// It is out of the group from then on, although it looks as before.
-#[test]
-fn datagrams_go_on_where_a_server_has_connected_its_socket_and_disconnected_it() {
-    let place = Place::new();
+/// A datagram server that does this in its first generation alone, and its address.
+fn vandal_once(place: &Place, deed: &str) -> (Daemon, String) {
     let words = place.path("words");
-    place.write("words", "--wander");
-    let mut daemon = Launch::new(&place)
+    place.write("words", deed);
+    let mut daemon = Launch::new(place)
         .args("--listen udp:127.0.0.1:0=dns --ready notify --restart-sec 0 --bake 0 --drain-quiet 50ms")
         .command(&["/bin/sh", "-c", "exec \"$0\" $(cat \"$1\")", &example("vandal"), &words])
         .start();
     daemon.wait_generation(1);
     place.write("words", "");
     let address = daemon.address("dns");
+    (daemon, address)
+}
+
+/// It is out of the group from then on, although it looks as before.
+#[test]
+fn datagrams_go_on_where_a_server_has_connected_its_socket_and_disconnected_it() {
+    let place = Place::new();
+    let (daemon, address) = vandal_once(&place, "--wander");
     wait_for("an answer", || echoed(&address));
     for generation in 2..=4 {
         daemon.verb("swap").expect(0);
@@ -58,7 +64,19 @@ fn datagrams_go_on_where_a_server_has_connected_its_socket_and_disconnected_it()
     }
 }
 
-/// Which generation answers datagrams.
+#[test]
+fn a_datagram_server_that_connects_its_socket_is_followed_by_one_that_serves() {
+    let place = Place::new();
+    let (daemon, address) = vandal_once(&place, "--connect");
+    wait_for("an answer of the next", || (echoed(&address)? == 2).then_some(()));
+    let said = daemon.stderr();
+    assert!(said.contains("generation 1 can accept nothing on"), "{said}");
+    assert_eq!(said.matches("generation 1 has connected").count(), 1, "{said}");
+    assert!(!said.contains("cannot be taken elsewhere") && !said.contains("without READY"), "{said}");
+    swapped(&daemon, 3);
+    wait_for("an answer of the next", || (echoed(&address)? == 3).then_some(()));
+}
+
 fn echoed(address: &str) -> Option<u64> {
     let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
