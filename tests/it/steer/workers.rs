@@ -29,7 +29,8 @@ fn what_a_worker_does_that_outlives_the_main_process_is_mended() {
     for pid in daemon.processes_of(1) {
         kill_it(pid);
     }
-    let status = daemon.wait_state("waiting");
+    let nobody = serde_json::json!([]);
+    let status = daemon.wait_until("all of it is gone", |status| status["generations"] == nobody);
     assert!(status["sockets"][0]["backlog"].as_u64().unwrap() > 1, "{status}");
 }
 
