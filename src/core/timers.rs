@@ -69,7 +69,7 @@ impl fmt::Display for Why {
             }
             Self::Probe(g) => write!(f, "generation {} is asked whether it is ready", g.0),
             Self::Look(g) => write!(f, "who of generation {} waits on its sockets is looked at", g.0),
-            Self::Trial(g) => write!(f, "whether generation {} is stopped", g.0),
+            Self::Trial(g) => write!(f, "whether generation {} is stopped is looked at", g.0),
             Self::CanaryOver(g) => write!(f, "generation {} gets all new connections", g.0),
             Self::Rescue => write!(f, "connections that wait where nobody serves are taken elsewhere"),
             Self::Count(g) => write!(f, "the connections of generation {} are counted", g.0),
