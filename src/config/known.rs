@@ -117,6 +117,13 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
         &["npm", "yarn", "pnpm"],
         Wrapper("put `supervise exec --` before the server in the script of package.json"),
     ),
+    (
+        &["cargo"],
+        Say(
+            "cargo may be building it still; else add --intercept-bind if it binds its port itself (a server that takes \
+             LISTEN_FDS needs nothing)",
+        ),
+    ),
     (&["make"], Wrapper("put `supervise exec --` before the server in the Makefile")),
     (
         &["sh", "bash", "dash", "ash", "zsh", "fish", "busybox"],

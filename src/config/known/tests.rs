@@ -92,6 +92,12 @@ fn servers_that_bind_for_themselves() {
 }
 
 #[test]
+fn a_build_takes_time() {
+    let said = web("cargo run -q --example hello");
+    assert!(said.starts_with("cargo may be building") && said.contains("--intercept-bind"), "{said}");
+}
+
+#[test]
 fn wrappers_are_told_where_exec_goes() {
     for command in ["npm start", "yarn dev", "make run", "sh -c x", "/bin/bash run", "./run.sh"] {
         let said = web(command);
