@@ -206,7 +206,8 @@ fn decisions(config: &Config, stop_first: Option<&str>) -> Vec<(&'static str, St
         String::new()
     };
     let ready = match policy.ready {
-        Ready::Auto => "READY=1, or alive for a second".to_owned(),
+        Ready::Auto if config.listeners.is_empty() => "READY=1, or alive for a second".to_owned(),
+        Ready::Auto => "READY=1, or seen to wait on its sockets".to_owned(),
         Ready::Notify => "READY=1".to_owned(),
         Ready::Exec => "executed".to_owned(),
         Ready::Http => "an answer to its GET".to_owned(),

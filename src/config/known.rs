@@ -198,7 +198,7 @@ pub fn remedy(words: &[String], sockets: &[Socket]) -> String {
         }
         Say(text) => fill(text, socket, &name),
         Intercept(more) => {
-            format!("{name} binds its port itself: add --intercept-bind{}", fill(more, socket, &name))
+            format!("{name} usually binds its port itself: add --intercept-bind{}", fill(more, socket, &name))
         }
         Wrapper(text) => format!(
             "{name} starts the server as a child: {text}, or add --intercept-bind if the server binds its port itself"

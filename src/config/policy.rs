@@ -259,7 +259,7 @@ pub enum StartLimitAction {
 /// Ready=: when a generation counts as ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ready {
-    /// READY=1, or alive for a second where no generation ever sent it.
+    /// READY=1, or seen to wait on its sockets where the server does not send it.
     Auto,
     /// READY=1 and nothing else.
     Notify,

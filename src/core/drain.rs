@@ -113,7 +113,7 @@ impl Step<'_> {
         let now = self.now;
         self.rest_after(counted.cost);
         let traffic = counted.traffic;
-        self.try_candidate(id, counted.is_stopped, traffic.unwrap_or_default().queued);
+        self.try_candidate(id, counted.is_stopped);
         let Some(generation) = self.service.get_mut(id) else { return };
         let slot = generation.slot;
         let Some(counting) = &mut generation.counting else { return };

@@ -191,10 +191,8 @@ impl Step<'_> {
         let Some(generation) = self.service.get(id) else { return };
         let policy = &generation.policy;
         let signal = failure_signal(policy, policy.start_failure_mode);
-        let last = generation.probe.as_ref().and_then(|probe| probe.last.as_ref());
-        let last = last.map(|last| format!(" (the last answer: {last})"));
-        let last = last.or_else(|| generation.what_is_unseen()).unwrap_or_default();
-        let reason = format!("generation {} was not ready within {}{last}", id.0, policy.timeout_start);
+        let missing = self.service.what_is_missing(generation).unwrap_or_default();
+        let reason = format!("generation {} was not ready within {}{missing}", id.0, policy.timeout_start);
         self.fail_generation(id, Failure::Timeout, reason, signal);
     }
 
@@ -320,6 +318,7 @@ impl Step<'_> {
             Phase::Swapping { old, new } if old == id => {
                 self.tell(SwapNote::OldDied { old, new }.into());
                 self.service.phase = Phase::Up { current: new };
+                self.service.server_notifies |= self.service.get(new).is_some_and(|new| new.notifies);
                 self.settle_steering();
                 self.adopt();
                 if self.service.get(new).is_some_and(|generation| generation.ready.is_some()) {

@@ -78,7 +78,7 @@ pub(super) struct Service {
     pub(super) ledger: Ledger,
     /// Nobody is looked at before then, after what the last looks cost.
     pub(super) rests_until: Time,
-    /// Some generation sent READY=1: from then on only that counts (Ready=auto).
+    /// The generation that is or was current last has sent READY=1: of the next, only that counts (Ready=auto).
     pub(super) server_notifies: bool,
     /// How to take the sockets was told once: to one that runs, and to one that has ended.
     pub(super) hint_told: bool,
@@ -176,6 +176,8 @@ pub(super) struct Generation {
     pub(super) gate: Option<ReadyBy>,
     /// Both.
     pub(super) ready: Option<Time>,
+    /// It has sent READY=1.
+    pub(super) notifies: bool,
     /// Ready=http: asks for it.
     pub(super) probe: Option<Probing>,
     /// Who waits on its sockets; None: it has none.
@@ -188,6 +190,8 @@ pub(super) struct Generation {
     pub(super) drain: Option<Drain>,
     /// Since when another has its place for good.
     pub(super) replaced: Option<Time>,
+    /// It can accept nothing on a socket any more, which matters where it gets the traffic back.
+    pub(super) lost: Option<String>,
     pub(super) counting: Option<Counting>,
     pub(super) cut: u32,
     pub(super) end: Option<End>,
@@ -407,12 +411,14 @@ impl Generation {
             active: None,
             gate: None,
             ready: None,
+            notifies: false,
             probe: None,
             waiting: None,
             switched: None,
             trial: None,
             drain: None,
             replaced: None,
+            lost: None,
             counting: None,
             cut: 0,
             end: None,

@@ -150,6 +150,14 @@ impl Step<'_> {
         let Some(generation) = self.service.generations.iter().find(serves) else { return };
         let (id, signal) = (generation.id, generation.policy.kill_signal);
         let reason = format!("generation {} can accept nothing on {socket} any more", id.0);
+        let is_switched = |new: GenerationId| self.service.get(new).is_some_and(|new| new.switched.is_some());
+        if matches!(self.service.phase, Phase::Swapping { old, new } if old == id && is_switched(new)) {
+            // Nothing comes to it any more, and it may finish what it has.
+            if let Some(generation) = self.service.get_mut(id) {
+                generation.lost = Some(reason);
+            }
+            return;
+        }
         self.fail_generation(id, Failure::Protocol, reason, signal);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::note::{Note, ReadyBy, SwapNote};
 use super::report::{LastSwap, Outcome, Reply};
+use super::restart::Failure;
 use super::service::{Attempt, Generation, Phase, Step, Then};
 use super::{Action, ClientId, GenerationId, Manager, limits};
 use crate::config::{Handover, Policy, Ready, Span, Type};
@@ -39,8 +40,9 @@ impl Step<'_> {
     }
 
     pub(super) fn on_ready_said(&mut self, id: GenerationId) {
-        self.service.server_notifies = true;
-        let Some(generation) = self.service.get(id) else { return };
+        self.service.server_notifies |= self.service.current() == Some(id);
+        let Some(generation) = self.service.get_mut(id) else { return };
+        generation.notifies = true;
         let policy = &generation.policy;
         let is_notify_type = matches!(policy.service_type, Type::Notify | Type::NotifyReload);
         let is_gate = matches!(policy.ready, Ready::Auto | Ready::Notify);
@@ -99,6 +101,7 @@ impl Step<'_> {
         generation.ready = Some(now);
         let (watchdog, canary) = (generation.watchdog_period, generation.policy.canary);
         generation.watchdog = (watchdog != Span::ZERO).then(|| now.after(watchdog));
+        let is_silent = by == ReadyBy::Alone;
         self.tell(Note::Ready { generation: id, after, by });
         if !self.service.manager_told {
             self.service.manager_told = true;
@@ -113,7 +116,10 @@ impl Step<'_> {
                 }
                 None => self.switch(id),
             },
-            Phase::Up { current } if current == id => self.succeed_attempt(),
+            Phase::Up { current } if current == id => {
+                self.service.server_notifies &= !is_silent;
+                self.succeed_attempt();
+            }
             Phase::Swapping { .. }
             | Phase::Up { .. }
             | Phase::Listening { .. }
@@ -147,6 +153,7 @@ impl Step<'_> {
     pub(super) fn promote(&mut self) {
         let Phase::Swapping { old, new } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: new };
+        self.service.server_notifies = self.service.get(new).is_some_and(|new| new.notifies);
         self.service.ledger.reset();
         self.adopt();
         let drain = self.service.get(old).map_or(Span::ZERO, |generation| generation.policy.drain);
@@ -171,6 +178,12 @@ impl Step<'_> {
         self.fail_attempt_saying(reason, &text);
         self.discard();
         self.stop_by_policy(new, limits::FAILED_CANDIDATE);
+        if let Some(generation) = self.service.get_mut(old)
+            && let Some(reason) = generation.lost.take()
+        {
+            let signal = generation.policy.kill_signal;
+            self.fail_generation(old, Failure::Protocol, reason, signal);
+        }
     }
 
     /// Stops a generation as its own policy says, with at most so much patience.

@@ -1,5 +1,5 @@
-//! A candidate that was ready and is then stopped by a signal is not taken: just before its canary is over, and its bake, it
-//! is counted. Where somebody waits for it and it is stopped, the old one has the traffic back.
+//! A candidate that was ready and is stopped by a signal just before its canary or its bake is over is not taken: the old
+//! one has the traffic back.
 //!
 //! Nothing else tells a server that hangs from one that is at work, maybe for a client that is gone by now.
 
@@ -11,10 +11,9 @@ impl Step<'_> {
     /// Its canary or its bake begins.
     pub(super) fn begin_trial(&mut self, id: GenerationId, span: Span) {
         let now = self.now;
-        let steers = self.service.steers();
         let Some(generation) = self.service.get_mut(id) else { return };
         let before = span.as_nanos().checked_sub(limits::LOOK_FIRST.as_nanos());
-        generation.trial = before.filter(|_| steers).map(|before| now.after(Span::from_nanos(before)));
+        generation.trial = before.map(|before| now.after(Span::from_nanos(before)));
     }
 
     /// What follows the window waits for this count, which therefore waits for no rest.
@@ -25,15 +24,15 @@ impl Step<'_> {
     }
 
     /// It was counted.
-    pub(super) fn try_candidate(&mut self, id: GenerationId, is_stopped: bool, queued: u32) {
+    pub(super) fn try_candidate(&mut self, id: GenerationId, is_stopped: bool) {
         let Phase::Swapping { new, .. } = self.service.phase else { return };
         let Some(generation) = self.service.get_mut(id).filter(|_| new == id) else { return };
         if generation.trial != Some(Time::NEVER) {
             return;
         }
         generation.trial = None;
-        if is_stopped && queued > 0 {
-            self.roll_back(format!("generation {} is stopped by a signal while {queued} wait for it", id.0));
+        if is_stopped {
+            self.roll_back(format!("generation {} is stopped by a signal", id.0));
         }
     }
 }

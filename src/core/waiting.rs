@@ -115,14 +115,26 @@ impl Service {
         }
         waiting.unseen.iter().filter(is_required).cloned().collect()
     }
-}
 
-impl Generation {
-    /// ` (nobody waits on https)`: why it is not ready.
-    pub(super) fn what_is_unseen(&self) -> Option<String> {
-        let waiting = self.waiting.as_ref().filter(|_| self.policy.ready == Ready::Auto)?;
-        let is_clear = waiting.sight == Sight::Clear && !waiting.unseen.is_empty();
-        is_clear.then(|| format!(" (nobody waits on {})", listed(&waiting.unseen)))
+    /// ` (nobody waits on https)`: why it is not ready, as far as that is known.
+    pub(super) fn what_is_missing(&self, generation: &Generation) -> Option<String> {
+        match generation.policy.ready {
+            Ready::Http => {
+                let last = generation.probe.as_ref()?.last.as_ref()?;
+                Some(format!(" (the last answer: {last})"))
+            }
+            Ready::Notify => Some(" (it sent no READY=1)".to_owned()),
+            Ready::Auto if self.server_notifies && self.is_candidate(generation.id) => Some(
+                " (it sent no READY=1, as the one that serves did; if it never does, `supervise restart` takes it)"
+                    .to_owned(),
+            ),
+            Ready::Auto => {
+                let waiting = generation.waiting.as_ref()?;
+                let is_clear = waiting.sight == Sight::Clear && !waiting.unseen.is_empty();
+                is_clear.then(|| format!(" (nobody waits on {})", listed(&waiting.unseen)))
+            }
+            Ready::Exec | Ready::Delay(_) => None,
+        }
     }
 }
 

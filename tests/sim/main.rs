@@ -22,7 +22,7 @@ use world::World;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 39] = [
+const SITUATIONS: [&str; 40] = [
     "a draining one died",
     "accepted ours",
     "arrived where nobody serves",
@@ -50,6 +50,7 @@ const SITUATIONS: [&str; 39] = [
     "rolled back",
     "second stop",
     "socket lost",
+    "socket lost in a bake",
     "started by a connection",
     "steering failed",
     "steering failed in a swap",

@@ -2,7 +2,7 @@
 
 use socket_supervise::config::{Config, Policy, Span};
 use socket_supervise::core::report::{Outcome, State};
-use socket_supervise::core::{Request, Setting, Why};
+use socket_supervise::core::{Exit, Request, Setting, Why};
 
 use crate::world::{MS, SECOND, SOCKETS, Script, World};
 
@@ -106,4 +106,22 @@ fn who_once_said_ready_has_to_say_it_again() {
         swap(&mut world, Script { ready: Some(5 * MS), ..Script::good() }),
         Some((Outcome::Swapped, None))
     );
+}
+
+#[test]
+fn only_the_one_that_serves_says_what_the_next_has_to_say() {
+    let mut world = begun(mute(), STEERED);
+    world.run_for(SECOND);
+    let dies = Script { exits: Some((300 * MS, Exit::Code(1))), ..Script::good() };
+    assert_eq!(swap(&mut world, dies).map(|(outcome, _)| outcome), Some(Outcome::RolledBack));
+    assert_eq!(swap(&mut world, mute()), Some((Outcome::Swapped, None)));
+    // One that says it is followed by one that does not only when that is all there is.
+    assert_eq!(swap(&mut world, Script::good()), Some((Outcome::Swapped, None)));
+    let (outcome, reason) = swap(&mut world, mute()).unwrap();
+    assert_eq!(outcome, Outcome::RolledBack);
+    assert!(reason.unwrap().contains("sent no READY=1, as the one that serves did"));
+    world.scripts.push_back(Ok(mute()));
+    world.request(Request::Restart);
+    world.run_for(20 * SECOND);
+    assert_eq!(swap(&mut world, mute()), Some((Outcome::Swapped, None)));
 }

@@ -285,8 +285,8 @@ impl World {
         let wake = self.core.next_wake();
         self.check.step(self.now, &event, &actions, &status, wake);
         let frozen = |id| self.groups.get(&id).filter(|it| it.stopped).map(|it| it.stopped_at);
-        self.check.who_is_stopped_is_not_taken(self.now, (&event, &status), &self.net, frozen);
-        self.check.nobody_else_is_thrown_out(&actions, &self.net, frozen);
+        self.check.who_is_stopped_is_not_taken(self.now, (&event, &status), frozen);
+        self.check.nobody_else_is_thrown_out(&actions, frozen);
         self.compare_twin(&event, &actions);
         for action in &actions {
             self.obey(action);

@@ -194,11 +194,11 @@ fn rescued(f: &mut fmt::Formatter<'_>, socket: &str, count: Option<u32>, relayed
     };
     let how = match (relayed, count) {
         (true, Some(_)) => {
-            "passed on to the server that serves, which sees us as the client (sysctl net.ipv4.tcp_migrate_req=1 keeps \
-             client addresses)"
+            "passed on to the queue that is served now or next, by a server that sees us as the client (sysctl \
+             net.ipv4.tcp_migrate_req=1 keeps client addresses)"
         }
-        (true, None) => "passed on to the server that serves",
-        (false, _) => "moved to the server that serves",
+        (true, None) => "passed on to the queue that is served now or next",
+        (false, _) => "moved to the queue that is served now or next",
     };
     write!(f, "{socket}: {what} waited where nobody accepts: {how}")
 }

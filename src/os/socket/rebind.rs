@@ -3,6 +3,7 @@
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
+use super::slots::NOT_ASKED;
 use super::{BindError, HeldSocket, Inherited, NamedSocket, addresses, hold};
 use crate::config::{Address, Handover, Listener, SocketOptions};
 
@@ -43,7 +44,7 @@ pub fn rebind(
     for (listener, kept) in listeners.iter().zip(kept) {
         let name = listener.name.clone();
         if let Some(socket) = kept {
-            warn_of_changes(&socket, listener);
+            warn_of_changes(&socket, listener, handover);
             sockets.push(NamedSocket { name, socket });
         } else if let Some(mut socket) = bound.next() {
             socket.set_removes(listener.options.remove_on_stop);
@@ -61,7 +62,20 @@ fn is_for(held: &HeldSocket, listener: &Listener) -> bool {
     is_same_protocol && (is_same || held.kind == listener.kind && addresses(listener).contains(&held.address))
 }
 
-fn warn_of_changes(held: &HeldSocket, listener: &Listener) {
+fn warn_of_changes(held: &HeldSocket, listener: &Listener, handover: Handover) {
+    let is_other = match handover {
+        Handover::Steered => held.why_shared().as_deref() == Some(NOT_ASKED),
+        Handover::Shared => held.is_steered(),
+        Handover::StopFirst => false,
+    };
+    if is_other {
+        log::warn!(
+            "{}: {} stays {} (another Handover= of a held socket takes effect when supervise is stopped and started)",
+            listener.place,
+            held.address,
+            if held.is_steered() { "steered" } else { "shared" }
+        );
+    }
     let but_name = |options: &SocketOptions| SocketOptions { name: None, ..options.clone() };
     if held.inherited.is_none() && but_name(&held.asked.options) != but_name(&listener.options) {
         log::warn!(

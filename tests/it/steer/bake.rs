@@ -94,7 +94,7 @@ fn stop_in_its_trial(listen: &str, options: &str) {
     let swap = verb.end().json();
     assert_eq!(swap["outcome"], "rolled-back", "{listen} {options}: {swap} {}", daemon.stderr());
     let reason = swap["reason"].as_str().unwrap();
-    assert!(reason.contains("generation 2") && reason.contains("is stopped by a signal"), "{reason}");
+    assert!(reason.contains("generation 2 is stopped by a signal"), "{reason}");
     daemon.wait_generation(1);
     wait_for_traffic(&address, "rude generation 1\n");
     let counts = load.finish();

@@ -29,6 +29,8 @@ pub(super) struct OnSlot {
     pub(super) drains: Option<u64>,
     /// Handover=stop-first: it does so before there is another.
     is_first: bool,
+    /// It can accept nothing on one of its sockets.
+    has_lost: bool,
     /// How many times in a row nothing was left of its connections.
     over: u32,
     /// When they were counted last, in what stage, and how often in it.
@@ -304,7 +306,7 @@ impl Check {
             self.traffic_is_where_it_belongs(now, status);
             self.ready_mends_the_slots(actions, status);
             self.who_cannot_be_steered_to_is_not_taken(event, status);
-            self.who_has_lost_its_socket_has_failed(event);
+            self.who_has_lost_its_socket_has_no_traffic(event);
             self.marks_of_slots(event, status);
         }
     }
@@ -440,14 +442,21 @@ impl Check {
         self.mark("steering failed", !is_swap);
     }
 
-    /// It is told to end, but for one that only finishes what it has.
-    fn who_has_lost_its_socket_has_failed(&mut self, event: &Event) {
-        let Event::SocketLost { slot, .. } = event else { return };
-        for id in self.on(*slot) {
-            let drains = self.slots.of[&id].drains.is_some();
-            let is_over = drains || self.is_leaving(id) || self.stops_itself(id);
-            assert!(is_over, "generation {} can accept nothing and serves on", id.0);
-            self.mark("socket lost", !drains);
+    /// It finishes what it has, or is told to end, and in any case gets no traffic.
+    fn who_has_lost_its_socket_has_no_traffic(&mut self, event: &Event) {
+        if let Event::SocketLost { slot, .. } = event {
+            for id in self.on(*slot) {
+                let on = self.slots.of(id);
+                on.has_lost = true;
+                let (drains, is_served) = (on.drains.is_some(), self.slots.steering.slot == *slot);
+                self.mark("socket lost", !drains);
+                self.mark("socket lost in a bake", !drains && !is_served && !self.is_leaving(id));
+            }
+        }
+        for (id, on) in self.slots.of.iter().filter(|(_, on)| on.has_lost && on.drains.is_none()) {
+            let is_over = self.is_leaving(*id) || self.stops_itself(*id);
+            let is_replaced = self.slots.steering.slot.0 != on.slot;
+            assert!(is_over || is_replaced, "generation {} can accept nothing and serves on", id.0);
         }
     }
 
