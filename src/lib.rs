@@ -29,7 +29,6 @@
 //!   dialect.rs          Protocol=: what else than LISTEN_FDS a server is told
 //!   environment.rs      -E, Environment=, environment files
 //!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
-//!   known.rs            what is known of programs that do not take their sockets
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
 //!   known.rs            how well-known servers take a socket: the fix for a command
 //!   number.rs           integers, sizes, limits, booleans
@@ -98,6 +97,7 @@
 //!   host.rs             what specifiers ask of this machine and user
 //!   unit_files.rs       the file, template and drop-ins of a UNIT
 //!   users.rs            /etc/passwd and /etc/group
+//!   within.rs           questions that may never be answered, asked by a thread
 //!   logger.rs           our lines on stderr
 //!   sys.rs              system calls that nix lacks (unsafe); sys/seccomp.rs: those of os/intercept (unsafe)
 //! ```

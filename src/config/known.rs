@@ -120,7 +120,7 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
     (
         &["cargo"],
         Say(
-            "cargo may be building it still; else add --intercept-bind if it binds its port itself (a server that takes \
+            "cargo builds it first, which takes time; add --intercept-bind if it binds its port itself (a server that takes \
              LISTEN_FDS needs nothing)",
         ),
     ),

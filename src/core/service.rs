@@ -80,9 +80,10 @@ pub(super) struct Service {
     pub(super) rests_until: Time,
     /// The generation that is or was current last has sent READY=1: of the next, only that counts (Ready=auto).
     pub(super) server_notifies: bool,
-    /// How to take the sockets was told once: to one that runs, and to one that has ended.
+    /// One that runs was told once how to take the sockets.
     pub(super) hint_told: bool,
-    pub(super) hint_at_end_told: bool,
+    /// Sockets on which the server was ever seen to wait: it knows of them.
+    pub(super) waited_on: BTreeSet<String>,
     /// The start that somebody waits for, or that a swap made.
     pub(super) attempt: Option<Attempt>,
     pub(super) clients: Clients,
@@ -344,7 +345,7 @@ impl Service {
             rests_until: Time(0),
             server_notifies: false,
             hint_told: false,
-            hint_at_end_told: false,
+            waited_on: BTreeSet::new(),
             attempt: None,
             clients: Clients::default(),
             last_swap: None,

@@ -180,6 +180,7 @@ impl Step<'_> {
     pub(super) fn on_looked(&mut self, id: GenerationId, looked: Looked) {
         let now = self.now;
         self.rest_after(looked.cost);
+        self.service.waited_on.extend(looked.waited.iter().cloned());
         let Some(generation) = self.service.get_mut(id) else { return };
         let is_late = now >= generation.hint_due();
         let Some(waiting) = &mut generation.waiting else { return };
@@ -198,7 +199,10 @@ impl Step<'_> {
             }
         }
         if waits_nowhere {
-            self.hint(id, unseen, false);
+            let was_told = std::mem::replace(&mut self.service.hint_told, true);
+            if !was_told {
+                self.out.push(Action::Hint { generation: id, sockets: unseen, has_ended: false });
+            }
         }
     }
 
@@ -235,25 +239,14 @@ impl Step<'_> {
             matches!(end, End::Exited(Exit::Code(1..) | Exit::Signal { signal: Signal::ABRT, .. }));
         let is_unseen = !waiting.was_seen() && waiting.sight == Sight::Clear;
         let is_ready = matches!(generation.gate, Some(ReadyBy::Notify | ReadyBy::Http));
-        // A new release that fails where the one before it waits has another fault.
-        let knows_them = |other: &Generation| {
-            other
-                .waiting
-                .as_ref()
-                .is_some_and(|other| !other.seen.is_empty() && waiting.unseen.is_subset(&other.seen))
-        };
-        let is_known = self.service.generations.iter().any(knows_them);
+        // One that fails where another has waited has another fault.
+        let waited_on = &self.service.waited_on;
+        let is_known = !waited_on.is_empty() && waiting.unseen.is_subset(waited_on);
         let is_in_time = generation.ending.is_none() && now < generation.hint_due();
         if is_failure && is_unseen && !is_ready && is_in_time && !is_known {
+            // What it says for itself may be another thing, so the shell knows whether there is a hint.
             let sockets = waiting.unseen.clone();
-            self.hint(id, sockets, true);
-        }
-    }
-
-    fn hint(&mut self, id: GenerationId, sockets: BTreeSet<String>, has_ended: bool) {
-        let told = if has_ended { &mut self.service.hint_at_end_told } else { &mut self.service.hint_told };
-        if !std::mem::replace(told, true) {
-            self.out.push(Action::Hint { generation: id, sockets, has_ended });
+            self.out.push(Action::Hint { generation: id, sockets, has_ended: true });
         }
     }
 }

@@ -35,5 +35,6 @@ pub mod waiters;
 
 mod proc;
 mod shell;
+mod within;
 
 pub use shell::{Reader, run};

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use super::proc;
 use super::sys::{self, Waited};
 use super::unit_files::read_regular;
+use super::within::within_a_second;
 use crate::config::Signal;
 
 /// Descendants looked at in one walk: more than any default pids.max or kernel.pid_max of 32768.
@@ -101,10 +102,10 @@ pub fn strays(known_mains: &[i32]) -> io::Result<Vec<i32>> {
 }
 
 /// The generation a process was started in, from the environment it was executed with. None where that cannot be
-/// read (another user's; an instant during execve(2)), was written over (setproctitle(3) in many servers), or never
+/// read (another user's; an instant during execve(2); not within a second), was written over (setproctitle(3) in many servers), or never
 /// named one.
 pub fn generation_of(pid: i32) -> Option<u64> {
-    let environment = proc::bytes(format!("/proc/{pid}/environ")).ok()?;
+    let environment = within_a_second(move || proc::bytes(format!("/proc/{pid}/environ")))?.ok()?;
     generation_in(&environment)
 }
 
@@ -268,7 +269,16 @@ fn parent_of(pid: i32) -> Option<i32> {
 
 /// Whether its first thread, and with it all others, is stopped (SIGSTOP and its kin).
 pub fn is_stopped(pid: i32) -> bool {
-    proc::bytes(format!("/proc/{pid}/stat")).is_ok_and(|stat| state_in(&stat) == Some(b'T'))
+    state_of(pid) == Some(b'T')
+}
+
+/// Neither stopped by a signal nor ended.
+pub fn runs(pid: i32) -> bool {
+    state_of(pid).is_some_and(|state| !b"TZX".contains(&state))
+}
+
+fn state_of(pid: i32) -> Option<u8> {
+    state_in(&proc::bytes(format!("/proc/{pid}/stat")).ok()?)
 }
 
 fn parent_and_group_of(pid: i32) -> Option<(i32, i32)> {

@@ -107,6 +107,8 @@ struct Shell {
     paths: Option<Paths>,
     /// Paths that were told to be somebody else's.
     taken: BTreeSet<String>,
+    /// How to take the sockets was told of one that had ended.
+    is_end_hinted: bool,
     intercepting: Intercepting,
     launcher: Rc<Launcher>,
     policy: Policy,
@@ -370,8 +372,7 @@ impl Shell {
             Action::EndProbe { generation } => self.end_probe(generation),
             Action::Look { generation, slot, ask } => self.look(generation, slot, ask),
             Action::Hint { generation, sockets, has_ended } => {
-                let hint = self.hint(generation, &sockets, has_ended);
-                hint.iter().for_each(|note| self.tell(note));
+                self.tell_hint(generation, &sockets, has_ended);
             }
             Action::TellOverflows => self.tell_overflows(),
             Action::Sweep { signal } => self.sweep(signal),

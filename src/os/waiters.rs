@@ -6,7 +6,7 @@
 //! epoll_wait(2) on an epoll in which it is registered. System calls of other architectures than ours are not known.
 //!
 //! Everything is read at one moment of a process that goes on meanwhile. A thread, an fd or a process that is gone by then
-//! is no waiter; nothing here waits for anybody.
+//! is no waiter, and who cannot be looked at within a second is not seen.
 
 mod call;
 mod files;
@@ -23,6 +23,7 @@ use files::Files;
 
 pub use super::proc::Inode;
 use super::proc::{self, is_gone};
+use super::within::within_a_second;
 
 /// Processes looked at in one look, and threads of all of them together.
 const PROCESSES: usize = 1024;
@@ -56,6 +57,12 @@ pub fn look_for_readers(pids: &[Pid], sockets: &[Inode]) -> Waiters {
 }
 
 fn look_for(pids: &[Pid], sockets: &[Inode], one_alone: bool) -> Waiters {
+    let unseen = Waiters { waited: vec![false; sockets.len()], is_blind: true };
+    let (pids, sockets) = (pids.to_vec(), sockets.to_vec());
+    within_a_second(move || look_now(&pids, &sockets, one_alone)).unwrap_or(unseen)
+}
+
+fn look_now(pids: &[Pid], sockets: &[Inode], one_alone: bool) -> Waiters {
     let mut waiters = Waiters { waited: vec![false; sockets.len()], is_blind: pids.len() > PROCESSES };
     let mut look =
         Look { sockets, one_alone, threads: THREADS, files: Files::default(), epolls: HashMap::new() };

@@ -94,7 +94,7 @@ fn servers_that_bind_for_themselves() {
 #[test]
 fn a_build_takes_time() {
     let said = web("cargo run -q --example hello");
-    assert!(said.starts_with("cargo may be building") && said.contains("--intercept-bind"), "{said}");
+    assert!(said.starts_with("cargo builds it first") && said.contains("--intercept-bind"), "{said}");
 }
 
 #[test]

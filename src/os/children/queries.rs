@@ -22,12 +22,12 @@ impl Children {
         reap::trees(heads)
     }
 
-    /// All of its processes were stopped by a signal. One that a debugger has stopped is another matter.
+    /// A signal has stopped its main process, and none of the others runs. One that a debugger has stopped is another matter.
     pub fn is_stopped(&self, generation: GenerationId) -> bool {
         let main = self.generations.get(&generation).and_then(|running| running.main);
         // The main process first: to find all of them takes reading all of /proc.
         main.is_some_and(reap::is_stopped)
-            && self.pids(generation).is_ok_and(|pids| pids.iter().all(|pid| reap::is_stopped(pid.as_raw())))
+            && self.pids(generation).is_ok_and(|pids| !pids.iter().any(|pid| reap::runs(pid.as_raw())))
     }
 
     /// What it was started with.

@@ -18,8 +18,8 @@ const SETS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Registrations {
     found: Vec<Registration>,
-    /// There are more.
-    is_cut: bool,
+    /// Why some were not.
+    missed: Option<String>,
 }
 
 /// In a set of the server's.
@@ -38,16 +38,22 @@ impl Registrations {
         let Ok(numbers) = proc::numbers(target.proc("fd")) else { return all };
         let is_set = |number: &i32| proc::is_anonymous(target.proc(&format!("fd/{number}")), "eventpoll");
         for number in numbers.take(FDS).filter(is_set) {
-            let Ok(info) = target.read(&format!("fdinfo/{number}")) else { continue };
+            let info = match target.read(&format!("fdinfo/{number}")) {
+                Ok(info) => info,
+                Err(error) => {
+                    all.missed = Some(error.to_string()).filter(|_| !proc::is_gone(&error)).or(all.missed);
+                    continue;
+                }
+            };
             let registered = info.lines().filter_map(Registered::parse);
             for one in registered.filter(|one| one.fd == target.fd && one.inode.number == inode) {
                 if all.found.len() == SETS {
-                    all.is_cut = true;
+                    all.missed = Some(format!("it is in over {SETS} epoll sets"));
                     return all;
                 }
                 match seccomp::take_fd(&process, number) {
                     Ok(set) => all.found.push(Registration { set, events: one.events, data: one.data }),
-                    Err(error) => log::debug!("the epoll set of thread {}: {error}", target.thread),
+                    Err(error) => all.missed = Some(error.to_string()),
                 }
             }
         }
@@ -63,10 +69,6 @@ impl Registrations {
             seccomp::register(one.set.as_fd(), socket.as_fd(), number, one.events, one.data)
         };
         let failed: Vec<io::Error> = self.found.iter().filter_map(|one| renew(one).err()).collect();
-        match failed.first() {
-            Some(error) => Err(error.to_string()),
-            None if self.is_cut => Err(format!("it is in over {SETS} epoll sets")),
-            None => Ok(()),
-        }
+        failed.first().map(io::Error::to_string).or_else(|| self.missed.clone()).map_or(Ok(()), Err)
     }
 }

@@ -88,6 +88,7 @@ impl Shell {
             asking: None,
             paths: None,
             taken: BTreeSet::new(),
+            is_end_hinted: false,
             intercepting: Intercepting::default(),
             children: Children::default(),
             talkative: BTreeSet::new(),

@@ -76,18 +76,18 @@ impl Effort {
         Self { begun: Instant::now(), cpu: cpu_time() }
     }
 
-    /// The CPU time: on a busy machine, or where a signal stops us, a look takes longer and costs no more. But a tenth of
-    /// the time at least, since it may also wait for what a server has locked, and the loop with it.
+    /// The CPU time: on a busy machine a look takes longer and costs no more. But a tenth of the time at least, of a second
+    /// at most, since it may also wait for what a server has locked, and the loop with it.
     pub(super) fn cost(&self) -> Span {
         let cpu = cpu_time().as_nanos().saturating_sub(self.cpu.as_nanos());
-        let tenth = u64::try_from(self.begun.elapsed().as_nanos() / 10).unwrap_or(u64::MAX);
-        Span::from_nanos(cpu.max(tenth))
+        let time = self.begun.elapsed().min(Duration::from_secs(1));
+        Span::from_nanos(cpu.max(time.as_nanos() as u64 / 10))
     }
 }
 
-/// Of this thread.
+/// Of all our threads: some look for the main one.
 fn cpu_time() -> Span {
-    let time = ClockId::CLOCK_THREAD_CPUTIME_ID.now().expect("Linux has this clock");
+    let time = ClockId::CLOCK_PROCESS_CPUTIME_ID.now().expect("Linux has this clock");
     Span::from_nanos(u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
 }
 

@@ -137,14 +137,24 @@ impl Shell {
         }
     }
 
-    /// `sockets`: by their labels; none of them are all. None: as InterceptBind= saw it, it has met no address in use, or
-    /// that was told.
-    pub(super) fn hint(
-        &self,
+    /// Of one that has ended, once; of one that runs, the core sees to that.
+    pub(super) fn tell_hint(
+        &mut self,
         generation: GenerationId,
         sockets: &BTreeSet<String>,
         has_ended: bool,
-    ) -> Option<Note> {
+    ) {
+        if !(has_ended && self.is_end_hinted)
+            && let Some(note) = self.hint(generation, sockets, has_ended)
+        {
+            self.is_end_hinted |= has_ended;
+            self.tell(&note);
+        }
+    }
+
+    /// `sockets`: by their labels; none of them are all. None: as InterceptBind= saw it, it has met no address in use, or
+    /// that was told.
+    fn hint(&self, generation: GenerationId, sockets: &BTreeSet<String>, has_ended: bool) -> Option<Note> {
         let launcher = self.children.launcher(generation).unwrap_or(&self.launcher);
         let interceptors = self.children.interceptors(generation);
         let held = self.sockets_of(generation);

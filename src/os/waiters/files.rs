@@ -39,11 +39,10 @@ impl Files {
         Ok(sockets.iter().map(|socket| registered.contains(socket)).collect())
     }
 
-    /// A process that we may not look at has none that we know of.
+    /// A process that we may not look at has none that we know of; one with too many fds may have one.
     pub(super) fn has_io_uring(&mut self, pid: Pid) -> bool {
-        let Ok(fds) = proc::numbers(format!("/proc/{pid}/fd")) else { return false };
-        fds.take_while(|_| self.count().is_ok())
-            .any(|fd| proc::is_anonymous(format!("/proc/{pid}/fd/{fd}"), "io_uring"))
+        let Ok(mut fds) = proc::numbers(format!("/proc/{pid}/fd")) else { return false };
+        fds.any(|fd| self.count().is_err() || proc::is_anonymous(format!("/proc/{pid}/fd/{fd}"), "io_uring"))
     }
 
     fn count(&mut self) -> io::Result<()> {

@@ -1,13 +1,12 @@
 //! A release that works at first and dies: the old one never went away, and has the traffic back at once.
 
-use std::io::Read;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::super::load::{Failure, Load, Samples, ask, connect};
-use super::super::support::{Daemon, Launch, Place, example, proc_status, wait_for};
+use super::super::load::{Failure, Load, Samples};
+use super::super::support::{Daemon, Launch, Place, proc_status, wait_for};
 use super::hung::hang;
 use super::{rude, wait_for_traffic};
 
@@ -108,34 +107,6 @@ fn a_release_that_is_stopped_while_it_bakes_is_rolled_back() {
     stop_in_its_trial("127.0.0.1:0", "--canary 50:1500ms");
     let place = Place::new();
     stop_in_its_trial(&place.path("site.sock"), "--bake 500ms");
-}
-
-/// One client at a time, and that one says nothing for as long as the bake lasts.
-#[test]
-fn a_release_with_its_hands_full_is_taken() {
-    let place = Place::new();
-    place.write("how", "accept");
-    let mut daemon = Launch::new(&place)
-        .args("--listen 127.0.0.1:0=http --bake 2s --drain-quiet 50ms")
-        .command(&[&example("waits"), &place.path("how")])
-        .start();
-    daemon.wait_generation(1);
-    let address = daemon.address("http");
-    let verb = daemon.spawn_verb("swap --json");
-    wait_for_traffic(&address, "waits generation 2\n");
-    let mut silent = connect(&address).unwrap();
-    let mut others: Vec<_> = (0..5).map(|_| connect(&address).unwrap()).collect();
-    for other in &mut others {
-        ask(other, "/").unwrap();
-    }
-    let swap = verb.end().expect(0).json();
-    assert_eq!(swap["outcome"], "swapped", "{swap}");
-    ask(&mut silent, "/").unwrap();
-    for client in others.iter_mut().chain([&mut silent]) {
-        let mut text = String::new();
-        client.read_to_string(&mut text).unwrap();
-        assert!(text.ends_with("waits generation 2\n"), "{text}");
-    }
 }
 
 /// Nothing is steered by then: the candidate has the traffic for good, and waits in the queue where it dies later.

@@ -13,7 +13,6 @@ use crate::world::SOCKETS;
 pub(super) struct Waiting {
     of: BTreeMap<GenerationId, Seen>,
     hints: u32,
-    hints_at_end: u32,
 }
 
 #[derive(Clone, Debug, Default, Hash)]
@@ -49,9 +48,8 @@ impl Check {
         match action {
             Action::Look { generation, ask, .. } => self.looks_end(now, *generation, *ask),
             Action::Hint { sockets, has_ended, .. } => {
-                let told = if *has_ended { &mut self.waiting.hints_at_end } else { &mut self.waiting.hints };
-                *told += 1;
-                assert_eq!(*told, 1, "the hint is given twice");
+                self.waiting.hints += u32::from(!has_ended);
+                assert!(self.waiting.hints <= 1, "the hint is given twice");
                 assert!(*has_ended || !sockets.is_empty(), "a hint for no socket");
                 self.mark("hint", !has_ended);
                 self.mark("hint at the end", *has_ended);
