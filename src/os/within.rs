@@ -1,0 +1,58 @@
+//! Questions about another process that may be answered late or never: it decides itself when its memory can be read
+//! (userfaultfd(2), a mapped file of FUSE), and it holds locks that files of /proc wait for.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// The main loop waits for an answer no longer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// So many may be unanswered; then nothing is asked any more.
+const MOST: usize = 4;
+static UNANSWERED: AtomicUsize = AtomicUsize::new(0);
+
+/// The answer of `ask`, which a thread of its own gives. None: not within a second, or there can be no further thread.
+pub(super) fn within_a_second<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    if UNANSWERED.load(Ordering::Relaxed) >= MOST {
+        return None;
+    }
+    let (sender, receiver) = mpsc::channel();
+    UNANSWERED.fetch_add(1, Ordering::Relaxed);
+    let asked = thread::Builder::new().name("ask".to_owned()).stack_size(256 << 10).spawn(move || {
+        let answer = ask();
+        UNANSWERED.fetch_sub(1, Ordering::Relaxed);
+        // Nobody waits for a late one.
+        let _late = sender.send(answer);
+    });
+    if let Err(error) = asked {
+        UNANSWERED.fetch_sub(1, Ordering::Relaxed);
+        log::debug!("no thread to ask about a process: {error}");
+        return None;
+    }
+    receiver.recv_timeout(PATIENCE).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::sys::tests::{alone, eventually};
+
+    #[test]
+    fn what_is_never_answered_holds_up_nobody_for_long() {
+        // Others ask, too.
+        alone("os::within::tests::what_is_never_answered_holds_up_nobody_for_long", || {
+            assert_eq!(within_a_second(|| 7), Some(7));
+            let stuck: Vec<_> = (0..MOST)
+                .map(|_| {
+                    let (release, released) = mpsc::channel::<()>();
+                    assert_eq!(within_a_second(move || released.recv().is_err()), None);
+                    release
+                })
+                .collect();
+            assert_eq!(within_a_second(|| panic!("it is not even asked")), None::<()>);
+            drop(stuck);
+            eventually("they are done", || within_a_second(|| ()));
+        });
+    }
+}
