@@ -56,11 +56,11 @@ pub mod limits {
     pub const CLIENTS: usize = 64;
     /// STATUS= is kept up to this many bytes.
     pub const STATUS_BYTES: usize = 512;
-    /// How soon the connections of a generation that drains are counted again, and who of one that starts waits is
-    /// looked at again, at first and at last.
+    /// Of looks (who of a generation that starts waits) and counts (the connections of one that drains): how soon there
+    /// is the next, at first and at last.
     pub const LOOK_FIRST: Span = Span::from_millis(5);
     pub const LOOK_LAST: Span = Span::from_millis(250);
-    /// So many times as long as the looks took, nobody is looked at.
+    /// So many times as long as they took, there is none.
     pub const LOOK_COST: u64 = 10;
     /// How often is told what a generation that drains still has.
     pub const DRAIN_NEWS: Span = Span::from_secs(1);

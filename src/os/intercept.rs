@@ -78,10 +78,8 @@ struct Common {
     held: Mutex<Vec<Arc<Held>>>,
     /// There is no other generation, so that what is not steered is this one's alone.
     is_alone: Arc<AtomicBool>,
-    /// It was let bind something for itself, and what is held may be in the way of that.
+    /// It was let bind something for itself, what is held may be in the way of that, and it was not told of.
     has_passed: AtomicBool,
-    /// What, was told.
-    has_explained: AtomicBool,
 }
 
 impl Common {
@@ -133,8 +131,7 @@ impl Interceptor {
         tell: impl Fn(News) + Send + 'static,
     ) -> io::Result<Self> {
         let held = Mutex::new(held.into_iter().map(Arc::new).collect());
-        let (has_passed, has_explained) = Default::default();
-        let common = Arc::new(Common { held, is_alone, has_passed, has_explained });
+        let common = Arc::new(Common { held, is_alone, has_passed: AtomicBool::new(false) });
         let ours = Arc::clone(&common);
         let (listener, receiver) = mpsc::channel();
         thread::Builder::new().name("intercept".to_owned()).stack_size(256 << 10).spawn(move || {
@@ -158,8 +155,7 @@ impl Interceptor {
 
     /// The server may have met an address in use, and was not told of.
     pub fn may_have_failed(&self) -> bool {
-        let Common { has_passed, has_explained, .. } = &*self.common;
-        has_passed.load(Ordering::Relaxed) && !has_explained.load(Ordering::Relaxed)
+        self.common.has_passed.load(Ordering::Relaxed)
     }
 }
 
@@ -184,6 +180,8 @@ struct Gift {
 enum Verdict {
     /// The kernel goes on as if we were not there.
     Pass,
+    /// So it does, and the server may meet what is held.
+    Bind,
     /// Nothing is to be done: it has what it asks for.
     Done,
     Give(Gift),
@@ -224,6 +222,7 @@ impl Desk {
             Verdict::Give(gift) => self.give(&call, &gift),
             // Read by its number: was it still that thread?
             Verdict::Done if seccomp::is_waiting(listener, call.id) => seccomp::succeed(listener, call.id),
+            Verdict::Bind => self.let_bind(&call),
             Verdict::Done | Verdict::Pass => seccomp::pass(listener, call.id),
         };
         if let Err(error) = answered {
@@ -251,27 +250,24 @@ impl Desk {
         let shortest = held.iter().map(|held| held.place.at.shortest()).min().unwrap_or(usize::MAX);
         match usize::try_from(length) {
             Ok(length) if (shortest..=address::LONGEST).contains(&length) => {
-                let Some(wanted) = self.read_wanted(target, call.args[1], length) else {
-                    return Verdict::Pass;
-                };
-                let verdict = self.judge_bind(target, &wanted, held);
-                if matches!(verdict, Verdict::Pass) {
-                    self.common.has_passed.store(true, Ordering::Relaxed);
+                match self.read_wanted(target, call.args[1], length) {
+                    Some(Some(wanted)) => self.judge_bind(target, &wanted, held),
+                    Some(None) => Verdict::Pass,
+                    None => Verdict::Bind,
                 }
-                verdict
             }
             Ok(_) | Err(_) => Verdict::Pass,
         }
     }
 
-    /// None: it is of a family that is never held, or cannot be read.
-    fn read_wanted(&mut self, target: Target, address: u64, length: usize) -> Option<Wanted> {
+    /// None: it cannot be read. Some(None): it is none that could be held.
+    fn read_wanted(&mut self, target: Target, address: u64, length: usize) -> Option<Option<Wanted>> {
         let bytes = target.memory(address, length).or_else(|error| {
             // Another user's, and we are root without CAP_SYS_PTRACE, as in containers: root may act as that user.
             if target.act_as_its_user() { target.memory(address, length) } else { Err(error) }
         });
         match bytes {
-            Ok(bytes) => return address::parse(&bytes),
+            Ok(bytes) => return Some(address::parse(&bytes)),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
                 let name = target.read("comm").unwrap_or_default();
                 self.tell(BindNote::Unseen { process: name.trim_end().to_owned(), why: error.to_string() });
@@ -279,18 +275,17 @@ impl Desk {
             // Not its own memory, which the kernel will tell it, or it is gone.
             Err(error) => log::debug!("the memory of thread {}: {error}", target.thread),
         }
-        self.common.has_passed.store(true, Ordering::Relaxed);
         None
     }
 
     fn judge_bind(&mut self, target: Target, wanted: &Wanted, held: &[Arc<Held>]) -> Verdict {
         let places: Vec<Place> = held.iter().map(|held| held.place.clone()).collect();
         if !answer::is_near(wanted, &places) {
-            return Verdict::Pass;
+            return Verdict::Bind;
         }
-        let Some(inode) = target.inode() else { return Verdict::Pass };
+        let Some(inode) = target.inode() else { return Verdict::Bind };
         let duplicate = target.duplicate();
-        let Some(socket) = target.socket(duplicate.as_ref()) else { return Verdict::Pass };
+        let Some(socket) = target.socket(duplicate.as_ref()) else { return Verdict::Bind };
         let is_same_path = |place: &Place| match (wanted, &place.at) {
             (Wanted::Path(wanted), Wanted::Path(held)) => target.is_same_path(wanted, held),
             _ => false,
@@ -300,14 +295,14 @@ impl Desk {
             // cannot be bound to another address, and the kernel says so.
             return match answer::answer(socket, wanted, &places[number..=number], is_same_path) {
                 Answer::Held(_) => Verdict::Done,
-                Answer::Pass | Answer::WrongFamily(_) | Answer::Beside(_) => Verdict::Pass,
+                Answer::Pass | Answer::WrongFamily(_) | Answer::Beside(_) => Verdict::Bind,
             };
         }
         let answer = answer::answer(socket, wanted, &places, is_same_path);
         match answer {
-            Answer::Pass => Verdict::Pass,
+            Answer::Pass => Verdict::Bind,
             // With a socket of its own it can at least be reached.
-            Answer::Held(number) if !held[number].is_steered && held[number].is_gone() => Verdict::Pass,
+            Answer::Held(number) if !held[number].is_steered && held[number].is_gone() => Verdict::Bind,
             Answer::Held(number) => {
                 Verdict::Give(Gift { held: Arc::clone(&held[number]), target, inode, duplicate })
             }
@@ -317,7 +312,6 @@ impl Desk {
                     // As --listen has it.
                     let udp = if held[number].place.kind == Kind::Udp { "udp:" } else { "" };
                     let wanted = format!("{udp}{wanted}");
-                    self.common.has_explained.store(true, Ordering::Relaxed);
                     self.tell(match answer {
                         Answer::Beside(_) => BindNote::Beside { socket, wanted },
                         _ => BindNote::WrongFamily { socket, wanted },

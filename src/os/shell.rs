@@ -409,8 +409,8 @@ impl Shell {
         let event = match started {
             Ok((started, interceptor)) => {
                 self.announce();
-                if let Some(interceptor) = interceptor {
-                    self.intercept(generation, interceptor, started.listener);
+                if let (Some(interceptor), Some(listener)) = (interceptor, started.listener) {
+                    self.intercept(generation, interceptor, listener);
                 }
                 Event::Started { generation, pid: started.pid.unsigned_abs() }
             }

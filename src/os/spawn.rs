@@ -20,7 +20,7 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
@@ -36,7 +36,7 @@ use plan::{PID_ROOM, Prepared};
 
 use super::sys;
 use super::users::Identity;
-use crate::config::{Config, Exec, Resource};
+use crate::config::{Config, Exec, Resource, Signal};
 use crate::core::StartFailure;
 
 // The unsuffixed calls of the old 32-bit ABIs cut ids to 16 bits.
@@ -80,10 +80,11 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
         .read_to_end(&mut bytes)
         .map_err(|error| failure::resources("read the status of the new process", &error))?;
     let mut shortfalls = Vec::new();
-    let mut listener = channel.map(|(ours, _)| filter::receive(&ours));
+    let received = channel.map(|(ours, _)| filter::receive(&ours));
+    let mut refused = None;
     for report in bytes.as_chunks::<REPORT_BYTES>().0.iter().filter_map(|chunk| Report::from_bytes(*chunk)) {
         if report.step == Step::Filter {
-            listener = Some(Err(io::Error::from_raw_os_error(report.errno)));
+            refused = Some(io::Error::from_raw_os_error(report.errno));
         } else if report.step.is_a_wish(report.errno) {
             shortfalls.push(failure::shortfall(plan, report));
         } else {
@@ -91,6 +92,19 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
             return Err(failure::describe(plan, report));
         }
     }
+    let listener = match (refused, received) {
+        (Some(why), _) => Some(Err(why)),
+        (None, Some(Ok(listener))) => Some(Ok(listener)),
+        (None, None) => None,
+        (None, Some(Err(error))) => {
+            // Nobody would answer what it binds: no fd was left for that here, or it was killed on its way.
+            let killed = sys::pidfd_send_signal(pidfd.as_fd(), Some(Signal::KILL));
+            killed
+                .and_then(|()| sys::wait_for(&pidfd))
+                .map_err(|error| failure::resources("end it", &error))?;
+            return Err(failure::resources("receive the listener of its filter", &error));
+        }
+    };
     Ok(Child { pid, pidfd, shortfalls, listener })
 }
 

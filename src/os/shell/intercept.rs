@@ -48,6 +48,10 @@ impl Shell {
     ) -> Result<Option<Interceptor>, StartFailure> {
         let launcher = self.children.launcher(generation).cloned();
         let Some(launcher) = launcher.filter(|launcher| launcher.intercepts()) else { return Ok(None) };
+        if let Err(why) = intercept::program() {
+            self.say(BindNote::NotIntercepted { why: why.to_owned() });
+            return Ok(None);
+        }
         let interceptor = self.open_interceptor(slot, &launcher).map_err(|error| StartFailure {
             stage: Stage::Resources,
             errno: error.raw_os_error().unwrap_or(0),
@@ -83,17 +87,15 @@ impl Shell {
         &mut self,
         generation: GenerationId,
         interceptor: Interceptor,
-        listener: Option<io::Result<OwnedFd>>,
+        listener: io::Result<OwnedFd>,
     ) {
-        let why = match listener {
-            Some(Ok(listener)) => {
+        match listener {
+            Ok(listener) => {
                 interceptor.answer(listener);
-                return self.children.intercept(generation, interceptor);
+                self.children.intercept(generation, interceptor);
             }
-            Some(Err(error)) => intercept::why_not(&error),
-            None => intercept::program().err().unwrap_or_default().to_owned(),
-        };
-        self.say(BindNote::NotIntercepted { why });
+            Err(error) => self.say(BindNote::NotIntercepted { why: intercept::why_not(&error) }),
+        }
     }
 
     /// A generation has come or gone.

@@ -23,10 +23,6 @@ pub(super) struct Rlimit {
     pub(super) hard: u64,
 }
 
-fn rlimit(limit: &Limit) -> Rlimit {
-    Rlimit { soft: limit.soft.unwrap_or(u64::MAX), hard: limit.hard.unwrap_or(u64::MAX) }
-}
-
 /// Every address takes several fds of ours, and those of a server have numbers that we must be able to use, too. Whatever
 /// we start has the soft limit that we were started with, unless LimitNOFILE= says otherwise; only relays, which run on as
 /// a part of us, keep ours.
@@ -45,7 +41,9 @@ pub fn raise_open_files() -> io::Result<()> {
 
 /// What a child is to have.
 pub(super) fn all(limits: &[Limit]) -> Vec<(Resource, Rlimit)> {
-    limits.iter().map(|limit| (limit.resource, rlimit(limit))).collect()
+    let or_infinity = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    let both = |limit: &Limit| Rlimit { soft: or_infinity(limit.soft), hard: or_infinity(limit.hard) };
+    limits.iter().map(|limit| (limit.resource, both(limit))).collect()
 }
 
 const fn resource_number(resource: Resource) -> c_uint {

@@ -75,7 +75,7 @@ impl Check {
         (event, status): (&Event, &Status),
         frozen: impl Fn(GenerationId) -> Option<u64>,
     ) {
-        const SOME: u64 = 3_000_000_000;
+        const SOME: u64 = limits::LOOK_FIRST.as_nanos() + 2 * Check::LATE;
         let Some(id) = self.taken.take() else { return };
         let bake = self.policy.bake.as_nanos();
         let is_baked = *event == Event::Tick && bake > SOME && status.generation == Some(id.0);
