@@ -109,6 +109,23 @@ fn a_release_that_is_stopped_while_it_bakes_is_rolled_back() {
     stop_in_its_trial(&place.path("site.sock"), "--bake 500ms");
 }
 
+#[test]
+fn a_release_that_is_stopped_is_not_taken_where_nobody_waits() {
+    for handover in ["steered", "shared"] {
+        let place = Place::new();
+        place.flags("");
+        let options = format!("--ready notify --bake 2s --handover {handover}");
+        let mut daemon = Launch::ready(&place, &options).start();
+        daemon.wait_generation(1);
+        let verb = daemon.spawn_verb("swap --json");
+        wait_for("its bake", || daemon.stderr().contains("stays untouched for another").then_some(()));
+        hang(daemon.processes_of(2)[0]);
+        let swap = verb.end().expect(1).json();
+        assert_eq!(swap["reason"], "generation 2 is stopped by a signal", "{handover}: {swap}");
+        daemon.wait_generation(1);
+    }
+}
+
 /// Nothing is steered by then: the candidate has the traffic for good, and waits in the queue where it dies later.
 #[test]
 fn a_release_that_dies_after_the_bake_is_restarted_and_no_one_is_refused() {
