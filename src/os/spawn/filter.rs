@@ -55,8 +55,9 @@ pub(super) fn install(filter: &[sock_filter], channel: RawFd) -> Outcome<c_long>
     send(channel, listener? as RawFd).map_err(|report| Report { step: Step::Descriptors, ..report })
 }
 
-/// The listener is close-on-exec. A call that we have begun to answer is not given up for a signal that does not kill
-/// (Linux 5.19; before that it is begun anew, or fails with EINTR where the server has no SA_RESTART).
+/// The listener is close-on-exec. A call that we have begun to answer is not given up for a signal that does not kill (Linux
+/// 5.19). Before we have, some 10 µs, and in older kernels until the end, it is begun anew, or fails with EINTR where the
+/// handler is without SA_RESTART.
 fn listen(filter: &[sock_filter]) -> Outcome<c_long> {
     // A few instructions.
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
