@@ -10,7 +10,7 @@ use super::units::unit_args;
 use super::{Parsed, UnitArgs, command_config, informed, one_line, run_command, settings, switch};
 use crate::config::unit::{Line, Loaded, Outcome, Setting};
 use crate::config::{
-    CommandList, Config, Error, Exec, Handover, KillMode, Problem, Ready, Restart, Warning, printable,
+    CommandList, Config, Error, Exec, Handover, KillMode, Kind, Problem, Ready, Restart, Warning, printable,
 };
 
 /// What `check` looks at.
@@ -215,7 +215,12 @@ fn decisions(config: &Config, stop_first: Option<&str>) -> Vec<(&'static str, St
     };
     let handover = match (policy.handover, stop_first) {
         (Handover::Steered, _) => {
-            "steered: each has its own sockets, and we say who gets a connection".to_owned()
+            let has_udp = config.listeners.iter().any(|listener| listener.kind == Kind::Udp);
+            let flows = "; UDP flows in progress move to the new one with their next datagram";
+            format!(
+                "steered: each has its own sockets, and supervise decides who gets a connection{}",
+                if has_udp { flows } else { "" }
+            )
         }
         (Handover::Shared, _) => "shared: old and new overlap".to_owned(),
         (Handover::StopFirst, Some(place)) => {

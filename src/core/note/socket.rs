@@ -57,6 +57,10 @@ pub enum SocketNote {
     },
     /// What InterceptBind= has to do with it.
     Bind(BindNote),
+    /// The first swap of a UDP socket that is steered.
+    FlowsMove {
+        socket: String,
+    },
     /// Connections that found a full queue during a swap, on this host.
     Overflowed {
         count: u64,
@@ -86,9 +90,10 @@ pub enum Damage {
 impl SocketNote {
     pub(super) const fn level(&self) -> log::Level {
         match self {
-            Self::StrangerGone { .. } | Self::Shared { .. } | Self::Rescued { relayed: false, .. } => {
-                log::Level::Info
-            }
+            Self::StrangerGone { .. }
+            | Self::Shared { .. }
+            | Self::FlowsMove { .. }
+            | Self::Rescued { relayed: false, .. } => log::Level::Info,
             Self::Mended { .. }
             | Self::MendedAgain { .. }
             | Self::NotRescued { .. }
@@ -117,6 +122,11 @@ impl fmt::Display for SocketNote {
                     "{who} has done the same to {socket} {again} times more, and it was mended each time"
                 )
             }
+            Self::FlowsMove { socket } => write!(
+                f,
+                "UDP flows in progress on {socket} move to the new generation with their next datagram; a protocol \
+                 that keeps state for each client (QUIC, DTLS) has to begin anew (said once)"
+            ),
             Self::NotRescued { socket, why } => write!(
                 f,
                 "{socket}: clients wait where nobody accepts and cannot be taken elsewhere: {why}; it is tried again \

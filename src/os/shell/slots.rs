@@ -23,6 +23,8 @@ pub(super) struct Slots {
     pub(super) is_watching: bool,
     /// Addresses whose rescue failed, which was told.
     pub(super) unrescued: BTreeSet<String>,
+    /// UDP addresses of which it was told that a swap moves their flows.
+    moved_flows: BTreeSet<String>,
     /// What was told that a generation did to a socket, and how often it did so again.
     damages: Vec<(Damaged, u32)>,
     /// What is registered with the poll, each at the index that its token says.
@@ -64,6 +66,7 @@ impl Slots {
             guarded: BTreeSet::new(),
             is_watching: false,
             unrescued: BTreeSet::new(),
+            moved_flows: BTreeSet::new(),
             damages: Vec::new(),
             watched: Vec::new(),
         }
@@ -218,6 +221,9 @@ impl Shell {
         let common: Vec<_> = self.held().into_iter().filter(is_common).collect();
         let mut failed = Vec::new();
         for socket in common {
+            if old != steering.slot && socket.kind == Kind::Udp && socket.is_steered() {
+                self.tell_flows_move(&socket.address);
+            }
             match socket.steer(&steering) {
                 // Its path leads to us.
                 Ok(()) => drop(self.taken.remove(&socket.address)),
@@ -231,6 +237,13 @@ impl Shell {
             self.remember_handshakes(old);
         }
         self.arm();
+    }
+
+    /// The group of a UDP socket picks by datagram: the kernel keeps no flows that could stay with the old generation.
+    fn tell_flows_move(&mut self, address: &str) {
+        if self.slots.moved_flows.insert(address.to_owned()) {
+            self.tell(&SocketNote::FlowsMove { socket: address.to_owned() }.into());
+        }
     }
 
     /// The sockets of a slot for a generation that starts: O_NONBLOCK is as the files say only now, for it belongs to the
