@@ -4,16 +4,18 @@
 //! The user may own what lies above a directory (`RuntimeDirectory=a a/b`), while we may be root: no symbolic link is
 //! ever followed below the base.
 
+use std::collections::HashSet;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
-use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
 use super::spawn::joined;
@@ -220,21 +222,26 @@ fn make_one(base: &Path, name: &Path, mode: u32, owner: Option<&Identity>) -> Re
     Ok(())
 }
 
-/// Removes the runtime directories with all that is in them; RuntimeDirectoryPreserve= is for the caller to look at.
-/// What cannot be removed is told and left.
-pub fn remove_runtime(names: &[PathBuf]) {
+/// Removes the runtime directories with all that is in them, but for what `kept` leads to and the directories that hold
+/// that; RuntimeDirectoryPreserve= is for the caller to look at. What cannot be removed is told and left.
+pub fn remove_runtime(names: &[PathBuf], kept: &[PathBuf]) {
     if names.is_empty() {
         return;
     }
     match our_base(Kind::Runtime) {
-        Ok(base) => remove_below(&base, names),
+        Ok(base) => remove_below(&base, names, kept),
         Err(cause) => log::warn!("RuntimeDirectory=: {cause}; nothing is removed"),
     }
 }
 
-fn remove_below(base: &Path, names: &[PathBuf]) {
+/// By inode: the same file may be named by several paths, of which a link above it is part.
+type Kept = HashSet<(u64, u64)>;
+
+fn remove_below(base: &Path, names: &[PathBuf], kept: &[PathBuf]) {
+    let inode = |path: &PathBuf| fs::symlink_metadata(path).ok().map(|there| (there.dev(), there.ino()));
+    let kept: Kept = kept.iter().filter_map(inode).collect();
     for name in names {
-        match remove_one(base, name) {
+        match remove_one(base, name, &kept) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => log::warn!(
                 "RuntimeDirectory={}: cannot remove {}: {}",
@@ -246,17 +253,24 @@ fn remove_below(base: &Path, names: &[PathBuf]) {
     }
 }
 
-fn remove_one(base: &Path, name: &Path) -> Result<(), Errno> {
+fn remove_one(base: &Path, name: &Path, kept: &Kept) -> Result<(), Errno> {
     let parts = components(name)?;
     let mut at = open_base(base)?;
     let Some((last, above)) = parts.split_last() else { return Err(Errno::EINVAL) };
     for part in above {
         at = openat(&at, *part, DIRECTORY, Mode::empty())?;
     }
-    remove(&at, last, DEPTH)
+    remove(&at, last, kept, DEPTH).map(drop)
 }
 
-fn remove(parent: &OwnedFd, name: &OsStr, depth: usize) -> Result<(), Errno> {
+/// False: it is kept, or something in it is.
+fn remove(parent: &OwnedFd, name: &OsStr, kept: &Kept, depth: usize) -> Result<bool, Errno> {
+    if !kept.is_empty() {
+        let there = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if kept.contains(&(there.st_dev, there.st_ino)) {
+            return Ok(false);
+        }
+    }
     let opened = if depth == DEPTH {
         openat(parent, name, DIRECTORY, Mode::empty())
     } else {
@@ -265,19 +279,26 @@ fn remove(parent: &OwnedFd, name: &OsStr, depth: usize) -> Result<(), Errno> {
     let directory = match opened {
         Ok(directory) => directory,
         // No directory: a file, or a symbolic link, which is not followed.
-        Err(Errno::ENOTDIR | Errno::ELOOP) => return unlinkat(parent, name, UnlinkatFlags::NoRemoveDir),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => {
+            return unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).map(|()| true);
+        }
         Err(errno) => return Err(errno),
     };
     if depth == 0 {
         return Err(Errno::ENAMETOOLONG);
     }
+    let mut is_empty = true;
     for entry in entries(&directory).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))? {
-        match remove(&directory, &entry, depth - 1) {
-            Ok(()) | Err(Errno::ENOENT) => {}
+        match remove(&directory, &entry, kept, depth - 1) {
+            Ok(is_gone) => is_empty &= is_gone,
+            Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
         }
     }
-    unlinkat(parent, name, UnlinkatFlags::RemoveDir)
+    if is_empty {
+        unlinkat(parent, name, UnlinkatFlags::RemoveDir)?;
+    }
+    Ok(is_empty)
 }
 
 /// EXDEV for a mount: what is in it is somebody else's. Comparing devices would not do, a bind mount may be on the same.

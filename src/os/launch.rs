@@ -155,11 +155,14 @@ impl Launcher {
         }
         let mut names = self.launch.directories.runtime.names.clone();
         let mut pid_file = self.launch.pid_file.as_ref();
+        // What we hold is not the generation's.
+        let mut kept: Vec<PathBuf> = self.sockets.iter().flat_map(|one| one.made_paths()).collect();
         for other in living.by_ref() {
+            kept.extend(other.sockets.iter().flat_map(|one| one.made_paths()));
             names.retain(|name| !other.launch.directories.runtime.names.contains(name));
             pid_file = pid_file.filter(|path| other.launch.pid_file.as_ref() != Some(path));
         }
-        directories::remove_runtime(&names);
+        directories::remove_runtime(&names, &kept);
         // As systemd does: a daemon may refuse to start while the file of its predecessor is there.
         if let Some(path) = pid_file
             && let Err(error) = fs::remove_file(path)
@@ -169,10 +172,10 @@ impl Launcher {
         }
     }
 
-    /// Neither will there be another one.
+    /// Neither will there be another one, and the sockets may go as well.
     pub fn we_end(&self) {
-        if self.launch.directories.preserve == Preserve::Restart {
-            directories::remove_runtime(&self.launch.directories.runtime.names);
+        if self.launch.directories.preserve != Preserve::Yes {
+            directories::remove_runtime(&self.launch.directories.runtime.names, &[]);
         }
     }
 

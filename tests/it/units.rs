@@ -248,6 +248,43 @@ fn a_runtime_directory_is_there_until_the_last_generation_is_gone() {
 }
 
 #[test]
+fn what_we_bound_in_a_runtime_directory_outlives_the_servers() {
+    let place = Place::new();
+    let name = format!("supervise-bound-{}", std::process::id());
+    let base = if nix::unistd::geteuid().is_root() { "/run".to_owned() } else { place.path("") };
+    let at = |file: &str| format!("{base}/{name}/{file}");
+    place.write(
+        "web.socket",
+        &format!(
+            "[Socket]\nListenStream={}\nSymlinks={}\nFileDescriptorName=http\n",
+            at("deep/web.sock"),
+            at("link")
+        ),
+    );
+    place.write(
+        "more.socket",
+        &format!("[Socket]\nListenSequentialPacket={}\nService=web.service\n", at("more.sock")),
+    );
+    service(&place, &format!("RuntimeDirectory={name}\n[X-Supervise]\nBake=0"));
+    let mut daemon = Launch::units(&place, &["web.socket", "more.socket", "web.service"])
+        .env("XDG_RUNTIME_DIR", &place.path(""))
+        .start();
+    daemon.wait_generation(1);
+    for generation in 2..4 {
+        fs::write(at("deep/theirs"), "").unwrap();
+        daemon.verb("restart").expect(0);
+        daemon.wait_generation(generation);
+        assert!(!fs::exists(at("deep/theirs")).unwrap(), "what is the server's goes");
+        assert!(fs::exists(at("link")).unwrap() && fs::exists(at("more.sock")).unwrap());
+        let answer = get_unix(&at("deep/web.sock")).unwrap();
+        assert!(answer.contains(&format!("generation {generation}")), "{answer}");
+    }
+    assert!(!daemon.stderr().contains("removed"), "{}", daemon.stderr());
+    daemon.verb("stop").expect(0);
+    assert!(!fs::exists(format!("{base}/{name}")).unwrap(), "it goes with us");
+}
+
+#[test]
 fn at_the_start_limit_the_socket_stays_open_and_status_says_failed() {
     let place = Place::new();
     place.flags("--die-after 0:1");

@@ -77,9 +77,9 @@ fn removing_follows_no_link() {
     fs::write(base.join("web/deep/file"), "x").expect("writes");
     symlink(precious.path(), base.join("web/link")).expect("links");
     symlink(precious.path(), base.join("way")).expect("links");
-    remove_below(base, &["web".into(), "way/kept".into(), "none".into()]);
+    remove_below(base, &["web".into(), "way/kept".into(), "none".into()], &[]);
     assert!(!base.join("web").exists() && kept.exists());
-    remove_below(base, &["way".into()]);
+    remove_below(base, &["way".into()], &[]);
     assert!(!base.join("way").exists() && kept.exists(), "the link alone");
 }
 
@@ -88,10 +88,10 @@ fn removing_ends_where_it_is_too_deep() {
     let base = tempfile::tempdir().expect("a directory");
     let deep: PathBuf = std::iter::repeat_n("d", DEPTH + 1).collect();
     fs::create_dir_all(base.path().join(&deep)).expect("mkdir");
-    assert_eq!(remove_one(base.path(), Path::new("d")), Err(Errno::ENAMETOOLONG));
+    assert_eq!(remove_one(base.path(), Path::new("d"), &Kept::new()), Err(Errno::ENAMETOOLONG));
     let deep: PathBuf = std::iter::repeat_n("e", DEPTH).collect();
     fs::create_dir_all(base.path().join(&deep)).expect("mkdir");
-    assert_eq!(remove_one(base.path(), Path::new("e")), Ok(()));
+    assert_eq!(remove_one(base.path(), Path::new("e"), &Kept::new()), Ok(()));
 }
 
 #[test]

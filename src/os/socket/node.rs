@@ -73,6 +73,12 @@ impl OwnPath {
         &self.path
     }
 
+    /// The path, unless somebody else has taken it, and Symlinks= to it.
+    pub(super) fn made_paths(&self) -> Vec<PathBuf> {
+        let own = Some(&self.path).filter(|_| self.is_ours());
+        own.into_iter().chain(&self.links).cloned().collect()
+    }
+
     pub(super) fn inode(&self) -> Inode {
         self.inode
     }

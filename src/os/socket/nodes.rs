@@ -237,6 +237,13 @@ impl Nodes {
         listening.map(|node| node.own.path().to_path_buf()).collect()
     }
 
+    /// The public path with its links, and the hidden directory with all that is in it.
+    pub(super) fn made_paths(&self) -> Vec<PathBuf> {
+        let mut made = self.public.made_paths();
+        made.push(self.hidden.path().to_path_buf());
+        made
+    }
+
     fn there(&self) -> io::Result<There> {
         let inode = match fs::symlink_metadata(self.public.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(There::Nobody),

@@ -300,6 +300,14 @@ impl HeldSocket {
         }
     }
 
+    /// What we made in the file system for it.
+    pub fn made_paths(&self) -> Vec<PathBuf> {
+        if let Slots::Nodes(nodes) = &*self.slots.borrow() {
+            return nodes.made_paths();
+        }
+        self.own_path.iter().flat_map(|own| own.made_paths()).collect()
+    }
+
     /// What to watch with inotify(7) for [`super::WATCH`], and to look at with [`Self::check_path`] then.
     pub fn watch_paths(&self) -> Vec<PathBuf> {
         match &*self.slots.borrow() {

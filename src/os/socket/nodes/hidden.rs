@@ -71,6 +71,10 @@ impl Hidden {
         Ok(hidden)
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where a slot's node is.
     pub(super) fn of(&self, slot: SlotId) -> PathBuf {
         self.path.join(slot.0.to_string())
