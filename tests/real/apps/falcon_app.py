@@ -1,0 +1,4 @@
+"""An application of falcon."""
+import falcon
+
+app = falcon.App()

@@ -1,0 +1,3 @@
+use Mojolicious::Lite;
+get "/" => {text => "hello\n"};
+app->start;

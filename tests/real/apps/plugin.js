@@ -1,0 +1,1 @@
+module.exports = async (app) => { app.get('/', async () => 'hello\n'); };

@@ -1,0 +1,19 @@
+// One answer by each framework: node server.js KIND; FD is the number of a socket to listen on, where it is set.
+const where = process.env.FD ? { fd: Number(process.env.FD) } : { port: @PORT@, host: '127.0.0.1' };
+const hello = (request, response) => response.end('hello\n');
+const kind = process.argv[2];
+if (kind === 'http') require('http').createServer(hello).listen(where);
+if (kind === 'express') { const app = require('express')(); app.get('/', (q, r) => r.send('hello\n')); require('http').createServer(app).listen(where); }
+if (kind === 'koa') { const K = require('koa'); const app = new (K.default || K)(); app.use((c) => { c.body = 'hello\n'; }); require('http').createServer(app.callback()).listen(where); }
+if (kind === 'fastify') { const app = require('fastify')(); app.get('/', async () => 'hello\n'); app.listen(where); }
+if (kind === 'polka') require('http').createServer(require('polka')().get('/', hello).handler).listen(where);
+if (kind === 'hapi') {
+  const listener = require('http').createServer();
+  const server = require('@hapi/hapi').server(process.env.FD ? { listener, autoListen: false } : { port: where.port, host: where.host });
+  server.route({ method: 'GET', path: '/', handler: () => 'hello\n' });
+  server.start().then(() => process.env.FD && listener.listen(where));
+}
+if (kind === 'cluster') {
+  const cluster = require('cluster');
+  if (cluster.isPrimary) { cluster.fork(); cluster.fork(); } else require('http').createServer(hello).listen(where);
+}
