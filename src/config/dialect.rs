@@ -8,6 +8,8 @@ use super::{Address, Kind, Listener, Problem, Warning};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
+    /// LISTEN_FDS, which everybody gets; written out, a server under InterceptBind= gets it as well.
+    Systemd,
     /// Server::Starter(3pm): `SERVER_STARTER_PORT=127.0.0.1:8080=3;/run/x.sock=4`. Starlet, Starman, h2o.
     ServerStarter,
     /// Einhorn's README: EINHORN_FD_COUNT, EINHORN_FD_0 ... Its clients ask for EINHORN_MASTER_PID, their parent.
@@ -28,17 +30,17 @@ pub struct Passed<'a> {
     pub address: &'a str,
 }
 
-/// Reads `nginx`, or several with blanks between. `systemd`, the one that is always spoken, adds nothing.
+/// Reads `nginx`, or several with blanks between. `systemd`, the default, adds no variable.
 ///
 /// # Errors
 /// Another word.
 pub fn parse(text: &str) -> Result<Vec<Dialect>, Problem> {
     let names = [
-        ("systemd", None),
-        ("server-starter", Some(Dialect::ServerStarter)),
-        ("einhorn", Some(Dialect::Einhorn)),
-        ("nginx", Some(Dialect::Nginx)),
-        ("fpm", Some(Dialect::Fpm)),
+        ("systemd", Dialect::Systemd),
+        ("server-starter", Dialect::ServerStarter),
+        ("einhorn", Dialect::Einhorn),
+        ("nginx", Dialect::Nginx),
+        ("fpm", Dialect::Fpm),
     ];
     let read = |word| match word {
         "stdin" => Err(Problem::new(
@@ -47,13 +49,13 @@ pub fn parse(text: &str) -> Result<Vec<Dialect>, Problem> {
         )),
         word => choice(word, &names),
     };
-    let dialects = text.split_ascii_whitespace().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok(dialects.into_iter().flatten().collect())
+    text.split_ascii_whitespace().map(read).collect()
 }
 
 impl Dialect {
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Systemd => "systemd",
             Self::ServerStarter => "server-starter",
             Self::Einhorn => "einhorn",
             Self::Nginx => "nginx",
@@ -64,6 +66,7 @@ impl Dialect {
     /// Whether a variable belongs to it: an inherited one would speak of somebody else's fds.
     pub fn owns(self, name: &str) -> bool {
         match self {
+            Self::Systemd => false,
             Self::ServerStarter => name.starts_with("SERVER_STARTER_"),
             Self::Einhorn => name.starts_with("EINHORN_"),
             Self::Nginx => name == "NGINX",
@@ -76,7 +79,7 @@ impl Dialect {
         let is_path = address.starts_with('/');
         let has = |signs: &[char]| is_path && address.contains(signs);
         match (self, kind) {
-            (Self::Nginx, Kind::Udp) => None,
+            (Self::Systemd, _) | (Self::Nginx, Kind::Udp) => None,
             (_, Kind::Udp | Kind::UnixGram) => Some("it knows stream sockets, and this one has datagrams"),
             (_, Kind::SeqPacket | Kind::Fd) => Some("it knows no such kind of socket"),
             (Self::Einhorn, Kind::Tcp | Kind::Unix) => None,
@@ -102,6 +105,7 @@ impl Dialect {
         };
         let pair = |name: &str, value: String| (name.to_owned(), value);
         match self {
+            Self::Systemd => Vec::new(),
             Self::ServerStarter => vec![
                 pair("SERVER_STARTER_PORT", joined(";", &|one| format!("{}={}", one.address, one.fd))),
                 pair("SERVER_STARTER_GENERATION", generation.to_string()),

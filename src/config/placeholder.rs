@@ -45,6 +45,11 @@ pub fn check<'a>(words: impl IntoIterator<Item = &'a str>, listeners: &[Listener
     Ok(())
 }
 
+/// Whether there is a `{fd:NAME}` in `word`: the server is told the number of an fd.
+pub fn names_fd(word: &str) -> bool {
+    std::iter::successors(next(word), |found| next(found.after)).any(|found| matches!(found.field, Field::Fd))
+}
+
 /// `word` with its placeholders replaced, each by the first socket of that name.
 ///
 /// # Errors
@@ -140,6 +145,16 @@ mod tests {
         ];
         for (word, expanded) in table {
             assert_eq!(expand(word, &held()).as_deref(), Ok(expanded), "{word}");
+        }
+    }
+
+    #[test]
+    fn only_an_fd_is_the_number_of_an_fd() {
+        for word in ["{fd:web}", "--port {port:web} --fd={fd:web}", "{}{fd:}"] {
+            assert!(names_fd(word), "{word}");
+        }
+        for word in ["", "{addr:web}{port:web}", "{fd:web", "{FD:web}"] {
+            assert!(!names_fd(word), "{word}");
         }
     }
 

@@ -41,6 +41,9 @@ pub struct Launcher {
     /// None: ours as it is, or the home directory of the user.
     directory: Option<PathBuf>,
     watchdog: Span,
+    /// A server under InterceptBind= binds for itself. One that takes inherited sockets as well (uWSGI serves those by a
+    /// protocol of its own) would have them twice, so it gets them only where the user asks for that.
+    passes_sockets: bool,
     /// Held until the last generation of this launcher is gone, also where a swap has closed them for the next one.
     sockets: Vec<NamedSocket>,
 }
@@ -79,6 +82,7 @@ impl Launcher {
             address: socket.address.clone(),
         });
         let held: Vec<Held> = held.collect();
+        let passes_sockets = !launch.intercept_bind || !launch.dialects.is_empty() || names_fd(&launch);
         for (name, value) in &mut launch.environment {
             // The value itself may be a secret.
             *value = placeholder::expand(value, &held).map_err(|problem| problem.at(format!("-E {name}")))?;
@@ -107,7 +111,7 @@ impl Launcher {
             Some(DirectoryPath::Home) => None,
             None => logical_directory(),
         };
-        Ok(Self { launch, directory, watchdog, sockets: sockets.to_vec() })
+        Ok(Self { launch, directory, watchdog, passes_sockets, sockets: sockets.to_vec() })
     }
 
     /// NonBlocking=: to be set on the sockets before a spawn.
@@ -202,8 +206,12 @@ impl Launcher {
             self.sockets.iter().map(|socket| (socket.name.clone(), socket.of(request.slot))).collect();
         let stdio = stdio::streams(&self.launch, &sockets, &mut files)?;
         let is_main = request.command.list == CommandList::Start;
+        let filter = if is_main && self.launch.intercept_bind { intercept::program().ok() } else { None };
         let (names, fds) = match is_main && !stdio::uses_socket(&self.launch) {
-            true => self.passed(&sockets, request, &mut files)?,
+            true => {
+                let is_passed = self.passes_sockets || filter.is_none();
+                self.passed(if is_passed { &sockets } else { &[] }, request, &mut files)?
+            }
             false => Default::default(),
         };
         let environment = self.environment(request, &identity, &directories, directory.as_deref(), &names)?;
@@ -218,7 +226,6 @@ impl Launcher {
         };
         files.extend(sockets.into_iter().map(|(_, fd)| fd));
         let plan = Plan::new(&self.launch, exec, environment, identity);
-        let filter = if is_main && self.launch.intercept_bind { intercept::program().ok() } else { None };
         Ok(Plan { words, directory, stdio, files, fds, filter, ..plan })
     }
 
@@ -313,6 +320,13 @@ impl Launcher {
         let is_missing = |path: &PathBuf| wanted.optional && !path.is_dir();
         Ok(path.map(|path| if is_missing(&path) { "/".into() } else { path }))
     }
+}
+
+/// COMMAND or a variable names an fd.
+fn names_fd(launch: &config::Launch) -> bool {
+    let words = launch.commands.start.iter().flat_map(|exec| &exec.words).filter_map(|word| word.to_str());
+    let values = launch.environment.iter().map(|(_, value)| value.as_str());
+    words.chain(values).any(placeholder::names_fd)
 }
 
 /// The variables that tell of this very moment.

@@ -79,11 +79,12 @@ fn what_would_be_misread_is_left_out() {
 fn names_are_read() {
     assert_eq!(parse("nginx"), Ok(vec![Dialect::Nginx]));
     assert_eq!(parse(" einhorn  fpm "), Ok(vec![Dialect::Einhorn, Dialect::Fpm]));
-    assert_eq!(parse("systemd server-starter"), Ok(vec![Dialect::ServerStarter]));
+    assert_eq!(parse("systemd server-starter"), Ok(vec![Dialect::Systemd, Dialect::ServerStarter]));
     assert_eq!(parse(""), Ok(vec![]));
     assert!(parse("ngnix").expect_err("a slip").remedy.contains("nginx?"));
     assert!(parse("stdin").expect_err("another way").remedy.contains("--stdin fd:NAME"));
-    for dialect in [Dialect::ServerStarter, Dialect::Einhorn, Dialect::Nginx, Dialect::Fpm] {
+    for dialect in [Dialect::Systemd, Dialect::ServerStarter, Dialect::Einhorn, Dialect::Nginx, Dialect::Fpm]
+    {
         assert_eq!(parse(dialect.as_str()), Ok(vec![dialect]));
     }
 }

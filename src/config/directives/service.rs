@@ -131,8 +131,7 @@ pub(super) const ROWS: &[Directive] = &[
         "pass the sockets with O_NONBLOCK").default("no"),
     row("Protocol", XSupervise, Process, LIST,
         |c, v| grow(&mut c.launch.dialects, dialect::parse(v)?, v),
-        "tell the server of its sockets in its own way, too; server-starter, einhorn, nginx or fpm")
-            .default("systemd"),
+        "tell the server of its sockets in its own way, too; systemd, server-starter, einhorn, nginx or fpm"),
     row("InheritEnvironment", XSupervise, Process, SWITCH,
         |c, v| put(boolean(v)?, &mut c.launch.inherit_environment),
         "pass our own environment on; no: PATH, LANG and TERM alone").default("yes"),

@@ -223,7 +223,7 @@ fn each_directive_reaches_its_field() {
         launch.environment_files.iter().map(|file| (file.path.to_str(), file.optional)).collect();
     assert_eq!(files, [(Some("/a"), false), (Some("/b"), true)]);
     assert_eq!((launch.umask, &launch.stdin, launch.non_blocking), (Some(0o27), &Input::Inherit, true));
-    assert_eq!(launch.dialects, [Dialect::Nginx, Dialect::Fpm]);
+    assert_eq!(launch.dialects, [Dialect::Nginx, Dialect::Systemd, Dialect::Fpm]);
     let limits: Vec<_> = launch.limits.iter().map(|limit| (limit.resource, limit.soft, limit.hard)).collect();
     assert_eq!(limits, [(Resource::Nofile, Some(3), Some(3)), (Resource::Core, None, None)]);
     assert_eq!((launch.nice, launch.oom_score_adjust), (Some(-5), Some(-900)));

@@ -182,7 +182,7 @@ impl Shell {
             "--intercept-bind has no effect here, so it has to take them from LISTEN_FDS".to_owned()
         } else if launcher.intercepts() {
             "--intercept-bind sees it bind none of them; if it binds another address, write that one with --listen; in a \
-             chroot or container of its own it has to take them from LISTEN_FDS"
+             chroot or container of its own it has to take them from LISTEN_FDS (-p Protocol=systemd passes that)"
                 .to_owned()
         } else {
             known::remedy(&launcher.words(), &meant.iter().map(known).collect::<Vec<_>>())

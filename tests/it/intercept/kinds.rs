@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::load::{Load, get};
-use super::super::support::{Launch, Place, example, wait_for};
+use super::super::support::{Launch, Place, environment, example, wait_for};
 use super::{assert_answers, binds, common_sockets, is_bound_by_another, swapped};
 
 const TCP: &str = "127.0.0.1:0";
@@ -24,8 +24,8 @@ fn a_server_that_binds_for_itself_is_swapped_under_load_without_a_loss() {
     daemon.wait_generation(1);
     let address = daemon.address("http");
     assert_answers(&address, 1);
-    // The socket that was passed, and the one that it bound: the same.
-    assert_eq!(common_sockets(&daemon, daemon.server()), 2, "{}", daemon.stderr());
+    // The one that it bound; none was passed.
+    assert_eq!(common_sockets(&daemon, daemon.server()), 1, "{}", daemon.stderr());
     assert!(!is_bound_by_another(&daemon, port(&address)));
     let load = Load::start(&address, 200);
     for generation in 2..=4 {
@@ -57,7 +57,7 @@ fn threads_shells_and_workers_get_it_as_well() {
         let address = daemon.address("http");
         assert_answers(&address, 1);
         let sockets: usize = get(&address, "/sockets").unwrap().trim().parse().unwrap();
-        assert_eq!(common_sockets(&daemon, daemon.server()), 1 + sockets, "{how}");
+        assert_eq!(common_sockets(&daemon, daemon.server()), sockets, "{how}");
         swapped(&daemon, 2);
         assert_answers(&address, 2);
     }
@@ -151,7 +151,7 @@ fn options_that_a_server_sets_before_it_binds_are_on_the_socket_that_it_gets_and
     for generation in 1..=4 {
         daemon.wait_generation(generation);
         assert_answers(&daemon.address("http"), generation);
-        assert_eq!(common_sockets(&daemon, daemon.server()), 2, "{}", daemon.stderr());
+        assert_eq!(common_sockets(&daemon, daemon.server()), 1, "{}", daemon.stderr());
         if generation < 4 {
             swapped(&daemon, generation + 1);
         }
@@ -175,7 +175,7 @@ fn datagrams() {
         })
     };
     assert_eq!(ask(), "1 hello");
-    assert_eq!(common_sockets(&daemon, daemon.server()), 2);
+    assert_eq!(common_sockets(&daemon, daemon.server()), 1);
     swapped(&daemon, 2);
     wait_for("generation 2", || (ask() == "2 hello").then_some(()));
 }
@@ -185,4 +185,26 @@ fn without_a_socket_there_is_nothing_to_intercept() {
     let place = Place::new();
     let ended = Launch::new(&place).args("--intercept-bind").command(&["true"]).run().expect(2);
     assert!(ended.stderr.contains("--listen"), "{ended:?}");
+}
+
+#[test]
+fn a_server_that_binds_for_itself_gets_no_listen_fds_unless_it_asks() {
+    for (options, word, passed) in [
+        ("", "", false),
+        ("-p Protocol=systemd", "", true),
+        ("", "{fd:http}", true),
+        ("", "{port:http}", false),
+    ] {
+        let place = Place::new();
+        let script = format!("exec {} {{addr:http}}", example("binds"));
+        let mut daemon = Launch::new(&place)
+            .args("--listen 127.0.0.1:0=http --intercept-bind --bake 0 --ready http:/")
+            .args(options)
+            .command(&["sh", "-c", &script, "sh", word])
+            .start();
+        daemon.wait_generation(1);
+        let has_variable = environment(daemon.server()).contains_key("LISTEN_FDS");
+        let sockets = common_sockets(&daemon, daemon.server());
+        assert_eq!((has_variable, sockets), (passed, 1 + usize::from(passed)), "{options} {word}");
+    }
 }

@@ -15,7 +15,7 @@ fn a_path_that_the_server_removes_first_is_put_back() {
     daemon.wait_generation(1);
     let answers = |body: &str| wait_for(body, || (get(&path, "/").as_deref() == Ok(body)).then_some(()));
     answers("binds generation 1\n");
-    assert_eq!(common_sockets(&daemon, daemon.server()), 2, "{}", daemon.stderr());
+    assert_eq!(common_sockets(&daemon, daemon.server()), 1, "{}", daemon.stderr());
     swapped(&daemon, 2);
     answers("binds generation 2\n");
 }
@@ -46,7 +46,7 @@ fn a_relative_path_is_one_of_the_servers_directory() {
         .start();
     daemon.wait_generation(1);
     wait_for("an answer", || get(&path, "/").ok());
-    assert_eq!(common_sockets(&daemon, daemon.server()), 2, "{}", daemon.stderr());
+    assert_eq!(common_sockets(&daemon, daemon.server()), 1, "{}", daemon.stderr());
 }
 
 #[test]
