@@ -72,7 +72,7 @@
 //!   diag.rs             what the kernel says about sockets; in os/diag/: netlink.rs (dumps), inet.rs (TCP, UDP),
 //!                       local.rs (AF_UNIX), proc.rs, traffic.rs (who still works on what)
 //!   directories.rs      RuntimeDirectory= and its kin
-//!   exec.rs             supervise exec: becomes COMMAND
+//!   exec.rs             supervise exec: becomes COMMAND; fetch.rs: the sockets that a wrapper has closed
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs,
 //!                       limits.rs and filter.rs (seccomp), both unsafe
 //!   proc.rs             files of /proc/PID: the socket behind an fd, what an epoll has registered, fields

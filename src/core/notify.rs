@@ -37,6 +37,8 @@ pub struct Notify {
     pub fd_no_poll: bool,
     /// BARRIER=1, which comes alone: whatever else its message said is ignored.
     pub barrier: bool,
+    /// X_SUPERVISE_FETCH=1: the sockets of the generation are asked for; the rest of such a message is ignored, too.
+    pub fetch: bool,
 }
 
 impl Notify {
@@ -66,6 +68,7 @@ impl Notify {
             ("RELOADING", "1") => self.reloading = true,
             ("STOPPING", "1") => self.stopping = true,
             ("BARRIER", "1") => self.barrier = true,
+            ("X_SUPERVISE_FETCH", "1") => self.fetch = true,
             ("WATCHDOG", text) => (self.watchdog, self.watchdog_trigger) = (text == "1", text == "trigger"),
             ("FDSTORE", "1") => self.fd_store = true,
             ("FDSTOREREMOVE", "1") => self.fd_store_remove = true,
@@ -142,6 +145,7 @@ mod tests {
             fd_name: Some("a b".to_owned()),
             fd_no_poll: true,
             barrier: false,
+            fetch: false,
         };
         assert_eq!(Notify::parse(text), expected);
         assert!(Notify::parse(b"WATCHDOG=trigger").watchdog_trigger);

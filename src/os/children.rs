@@ -380,6 +380,11 @@ impl Children {
                 // Its fd is closed with it, which is all that was asked for: whoever asked. `systemd-notify --ready` says
                 // READY=1 in the name of its parent, but this in its own.
                 Received::Message { notify, .. } if notify.barrier => {}
+                Received::Message { notify, pid, uid, fds } if notify.fetch => {
+                    if let Err(why) = running.pass_again(generation, (pid, uid), &fds, store.fds) {
+                        running.drop_notification(generation, &why);
+                    }
+                }
                 Received::Message { notify, pid, uid, fds } => {
                     let sender = running.sender(pid, uid, generation);
                     if let Err(why) = notify::judge(running.notify_access, sender, pid, uid) {
@@ -387,7 +392,9 @@ impl Children {
                         continue;
                     }
                     running.notify_access = notify.notify_access.unwrap_or(running.notify_access);
-                    store.fds.take(store.registry, &notify, fds, store.tokens);
+                    if store.fds.is_open() {
+                        store.fds.take(store.registry, &notify, fds, store.tokens);
+                    }
                     events.extend(self.main_changed(generation, &notify));
                     events.extend([Event::Notified { generation, message: notify }]);
                 }

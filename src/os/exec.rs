@@ -1,7 +1,8 @@
 //! `supervise exec -- COMMAND`: becomes COMMAND, with our own pid where the protocols want the server's.
 //!
 //! A wrapper that forks (npm, make, `sh -c`) leaves LISTEN_PID at its own pid, and a server that is strict about it
-//! takes no socket. This stands between the two. Signals are as std leaves them for a new program: none blocked,
+//! takes no socket; and many of them close what they do not know (node, Python's subprocess, sudo). This stands between
+//! the two: it fetches the sockets anew. Signals are as std leaves them for a new program: none blocked,
 //! SIGPIPE at its default.
 
 use std::env;
@@ -11,7 +12,7 @@ use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{self, Command};
 
-use super::spawn;
+use super::{fetch, spawn, sys};
 
 /// Returns only where COMMAND cannot be executed: the exit status, and the sentence for it.
 pub fn exec(words: &[OsString]) -> (u8, String) {
@@ -20,7 +21,12 @@ pub fn exec(words: &[OsString]) -> (u8, String) {
     };
     let mut command = Command::new(program);
     command.args(arguments);
-    match passed(env::var_os("LISTEN_FDS").as_deref()) {
+    let variables = fetch::variables();
+    command.envs(variables.iter().cloned());
+    let has_watchdog =
+        |name: &OsStr| env::var_os(name).is_some() || variables.iter().any(|(is, _)| is == name);
+    let address = variables.iter().find(|(name, _)| name == fetch::VARIABLE).map(|(_, address)| address);
+    match sockets(&mut command, address.map(OsString::as_os_str)) {
         Ok(true) => {
             // systemd's number of the pidfd of the process it started.
             command.env("LISTEN_PID", process::id().to_string()).env_remove("LISTEN_PIDFDID");
@@ -32,7 +38,7 @@ pub fn exec(words: &[OsString]) -> (u8, String) {
         }
         Err(cause) => return (CANNOT, cause),
     }
-    if env::var_os("WATCHDOG_USEC").is_some() {
+    if has_watchdog(OsStr::new("WATCHDOG_USEC")) {
         command.env("WATCHDOG_PID", process::id().to_string());
     }
     // The other way round: Einhorn's clients look for their parent's.
@@ -48,6 +54,21 @@ const CANNOT: u8 = 125;
 
 const NOT_PASSED: &str = "no LISTEN_FDS here, so COMMAND starts without sockets (run it below supervise --listen, and let no \
      wrapper clear the environment, as sudo or env -i do)";
+
+/// Fetches them; what nobody gives may still be there. Whether there are any.
+fn sockets(command: &mut Command, address: Option<&OsStr>) -> Result<bool, String> {
+    let inherited = || passed(env::var_os("LISTEN_FDS").as_deref());
+    let Some(address) = address else { return inherited() };
+    let (names, sockets) = match fetch::fetch(address) {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            return inherited().map_err(|cause| format!("{cause}; they cannot be fetched anew: {error}"));
+        }
+    };
+    command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_FDNAMES", names);
+    sys::pass_on(sockets).map_err(|error| format!("the sockets cannot become fd 3 and on: {error}"))?;
+    Ok(true)
+}
 
 /// Whether there are sockets. A variable that outlived its fds would send the server to somebody else's files.
 fn passed(count: Option<&OsStr>) -> Result<bool, String> {

@@ -298,6 +298,7 @@ impl Launcher {
                 .generation
                 .filter(|_| launch.notify_access != NotifyAccess::None)
                 .map(|(_, socket)| socket.as_ref()),
+            fetch_socket: request.generation.map(|(_, socket)| socket.as_ref()),
             watchdog: if is_main { self.watchdog } else { Span::ZERO },
             facts: &facts(request, if is_main { launch.fd_store_max } else { 0 }),
             generation: request.generation.map(|(generation, _)| generation.0),

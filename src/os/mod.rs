@@ -14,6 +14,7 @@ pub mod diag;
 pub mod directories;
 pub mod exec;
 pub mod fd_store;
+pub mod fetch;
 pub mod host;
 pub mod instances;
 pub mod intercept;

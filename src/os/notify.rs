@@ -22,7 +22,7 @@ use crate::core::Notify;
 /// Longest message; systemd has the same limit (NOTIFY_BUFFER_MAX).
 const LONGEST: usize = 4096;
 /// The most fds that one message can carry (SCM_MAX_FD of unix(7)).
-const MOST_FDS: usize = 253;
+pub(super) const MOST_FDS: usize = 253;
 
 /// What one call of [`NotifySocket::receive`] found.
 #[derive(Debug)]
@@ -73,15 +73,15 @@ impl NotifySocket {
     /// Reads one datagram, without waiting. The caller limits how many it reads in a row: senders may be faster than we
     /// are.
     ///
-    /// Without `takes_fds` the control buffer has room for the credentials alone, which the kernel writes first. Fds
-    /// that come along (BARRIER=1, FDSTORE=1) find none: they never become ours, and the kernel closes them within
-    /// this call, which is what `systemd-notify` waits for. With it they are closed when the message is dropped.
+    /// Without `takes_fds` the control buffer has room for the credentials, which the kernel writes first, and for the one
+    /// fd on which sockets are asked for. More (FDSTORE=1) find none: they never become ours, and the kernel closes them
+    /// within this call. What came is closed when the message is dropped: `systemd-notify` waits for that (BARRIER=1).
     pub fn receive(&self, takes_fds: bool) -> Received {
         let mut payload = [0; LONGEST];
         let mut control = if takes_fds {
             cmsg_space!(UnixCredentials, [RawFd; MOST_FDS])
         } else {
-            cmsg_space!(UnixCredentials)
+            cmsg_space!(UnixCredentials, RawFd)
         };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let mut parts = [IoSliceMut::new(&mut payload)];
@@ -147,7 +147,7 @@ pub fn judge(access: NotifyAccess, sender: Sender, pid: i32, uid: u32) -> Result
 /// The parts of a control buffer of SOL_SOCKET (cmsg(3)): `struct cmsghdr` (length, level, type), then its data, each
 /// aligned to a word. Read here because nix refuses to look into a buffer that had no room for everything, and what the
 /// kernel has put into our fd table must be found in any case.
-fn control_messages(control: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
+pub(super) fn control_messages(control: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
     const HEADER: usize = size_of::<libc::cmsghdr>();
     let mut rest = control;
     std::iter::from_fn(move || {

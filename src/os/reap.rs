@@ -281,7 +281,7 @@ fn state_of(pid: i32) -> Option<u8> {
     state_in(&proc::bytes(format!("/proc/{pid}/stat")).ok()?)
 }
 
-fn parent_and_group_of(pid: i32) -> Option<(i32, i32)> {
+pub fn parent_and_group_of(pid: i32) -> Option<(i32, i32)> {
     parent_and_group_in(&proc::bytes(format!("/proc/{pid}/stat")).ok()?)
 }
 

@@ -376,6 +376,29 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
+/// Makes these files 3, 4, ... for the program that we are about to become; whatever had these numbers is closed.
+pub fn pass_on(files: Vec<OwnedFd>) -> io::Result<()> {
+    const FIRST: RawFd = 3;
+    let above = FIRST.saturating_add(files.len().try_into().unwrap_or(RawFd::MAX));
+    let mut copies = Vec::new();
+    for file in files {
+        // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes no pointers.
+        let new = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above) };
+        if new < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel just made this fd for us; nothing else owns it.
+        copies.push(unsafe { OwnedFd::from_raw_fd(new) });
+    }
+    for (number, copy) in (FIRST..).zip(&copies) {
+        // SAFETY: plain integers. No fd of ours is below `above`: `files` is closed, and the copies are above.
+        if unsafe { libc::dup2(copy.as_raw_fd(), number) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Sets close-on-exec on an fd known by its number alone. Fails with EBADF where nothing is open.
 pub fn close_on_exec(number: RawFd) -> io::Result<()> {
     // SAFETY: fcntl(2) with F_SETFD takes no pointers; a number that is not open is EBADF.

@@ -111,6 +111,7 @@ fn its_environment_is_ours_with_what_was_promised() {
     let notify = is.remove("NOTIFY_SOCKET").unwrap();
     assert!(notify.starts_with('/') || notify.starts_with('@'), "{notify}");
     assert_ne!(notify, "/nowhere/at/all");
+    assert_eq!(is.remove("SUPERVISE_SOCKETS").as_ref(), Some(&notify), "one place for both");
     let of_ours = |name: &str| {
         name.starts_with("LISTEN_") || name.starts_with("NOTIFY_") || name.starts_with("WATCHDOG_")
     };

@@ -190,10 +190,68 @@ fn exec_gives_a_server_below_a_wrapper_its_own_pid() {
     }
 }
 
+/// sudo clears more, among it what the tests find their processes by.
+const CLEARED: &str = "env -u SUPERVISE_SOCKETS -u SUPERVISE_GENERATION -u NOTIFY_SOCKET -u WATCHDOG_USEC -u LISTEN_FDS \
+     -u LISTEN_FDNAMES";
+
+/// As node, Python's subprocess and sudo do it: fd 3 is closed or somebody else's file, and the environment may be new.
+#[test]
+fn exec_fetches_what_a_wrapper_has_closed() {
+    for (wrapper, closing) in [
+        ("", "3<&-"),
+        ("", "3</dev/null"),
+        ("env -u LISTEN_FDS -u LISTEN_FDNAMES", "3<&- 4<&-"),
+        (CLEARED, "3<&- 4<&-"),
+        (&format!("setsid {CLEARED}"), "3<&- 4<&-"),
+    ] {
+        let place = Place::new();
+        let script = format!("{wrapper} {SUPERVISE} exec -- sleep 1000 {closing}; exit 7");
+        let mut daemon = Launch::new(&place)
+            .args(
+                "--listen 127.0.0.1:0=http --listen 127.0.0.1:0=admin --watchdog-sec 1h -p NotifyAccess=all",
+            )
+            .command(&["/bin/sh", "-c", &script])
+            .start();
+        daemon.wait_generation(1);
+        let server = below(&daemon);
+        let (pid, variables) = (server.to_string(), environment(server));
+        let expected = [
+            ("LISTEN_FDS", "2"),
+            ("LISTEN_PID", &pid),
+            ("LISTEN_FDNAMES", "http:admin"),
+            ("WATCHDOG_PID", &pid),
+        ];
+        assert_has(&variables, &expected);
+        assert!(variables.contains_key("NOTIFY_SOCKET"), "{variables:?}");
+        let link = |of: i32, fd: &str| fs::read_link(format!("/proc/{of}/fd/{fd}")).ok();
+        let held: Vec<_> = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().collect();
+        let held: Vec<_> = held
+            .into_iter()
+            .filter_map(|fd| link(daemon.pid(), fd.unwrap().file_name().to_str().unwrap()))
+            .collect();
+        let (first, second) = (link(server, "3").unwrap(), link(server, "4").unwrap());
+        assert!(first != second && held.contains(&first) && held.contains(&second), "{wrapper} {closing}");
+        assert_eq!(link(server, "5"), None, "nothing beside the sockets");
+    }
+}
+
+/// The sockets are for processes below the server alone.
+#[test]
+fn exec_elsewhere_gets_no_sockets() {
+    let place = Place::new();
+    let mut daemon = Launch::new(&place).args("--listen 127.0.0.1:0").command(&SLEEP).start();
+    daemon.wait_generation(1);
+    let address = environment(daemon.server())["SUPERVISE_SOCKETS"].clone();
+    let ended =
+        exec(&["--", "true"], &[("SUPERVISE_SOCKETS", &address), ("LISTEN_FDS", "60000")]).expect(125);
+    assert!(ended.stderr.contains("is closed") && ended.stderr.contains("below its server"), "{ended:?}");
+    assert!(daemon.stderr().contains("asks for the sockets"), "{}", daemon.stderr());
+}
+
 fn exec(words: &[&str], variables: &[(&str, &str)]) -> Ended {
     let mut command = Command::new(SUPERVISE);
     command.arg("exec").args(words);
-    for name in ["LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+    for name in ["LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID", "SUPERVISE_SOCKETS"] {
         command.env_remove(name);
     }
     command.envs(variables.iter().copied());

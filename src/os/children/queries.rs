@@ -1,12 +1,15 @@
 //! What is asked about the generations that live.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getuid};
 
-use super::Children;
+use super::{Children, Generation};
 use crate::core::{GenerationId, SlotId};
+use crate::os::fd_store::FdStore;
+use crate::os::fetch;
 use crate::os::launch::Launcher;
 use crate::os::reap;
 
@@ -48,5 +51,33 @@ impl Children {
     /// No main process lives.
     pub fn has_no_main(&self) -> bool {
         self.generations.values().all(|running| running.main.is_none())
+    }
+}
+
+impl Generation {
+    /// Sends the sockets once more, to a process below a wrapper that has closed them (`supervise exec`).
+    pub(super) fn pass_again(
+        &self,
+        generation: GenerationId,
+        (pid, uid): (i32, u32),
+        to: &[OwnedFd],
+        store: &FdStore,
+    ) -> Result<(), String> {
+        let is_trusted = [0, getuid().as_raw(), self.uid].contains(&uid);
+        if !is_trusted || !(self.main == Some(pid) || self.belongs(pid, generation)) {
+            return Err(format!(
+                "pid {pid} (uid {uid}) asks for the sockets, and is none of its processes or of another user"
+            ));
+        }
+        let sockets: Vec<_> = self
+            .launcher
+            .sockets()
+            .iter()
+            .map(|socket| (socket.name.clone(), socket.of(self.slot)))
+            .collect();
+        let held = sockets.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd()));
+        let passed: Vec<_> = held.chain(store.list()).collect();
+        let to = to.first().ok_or("the sockets are asked for without a place to send them to")?;
+        fetch::answer(to, &passed).map_err(|error| format!("pid {pid} cannot get the sockets: {error}"))
     }
 }

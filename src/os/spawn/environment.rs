@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
 use crate::config::{Dialect, Span};
+use crate::os::fetch;
 use crate::os::users::User;
 
 /// What an outer service manager told us about ourselves; a server must not take it for its own.
-const NOT_INHERITED: [&str; 13] = [
+const NOT_INHERITED: [&str; 14] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
@@ -23,6 +24,7 @@ const NOT_INHERITED: [&str; 13] = [
     "SERVICE_RESULT",
     "EXIT_CODE",
     "EXIT_STATUS",
+    fetch::VARIABLE,
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct Additions<'a> {
     pub dialects: &'a [Dialect],
     pub told: &'a [(String, String)],
     pub notify_socket: Option<&'a OsStr>,
+    /// Where the sockets can be fetched, should a wrapper close them.
+    pub fetch_socket: Option<&'a OsStr>,
     /// [`Span::ZERO`] or infinity: no watchdog.
     pub watchdog: Span,
     /// MAINPID, SERVICE_RESULT and the like.
@@ -121,6 +125,7 @@ fn add_ours(all: &mut Environment, additions: &Additions<'_>) {
     if !additions.names.is_empty() {
         set("LISTEN_FDS", additions.names.len().to_string().as_ref());
         set("LISTEN_FDNAMES", additions.names.join(":").as_ref());
+        additions.fetch_socket.into_iter().for_each(|path| set(fetch::VARIABLE, path));
     }
     additions.told.iter().for_each(|(name, value)| set(name, value.as_ref()));
     if let Some(path) = additions.notify_socket {

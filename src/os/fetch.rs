@@ -1,0 +1,167 @@
+//! Sockets that a wrapper has closed, fetched from us: what `supervise exec` asks for, and how it is answered.
+//!
+//! The question is a datagram to the socket of the generation, which knows its processes; it brings one end of a pair of
+//! sockets along, on which the answer comes (SCM_RIGHTS of unix(7)). An end that is closed without one is a refusal.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process;
+use std::time::Duration;
+
+use nix::cmsg_space;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+};
+
+use super::notify::{MOST_FDS, control_messages};
+use super::{proc, reap, sys};
+
+/// The variable that says where to ask.
+pub const VARIABLE: &str = "SUPERVISE_SOCKETS";
+
+/// The question, as sd_notify(3) has its lines.
+const QUESTION: &[u8] = b"X_SUPERVISE_FETCH=1";
+
+/// A name has 255 bytes at most, and one `:` behind it.
+const LONGEST: usize = MOST_FDS * 256 + 16;
+
+/// A supervise that is stopped or very busy.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between a wrapper and the process that we started.
+const ANCESTORS: usize = 64;
+
+/// Answers: each message has the number of all, a line feed, and the names of those that come with it.
+///
+/// # Errors
+/// Whoever asked does not wait for it, or gave something else than such a socket.
+pub fn answer(to: &OwnedFd, passed: &[(String, RawFd)]) -> io::Result<()> {
+    for part in passed.chunks(MOST_FDS) {
+        let names: Vec<&str> = part.iter().map(|(name, _)| name.as_str()).collect();
+        let fds: Vec<RawFd> = part.iter().map(|(_, fd)| *fd).collect();
+        let text = format!("{}\n{}", passed.len(), names.join(":"));
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let rights = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(text.as_bytes())], &rights, flags, None)?;
+    }
+    Ok(())
+}
+
+/// Asks at `address`, the value of the variable. The names, joined as in LISTEN_FDNAMES, and the sockets.
+///
+/// # Errors
+/// Nobody answers, or what we are gets none.
+pub fn fetch(address: &OsStr) -> io::Result<(String, Vec<OwnedFd>)> {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    let question = UnixDatagram::unbound()?;
+    question.set_write_timeout(Some(PATIENCE))?;
+    match address.as_bytes().strip_prefix(b"@") {
+        Some(name) => question.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => question.connect(address)?,
+    }
+    let fds = [theirs.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(question.as_raw_fd(), &[IoSlice::new(QUESTION)], &rights, MsgFlags::empty(), None)?;
+    drop(theirs);
+    let (mut names, mut sockets) = (Vec::new(), Vec::new());
+    loop {
+        let count = next_part(&ours, &mut names, &mut sockets)?;
+        if sockets.len() >= count {
+            return Ok((names.join(":"), sockets));
+        }
+    }
+}
+
+/// Returns how many there are altogether.
+fn next_part(from: &OwnedFd, names: &mut Vec<String>, sockets: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+    if poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], patience)? == 0 {
+        return Err(io::Error::other("supervise does not answer"));
+    }
+    let mut text = vec![0; LONGEST];
+    let mut control = cmsg_space!([RawFd; MOST_FDS]);
+    let mut parts = [IoSliceMut::new(&mut text)];
+    let message =
+        recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let (length, flags) = (message.bytes, message.flags);
+    let before = sockets.len();
+    for (kind, data) in control_messages(&control) {
+        if kind == libc::SCM_RIGHTS {
+            sockets.extend(sys::received_fds(data));
+        }
+    }
+    if flags.contains(MsgFlags::MSG_CTRUNC) {
+        return Err(io::Error::other("not all of them could be opened here (raise ulimit -n)"));
+    }
+    let text = String::from_utf8_lossy(&text[..length]);
+    let answer = text.split_once('\n').filter(|_| sockets.len() > before);
+    let answer = answer.and_then(|(count, names)| Some((count.parse().ok()?, names)));
+    let Some((count, of_these)) = answer else {
+        return Err(io::Error::other(
+            "supervise gives them to processes below its server alone, as its user, the server's or root",
+        ));
+    };
+    names.push(of_these.to_owned());
+    Ok(count)
+}
+
+/// The variables of `names` that the nearest process above us has which knows where to ask: sudo, su and `env -i` clear
+/// the environment. One that we may not look into is passed over.
+pub fn of_ancestors(names: &[&str]) -> Vec<(OsString, OsString)> {
+    let mut pid = i32::try_from(process::id()).unwrap_or(0);
+    for _ in 0..ANCESTORS {
+        pid = match reap::parent_and_group_of(pid) {
+            Some((parent, _)) if parent > 0 => parent,
+            _ => break,
+        };
+        let environment = proc::bytes(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let value = |name: &str| {
+            let mut lines = environment.split(|byte| *byte == 0);
+            lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        };
+        if value(VARIABLE).is_some() {
+            let found = names.iter().filter_map(|name| Some((*name, value(name)?)));
+            return found.map(|(name, value)| (name.into(), OsString::from_vec(value.to_vec()))).collect();
+        }
+    }
+    Vec::new()
+}
+
+/// Of ourselves, or else of [`of_ancestors`]. Empty where there is no supervise that could be asked.
+pub fn variables() -> Vec<(OsString, OsString)> {
+    match env::var_os(VARIABLE) {
+        Some(address) => vec![(VARIABLE.into(), address)],
+        None => of_ancestors(&[VARIABLE, "NOTIFY_SOCKET", "WATCHDOG_USEC", "SUPERVISE_GENERATION"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_of_several_parts_is_read_whole_and_a_closed_end_is_a_refusal() {
+        let pair = || socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = pair().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        let passed: Vec<_> = (0..300).map(|number| (number.to_string(), file.as_raw_fd())).collect();
+        answer(&theirs, &passed).unwrap();
+        let (mut names, mut sockets) = (Vec::new(), Vec::new());
+        assert_eq!(next_part(&ours, &mut names, &mut sockets).unwrap(), 300);
+        assert_eq!((sockets.len(), names.len()), (MOST_FDS, 1));
+        next_part(&ours, &mut names, &mut sockets).unwrap();
+        assert_eq!((sockets.len(), names.join(":").split(':').count()), (300, 300));
+        drop(theirs);
+        assert!(
+            next_part(&ours, &mut names, &mut sockets).unwrap_err().to_string().contains("below its server")
+        );
+    }
+}
