@@ -385,11 +385,15 @@ impl Children {
                         running.drop_notification(generation, &why);
                     }
                 }
-                Received::Message { notify, pid, uid, fds } => {
+                Received::Message { mut notify, pid, uid, fds } => {
                     let sender = running.sender(pid, uid, generation);
                     if let Err(why) = notify::judge(running.notify_access, sender, pid, uid) {
                         running.drop_notification(generation, &why);
                         continue;
+                    }
+                    if notify::drop_what_main_alone_may_say(&mut notify, sender) {
+                        let why = format!("STOPPING=1 from pid {pid}, which is not its main process");
+                        running.drop_notification(generation, &why);
                     }
                     running.notify_access = notify.notify_access.unwrap_or(running.notify_access);
                     if store.fds.is_open() {

@@ -144,6 +144,14 @@ pub fn judge(access: NotifyAccess, sender: Sender, pid: i32, uid: u32) -> Result
     }
 }
 
+/// What a process that is not the main one says only of itself. True: it was said, and does not count.
+///
+/// A worker that ends may say STOPPING=1, and the server goes on. systemd lets it count from every process that
+/// NotifyAccess= lets speak; with us it would end a server that serves.
+pub fn drop_what_main_alone_may_say(notify: &mut Notify, sender: Sender) -> bool {
+    sender != Sender::Main && std::mem::take(&mut notify.stopping)
+}
+
 /// The parts of a control buffer of SOL_SOCKET (cmsg(3)): `struct cmsghdr` (length, level, type), then its data, each
 /// aligned to a word. Read here because nix refuses to look into a buffer that had no room for everything, and what the
 /// kernel has put into our fd table must be found in any case.
@@ -203,6 +211,18 @@ mod tests {
     fn send_with_fds(client: &UnixDatagram, text: &[u8], fds: &[RawFd]) {
         let rights = [ControlMessage::ScmRights(fds)];
         sendmsg::<()>(client.as_raw_fd(), &[IoSlice::new(text)], &rights, MsgFlags::empty(), None).unwrap();
+    }
+
+    #[test]
+    fn stopping_counts_from_the_main_process_alone() {
+        let of = |sender| {
+            let mut notify = Notify::parse(b"STOPPING=1\nSTATUS=x");
+            let is_dropped = drop_what_main_alone_may_say(&mut notify, sender);
+            assert_eq!(notify.status.as_deref(), Some("x"), "the rest counts");
+            (notify.stopping, is_dropped)
+        };
+        assert_eq!(of(Sender::Main), (true, false));
+        assert_eq!([Sender::Command, Sender::Other].map(of), [(false, true); 2]);
     }
 
     #[test]

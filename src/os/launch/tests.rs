@@ -281,7 +281,6 @@ fn the_environment_is_built_in_systemd_s_order() {
         "C=file10",
         "D=env",
         "KEPT=1",
-        "NOTIFY_SOCKET=@notify",
         &path,
         &place,
         "SUPERVISE_GENERATION=3",

@@ -95,8 +95,13 @@ pub fn build_environment(
     for (name, value) in additions.environment.iter().chain(additions.files) {
         set(name, value.as_ref());
     }
-    unset(&mut all, additions.unset);
     add_ours(&mut all, &additions);
+    // Also what was added last: systemd.exec(5) names the variables of a protocol as what this is for.
+    unset(&mut all, additions.unset);
+    // By this one its processes are known as ours.
+    if let Some(generation) = additions.generation {
+        all.insert("SUPERVISE_GENERATION".into(), Value::Text(generation.to_string().into()));
+    }
     all
 }
 
@@ -138,9 +143,6 @@ fn add_ours(all: &mut Environment, additions: &Additions<'_>) {
         set("WATCHDOG_USEC", microseconds.to_string().as_ref());
     }
     additions.facts.iter().for_each(|(name, value)| set(name, value.as_ref()));
-    if let Some(generation) = additions.generation {
-        set("SUPERVISE_GENERATION", generation.to_string().as_ref());
-    }
     if !additions.names.is_empty() {
         all.insert("LISTEN_PID".into(), Value::OwnPid);
     }
@@ -219,6 +221,24 @@ mod tests {
             assert_eq!(text(&all, name).as_deref(), Some(value), "{name}");
         }
         assert_eq!(all.len(), want.len());
+    }
+
+    #[test]
+    fn what_the_protocol_says_can_be_taken_away() {
+        let unset =
+            ["LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET=/run/n", "WATCHDOG_PID", "SUPERVISE_GENERATION"];
+        let (unset, names) = (unset.map(str::to_owned), ["web".to_owned()]);
+        let additions = Additions {
+            unset: &unset,
+            names: &names,
+            notify_socket: Some("/run/n".as_ref()),
+            watchdog: Span::from_millis(1500),
+            generation: Some(7),
+            ..Additions::default()
+        };
+        let all = build_environment(inherited(&[]), additions);
+        let left: Vec<_> = all.keys().map(|name| name.to_string_lossy()).collect();
+        assert_eq!(left, ["LISTEN_FDNAMES", "SUPERVISE_GENERATION", "WATCHDOG_USEC"]);
     }
 
     #[test]
