@@ -14,7 +14,7 @@ use crate::config::Span;
 pub struct Traffic {
     /// A request is being read, worked on or answered, or bytes wait in a queue.
     pub in_flight: u32,
-    /// Answered, but not for DrainQuiet= yet: more of the answer may come.
+    /// Answered, but not for DrainQuiet= yet: more of the answer may come. Or no request has come yet.
     pub recent: u32,
     /// Quiet: closing them costs nobody an answer.
     pub idle: u32,

@@ -139,7 +139,7 @@ fn connections(traffic: Traffic) -> String {
     let Traffic { in_flight, recent, idle, queued, handshakes } = traffic;
     let counts = [
         (in_flight, "in flight"),
-        (recent, "just answered"),
+        (recent, "just answered or without a request yet"),
         (queued, "in its queue"),
         (handshakes, "in a handshake"),
         (idle, "idle"),

@@ -169,11 +169,15 @@ fn an_answer_that_the_client_does_not_read_is_in_flight() {
 }
 
 #[test]
-fn a_connection_that_never_said_a_byte_is_idle() {
+fn a_connection_may_have_its_first_request_under_way_until_its_fin() {
     let (listener, address) = listener("127.0.0.1:0");
-    let (client, server) = pair(&listener);
-    assert_eq!(seen(address, FOREVER), Traffic { recent: 1, ..Traffic::default() });
-    becomes(address, idle(1));
+    let (client, mut server) = pair(&listener);
+    let awaited = Traffic { recent: 1, ..Traffic::default() };
+    assert_eq!(seen(address, FOREVER), awaited);
+    // A greeting of the server answers nothing.
+    server.write_all(b"220\r\n").unwrap();
+    silent_for(address, 100);
+    assert_eq!(seen(address, AT_ONCE), awaited);
     // A FIN is not a request.
     client.shutdown(Shutdown::Write).unwrap();
     until(|| Diag::default().tcp(address).unwrap()[1].state, |state| *state == State::CloseWait);

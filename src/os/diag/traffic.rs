@@ -97,11 +97,17 @@ fn work(socket: &InetSocket, quiet: Span) -> Work {
     let silence = activity.since_sent_ms.min(activity.since_received_ms);
     if owes_an_answer(&activity) {
         Work::InFlight
-    } else if Span::from_millis(u64::from(silence)) < quiet {
+    } else if has_not_asked(socket, &activity) || Span::from_millis(u64::from(silence)) < quiet {
         Work::Recent
     } else {
         Work::Idle
     }
+}
+
+/// Its first request may be on its way: a browser connects before it has one, a pool keeps some ready. Only a client that
+/// has sent its FIN says no more.
+fn has_not_asked(socket: &InetSocket, activity: &Activity) -> bool {
+    activity.received == 0 && socket.state == State::Established
 }
 
 /// Whether the last to say something was the client.

@@ -188,10 +188,18 @@ impl Nodes {
         self.hidden.address(slot)
     }
 
-    /// listen(2) once more with our backlog, on all that listen.
+    /// listen(2) once more with our backlog, on all that listen. A client that had looked the path up just before a
+    /// switch goes on from here as well.
     pub(super) fn refresh(&self) -> io::Result<()> {
-        let mut listening = self.nodes.iter().filter(|node| node.listens);
-        listening.try_for_each(|node| sys::listen(&node.fd, self.asked.options.backlog))
+        let backlog = self.asked.options.backlog;
+        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.listens) {
+            if at == index(self.target) {
+                sys::listen(&node.fd, backlog)?;
+            } else {
+                send_on(&node.fd, backlog);
+            }
+        }
+        Ok(())
     }
 
     /// Gives a slot that was shut down a new socket; false: it was not. What waits in the old one's queue is reset when
@@ -268,6 +276,12 @@ impl Nodes {
             There::Stranger => return Err(taken(self.public.path())),
         }
         self.public.follow(node.inode());
+        if self.target != slot {
+            let before = &self.nodes[index(self.target)];
+            if before.listens {
+                send_on(&before.fd, self.asked.options.backlog);
+            }
+        }
         self.target = slot;
         Ok(())
     }
@@ -300,6 +314,16 @@ impl Nodes {
     /// A new socket in a slot's place. That of the target is bound at the public path, from where a link of ours makes
     /// way, for clients are refused there anyway; after that the path leads to the target again, also if this failed.
     fn bind_anew(&mut self, slot: SlotId) -> io::Result<()> {
+        let old = &self.nodes[index(slot)];
+        let old = Some(Rc::clone(&old.fd)).filter(|_| old.listens);
+        self.replace(slot)?;
+        if let Some(old) = old {
+            send_on(&old, self.asked.options.backlog);
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, slot: SlotId) -> io::Result<()> {
         self.see_attributes();
         if slot != self.target {
             // Clients must not miss the path for it, so it gets the text of its hidden name.
@@ -352,6 +376,14 @@ impl Node {
         let flags = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let answers = poll(&mut [PollFd::new(self.fd.as_fd(), flags)], PollTimeout::ZERO)?;
         Ok(self.listens && answers > 0)
+    }
+}
+
+/// Clients whom the full queue keeps in connect(2) look the path up again, which leads elsewhere by now. accept(2) wakes
+/// one of them alone, who will not take the place it made; listen(2) with more room than there was wakes all.
+fn send_on(fd: &OwnedFd, backlog: u32) {
+    if let Err(error) = sys::listen(fd, 0).and_then(|()| sys::listen(fd, backlog)) {
+        log::debug!("cannot wake the clients of a unix socket: {error}");
     }
 }
 

@@ -64,6 +64,30 @@ fn an_idle_connection_does_not_hold_up_a_swap() {
     assert_idle_does_not_hold_up(&mut daemon, client);
 }
 
+#[test]
+fn a_connection_without_its_first_request_may_stay_until_drain_is_over() {
+    let place = Place::new();
+    let options = "--kill-signal KILL --bake 0 --drain 3s --drain-quiet 50ms";
+    let mut daemon = rude(&place, "127.0.0.1:0", options).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    // A browser's, which is used while the old one drains, and one of a pool, which is not.
+    let (mut early, pooled) = (connect(&address).unwrap(), connect(&address).unwrap());
+    wait_for_connections(&mut daemon, 2);
+    let begin = Instant::now();
+    let verb = daemon.spawn_verb("swap");
+    wait_for("the old one drains and has been looked at", || {
+        daemon.stderr().contains("without a request yet").then_some(())
+    });
+    ask(&mut early, "/").unwrap();
+    assert_eq!(answer(&mut early).unwrap(), "rude generation 1\n");
+    verb.end().expect(0);
+    assert!(begin.elapsed() >= Duration::from_secs(3), "{:?}", begin.elapsed());
+    let status = daemon.wait_generation(2);
+    assert_eq!(status["last_swap"]["cut"], 1, "{status}");
+    drop(pooled);
+}
+
 /// The kernel does not know when a unix connection last said something.
 #[test]
 fn an_idle_connection_through_a_unix_socket_does_not_hold_up_a_swap() {
@@ -133,7 +157,7 @@ fn what_a_draining_generation_still_has_is_shown() {
 #[test]
 fn connections_are_counted_by_their_labels_also_beside_those_that_are_over() {
     let place = Place::new();
-    let mut daemon = as_somebody(&place, waits(&place, "accept hidden", "--drain 1h")).start();
+    let mut daemon = as_somebody(&place, waits(&place, "accept hidden", "--drain 1s")).start();
     daemon.wait_generation(1);
     let address = daemon.address("http");
     for _ in 0..5 {
@@ -142,6 +166,7 @@ fn connections_are_counted_by_their_labels_also_beside_those_that_are_over() {
     let mut client = connect(&address).unwrap();
     wait_for_connections(&mut daemon, 1);
     swapped(&daemon, 2);
-    assert_closed_idle(&mut daemon);
+    let status = daemon.wait_generation(2);
+    assert_eq!(status["last_swap"]["cut"], 1, "{status}");
     assert!(answer(&mut client).is_err(), "it never asked for anything");
 }

@@ -365,6 +365,62 @@ fn a_small_backlog_of_a_server_is_mended() {
     connect().unwrap();
 }
 
+/// More clients than there is room for, all of them in connect(2), or in its queue.
+fn crowd(path: &Path, count: usize) -> Vec<thread::JoinHandle<UnixStream>> {
+    let mut threads = Vec::new();
+    for _ in 0..count {
+        let path = path.to_path_buf();
+        let (to_us, theirs) = std::sync::mpsc::channel();
+        threads.push(thread::spawn(move || {
+            to_us.send(nix::unistd::gettid()).unwrap();
+            UnixStream::connect(path).unwrap()
+        }));
+        let syscall = format!("/proc/self/task/{}/syscall", theirs.recv().unwrap());
+        let connects = format!("{} ", libc::SYS_connect);
+        let thread = threads.last().unwrap();
+        while !thread.is_finished()
+            && !fs::read_to_string(&syscall).is_ok_and(|text| text.starts_with(&connects))
+        {
+            thread::yield_now();
+        }
+    }
+    threads
+}
+
+#[test]
+fn nobody_waits_for_the_queue_of_a_slot_that_the_path_has_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sock");
+    let mut nodes = hold_with(&path, SocketOptions { backlog: 3, ..options() });
+    nodes.ready_slot(B).unwrap();
+    let clients = crowd(&path, 40);
+    nodes.steer(&to(B)).unwrap();
+    // Nobody accepts at the old one; and those who had their place there keep it.
+    let queued = 4;
+    let arrive = |slot: SlotId, nodes: &Nodes, count: usize| {
+        let before = std::time::Instant::now();
+        let mut arrived = 0;
+        while arrived < count && before.elapsed().as_secs() < 20 {
+            match accept(nodes, slot) {
+                Some(_) => arrived += 1,
+                None => thread::yield_now(),
+            }
+        }
+        assert_eq!(arrived, count, "at {slot:?}");
+    };
+    arrive(B, &nodes, 40 - queued);
+    arrive(A, &nodes, queued);
+    clients.into_iter().for_each(|client| drop(client.join().unwrap()));
+    // The same where a slot is shut down under them.
+    let clients = crowd(&path, 20);
+    shut_down(&nodes, B);
+    let old = nodes.slot(B);
+    assert!(nodes.mend(B).unwrap());
+    arrive(B, &nodes, 20 - queued);
+    drop((old, nodes));
+    clients.into_iter().for_each(|client| drop(client.join().unwrap()));
+}
+
 #[test]
 fn only_the_public_path_has_to_fit() {
     let directory = tempfile::tempdir().unwrap();
