@@ -66,7 +66,8 @@
 //!                       kernel is asked of connections), strangers.rs (others in our groups), health.rs (Ready=http:),
 //!                       waiting.rs (Ready=auto), paths.rs (inotify), intercept.rs (what InterceptBind= has to
 //!                       tell), woken.rs (what a poll brought)
-//!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs, queries.rs
+//!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs,
+//!                       kin.rs (whose a process is without its environment), queries.rs
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (one command run to its end)
 //!   diag.rs             what the kernel says about sockets; in os/diag/: netlink.rs (dumps), inet.rs (TCP, UDP),

@@ -49,6 +49,8 @@ pub struct Launch {
     pub pid_file: Option<PathBuf>,
     /// GuessMainPID=: Type=forking without a PIDFile= takes the one process that is left as the main one.
     pub guess_main_pid: bool,
+    /// Type=forking
+    pub forks: bool,
     /// Protocol=: beside LISTEN_FDS, which is always there.
     pub dialects: Vec<Dialect>,
     pub notify_access: NotifyAccess,
@@ -87,6 +89,7 @@ impl Launch {
             open_files: Vec::new(),
             pid_file: None,
             guess_main_pid: true,
+            forks: false,
             dialects: Vec::new(),
             notify_access: NotifyAccess::None,
             fd_store_max: 0,

@@ -4,12 +4,15 @@
 //! leader may be its main process; or that is a process we did not start but know by its pid (MAINPID=, PIDFile=).
 
 mod interception;
+mod kin;
 mod queries;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Instant;
 
 use mio::Registry;
 use nix::unistd::getuid;
@@ -23,6 +26,7 @@ use crate::config::{CommandList, NotifyAccess, Signal};
 use crate::core::{Command, Event, Found, GenerationId, Notify, Outcome, Scope, SlotId, Stage, StartFailure};
 
 pub use interception::Started;
+use kin::Kin;
 
 /// Datagrams of one generation that are read in one turn, so that a flood cannot hold up the rest.
 const DATAGRAMS: usize = 32;
@@ -30,6 +34,7 @@ const DATAGRAMS: usize = 32;
 #[derive(Debug, Default)]
 pub struct Children {
     generations: BTreeMap<GenerationId, Generation>,
+    kin: RefCell<Kin>,
 }
 
 #[derive(Debug)]
@@ -49,6 +54,10 @@ struct Generation {
     /// The command beside it, if one runs.
     command: Option<(i32, Command)>,
     awaits_clear: bool,
+    /// Type=forking: its daemon was found; when, if it was only guessed; nobody was there in the last look.
+    is_found: bool,
+    guessed: Option<Instant>,
+    looks_empty: bool,
     /// SIGKILL was sent to all of it.
     is_killed: bool,
     /// A notification was dropped, and that was told.
@@ -121,6 +130,9 @@ impl Children {
             adopted: None,
             command: None,
             awaits_clear: false,
+            is_found: false,
+            guessed: None,
+            looks_empty: false,
             is_killed: false,
             has_dropped: false,
             interceptors: Vec::new(),
@@ -221,7 +233,7 @@ impl Children {
             log::warn!("cannot look for what {generation} left behind: {error}");
             Vec::new()
         });
-        strays.retain(|pid| reap::generation_of(*pid) == Some(generation.0));
+        strays.retain(|pid| self.owner(*pid) == Some(generation));
         strays
     }
 }
@@ -230,23 +242,31 @@ impl Children {
 impl Children {
     /// Type=forking: the process that is the main one now. PIDFile= says it; without one it is the only orphan.
     pub fn find_main(&mut self, generation: GenerationId) -> Found {
-        let Some(running) = self.generations.get(&generation) else { return Found::Nobody };
         let orphans = self.strays_of(generation);
-        let groups_live = running.leaders.iter().any(Leader::group_lives);
+        let Some(running) = self.generations.get_mut(&generation) else { return Found::Nobody };
+        let is_empty = orphans.is_empty() && !running.leaders.iter().any(Leader::group_lives);
+        let looked_empty = std::mem::replace(&mut running.looks_empty, is_empty);
         let pid = match running.launcher.pid_file() {
-            Some(path) => match reap::pid_in_file(path) {
-                Some(pid) => pid,
-                None if orphans.is_empty() && !groups_live => return Found::Nobody,
-                None => return Found::NotYet,
-            },
+            Some(path) => reap::pid_in_file(path),
             None => match orphans[..] {
-                [pid] if running.launcher.guesses_main_pid() => pid,
-                [] if !groups_live => return Found::Nobody,
+                [pid] if running.launcher.guesses_main_pid() => Some(pid),
+                [] if is_empty => None,
                 _ => return Found::Unknown,
             },
         };
+        let Some(pid) = pid else {
+            // A second look: what lost its parent during the first is in no list then.
+            return if is_empty && looked_empty { Found::Nobody } else { Found::NotYet };
+        };
+        let is_guessed = running.launcher.pid_file().is_none();
         match self.adopt(generation, pid) {
-            Ok(()) => Found::Main(pid.unsigned_abs()),
+            Ok(()) => {
+                if let Some(running) = self.generations.get_mut(&generation) {
+                    running.is_found = true;
+                    running.guessed = is_guessed.then(Instant::now);
+                }
+                Found::Main(pid.unsigned_abs())
+            }
             Err(why) => {
                 log::debug!("{generation}: pid {pid} is not its main process: {why}");
                 Found::NotYet
@@ -259,21 +279,18 @@ impl Children {
     /// # Errors
     /// A sentence: it does not live, or is none of this generation.
     fn adopt(&mut self, generation: GenerationId, pid: i32) -> Result<(), String> {
+        // The number is pinned first and looked at then.
+        let pidfd = sys::pidfd_open(pid).map_err(|error| format!("no such process ({error})"))?;
+        let belongs = self.belongs(pid, generation) == Some(true);
         let Some(running) = self.generations.get_mut(&generation) else {
             return Err("the generation is over".to_owned());
         };
         let is_leader = running.leaders.iter().any(|leader| leader.pid == pid && !leader.is_reaped);
-        if is_leader {
-            running.adopted = None;
-        } else {
-            // The number is pinned first and looked at then.
-            let pidfd = sys::pidfd_open(pid).map_err(|error| format!("no such process ({error})"))?;
-            if !running.belongs(pid, generation) {
-                return Err("it was not started by this generation".to_owned());
-            }
-            running.adopted = Some(pidfd);
+        if !is_leader && !belongs {
+            return Err("it was not started by this generation".to_owned());
         }
-        running.main = Some(pid);
+        running.adopted = (!is_leader).then_some(pidfd);
+        (running.main, running.guessed) = (Some(pid), None);
         Ok(())
     }
 
@@ -296,6 +313,8 @@ impl Children {
 /// Ends.
 impl Children {
     pub fn forget(&mut self, generation: GenerationId) -> Option<NotifySocket> {
+        // What it leaves alive is known as its own later.
+        self.strays_of(generation);
         let gone = self.generations.remove(&generation)?;
         gone.launcher.is_gone(self.generations.values().map(|running| &*running.launcher));
         Some(gone.notify)
@@ -312,6 +331,7 @@ impl Children {
 
     /// Whose process this was; from now on its pid means nothing.
     pub fn reaped(&mut self, pid: i32) -> Ended {
+        self.no_kin(pid);
         for (generation, running) in &mut self.generations {
             let leader = running.leaders.iter_mut().find(|leader| leader.pid == pid && !leader.is_reaped);
             let is_leader = leader.is_some();
@@ -386,7 +406,8 @@ impl Children {
                     }
                 }
                 Received::Message { mut notify, pid, uid, fds } => {
-                    let sender = running.sender(pid, uid, generation);
+                    let sender = self.sender(pid, uid, generation);
+                    let Some(running) = self.generations.get_mut(&generation) else { return false };
                     if let Err(why) = notify::judge(running.notify_access, sender, pid, uid) {
                         running.drop_notification(generation, &why);
                         continue;
@@ -405,6 +426,19 @@ impl Children {
             }
         }
         true
+    }
+
+    fn sender(&self, pid: i32, uid: u32, generation: GenerationId) -> Sender {
+        let Some(running) = self.generations.get(&generation) else { return Sender::Stranger };
+        if running.main == Some(pid) {
+            return Sender::Main;
+        }
+        if running.command.is_some_and(|(command, _)| reap::is_below(pid, command)) {
+            return Sender::Command;
+        }
+        // A sender that is gone already (`systemd-notify --no-block`) can only be judged by its uid.
+        let is_ours = [0, getuid().as_raw(), running.uid].contains(&uid);
+        if self.belongs(pid, generation).unwrap_or(is_ours) { Sender::Other } else { Sender::Stranger }
     }
 
     fn main_changed(&mut self, generation: GenerationId, notify: &Notify) -> Option<Event> {
@@ -439,26 +473,6 @@ impl Generation {
         {
             log::warn!("cannot end what {}= left behind: {error}", list.key());
         }
-    }
-
-    fn belongs(&self, pid: i32, generation: GenerationId) -> bool {
-        self.leaders.iter().any(|leader| reap::belongs(pid, leader.pid, generation.0) == Some(true))
-    }
-
-    fn sender(&self, pid: i32, uid: u32, generation: GenerationId) -> Sender {
-        if self.main == Some(pid) {
-            return Sender::Main;
-        }
-        if let Some((command, _)) = self.command
-            && reap::belongs(pid, command, generation.0) == Some(true)
-        {
-            return Sender::Command;
-        }
-        // A sender that is gone already (`systemd-notify --no-block`) can only be judged by its uid.
-        let is_gone =
-            self.leaders.iter().all(|leader| reap::belongs(pid, leader.pid, generation.0).is_none());
-        let is_ours = [0, getuid().as_raw(), self.uid].contains(&uid);
-        if (is_gone && is_ours) || self.belongs(pid, generation) { Sender::Other } else { Sender::Stranger }
     }
 
     fn drop_notification(&mut self, generation: GenerationId, why: &str) {

@@ -142,6 +142,11 @@ impl Launcher {
         self.launch.guess_main_pid
     }
 
+    /// Type=forking
+    pub fn forks(&self) -> bool {
+        self.launch.forks
+    }
+
     /// COMMAND, as it is started, for messages.
     pub fn words(&self) -> Vec<String> {
         let words = self.launch.commands.start.first().map(|exec| &exec.words);

@@ -109,26 +109,61 @@ pub fn generation_of(pid: i32) -> Option<u64> {
     generation_in(&environment)
 }
 
-/// Whether a process belongs to the generation whose main process is or was `main`: it descends from it, is in its
-/// process group, or is an orphan of it that we adopted. None: there is no such process any more.
-pub fn belongs(pid: i32, main: i32, generation: u64) -> Option<bool> {
+/// What the kernel says of a process, readable until it is reaped.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    pub group: i32,
+    pub session: i32,
+    /// In clock ticks since boot: with the pid it names one process.
+    pub start: u64,
+}
+
+pub fn identity(pid: i32) -> Option<Identity> {
+    let stat = proc::bytes(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = fields_after_comm(&stat)?.map(|field| std::str::from_utf8(field).ok());
+    let mut number = |skipped| fields.nth(skipped)??.parse::<u64>().ok();
+    let (group, session, start) = (number(2)?, number(0)?, number(15)?);
+    Some(Identity { group: group.try_into().ok()?, session: session.try_into().ok()?, start })
+}
+
+/// Whether we have a child of any kind.
+pub fn has_children() -> bool {
+    sys::has_children().unwrap_or(true)
+}
+
+/// Whether somebody is in a process group.
+pub fn has_group(id: i32) -> bool {
+    id > 1 && delivered(sys::kill(-id, None)).unwrap_or(true)
+}
+
+/// The child of ours that is this process or above it; 0 where it does not descend from us. None: there is none such.
+pub fn child_above(pid: i32) -> Option<i32> {
     let mut at = pid;
     for _ in 0..ANCESTORS {
-        if at == main {
-            return Some(true);
+        match parent_of(at) {
+            None if at == pid => return None,
+            Some(parent) if parent == our_pid() => return Some(at),
+            Some(parent) if parent > 1 => at = parent,
+            None | Some(_) => return Some(0),
         }
-        let Some((parent, group)) = parent_and_group_of(at) else {
-            return if at == pid { None } else { Some(false) };
-        };
-        if group == main {
-            return Some(true);
+    }
+    Some(0)
+}
+
+/// Whether a process is `head`, in its group or below either.
+pub fn is_below(pid: i32, head: i32) -> bool {
+    let mut at = pid;
+    for _ in 0..ANCESTORS {
+        let Some((parent, group)) = parent_and_group_of(at) else { return at == head };
+        if at == head || group == head {
+            return true;
         }
-        if parent == our_pid() || parent <= 1 {
-            return Some(parent == our_pid() && generation_of(at) == Some(generation));
+        if parent <= 1 {
+            return false;
         }
         at = parent;
     }
-    Some(false)
+    false
 }
 
 /// Whether the process of a pidfd has ended, reaped or not.
@@ -192,7 +227,7 @@ fn signal_if_still(pid: i32, parent: i32, signal: Signal) -> bool {
     }
 }
 
-fn our_pid() -> i32 {
+pub fn our_pid() -> i32 {
     nix::unistd::getpid().as_raw()
 }
 

@@ -31,7 +31,7 @@ use super::reap::{self, Reaped};
 use super::signal::{self, Received, Signals};
 use super::snapshot;
 use super::socket::{Inherited, NamedSocket};
-use super::sys::Waited;
+use super::sys::{self, Waited};
 use crate::config::{CommandList, Config, Health, Instance, Policy, Signal, SocketCommands};
 use crate::core::{
     Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, SlotId,
@@ -254,13 +254,17 @@ impl Shell {
         if self.children.lost_main(generation) {
             self.mend_sockets();
             // Its parent has its status.
-            self.queue.push_back(Event::Exited { generation, exit: Exit::Code(0) });
+            let event = self.main_ended(generation, Exit::Code(0));
+            self.queue.push_back(event);
             self.dispatch();
         }
     }
 
     fn reap(&mut self) {
         let has_children = loop {
+            if let Some(pid) = sys::ended_child() {
+                self.children.look_at(pid);
+            }
             match reap::next() {
                 Ok(Reaped::Ended(waited)) => self.on_reaped(&waited),
                 Ok(Reaped::NoneYet) => break true,
@@ -292,7 +296,7 @@ impl Shell {
         let event = match self.children.reaped(waited.pid) {
             Ended::Main(generation) => {
                 self.mend_sockets();
-                Event::Exited { generation, exit: waited.exit }
+                self.main_ended(generation, waited.exit)
             }
             Ended::Command(generation) => Event::CommandEnded { generation, end: End::Exited(waited.exit) },
             Ended::Other if self.on_relay_gone(waited.pid) => return,
@@ -300,6 +304,17 @@ impl Shell {
         };
         self.queue.push_back(event);
         self.dispatch();
+    }
+
+    /// It may have a successor.
+    fn main_ended(&mut self, generation: GenerationId, exit: Exit) -> Event {
+        match self.children.successor(generation, exit) {
+            Some(pid) => {
+                self.watch_main(generation);
+                Event::MainChanged { generation, pid: pid.unsigned_abs() }
+            }
+            None => Event::Exited { generation, exit },
+        }
     }
 
     fn on_signal(&mut self, received: &Received) {

@@ -104,6 +104,12 @@ pub fn wait_any() -> io::Result<Option<Waited>> {
     waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG)
 }
 
+/// A child that has ended and is not reaped by this.
+pub fn ended_child() -> Option<i32> {
+    let waited = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+    waited.ok().flatten().map(|waited| waited.pid)
+}
+
 /// Whether we have a child of any kind, zombies included: one call, where /proc takes eight.
 pub fn has_children() -> io::Result<bool> {
     match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {

@@ -41,6 +41,7 @@ pub(super) fn finish(
     let config = &mut draft.config;
     let launch = &mut config.launch;
     launch.places = places;
+    launch.forks = config.policy.service_type == Type::Forking;
     config.policy.has_pid_file = launch.pid_file.is_some();
     config.policy.commands = launch.commands.policy();
     check_listeners(config)?;

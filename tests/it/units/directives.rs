@@ -237,3 +237,44 @@ fn a_stop_interrupts_the_commands_of_a_socket() {
     assert_eq!(ended.status, 125, "{ended:?}");
     assert!(ended.stderr.contains("interrupted by SIGTERM"), "{ended:?}");
 }
+
+/// Forks twice and overwrites its title, and with it the environment that /proc shows.
+const DAEMON: &str = "use POSIX; my $p = shift; POSIX::_exit(0) if fork; POSIX::setsid(); POSIX::_exit(0) if fork; \
+    $0 = 'x' x 3000; if ($p) { open(my $f, '>', $p); print $f \"$$\\n\"; close $f } sleep 1 while 1;";
+
+#[test]
+fn a_daemon_that_forks_twice_under_a_new_title_is_neither_lost_nor_left() {
+    for pid_file in [false, true] {
+        let place = Place::new();
+        place.write("daemon.pl", DAEMON);
+        let file = place.path("daemon.pid");
+        let command = format!("ExecStart=/usr/bin/perl {}", place.path("daemon.pl"));
+        let lines = if pid_file {
+            format!("Type=forking\nPIDFile={file}\n{command} {file}")
+        } else {
+            format!("Type=forking\n{command}")
+        };
+        let mut daemon = start(&place, &lines);
+        daemon.wait_state("running");
+        let server = Pid::from_raw(daemon.server());
+        daemon.verb("stop").expect(0);
+        assert_eq!(daemon.end().status, 0);
+        assert!(kill(server, None).is_err(), "PIDFile= {pid_file}: it is stopped");
+    }
+}
+
+#[test]
+fn a_pid_file_that_moves_names_the_successor() {
+    let place = Place::new();
+    let first = "(sleep 60 & echo $! >DIR/daemon.pid; echo x >DIR/moved) & read x <DIR/go; exit 0";
+    let command = script(&place, &format!("mkfifo DIR/go\n{{ {first}; }} &\necho $! >DIR/daemon.pid\n"));
+    let file = place.path("daemon.pid");
+    let mut daemon = start(&place, &format!("Type=forking\nPIDFile={file}\nExecStart={command}"));
+    daemon.wait_state("running");
+    wait_for("the file to have moved", || fs::exists(place.path("moved")).unwrap().then_some(()));
+    fs::write(place.path("go"), "x\n").unwrap();
+    let successor = place.read("daemon.pid").trim().parse::<i32>().unwrap();
+    daemon.wait_until("the successor is the main process", |status| {
+        status["generations"][0]["pid"] == successor && status["state"] == "running"
+    });
+}

@@ -1,0 +1,175 @@
+//! Which generation a process belongs to, where its environment does not say so any more: servers write their title
+//! over that memory (nginx, Perl's `$0`, PostgreSQL), and a zombie has none.
+//!
+//! Remembered are the children of ours that were looked at, with the time of their start, and the sessions and process
+//! groups in which they were seen: who is in one of them later is of the same generation. What is left is decided
+//! by elimination, where one generation lives and nobody else can have children below us.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::{Children, Generation};
+use crate::core::{Exit, GenerationId};
+use crate::os::reap::{self, Identity};
+
+/// Sessions and groups remembered; a server that has more alive is known by its environment alone.
+const GROUPS: usize = 1 << 16;
+/// The process between two forks ends this soon after it was taken for the main one.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Kin {
+    /// Children of ours by pid.
+    known: BTreeMap<i32, (Identity, GenerationId)>,
+    /// By the number of a session or process group.
+    groups: BTreeMap<i32, GenerationId>,
+    /// Every child of ours descends from a generation: we began without children, and are not pid 1, which inherits
+    /// strangers.
+    has_only_ours: bool,
+    own: Option<Identity>,
+}
+
+impl Default for Kin {
+    fn default() -> Self {
+        Self {
+            known: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            has_only_ours: std::process::id() != 1 && !reap::has_children(),
+            own: reap::identity(reap::our_pid()),
+        }
+    }
+}
+
+impl Kin {
+    /// The generation of a child of ours.
+    fn owner(&mut self, pid: i32, generations: &BTreeMap<GenerationId, Generation>) -> Option<GenerationId> {
+        let identity = reap::identity(pid)?;
+        if let Some((before, generation)) = self.known.get(&pid)
+            && before.start == identity.start
+        {
+            let generation = *generation;
+            self.remember(pid, identity, generation);
+            return Some(generation);
+        }
+        // Relays and the like stay in our own group.
+        if self.own.is_some_and(|own| own.group == identity.group) {
+            return None;
+        }
+        let generation = self.told(pid, &identity, generations)?;
+        self.remember(pid, identity, generation);
+        Some(generation)
+    }
+
+    fn told(
+        &self,
+        pid: i32,
+        identity: &Identity,
+        generations: &BTreeMap<GenerationId, Generation>,
+    ) -> Option<GenerationId> {
+        if let Some(number) = reap::generation_of(pid) {
+            return Some(GenerationId(number));
+        }
+        let leads = |running: &Generation| {
+            running.leaders.iter().any(|leader| leader.pid == identity.group && !leader.group_is_gone)
+        };
+        if let Some((generation, _)) = generations.iter().find(|(_, running)| leads(running)) {
+            return Some(*generation);
+        }
+        if let Some(generation) = [identity.group, identity.session].iter().find_map(|id| self.of_group(*id))
+        {
+            return Some(generation);
+        }
+        let is_left = |(_, generation): &(Identity, GenerationId)| !generations.contains_key(generation);
+        match generations.keys().collect::<Vec<_>>()[..] {
+            [only] if self.has_only_ours && !self.known.values().any(is_left) => Some(*only),
+            _ => None,
+        }
+    }
+
+    /// The number of a group may be given away once nobody is in it: a leader that lives must be the one we know.
+    fn of_group(&self, id: i32) -> Option<GenerationId> {
+        let generation = self.groups.get(&id)?;
+        let is_same = match (reap::identity(id), self.known.get(&id)) {
+            (Some(now), Some((before, _))) => now.start == before.start,
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        is_same.then_some(*generation)
+    }
+
+    fn remember(&mut self, pid: i32, identity: Identity, generation: GenerationId) {
+        self.known.insert(pid, (identity, generation));
+        for id in [identity.group, identity.session] {
+            let is_own = self.own.is_none_or(|own| own.group == id || own.session == id);
+            if id > 1 && !is_own && self.groups.len() < GROUPS {
+                self.groups.insert(id, generation);
+            }
+        }
+    }
+
+    /// It was reaped. Groups in which nobody is left go with it.
+    fn forget(&mut self, pid: i32) {
+        let Some((identity, _)) = self.known.remove(&pid) else { return };
+        for id in [pid, identity.group, identity.session] {
+            if self.groups.contains_key(&id) && !reap::has_group(id) {
+                self.groups.remove(&id);
+            }
+        }
+    }
+}
+
+impl Children {
+    /// A child of ours has ended and is about to be reaped: the last moment in which its session can be read. Where it
+    /// was a main process or a command, those that have become our children by its end are looked at as well.
+    pub fn look_at(&mut self, pid: i32) {
+        if let Some(generation) = self.generation_of(pid) {
+            self.strays_of(generation);
+        }
+        self.owner(pid);
+    }
+
+    /// The generation of a child of ours that is no leader.
+    pub(super) fn owner(&self, pid: i32) -> Option<GenerationId> {
+        self.kin.borrow_mut().owner(pid, &self.generations)
+    }
+
+    pub(super) fn no_kin(&self, pid: i32) {
+        self.kin.borrow_mut().forget(pid);
+    }
+
+    /// Whether a process is of this generation. None: there is no such process any more.
+    pub(super) fn belongs(&self, pid: i32, generation: GenerationId) -> Option<bool> {
+        let running = self.generations.get(&generation)?;
+        let child = reap::child_above(pid)?;
+        let is_led = running.leaders.iter().any(|leader| {
+            (leader.pid == child && !leader.is_reaped)
+                || (!leader.group_is_gone && reap::identity(pid).is_some_and(|it| it.group == leader.pid))
+        });
+        Some(is_led || (child != 0 && self.owner(child) == Some(generation)))
+    }
+
+    /// The main process from now on, after the one there was has ended.
+    pub fn successor(&mut self, generation: GenerationId, exit: Exit) -> Option<i32> {
+        let guessed = self.generations.get(&generation)?.guessed;
+        let was_guessed = exit == Exit::Code(0) && guessed.is_some_and(|when| when.elapsed() < ON_ITS_WAY);
+        let moved = self.moved_main(generation);
+        moved.or_else(|| if was_guessed { self.guess_again(generation) } else { None })
+    }
+
+    /// The main process has ended, and PIDFile= names another one of the generation that lives: that is it from now on.
+    fn moved_main(&mut self, generation: GenerationId) -> Option<i32> {
+        let running = self.generations.get(&generation)?;
+        let path = running.launcher.pid_file().filter(|_| running.is_found || !running.launcher.forks())?;
+        let pid = reap::pid_in_file(path).filter(|pid| reap::runs(*pid))?;
+        self.adopt(generation, pid).ok()?;
+        Some(pid)
+    }
+
+    /// The process taken for the main one was only guessed, ended well, and exactly one other is left: it was on its way.
+    fn guess_again(&mut self, generation: GenerationId) -> Option<i32> {
+        let [pid] = self.strays_of(generation)[..] else { return None };
+        self.adopt(generation, pid).ok()?;
+        self.generations.get_mut(&generation)?.guessed = Some(Instant::now());
+        Some(pid)
+    }
+}
