@@ -401,7 +401,9 @@ impl Children {
                 // READY=1 in the name of its parent, but this in its own.
                 Received::Message { notify, .. } if notify.barrier => {}
                 Received::Message { notify, pid, uid, fds } if notify.fetch => {
-                    if let Err(why) = running.pass_again(generation, (pid, uid), &fds, store.fds) {
+                    let is_its = self.belongs(pid, generation).unwrap_or(false);
+                    let Some(running) = self.generations.get_mut(&generation) else { return false };
+                    if let Err(why) = running.pass_again((pid, uid), is_its, &fds, store.fds) {
                         running.drop_notification(generation, &why);
                     }
                 }

@@ -58,13 +58,13 @@ impl Generation {
     /// Sends the sockets once more, to a process below a wrapper that has closed them (`supervise exec`).
     pub(super) fn pass_again(
         &self,
-        generation: GenerationId,
         (pid, uid): (i32, u32),
+        is_its: bool,
         to: &[OwnedFd],
         store: &FdStore,
     ) -> Result<(), String> {
         let is_trusted = [0, getuid().as_raw(), self.uid].contains(&uid);
-        if !is_trusted || !(self.main == Some(pid) || self.belongs(pid, generation)) {
+        if !is_trusted || !(self.main == Some(pid) || is_its) {
             return Err(format!(
                 "pid {pid} (uid {uid}) asks for the sockets, and is none of its processes or of another user"
             ));
