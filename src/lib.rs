@@ -30,7 +30,8 @@
 //!   environment.rs      -E, Environment=, environment files
 //!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
-//!   known.rs            how well-known servers take a socket: the fix for a command
+//!   known.rs            how well-known servers take a socket: the fix for a command; known/servers.rs: what keeps
+//!                       them in the foreground, and of which of them two cannot run
 //!   number.rs           integers, sizes, limits, booleans
 //!   placeholder.rs      {fd:NAME}, {port:NAME}, {addr:NAME}
 //!   specifier.rs        names of units, %n and the like
@@ -54,6 +55,7 @@
 //!   reread.rs           the files are read anew at a swap
 //!   request.rs          the other verbs
 //!   shutdown.rs         the end of everything
+//!   early.rs            servers that end cleanly before they wait on their sockets
 //!   restart.rs          Restart=, delays, limits, clean or not: pure functions
 //!   timers.rs           every deadline there is, read off the state
 //!   notify.rs           the text of a notification

@@ -229,7 +229,10 @@ fn decisions(config: &Config, stop_first: Option<&str>) -> Vec<(&'static str, St
                 printable(place)
             )
         }
-        (Handover::StopFirst, None) => "stop-first: the old one is gone before the new one starts".to_owned(),
+        (Handover::StopFirst, None) => {
+            let why = launch.runs_alone().map(|why| format!(": {why}")).unwrap_or_default();
+            format!("stop-first: the old one is gone before the new one starts{why}")
+        }
     };
     let kill = match policy.kill_mode {
         KillMode::Mixed => "the main process, then SIGKILL to the rest",

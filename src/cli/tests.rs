@@ -1,7 +1,7 @@
 use super::*;
 use crate::client::Task;
 use crate::config::directives::{Directive, Verdict};
-use crate::config::{Address, Restart, Signal};
+use crate::config::{Address, Handover, Restart, Signal};
 use crate::core::Request;
 
 fn words(line: &str) -> Parsed {
@@ -90,6 +90,15 @@ fn the_later_of_flag_and_p_wins() {
     assert_eq!(kill("supervise --kill-signal HUP --kill-signal INT -p Nice=1 -- x"), "SIGINT");
     let variables = run("supervise -E A=1 -p Environment=A=2 -E A=3 -- x").config.launch.environment;
     assert_eq!(variables.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>(), ["1", "2", "3"]);
+}
+
+#[test]
+fn of_servers_that_cannot_overlap_the_old_one_goes_first() {
+    let handover = |line| run(line).config.policy.handover;
+    assert_eq!(handover("supervise -l 80 -- nice apache2 -D FOREGROUND"), Handover::StopFirst);
+    assert_eq!(handover("supervise -l 80 --handover steered -- apache2 -D FOREGROUND"), Handover::Steered);
+    assert_eq!(handover("supervise -l 80 --ready http:/ -- apache2 -D FOREGROUND"), Handover::Steered);
+    assert_eq!(handover("supervise -l 80 -- nginx"), Handover::Steered);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::{
     Address, Config, Error, Exec, Input, Kind, Listener, Output, Problem, RestartDelay, Span, Warning,
     dialect, placeholder, printable,
 };
-pub(super) use swap::check_steering;
+pub(super) use swap::{check_steering, known_handover};
 pub use table::DIRECTIVES;
 
 /// One row of the table.
@@ -260,6 +260,7 @@ impl Draft {
         check_listeners(&self.config)?;
         let place = |key| self.place_of(Section::Service, key).unwrap_or("command line").to_owned();
         check_streams(&self.config, place)?;
+        known_handover(&mut self);
         let place = |key| self.place_of(Section::XSupervise, key).unwrap_or("command line").to_owned();
         check_steering(&self.config, place)?;
         warnings.extend(dialect::untold(&self.config.launch.dialects, &self.config.listeners));

@@ -1,7 +1,10 @@
 //! How well-known servers take a held socket: one sentence with the fix for this very command, for whoever reads the
 //! log at two in the morning.
 
+mod servers;
+
 use super::{printable, typed};
+use servers::{SERVERS, Server};
 
 /// A held socket that nobody waits on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,26 +209,63 @@ pub fn remedy(words: &[String], sockets: &[Socket]) -> String {
     }
 }
 
-/// Looks through prefixes and interpreters for a program of the table.
-fn identify(words: &[String]) -> Option<Known> {
+/// How the server that `words` start is kept in the foreground: a clause without a full stop.
+pub fn foreground(words: &[String]) -> String {
+    match server(words) {
+        Some((name, Server { foreground: "", .. })) => {
+            format!("{name} does so by default: look at what it says itself, and into its configuration")
+        }
+        Some((name, Server { foreground, .. })) => format!("for {name}: {foreground}"),
+        None => "look for its option, such as --foreground, -F, -D or --no-daemon".to_owned(),
+    }
+}
+
+/// Why two of the server that `words` start cannot run at once, as far as that is known. Where they name the generation,
+/// each may have folders of its own.
+pub fn alone(words: &[String]) -> Option<String> {
+    let (name, server) = server(words)?;
+    let is_apart = words.iter().any(|word| word.contains("SUPERVISE_GENERATION"));
+    (!server.alone.is_empty() && !is_apart)
+        .then(|| format!("two of {name} cannot run at once, because of {}", server.alone))
+}
+
+/// The row for a command, and the name that it was found by.
+fn server(words: &[String]) -> Option<(&str, Server)> {
+    let name = program(words.get(past_prefixes(words)?)?);
+    let row = SERVERS.iter().find(|server| server.names.contains(&name))?;
+    Some((name, *row))
+}
+
+/// Where the program is that prefixes like `env` and `nice` run in the end.
+fn past_prefixes(words: &[String]) -> Option<usize> {
     let mut at = 0;
     loop {
         let name = program(words.get(at)?);
         if let Some((_, options)) = PREFIXES.iter().find(|(prefix, _)| *prefix == name) {
             at = skip(words, at + 1, options, name == "env");
+        } else if name == "supervise" && words.get(at + 1).is_some_and(|word| word == "exec") {
+            at = skip(words, at + 2, &[], false);
         } else if let Some((_, verb)) = RUNNERS.iter().find(|(runner, _)| *runner == name) {
             words.get(at + 1).filter(|word| word == verb)?;
             at = skip(words, at + 2, &[], false);
-        } else if name == "python" {
-            return Some(script(words, at));
         } else {
-            let shell = if name.ends_with(".sh") { "sh" } else { name };
-            let fix = lookup(shell)?;
-            let inner = if matches!(fix, Wrapper(_)) { inline(words, at) } else { None };
-            let (fix, name) = inner.map_or_else(|| (fix, printable(name)), |inner| (inner.fix, inner.name));
-            return Some(Known { fix, name, at, first: at });
+            return Some(at);
         }
     }
+}
+
+/// Looks through prefixes and interpreters for a program of the table.
+fn identify(words: &[String]) -> Option<Known> {
+    let at = past_prefixes(words)?;
+    let name = program(words.get(at)?);
+    if name == "python" {
+        return Some(script(words, at));
+    }
+    let shell = if name.ends_with(".sh") { "sh" } else { name };
+    let fix = lookup(shell)?;
+    let inner = if matches!(fix, Wrapper(_)) { inline(words, at) } else { None };
+    let (fix, name) = inner.map_or_else(|| (fix, printable(name)), |inner| (inner.fix, inner.name));
+    Some(Known { fix, name, at, first: at })
 }
 
 /// The program that a shell is given to run in its next word but one, if that binds for itself: `sh -c 'cd x && node y'`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{CommandPolicy, Dialect, Lists};
+use super::{CommandPolicy, Dialect, Lists, known};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
@@ -61,6 +61,12 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// Why two of its servers cannot run at once, where it is known that they cannot.
+    pub fn runs_alone(&self) -> Option<String> {
+        let words = self.commands.start.iter().flat_map(|exec| &exec.words);
+        known::alone(&words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>())
+    }
+
     /// systemd's defaults (systemd.exec(5)).
     pub(super) fn for_units() -> Self {
         Self {

@@ -311,7 +311,7 @@ impl Step<'_> {
         self.end_drain(id);
         self.end_probing(id);
         let Some(generation) = self.service.get(id) else { return };
-        let reason = describe(generation, &end, self.now);
+        let reason = describe(generation, &end, self.service.is_candidate(id), self.now);
         self.reload_failed(id, "it ended");
         match self.service.phase {
             Phase::Swapping { new, .. } if new == id => self.roll_back(reason),
@@ -472,6 +472,7 @@ impl Step<'_> {
         let Some(end) = &generation.end else { return self.start_automatically() };
         let status = end.exit_status();
         self.service.last_status = status;
+        self.count_early_end(generation);
         // `settle` begins it, and reads the files for it.
         let is_swap_wanted = self.service.clients.next_swap.is_some();
         if restart::shall_restart(&generation.policy, end, generation.failure.as_ref()) {
@@ -487,8 +488,7 @@ impl Step<'_> {
                 self.restart();
             }
         } else if self.service.setting.holds_sockets && !generation.policy.ends_with_server() {
-            self.tell(Note::Listening);
-            self.listen();
+            self.listen_after(generation);
         } else if is_swap_wanted {
             // Long enough for the files to be read first; should they be broken, what was there is started.
             self.service.phase = Phase::Waiting { until: self.now.after(limits::NOT_STARTED) };

@@ -63,8 +63,8 @@ impl Generation {
     }
 }
 
-/// A sentence for the user: how a generation ended, and whether it had been ready.
-pub(super) fn describe(generation: &Generation, end: &End, now: Time) -> String {
+/// A sentence for the user: how a generation ended, whether it had been ready, and whether it was the candidate of a swap.
+pub(super) fn describe(generation: &Generation, end: &End, is_candidate: bool, now: Time) -> String {
     let id = generation.id.0;
     match end {
         End::NotStarted(failure) => failure.what.clone(),
@@ -78,7 +78,11 @@ pub(super) fn describe(generation: &Generation, end: &End, now: Time) -> String 
         End::Exited(exit) => {
             let age = now.since(generation.ordered);
             let when = if generation.ready.is_some() { "after it was ready" } else { "before it was ready" };
+            let ended_itself = generation.ending.is_none() && generation.ready.is_none();
             let hint = match exit {
+                Exit::Code(_) if is_candidate && ended_itself => {
+                    " (if it says that it is already running or that its files are locked: --handover stop-first)"
+                }
                 Exit::Code(0) if generation.ready.is_none() => " (a server must stay in the foreground)",
                 Exit::Code(_) | Exit::Signal { .. } => "",
             };

@@ -9,6 +9,7 @@
 
 mod command;
 mod drain;
+mod early;
 mod end;
 mod exit;
 mod health;
@@ -334,6 +335,17 @@ pub enum Terminal {
     Gone,
 }
 
+/// What a hint is given for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HintAt {
+    /// It runs, and nobody waits.
+    Running,
+    /// It failed before anybody waited.
+    Failure,
+    /// It ended cleanly before anybody waited, as those before it did.
+    CleanEnds,
+}
+
 /// Orders: each one thing to do, with nothing left to decide.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -420,7 +432,7 @@ pub enum Action {
     Hint {
         generation: GenerationId,
         sockets: BTreeSet<String>,
-        has_ended: bool,
+        at: HintAt,
     },
     /// Say how many connections found a full queue since the last `Reread`.
     TellOverflows,

@@ -14,7 +14,7 @@ pub use swap::SwapNote;
 use serde::{Deserialize, Serialize};
 
 use super::restart::Failure;
-use super::{End, Exit, GenerationId, limits};
+use super::{End, Exit, GenerationId, HintAt, limits};
 use crate::config::{Signal, Span, StartLimit};
 
 /// One line of the log; clients that wait see it too.
@@ -34,11 +34,10 @@ pub enum Note {
         after: Span,
         by: ReadyBy,
     },
-    /// `has_ended`: it did, before anybody waited on these.
     Hint {
         generation: GenerationId,
         sockets: String,
-        has_ended: bool,
+        at: HintAt,
         remedy: String,
     },
     Exited {
@@ -74,6 +73,10 @@ pub enum Note {
         holds_sockets: bool,
     },
     Listening,
+    /// The server ends too early, too often.
+    ListeningLater {
+        span: Span,
+    },
     TriggersHeld {
         span: Span,
     },
@@ -219,6 +222,7 @@ impl Note {
             | Self::Exited { .. }
             | Self::Restarting { .. }
             | Self::Listening
+            | Self::ListeningLater { .. }
             | Self::Replacing { .. }
             | Self::Gone { cut: 0, .. }
             | Self::Paused
@@ -259,8 +263,8 @@ impl fmt::Display for Note {
             Self::CannotStart { generation: Some(generation), what } => write!(f, "{generation}: {what}"),
             Self::CannotStart { generation: None, what } => f.write_str(what),
             Self::Ready { generation, after, by } => ready(f, *generation, *after, by),
-            Self::Hint { generation, sockets, has_ended, remedy } => {
-                f.write_str(&hint(*generation, sockets, *has_ended, remedy))
+            Self::Hint { generation, sockets, at, remedy } => {
+                f.write_str(&hint(*generation, sockets, *at, remedy))
             }
             Self::Exited { generation, exit, after } => {
                 write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
@@ -279,6 +283,9 @@ impl fmt::Display for Note {
                 write!(f, "restart in {}{meanwhile}", rounded(*after))
             }
             Self::Listening => write!(f, "listening; the next connection starts the server"),
+            Self::ListeningLater { span } => {
+                write!(f, "listening; a connection starts the server, in {} at the earliest", rounded(*span))
+            }
             Self::TriggersHeld { span } => write!(
                 f,
                 "connections start a server that ends again and again; the next start is in {} at the earliest",
@@ -362,15 +369,21 @@ fn ready(f: &mut fmt::Formatter<'_>, generation: GenerationId, after: Span, by: 
     write!(f, "{generation} is ready after {}{by}", rounded(after))
 }
 
-fn hint(generation: GenerationId, sockets: &str, has_ended: bool, remedy: &str) -> String {
-    if has_ended {
-        format!(
+fn hint(generation: GenerationId, sockets: &str, at: HintAt, remedy: &str) -> String {
+    match at {
+        HintAt::Running => {
+            let after = limits::HINT;
+            format!("{generation} runs for {after}, and nobody waits on {sockets}: {remedy} (said once)")
+        }
+        HintAt::Failure => format!(
             "{generation} ended before it waited on {sockets}; if it says that the address is in use, it does not \
              know of the socket: {remedy} (said once)"
-        )
-    } else {
-        let after = limits::HINT;
-        format!("{generation} runs for {after}, and nobody waits on {sockets}: {remedy} (said once)")
+        ),
+        HintAt::CleanEnds => format!(
+            "{generation} ended without an error before it waited on {sockets}, as those before it did, so starts get \
+             rarer; if it says nothing itself, it went into the background: a server must stay in the foreground; \
+             {remedy}"
+        ),
     }
 }
 

@@ -269,6 +269,8 @@ pub(super) struct Ledger {
     pub(super) failures: u32,
     /// Automatic restarts in all, for `status`.
     pub(super) restarts: u64,
+    /// Clean ends in a row, each before anybody waited on a socket.
+    pub(super) early_ends: u32,
     /// StartLimit*=
     pub(super) starts: Window,
     /// TriggerLimit*= and PollLimit*=

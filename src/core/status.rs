@@ -55,6 +55,7 @@ fn role(service: &Service, id: GenerationId) -> Role {
 
 fn state(service: &Service) -> State {
     match service.phase {
+        Phase::Listening { .. } if service.ends_too_early() => State::Failed,
         Phase::Listening { .. } => State::Listening,
         Phase::Up { current } => match service.get(current) {
             Some(generation) if generation.end.is_none() && generation.ending.is_some() => State::Stopping,

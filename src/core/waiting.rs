@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::note::ReadyBy;
 use super::service::{Generation, Phase, Service, Step};
-use super::{Action, End, Exit, GenerationId, Time, limits};
+use super::{Action, End, Exit, GenerationId, HintAt, Time, limits};
 use crate::config::{Ready, Signal, Span, Type};
 
 /// What one look at the processes of a generation has shown; its sockets by words that tell them apart.
@@ -44,8 +44,8 @@ pub(super) struct Waiting {
     next: Time,
     /// Where it was seen so far, where not yet, and how well the last look saw.
     seen: BTreeSet<String>,
-    unseen: BTreeSet<String>,
-    sight: Sight,
+    pub(super) unseen: BTreeSet<String>,
+    pub(super) sight: Sight,
     /// It was looked at late enough to tell who never waits.
     is_known: bool,
 }
@@ -58,7 +58,7 @@ impl Waiting {
         }
     }
 
-    fn was_seen(&self) -> bool {
+    pub(super) fn was_seen(&self) -> bool {
         !self.seen.is_empty() || self.sight == Sight::Accepted
     }
 }
@@ -68,7 +68,7 @@ impl Service {
         matches!(self.phase, Phase::Up { current } if current == id)
     }
 
-    fn is_candidate(&self, id: GenerationId) -> bool {
+    pub(super) fn is_candidate(&self, id: GenerationId) -> bool {
         matches!(self.phase, Phase::Swapping { new, .. } if new == id)
     }
 
@@ -201,7 +201,7 @@ impl Step<'_> {
         if waits_nowhere {
             let was_told = std::mem::replace(&mut self.service.hint_told, true);
             if !was_told {
-                self.out.push(Action::Hint { generation: id, sockets: unseen, has_ended: false });
+                self.out.push(Action::Hint { generation: id, sockets: unseen, at: HintAt::Running });
             }
         }
     }
@@ -246,13 +246,13 @@ impl Step<'_> {
         if is_failure && is_unseen && !is_ready && is_in_time && !is_known {
             // What it says for itself may be another thing, so the shell knows whether there is a hint.
             let sockets = waiting.unseen.clone();
-            self.out.push(Action::Hint { generation: id, sockets, has_ended: true });
+            self.out.push(Action::Hint { generation: id, sockets, at: HintAt::Failure });
         }
     }
 }
 
 impl Generation {
-    fn hint_due(&self) -> Time {
+    pub(super) fn hint_due(&self) -> Time {
         self.started.map_or(Time::NEVER, |started| started.after(limits::HINT))
     }
 }

@@ -386,8 +386,8 @@ impl Shell {
             Action::Probe { generation, slot } => self.probe(generation, slot),
             Action::EndProbe { generation } => self.end_probe(generation),
             Action::Look { generation, slot, ask } => self.look(generation, slot, ask),
-            Action::Hint { generation, sockets, has_ended } => {
-                self.tell_hint(generation, &sockets, has_ended);
+            Action::Hint { generation, sockets, at } => {
+                self.tell_hint(generation, &sockets, at);
             }
             Action::TellOverflows => self.tell_overflows(),
             Action::Sweep { signal } => self.sweep(signal),

@@ -1,8 +1,8 @@
 //! What decides a swap: Ready=, Canary=, Handover=, and what these and InterceptBind= need of the rest.
 
-use super::choice;
 use super::service::put;
 use super::table::Set;
+use super::{Draft, Section, choice};
 use crate::config::{Canary, Config, Error, Handover, Health, Kind, Problem, Ready, Span, printable};
 
 pub(super) fn ready(config: &mut Config, text: &str) -> Set {
@@ -72,6 +72,15 @@ pub(super) fn handover(config: &mut Config, text: &str) -> Set {
     let ways =
         [("steered", Handover::Steered), ("shared", Handover::Shared), ("stop-first", Handover::StopFirst)];
     put(choice(text, &ways)?, &mut config.policy.handover)
+}
+
+/// The default for servers of which two cannot run at once, unless something else that was asked for needs both.
+pub(in crate::config) fn known_handover(draft: &mut Draft) {
+    let needs_both = draft.config.policy.canary.is_some() || draft.config.health.is_some();
+    let is_given = draft.place_of(Section::XSupervise, "Handover").is_some();
+    if !needs_both && !is_given && draft.config.launch.runs_alone().is_some() {
+        draft.config.policy.handover = Handover::StopFirst;
+    }
 }
 
 /// Ready=http: and Canary= reach one generation alone, which takes steering and a socket to do it with. `place` is where

@@ -146,3 +146,51 @@ fn a_sentence_is_one_line_of_bounded_length() {
     let marks = Socket { name: "<address>".to_owned(), address: "<name><".to_owned() };
     assert!(remedy(&["php-fpm".to_owned()], &[marks]).contains("`listen = <name><`"));
 }
+
+#[test]
+fn servers_are_told_how_to_stay_in_the_foreground() {
+    let said = |command: &str| foreground(&command.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    for (command, option) in [
+        ("nginx -c x", "-g 'daemon off;'"),
+        ("/usr/sbin/apache2 -k start", "-D FOREGROUND"),
+        ("env A=b /usr/sbin/php-fpm8.2", "-F"),
+        ("nice -n 5 supervise exec -- memcached -d", "no -d"),
+        ("postgres -D x", "by default"),
+        ("true", "--foreground"),
+        ("", "--foreground"),
+    ] {
+        assert!(said(command).contains(option), "{command}: {}", said(command));
+    }
+}
+
+#[test]
+fn of_some_servers_two_cannot_run() {
+    let why = |command: &str| alone(&command.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    for command in [
+        "mariadbd --datadir=x",
+        "/usr/lib/postgresql/15/bin/postgres -D x",
+        "apache2 -DFOREGROUND",
+        "varnishd -F -n x",
+        "nice -n 5 knotd",
+        "pdns_server",
+        "dovecot -F",
+        "squid --foreground",
+        "tor",
+        "hypnotoad -f app",
+        "./prometheus",
+        "env A=b etcd",
+    ] {
+        assert!(why(command).is_some_and(|why| why.starts_with("two of ")), "{command}");
+    }
+    // Not what another program is given, nor what has folders of its own in each generation.
+    for command in [
+        "nginx",
+        "echo postgres",
+        "sh -c postgres",
+        "python3 tor",
+        "varnishd -n /x/$SUPERVISE_GENERATION",
+        "",
+    ] {
+        assert_eq!(why(command), None, "{command}");
+    }
+}

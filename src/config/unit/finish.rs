@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::directives::{
-    Draft, Section, check_listeners, check_placeholders, check_steering, check_streams,
+    Draft, Section, check_listeners, check_placeholders, check_steering, check_streams, known_handover,
 };
 use super::super::{
     Directory, DirectoryPath, Error, Handover, NotifyAccess, Problem, Ready, Restart, RestartDelay, Span,
@@ -148,7 +148,11 @@ fn handover(draft: &mut Draft) -> Option<String> {
     let forking = (draft.config.policy.service_type == Type::Forking)
         .then(|| draft.place_of(Section::Service, "Type"))
         .flatten();
-    let place = stop.chain(pid_file.map(str::to_owned)).chain(forking.map(str::to_owned)).next()?;
+    let place = stop.chain(pid_file.map(str::to_owned)).chain(forking.map(str::to_owned)).next();
+    let Some(place) = place else {
+        known_handover(draft);
+        return None;
+    };
     draft.config.policy.handover = Handover::StopFirst;
     Some(place)
 }

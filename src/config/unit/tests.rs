@@ -235,6 +235,13 @@ fn a_swap_overlaps_only_where_the_unit_allows_it() {
     assert_eq!(config.launch.pid_file.as_deref(), Some(std::path::Path::new("/run/x.pid")));
     assert!(config.policy.has_pid_file);
     assert_eq!(service("ExecStop=/a\nExecStop=").0.policy.handover, Handover::Steered);
+    // So do servers that are known not to: Debian's mariadb.service says nothing else about it.
+    let of = |line: &str| {
+        let (config, _) = service(&format!("Type=notify\nExecStart=\nExecStart={line}"));
+        (config.policy.handover, config.launch.runs_alone().is_some())
+    };
+    assert_eq!(of("/usr/sbin/mariadbd $MYSQLD_OPTS"), (Handover::StopFirst, true));
+    assert_eq!(of("/bin/echo /usr/sbin/mariadbd"), (Handover::Steered, false));
 }
 
 #[test]

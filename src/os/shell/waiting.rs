@@ -12,7 +12,7 @@ use super::Shell;
 use super::health::{Asking, begin_probe};
 use super::traffic::Effort;
 use crate::config::{Kind, known};
-use crate::core::{Event, GenerationId, Looked, Note, Sight, SlotId};
+use crate::core::{Event, GenerationId, HintAt, Looked, Note, Sight, SlotId};
 use crate::os::diag::State;
 use crate::os::intercept::Interceptor;
 use crate::os::probe::{Heard, Probe};
@@ -138,23 +138,19 @@ impl Shell {
     }
 
     /// Of one that has ended, once; of one that runs, the core sees to that.
-    pub(super) fn tell_hint(
-        &mut self,
-        generation: GenerationId,
-        sockets: &BTreeSet<String>,
-        has_ended: bool,
-    ) {
-        if !(has_ended && self.is_end_hinted)
-            && let Some(note) = self.hint(generation, sockets, has_ended)
+    pub(super) fn tell_hint(&mut self, generation: GenerationId, sockets: &BTreeSet<String>, at: HintAt) {
+        let has_failed = at == HintAt::Failure;
+        if !(has_failed && self.is_end_hinted)
+            && let Some(note) = self.hint(generation, sockets, at)
         {
-            self.is_end_hinted |= has_ended;
+            self.is_end_hinted |= has_failed;
             self.tell(&note);
         }
     }
 
     /// `sockets`: by their labels; none of them are all. None: as InterceptBind= saw it, it has met no address in use, or
     /// that was told.
-    fn hint(&self, generation: GenerationId, sockets: &BTreeSet<String>, has_ended: bool) -> Option<Note> {
+    fn hint(&self, generation: GenerationId, sockets: &BTreeSet<String>, at: HintAt) -> Option<Note> {
         let launcher = self.children.launcher(generation).unwrap_or(&self.launcher);
         let interceptors = self.children.interceptors(generation);
         let held = self.sockets_of(generation);
@@ -167,14 +163,16 @@ impl Shell {
         let is_given = meant.iter().all(has_it);
         meant.retain(|socket| is_given || !has_it(socket));
         let is_seen = !interceptors.is_empty() && !interceptors.iter().any(Interceptor::may_have_failed);
-        if has_ended && (is_given || is_seen) {
+        if at == HintAt::Failure && (is_given || is_seen) {
             return None;
         }
         let known = |socket: &&NamedSocket| known::Socket {
             name: socket.name.clone(),
             address: socket.address.clone(),
         };
-        let remedy = if is_given {
+        let remedy = if at == HintAt::CleanEnds {
+            known::foreground(&launcher.words())
+        } else if is_given {
             "it has bound that, but does not accept yet".to_owned()
         } else if meant.len() < held.len() {
             "it takes others of these sockets: tell it of this one in the same way, or leave it out of --listen".to_owned()
@@ -189,7 +187,7 @@ impl Shell {
         };
         let named = |socket: &&NamedSocket| format!("{} ({})", socket.name, socket.address);
         let sockets = meant.iter().map(named).collect::<Vec<_>>().join(", ");
-        Some(Note::Hint { generation, sockets, has_ended, remedy })
+        Some(Note::Hint { generation, sockets, at, remedy })
     }
 }
 

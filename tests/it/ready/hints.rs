@@ -1,6 +1,8 @@
 //! A server that does not take its sockets is told how it could, once.
 
-use super::super::support::{Place, wait_for};
+use std::net::TcpStream;
+
+use super::super::support::{Launch, Place, wait_for};
 use super::waits;
 
 #[test]
@@ -39,4 +41,24 @@ fn a_server_that_waits_is_told_nothing_when_it_fails() {
     daemon.wait_generation(1);
     let said = daemon.stderr();
     assert!(!said.contains("(said once)"), "{said}");
+    // It may be one of which two cannot run at once.
+    assert!(said.contains("already running or that its files are locked: --handover stop-first"), "{said}");
+}
+
+#[test]
+fn a_server_that_goes_into_the_background_is_told_once_and_is_not_healthy() {
+    let place = Place::new();
+    let mut daemon = Launch::new(&place).args("--listen 127.0.0.1:0=http").command(&["true"]).start();
+    daemon.wait_state("listening");
+    // It waits in the queue for as long as nobody accepts it.
+    let client = TcpStream::connect(daemon.address("http")).expect("a queue");
+    wait_for("the sixth start", || daemon.stderr().contains("generation 6 started").then_some(()));
+    daemon.wait_state("failed");
+    daemon.verb("status").expect(1);
+    let said = daemon.stderr();
+    assert_eq!(said.matches("a server must stay in the foreground").count(), 1, "{said}");
+    assert!(said.contains("generation 3 ended without an error before it waited on http ("), "{said}");
+    // As late as after a failure: 100 ms, and more each time.
+    assert!(said.contains("a connection starts the server, in 100ms at the earliest"), "{said}");
+    drop(client);
 }

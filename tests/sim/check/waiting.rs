@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use socket_supervise::core::report::{Role, Status};
-use socket_supervise::core::{Action, Event, GenerationId, Looked, Sight, limits};
+use socket_supervise::core::{Action, Event, GenerationId, HintAt, Looked, Sight, limits};
 
 use super::{Check, role};
 use crate::world::SOCKETS;
@@ -47,12 +47,14 @@ impl Check {
     pub(super) fn note_waiting_action(&mut self, now: u64, action: &Action) {
         match action {
             Action::Look { generation, ask, .. } => self.looks_end(now, *generation, *ask),
-            Action::Hint { sockets, has_ended, .. } => {
-                self.waiting.hints += u32::from(!has_ended);
+            Action::Hint { sockets, at, .. } => {
+                let is_running = *at == HintAt::Running;
+                self.waiting.hints += u32::from(is_running);
                 assert!(self.waiting.hints <= 1, "the hint is given twice");
-                assert!(*has_ended || !sockets.is_empty(), "a hint for no socket");
-                self.mark("hint", !has_ended);
-                self.mark("hint at the end", *has_ended);
+                assert!(!is_running || !sockets.is_empty(), "a hint for no socket");
+                self.mark("hint", is_running);
+                self.mark("hint at the end", *at == HintAt::Failure);
+                self.mark("hint after clean ends", *at == HintAt::CleanEnds);
             }
             _ => {}
         }

@@ -1,0 +1,59 @@
+//! A server that ends cleanly, again and again, before it waits on its sockets: it goes into the background, or has found
+//! that it cannot serve. Such ends are no failures for Restart=, but nobody is served either.
+
+use super::note::{Note, ReadyBy};
+use super::restart::{RunResult, restart_delay};
+use super::service::{Generation, Phase, Service, Step};
+use super::waiting::Sight;
+use super::{Action, End, HintAt, Time};
+
+/// So many such ends in a row are no accident.
+const TOO_MANY: u32 = 3;
+
+impl Service {
+    /// It listens, but nobody would be served.
+    pub(super) fn ends_too_early(&self) -> bool {
+        self.ledger.early_ends >= TOO_MANY
+    }
+}
+
+impl Step<'_> {
+    /// The only generation has ended by itself.
+    pub(super) fn count_early_end(&mut self, generation: &Generation) {
+        if !self.service.waited_on.is_empty() || !generation.has_ended_early(self.now) {
+            self.service.ledger.early_ends = 0;
+            return;
+        }
+        let ends = &mut self.service.ledger.early_ends;
+        *ends = ends.saturating_add(1);
+        if *ends == TOO_MANY {
+            let sockets =
+                generation.waiting.as_ref().map(|waiting| waiting.unseen.clone()).unwrap_or_default();
+            self.out.push(Action::Hint { generation: generation.id, sockets, at: HintAt::CleanEnds });
+        }
+    }
+
+    /// The next connection starts the server; after too many early ends not at once, but as late as after a failure.
+    pub(super) fn listen_after(&mut self, generation: &Generation) {
+        if !self.service.ends_too_early() {
+            self.tell(Note::Listening);
+            return self.listen();
+        }
+        let count = self.service.ledger.early_ends - TOO_MANY + 1;
+        let span = restart_delay(&generation.policy.delay, count);
+        self.tell(Note::ListeningLater { span });
+        self.service.phase = Phase::Listening { hold_until: Some(self.now.after(span)) };
+    }
+}
+
+impl Generation {
+    fn has_ended_early(&self, now: Time) -> bool {
+        let is_unseen =
+            self.waiting.as_ref().is_some_and(|waiting| !waiting.was_seen() && waiting.sight == Sight::Clear);
+        let is_proved = matches!(self.gate, Some(ReadyBy::Notify | ReadyBy::Http));
+        let was_told = self.ending.is_some_and(|ending| ending.was_told);
+        let is_clean =
+            matches!(self.end, Some(End::Exited(_))) && self.outcome().result == RunResult::Success;
+        is_unseen && !is_proved && !was_told && is_clean && now < self.hint_due()
+    }
+}
