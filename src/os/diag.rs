@@ -10,13 +10,13 @@ mod netlink;
 mod proc;
 mod traffic;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 pub use inet::{Activity, InetSocket, State};
-pub use local::{Node, UnixSocket};
+pub use local::{Node, UnixSocket, UnixSockets};
 pub use proc::{inodes_of, listen_overflows, somaxconn};
 pub use traffic::{Handshakes, handshakes, traffic, unix_traffic};
 
@@ -30,8 +30,33 @@ use netlink::Channel;
 pub struct Diag {
     channel: Option<Channel>,
     /// Answers that whoever asks the same gets until [`Diag::forget`]: a dump takes the kernel milliseconds.
-    tcp: HashMap<(bool, u16), Rc<[InetSocket]>>,
-    unix: Option<Rc<[UnixSocket]>>,
+    tcp: HashMap<Port, Rc<[InetSocket]>>,
+    unix: Option<Rc<UnixSockets>>,
+}
+
+/// Whether it is of IPv4, and the number.
+type Port = (bool, u16);
+
+fn port_of(at: SocketAddr) -> Port {
+    (at.is_ipv4(), at.port())
+}
+
+/// Ranges of ports in one question: the kernel compares each socket with each.
+const RANGES: usize = 16;
+
+/// The answer about several addresses.
+#[derive(Debug, Default)]
+pub struct Found(HashMap<Port, Vec<InetSocket>>);
+
+impl Found {
+    /// Those of this address's family on its port.
+    pub fn at(&self, at: SocketAddr) -> &[InetSocket] {
+        self.0.get(&port_of(at)).map_or(&[], Vec::as_slice)
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &InetSocket> {
+        self.0.values().flatten()
+    }
 }
 
 impl Diag {
@@ -41,21 +66,28 @@ impl Diag {
     ///
     /// Errors: a kernel or sandbox without sock_diag, an answer that makes no sense. The next question starts afresh.
     pub fn tcp(&mut self, at: SocketAddr) -> io::Result<Rc<[InetSocket]>> {
-        let key = (at.is_ipv4(), at.port());
-        if let Some(known) = self.tcp.get(&key) {
-            return Ok(Rc::clone(known));
+        self.learn_tcp(&[at])?;
+        Ok(self.tcp.get(&port_of(at)).map(Rc::clone).unwrap_or_default())
+    }
+
+    /// Asks once for all of these that [`Self::tcp`] is about to ask for one by one.
+    pub fn learn_tcp(&mut self, at: &[SocketAddr]) -> io::Result<()> {
+        let is_unknown = |at: &SocketAddr| !self.tcp.contains_key(&port_of(*at));
+        let unknown: Vec<SocketAddr> = at.iter().copied().filter(is_unknown).collect();
+        let mut found = self.inet(libc::IPPROTO_TCP, &unknown, inet::ALL_STATES)?.0;
+        for port in unknown.into_iter().map(port_of) {
+            let sockets = || Rc::from(found.remove(&port).unwrap_or_default());
+            self.tcp.entry(port).or_insert_with(sockets);
         }
-        let found = Rc::from(self.inet(libc::IPPROTO_TCP, at, inet::ALL_STATES)?);
-        self.tcp.insert(key, Rc::clone(&found));
-        Ok(found)
+        Ok(())
     }
 
     /// All unix sockets of the network namespace, until [`Self::forget`]; the kernel cannot choose among them.
-    pub fn unix(&mut self) -> io::Result<Rc<[UnixSocket]>> {
+    pub fn unix(&mut self) -> io::Result<Rc<UnixSockets>> {
         if let Some(known) = &self.unix {
             return Ok(Rc::clone(known));
         }
-        let found = Rc::from(self.ask(&local::request(), local::parse)?);
+        let found = Rc::new(UnixSockets::new(self.ask(&local::request(), local::parse)?));
         self.unix = Some(Rc::clone(&found));
         Ok(found)
     }
@@ -67,27 +99,39 @@ impl Diag {
     }
 
     /// Those of them that are handshakes.
-    pub fn handshakes(&mut self, at: SocketAddr) -> io::Result<Vec<InetSocket>> {
+    pub fn handshakes(&mut self, at: &[SocketAddr]) -> io::Result<Found> {
         self.inet(libc::IPPROTO_TCP, at, State::SynReceived.mask())
     }
 
     /// Those of them that listen: cheap however many connections there are. Of a listener `rqueue` is how
     /// many wait to be accepted and `wqueue` how many may.
-    pub fn listeners(&mut self, at: SocketAddr) -> io::Result<Vec<InetSocket>> {
+    pub fn listeners(&mut self, at: &[SocketAddr]) -> io::Result<Found> {
         self.inet(libc::IPPROTO_TCP, at, State::Listen.mask())
     }
 
-    /// The UDP sockets of this address's family on its port; `rqueue` is the memory, in bytes, that unread datagrams take.
-    pub fn udp(&mut self, at: SocketAddr) -> io::Result<Vec<InetSocket>> {
+    /// The UDP sockets of these addresses' families on their ports; `rqueue` is the memory, in bytes, that unread datagrams take.
+    pub fn udp(&mut self, at: &[SocketAddr]) -> io::Result<Found> {
         self.inet(libc::IPPROTO_UDP, at, inet::ALL_STATES)
     }
 
-    fn inet(&mut self, protocol: libc::c_int, at: SocketAddr, states: u32) -> io::Result<Vec<InetSocket>> {
-        let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let request = inet::request(family as u8, protocol as u8, at.port(), states);
-        let mut found = self.ask(&request, inet::parse)?;
-        // A kernel that took no notice of the filter would mix in the connections of others.
-        found.retain(|socket| socket.local.port() == at.port());
+    /// One question for each family, however many ports: what an answer costs is mostly the walk.
+    fn inet(&mut self, protocol: libc::c_int, at: &[SocketAddr], states: u32) -> io::Result<Found> {
+        let mut found = Found::default();
+        for (family, is_ipv4) in [(libc::AF_INET, true), (libc::AF_INET6, false)] {
+            let of_family = at.iter().filter(|at| at.is_ipv4() == is_ipv4);
+            let ports: BTreeSet<u16> = of_family.map(SocketAddr::port).collect();
+            if ports.is_empty() {
+                continue;
+            }
+            let ranges = inet::ranges(&ports, RANGES);
+            let request = inet::request(family as u8, protocol as u8, &ranges, states);
+            for socket in self.ask(&request, inet::parse)? {
+                // Others may lie between them, and a kernel that took no notice of the filter would mix in all.
+                if ports.contains(&socket.local.port()) {
+                    found.0.entry((is_ipv4, socket.local.port())).or_default().push(socket);
+                }
+            }
+        }
         Ok(found)
     }
 

@@ -11,7 +11,7 @@ use nix::sys::stat::{FileStat, minor};
 const FILE_BYTES: u64 = 4 << 20;
 
 /// A socket as /proc names it: fdinfo by device and inode, the links of fds by inode alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Inode {
     pub number: u64,
     /// The minor number of the kernel's file system of all sockets.

@@ -11,7 +11,7 @@
 mod call;
 mod files;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, IoSliceMut};
 
@@ -139,14 +139,15 @@ impl Look<'_> {
     }
 
     fn wait_on(&mut self, pid: Pid, fds: &[u32], waited: &mut [bool]) -> io::Result<()> {
+        let mut inodes = HashSet::new();
         for fd in fds {
-            let inode = match self.files.socket(pid, *fd) {
-                Err(error) if is_gone(&error) => continue,
-                inode => inode?,
-            };
-            for (waited, socket) in waited.iter_mut().zip(self.sockets) {
-                *waited |= inode == Some(socket.number);
+            match self.files.socket(pid, *fd) {
+                Err(error) if is_gone(&error) => {}
+                inode => inodes.extend(inode?),
             }
+        }
+        for (waited, socket) in waited.iter_mut().zip(self.sockets) {
+            *waited |= inodes.contains(&socket.number);
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ mod ready;
 mod relay;
 mod restart;
 mod run;
+mod scale;
 mod signals;
 mod steer;
 mod support;

@@ -1,5 +1,7 @@
 //! TCP and UDP sockets as inet_diag shows them (<linux/inet_diag.h>, <linux/tcp.h>).
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::netlink::{attributes, bytes_at, u32_at};
@@ -95,27 +97,51 @@ impl InetSocket {
     }
 }
 
-/// inet_diag_req_v2, and a program that lets pass what has this local port. S_GE and S_LE instead of S_EQ: they are
-/// there in every kernel.
-pub(super) fn request(family: u8, protocol: u8, port: u16, states: u32) -> Vec<u8> {
+/// inet_diag_req_v2, and a program that lets pass what has a local port in one of these ranges. S_GE and S_LE instead of
+/// S_EQ: they are there in every kernel.
+pub(super) fn request(family: u8, protocol: u8, ranges: &[(u16, u16)], states: u32) -> Vec<u8> {
     const ID: usize = 48;
     const REQ_BYTECODE: u16 = 1;
+    const JMP: u8 = 1;
     const S_GE: u8 = 2;
     const S_LE: u8 = 3;
+    /// Of one range in the program: twice an operation and its operand, and a jump.
+    const RANGE: u16 = 20;
+    let program = RANGE * ranges.len() as u16;
     let mut request = vec![family, protocol, EXT_INFO, 0];
     request.extend(states.to_ne_bytes());
     request.extend([0; ID]);
-    request.extend(20_u16.to_ne_bytes());
+    request.extend((4 + program).to_ne_bytes());
     request.extend(REQ_BYTECODE.to_ne_bytes());
-    // inet_diag_bc_op: code, where to if yes, where to if no (four past the end rejects); the operand is the `no` of a
-    // second one.
-    for (code, no) in [(S_GE, 20_u16), (S_LE, 12)] {
-        request.extend([code, 8]);
-        request.extend(no.to_ne_bytes());
-        request.extend([0, 0]);
-        request.extend(port.to_ne_bytes());
+    // inet_diag_bc_op: code, where to if yes, where to if no (the end accepts, four past it rejects); the operand is the
+    // `no` of a second one. JMP always takes the way of `no`.
+    for (index, (first, last)) in ranges.iter().enumerate() {
+        let left = program - RANGE * index as u16;
+        let otherwise = if left == RANGE { RANGE + 4 } else { RANGE };
+        for (code, no, port) in [(S_GE, otherwise, first), (S_LE, otherwise - 8, last)] {
+            request.extend([code, 8]);
+            request.extend(no.to_ne_bytes());
+            request.extend([0, 0]);
+            request.extend(port.to_ne_bytes());
+        }
+        request.extend([JMP, 4]);
+        request.extend((left - 16).to_ne_bytes());
     }
     request
+}
+
+/// At most so many ranges that these ports are in: where there are more ports, those nearest to each other share one, with
+/// whatever lies between them.
+pub(super) fn ranges(ports: &BTreeSet<u16>, most: usize) -> Vec<(u16, u16)> {
+    let ports: Vec<u16> = ports.iter().copied().collect();
+    let mut gaps: Vec<usize> = (1..ports.len()).collect();
+    gaps.sort_by_key(|at| Reverse(ports[*at] - ports[at - 1]));
+    gaps.truncate(most.saturating_sub(1));
+    gaps.sort_unstable();
+    let ends = gaps.iter().copied().chain([ports.len()]);
+    let mut begin = 0;
+    let range = |end: usize| Some((*ports.get(std::mem::replace(&mut begin, end))?, *ports.get(end - 1)?));
+    if ports.is_empty() { Vec::new() } else { ends.filter_map(range).collect() }
 }
 
 /// None: too short to be one.

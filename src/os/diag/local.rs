@@ -1,5 +1,8 @@
 //! Unix sockets as unix_diag shows them (<linux/unix_diag.h>).
 
+use std::collections::HashMap;
+use std::ops::Deref;
+
 use nix::sys::stat::makedev;
 
 use super::inet::State;
@@ -40,6 +43,43 @@ impl UnixSocket {
     /// An accepted connection in which nothing is on its way.
     pub fn is_silent(&self) -> bool {
         self.state == State::Established && self.rqueue == 0 && self.wqueue == 0
+    }
+}
+
+/// An answer, and where in it a socket is found.
+#[derive(Debug)]
+pub struct UnixSockets {
+    sockets: Vec<UnixSocket>,
+    by_inode: HashMap<u32, usize>,
+    by_node: HashMap<Node, Vec<usize>>,
+}
+
+impl UnixSockets {
+    pub(super) fn new(sockets: Vec<UnixSocket>) -> Self {
+        let mut by_node: HashMap<Node, Vec<usize>> = HashMap::new();
+        for (index, node) in sockets.iter().enumerate().filter_map(|(at, one)| Some((at, one.node?))) {
+            by_node.entry(node).or_default().push(index);
+        }
+        let by_inode = sockets.iter().enumerate().map(|(index, one)| (one.inode, index)).collect();
+        Self { sockets, by_inode, by_node }
+    }
+
+    pub fn of_inode(&self, inode: u64) -> Option<&UnixSocket> {
+        let index = self.by_inode.get(&u32::try_from(inode).ok()?)?;
+        self.sockets.get(*index)
+    }
+
+    /// The listener of a node and its connections.
+    pub fn at_node(&self, node: Node) -> impl Iterator<Item = &UnixSocket> {
+        self.by_node.get(&node).into_iter().flatten().filter_map(|index| self.sockets.get(*index))
+    }
+}
+
+impl Deref for UnixSockets {
+    type Target = [UnixSocket];
+
+    fn deref(&self) -> &[UnixSocket] {
+        &self.sockets
     }
 }
 

@@ -248,7 +248,7 @@ fn listeners_of_a_port_their_queues_and_holders() {
     let (listener, address) = listener("127.0.0.1:0");
     sys::listen(&listener, 7).unwrap();
     let _queued = TcpStream::connect(address).unwrap();
-    let found = Diag::default().listeners(address).unwrap();
+    let found = Diag::default().listeners(&[address]).unwrap().at(address).to_vec();
     let [found] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!((found.state, found.local, found.rqueue, found.wqueue), (State::Listen, address, 1, 7));
     assert_eq!(found.uid, nix::unistd::geteuid().as_raw());
@@ -260,7 +260,7 @@ fn udp_sockets_of_a_port() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     socket.send_to(b"to ourselves", address).unwrap();
-    let found = Diag::default().udp(address).unwrap();
+    let found = Diag::default().udp(&[address]).unwrap().at(address).to_vec();
     let [found] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(found.local, address);
     assert!(found.rqueue > 0 && found.label == Some(1), "{found:?}");
@@ -341,7 +341,7 @@ fn whoever_asks_again_gets_the_same_answer_until_it_is_forgotten() {
     let _pair = pair(&kept);
     assert!(Rc::ptr_eq(&tcp, &diag.tcp(address).unwrap()) && Rc::ptr_eq(&unix, &diag.unix().unwrap()));
     // Other questions are others.
-    assert_eq!(diag.listeners(address).unwrap().len(), 1);
+    assert_eq!(diag.listeners(&[address]).unwrap().all().count(), 1);
     assert_eq!(diag.tcp("[::1]:1".parse().unwrap()).unwrap().len(), 0);
     diag.forget();
     assert_eq!((tcp.len(), diag.tcp(address).unwrap().len()), (1, 2));
@@ -353,7 +353,8 @@ fn recorded(port: u16) -> Vec<u8> {
         Some(payload.to_vec())
     }
     let mut diag = Diag::default();
-    let request = inet::request(libc::AF_INET as u8, libc::IPPROTO_TCP as u8, port, inet::ALL_STATES);
+    let request =
+        inet::request(libc::AF_INET as u8, libc::IPPROTO_TCP as u8, &[(port, port)], inet::ALL_STATES);
     let mut bytes = Vec::new();
     for payload in diag.ask(&request, whole).unwrap() {
         bytes.extend(message(20, 7, &payload));
@@ -428,4 +429,28 @@ fn mutated_answers_neither_panic_nor_hang() {
 fn proc_is_read() {
     listen_overflows().unwrap();
     assert!(somaxconn().unwrap() > 0);
+}
+
+#[test]
+fn one_question_answers_for_many_ports_and_for_no_other() {
+    let held: Vec<_> = (0..40).map(|_| listener("127.0.0.1:0")).collect();
+    // Every second one is asked for, in more ranges than one question has.
+    let (asked, others): (Vec<_>, Vec<_>) = held.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+    let asked: Vec<SocketAddr> = asked.into_iter().map(|(_, (_, at))| *at).collect();
+    let mut diag = Diag::default();
+    let found = diag.listeners(&asked).unwrap();
+    assert!(asked.iter().all(|at| found.at(*at).len() == 1 && found.at(*at)[0].local == *at));
+    assert!(others.iter().all(|(_, (_, at))| found.at(*at).is_empty()));
+    assert_eq!(found.all().count(), asked.len());
+    diag.learn_tcp(&asked).unwrap();
+    assert!(asked.iter().all(|at| diag.tcp(*at).unwrap().len() == 1));
+}
+
+#[test]
+fn ports_share_a_range_where_they_are_near() {
+    let ports = [5, 80, 81, 443, 9000].into();
+    assert_eq!(inet::ranges(&ports, 16), [(5, 5), (80, 80), (81, 81), (443, 443), (9000, 9000)]);
+    assert_eq!(inet::ranges(&ports, 3), [(5, 81), (443, 443), (9000, 9000)]);
+    assert_eq!(inet::ranges(&ports, 1), [(5, 9000)]);
+    assert_eq!(inet::ranges(&[].into(), 3), []);
 }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::open::{check_canary, departures};
-use super::slots::has;
+use super::slots::set_of;
 use super::{Launcher, Shell, Staged, health};
 use crate::config::Config;
 use crate::core::{Event, Reread};
@@ -38,7 +38,8 @@ impl Shell {
         }
         check_canary(&config.policy, &sockets)?;
         // Where the traffic is when nobody runs, it is for them as well.
-        for socket in sockets.iter().filter(|one| self.lacks(one)) {
+        let held = set_of(&self.sockets);
+        for socket in sockets.iter().filter(|one| !held.contains(&Rc::as_ptr(&one.socket))) {
             let steered = socket.steer(&self.slots.steering);
             steered.map_err(|error| format!("cannot steer {}: {error}", socket.address))?;
         }
@@ -58,7 +59,9 @@ impl Shell {
     pub(super) fn adopt(&mut self) {
         let Some(staged) = self.staged.take() else { return };
         self.tell_sockets(&staged.sockets);
-        let notes = departures(staged.policy.handover, staged.sockets.iter().filter(|one| self.lacks(one)));
+        let held = set_of(&self.sockets);
+        let new = staged.sockets.iter().filter(|one| !held.contains(&Rc::as_ptr(&one.socket)));
+        let notes = departures(staged.policy.handover, new);
         (self.policy, self.launcher, self.sockets) = (staged.policy, staged.launcher, staged.sockets);
         // ExecStopPre= and ExecStopPost= of [Socket]; those of its start are past.
         self.socket_commands = staged.socket_commands;
@@ -70,16 +73,13 @@ impl Shell {
         }
     }
 
-    pub(super) fn lacks(&self, one: &NamedSocket) -> bool {
-        !has(&self.sockets, &one.socket)
-    }
-
     /// What is held from now on, and what no longer is.
     fn tell_sockets(&self, new: &[NamedSocket]) {
-        for socket in new.iter().filter(|socket| self.lacks(socket)) {
+        let (before, after) = (set_of(&self.sockets), set_of(new));
+        for socket in new.iter().filter(|one| !before.contains(&Rc::as_ptr(&one.socket))) {
             log::info!("listening on {} as {}", socket.address, socket.name);
         }
-        for socket in self.sockets.iter().filter(|held| !has(new, &held.socket)) {
+        for socket in self.sockets.iter().filter(|one| !after.contains(&Rc::as_ptr(&one.socket))) {
             log::info!("no longer listening on {} ({})", socket.address, socket.name);
         }
     }

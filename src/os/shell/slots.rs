@@ -1,6 +1,6 @@
 //! The slots of the held sockets: which are watched for what, who gets the traffic, and what servers did to them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -107,27 +107,27 @@ impl Shell {
     /// Every socket we hold, once: those that the swap under way has bound as well.
     pub(super) fn held(&self) -> Vec<Rc<HeldSocket>> {
         let staged = self.staged.iter().flat_map(|staged| &staged.sockets);
-        let mut held: Vec<Rc<HeldSocket>> = Vec::new();
-        for NamedSocket { socket, .. } in self.sockets.iter().chain(staged) {
-            if !held.iter().any(|other| Rc::ptr_eq(other, socket)) {
-                held.push(Rc::clone(socket));
-            }
-        }
-        held
+        let mut known = HashSet::new();
+        let named = self.sockets.iter().chain(staged).map(|named| &named.socket);
+        named.filter(|socket| known.insert(Rc::as_ptr(socket))).cloned().collect()
     }
 
     /// Makes the poll watch what is wanted now. epoll is told of each that goes before it is closed.
     pub(super) fn arm(&mut self) {
-        let mut wanted = self.slots.wanted(&self.held());
-        let is_same = |one: &Watched, other: &Watched| Rc::ptr_eq(&one.fd, &other.fd);
+        let wanted = self.slots.wanted(&self.held());
+        let mut interests: HashMap<_, _> =
+            wanted.iter().map(|one| (Rc::as_ptr(&one.fd), one.interest)).collect();
+        let mut free = Vec::new();
         let registry = self.poll.registry();
         for (index, place) in self.slots.watched.iter_mut().enumerate() {
-            let Some(watched) = place else { continue };
+            let Some(watched) = place else {
+                free.push(index);
+                continue;
+            };
             let fd = watched.fd.as_raw_fd();
             let source = &mut SourceFd(&fd);
-            let result = match wanted.iter().position(|one| is_same(one, watched)) {
-                Some(at) => {
-                    let interest = wanted.swap_remove(at).interest;
+            let result = match interests.remove(&Rc::as_ptr(&watched.fd)) {
+                Some(interest) => {
                     let has_changed = std::mem::replace(&mut watched.interest, interest) != interest;
                     if has_changed {
                         registry.reregister(source, Token(SOCKETS + index), interest)
@@ -138,14 +138,14 @@ impl Shell {
                 None => {
                     let result = registry.deregister(source);
                     *place = None;
+                    free.push(index);
                     result
                 }
             };
             warn(&result, "watch a socket otherwise");
         }
-        for new in wanted {
-            let free = self.slots.watched.iter().position(Option::is_none);
-            let index = free.unwrap_or(self.slots.watched.len());
+        for new in wanted.into_iter().filter(|one| interests.contains_key(&Rc::as_ptr(&one.fd))) {
+            let index = free.pop().unwrap_or(self.slots.watched.len());
             let result =
                 registry.register(&mut SourceFd(&new.fd.as_raw_fd()), Token(SOCKETS + index), new.interest);
             warn(&result, "watch a socket");
@@ -214,11 +214,11 @@ impl Shell {
         // Before slots of ours come back to their groups, behind whoever is there.
         self.look_for_strangers();
         // What only one of the two generations of a swap has stays with it.
-        let is_common = |one: &Rc<HeldSocket>| match &self.staged {
-            Some(staged) => has(&self.sockets, one) && has(&staged.sockets, one),
-            None => true,
-        };
-        let common: Vec<_> = self.held().into_iter().filter(is_common).collect();
+        let mut common = self.held();
+        if let Some(staged) = &self.staged {
+            let (now, then) = (set_of(&self.sockets), set_of(&staged.sockets));
+            common.retain(|one| now.contains(&Rc::as_ptr(one)) && then.contains(&Rc::as_ptr(one)));
+        }
         let mut failed = Vec::new();
         for socket in common {
             if old != steering.slot && socket.kind == Kind::Udp && socket.is_steered() {
@@ -259,6 +259,7 @@ impl Shell {
             None => (&self.launcher, &self.sockets),
         };
         let has_shared_with_nobody = self.children.has_no_main();
+        let known = set_of(&self.sockets);
         for socket in sockets {
             let failed = |error: io::Error| StartFailure {
                 stage: Stage::Resources,
@@ -266,7 +267,7 @@ impl Shell {
                 what: format!("cannot get a socket of {} ready: {error}", socket.address),
             };
             let fd = socket.ready_slot(slot).map_err(failed)?;
-            let is_new = self.lacks(socket);
+            let is_new = !known.contains(&Rc::as_ptr(&socket.socket));
             if is_new {
                 // Nobody else has it.
                 socket.steer(&Steering::all_to(slot)).map_err(failed)?;
@@ -336,8 +337,9 @@ impl Shell {
     }
 }
 
-pub(super) fn has(list: &[NamedSocket], one: &Rc<HeldSocket>) -> bool {
-    list.iter().any(|named| Rc::ptr_eq(&named.socket, one))
+/// To look many up; their addresses in memory are theirs for as long as they are held.
+pub(super) fn set_of(list: &[NamedSocket]) -> HashSet<*const HeldSocket> {
+    list.iter().map(|named| Rc::as_ptr(&named.socket)).collect()
 }
 
 fn warn(result: &io::Result<()>, what: &str) {

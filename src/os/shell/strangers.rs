@@ -26,37 +26,43 @@ impl Shell {
             self.held().into_iter().filter(|one| one.is_steered() && one.kind != Kind::Unix).collect();
         // What a swap has removed is not kept open for them.
         self.questions.strangers.retain(|(one, _)| held.iter().any(|socket| Rc::ptr_eq(socket, one)));
-        for socket in held {
-            match self.strangers_of(&socket) {
-                Ok(found) => self.set_strangers(socket, found),
-                Err(error) => log::debug!("cannot see who else has {}: {error}", socket.address),
+        match self.strangers_of(&held) {
+            Ok(found) => {
+                for (socket, found) in held.into_iter().zip(found) {
+                    self.set_strangers(socket, found);
+                }
             }
+            Err(error) => log::debug!("cannot see who else has our addresses: {error}"),
         }
     }
 
-    /// Sockets of others at the port that get, or could get, what comes to ours; in the order of their inode numbers,
-    /// which is that in which they came.
-    fn strangers_of(&mut self, socket: &HeldSocket) -> io::Result<Vec<InetSocket>> {
-        let Some(address) = socket.local_address() else { return Ok(Vec::new()) };
-        let mut families = vec![address];
-        if socket.takes_ipv4() {
-            // A socket for IPv4 goes before one for both.
-            families.push(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
-        }
-        let mut found = Vec::new();
-        for at in families {
-            found.append(&mut match socket.kind {
-                Kind::Tcp => self.questions.diag.listeners(at)?,
-                _ => self.questions.diag.udp(at)?,
-            });
-        }
+    /// For each: sockets of others at the port that get, or could get, what comes to ours; in the order of their inode
+    /// numbers, which is that in which they came.
+    fn strangers_of(&mut self, sockets: &[Rc<HeldSocket>]) -> io::Result<Vec<Vec<InetSocket>>> {
         let mut own = HashSet::new();
         for held in self.held() {
             own.extend(held.inodes()?);
         }
-        found.retain(|one| one.inode != 0 && !own.contains(&u64::from(one.inode)) && one.is_at(address));
-        found.sort_by_key(|one| one.inode);
-        Ok(found)
+        let addresses: Vec<Vec<SocketAddr>> = sockets.iter().map(|socket| addresses_of(socket)).collect();
+        let of_kind = |is_tcp: bool| -> Vec<SocketAddr> {
+            let meant =
+                sockets.iter().zip(&addresses).filter(|(socket, _)| (socket.kind == Kind::Tcp) == is_tcp);
+            meant.flat_map(|(_, at)| at.iter().copied()).collect()
+        };
+        let tcp = self.questions.diag.listeners(&of_kind(true))?;
+        let udp = self.questions.diag.udp(&of_kind(false))?;
+        let others = |(socket, addresses): (&Rc<HeldSocket>, &Vec<SocketAddr>)| {
+            let there = if socket.kind == Kind::Tcp { &tcp } else { &udp };
+            let Some(address) = addresses.first() else { return Vec::new() };
+            let is_other = |one: &&InetSocket| {
+                one.inode != 0 && !own.contains(&u64::from(one.inode)) && one.is_at(*address)
+            };
+            let found = addresses.iter().flat_map(|at| there.at(*at));
+            let mut found: Vec<InetSocket> = found.filter(is_other).cloned().collect();
+            found.sort_by_key(|one| one.inode);
+            found
+        };
+        Ok(sockets.iter().zip(&addresses).map(others).collect())
     }
 
     fn set_strangers(&mut self, socket: Rc<HeldSocket>, found: Vec<InetSocket>) {
@@ -93,4 +99,12 @@ impl Shell {
         let pids: Vec<_> = self.children.slots().into_iter().flat_map(of_generation).collect();
         diag::holder(stranger.inode, &pids).unwrap_or_else(|| format!("a process of uid {}", stranger.uid))
     }
+}
+
+/// Its own, and where somebody would get what comes to it.
+fn addresses_of(socket: &HeldSocket) -> Vec<SocketAddr> {
+    let Some(address) = socket.local_address() else { return Vec::new() };
+    // A socket for IPv4 goes before one for both.
+    let ipv4 = socket.takes_ipv4().then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
+    [address].into_iter().chain(ipv4).collect()
 }

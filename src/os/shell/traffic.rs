@@ -48,9 +48,16 @@ struct Counting {
     begun: Instant,
     before: Silent,
     silent: Silent,
+    /// What the processes of the generation have open, once somebody has asked.
+    inodes: Option<Rc<HashSet<u32>>>,
 }
 
 impl Counting {
+    fn new(generation: GenerationId, slot: SlotId, quiet: Span) -> Self {
+        let (before, silent, inodes) = Default::default();
+        Self { generation, slot, quiet, begun: Instant::now(), before, silent, inodes }
+    }
+
     /// Those of these unix connections that have been silent for all of DrainQuiet=, as far as anybody has looked.
     fn quiet_for_long<'a>(&mut self, sockets: &[&'a UnixSocket]) -> Vec<&'a UnixSocket> {
         let mut found = Vec::new();
@@ -108,15 +115,12 @@ impl Questions {
 /// Connections.
 impl Shell {
     pub(super) fn remember_handshakes(&mut self, slot: SlotId) {
-        let mut begun = Handshakes::default();
-        for socket in self.held().iter().filter(|socket| socket.is_steered() && socket.kind == Kind::Tcp) {
-            let Some(at) = socket.local_address() else { continue };
-            match self.questions.diag.handshakes(at) {
-                Ok(sockets) => begun.extend(diag::handshakes(&sockets)),
-                Err(error) => log::debug!("cannot look for handshakes of {}: {error}", socket.address),
-            }
-        }
-        self.questions.handshakes.insert(slot, begun);
+        let held = self.held();
+        let steered = held.iter().filter(|socket| socket.is_steered() && socket.kind == Kind::Tcp);
+        let addresses: Vec<_> = steered.filter_map(|socket| socket.local_address()).collect();
+        let begun = self.questions.diag.handshakes(&addresses).map(|found| diag::handshakes(found.all()));
+        let begun = begun.inspect_err(|error| log::debug!("cannot look for handshakes: {error}"));
+        self.questions.handshakes.insert(slot, begun.unwrap_or_default());
     }
 
     /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
@@ -124,8 +128,7 @@ impl Shell {
         let effort = Effort::begin();
         let held = self.held().into_iter().filter(|one| one.is_steered()).collect();
         let before = self.questions.silent.remove(&generation).unwrap_or_default();
-        let mut counting =
-            Counting { generation, slot, quiet, begun: effort.begun, before, silent: Silent::new() };
+        let mut counting = Counting { begun: effort.begun, before, ..Counting::new(generation, slot, quiet) };
         let traffic = self.traffic(held, &mut counting).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
                 log::warn!(
@@ -145,9 +148,7 @@ impl Shell {
 
     /// The connections of one generation on all sockets.
     fn connections(&mut self, generation: GenerationId, slot: SlotId) -> Option<u64> {
-        let (quiet, begun) = (Span::INFINITY, Instant::now());
-        let (before, silent) = Default::default();
-        let mut counting = Counting { generation, slot, quiet, begun, before, silent };
+        let mut counting = Counting::new(generation, slot, Span::INFINITY);
         let traffic = self.traffic(self.held(), &mut counting).ok()?;
         Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
     }
@@ -169,15 +170,29 @@ impl Shell {
     }
 
     fn traffic(&mut self, sockets: Vec<Rc<HeldSocket>>, counting: &mut Counting) -> io::Result<Traffic> {
-        let mut sum = Traffic::default();
-        for socket in sockets {
-            sum += match (socket.kind, socket.local_address()) {
-                (Kind::Tcp, Some(at)) => self.tcp_traffic(&socket, at, counting)?,
-                (Kind::Unix, _) => self.unix_traffic(&socket, counting)?,
-                _ => Traffic { queued: socket.queued(counting.slot)?, ..Traffic::default() },
+        let (unix, sockets): (Vec<_>, Vec<_>) =
+            sockets.into_iter().partition(|socket| socket.kind == Kind::Unix);
+        let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_address()).collect();
+        let is_tcp = |socket: &HeldSocket| socket.kind == Kind::Tcp;
+        let tcp = sockets.iter().zip(&addresses).filter(|(socket, _)| is_tcp(socket));
+        self.questions.diag.learn_tcp(&tcp.filter_map(|(_, at)| *at).collect::<Vec<_>>())?;
+        let mut sum = if unix.is_empty() { Traffic::default() } else { self.unix_traffic(&unix, counting)? };
+        for (socket, at) in sockets.iter().zip(addresses) {
+            sum += match at.filter(|_| is_tcp(socket)) {
+                Some(at) => self.tcp_traffic(socket, at, counting)?,
+                None => Traffic { queued: socket.queued(counting.slot)?, ..Traffic::default() },
             };
         }
         Ok(sum)
+    }
+
+    fn inodes(&self, counting: &mut Counting) -> io::Result<Rc<HashSet<u32>>> {
+        if let Some(known) = &counting.inodes {
+            return Ok(Rc::clone(known));
+        }
+        let found = Rc::new(diag::inodes_of(&self.children.pids(counting.generation)?)?);
+        counting.inodes = Some(Rc::clone(&found));
+        Ok(found)
     }
 
     /// By label; where there are none, by what the processes of the generation have open.
@@ -201,30 +216,35 @@ impl Shell {
             let is_ours = |one: &InetSocket| one.label == Some(slot.0);
             return Ok(diag::traffic(sockets(), is_ours, quiet, begun));
         }
-        let inodes = diag::inodes_of(&self.children.pids(counting.generation)?)?;
+        let inodes = self.inodes(counting)?;
         let is_ours = |one: &InetSocket| one.inode != 0 && inodes.contains(&one.inode);
         let traffic = diag::traffic(sockets(), is_ours, quiet, begun);
         Ok(Traffic { queued: socket.queued(slot)?, ..traffic })
     }
 
-    fn unix_traffic(&mut self, socket: &HeldSocket, counting: &mut Counting) -> io::Result<Traffic> {
+    /// Of all of them: one look at the server's threads is enough.
+    fn unix_traffic(&mut self, sockets: &[Rc<HeldSocket>], counting: &mut Counting) -> io::Result<Traffic> {
         let dump = self.questions.diag.unix()?;
-        // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
-        // stat(2) sees another.
-        let own = Inode::from(&fstat(socket.of(counting.slot))?);
-        let listener = dump.iter().find(|one| u64::from(one.inode) == own.number);
-        let Some(node) = listener.and_then(|one| one.node) else { return Ok(Traffic::default()) };
-        let at_node = dump.iter().filter(|one| one.node == Some(node));
-        let ours: Vec<&UnixSocket> = if socket.is_steered() {
-            let relayed = self.relayed(counting.slot)?;
-            at_node.filter(|one| !relayed.contains(&one.inode)).collect()
-        } else {
-            let inodes = diag::inodes_of(&self.children.pids(counting.generation)?)?;
-            at_node.filter(|one| inodes.contains(&one.inode)).collect()
-        };
-        let quiet = counting.quiet_for_long(&ours);
-        let idle = self.waited_for(counting.generation, &quiet, own.device);
-        Ok(diag::unix_traffic(ours, |one| idle.contains(&one.cookie)))
+        let relayed = self.relayed(counting.slot)?;
+        let (mut all, mut quiet, mut device) = (Vec::new(), Vec::new(), 0);
+        for socket in sockets {
+            // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
+            // stat(2) sees another.
+            let own = Inode::from(&fstat(socket.of(counting.slot))?);
+            device = own.device;
+            let Some(node) = dump.of_inode(own.number).and_then(|one| one.node) else { continue };
+            let at_node = dump.at_node(node);
+            let ours: Vec<&UnixSocket> = if socket.is_steered() {
+                at_node.filter(|one| !relayed.contains(&one.inode)).collect()
+            } else {
+                let inodes = self.inodes(counting)?;
+                at_node.filter(|one| inodes.contains(&one.inode)).collect()
+            };
+            quiet.extend(counting.quiet_for_long(&ours));
+            all.extend(ours);
+        }
+        let idle = self.waited_for(counting.generation, &quiet, device);
+        Ok(diag::unix_traffic(all, |one| idle.contains(&one.cookie)))
     }
 
     /// Which of these connections a thread of the server does nothing but wait on. One that works on a request for long
@@ -247,9 +267,9 @@ impl Shell {
         let own: BTreeSet<u64> = SlotId::all().filter_map(|slot| socket.inode(slot).ok()).collect();
         let target = socket.inode(self.slots.steering.slot).ok()?;
         let listeners = self.questions.diag.unix().ok()?;
-        let ours = |one: &&UnixSocket| one.state == State::Listen && own.contains(&one.inode.into());
-        let limit = listeners.iter().filter(ours).find(|one| u64::from(one.inode) == target)?.wqueue;
-        Some((listeners.iter().filter(ours).map(|one| one.rqueue).sum(), limit))
+        let listener = |inode| listeners.of_inode(inode).filter(|one| one.state == State::Listen);
+        let limit = listener(target)?.wqueue;
+        Some((own.into_iter().filter_map(listener).map(|one| one.rqueue).sum(), limit))
     }
 }
 

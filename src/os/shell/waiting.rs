@@ -1,7 +1,7 @@
 //! Ready=auto, carried out: who waits on the sockets of a generation, a connection of ours where that cannot be seen, and
 //! the hint for a server that does not take its sockets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -193,10 +193,17 @@ impl Shell {
 
 /// Words for each socket that tell it apart from the others: its name, if that is nobody else's.
 fn labels(sockets: &[NamedSocket]) -> Vec<String> {
-    let is_unique = |name: &str| sockets.iter().filter(|other| other.name == name).count() == 1;
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for socket in sockets {
+        *counts.entry(&socket.name).or_default() += 1;
+    }
     let label = |socket: &NamedSocket| {
         let HeldSocket { kind, address, .. } = &*socket.socket;
-        if is_unique(&socket.name) { socket.name.clone() } else { format!("{kind} {address}") }
+        if counts.get(socket.name.as_str()) == Some(&1) {
+            socket.name.clone()
+        } else {
+            format!("{kind} {address}")
+        }
     };
     sockets.iter().map(label).collect()
 }

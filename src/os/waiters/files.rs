@@ -1,5 +1,6 @@
 //! The fds of another process: which socket one is, what an epoll has registered, whether one is an io_uring.
 
+use std::collections::HashSet;
 use std::io;
 
 use nix::unistd::Pid;
@@ -35,7 +36,7 @@ impl Files {
         let text = proc::text(format!("/proc/{pid}/fdinfo/{epoll}"))?;
         // One that waits for something else than input does not (as one that EPOLLONESHOT has disarmed).
         let readable = text.lines().filter_map(Registered::parse).filter(|one| one.events & READABLE != 0);
-        let registered: Vec<Inode> = readable.map(|one| one.inode).collect();
+        let registered: HashSet<Inode> = readable.map(|one| one.inode).collect();
         Ok(sockets.iter().map(|socket| registered.contains(socket)).collect())
     }
 

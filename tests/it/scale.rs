@@ -1,0 +1,94 @@
+//! Many sockets: what a swap, a status and the supervisor's CPU cost with them, compared with few of the same kind. Ratios
+//! and not times, for the machine may be slow or busy.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::load::get;
+use super::support::{Daemon, Launch, Place, example};
+
+const MANY: usize = 300;
+/// A debug build on a busy machine; with square growth these sockets take five times as much.
+const SLACK: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    Tcp,
+    Unix,
+    /// TCP, UDP and unix paths in turn.
+    Mixed,
+}
+
+/// What a supervisor with so many sockets has needed.
+#[derive(Debug)]
+struct Cost {
+    swaps: [Duration; 2],
+    status: Duration,
+    cpu: Duration,
+}
+
+fn start<'a>(place: &'a Place, count: usize, of: Of) -> Launch<'a> {
+    place.write("how", "epoll");
+    let listen = |launch: Launch<'a>, index: usize| {
+        let path = place.path(&format!("{index}.sock"));
+        launch.args(&match (of, index % 3) {
+            (Of::Tcp, _) | (Of::Mixed, 0) => format!("--listen 127.0.0.1:0=s{index}"),
+            (Of::Mixed, 1) => format!("--listen udp:127.0.0.1:0=s{index}"),
+            (Of::Unix | Of::Mixed, _) => format!("--listen {path}=s{index}"),
+        })
+    };
+    (0..count)
+        .fold(Launch::new(place), listen)
+        .args("--bake 0 --drain-quiet 50ms")
+        .command(&[&example("waits"), &place.path("how")])
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    work();
+    begun.elapsed()
+}
+
+/// In nanoseconds, which /proc/PID/stat has not; a supervisor that intercepts nothing has one thread alone.
+fn cpu(daemon: &Daemon) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{}/schedstat", daemon.pid())).unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+fn cost(count: usize, of: Of) -> Cost {
+    let place = Place::new();
+    let mut daemon = start(&place, count, of).start();
+    daemon.wait_generation(1);
+    let begun = cpu(&daemon);
+    let swaps = [2, 3].map(|generation| {
+        let needed = timed(|| drop(daemon.verb("swap").expect(0)));
+        daemon.wait_generation(generation);
+        needed
+    });
+    let ask = || timed(|| assert_eq!(daemon.status()["sockets"].as_array().unwrap().len(), count));
+    let status = [ask(), ask(), ask()].into_iter().min().unwrap();
+    let cost = Cost { swaps, status, cpu: cpu(&daemon) - begun };
+    let last = daemon.address(&format!("s{}", (count - 1) / 3 * 3));
+    assert_eq!(get(&last, "/").unwrap(), "waits generation 3\n");
+    daemon.verb("stop").expect(0);
+    cost
+}
+
+#[test]
+fn many_sockets_are_swapped_nearly_as_fast_as_one() {
+    for of in [Of::Tcp, Of::Unix, Of::Mixed] {
+        let (one, many) = (cost(1, of), cost(MANY, of));
+        let allowed = one.swaps[0].mul_f64(1.5) + SLACK;
+        assert!(many.swaps.iter().all(|swap| *swap <= allowed), "{of:?}: {one:?}, {many:?}");
+        // The client is a process of its own, which takes most of this.
+        assert!(many.status <= one.status * 2 + Duration::from_millis(150), "{of:?}: {one:?}, {many:?}");
+    }
+}
+
+#[test]
+fn cpu_time_grows_with_the_sockets_and_not_with_their_square() {
+    for of in [Of::Tcp, Of::Unix, Of::Mixed] {
+        let (some, more) = (cost(MANY / 4, of), cost(MANY, of));
+        assert!(more.cpu <= some.cpu * 6, "{of:?}: {some:?}, {more:?}");
+    }
+}
