@@ -376,12 +376,12 @@ impl Service {
         }
     }
 
-    /// A ready generation serves, or the next connection brings one.
+    /// A ready generation serves, or the next connection brings one that may.
     pub(super) fn serves(&self) -> bool {
         let is_ready =
             |id| self.get(id).is_some_and(|generation| generation.ready.is_some() && generation.lives());
         match self.phase {
-            Phase::Listening { .. } => true,
+            Phase::Listening { .. } => !self.ends_too_early(),
             Phase::Up { current } => is_ready(current),
             Phase::Swapping { old, new } => is_ready(old) || is_ready(new),
             Phase::Replacing { .. }
