@@ -1,4 +1,7 @@
 //! Our own lines on stderr: `supervise: ...`, through env_logger so that RUST_LOG works.
+//!
+//! Our messages come from two crates, the library and the program; who writes RUST_LOG need not know: `supervise` and
+//! `socket_supervise` mean both, and a level alone means us as well.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -7,6 +10,9 @@ use log::{Level, LevelFilter};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::config::Color;
+
+/// The crates whose lines are ours.
+const CRATES: [&str; 2] = ["supervise", "socket_supervise"];
 
 /// Sets the process's logger up; to be called once. RUST_LOG beats `level`, NO_COLOR beats `Color::Auto`.
 pub fn init(level: LevelFilter, color: Color) {
@@ -18,11 +24,7 @@ pub fn init(level: LevelFilter, color: Color) {
         }
     };
     let mut builder = env_logger::Builder::new();
-    // Ours alone: what the libraries have to say is for RUST_LOG.
-    builder.filter_module("socket_supervise", level).filter_module("supervise", level);
-    if let Ok(filters) = std::env::var("RUST_LOG") {
-        builder.parse_filters(&filters);
-    }
+    builder.parse_filters(&filters(level, &std::env::var("RUST_LOG").unwrap_or_default()));
     builder.format(move |out, record| {
         let (begin, end) = match record.level() {
             Level::Error if color => ("\x1b[31m", "\x1b[0m"),
@@ -34,6 +36,24 @@ pub fn init(level: LevelFilter, color: Color) {
     });
     builder.target(env_logger::Target::Pipe(Box::new(Stderr::default())));
     builder.init();
+}
+
+/// The filters for env_logger: ours have `level`, what the libraries have to say is for RUST_LOG alone.
+///
+/// The longest name that fits decides there, so that a level without a name would never reach us.
+fn filters(level: LevelFilter, rust_log: &str) -> String {
+    let directives = || rust_log.split('/').next().unwrap_or_default().split(',').map(str::trim);
+    let bare = directives().filter_map(|directive| directive.parse::<LevelFilter>().ok()).next_back();
+    let level = bare.unwrap_or(level);
+    let mut all = format!("{}={level},{}={level}", CRATES[0], CRATES[1]);
+    for directive in directives() {
+        let name = directive.split(['=', ':']).next().unwrap_or_default();
+        if CRATES.contains(&name) {
+            let rest = &directive[name.len()..];
+            all += &format!(",{}{rest},{}{rest}", CRATES[0], CRATES[1]);
+        }
+    }
+    if rust_log.is_empty() { all } else { format!("{all},{rust_log}") }
 }
 
 /// Stderr that drops a line rather than wait for its reader: a stopped terminal or a full pipe must not make the
@@ -73,5 +93,47 @@ impl Write for Stderr {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What RUST_LOG lets through, by who says it; the level without it is info.
+    fn passes(rust_log: &str, target: &str, level: Level) -> bool {
+        let mut builder = env_logger::Builder::new();
+        let logger = builder.parse_filters(&filters(LevelFilter::Info, rust_log)).build();
+        let metadata = log::Metadata::builder().target(target).level(level).build();
+        log::Log::enabled(&logger, &metadata)
+    }
+
+    #[test]
+    fn rust_log_reaches_our_lines_by_any_of_our_names() {
+        let ours = ["supervise", "socket_supervise", "socket_supervise::os::shell"];
+        for (rust_log, most) in [
+            ("", Level::Info),
+            ("debug", Level::Debug),
+            ("error", Level::Error),
+            ("warn", Level::Warn),
+            ("supervise=debug", Level::Debug),
+            ("socket_supervise=debug", Level::Debug),
+            ("supervise=error", Level::Error),
+            ("supervise", Level::Trace),
+            ("error, supervise=debug", Level::Debug),
+            ("supervise=debug,error", Level::Debug),
+            ("other=trace", Level::Info),
+            ("supervisor=trace", Level::Info),
+            ("debug/", Level::Debug),
+        ] {
+            for target in ours {
+                let passed: Vec<_> = Level::iter().filter(|level| passes(rust_log, target, *level)).collect();
+                assert_eq!(passed.last(), Some(&most), "RUST_LOG={rust_log:?}, {target}");
+            }
+        }
+        assert!(passes("supervise::os=debug", "socket_supervise::os::shell", Level::Debug));
+        assert!(!passes("supervise::os=debug", "socket_supervise::core", Level::Debug));
+        assert!(!passes("", "netlink", Level::Error) && passes("debug", "netlink", Level::Debug));
+        assert!(!passes("supervise=debug", "netlink", Level::Error));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::support::{Ended, Place, SUPERVISE, Verb};
+use super::support::{Ended, Launch, Place, SUPERVISE, Verb};
 
 fn supervise(words: &[&str]) -> Ended {
     let mut command = Command::new(SUPERVISE);
@@ -76,4 +76,21 @@ fn a_verb_with_nobody_there_says_so_with_3() {
         supervise(&[verb, "no-instance-has-this-name"]).expect(3);
     }
     supervise(&["kill", "USR1", "--control", &nowhere]).expect(3);
+}
+
+#[test]
+fn rust_log_sets_the_level_of_our_lines() {
+    let place = Place::new();
+    let listens = |options: &str, rust_log: &str| {
+        let launch = Launch::new(&place).args("--control none --restart no --listen 127.0.0.1:0");
+        let launch = launch.args(options).env("RUST_LOG", rust_log);
+        launch.command(&["true"]).run().expect(0).stderr.contains("listening on")
+    };
+    for rust_log in ["debug", "supervise=debug", "socket_supervise=debug", "error,supervise=info"] {
+        assert!(listens("-q", rust_log), "RUST_LOG={rust_log}");
+    }
+    for rust_log in ["error", "supervise=error", "socket_supervise=warn", "off"] {
+        assert!(!listens("-v", rust_log), "RUST_LOG={rust_log}");
+    }
+    assert!(listens("", "other=error") && !listens("-q", "other=debug"));
 }
