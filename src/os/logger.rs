@@ -3,6 +3,7 @@
 //! Our messages come from two crates, the library and the program; who writes RUST_LOG need not know: `supervise` and
 //! `socket_supervise` mean both, and a level alone means us as well.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 
@@ -11,6 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::config::Color;
 
+/// A pipe that is writable takes PIPE_BUF bytes at once (pipe(7)); a longer line, its newline included, is cut there.
+const LONGEST: usize = 4096;
 /// The crates whose lines are ours.
 const CRATES: [&str; 2] = ["supervise", "socket_supervise"];
 
@@ -32,7 +35,9 @@ pub fn init(level: LevelFilter, color: Color) {
             Level::Error | Level::Warn | Level::Info | Level::Debug | Level::Trace => ("", ""),
         };
         let word = if record.level() == Level::Warn { "warning: " } else { "" };
-        writeln!(out, "{begin}supervise: {word}{}{end}", record.args())
+        let text = record.args().to_string();
+        let room = LONGEST - begin.len() - "supervise: ".len() - word.len() - end.len() - 1;
+        writeln!(out, "{begin}supervise: {word}{}{end}", cut(&text, room))
     });
     builder.target(env_logger::Target::Pipe(Box::new(Stderr::default())));
     builder.init();
@@ -54,6 +59,19 @@ fn filters(level: LevelFilter, rust_log: &str) -> String {
         }
     }
     if rust_log.is_empty() { all } else { format!("{all},{rust_log}") }
+}
+
+/// `text` in at most `room` bytes; one that is cut ends with dots.
+fn cut(text: &str, room: usize) -> Cow<'_, str> {
+    const DOTS: &str = "...";
+    if text.len() <= room {
+        return text.into();
+    }
+    let mut end = room.saturating_sub(DOTS.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{DOTS}", &text[..end]).into()
 }
 
 /// Stderr that drops a line rather than wait for its reader: a stopped terminal or a full pipe must not make the
@@ -85,8 +103,6 @@ impl Write for Stderr {
                 return Ok(line.len());
             }
         }
-        // A pipe that is writable takes PIPE_BUF bytes at once; a longer line is cut there.
-        let line = &line[..line.len().min(4096)];
         io::stderr().write_all(line)?;
         Ok(line.len())
     }
@@ -135,5 +151,12 @@ mod tests {
         assert!(!passes("supervise::os=debug", "socket_supervise::core", Level::Debug));
         assert!(!passes("", "netlink", Level::Error) && passes("debug", "netlink", Level::Debug));
         assert!(!passes("supervise=debug", "netlink", Level::Error));
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(cut("short", 5), "short");
+        assert_eq!(cut("shorter", 5), "sh...");
+        assert_eq!(cut("\u{e9}\u{e9}\u{e9}\u{e9}", 6), "\u{e9}...");
     }
 }

@@ -94,3 +94,14 @@ fn rust_log_sets_the_level_of_our_lines() {
     }
     assert!(listens("", "other=error") && !listens("-q", "other=debug"));
 }
+
+#[test]
+fn a_line_has_at_most_4096_bytes_and_its_newline() {
+    let place = Place::new();
+    for color in ["never", "always"] {
+        let launch = Launch::new(&place).args("--control none --restart no --color").arg(color);
+        let ended = launch.command(&[&"/x\u{e9}".repeat(4000)]).run().expect(126);
+        assert!((4094..=4096).contains(&ended.stderr.len()), "{} bytes", ended.stderr.len());
+        assert!(ended.stderr.ends_with(if color == "always" { "...\x1b[0m\n" } else { "...\n" }));
+    }
+}
