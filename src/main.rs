@@ -1,7 +1,7 @@
 //! `supervise`: parse, dispatch, exit status. Nothing else. (A relay has no command line to parse.)
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use log::LevelFilter;
@@ -19,16 +19,25 @@ fn main() -> ExitCode {
         Parsed::Check(arguments) => check(&arguments),
         Parsed::Verb(verb) => client::run(&verb),
         Parsed::Exec(words) => exec(&words),
-        Parsed::Exit { status, text, stderr } => {
-            // Whoever closed the pipe does not want to know.
-            let _ = if stderr {
-                write!(std::io::stderr(), "{text}")
-            } else {
-                write!(std::io::stdout(), "{text}")
-            };
+        Parsed::Exit { status, text, stderr: false } => print(&text, status),
+        Parsed::Exit { status, text, stderr: true } => {
+            let _ = write!(std::io::stderr(), "{text}");
             status
         }
     })
+}
+
+/// Writes to stdout; the result is `status`, or another one where it could not be written.
+fn print(text: &str, status: u8) -> u8 {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Whoever closed the pipe does not want to know.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr(), "supervise: stdout: {error}");
+            status.max(1)
+        }
+        Ok(()) | Err(_) => status,
+    }
 }
 
 /// Cannot be done (CLI.md, Exit status).
@@ -78,8 +87,7 @@ fn check(arguments: &Check) -> u8 {
         Ok(report) => (report.text, report.error, report.status),
         Err(error) => (String::new(), Some(error), CANNOT),
     };
-    // Whoever closed the pipe does not want to know.
-    let _ = write!(std::io::stdout(), "{text}");
+    let status = print(&text, status);
     if let Some(error) = error {
         let _ = writeln!(std::io::stderr(), "supervise: {error}");
     }

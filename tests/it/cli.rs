@@ -1,6 +1,7 @@
 //! The command line itself: help, version, the hint for a forgotten `--`, verbs with nobody to talk to.
 
-use std::process::Command;
+use std::fs::File;
+use std::process::{Command, Output, Stdio};
 
 use super::support::{Ended, Launch, Place, SUPERVISE, Verb};
 
@@ -103,5 +104,24 @@ fn a_line_has_at_most_4096_bytes_and_its_newline() {
         let ended = launch.command(&[&"/x\u{e9}".repeat(4000)]).run().expect(126);
         assert!((4094..=4096).contains(&ended.stderr.len()), "{} bytes", ended.stderr.len());
         assert!(ended.stderr.ends_with(if color == "always" { "...\x1b[0m\n" } else { "...\n" }));
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure_a_reader_that_left_is_none() {
+    let run = |words: &[&str], stdout: Stdio| -> Output {
+        Command::new(SUPERVISE).args(words).stdin(Stdio::null()).stdout(stdout).output().unwrap()
+    };
+    for words in [&["-h"][..], &["--help"], &["--version"], &["swap", "-h"], &["check", "--", "true"]] {
+        let full = run(words, File::options().write(true).open("/dev/full").unwrap().into());
+        let said = String::from_utf8(full.stderr).unwrap();
+        assert_eq!(full.status.code(), Some(1), "{words:?}: {said}");
+        assert!(said.starts_with("supervise: stdout: No space left on device"), "{words:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{words:?}: {said}");
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let closed = run(words, writer.into());
+        assert_eq!((closed.status.code(), closed.stderr.as_slice()), (Some(0), &b""[..]), "{words:?}");
     }
 }
