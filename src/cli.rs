@@ -9,6 +9,7 @@ mod help;
 #[cfg(test)]
 mod tests;
 mod units;
+mod unknown;
 mod verbs;
 
 use std::env::VarError;
@@ -20,11 +21,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::client::Verb;
 use crate::config::address::check_name as check_socket_name;
-use crate::config::directives::{DIRECTIVES, Draft, choice, nearest};
+use crate::config::directives::{DIRECTIVES, Draft, choice};
 use crate::config::unit::Setting;
 use crate::config::{
     Color, Config, Control, Error, Exec, Instance, Kind, Listener, Problem, Warning, environment, printable,
-    typed,
 };
 pub use check::{Check, Report, Subject};
 
@@ -141,23 +141,13 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
             .at("command line")),
         Some("list") => verbs::read_list(&words[1..]),
         Some(verb) if VERBS.iter().any(|(name, ..)| *name == verb) => verbs::read_verb(verb, &words[1..]),
-        Some(word) if !word.starts_with('-') => Err(unknown_word(word, &words)),
+        Some(word) if !word.starts_with('-') => Err(unknown::unknown_word(&words)),
         Some(_) => read_run(&words, None),
     }
 }
 
 fn answer(text: String) -> Parsed {
     Parsed::Exit { status: 0, text, stderr: false }
-}
-
-fn unknown_word(word: &str, words: &[String]) -> Error {
-    let known = VERBS.iter().map(|(name, ..)| *name).chain(["list", "run", "check", "exec"]);
-    let remedy = match nearest(word, known) {
-        Some(verb) => format!("did you mean: supervise {verb}; a program comes after --"),
-        None if word == "help" => "did you mean: supervise --help".to_owned(),
-        None => format!("did you mean: supervise -- {}", typed(words)),
-    };
-    Problem::new("no verb of supervise", remedy).at(printable(word))
 }
 
 /// Neither help nor version by clap: its texts have many lines and another form.
@@ -234,7 +224,7 @@ fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parse
         return Ok(parsed);
     }
     if let Some(strays) = matches.get_many::<String>("stray") {
-        return Err(stray(options, strays.len(), command.is_some()));
+        return Err(unknown::stray(options, strays.len(), command.is_some()));
     }
     let (config, warnings) = command_config(&matches, &settings(&matches)?, command)?;
     if let Some(Warning(error)) = warnings.first().filter(|_| matches.get_flag("strict")) {
@@ -264,24 +254,6 @@ fn given_name(matches: &ArgMatches) -> Result<Option<String>, Error> {
     last(matches, "name")
         .map(|name| check_name(name).map_err(|error| error.at(place("--name", name))))
         .transpose()
-}
-
-/// A word that is no option, where only options belong.
-fn stray(options: &[String], count: usize, dashes: bool) -> Error {
-    let (options, strays) = options.split_at(options.len() - count);
-    let word = &strays[0];
-    let problem = if dashes {
-        Problem::new(
-            "this word belongs to no option",
-            "leave it out; COMMAND and its arguments come after --",
-        )
-    } else if let Some((_, usage, _)) = VERBS.iter().find(|(name, ..)| name == word) {
-        Problem::new("a verb comes first", format!("type supervise {usage}"))
-    } else {
-        let remedy = format!("did you mean: supervise {} -- {}", typed(options), typed(strays));
-        Problem::new("COMMAND comes after --", remedy)
-    };
-    problem.at(printable(word))
 }
 
 fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {

@@ -12,6 +12,7 @@
 //!   cli/check.rs        check: verdicts, and what would happen
 //!   cli/help.rs         -h and --help
 //!   cli/units.rs        run: unit files and their options
+//!   cli/unknown.rs      a first word that is no verb, and what was meant
 //!   cli/verbs.rs        the verbs' words, and exec's
 //! units.rs            reads unit files and those beside them, for run, check and each swap
 //! client.rs           the verbs: find an instance, one request, its answer
@@ -31,7 +32,7 @@
 //!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
 //!   known.rs            how well-known servers take a socket: the fix for a command; known/servers.rs: what keeps
-//!                       them in the foreground, and of which of them two cannot run
+//!                       them in the foreground, and of which of them two cannot run; known/whole.rs: our whole line
 //!   number.rs           integers, sizes, limits, booleans
 //!   placeholder.rs      {fd:NAME}, {port:NAME}, {addr:NAME}
 //!   specifier.rs        names of units, %n and the like

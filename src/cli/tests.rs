@@ -169,7 +169,6 @@ fn refusals_say_what_to_type() {
         ("supervise ./run", "./run: no verb of supervise (did you mean: supervise -- ./run)"),
         ("supervise node a;b", "did you mean: supervise -- node 'a;b'"),
         ("supervise swpa", "did you mean: supervise swap;"),
-        ("supervise help", "did you mean: supervise --help"),
         (
             "supervise -l 8080 ./run -x",
             "./run: COMMAND comes after -- (did you mean: supervise -l 8080 -- ./run -x)",
@@ -222,6 +221,46 @@ fn refusals_say_what_to_type() {
         assert!(!message.contains("secret") && !message.contains("supervise: supervise"), "{message}");
     }
     assert!(refused(&format!("supervise --name {} -- x", "n".repeat(65))).contains("more than 64"));
+}
+
+#[test]
+fn words_of_other_programs_lead_to_ours() {
+    let table = [
+        ("supervise help", "(did you mean: supervise --help)"),
+        ("supervise help swap", "(did you mean: supervise swap --help)"),
+        ("supervise man", "(did you mean: supervise --help)"),
+        ("supervise version", "(did you mean: supervise --version)"),
+        ("supervise ps", "(did you mean: supervise list)"),
+        ("supervise down web", "(did you mean: supervise stop web)"),
+        ("supervise start", "(did you mean: supervise -- COMMAND, or supervise run UNIT...)"),
+        ("supervise up web", "(did you mean: supervise -- COMMAND, or supervise run UNIT...)"),
+        ("supervise enable a.service", "(did you mean: supervise run a.service)"),
+        ("supervise start -l 80 -- ./run", "(did you mean: supervise -l 80 -- ./run)"),
+        ("supervise -l 80 start", "(did you mean: supervise -- COMMAND, or supervise run UNIT...)"),
+        ("supervise -q ps", "(did you mean: supervise list)"),
+        ("supervise a.socket dir/a@1.service", "(did you mean: supervise run a.socket dir/a@1.service)"),
+        ("supervise a.service -- ./run", "(did you mean: supervise run a.service -- ./run)"),
+        ("supervise --strict a.socket", "come after run (did you mean: supervise run --strict a.socket)"),
+    ];
+    for (line, part) in table {
+        let message = refused(line);
+        assert!(message.contains(part) && !message.contains("-- start"), "{line}: {message}");
+    }
+}
+
+#[test]
+fn a_quoted_command_line_is_taken_apart() {
+    let quoted = |options: &[&str], line: &str| {
+        let words = ["supervise"].iter().chain(options).chain([&line]).map(OsString::from);
+        let Parsed::Exit { status: 2, text, stderr: true } = parse(words) else { panic!("accepted: {line}") };
+        text
+    };
+    let text = quoted(&[], "node server.js");
+    assert!(text.contains("(did you mean: supervise -- node server.js)"), "{text}");
+    let text = quoted(&["-l", "80"], "node server.js");
+    assert!(text.contains("(did you mean: supervise -l 80 -- node server.js)"), "{text}");
+    let text = quoted(&[], "cd web && node server.js");
+    assert!(text.contains("(did you mean: supervise -- sh -c 'cd web && node server.js')"), "{text}");
 }
 
 #[test]

@@ -189,6 +189,9 @@ fn exec(plan: &Plan, errno: i32) -> String {
     match errno {
         libc::ENOENT => match existing(plan) {
             Some((path, _)) => missing_loader(&path),
+            None if command.contains(' ') => {
+                format!("{refused} (the quotes make one word of it; without them: -- {command})")
+            }
             None if command.contains('/') => {
                 let place = plan.directory.as_ref().filter(|_| !command.starts_with('/'));
                 refused + &place.map(|place| format!(" (in {})", place.display())).unwrap_or_default()

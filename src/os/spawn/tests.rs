@@ -206,6 +206,7 @@ fn each_reason_not_to_execute_is_told_apart() {
     executable(at("dos").as_ref(), b"#!/bin/sh\r\nexit 0\r\n");
     check(&at("none"), libc::ENOENT, &format!("cannot execute {}: No such file or directory", at("none")));
     check("no-such-program", libc::ENOENT, "nowhere in PATH");
+    check("no-such program.js", libc::ENOENT, "without them: -- no-such program.js)");
     check("", libc::ENOENT, "cannot execute : No such file");
     check(&at("plain"), libc::EACCES, &format!("chmod +x {}", at("plain")));
     check(&at("plain/x"), libc::ENOTDIR, "Not a directory");

@@ -1,0 +1,96 @@
+//! A first word that is no verb, and a word where only options belong: what was probably meant.
+
+use super::VERBS;
+use crate::config::directives::nearest;
+use crate::config::{Error, Problem, printable, typed};
+
+/// Words of other programs for what a verb or an option of ours does.
+const ELSEWHERE: [(&str, &str); 10] = [
+    ("ps", "list"),
+    ("ls", "list"),
+    ("down", "stop"),
+    ("disable", "stop"),
+    ("quit", "stop"),
+    ("upgrade", "swap"),
+    ("deploy", "swap"),
+    ("version", "--version"),
+    ("help", "--help"),
+    ("man", "--help"),
+];
+/// Words of other programs for what supervise does without a verb.
+const BEGIN: [&str; 4] = ["start", "up", "enable", "serve"];
+const FORMS: &str = "supervise -- COMMAND, or supervise run UNIT...";
+
+/// The first of `words` begins with no dash and is no verb.
+pub(super) fn unknown_word(words: &[String]) -> Error {
+    let word = &words[0];
+    let known = VERBS.iter().map(|(name, ..)| *name).chain(["list", "run", "check", "exec"]);
+    let remedy = if let Some(remedy) = elsewhere(words) {
+        remedy
+    } else if is_unit(word) {
+        format!("supervise run {}", typed(words))
+    } else if let Some(verb) = nearest(word, known) {
+        format!("supervise {verb}; a program comes after --")
+    } else {
+        format!("supervise -- {}", as_command(words))
+    };
+    Problem::new("no verb of supervise", format!("did you mean: {remedy}")).at(printable(word))
+}
+
+/// The last `count` words are no options, where only options belong.
+pub(super) fn stray(options: &[String], count: usize, dashes: bool) -> Error {
+    let (options, strays) = options.split_at(options.len() - count);
+    let word = &strays[0];
+    let problem = if dashes {
+        Problem::new(
+            "this word belongs to no option",
+            "leave it out; COMMAND and its arguments come after --",
+        )
+    } else if let Some((_, usage, _)) = VERBS.iter().find(|(name, ..)| name == word) {
+        Problem::new("a verb comes first", format!("type supervise {usage}"))
+    } else if is_unit(word) {
+        let remedy = format!("did you mean: supervise run {} {}", typed(options), typed(strays));
+        Problem::new("unit files come after run", remedy)
+    } else if let Some(remedy) = elsewhere(strays) {
+        Problem::new("no verb of supervise", format!("did you mean: {remedy}"))
+    } else {
+        let remedy = format!("did you mean: supervise {} -- {}", typed(options), as_command(strays));
+        Problem::new("COMMAND comes after --", remedy)
+    };
+    problem.at(printable(word))
+}
+
+fn is_unit(word: &str) -> bool {
+    word.ends_with(".service") || word.ends_with(".socket")
+}
+
+/// What another program's verb, and the words after it, are here.
+fn elsewhere(words: &[String]) -> Option<String> {
+    let (word, rest) = words.split_first()?;
+    if BEGIN.contains(&word.as_str()) {
+        return Some(match rest.first() {
+            Some(first) if is_unit(first) => format!("supervise run {}", typed(rest)),
+            Some(_) if rest.iter().any(|word| word == "--") => format!("supervise {}", typed(rest)),
+            Some(_) | None => FORMS.to_owned(),
+        });
+    }
+    let (_, ours) = ELSEWHERE.iter().find(|(theirs, _)| theirs == word)?;
+    Some(match rest.first().filter(|_| *ours != "--version") {
+        Some(verb) if *ours == "--help" && VERBS.iter().any(|(name, ..)| name == verb) => {
+            format!("supervise {verb} --help")
+        }
+        Some(name) if matches!(*ours, "stop" | "swap") => format!("supervise {ours} {}", printable(name)),
+        Some(_) | None => format!("supervise {ours}"),
+    })
+}
+
+/// A command line in quotes is one word, and no program has that name.
+fn as_command(words: &[String]) -> String {
+    match words {
+        [line] if line.contains(|c: char| "|&;<>()$`\"'\\*?#~".contains(c)) && line.contains(' ') => {
+            format!("sh -c {}", typed(words))
+        }
+        [line] => typed(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()),
+        _ => typed(words),
+    }
+}
