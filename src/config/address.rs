@@ -293,6 +293,12 @@ fn unreadable(text: &str) -> Problem {
     if text.is_empty() {
         return Problem::new("no address", TRY_ADDRESSES);
     }
+    if text.starts_with("vsock") && text.contains(':') {
+        return Problem::new(
+            "vsock addresses are not supported",
+            "hold a unix socket, and have socat pass vsock connections on to it",
+        );
+    }
     if text.starts_with(['.', '~']) || text.contains('/') && !text.contains(':') {
         return Problem::new(
             format!("the path {shown:?} is not absolute"),
@@ -396,7 +402,7 @@ mod tests {
     ];
 
     /// Text and a part of the message: what is wrong, or what to write instead.
-    const BAD: [(&str, &str); 45] = [
+    const BAD: [(&str, &str); 46] = [
         ("", "no address"),
         ("=web", "no address"),
         ("tcp:", "no address"),
@@ -425,7 +431,8 @@ mod tests {
         ("*:80", "write 80 or 0.0.0.0:80"),
         (":8080", "write 8080 or 0.0.0.0:8080"),
         ("http://localhost:80", "is no address"),
-        ("vsock:2:80", "is no address"),
+        ("vsock:2:80", "vsock addresses are not supported"),
+        ("vsock-stream::80=web", "vsock addresses are not supported"),
         ("TCP:80", "is not looked up"),
         ("/", "names no file"),
         ("/run/", "names no file"),

@@ -86,6 +86,14 @@ impl HeldSocket {
     pub fn was_of_unknown_kind(&self) -> bool {
         self.asked.kind == Kind::Fd
     }
+
+    /// As `--listen` reads it; the kind is left out where the address suggests it.
+    pub fn shown(&self) -> String {
+        match self.kind {
+            Kind::Tcp | Kind::Unix | Kind::Fd => self.address.clone(),
+            kind @ (Kind::Udp | Kind::UnixGram | Kind::SeqPacket) => format!("{kind}:{}", self.address),
+        }
+    }
 }
 
 #[cfg(test)]

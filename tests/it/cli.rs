@@ -125,3 +125,25 @@ fn what_cannot_be_written_is_a_failure_a_reader_that_left_is_none() {
         assert_eq!((closed.status.code(), closed.stderr.as_slice()), (Some(0), &b""[..]), "{words:?}");
     }
 }
+
+#[test]
+fn the_listening_line_says_what_kind_of_socket_it_is() {
+    let place = Place::new();
+    let gram = place.path("gram");
+    for (options, address, expected) in [
+        ("-d", "127.0.0.1:0", "listening on udp:127.0.0.1:"),
+        ("", "udp:127.0.0.1:0", "listening on udp:127.0.0.1:"),
+        ("-d", &gram, "listening on unixgram:/"),
+        ("--seqpacket", &gram, "listening on seqpacket:/"),
+        ("", &gram, "listening on /"),
+        ("", "127.0.0.1:0", "listening on 127.0.0.1:"),
+    ] {
+        let launch = Launch::new(&place).args("--restart no --listen").arg(address).args(options);
+        let said = launch.command(&["true"]).run().expect(0).stderr;
+        assert!(said.contains(expected), "{options} {address}: {said}");
+    }
+    for address in ["vsock:2:80", "vsock::80", "vsock-dgram:2:80"] {
+        let ended = supervise(&["-l", address, "--", "true"]).expect(2);
+        assert!(ended.stderr.contains("vsock addresses are not supported"), "{ended:?}");
+    }
+}

@@ -123,7 +123,7 @@ impl Shell {
             return;
         }
         for (socket, fd) in self.sockets.iter().zip(3..) {
-            log::info!("listening on {} as {} (fd {fd})", socket.address, socket.name);
+            log::info!("listening on {} as {} (fd {fd})", socket.shown(), socket.name);
         }
         for note in departures(self.policy.handover, self.sockets.iter()) {
             self.tell(&note);

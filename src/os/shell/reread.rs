@@ -77,10 +77,10 @@ impl Shell {
     fn tell_sockets(&self, new: &[NamedSocket]) {
         let (before, after) = (set_of(&self.sockets), set_of(new));
         for socket in new.iter().filter(|one| !before.contains(&Rc::as_ptr(&one.socket))) {
-            log::info!("listening on {} as {}", socket.address, socket.name);
+            log::info!("listening on {} as {}", socket.shown(), socket.name);
         }
         for socket in self.sockets.iter().filter(|one| !after.contains(&Rc::as_ptr(&one.socket))) {
-            log::info!("no longer listening on {} ({})", socket.address, socket.name);
+            log::info!("no longer listening on {} ({})", socket.shown(), socket.name);
         }
     }
 }
