@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollTimeout, poll};
 use serde::Serialize;
 
 use crate::config::Span;
@@ -22,6 +23,9 @@ use wire::{Trouble, Wire};
 
 /// What a question that needs no waiting may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a supervise that is not up yet is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Exit statuses of verbs (CLI.md, "Exit status").
 const REFUSED: u8 = 1;
@@ -62,6 +66,9 @@ pub fn run(verb: &Verb) -> u8 {
 fn run_in(dirs: &[PathBuf], verb: &Verb, out: &mut dyn Write, err: &mut dyn Write, patience: Duration) -> u8 {
     let done = match &verb.task {
         Task::List => list(dirs, verb.json, out, patience),
+        Task::Ask(Request::Status { wait_ns: Some(wait_ns) }) => {
+            await_status(dirs, verb, Duration::from_nanos(*wait_ns), out, patience)
+        }
         Task::Ask(request) => {
             find(dirs, verb).and_then(|found| ask(&found, request, verb.json, out, patience))
         }
@@ -72,6 +79,30 @@ fn run_in(dirs: &[PathBuf], verb: &Verb, out: &mut dyn Write, err: &mut dyn Writ
             // There is no one left to tell if stderr is gone.
             drop(writeln!(err, "supervise: {}", printable(&text)));
             exit
+        }
+    }
+}
+
+/// `status --wait`: also for a supervise that is not up yet. It may come up in any of the directories, some of which
+/// do not exist yet, so it is looked for again and again.
+fn await_status(
+    dirs: &[PathBuf],
+    verb: &Verb,
+    wait: Duration,
+    out: &mut dyn Write,
+    patience: Duration,
+) -> Result<u8, Failure> {
+    let begun = Instant::now();
+    loop {
+        let left = wait.saturating_sub(begun.elapsed());
+        let request = Request::Status { wait_ns: u64::try_from(left.as_nanos()).ok() };
+        match find(dirs, verb).and_then(|found| ask(&found, &request, verb.json, out, patience)) {
+            Err(Failure { exit: NOTHING_RUNS, .. }) if !left.is_zero() => {
+                let pause = PollTimeout::try_from(left.min(LOOK_AGAIN)).unwrap_or(PollTimeout::ZERO);
+                // A signal that ends it early does no harm.
+                let _ = poll(&mut [], pause);
+            }
+            done => return done,
         }
     }
 }

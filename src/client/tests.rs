@@ -155,6 +155,44 @@ fn the_status_of_a_health_check() {
 }
 
 #[test]
+fn status_waits_for_an_instance_that_is_not_up_yet() {
+    let home = Home::new();
+    let wait = |span: Duration| verb(Request::Status { wait_ns: u64::try_from(span.as_nanos()).ok() });
+    let (begun, span) = (Instant::now(), Duration::from_millis(120));
+    let ran = home.run(&wait(span));
+    assert!(begun.elapsed() >= span, "it gave up after {:?}", begun.elapsed());
+    assert_eq!((ran.exit, ran.err.contains("no instance of this user runs")), (3, true), "{ran:?}");
+
+    let control = home.0.path().join("web.sock");
+    drop(UnixListener::bind(&control).unwrap());
+    for late in [
+        wait(LONG),
+        Verb { name: Some("web".to_owned()), ..wait(LONG) },
+        Verb { control: Some(control.clone()), ..wait(LONG) },
+    ] {
+        let home = &home;
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || home.run(&late));
+            // What a supervisor left behind that was killed is replaced.
+            std::fs::remove_file(&control).unwrap();
+            let listener = UnixListener::bind(&control).unwrap();
+            let text = serde_json::to_string(&status_reply(0, status(State::Running, Some(3)))[0]).unwrap();
+            while !waiting.is_finished() {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = String::new();
+                BufReader::new(&stream).read_line(&mut request).unwrap();
+                if !request.is_empty() {
+                    writeln!(stream, "{text}").unwrap();
+                    break;
+                }
+            }
+            let ran = waiting.join().unwrap();
+            assert_eq!((ran.exit, ran.out.starts_with("web (pid 5): ")), (0, true), "{ran:?}");
+        });
+    }
+}
+
+#[test]
 fn the_instance_is_found_or_its_absence_explained() {
     let home = Home::new();
     let ran = home.run(&verb(STATUS));
