@@ -71,11 +71,16 @@ pub struct UnitArgs {
 }
 
 /// The verbs that talk to an instance, as they are typed, and what they do.
-const VERBS: [(&str, &str, &str); 8] = [
+const VERBS: [(&str, &str, &str); 9] = [
     (
         "swap",
         "swap [NAME] [--no-wait] [--json]",
         "start a new server, and stop the old one once the new one is ready",
+    ),
+    (
+        "abort",
+        "abort [NAME]",
+        "take back the swap under way: the old server has the traffic, the new one is stopped",
     ),
     (
         "reload",

@@ -173,7 +173,7 @@ fn ask(
 fn allowance(request: &Request, patience: Duration) -> Option<Duration> {
     match request {
         Request::Status { wait_ns } => patience.checked_add(Duration::from_nanos(wait_ns.unwrap_or(0))),
-        Request::Kill { .. } | Request::Swap { wait: false } => Some(patience),
+        Request::Kill { .. } | Request::Swap { wait: false } | Request::Abort => Some(patience),
         Request::Swap { wait: true }
         | Request::Reload
         | Request::Restart

@@ -139,6 +139,7 @@ fn verbs() {
         ("swap", verb(Request::Swap { wait: true })),
         ("swap web --no-wait", Verb { name: Some("web".into()), ..verb(Request::Swap { wait: false }) }),
         ("swap --json", Verb { json: true, ..verb(Request::Swap { wait: true }) }),
+        ("abort web", Verb { name: Some("web".into()), ..verb(Request::Abort) }),
         ("restart", verb(Request::Restart)),
         ("pause", verb(Request::Pause)),
         ("resume", verb(Request::Resume)),

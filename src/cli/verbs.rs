@@ -66,6 +66,7 @@ pub(super) fn read_verb(verb: &str, words: &[String]) -> Result<Parsed, Error> {
     }
     let request = match verb {
         "swap" => Request::Swap { wait: !matches.get_flag("no-wait") },
+        "abort" => Request::Abort,
         "reload" => Request::Reload,
         "restart" => Request::Restart,
         "pause" => Request::Pause,

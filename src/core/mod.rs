@@ -480,6 +480,8 @@ pub enum Request {
     Swap {
         wait: bool,
     },
+    /// The swap under way is taken back.
+    Abort,
     Reload,
     Restart,
     Pause,

@@ -16,6 +16,7 @@ impl Step<'_> {
         }
         match request {
             Request::Swap { wait } => self.on_swap_requested(client, *wait),
+            Request::Abort => self.on_abort_requested(client),
             Request::Reload => self.on_reload_requested(client),
             Request::Restart => self.on_restart_requested(client),
             Request::Pause => self.on_pause_requested(client),
@@ -53,6 +54,40 @@ impl Step<'_> {
             self.want_swap(None);
             self.reply(client, Reply::done("a swap was begun; \"supervise status\" tells how it went"));
         }
+    }
+
+    /// The old generation keeps the traffic or has it back, and no further swap follows.
+    pub(super) fn on_abort_requested(&mut self, client: ClientId) {
+        let reply = match self.service.phase {
+            Phase::Swapping { old, .. } => {
+                self.drop_wanted_swap();
+                self.roll_back("\"supervise abort\" was asked for".to_owned());
+                Reply::done(format!("aborted: {old} serves on"))
+            }
+            Phase::Replacing { then: Then::Start, .. } => Reply::failed(
+                "the old server is being stopped, nothing can be taken back (--handover stop-first, or a restart)",
+            ),
+            Phase::Replacing { then: Then::Pause, .. } | Phase::Paused => paused(),
+            Phase::Up { .. } | Phase::Listening { .. } | Phase::Waiting { .. } | Phase::Failed => {
+                if self.drop_wanted_swap() {
+                    Reply::done("aborted: the swap had not begun")
+                } else {
+                    Reply::failed("no swap is under way; \"supervise status\" tells how the last one went")
+                }
+            }
+            Phase::Stopping { .. } => Reply::failed("supervise is stopping"),
+        };
+        self.reply(client, reply);
+    }
+
+    /// False: none was wanted.
+    fn drop_wanted_swap(&mut self) -> bool {
+        let wanted = self.service.clients.next_swap.take();
+        let is_wanted = wanted.is_some();
+        for waiting in wanted.into_iter().flatten() {
+            self.reply(waiting, Reply::failed("\"supervise abort\" was asked for before this swap began"));
+        }
+        is_wanted
     }
 
     /// Asks for one more swap; [`Step::settle`] begins it.

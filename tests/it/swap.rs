@@ -228,3 +228,31 @@ fn the_old_one_is_told_to_stop_only_after_the_new_one_was_ready() {
     };
     assert!(at(2, "ready") < at(1, "SIGTERM"), "{facts:?}");
 }
+
+/// Before it is ready and in its bake: whoever waits for the swap hears why, and nobody else notices.
+#[test]
+fn a_swap_is_taken_back() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--ready notify --bake 1h").start();
+    daemon.wait_generation(1);
+    let nothing = daemon.verb("abort").expect(1).text();
+    assert!(nothing.contains("no swap is under way"), "{nothing}");
+    let load = Load::start(&daemon.address("http"), 200);
+    for (candidate, flags) in [(2, "--never-ready"), (3, "")] {
+        place.flags(flags);
+        let waiting = daemon.spawn_verb("swap");
+        daemon.wait_until("the candidate is tried", |status| {
+            let is_ready = |one: &serde_json::Value| !one["ready_ms"].is_null() || !flags.is_empty();
+            let generations = status["generations"].as_array().unwrap();
+            generations.iter().any(|one| one["generation"] == candidate && is_ready(one))
+        });
+        let aborted = daemon.verb("abort").expect(0).text();
+        assert!(aborted.contains("aborted: generation 1 serves on"), "{aborted}");
+        let swap = waiting.end().expect(1).text();
+        assert!(swap.contains("rolled back: \"supervise abort\" was asked for"), "{swap}");
+        daemon.wait_generation(1);
+        assert_eq!(daemon.status()["last_swap"]["outcome"], "rolled-back");
+        load.let_pass(50);
+    }
+    assert_clean(&load.finish());
+}

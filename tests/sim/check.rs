@@ -234,7 +234,7 @@ impl Check {
                 match request {
                     Request::Stop => self.note_stop(now, false),
                     Request::Restart => (self.disturbed, self.asked) = (true, true),
-                    Request::Pause => self.disturbed = true,
+                    Request::Pause | Request::Abort => self.disturbed = true,
                     Request::Swap { .. } | Request::Resume => self.asked = true,
                     Request::Kill { .. } | Request::Status { .. } | Request::Reload => {}
                 }

@@ -334,8 +334,9 @@ fn acts(world: &mut World, act: usize) {
 }
 
 fn request(rng: &mut Rng) -> Request {
-    match rng.u8(..9) {
+    match rng.u8(..10) {
         0 | 1 => Request::Swap { wait: rng.bool() },
+        9 => Request::Abort,
         2 | 3 => Request::Restart,
         4 => Request::Pause,
         5 | 6 => Request::Resume,

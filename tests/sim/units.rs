@@ -86,7 +86,7 @@ fn policy(rng: &mut Rng) -> Policy {
 
 /// One thing that a user does.
 fn act(kernel: &mut Kernel) {
-    let request = match kernel.rng.u8(..19) {
+    let request = match kernel.rng.u8(..20) {
         0..=2 => Request::Swap { wait: kernel.rng.bool() },
         3..=6 => Request::Reload,
         7 => Request::Restart,
@@ -94,6 +94,7 @@ fn act(kernel: &mut Kernel) {
         9 | 10 => Request::Resume,
         11 => Request::Kill { signal: Signal::HUP },
         12 => Request::Status { wait_ns: Some(SECOND) },
+        16 => Request::Abort,
         13 => return kernel.client_goes(),
         14 => return kernel.signal(Signal::HUP),
         15 => return kernel.stray(),

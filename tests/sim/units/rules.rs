@@ -150,7 +150,7 @@ impl Kernel {
             }
             Event::Requested { client, request } => {
                 self.note_asked_to_stop(*request == Request::Stop);
-                self.rules.disturbed |= matches!(request, Request::Restart | Request::Pause);
+                self.rules.disturbed |= matches!(request, Request::Restart | Request::Pause | Request::Abort);
                 let asked = Asked { request: request.clone(), at: now, readings: self.rules.readings };
                 self.rules.clients.insert(*client, asked);
             }
