@@ -6,11 +6,15 @@ use super::service::{Attempt, Phase, Step, Then};
 use super::status;
 use super::timers;
 use super::{Action, ClientId, Request, Scope, Time, limits};
+use crate::config::Signal;
 
 impl Step<'_> {
     pub(super) fn on_request(&mut self, client: ClientId, request: &Request) {
         if matches!(self.service.phase, Phase::Stopping { .. })
-            && !matches!(request, Request::Stop | Request::Status { .. })
+            && !matches!(
+                request,
+                Request::Stop | Request::Status { .. } | Request::Kill { signal: Signal::KILL }
+            )
         {
             return self.reply(client, Reply::failed("supervise is stopping"));
         }
@@ -26,9 +30,13 @@ impl Step<'_> {
             }
             Request::Stop => {
                 self.service.clients.stop.push(client);
-                if !matches!(self.service.phase, Phase::Stopping { .. }) {
-                    self.stop(0, self.service.policy.kill_signal);
-                }
+                self.on_stop_signal(self.service.policy.kill_signal);
+            }
+            Request::Kill { signal: Signal::KILL }
+                if matches!(self.service.phase, Phase::Stopping { .. }) =>
+            {
+                self.force_stop();
+                self.reply(client, Reply::done("nothing is waited for any more: all are killed"));
             }
             Request::Kill { signal } => match self.running_current() {
                 Some(generation) => {

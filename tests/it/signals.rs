@@ -29,6 +29,26 @@ fn a_second_request_to_stop_kills_at_once() {
     assert_eq!(place.who("SIGTERM"), [1, 1]);
 }
 
+#[test]
+fn a_verb_hastens_a_stop_as_a_second_signal_does() {
+    let place = Place::new();
+    place.flags("--ignore-term --grandchildren 1");
+    for (words, answer) in [("stop", "stopped"), ("kill KILL", "all are killed")] {
+        let mut daemon = Launch::ready(&place, "--timeout-stop-sec 1h").start();
+        daemon.wait_generation(1);
+        let first = daemon.spawn_verb("stop");
+        daemon.wait_state("stopping");
+        let refused = daemon.verb("kill TERM").expect(1).text();
+        assert!(refused.contains("is stopping"), "{refused}");
+        // As above.
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        let second = daemon.verb(words).expect(0).text();
+        assert!(second.contains(answer), "{second}");
+        first.end().expect(0);
+        daemon.end().expect(0);
+    }
+}
+
 /// timeout(1) sends its signal to its child and then to the group, which the child is in.
 #[test]
 fn one_request_to_stop_that_comes_twice_is_one() {

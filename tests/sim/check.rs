@@ -232,7 +232,7 @@ impl Check {
                 let patient = matches!(request, Request::Status { wait_ns: Some(_) });
                 self.clients.insert(*client, Waiting { newest: self.last, patient });
                 match request {
-                    Request::Stop => self.note_stop(now, false),
+                    Request::Stop => self.note_stop(now, true),
                     Request::Restart => (self.disturbed, self.asked) = (true, true),
                     Request::Pause | Request::Abort => self.disturbed = true,
                     Request::Swap { .. } | Request::Resume => self.asked = true,
