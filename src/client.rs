@@ -9,9 +9,11 @@ mod wire;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, raise};
 use serde::Serialize;
 
 use crate::config::Span;
@@ -153,7 +155,12 @@ fn ask(
     let mut deadline = within(patience);
     loop {
         match wire.line(deadline) {
-            Ok(Line::Accepted) => deadline = allowance(request, patience).and_then(within),
+            Ok(Line::Accepted) => {
+                deadline = allowance(request, patience).and_then(within);
+                if *request == (Request::Swap { wait: true }) {
+                    tell_at_interrupt(found);
+                }
+            }
             Ok(Line::Note(text)) if !json => say(out, &printable(&text))?,
             Ok(Line::Note(_)) => {}
             Ok(Line::Reply(reply)) => {
@@ -166,6 +173,27 @@ fn ask(
                 return Err(Failure { exit: REFUSED, text: no_answer(found, &trouble, patience) });
             }
         }
+    }
+}
+
+/// Ctrl-C ends the verb and not the swap, and says so. SIGINT is blocked and a thread waits for it, so no handler runs;
+/// the verb then ends by the signal, which is what a shell looks at.
+fn tell_at_interrupt(found: &Instance) {
+    let whom = if found.path.as_os_str() == found.name.as_str() { "--control " } else { "" };
+    let text = format!("the swap goes on; to take it back: supervise abort {whom}{}", found.name);
+    let interrupt = SigSet::from(Signal::SIGINT);
+    if interrupt.thread_block().is_err() {
+        return;
+    }
+    // Where there is no thread to be had, the default action comes back.
+    let waiter = thread::Builder::new().spawn(move || {
+        if interrupt.wait().is_ok() {
+            drop(writeln!(io::stderr(), "supervise: {}", printable(&text)));
+        }
+        let _ends = interrupt.thread_unblock().and_then(|()| raise(Signal::SIGINT));
+    });
+    if waiter.is_err() {
+        let _as_before = interrupt.thread_unblock();
     }
 }
 

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::load::{Counts, Load, answer, ask, connect, get};
-use super::support::{Daemon, Launch, Place, example, settled, wait_for};
+use super::support::{Daemon, Launch, Place, example, proc_status, settled, wait_for};
 
 #[track_caller]
 fn assert_clean(counts: &Counts) {
@@ -255,4 +255,27 @@ fn a_swap_is_taken_back() {
         load.let_pass(50);
     }
     assert_clean(&load.finish());
+}
+
+#[test]
+fn who_interrupts_a_swap_hears_that_it_goes_on() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--ready notify").start();
+    daemon.wait_generation(1);
+    place.flags("--never-ready");
+    let waiting = daemon.spawn_verb("swap");
+    daemon.wait_state("swapping");
+    // It blocks the signal once it knows that it was heard.
+    let is_blocked =
+        || u64::from_str_radix(&proc_status(waiting.pid(), "SigBlk")?, 16).ok().filter(|set| set & 2 != 0);
+    wait_for("it listens to Ctrl-C", is_blocked);
+    kill(Pid::from_raw(waiting.pid()), Signal::SIGINT).unwrap();
+    let ended = waiting.end().expect(128 + 2);
+    assert!(
+        ended.stderr.contains("the swap goes on; to take it back: supervise abort --control /"),
+        "{ended:?}"
+    );
+    daemon.wait_state("swapping");
+    daemon.verb("abort").expect(0);
+    daemon.wait_generation(1);
 }

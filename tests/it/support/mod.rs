@@ -149,6 +149,10 @@ impl Verb {
         Self(Some(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))))
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.0.as_ref().expect("not ended").id()).expect("a pid")
+    }
+
     pub(crate) fn running(&mut self) -> bool {
         self.0.as_mut().is_some_and(|child| child.try_wait().expect("our child").is_none())
     }
