@@ -62,7 +62,8 @@ struct Failure {
 
 /// Does what the verb says; the result is the exit status. Answers go to stdout, errors of our own to stderr.
 pub fn run(verb: &Verb) -> u8 {
-    run_in(&instances::directories(), verb, &mut io::stdout(), &mut io::stderr(), PATIENCE)
+    let dirs = if verb.name.is_some() { instances::everywhere() } else { instances::directories() };
+    run_in(&dirs, verb, &mut io::stdout(), &mut io::stderr(), PATIENCE)
 }
 
 fn run_in(dirs: &[PathBuf], verb: &Verb, out: &mut dyn Write, err: &mut dyn Write, patience: Duration) -> u8 {

@@ -70,14 +70,16 @@ impl ControlSocket {
     /// for it, about which there is one warning in the log.
     ///
     /// # Errors
-    /// An explicit name that lives or cannot be a name; an explicit path that lives or cannot be bound.
+    /// An explicit name that lives or cannot be a name; an explicit path that lives or cannot be bound; a directory
+    /// that the user has named and that will not do.
     pub fn open(choice: &Instance, default_name: &str) -> Result<Option<Self>, ControlError> {
         let dirs = instances::directories();
         if choice.control == Control::Search
-            && std::env::var_os("SUPERVISE_RUNTIME_DIR").is_some_and(|value| !value.is_empty())
+            && instances::is_named()
             && let Err(why) = instances::usable(&dirs[0], true)
         {
-            log::warn!("SUPERVISE_RUNTIME_DIR is not usable for the control socket: {why}");
+            let remedy = "name another directory, or pass --control PATH";
+            return Err(ControlError(format!("SUPERVISE_RUNTIME_DIR: {why} ({remedy})")));
         }
         Self::open_in(dirs, choice, default_name)
     }

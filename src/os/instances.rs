@@ -46,9 +46,24 @@ pub struct Instance {
     pub pid: Option<i32>,
 }
 
-/// The directories to look in, best first (CLI.md, "Verbs"). None of them need exist.
+/// The directories to make an instance in and to look in, best first. None of them need exist. Where
+/// SUPERVISE_RUNTIME_DIR is set it is the only one: a verb without a name must not reach somebody else's instance.
 pub fn directories() -> Vec<PathBuf> {
+    let mut found = everywhere();
+    if is_named() {
+        found.truncate(1);
+    }
+    found
+}
+
+/// Where an instance whose name is given may be, best first.
+pub fn everywhere() -> Vec<PathBuf> {
     candidates(|name| std::env::var_os(name), geteuid().as_raw())
+}
+
+/// Whether the user has named the directory himself.
+pub fn is_named() -> bool {
+    std::env::var_os("SUPERVISE_RUNTIME_DIR").is_some_and(|value| !value.is_empty())
 }
 
 fn candidates(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<PathBuf> {

@@ -177,6 +177,44 @@ fn instances_are_found_by_name_and_the_second_of_a_name_gets_a_number() {
     wait_for("the third", || status_in(&place, "ready-2").filter(|status| status["pid"] == third.pid()));
 }
 
+/// Also where other directories would do: whoever names one means that one.
+#[test]
+fn the_directory_that_the_user_names_is_the_only_one() {
+    let place = Place::new();
+    let other = place.path("other");
+    for (path, mode) in [("run", 0o755), ("home", 0o700), ("other", 0o700)] {
+        fs::create_dir(place.path(path)).unwrap();
+        fs::set_permissions(place.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let launch = |directory: &str| {
+        Launch::new(&place)
+            .args("--listen 127.0.0.1:0=http --name mine")
+            .env("SUPERVISE_RUNTIME_DIR", directory)
+            .env("XDG_RUNTIME_DIR", &place.path("home"))
+            .command(&[&example("ready")])
+    };
+    let refused = launch(&place.path("run")).run().expect(125);
+    assert!(
+        refused.stderr.contains("SUPERVISE_RUNTIME_DIR") && refused.stderr.contains("0755"),
+        "{refused:?}"
+    );
+    assert!(refused.stderr.contains("chmod 0700"), "{refused:?}");
+
+    // It lives where a verb looks by itself, but not where this user said.
+    let xdg = format!("{}/supervise", place.path("home"));
+    let daemon = launch(&xdg).spawn("mine", None);
+    let verb = |words: &[&str]| {
+        let mut command = Command::new(SUPERVISE);
+        command.args(words).env("SUPERVISE_RUNTIME_DIR", &other).env("XDG_RUNTIME_DIR", place.path("home"));
+        Verb::spawn(command).end()
+    };
+    wait_for("its name", || (verb(&["status", "mine"]).status == 0).then_some(()));
+    assert!(verb(&["stop"]).expect(3).stderr.contains("no instance"));
+    assert!(!verb(&["list"]).expect(0).stdout.contains("mine"));
+    verb(&["stop", "mine"]).expect(0);
+    daemon.end().expect(0);
+}
+
 #[test]
 fn a_control_socket_that_was_removed_is_bound_again() {
     let place = Place::new();
