@@ -92,7 +92,8 @@
 //!                       in the way), error.rs; slots.rs: several sockets of one address; group.rs: those of TCP and
 //!                       UDP, with order.rs, program.rs (BPF) and restore.rs (what a server set is undone); nodes.rs:
 //!                       those of AF_UNIX, nodes/hidden.rs their directory; target.rs: where clients find them
-//!   notify.rs           NOTIFY_SOCKET of a generation; fd_store.rs: what it hands us; manager.rs: ours, upwards
+//!   notify.rs           NOTIFY_SOCKET of a generation; in os/notify/: place.rs (its file); fd_store.rs: what it hands
+//!                       us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   intercept.rs        InterceptBind=: the thread that answers what a server binds; in os/intercept/: filter.rs (seccomp),
 //!                       address.rs (what it wants), target.rs (its socket), answer.rs (whether it is ours), epoll.rs

@@ -288,7 +288,7 @@ fn bind_path(path: &Path, name: Option<&str>, patience: Duration) -> Result<Boun
 
 /// Takes the lock of a directory until the result is dropped. Where it cannot be had in time we go on without: in a
 /// directory of others anybody may hold it for ever, and only two starts in the same instant need it.
-fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
+pub(super) fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
     let end = Instant::now() + patience;
     let mut dir = dir;
     loop {
@@ -296,7 +296,7 @@ fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
             Ok(lock) => return Some(lock),
             Err((again, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < end => dir = again,
             Err((_, error)) => {
-                log::debug!("the directory of the control socket is not locked: {error}");
+                log::debug!("the directory of a socket is not locked: {error}");
                 return None;
             }
         }

@@ -18,7 +18,7 @@ use nix::sys::time::TimeVal;
 use nix::unistd::geteuid;
 
 /// The longest path that fits into sockaddr_un beside its final NUL (unix(7)).
-const SUN_PATH: usize = 107;
+pub(super) const SUN_PATH: usize = 107;
 /// Leaves room for `/proc/self/fd/N/` before and `.sock` after it, see [`with_address`].
 const NAME_BYTES: usize = 64;
 /// One directory is read up to this many entries, however full it is.

@@ -1,12 +1,15 @@
 //! The NOTIFY_SOCKET of one generation (sd_notify(3)).
 //!
-//! Each generation has its own, so that a late message of an old one cannot be taken for the new one's. The name is
-//! abstract and picked by the kernel: it never collides, leaves nothing behind, and is reachable whatever the user,
-//! the directory or the root of the server is. Anybody in the network namespace can send to it, hence the look at the
-//! sender, for whose pid and uid the kernel vouches.
+//! Each generation has its own, so that a late message of an old one cannot be taken for the new one's. It is a file, as
+//! systemd's is: some clients take any name for one. Where no directory will do it is an abstract name, picked by the
+//! kernel. Anybody can send to it, hence the look at the sender, for whose pid and uid the kernel vouches.
+
+mod place;
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Once;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -15,12 +18,15 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
+use self::place::Place;
 use super::sys;
 use crate::config::NotifyAccess;
 use crate::core::Notify;
 
 /// Longest message; systemd has the same limit (NOTIFY_BUFFER_MAX).
 const LONGEST: usize = 4096;
+/// That there is no place for a file is told once.
+static NO_PLACE: Once = Once::new();
 /// The most fds that one message can carry (SCM_MAX_FD of unix(7)).
 pub(super) const MOST_FDS: usize = 253;
 
@@ -42,7 +48,14 @@ pub enum Received {
 #[derive(Debug)]
 pub struct NotifySocket {
     fd: OwnedFd,
-    address: String,
+    address: Address,
+}
+
+#[derive(Debug)]
+enum Address {
+    File(Place),
+    /// With `@` before it.
+    Abstract(String),
 }
 
 impl AsFd for NotifySocket {
@@ -52,22 +65,37 @@ impl AsFd for NotifySocket {
 }
 
 impl NotifySocket {
+    /// # Errors
+    /// The kernel gives us no such socket.
     pub fn open() -> io::Result<Self> {
+        Self::open_in(&place::directories())
+    }
+
+    fn open_in(directories: &[PathBuf]) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
         setsockopt(&fd, sockopt::PassCred, &true)?;
-        // A bind with nothing but the family is autobind (unix(7)).
-        bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
-        let bound: UnixAddr = getsockname(fd.as_raw_fd())?;
-        let name = bound.as_abstract().and_then(|name| std::str::from_utf8(name).ok());
-        let name = name.ok_or_else(|| io::Error::other("the kernel picked no abstract name"))?;
-        let address = format!("@{name}");
+        let address = match Place::bind(&fd, directories) {
+            Ok(place) => Address::File(place),
+            Err(reasons) => {
+                NO_PLACE.call_once(|| {
+                    log::warn!(
+                        "NOTIFY_SOCKET is an abstract name, which some servers (Ruby's, Rust's) take for a file name: \
+                         no directory can hold it: {reasons} (make one of them writable: a tmpfs is enough)"
+                    );
+                });
+                Address::Abstract(bind_abstract(&fd)?)
+            }
+        };
         Ok(Self { fd, address })
     }
 
     /// The value of NOTIFY_SOCKET.
     pub fn address(&self) -> String {
-        self.address.clone()
+        match &self.address {
+            Address::File(place) => place.path().to_owned(),
+            Address::Abstract(name) => name.clone(),
+        }
     }
 
     /// Reads one datagram, without waiting. The caller limits how many it reads in a row: senders may be faster than we
@@ -113,6 +141,15 @@ impl NotifySocket {
         };
         Received::Message { notify: Notify::parse(&payload[..length]), pid, uid, fds }
     }
+}
+
+fn bind_abstract(fd: &OwnedFd) -> io::Result<String> {
+    // A bind with nothing but the family is autobind (unix(7)).
+    bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
+    let bound: UnixAddr = getsockname(fd.as_raw_fd())?;
+    let name = bound.as_abstract().and_then(|name| std::str::from_utf8(name).ok());
+    let name = name.ok_or_else(|| io::Error::other("the kernel picked no abstract name"))?;
+    Ok(format!("@{name}"))
 }
 
 /// Who sent a datagram, as seen from the generation whose socket it is.
@@ -185,6 +222,7 @@ mod tests {
     use std::io::IoSlice;
     use std::os::fd::RawFd;
     use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
     use nix::sys::socket::{ControlMessage, sendmsg};
@@ -201,10 +239,12 @@ mod tests {
     }
 
     fn client(to: &NotifySocket) -> UnixDatagram {
-        let name = to.address();
-        let address = SocketAddr::from_abstract_name(name.strip_prefix('@').unwrap()).unwrap();
         let client = UnixDatagram::unbound().unwrap();
-        client.connect_addr(&address).unwrap();
+        let name = to.address();
+        match name.strip_prefix('@') {
+            Some(name) => client.connect_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap(),
+            None => client.connect(name).unwrap(),
+        }
         client
     }
 
@@ -233,6 +273,40 @@ mod tests {
         let expected = Notify { ready: true, status: Some("up".to_owned()), ..Notify::default() };
         assert_eq!(message(&socket), Some(expected));
         assert!(matches!(socket.receive(false), Received::Nothing));
+    }
+
+    #[test]
+    fn its_file_is_open_to_all_and_goes_with_it() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("inside");
+        let open = || NotifySocket::open_in(&[home.path().join("no/parent"), directory.clone()]).unwrap();
+        let (one, other) = (open(), open());
+        let (path, of_other) = (PathBuf::from(one.address()), PathBuf::from(other.address()));
+        assert_ne!(path, of_other);
+        assert_eq!(path.parent(), Some(directory.as_path()));
+        assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
+        client(&one).send(b"READY=1").unwrap();
+        assert!(message(&one).is_some_and(|notify| notify.ready));
+        drop(one);
+        assert!(!path.exists() && of_other.exists());
+        // What has taken its place meanwhile is not ours.
+        fs::remove_file(&of_other).unwrap();
+        fs::write(&of_other, "").unwrap();
+        drop(other);
+        assert!(of_other.exists());
+        fs::remove_file(&of_other).unwrap();
+        drop(open());
+        assert!(!directory.exists(), "an empty directory goes too");
+    }
+
+    #[test]
+    fn where_no_directory_will_do_its_name_is_abstract() {
+        let home = tempfile::tempdir().unwrap();
+        let long = home.path().join("x".repeat(100));
+        let socket = NotifySocket::open_in(&[home.path().join("no/parent"), long]).unwrap();
+        assert!(socket.address().starts_with('@'), "{}", socket.address());
+        client(&socket).send(b"READY=1").unwrap();
+        assert!(message(&socket).is_some_and(|notify| notify.ready));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod idle;
 mod init;
 mod intercept;
 mod load;
+mod notify;
 mod readme;
 mod ready;
 mod relay;

@@ -2,9 +2,8 @@
 //! generation finds everything as the first one did, and nothing of the old one.
 
 use std::fs::{self, Permissions};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -184,10 +183,9 @@ fn ready_from_a_process_outside_is_not_believed_and_told_once() {
         .start();
     wait_for("the server", || (place.who("start") == [1]).then_some(()));
     let name = environment(daemon.server()).remove("NOTIFY_SOCKET").unwrap();
-    let address = SocketAddr::from_abstract_name(name.strip_prefix('@').unwrap()).unwrap();
     let stranger = UnixDatagram::unbound().unwrap();
     for text in ["READY=1", "READY=1\nSTATUS=taken over", "WATCHDOG=trigger", "READY=1"] {
-        stranger.send_to_addr(text.as_bytes(), &address).unwrap();
+        stranger.send_to(text.as_bytes(), &name).unwrap();
     }
     // In order: when the true one has been read, so have ours.
     place.write("go", "");

@@ -1,0 +1,62 @@
+//! NOTIFY_SOCKET is a file: one for each generation, which everybody whom we start can reach and which goes with it.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+
+use super::support::{Launch, Place, environment, example, wait_for};
+
+#[test]
+fn ready_is_said_by_a_path_that_goes_with_its_generation() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--ready notify --bake 0 --drain-quiet 50ms").start();
+    daemon.wait_generation(1);
+    let of_first = environment(daemon.server())["NOTIFY_SOCKET"].clone();
+    let found = fs::symlink_metadata(&of_first).unwrap();
+    assert!(found.file_type().is_socket(), "{of_first}");
+    assert_eq!(found.permissions().mode() & 0o777, 0o666);
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    wait_for("the first file to go", || (!Path::new(&of_first).exists()).then_some(()));
+    let of_second = environment(daemon.server())["NOTIFY_SOCKET"].clone();
+    assert!(Path::new(&of_second).exists(), "{of_second}");
+    daemon.verb("stop").expect(0);
+    daemon.end().expect(0);
+    assert!(!Path::new(&of_second).exists(), "{of_second}");
+}
+
+#[test]
+fn another_user_reaches_the_path() {
+    if !geteuid().is_root() {
+        return; // Only root can become somebody else.
+    }
+    let place = Place::new();
+    // Where anybody can go, and without a log of its own.
+    let server = place.path("server");
+    fs::copy(example("ready"), &server).unwrap();
+    fs::set_permissions(place.path(""), Permissions::from_mode(0o755)).unwrap();
+    let mut daemon = Launch::new(&place)
+        .args("--listen 127.0.0.1:0=http --ready notify -u nobody --restart no")
+        .command(&[&server])
+        .start();
+    daemon.wait_generation(1);
+    assert!(environment(daemon.server())["NOTIFY_SOCKET"].starts_with('/'));
+}
+
+#[test]
+fn what_a_killed_supervise_leaves_is_gone_after_the_next_start() {
+    let place = Place::new();
+    let mut first = Launch::ready(&place, "--ready notify").start();
+    first.wait_generation(1);
+    let left = environment(first.server())["NOTIFY_SOCKET"].clone();
+    first.signal(Signal::SIGKILL);
+    wait_for("its end", || first.try_end());
+    let other = Place::new();
+    let mut second = Launch::ready(&other, "--ready notify").start();
+    second.wait_generation(1);
+    assert!(!Path::new(&left).exists(), "{left}");
+    assert!(Path::new(&environment(second.server())["NOTIFY_SOCKET"]).exists());
+}
