@@ -1,8 +1,8 @@
 //! cargo run -- --listen 127.0.0.1:8080=http -- cargo run -q --example waits
 //!
 //! Servers that never say READY=1 and wait for clients in every way there is. A file, named in the argument, says how
-//! (`accept`, `threads`, `children`, `poll`, `epoll`, `receive`, `never`, `bind`, `exit`), and after it, in any order, `late`
-//! (two seconds pass first), `hidden` (nobody may look at the process), `first` (the other sockets are left alone).
+//! (`accept`, `threads`, `children`, `poll`, `epoll`, `nested`: in poll on an epoll, `receive`, `never`, `bind`, `exit`), and
+//! after it, in any order, `late` (two seconds pass first), `hidden` (nobody may look at the process), `first` (the other sockets are left alone).
 
 mod common;
 
@@ -17,6 +17,7 @@ use common::Socket;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 const LATE: Duration = Duration::from_secs(2);
 
@@ -72,6 +73,7 @@ fn main() {
                 events.iter().for_each(|event| while answer(&sockets[event.token().0]) {});
             }
         }
+        "nested" => poll_an_epoll(&sockets),
         "bind" => drop(TcpListener::bind(own_address(&sockets[0])).expect("the address is free")),
         "exit" => std::process::exit(3),
         _ => thread::sleep(Duration::MAX),
@@ -92,6 +94,22 @@ fn register(sockets: &[Socket]) -> mio::Poll {
         poll.registry().register(source, Token(index), Interest::READABLE).expect("registers");
     }
     poll
+}
+
+/// As EventMachine does.
+fn poll_an_epoll(sockets: &[Socket]) -> ! {
+    let epoll = Epoll::new(EpollCreateFlags::empty()).expect("an epoll");
+    for (index, socket) in sockets.iter().enumerate() {
+        epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, index as u64)).expect("registers");
+    }
+    loop {
+        poll(&mut [PollFd::new(epoll.0.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).expect("poll");
+        let mut events = [EpollEvent::empty(); 8];
+        let came = epoll.wait(&mut events, EpollTimeout::ZERO).expect("epoll");
+        for event in &events[..came] {
+            answer(&sockets[event.data() as usize]);
+        }
+    }
 }
 
 fn serve_all(sockets: Vec<Socket>, threads: usize) {

@@ -3,7 +3,8 @@
 //!
 //! A socket that a process merely has says nothing: all of them inherit it. What counts is a thread that sleeps in a
 //! system call which this socket would end: accept(2) or recvmsg(2) on it, poll(2) or select(2) with it in the set, or
-//! epoll_wait(2) on an epoll in which it is registered. System calls of other architectures than ours are not known.
+//! epoll_wait(2) on an epoll in which it is registered. An epoll may itself be in a set or in another epoll (so
+//! EventMachine sleeps). System calls of other architectures than ours are not known.
 //!
 //! Everything is read at one moment of a process that goes on meanwhile. A thread, an fd or a process that is gone by then
 //! is no waiter, and who cannot be looked at within a second is not seen.
@@ -120,16 +121,7 @@ impl Look<'_> {
     fn thread(&mut self, pid: Pid, call: Call, waited: &mut [bool]) -> io::Result<()> {
         match call {
             Call::Epoll { .. } if self.one_alone => Ok(()),
-            Call::Epoll { fd } => {
-                if !self.epolls.contains_key(&fd) {
-                    let registered = self.files.registered(pid, fd, self.sockets)?;
-                    self.epolls.insert(fd, registered);
-                }
-                for (waited, registered) in waited.iter_mut().zip(&self.epolls[&fd]) {
-                    *waited |= registered;
-                }
-                Ok(())
-            }
+            Call::Epoll { fd } => self.wait_in(pid, fd, waited),
             Call::One { fd } => self.wait_on(pid, &[fd], waited),
             Call::Many(set) => {
                 let fds = read_set(pid, set)?;
@@ -138,11 +130,26 @@ impl Look<'_> {
         }
     }
 
+    fn wait_in(&mut self, pid: Pid, epoll: u32, waited: &mut [bool]) -> io::Result<()> {
+        if !self.epolls.contains_key(&epoll) {
+            let registered = self.files.registered(pid, epoll, self.sockets)?;
+            self.epolls.insert(epoll, registered);
+        }
+        for (waited, registered) in waited.iter_mut().zip(&self.epolls[&epoll]) {
+            *waited |= registered;
+        }
+        Ok(())
+    }
+
     fn wait_on(&mut self, pid: Pid, fds: &[u32], waited: &mut [bool]) -> io::Result<()> {
         let mut inodes = HashSet::new();
         for fd in fds {
             match self.files.socket(pid, *fd) {
                 Err(error) if is_gone(&error) => {}
+                Ok(None) if self.files.is_epoll(pid, *fd)? => match self.wait_in(pid, *fd, waited) {
+                    Err(error) if is_gone(&error) => {}
+                    result => result?,
+                },
                 inode => inodes.extend(inode?),
             }
         }

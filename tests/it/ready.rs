@@ -34,7 +34,7 @@ fn ready_by(daemon: &Daemon, generation: u64) -> String {
 
 #[test]
 fn every_way_to_wait_is_seen() {
-    for how in ["accept", "threads", "children", "poll", "epoll"] {
+    for how in ["accept", "threads", "children", "poll", "epoll", "nested"] {
         let place = Place::new();
         let mut daemon = waits(&place, how, "").start();
         daemon.wait_generation(1);

@@ -3,13 +3,16 @@
 use std::collections::HashSet;
 use std::io;
 
+use nix::sys::stat::stat;
 use nix::unistd::Pid;
 
 use super::{Inode, too_much};
 use crate::os::proc::{self, Registered};
 
-/// Links of fds read in one look.
+/// Links of fds and epolls read in one look.
 const LINKS: usize = 1 << 16;
+/// Epolls that hang together. Servers nest two; the kernel allows five levels, but any width.
+const EPOLLS: usize = 64;
 
 /// Counts what a look reads.
 #[derive(Debug)]
@@ -30,14 +33,40 @@ impl Files {
         proc::socket(format!("/proc/{pid}/fd/{fd}"))
     }
 
-    /// Which of the sockets this epoll would tell of a connection on.
-    pub(super) fn registered(&self, pid: Pid, epoll: u32, sockets: &[Inode]) -> io::Result<Vec<bool>> {
-        const READABLE: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
-        let text = proc::text(format!("/proc/{pid}/fdinfo/{epoll}"))?;
-        // One that waits for something else than input does not (as one that EPOLLONESHOT has disarmed).
-        let readable = text.lines().filter_map(Registered::parse).filter(|one| one.events & READABLE != 0);
-        let registered: HashSet<Inode> = readable.map(|one| one.inode).collect();
+    pub(super) fn is_epoll(&mut self, pid: Pid, fd: u32) -> io::Result<bool> {
+        self.count()?;
+        Ok(proc::is_anonymous(format!("/proc/{pid}/fd/{fd}"), "eventpoll"))
+    }
+
+    /// Which of the sockets this epoll would tell of a connection on, also through the epolls registered in it.
+    pub(super) fn registered(&mut self, pid: Pid, epoll: u32, sockets: &[Inode]) -> io::Result<Vec<bool>> {
+        let device = Inode::from(&stat(format!("/proc/{pid}/fd/{epoll}").as_str())?).device;
+        let mut registered = HashSet::new();
+        // Each is read once, so that a ring of them (one that a reused number seems to close) ends.
+        let (mut epolls, mut read) = (vec![epoll], 0);
+        while let Some(epoll) = epolls.get(read).copied() {
+            read += 1;
+            for one in self.readable(pid, epoll)? {
+                registered.insert(one.inode);
+                let Ok(fd) = u32::try_from(one.fd) else { continue };
+                if one.inode.device == device && !epolls.contains(&fd) && self.is_epoll(pid, fd)? {
+                    if epolls.len() == EPOLLS {
+                        return Err(too_much());
+                    }
+                    epolls.push(fd);
+                }
+            }
+        }
         Ok(sockets.iter().map(|socket| registered.contains(socket)).collect())
+    }
+
+    /// What it waits for input on; what waits for something else (as after EPOLLONESHOT) is left out.
+    fn readable(&mut self, pid: Pid, epoll: u32) -> io::Result<Vec<Registered>> {
+        const READABLE: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
+        self.count()?;
+        let text = proc::text(format!("/proc/{pid}/fdinfo/{epoll}"))?;
+        let all = text.lines().filter_map(Registered::parse);
+        Ok(all.filter(|one| one.events & READABLE != 0).collect())
     }
 
     /// A process that we may not look at has none that we know of; one with too many fds may have one.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::select::{FdSet, select};
 use nix::sys::stat::fstat;
 use nix::unistd::getpid;
@@ -134,6 +135,62 @@ fn an_epoll_counts_while_somebody_waits_in_it() {
     thread::park_timeout(Duration::from_millis(50));
     assert!(!is_waited(&socket), "it is no longer registered");
     waiter.join().unwrap();
+}
+
+/// An epoll in which this is registered for input.
+fn epoll_of(source: &impl AsFd) -> Epoll {
+    let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+    epoll.add(source, EpollEvent::new(EpollFlags::EPOLLIN, 0)).unwrap();
+    epoll
+}
+
+fn wait_in_poll(epoll: &Epoll) {
+    poll(&mut [PollFd::new(epoll.0.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+}
+
+fn wait_in_select(epoll: &Epoll) {
+    let mut set = FdSet::new();
+    set.insert(epoll.0.as_fd());
+    select(None, &mut set, None, None, None).unwrap();
+}
+
+fn wait_in_epoll(epoll: &Epoll) {
+    epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE).unwrap();
+}
+
+#[test]
+fn an_epoll_in_a_set_or_in_another_epoll_is_followed() {
+    for wait in [wait_in_poll, wait_in_select, wait_in_epoll] {
+        check(listener(), move |listener| wait(&epoll_of(listener)), connect);
+        let nested = move |listener: &TcpListener| {
+            let inner = epoll_of(listener);
+            let middle = epoll_of(&inner.0);
+            wait(&epoll_of(&middle.0));
+        };
+        check(listener(), nested, connect);
+    }
+}
+
+#[test]
+fn epolls_in_epolls_are_followed_to_an_end() {
+    let socket = listener();
+    let inner = epoll_of(&socket);
+    let outer = epoll_of(&inner.0);
+    // What the number of the registered one leads to by now may be the outer one itself.
+    let mut copy = inner.0.try_clone().unwrap();
+    outer.add(&copy, EpollEvent::new(EpollFlags::EPOLLIN, 0)).unwrap();
+    nix::unistd::dup2(&outer.0, &mut copy).unwrap();
+    let look = |epoll: &Epoll| {
+        let fd = epoll.0.as_raw_fd() as u32;
+        Files::default().registered(getpid(), fd, &[inode(&socket)])
+    };
+    assert_eq!(look(&outer).unwrap(), [true]);
+    let wide = Epoll::new(EpollCreateFlags::empty()).unwrap();
+    let many: Vec<Epoll> = (0..100).map(|_| epoll_of(&socket)).collect();
+    for one in &many {
+        wide.add(&one.0, EpollEvent::new(EpollFlags::EPOLLIN, 0)).unwrap();
+    }
+    assert!(!is_gone(&look(&wide).unwrap_err()), "more than one look goes through");
 }
 
 #[test]
