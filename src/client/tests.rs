@@ -30,7 +30,7 @@ impl Home {
     fn instance(&self, name: &str, lines: Vec<Line>) -> JoinHandle<()> {
         let listener = UnixListener::bind(instances::socket_path(self.0.path(), name)).unwrap();
         let text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let mut request = String::new();
@@ -171,7 +171,7 @@ fn status_waits_for_an_instance_that_is_not_up_yet() {
         Verb { control: Some(control.clone()), ..wait(LONG) },
     ] {
         let home = &home;
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let waiting = scope.spawn(move || home.run(&late));
             // What a supervisor left behind that was killed is replaced.
             std::fs::remove_file(&control).unwrap();
@@ -226,7 +226,7 @@ fn a_connection_that_ends_early_is_a_failure() {
 fn an_answer_of_another_version_is_a_failure() {
     let home = Home::new();
     let listener = UnixListener::bind(home.0.path().join("x")).unwrap();
-    let answering = std::thread::spawn(move || {
+    let answering = thread::spawn(move || {
         // The first connection only asks who lives.
         let (_, (mut stream, _)) = (listener.accept().unwrap(), listener.accept().unwrap());
         stream.write_all(b"{\"odd\":1}\n").unwrap();
@@ -273,7 +273,7 @@ fn stop_returns_when_the_connection_ends() {
     let home = Home::new();
     let path = home.0.path().join("x");
     let listener = UnixListener::bind(&path).unwrap();
-    let stopping = std::thread::spawn(move || {
+    let stopping = thread::spawn(move || {
         // The first connection only asks who lives.
         let (_, (mut stream, _)) = (listener.accept().unwrap(), listener.accept().unwrap());
         BufReader::new(&stream).read_line(&mut String::new()).unwrap();
