@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::super::support::{Daemon, Launch, Place, environment, example, fds, wait_for};
 use super::{socket, web};
@@ -266,15 +267,28 @@ fn a_daemon_that_forks_twice_under_a_new_title_is_neither_lost_nor_left() {
 #[test]
 fn a_pid_file_that_moves_names_the_successor() {
     let place = Place::new();
-    let first = "(sleep 60 & echo $! >DIR/daemon.pid; echo x >DIR/moved) & read x <DIR/go; exit 0";
-    let command = script(&place, &format!("mkfifo DIR/go\n{{ {first}; }} &\necho $! >DIR/daemon.pid\n"));
+    let daemon = "read x <DIR/hand-over; sleep 60 & echo $! >DIR/daemon.pid; echo x >DIR/moved; read x <DIR/end; exit 0";
+    let command = script(
+        &place,
+        &format!("mkfifo DIR/hand-over DIR/end\n{{ {daemon}; }} &\necho $! >DIR/daemon.pid\n"),
+    );
     let file = place.path("daemon.pid");
     let mut daemon = start(&place, &format!("Type=forking\nPIDFile={file}\nExecStart={command}"));
-    daemon.wait_state("running");
+    let named = || place.read("daemon.pid").trim().parse::<i32>().unwrap();
+    let main = |status: &Value| status["generations"][0]["pid"].clone();
+    let status = daemon.wait_state("running");
+    let first = named();
+    assert_eq!(main(&status), first, "{}", daemon.stderr());
+    fs::write(place.path("hand-over"), "x\n").unwrap();
     wait_for("the file to have moved", || fs::exists(place.path("moved")).unwrap().then_some(()));
-    fs::write(place.path("go"), "x\n").unwrap();
-    let successor = place.read("daemon.pid").trim().parse::<i32>().unwrap();
-    daemon.wait_until("the successor is the main process", |status| {
-        status["generations"][0]["pid"] == successor && status["state"] == "running"
-    });
+    assert_eq!(main(&daemon.status()), first, "the first one lives");
+    fs::write(place.path("end"), "x\n").unwrap();
+    let successor = named();
+    let status = daemon.wait_until("the successor is the main process", |status| main(status) == successor);
+    assert_eq!(
+        (&status["state"], &status["generation"]),
+        (&"running".into(), &1.into()),
+        "{}",
+        daemon.stderr()
+    );
 }
