@@ -23,8 +23,8 @@ pub(super) struct Kin {
     known: BTreeMap<i32, (Identity, GenerationId)>,
     /// By the number of a session or process group.
     groups: BTreeMap<i32, GenerationId>,
-    /// Every child of ours descends from a generation: we began without children, and are not pid 1, which inherits
-    /// strangers.
+    /// Every child of ours descends from a generation: we began without children, and are not pid 1, to which the kernel
+    /// gives the orphans of others.
     has_only_ours: bool,
     own: Option<Identity>,
 }

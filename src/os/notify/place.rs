@@ -24,7 +24,7 @@ use crate::os::instances::SUN_PATH;
 
 /// Everybody may pass through, nobody else may list or write.
 const DIRECTORY_MODE: u32 = 0o711;
-/// Everybody may send.
+/// Every user may send to it: who the sender is, its credentials say.
 const SOCKET_MODE: u32 = 0o666;
 /// How long we wait for another start that holds the lock of the directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
