@@ -43,7 +43,13 @@ fn main() {
     let server = paired::server();
     let contestants = [
         supervised(&server, &directory.path().join("without"), "without", &[]),
-        supervised(&server, &directory.path().join("with"), "with the filter", &[FILTER]),
+        // A server whose bind(2) is intercepted is told of its sockets only where that is asked for.
+        supervised(
+            &server,
+            &directory.path().join("with"),
+            "with the filter",
+            &[FILTER, "-p", "Protocol=systemd"],
+        ),
     ];
     paired::compare(&contestants, rounds);
     for contestant in &contestants {

@@ -97,7 +97,8 @@ impl Programs {
         // part of the figure; it goes where it disturbs nobody.
         let environment = [
             format!("PATH={}", env::var("PATH").unwrap_or_default()),
-            format!("SUPERVISE_RUNTIME_DIR={}", directory.display()),
+            // Not there yet: it is made as private as it has to be.
+            format!("SUPERVISE_RUNTIME_DIR={}", directory.join("run").display()),
         ];
         let environment =
             environment.map(|pair| CString::new(pair).expect("no NUL in the environment")).to_vec();

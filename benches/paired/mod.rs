@@ -16,6 +16,9 @@ use nix::unistd::Pid;
 const CONNECTIONS: usize = 2000;
 const CLIENTS: usize = 4;
 
+/// A server that has not answered by then never will: the supervisor keeps its port open, so nobody refuses us.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Prints what became of so many rounds; the first one is what the others are compared to.
 pub(crate) fn compare(contestants: &[Contestant], rounds: usize) {
     for contestant in contestants {
@@ -85,7 +88,7 @@ pub(crate) struct Contestant {
 impl Contestant {
     /// Once it has answered.
     pub(crate) fn ready(self) -> Self {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while get(&self.address).is_err() {
             assert!(Instant::now() < deadline, "{} does not answer", self.name);
             thread::sleep(Duration::from_millis(10));
@@ -120,6 +123,7 @@ impl Drop for Contestant {
 fn get(address: &str) -> std::io::Result<f64> {
     let begin = Instant::now();
     let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
