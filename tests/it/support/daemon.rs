@@ -285,7 +285,9 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn spawn_verb(&self, words: &str) -> Verb {
         let control = self.control.as_deref().expect("started with a control socket");
-        let mut command = Command::new(SUPERVISE);
+        // Whoever started us in the background of a shell script made us ignore Ctrl-C, and it would inherit that.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT", SUPERVISE]);
         command.args(words.split_whitespace()).args(["--control", control]);
         Verb::spawn(command)
     }
