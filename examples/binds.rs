@@ -7,6 +7,7 @@
 //!         epoll+      registered with epoll before it is bound, and under a high number
 //!         epolls+     likewise, with a hundred of them
 //!         deaf+       accepts nothing
+//!         try+        is closed again at once
 //!         again+      and 2,000 times more; ends when one fails
 //!         workers+    three sockets with SO_REUSEPORT
 //!         only6+      IPV6_V6ONLY
@@ -101,6 +102,10 @@ fn open(word: &str) -> io::Result<Vec<Socket>> {
         "epolls" => Ok(vec![by_epoll(address, 100)?]),
         "deaf" => {
             std::mem::forget(TcpListener::bind(address)?);
+            Ok(Vec::new())
+        }
+        "try" => {
+            drop(TcpListener::bind(address)?);
             Ok(Vec::new())
         }
         "again" => {

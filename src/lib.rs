@@ -68,7 +68,7 @@
 //!                       reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
 //!                       kernel is asked of connections), strangers.rs (others in our groups), health.rs (Ready=http:),
 //!                       waiting.rs (Ready=auto), paths.rs (inotify), intercept.rs (what InterceptBind= has to
-//!                       tell), woken.rs (what a poll brought)
+//!                       tell), families.rs (which of them a port has), woken.rs (what a poll brought)
 //!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs,
 //!                       kin.rs (whose a process is without its environment), queries.rs
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
@@ -91,12 +91,14 @@
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
 //!                       in the way), error.rs; slots.rs: several sockets of one address; group.rs: those of TCP and
 //!                       UDP, with order.rs, program.rs (BPF) and restore.rs (what a server set is undone); nodes.rs:
-//!                       those of AF_UNIX, nodes/hidden.rs their directory; target.rs: where clients find them
+//!                       those of AF_UNIX, nodes/hidden.rs their directory; beside.rs: one family of a port; target.rs:
+//!                       where clients find them
 //!   notify.rs           NOTIFY_SOCKET of a generation; in os/notify/: place.rs (its file); fd_store.rs: what it hands
 //!                       us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   intercept.rs        InterceptBind=: the thread that answers what a server binds; in os/intercept/: filter.rs (seccomp),
-//!                       address.rs (what it wants), target.rs (its socket), answer.rs (whether it is ours), epoll.rs
+//!                       address.rs (what it wants), target.rs (its socket), answer.rs (whether it is ours), held.rs (ours),
+//!                       epoll.rs
 //!   instances.rs        where instances live, who answers
 //!   snapshot.rs         what only the shell can add to a status
 //!   host.rs             what specifiers ask of this machine and user

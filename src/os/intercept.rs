@@ -12,11 +12,12 @@ mod address;
 mod answer;
 mod epoll;
 mod filter;
+mod held;
 mod target;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,43 +26,46 @@ use std::thread;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
-use nix::sys::stat::fstat;
 
-use super::socket::{HeldSocket, carry_over, set_non_blocking};
+use super::socket::HeldSocket;
 use super::sys::seccomp::{self, Call};
-use crate::config::{Address, Kind};
-use crate::core::{BindNote, SlotId};
+use crate::config::Kind;
+use crate::core::BindNote;
 use address::Wanted;
 use answer::{Answer, Place};
 use epoll::Registrations;
 pub use filter::program;
+pub use held::Held;
+use held::stand_in;
 use target::Target;
 
 /// What one filter has to tell in all its life.
 const NEWS: usize = 16;
-
-/// The socket of one generation for an address.
-#[derive(Debug)]
-pub struct Held {
-    place: Place,
-    socket: OwnedFd,
-    inode: u64,
-    /// As we call it.
-    address: String,
-    /// No other generation has this socket: O_NONBLOCK and options may become what this server wants, and the loop puts a
-    /// path back that the server has removed.
-    is_steered: bool,
-    /// The server got it in the place of one of its own.
-    is_given: AtomicBool,
-}
 
 /// From the thread to the loop.
 #[derive(Debug)]
 pub enum News {
     /// Each once in the life of a filter.
     Told(BindNote),
+    /// The server binds something beside what is held, and is let: whether that is worth a word is known later.
+    Beside(Tried),
+    /// It binds `wanted`, of a family that the held socket with this inode has not, or not alone: wants an answer, the
+    /// socket of that family, or None where there can be none.
+    Family { inode: u64, wanted: SocketAddr, is_ipv4: bool, answer: Sender<Option<Held>> },
+    /// The server has got the socket of a port alone, the families of which may not be known yet.
+    GotPort,
     /// The server has removed the path that it binds: wants an answer when all paths are where they belong.
     PathGone(Sender<()>),
+}
+
+/// A bind(2) of the server's own that is let through.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    pub note: BindNote,
+    /// Of the server's socket.
+    pub inode: u64,
+    /// What is held is in the way of it.
+    pub fails: bool,
 }
 
 /// Answers the calls of one filter for as long as somebody is under it. Dropped: lets all of them pass from then on,
@@ -94,31 +98,6 @@ impl Drop for Interceptor {
     }
 }
 
-impl Held {
-    /// # Errors
-    /// No fd is left for a copy of the socket.
-    pub fn new(socket: &HeldSocket, slot: SlotId) -> io::Result<Self> {
-        let fd = socket.of(slot).try_clone()?;
-        let at = match (socket.local_address(), socket.asked_address()) {
-            (Some(address), _) => Wanted::Inet(address),
-            (None, Address::Abstract(name)) => Wanted::Abstract(name.as_bytes().to_vec()),
-            (None, Address::Path(path)) => Wanted::Path(path::absolute(path)?),
-            (None, _) => match socket.address.strip_prefix('@') {
-                Some(name) => Wanted::Abstract(name.as_bytes().to_vec()),
-                None => Wanted::Path(path::absolute(&socket.address)?),
-            },
-        };
-        Ok(Self {
-            inode: fstat(&fd)?.st_ino,
-            place: Place { kind: socket.kind, at, takes_ipv4: socket.takes_ipv4() },
-            socket: fd,
-            address: socket.address.clone(),
-            is_steered: socket.is_steered(),
-            is_given: AtomicBool::new(false),
-        })
-    }
-}
-
 impl Interceptor {
     /// Waits for the listener of a filter that is yet to be installed: a process under one that nobody answers can bind
     /// nothing. `tell` is called by the thread that does.
@@ -137,7 +116,7 @@ impl Interceptor {
         thread::Builder::new().name("intercept".to_owned()).stack_size(256 << 10).spawn(move || {
             // None comes where the process or its filter could not be had.
             if let Ok(listener) = receiver.recv() {
-                Desk { listener, common: ours, tell: Box::new(tell), told: Vec::new() }.serve();
+                Desk { listener, common: ours, tell: Box::new(tell), told: Vec::new(), beside: 0 }.serve();
             }
         })?;
         Ok(Self { common, listener })
@@ -153,6 +132,12 @@ impl Interceptor {
         self.common.held().iter().any(|held| is_it(held) && held.is_given.load(Ordering::Relaxed))
     }
 
+    /// It is not held any more.
+    pub fn forget(&self, inode: u64) {
+        let mut held = self.common.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|one| one.inode != inode);
+    }
+
     /// The server may have met an address in use, and was not told of.
     pub fn may_have_failed(&self) -> bool {
         self.common.has_passed.load(Ordering::Relaxed)
@@ -165,6 +150,8 @@ struct Desk {
     common: Arc<Common>,
     tell: Box<dyn Fn(News) + Send>,
     told: Vec<BindNote>,
+    /// How much was told of what the server binds beside.
+    beside: usize,
 }
 
 /// What a server gets in the place of its own socket.
@@ -307,18 +294,54 @@ impl Desk {
                 Verdict::Give(Gift { held: Arc::clone(&held[number]), target, inode, duplicate })
             }
             Answer::WrongFamily(number) | Answer::Beside(number) => {
-                let socket = held[number].address.clone();
-                if let Wanted::Inet(wanted) = wanted {
-                    // As --listen has it.
-                    let udp = if held[number].place.kind == Kind::Udp { "udp:" } else { "" };
-                    let wanted = format!("{udp}{wanted}");
-                    self.tell(match answer {
-                        Answer::Beside(_) => BindNote::Beside { socket, wanted },
-                        _ => BindNote::WrongFamily { socket, wanted },
-                    });
+                let Wanted::Inet(wanted) = wanted else { return Verdict::Pass };
+                let beside = matches!(answer, Answer::Beside(_));
+                let place = &held[number].place;
+                if let Some(held) = self.of_other_family(&held[number], *wanted, !beside) {
+                    return Verdict::Give(Gift { held, target, inode, duplicate });
                 }
-                Verdict::Pass
+                match if beside || !place.is_port { None } else { stand_in(place).ok() } {
+                    Some(stand_in) => {
+                        self.tell_beside(&held[number], *wanted, stand_in.inode, true);
+                        Verdict::Give(Gift { held: Arc::new(stand_in), target, inode, duplicate })
+                    }
+                    None => {
+                        self.tell_beside(&held[number], *wanted, inode, false);
+                        Verdict::Pass
+                    }
+                }
             }
+        }
+    }
+
+    /// What the server wants, bound by the loop: as long as it is alone, it may say which families a port has.
+    fn of_other_family(&self, held: &Held, wanted: SocketAddr, is_ipv4: bool) -> Option<Arc<Held>> {
+        if !held.place.is_port || !self.common.is_alone.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (answer, answered) = mpsc::channel();
+        (self.tell)(News::Family { inode: held.inode, wanted, is_ipv4, answer });
+        // Nobody answers once supervise ends.
+        let held = Arc::new(answered.recv().ok()??);
+        self.common.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&held));
+        Some(held)
+    }
+
+    fn tell_beside(&mut self, held: &Held, wanted: SocketAddr, inode: u64, is_bound: bool) {
+        let socket = held.address.clone();
+        // As --listen has it.
+        let udp = if held.place.kind == Kind::Udp { "udp:" } else { "" };
+        let wanted = format!("{udp}{wanted}");
+        let is_ipv4 = matches!(held.place.at, Wanted::Inet(at) if at.is_ipv4());
+        let fails = !is_bound && held.place.takes_ipv4;
+        let note = if is_ipv4 {
+            BindNote::Beside { socket, wanted }
+        } else {
+            BindNote::WrongFamily { socket, wanted }
+        };
+        if self.beside < NEWS {
+            self.beside += 1;
+            (self.tell)(News::Beside(Tried { note, inode, fails }));
         }
     }
 
@@ -350,6 +373,9 @@ impl Desk {
         let renewed = registrations.renew(&held.socket, target.fd);
         log::debug!("thread {} gets {} in the place of its own socket", call.thread, held.address);
         let answered = seccomp::succeed(listener, call.id);
+        if held.place.is_port {
+            (self.tell)(News::GotPort);
+        }
         if let Err(why) = renewed {
             self.tell(BindNote::Unregistered { socket: held.address.clone(), why });
         }
@@ -375,24 +401,6 @@ impl Desk {
         if self.told.len() < NEWS && !self.told.contains(&told) {
             self.told.push(told.clone());
             (self.tell)(News::Told(told));
-        }
-    }
-}
-
-impl Held {
-    /// Like the socket that it takes the place of.
-    fn become_like(&self, theirs: Option<&OwnedFd>, non_blocking: bool) {
-        let options = theirs.map_or(Ok(()), |theirs| carry_over(theirs, &self.socket));
-        if let Err(error) = set_non_blocking(&self.socket, non_blocking).and(options) {
-            log::debug!("{}: the options of a server's socket: {error}", self.address);
-        }
-    }
-
-    /// The server has removed the path first, as many do.
-    fn is_gone(&self) -> bool {
-        match &self.place.at {
-            Wanted::Path(path) => matches!(path.try_exists(), Ok(false)),
-            Wanted::Inet(_) | Wanted::Abstract(_) => false,
         }
     }
 }

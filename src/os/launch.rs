@@ -114,6 +114,22 @@ impl Launcher {
         Ok(Self { launch, directory, watchdog, passes_sockets, sockets: sockets.to_vec() })
     }
 
+    /// With other sockets: placeholders stay what they were.
+    pub fn on(&self, sockets: &[NamedSocket]) -> Self {
+        Self {
+            launch: self.launch.clone(),
+            directory: self.directory.clone(),
+            watchdog: self.watchdog,
+            passes_sockets: self.passes_sockets,
+            sockets: sockets.to_vec(),
+        }
+    }
+
+    /// Its processes get the sockets as fds.
+    pub fn passes_sockets(&self) -> bool {
+        self.passes_sockets
+    }
+
     /// NonBlocking=: to be set on the sockets before a spawn.
     pub fn non_blocking(&self) -> bool {
         self.launch.non_blocking

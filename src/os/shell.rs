@@ -1,5 +1,6 @@
 //! The loop: what the module above promises, carried out.
 
+mod families;
 mod health;
 mod intercept;
 mod open;
@@ -169,7 +170,8 @@ impl Shell {
         let due =
             self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
         let strangers = self.may_strangers_move_us().then_some(strangers::STRANGERS);
-        due.into_iter().chain(strangers).chain(self.probe_patience()).chain(self.paths_patience()).min()
+        let asked = self.probe_patience().into_iter().chain(self.paths_patience());
+        due.into_iter().chain(strangers).chain(asked).chain(self.settle_patience()).min()
     }
 
     fn turn(&mut self, mut woken: Woken) {
@@ -195,9 +197,7 @@ impl Shell {
             control.catch_up();
         }
         self.on_probe();
-        if woken.intercepted {
-            self.on_intercepted();
-        }
+        self.on_intercepted();
         self.wake_paths();
         if woken.paths {
             self.on_paths();
@@ -460,6 +460,7 @@ impl Shell {
     fn forget(&mut self, generation: GenerationId) {
         self.talkative.remove(&generation);
         self.tell_damages(generation);
+        self.tell_failed_binds(generation, true);
         self.forget_traffic(generation);
         let Some(notify) = self.children.forget(generation) else { return };
         self.see_who_is_alone();

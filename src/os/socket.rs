@@ -3,8 +3,9 @@
 //! [`bind_all`] is called once, before anything is started, [`rebind`] when the unit files are read anew. How a kind is
 //! bound is in `inet`, `local` (AF_UNIX; its paths: `node`) and `inherited`, what is set on it in `options`; several
 //! sockets of one address are `slots`, those of TCP and UDP a `group` (its members' `order`, its `program`; `restore`
-//! undoes what a server set), where clients find them `target`; who is in the way is found out by `holder`; `error` puts it into words.
+//! undoes what a server set), one family of a port on its own `beside`, where clients find them `target`; who is in the way is found out by `holder`; `error` puts it into words.
 
+mod beside;
 mod error;
 mod group;
 pub(super) mod holder;
@@ -21,7 +22,7 @@ mod restore;
 mod slots;
 mod target;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -62,6 +63,10 @@ pub struct HeldSocket {
     asked: Listener,
     /// The number under which an outer manager handed it to us.
     inherited: Option<RawFd>,
+    /// A server that binds for itself wanted it beside the one that was asked for (`beside`).
+    is_beside: bool,
+    /// It is of both families, and one of these takes what comes by IPv4.
+    has_ipv4_beside: Cell<bool>,
 }
 
 /// A held socket as a list of listeners names it. The socket is shared with the list of before a swap that reads the
@@ -110,6 +115,8 @@ impl NamedSocket {
             backlog: None,
             asked,
             inherited: None,
+            is_beside: false,
+            has_ipv4_beside: Cell::new(false),
         };
         Self { name: name.to_owned(), socket: Rc::new(socket) }
     }
@@ -186,6 +193,8 @@ fn hold(
         backlog,
         asked: listener.clone(),
         inherited: number,
+        is_beside: false,
+        has_ipv4_beside: Cell::new(false),
     })
 }
 

@@ -13,6 +13,8 @@ pub enum BindNote {
     WrongFamily { socket: String, wanted: String },
     /// It binds `wanted` as well, for IPv6 alone, and only `socket` is held.
     Beside { socket: String, wanted: String },
+    /// `asked` was held, and `bound` is now, in its place or beside it.
+    Families { asked: String, bound: String, wanted: String, both: bool },
     /// Some of the server's epoll sets have nothing in the place of the socket that it had put there.
     Unregistered { socket: String, why: String },
 }
@@ -44,6 +46,13 @@ impl fmt::Display for BindNote {
                 "the server binds {wanted} as well as {socket}, which is not held: old and new cannot both have it \
                  during a swap (write {})",
                 both(socket, wanted)
+            ),
+            Self::Families { asked, bound, both: true, .. } => {
+                write!(f, "listening on {bound} as well as {asked}: the server binds each for itself")
+            }
+            Self::Families { asked, bound, wanted, both: false } => write!(
+                f,
+                "listening on {bound} in the place of {asked}: the server binds {wanted} (a swap keeps that)"
             ),
             Self::Unregistered { socket, why } => write!(
                 f,

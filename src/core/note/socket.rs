@@ -93,6 +93,7 @@ impl SocketNote {
             Self::StrangerGone { .. }
             | Self::Shared { .. }
             | Self::FlowsMove { .. }
+            | Self::Bind(BindNote::Families { .. })
             | Self::Rescued { relayed: false, .. } => log::Level::Info,
             Self::Mended { .. }
             | Self::MendedAgain { .. }

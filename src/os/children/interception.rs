@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use super::Children;
 use crate::core::GenerationId;
 use crate::os::intercept::Interceptor;
+use crate::os::launch::Launcher;
 
 /// A process that was started.
 #[derive(Debug)]
@@ -20,6 +22,13 @@ impl Children {
     pub fn intercept(&mut self, generation: GenerationId, interceptor: Interceptor) {
         if let Some(running) = self.generations.get_mut(&generation) {
             running.interceptors.push(interceptor);
+        }
+    }
+
+    /// What it holds has changed: what another process of it is started with has as well.
+    pub fn set_launcher(&mut self, generation: GenerationId, launcher: Rc<Launcher>) {
+        if let Some(running) = self.generations.get_mut(&generation) {
+            running.launcher = launcher;
         }
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Place {
     pub(super) at: Wanted,
     /// `[::]` that takes IPv4 as well.
     pub(super) takes_ipv4: bool,
+    /// A port alone was asked for: the families are the server's choice.
+    pub(super) is_port: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub(super) enum Answer {
     /// This one was meant, but an IPv4 socket cannot be replaced by one of IPv6: the server would read the addresses of
     /// its clients into buffers that are too short.
     WrongFamily(usize),
-    /// It serves IPv6 alone, beside a socket of IPv4 that this one is for: let it bind, but old and new will both want to.
+    /// It serves IPv6 beside this one of IPv4: let it bind, but old and new will both want to.
     Beside(usize),
 }
 
@@ -77,7 +79,11 @@ pub(super) fn answer(
     let of_inet = |address: &SocketAddr| {
         let same_port = |place: &&Place| port(place) == Some(address.port());
         let candidates: Vec<&Place> = held.iter().filter(suits).filter(same_port).collect();
-        let Some(best) = nearest(socket.family, *address, &candidates) else { return Answer::Pass };
+        let Some(best) = nearest(socket.family, *address, &candidates) else {
+            let is_for_all = |place: &&&Place| place.is_port && is_ipv4(place);
+            let beside = candidates.iter().find(is_for_all).filter(|_| address.is_ipv6());
+            return beside.and_then(|place| number(place)).map_or(Answer::Pass, Answer::Beside);
+        };
         let Some(number) = number(best) else { return Answer::Pass };
         match (socket.family, &best.at) {
             (Family::V4, Wanted::Inet(SocketAddr::V6(_))) => Answer::WrongFamily(number),
@@ -113,13 +119,14 @@ fn port(place: &Place) -> Option<u16> {
     }
 }
 
+fn is_ipv4(place: &Place) -> bool {
+    matches!(&place.at, Wanted::Inet(at) if at.is_ipv4())
+}
+
 /// The very address first, one that includes it next, and for a server that wants all of a port the only one held. Among
 /// equals the family of its socket.
 fn nearest<'a>(family: Family, wanted: SocketAddr, candidates: &[&'a Place]) -> Option<&'a Place> {
-    let is_own_family = |place: &Place| match &place.at {
-        Wanted::Inet(at) => at.is_ipv4() == (family == Family::V4),
-        Wanted::Path(_) | Wanted::Abstract(_) => false,
-    };
+    let is_own_family = |place: &Place| is_ipv4(place) == (family == Family::V4);
     let rank = |place: &Place| {
         let Wanted::Inet(at) = &place.at else { return None };
         let rank = if is_same_ip(*at, wanted) {

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use mio::Waker;
 
+use super::families::Unsettled;
 use super::{INTERCEPTED, Shell};
 use crate::core::{BindNote, GenerationId, SlotId, SocketNote, Stage, StartFailure};
 use crate::os::intercept::{self, Held, Interceptor, News};
@@ -26,13 +27,14 @@ pub(super) struct Intercepting {
     is_alone: Arc<AtomicBool>,
     /// What was told; a swap is no reason to say it again.
     said: BTreeSet<String>,
+    pub(super) unsettled: Unsettled,
 }
 
 /// From the threads to the loop.
 #[derive(Debug)]
 struct Line {
-    sender: Sender<News>,
-    receiver: Receiver<News>,
+    sender: Sender<(GenerationId, News)>,
+    receiver: Receiver<(GenerationId, News)>,
     waker: Arc<Waker>,
 }
 
@@ -52,15 +54,21 @@ impl Shell {
             self.say(BindNote::NotIntercepted { why: why.to_owned() });
             return Ok(None);
         }
-        let interceptor = self.open_interceptor(slot, &launcher).map_err(|error| StartFailure {
-            stage: Stage::Resources,
-            errno: error.raw_os_error().unwrap_or(0),
-            what: format!("cannot intercept what it binds: {error}"),
-        })?;
+        let interceptor =
+            self.open_interceptor(generation, slot, &launcher).map_err(|error| StartFailure {
+                stage: Stage::Resources,
+                errno: error.raw_os_error().unwrap_or(0),
+                what: format!("cannot intercept what it binds: {error}"),
+            })?;
         Ok(Some(interceptor))
     }
 
-    fn open_interceptor(&mut self, slot: SlotId, launcher: &Launcher) -> io::Result<Interceptor> {
+    fn open_interceptor(
+        &mut self,
+        generation: GenerationId,
+        slot: SlotId,
+        launcher: &Launcher,
+    ) -> io::Result<Interceptor> {
         let held = launcher.sockets().iter();
         let held = held.map(|socket| Held::new(socket, slot)).collect::<io::Result<_>>()?;
         let line = match &self.intercepting.line {
@@ -74,7 +82,7 @@ impl Shell {
         let (sender, waker) = (line.sender.clone(), Arc::clone(&line.waker));
         Interceptor::new(held, Arc::clone(&self.intercepting.is_alone), move |news| {
             // Nobody listens once we end.
-            if sender.send(news).is_ok()
+            if sender.send((generation, news)).is_ok()
                 && let Err(error) = waker.wake()
             {
                 log::debug!("cannot wake the main thread: {error}");
@@ -99,17 +107,24 @@ impl Shell {
     }
 
     /// A generation has come or gone.
-    pub(super) fn see_who_is_alone(&self) {
+    pub(super) fn see_who_is_alone(&mut self) {
         self.intercepting.is_alone.store(self.children.slots().len() == 1, Ordering::Relaxed);
+        self.intercepting.unsettled.begin_anew();
     }
 
     pub(super) fn on_intercepted(&mut self) {
         let Some(line) = &self.intercepting.line else { return };
         // Each thread has a few things to tell in all its life, and waits for an answer to whatever else it sends.
-        let news: Vec<News> = line.receiver.try_iter().collect();
-        for news in news {
+        let news: Vec<_> = line.receiver.try_iter().collect();
+        for (generation, news) in news {
             match news {
                 News::Told(note) => self.say(note),
+                News::Beside(tried) => self.intercepting.unsettled.tried(generation, tried),
+                News::GotPort => self.intercepting.unsettled.begin_anew(),
+                News::Family { inode, wanted, is_ipv4, answer } => {
+                    // As below.
+                    let _nobody_waits = answer.send(self.open_family(generation, inode, wanted, is_ipv4));
+                }
                 News::PathGone(done) => {
                     self.check_paths();
                     // Whoever asked is gone when its generation is.
@@ -117,10 +132,11 @@ impl Shell {
                 }
             }
         }
+        self.settle();
         self.dispatch();
     }
 
-    fn say(&mut self, note: BindNote) {
+    pub(super) fn say(&mut self, note: BindNote) {
         let said = &mut self.intercepting.said;
         if said.len() < SAID && said.insert(note.to_string()) {
             self.tell(&SocketNote::Bind(note).into());

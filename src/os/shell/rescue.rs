@@ -28,6 +28,8 @@ pub(super) struct Passing {
     slot: SlotId,
     /// It was told to leave the slot, and may carry what it has for hours.
     has_left: bool,
+    /// It serves the end of another socket, which is not held any more and was replaced by this one.
+    is_last: bool,
 }
 
 /// Whether the kernel moves the queue of a listener that is shut down to another of its group (Linux 5.14).
@@ -39,8 +41,9 @@ impl Shell {
     pub(super) fn rescue(&mut self, slot: SlotId) {
         for socket in self.held().into_iter().filter(|socket| socket.is_steered()) {
             let queued = socket.queued(slot).unwrap_or(0);
-            let is_passing =
-                |one: &Passing| !one.has_left && one.slot == slot && Rc::ptr_eq(&one.socket, &socket);
+            let is_passing = |one: &Passing| {
+                !one.has_left && !one.is_last && one.slot == slot && Rc::ptr_eq(&one.socket, &socket)
+            };
             if queued == 0 || self.relays.iter().any(is_passing) {
                 continue;
             }
@@ -93,12 +96,37 @@ impl Shell {
     }
 
     fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> Result<(), String> {
+        let relay = self.relay_to(socket, fd)?;
+        let socket = Rc::clone(socket);
+        self.relays.push(Passing { relay, socket, slot, has_left: false, is_last: false });
+        Ok(())
+    }
+
+    fn relay_to(&self, socket: &HeldSocket, fd: &OwnedFd) -> Result<Relay, String> {
         let target = socket.target(self.slots.steering.slot);
         let target = target.ok_or("it cannot be reached from this host (BindToDevice=)")?;
-        let relay = relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target)
-            .map_err(|error| format!("cannot start a process that passes it on: {error}"))?;
-        self.relays.push(Passing { relay, socket: Rc::clone(socket), slot, has_left: false });
-        Ok(())
+        relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target)
+            .map_err(|error| format!("cannot start a process that passes it on: {error}"))
+    }
+
+    /// `old` is about to be held no longer: what waits there goes to `new`.
+    pub(super) fn pass_to(&mut self, new: &Rc<HeldSocket>, old: &Rc<HeldSocket>) {
+        let slot = self.slots.steering.slot;
+        for passing in self.relays.iter_mut().filter(|passing| Rc::ptr_eq(&passing.socket, old)) {
+            (passing.socket, passing.is_last) = (Rc::clone(new), true);
+        }
+        let queued = old.queued(slot).unwrap_or(0);
+        if queued == 0 {
+            return;
+        }
+        match self.relay_to(new, &old.of(slot)) {
+            Ok(relay) => {
+                let socket = Rc::clone(new);
+                self.relays.push(Passing { relay, socket, slot, has_left: false, is_last: true });
+                log::info!("what waits on {} is passed on to {}", old.address, new.address);
+            }
+            Err(why) => log::warn!("{}: {queued} connections are lost: {why}", old.address),
+        }
     }
 
     /// The sockets of the relays of a slot: they carry its label, and are no connections of its generation.

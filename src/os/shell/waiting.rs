@@ -30,6 +30,7 @@ impl Shell {
             log::debug!("{generation}: cannot see who waits on its sockets: {error}");
             (vec![false; sockets.len()], true)
         });
+        let (sockets, waited) = self.intercepting.unsettled.as_one(sockets, waited);
         let names = labels(&sockets).into_iter().zip(waited);
         let (waited, others): (Vec<_>, Vec<_>) = names.partition(|(_, waited)| *waited);
         let only_names = |list: Vec<(String, bool)>| list.into_iter().map(|(name, _)| name).collect();
@@ -139,6 +140,7 @@ impl Shell {
 
     /// Of one that has ended, once; of one that runs, the core sees to that.
     pub(super) fn tell_hint(&mut self, generation: GenerationId, sockets: &BTreeSet<String>, at: HintAt) {
+        self.tell_failed_binds(generation, false);
         let has_failed = at == HintAt::Failure;
         if !(has_failed && self.is_end_hinted)
             && let Some(note) = self.hint(generation, sockets, at)
@@ -154,6 +156,7 @@ impl Shell {
         let launcher = self.children.launcher(generation).unwrap_or(&self.launcher);
         let interceptors = self.children.interceptors(generation);
         let held = self.sockets_of(generation);
+        let (held, _) = self.intercepting.unsettled.as_one(held, Vec::new());
         let names = labels(&held).into_iter().zip(&held);
         let mut meant: Vec<&NamedSocket> = names
             .filter(|(label, _)| sockets.is_empty() || sockets.contains(label))

@@ -16,7 +16,6 @@ pub(super) struct Woken {
     pub(super) notified: BTreeSet<GenerationId>,
     pub(super) mains: BTreeSet<GenerationId>,
     pub(super) stored: Vec<usize>,
-    pub(super) intercepted: bool,
     pub(super) control: Vec<Token>,
 }
 
@@ -37,9 +36,8 @@ impl From<&Events> for Woken {
                     woken.control.push(event.token());
                 }
                 // It is asked at every turn.
-                PROBE => {}
+                PROBE | INTERCEPTED => {}
                 PATHS => woken.paths = true,
-                INTERCEPTED => woken.intercepted = true,
                 Token(_) => woken.sockets.push(slots::Woken::new(event)),
             }
         }

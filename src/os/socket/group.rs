@@ -82,6 +82,11 @@ impl Group {
             group.is_labelled = false;
         }
         plan.listen(&fd)?;
+        if plan.is_beside()
+            && let Err((step, errno)) = Self::attach_first(&fd)
+        {
+            return Self::give_up(plan, fd, step, errno);
+        }
         match group.another(SlotId(1)) {
             Ok(second) => {
                 group.slots = vec![Some(Slot::new(fd)), Some(Slot::new(second))];
@@ -96,11 +101,11 @@ impl Group {
     /// Slot 0, up to listen(2). The inner error: it is bound, but cannot be steered.
     fn bind_first(plan: &Plan, fd: &OwnedFd) -> Result<Result<(), (&'static str, Errno)>, Failure> {
         let set = |on| setsockopt(fd, sockopt::ReusePort, &on).map_err(|errno| ("SO_REUSEPORT", errno));
-        let attach = || {
-            let to_itself = program(0, None, None);
-            sys::attach_reuseport_program(fd, &to_itself)
-                .map_err(|error| ("SO_ATTACH_REUSEPORT_CBPF", errno_of(&error)))
-        };
+        let attach = || Self::attach_first(fd);
+        if plan.is_beside() {
+            plan.bind(fd)?;
+            return Ok(Ok(()));
+        }
         if plan.is_udp() {
             let attached = set(true).and_then(|()| attach());
             if !matches!(attached, Err(("SO_REUSEPORT", _))) {
@@ -114,9 +119,17 @@ impl Group {
         Ok(set(true).and_then(|()| attach()))
     }
 
+    /// A socket that has its program already does not come beside others: the kernel says EADDRINUSE.
+    fn attach_first(fd: &OwnedFd) -> Result<(), (&'static str, Errno)> {
+        sys::attach_reuseport_program(fd, &program(0, None, None))
+            .map_err(|error| ("SO_ATTACH_REUSEPORT_CBPF", errno_of(&error)))
+    }
+
     /// `fd` is bound. It must not be joined by others.
     fn give_up(plan: &Plan, fd: OwnedFd, step: &str, errno: Errno) -> Result<Slots, Failure> {
-        if let Err(errno) = setsockopt(&fd, sockopt::ReusePort, &false) {
+        if !plan.is_beside()
+            && let Err(errno) = setsockopt(&fd, sockopt::ReusePort, &false)
+        {
             log::debug!("{}: SO_REUSEPORT=0: {}", plan.listener().place, errno.desc());
         }
         plan.listen(&fd)?;

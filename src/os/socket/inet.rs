@@ -6,7 +6,7 @@
 //! what follows, where there are to be several of one address, is in `group`.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -39,11 +39,13 @@ pub(super) fn hold_port(listener: &Listener, port: u16, handover: Handover) -> R
         listener: listener.clone(),
         v6_only: Some(v6_only.unwrap_or(false)),
         address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+        is_beside: false,
     };
     let v4 = || Plan {
         listener: listener.clone(),
         v6_only: None,
         address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+        is_beside: false,
     };
     let result = match v6.hold(handover) {
         // Not for BindIPv6Only=ipv6-only: IPv4 is what it asked to keep out.
@@ -69,7 +71,25 @@ pub(super) fn hold_address(
         v6.set_scope_id(index);
     }
     let v6_only = if address.is_ipv6() { listener.options.v6_only } else { None };
-    let plan = Plan { listener: listener.clone(), v6_only, address };
+    let plan = Plan { listener: listener.clone(), v6_only, address, is_beside: false };
+    plan.hold(handover).map_err(|failure| BindError::inet(listener, &failure))
+}
+
+/// One family of a port alone, beside a socket of ours that has the other one, or both: the kernel prefers that of IPv4 for
+/// what comes by IPv4. Both need SO_REUSEPORT for that.
+pub(super) fn hold_beside(
+    listener: &Listener,
+    is_ipv4: bool,
+    port: u16,
+    handover: Handover,
+) -> Result<Slots, BindError> {
+    let ip = if is_ipv4 { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let plan = Plan {
+        listener: listener.clone(),
+        v6_only: (!is_ipv4).then_some(true),
+        address: SocketAddr::new(ip, port),
+        is_beside: true,
+    };
     plan.hold(handover).map_err(|failure| BindError::inet(listener, &failure))
 }
 
@@ -89,6 +109,8 @@ pub(super) struct Plan {
     /// None leaves it to net.ipv6.bindv6only, and for IPv4.
     v6_only: Option<bool>,
     address: SocketAddr,
+    /// Another socket of ours has the same port, and both have SO_REUSEPORT.
+    is_beside: bool,
 }
 
 impl Plan {
@@ -119,7 +141,10 @@ impl Plan {
                 Slots::one(fd, why)
             }
         };
-        options::warn(&self.listener, &failures);
+        // Of one beside another it was said already.
+        if !self.is_beside {
+            options::warn(&self.listener, &failures);
+        }
         Ok(slots)
     }
 
@@ -174,6 +199,9 @@ impl Plan {
         if !self.is_udp() {
             self.set(&fd, "SO_REUSEADDR", sockopt::ReuseAddr, &true)?;
         }
+        if self.is_beside {
+            self.set(&fd, "SO_REUSEPORT", sockopt::ReusePort, &true)?;
+        }
         let family = if is_ipv6 { Family::Inet6 } else { Family::Inet };
         let failures = options::set(&fd, family, self.listener.kind, options);
         Ok((fd, failures))
@@ -195,6 +223,10 @@ impl Plan {
 
     pub(super) fn is_udp(&self) -> bool {
         self.listener.kind == Kind::Udp
+    }
+
+    pub(super) fn is_beside(&self) -> bool {
+        self.is_beside
     }
 
     pub(super) fn listener(&self) -> &Listener {

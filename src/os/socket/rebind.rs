@@ -11,7 +11,7 @@ use crate::config::{Address, Handover, Listener, SocketOptions};
 /// (ReusePort=, port 0) the first listener keeps the first. Binds the others, all or none, as `handover` says; what is kept
 /// stays steered or shared as it was bound.
 ///
-/// One for each listener, in their order, which is that of the fds. To give the new list up, drop it; what it does not
+/// One for each listener, in their order, which is that of the fds, and what is held beside it (InterceptBind=). To give the new list up, drop it; what it does not
 /// have any more is closed with the last list that has it.
 ///
 /// # Errors
@@ -23,16 +23,20 @@ pub fn rebind(
     handover: Handover,
 ) -> Result<Vec<NamedSocket>, BindError> {
     let mut left_over = held.to_vec();
-    let kept: Vec<Option<Rc<HeldSocket>>> = listeners
+    let kept: Vec<Vec<Rc<HeldSocket>>> = listeners
         .iter()
         .map(|listener| {
-            let index = left_over.iter().position(|held| is_for(held, listener))?;
-            Some(left_over.remove(index).socket)
+            let Some(index) = left_over.iter().position(|held| is_for(held, listener)) else {
+                return Vec::new();
+            };
+            let first = left_over.remove(index);
+            let beside = left_over.extract_if(.., |held| held.is_beside && is_for(held, listener));
+            std::iter::once(first).chain(beside.collect::<Vec<_>>()).map(|named| named.socket).collect()
         })
         .collect();
     let mut taken: Vec<RawFd> = held.iter().filter_map(|held| held.inherited).collect();
     let mut bound = Vec::new();
-    for (listener, _) in listeners.iter().zip(&kept).filter(|(_, kept)| kept.is_none()) {
+    for (listener, _) in listeners.iter().zip(&kept).filter(|(_, kept)| kept.is_empty()) {
         let socket = hold(listener, inherited, &taken, handover)
             .map_err(|error| explain(error, listener, &left_over))?;
         taken.extend(socket.inherited);
@@ -43,13 +47,13 @@ pub fn rebind(
     let mut sockets = Vec::new();
     for (listener, kept) in listeners.iter().zip(kept) {
         let name = listener.name.clone();
-        if let Some(socket) = kept {
-            warn_of_changes(&socket, listener, handover);
-            sockets.push(NamedSocket { name, socket });
+        if let Some(socket) = kept.first() {
+            warn_of_changes(socket, listener, handover);
         } else if let Some(mut socket) = bound.next() {
             socket.set_removes(listener.options.remove_on_stop);
-            sockets.push(NamedSocket { name, socket: Rc::new(socket) });
+            sockets.push(NamedSocket { name: name.clone(), socket: Rc::new(socket) });
         }
+        sockets.extend(kept.into_iter().map(|socket| NamedSocket { name: name.clone(), socket }));
     }
     Ok(sockets)
 }

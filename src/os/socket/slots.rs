@@ -274,10 +274,11 @@ impl HeldSocket {
         Some(address)
     }
 
-    /// `[::]` with IPv4 included.
+    /// `[::]` with IPv4 included, unless another socket of ours has that.
     pub fn takes_ipv4(&self) -> bool {
         let is_wildcard = |address: SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
-        self.local_address().is_some_and(is_wildcard)
+        !self.has_ipv4_beside.get()
+            && self.local_address().is_some_and(is_wildcard)
             && getsockopt(&self.first(), sockopt::Ipv6V6Only).is_ok_and(|only| !only)
     }
 

@@ -1,6 +1,8 @@
 use super::*;
 
 fn held(text: &str) -> Place {
+    // `any:0.0.0.0:80`: for port 80 was asked.
+    let (is_port, text) = text.strip_prefix("any:").map_or((false, text), |rest| (true, rest));
     let (kind, text) = match text.strip_prefix("udp:") {
         Some(rest) => (Kind::Udp, rest),
         None => (Kind::Tcp, text),
@@ -10,7 +12,7 @@ fn held(text: &str) -> Place {
         Some(port) => (true, format!("[::]{port}")),
         None => (false, text.to_owned()),
     };
-    Place { kind, at: Wanted::Inet(text.parse().unwrap()), takes_ipv4 }
+    Place { kind, at: Wanted::Inet(text.parse().unwrap()), takes_ipv4, is_port }
 }
 
 #[track_caller]
@@ -76,8 +78,18 @@ fn a_socket_of_ipv6_alone_stands_beside_one_of_ipv4() {
 }
 
 #[test]
+fn of_a_port_alone_a_server_may_have_either_family() {
+    use Family::{V4, V6};
+    check(V6, "[::1]:80", &["any:0.0.0.0:80"], Answer::Beside(0));
+    check(V6, "[::1]:80", &["0.0.0.0:80"], Answer::Pass);
+    check(V4, "127.0.0.1:80", &["any:0.0.0.0:80", "any:[::]:80"], Answer::Held(0));
+    check(V6, "[::1]:80", &["any:0.0.0.0:80", "any:[::]:80"], Answer::Held(1));
+    check(V6, "[::1]:80", &["any:0.0.0.0:80", "any:*:80"], Answer::Held(1));
+}
+
+#[test]
 fn unix_names() {
-    let place = |kind, at| Place { kind, at, takes_ipv4: false };
+    let place = |kind, at| Place { kind, at, takes_ipv4: false, is_port: false };
     let path = || Wanted::Path("/run/x".into());
     let places = [place(Kind::Unix, path()), place(Kind::UnixGram, Wanted::Abstract(b"x".to_vec()))];
     let socket = |kind| Socket { family: Family::Unix, kind, v6_only: None };

@@ -46,6 +46,28 @@ fn a_list_given_up_leaves_the_old_one_as_it_was() {
 }
 
 #[test]
+fn what_is_beside_a_port_stays_with_it_and_then_in_its_place() {
+    let port = || asked(Kind::Tcp, Address::Port(0), "web");
+    let held = bind_all(&[port()], &Inherited::default(), Handover::Steered).unwrap();
+    if !held[0].takes_ipv4() {
+        return;
+    }
+    let beside = held[0].beside(true).unwrap();
+    held[0].set_ipv4_beside(true);
+    assert_eq!(beside.address, format!("0.0.0.0:{}", held[0].port.unwrap()));
+    assert!(beside.is_steered() && !held[0].takes_ipv4());
+    let both = [held[0].clone(), beside.clone()];
+    let rebound = again(&both, &[port(), tcp("127.0.0.1:0")]).unwrap();
+    assert!(rebound.len() == 3 && is_same(&rebound[0], &both[0]) && is_same(&rebound[1], &both[1]));
+    drop((held, both));
+    let rebound = again(&rebound[1..2], &[port()]).unwrap();
+    assert!(rebound.len() == 1 && is_same(&rebound[0], &beside));
+    // What is asked for by its whole address has it.
+    let whole = bind_all(&[tcp("[::]:0")], &Inherited::default(), Handover::Steered).unwrap();
+    assert!(whole[0].beside(true).is_err());
+}
+
+#[test]
 fn ports_picked_by_the_kernel_stay_in_their_order() {
     let held =
         bind_all(&[tcp("127.0.0.1:0"), tcp("127.0.0.1:0")], &Inherited::default(), Handover::Shared).unwrap();

@@ -1,0 +1,73 @@
+//! One family of a port on its own, beside the socket of both: for a server that binds IPv4 for itself where a port alone
+//! was asked for. Until it is known which of the two the server keeps, the port is bound by both, and never free.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::{HeldSocket, NamedSocket, inet, own_address};
+use crate::config::{Address, Handover, Kind};
+
+impl HeldSocket {
+    /// Nothing but a port was asked for, so that it is for the server to say which families of addresses it means.
+    pub fn is_port_alone(&self) -> bool {
+        let is_inet = matches!(self.kind, Kind::Tcp | Kind::Udp);
+        let is_for_both = self.asked.options.v6_only != Some(true);
+        is_inet && is_for_both && matches!(self.asked.address, Address::Port(_)) && self.inherited.is_none()
+    }
+
+    pub fn is_ipv4(&self) -> bool {
+        self.local_address().is_some_and(|address| address.is_ipv4())
+    }
+
+    /// The other of the two has what comes by IPv4, or no longer.
+    pub fn set_ipv4_beside(&self, has: bool) {
+        self.has_ipv4_beside.set(has);
+    }
+}
+
+impl HeldSocket {
+    /// The other of the two is about to go.
+    pub fn is_alone_again(&self) -> io::Result<()> {
+        self.set_ipv4_beside(false);
+        if !self.is_steered() {
+            setsockopt(&self.first(), sockopt::ReusePort, &false)?;
+        }
+        Ok(())
+    }
+}
+
+impl NamedSocket {
+    /// All of IPv4 or all of IPv6, at the same port and with the same options.
+    ///
+    /// # Errors
+    /// The kernel refuses it, or it was not asked for by a port alone.
+    pub fn beside(&self, is_ipv4: bool) -> io::Result<Self> {
+        let Some(port) = self.port.filter(|_| self.is_port_alone()) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        // A server may have taken it away.
+        self.refresh()?;
+        if !self.is_steered() {
+            setsockopt(&self.first(), sockopt::ReusePort, &true)?;
+        }
+        let handover = if self.is_steered() { Handover::Steered } else { Handover::Shared };
+        let slots = inet::hold_beside(&self.asked, is_ipv4, port, handover).map_err(io::Error::other)?;
+        let (address, port) = own_address(&slots.any())?;
+        let socket = HeldSocket {
+            own_path: None,
+            slots: RefCell::new(slots),
+            kind: self.kind,
+            address,
+            port,
+            backlog: self.backlog,
+            asked: self.asked.clone(),
+            inherited: None,
+            is_beside: true,
+            has_ipv4_beside: Cell::new(false),
+        };
+        Ok(Self { name: self.name.clone(), socket: Rc::new(socket) })
+    }
+}
