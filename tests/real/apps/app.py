@@ -89,6 +89,45 @@ def main(kind):
     elif kind == "cheroot":
         from cheroot import wsgi
         wsgi.Server(("127.0.0.1", PORT), app).start()
+    elif kind == "robyn":
+        from robyn import Robyn
+        site = Robyn(__file__)
+
+        @site.get("/")
+        async def hello(request):
+            return "hello\n"
+
+        site.start(host="127.0.0.1", port=PORT)
+    elif kind == "cherrypy":
+        import cherrypy
+
+        class Root:
+            @cherrypy.expose
+            def index(self):
+                return "hello\n"
+
+        cherrypy.config.update({"server.socket_host": "127.0.0.1", "server.socket_port": PORT, "log.screen": False})
+        cherrypy.quickstart(Root())
+    elif kind == "websockets":
+        import asyncio
+        from websockets.asyncio.server import serve
+
+        async def echo(connection):
+            async for message in connection:
+                await connection.send(message)
+
+        async def run():
+            async with serve(echo, **({"sock": listener()} if fd else {"host": "127.0.0.1", "port": PORT})) as server:
+                await server.serve_forever()
+
+        asyncio.run(run())
+    elif kind == "grpc":
+        from concurrent import futures
+        import grpc
+        server = grpc.server(futures.ThreadPoolExecutor(2))
+        server.add_insecure_port(f"127.0.0.1:{PORT}")
+        server.start()
+        server.wait_for_termination()
     elif kind == "socketserver":
         from http.server import HTTPServer, SimpleHTTPRequestHandler
         server = HTTPServer(("127.0.0.1", PORT), SimpleHTTPRequestHandler, bind_and_activate=not fd)

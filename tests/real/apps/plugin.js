@@ -1,1 +1,1 @@
-module.exports = async (app) => { app.get('/', async () => 'hello\n'); };
+module.exports = async (app, options) => { app.get('/', async () => 'hello\n'); };

@@ -6,6 +6,12 @@ if (kind === 'http') require('http').createServer(hello).listen(where);
 if (kind === 'express') { const app = require('express')(); app.get('/', (q, r) => r.send('hello\n')); require('http').createServer(app).listen(where); }
 if (kind === 'koa') { const K = require('koa'); const app = new (K.default || K)(); app.use((c) => { c.body = 'hello\n'; }); require('http').createServer(app.callback()).listen(where); }
 if (kind === 'fastify') { const app = require('fastify')(); app.get('/', async () => 'hello\n'); app.listen(where); }
+if (kind === 'restify') {
+  const server = require('restify').createServer();
+  server.get('/', (q, r, next) => { r.send('hello'); next(); });
+  server.listen(where);
+}
+if (kind === 'hyper-express') { const H = require('hyper-express'); const app = new H.Server(); app.get('/', (q, r) => r.send('hello\n')); app.listen(@PORT@, '127.0.0.1'); }
 if (kind === 'polka') require('http').createServer(require('polka')().get('/', hello).handler).listen(where);
 if (kind === 'hapi') {
   const listener = require('http').createServer();

@@ -1,0 +1,9 @@
+"""An application of quart."""
+import quart
+
+app = quart.Quart("site")
+
+
+@app.get("/")
+async def hello():
+    return "hello\n"
