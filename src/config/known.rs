@@ -2,9 +2,11 @@
 //! log at two in the morning.
 
 mod servers;
+mod whole;
 
 use super::{printable, typed};
 use servers::{SERVERS, Server};
+use whole::Typed;
 
 /// A held socket that nobody waits on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,17 +21,31 @@ pub struct Socket {
 enum Fix {
     /// Words of its own: options that say where to bind go, these come. `told` is in a word where they are there already.
     Words { instead_of: &'static [&'static str], add: &'static str, told: &'static str },
-    /// None of these options, and its own pid in LISTEN_PID, whatever starts it.
-    Own { instead_of: &'static [&'static str] },
+    /// None of these options, nor of those `but` that have no value, and its own pid in LISTEN_PID, whatever starts it.
+    Own { instead_of: &'static [&'static str], but: &'static [&'static str] },
     /// A whole sentence.
     Say(&'static str),
-    /// It binds for itself, and knows no other way; what else to mind.
-    Intercept(&'static str),
+    /// It binds for itself, and knows no other way: options of ours that it wants beside --intercept-bind, and what else to
+    /// mind, as it goes on after "binds its port itself".
+    Intercept { with: &'static [&'static str], mind: &'static str },
     /// It starts the server as its child, or runs a script that does: what to do there.
     Wrapper(&'static str),
 }
 
 use Fix::{Intercept, Own, Say, Words, Wrapper};
+
+const BINDS: Fix = Intercept { with: &[], mind: "" };
+
+const fn binds(mind: &'static str) -> Fix {
+    Intercept { with: &[], mind }
+}
+
+/// Its --fd is for TCP alone.
+const DAPHNE_ON_UNIX: Fix = Words {
+    instead_of: &["-b", "--bind", "-p", "--port", "-u", "--unix-socket", "--fd"],
+    add: "-e systemd:domain=UNIX:name=<name>",
+    told: "systemd:",
+};
 
 /// Programs by the name of their file without its version, or by the module of `python -m`.
 const PROGRAMS: &[(&[&str], Fix)] = &[
@@ -46,8 +62,27 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
         },
     ),
     (&["hypercorn"], Words { instead_of: &["-b", "--bind"], add: "--bind fd://{fd:<name>}", told: "fd://" }),
-    // It takes LISTEN_FDS where LISTEN_PID is its own; with fd:// as well it would take them twice, and close them.
-    (&["gunicorn"], Own { instead_of: &["-b", "--bind"] }),
+    (
+        &["litestar"],
+        Words {
+            instead_of: &["-H", "--host", "-p", "--port", "-U", "--uds", "--unix-domain-socket"],
+            add: "--fd {fd:<name>}",
+            told: "--fd",
+        },
+    ),
+    // It takes LISTEN_FDS where LISTEN_PID is its own; with fd:// as well it would take them twice, and close them. With
+    // --reuse-port it takes none.
+    (&["gunicorn"], Own { instead_of: &["-b", "--bind"], but: &["--reuse-port"] }),
+    (&["unicorn"], Own { instead_of: &["-l", "--listen"], but: &[] }),
+    // What it inherits by itself it serves by a protocol of its own.
+    (
+        &["uwsgi", "uwsgi-core"],
+        Words {
+            instead_of: &["--http", "--http-socket", "--https", "--https-socket", "--socket", "-s"],
+            add: "--http-socket fd://{fd:<name>} --need-app --die-on-term",
+            told: "fd://",
+        },
+    ),
     (
         &["twist", "twisted"],
         Words {
@@ -89,12 +124,36 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
     ),
     (
         &["redis-server", "valkey-server", "postgres", "mysqld", "mariadbd"],
-        Intercept(" and --handover stop-first, because two of them cannot share their data"),
+        Intercept { with: &["--handover", "stop-first"], mind: ", and two of them cannot share their data" },
     ),
-    (&["java"], Intercept(" (or --stdin fd:<name> where it takes System.inheritedChannel())")),
+    (&["java"], binds(" (with --stdin fd:<name> it can take System.inheritedChannel() instead)")),
     (
         &["node", "nodejs"],
-        Intercept(" (or -E 'FD={fd:<name>}', and server.listen({fd: Number(process.env.FD)}) in its code)"),
+        binds(
+            " (with -E 'FD={fd:<name>}' its code can take the socket by server.listen({fd: Number(process.env.FD)}))",
+        ),
+    ),
+    (&["vite"], binds(" (vite 8 wants --bypass-lock as well, or a swap finds the lock of the old one)")),
+    (
+        &["pm2-runtime", "pm2"],
+        binds(
+            " (pm2-runtime, and for a swap that does not stop the old one first in a PM2_HOME of each generation: sh -c \
+             'PM2_HOME=/tmp/pm2-$SUPERVISE_GENERATION exec pm2-runtime ...')",
+        ),
+    ),
+    (
+        &["serve"],
+        Say(
+            "serve asks by connect(2) whether its TCP port is free, finds that ours is not, and takes another; it can \
+             serve a unix socket (--listen /PATH --intercept-bind -- serve -l unix:/PATH), http-server a TCP port",
+        ),
+    ),
+    (
+        &["robyn"],
+        binds(
+            ", but asks by connect(2) first whether it is free, and finds that it is not (write _check_port=False into \
+             app.start())",
+        ),
     ),
     (
         &[
@@ -103,9 +162,6 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
             "go",
             "php",
             "python",
-            "http.server",
-            "flask",
-            "waitress-serve",
             "ruby",
             "perl",
             "apache",
@@ -113,8 +169,33 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
             "memcached",
             "named",
             "varnishd",
+            "unbound", // of python:
+            "http.server",
+            "flask",
+            "waitress-serve",
+            "granian",
+            "sanic",
+            "fastapi",
+            "streamlit",
+            "jupyter",
+            "mkdocs",
+            "datasette",
+            "radicale",
+            "django-admin", // of node:
+            "next",
+            "nodemon",
+            "http-server",
+            "json-server",
+            "webpack",
+            "webpack-dev-server",
+            "fastify",
+            "verdaccio",
+            // of ruby:
+            "thin",
+            "rackup",
+            "rails",
         ],
-        Intercept(""),
+        BINDS,
     ),
     (
         &["npm", "yarn", "pnpm"],
@@ -149,10 +230,24 @@ const PREFIXES: &[(&str, &[&str])] = &[
     ("setsid", &[]),
     ("stdbuf", &["-i", "-o", "-e"]),
     ("npx", &["-p", "--package"]),
+    ("bunx", &[]),
 ];
 
 /// The same, after a word of their own.
-const RUNNERS: &[(&str, &str)] = &[("uv", "run"), ("poetry", "run"), ("pipenv", "run"), ("bundle", "exec")];
+const RUNNERS: &[(&str, &str, &[&str])] = &[
+    (
+        "uv",
+        "run",
+        &["--with", "-p", "--python", "--project", "--extra", "--group", "--env-file", "--package"],
+    ),
+    ("poetry", "run", &[]),
+    ("pipenv", "run", &[]),
+    ("pdm", "run", &["-p", "--project"]),
+    ("bundle", "exec", &[]),
+    ("npm", "exec", &["--package"]),
+    ("pnpm", "exec", &[]),
+    ("yarn", "exec", &[]),
+];
 
 /// Of a text for a shell, so many commands, and of each so many words, are looked at.
 const COMMANDS: usize = 32;
@@ -171,42 +266,56 @@ struct Known {
 }
 
 /// What to change so that the first of `sockets`, on which nobody waits, is taken by the server that `words` start: a
-/// sentence of bounded length, without a capital and a full stop, as it comes after a semicolon.
-pub fn remedy(words: &[String], sockets: &[Socket]) -> String {
-    let known = identify(words);
+/// sentence of bounded length, without a capital and a full stop, as it comes after a semicolon. `ours` are the words that
+/// we were started with: where they are the command line of that server, the whole of what works is said.
+pub fn remedy(words: &[String], sockets: &[Socket], ours: &[String]) -> String {
     let nameless = Socket { name: "NAME".to_owned(), address: "ADDRESS".to_owned() };
     let socket = sockets.first().unwrap_or(&nameless);
-    let Some(Known { name, at, first, fix }) = known else {
+    let typed_in = Typed::find(ours, words);
+    let words = typed_in.map_or(words, |typed| typed.command);
+    let Some(Known { name, at, first, fix }) = identify(words) else {
         let text = "add --intercept-bind if it binds its port itself; if it takes an fd by number, give it {fd:<name>}; if \
                     it takes LISTEN_FDS and is started by a wrapper, put `supervise exec --` before it";
         return fill(text, socket, "");
     };
-    match fix {
-        Words { told, .. } if words[at..].iter().any(|word| word.contains(told)) => {
-            format!("{name} was told of its socket and does not take it: look at what it says itself")
-        }
+    let is_on_unix = name == "daphne" && socket.address.starts_with(['/', '@']);
+    let command = match if is_on_unix { DAPHNE_ON_UNIX } else { fix } {
+        Words { told, .. } if words[at..].iter().any(|word| word.contains(told)) => words.to_vec(),
         Words { instead_of, add, .. } => {
             let (before, own) = words.split_at(at);
+            let own = without(own, instead_of);
             let added = add.split(' ').map(|word| fill(word, socket, &name));
-            let all: Vec<String> =
-                before.iter().cloned().chain(without(own, instead_of)).chain(added).collect();
-            format!("start it as: {}", typed(&all))
+            let added: Vec<String> = added.filter(|word| !own.contains(word)).collect();
+            [before, &own, &added].concat()
         }
-        Own { instead_of } => {
+        Own { instead_of, but } => {
             let (before, own) = words.split_at(first);
-            let exec = ["supervise", "exec", "--"].map(str::to_owned);
-            let all: Vec<String> =
-                before.iter().cloned().chain(exec).chain(without(own, instead_of)).collect();
-            format!("start it as: {}", typed(&all))
+            let own = without(own, instead_of).into_iter().filter(|word| !but.contains(&word.as_str()));
+            let is_exec = |pair: &[String]| program(&pair[0]) == "supervise" && pair[1] == "exec";
+            let exec = if before.windows(2).any(is_exec) { &[][..] } else { &["supervise", "exec", "--"] };
+            let exec = exec.iter().map(|word| (*word).to_owned());
+            before.iter().cloned().chain(exec).chain(own).collect()
         }
-        Say(text) => fill(text, socket, &name),
-        Intercept(more) => {
-            format!("{name} usually binds its port itself: add --intercept-bind{}", fill(more, socket, &name))
+        Say(text) => return fill(text, socket, &name),
+        Intercept { with, mind } => {
+            let options = [&["--intercept-bind"], with].concat();
+            let binds = format!("{name} usually binds its port itself{}", fill(mind, socket, &name));
+            return match typed_in.and_then(|typed| typed.with(&options, words)) {
+                Some(line) => format!("{binds}; start it as: {line}"),
+                None => format!("{binds}: add {}", options.join(" ")),
+            };
         }
-        Wrapper(text) => format!(
-            "{name} starts the server as a child: {text}, or add --intercept-bind if the server binds its port itself"
-        ),
+        Wrapper(text) => {
+            return format!(
+                "{name} starts the server as a child: {text}, or add --intercept-bind if the server binds its port itself"
+            );
+        }
+    };
+    if command == words {
+        return format!("{name} was told of its socket and does not take it: look at what it says itself");
     }
+    let line = typed_in.and_then(|typed| typed.with(&[], &command));
+    format!("start it as: {}", line.unwrap_or_else(|| typed(&command)))
 }
 
 /// How the server that `words` start is kept in the foreground: a clause without a full stop.
@@ -245,9 +354,10 @@ fn past_prefixes(words: &[String]) -> Option<usize> {
             at = skip(words, at + 1, options, name == "env");
         } else if name == "supervise" && words.get(at + 1).is_some_and(|word| word == "exec") {
             at = skip(words, at + 2, &[], false);
-        } else if let Some((_, verb)) = RUNNERS.iter().find(|(runner, _)| *runner == name) {
-            words.get(at + 1).filter(|word| word == verb)?;
-            at = skip(words, at + 2, &[], false);
+        } else if let Some((_, verb, options)) = RUNNERS.iter().find(|(runner, ..)| *runner == name)
+            && words.get(at + 1).is_some_and(|word| word == verb)
+        {
+            at = skip(words, at + 2, options, false);
         } else {
             return Some(at);
         }
@@ -275,7 +385,7 @@ fn inline(words: &[String], shell: usize) -> Option<Known> {
     commands.into_iter().find_map(|command| {
         let words = command.split_whitespace().filter(|word| *word != "exec").map(str::to_owned);
         let words: Vec<String> = words.take(COMMANDS).collect();
-        identify(&words).filter(|known| matches!(known.fix, Intercept(_)))
+        identify(&words).filter(|known| matches!(known.fix, Intercept { .. }))
     })
 }
 
@@ -286,7 +396,7 @@ fn script(words: &[String], python: usize) -> Known {
     let name = words.get(at).map(|word| program(word).trim_end_matches(".py")).unwrap_or_default();
     match lookup(name) {
         Some(fix) => Known { fix, name: name.to_owned(), at, first: python },
-        None => Known { fix: Intercept(""), name: "python".to_owned(), at: python, first: python },
+        None => Known { fix: BINDS, name: "python".to_owned(), at: python, first: python },
     }
 }
 

@@ -192,12 +192,17 @@ pub fn printable(text: &str) -> String {
 
 /// Words as one would type them again, cut where they are long.
 pub fn typed(words: &[String]) -> String {
+    printable(&quoted(words))
+}
+
+/// Words as one would type them again.
+pub fn quoted(words: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,[]{}".contains(c);
     let quote = |word: &String| {
         let bare = !word.is_empty() && word.chars().all(plain);
         if bare { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
     };
-    printable(&words.iter().map(quote).collect::<Vec<_>>().join(" "))
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
 fn escape(chars: impl Iterator<Item = char>) -> String {

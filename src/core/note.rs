@@ -38,6 +38,8 @@ pub enum Note {
         generation: GenerationId,
         sockets: String,
         at: HintAt,
+        /// Binding one of them wants a privilege.
+        privileged: bool,
         remedy: String,
     },
     Exited {
@@ -263,8 +265,8 @@ impl fmt::Display for Note {
             Self::CannotStart { generation: Some(generation), what } => write!(f, "{generation}: {what}"),
             Self::CannotStart { generation: None, what } => f.write_str(what),
             Self::Ready { generation, after, by } => ready(f, *generation, *after, by),
-            Self::Hint { generation, sockets, at, remedy } => {
-                f.write_str(&hint(*generation, sockets, *at, remedy))
+            Self::Hint { generation, sockets, at, privileged, remedy } => {
+                f.write_str(&hint(*generation, sockets, *at, *privileged, remedy))
             }
             Self::Exited { generation, exit, after } => {
                 write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
@@ -369,16 +371,20 @@ fn ready(f: &mut fmt::Formatter<'_>, generation: GenerationId, after: Span, by: 
     write!(f, "{generation} is ready after {}{by}", rounded(after))
 }
 
-fn hint(generation: GenerationId, sockets: &str, at: HintAt, remedy: &str) -> String {
+fn hint(generation: GenerationId, sockets: &str, at: HintAt, privileged: bool, remedy: &str) -> String {
     match at {
         HintAt::Running => {
             let after = limits::HINT;
-            format!("{generation} runs for {after}, and nobody waits on {sockets}: {remedy} (said once)")
+            format!("{generation} runs for {after}, and nobody waits on {sockets} (said once): {remedy}")
         }
-        HintAt::Failure => format!(
-            "{generation} ended before it waited on {sockets}; if it says that the address is in use, it does not \
-             know of the socket: {remedy} (said once)"
-        ),
+        HintAt::Failure => {
+            let denied =
+                if privileged { ", or that permission is denied for a port below 1024," } else { "," };
+            format!(
+                "{generation} ended before it waited on {sockets}; if it says that the address is in use{denied} it does \
+                 not know of the socket (said once): {remedy}"
+            )
+        }
         HintAt::CleanEnds => format!(
             "{generation} ended without an error before it waited on {sockets}, as those before it did, so starts get \
              rarer; if it says nothing itself, it went into the background: a server must stay in the foreground; \
@@ -426,5 +432,25 @@ pub(super) fn command_failed(failure: &Failure) -> String {
         End::Exited(exit) => format!("{key}={which} {}", ended(*exit)),
         End::NotStarted(failure) => format!("{key}={which}: {}", failure.what),
         End::Skipped | End::Untried => format!("{key}={which} was not run"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_ends_with_its_remedy_and_names_what_the_server_may_say() {
+        let said = |privileged| {
+            let (sockets, remedy) = ("http (0.0.0.0:80)".to_owned(), "add X".to_owned());
+            let at = HintAt::Failure;
+            Note::Hint { generation: GenerationId(1), sockets, at, privileged, remedy }.to_string()
+        };
+        let [low, high] = [true, false].map(said);
+        assert!(
+            low.contains("address is in use, or that permission is denied for a port below 1024,"),
+            "{low}"
+        );
+        assert!(!high.contains("permission") && high.ends_with(" (said once): add X"), "{high}");
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 
 fn say(command: &str, name: &str, address: &str) -> String {
     let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
-    remedy(&words, &[Socket { name: name.to_owned(), address: address.to_owned() }])
+    remedy(&words, &[Socket { name: name.to_owned(), address: address.to_owned() }], &[])
 }
 
 fn web(command: &str) -> String {
@@ -26,17 +26,34 @@ fn servers_that_take_an_fd_get_their_whole_command_line() {
         ("uv run python -m gunicorn a:b", "uv run supervise exec -- python -m gunicorn a:b"),
         ("hypercorn --bind :80 a:b", "hypercorn a:b --bind fd://{fd:web}"),
         ("twist web --port tcp:80", "twist web --listen systemd:domain=INET:name=web"),
+        ("supervise exec -- gunicorn -b :80 a:b", "supervise exec -- gunicorn a:b"),
+        ("gunicorn -w 2 --reuse-port a:b", "supervise exec -- gunicorn -w 2 a:b"),
+        ("poetry run gunicorn -b :80 a:b", "poetry run supervise exec -- gunicorn a:b"),
+        ("bundle exec unicorn -l 80 -c u.rb", "bundle exec supervise exec -- unicorn -c u.rb"),
+        ("litestar --app a:b run -p 80", "litestar --app a:b run --fd {fd:web}"),
+        ("uv run --with x -p 3.12 uvicorn a:b", "uv run --with x -p 3.12 uvicorn a:b --fd {fd:web}"),
+        (
+            "uwsgi --http :80 --wsgi-file a.py --need-app",
+            "uwsgi --wsgi-file a.py --need-app --http-socket fd://{fd:web} --die-on-term",
+        ),
     ] {
         assert_eq!(web(command), format!("start it as: {fixed}"), "{command}");
     }
     let twist = say("twist web", "my web", "/run/x.sock");
     assert_eq!(twist, "start it as: twist web --listen 'systemd:domain=UNIX:name=my web'");
+    let daphne = say("daphne -u /run/x.sock a:b", "x", "/run/x.sock");
+    assert_eq!(daphne, "start it as: daphne a:b -e systemd:domain=UNIX:name=x");
 }
 
 #[test]
 fn what_was_told_already_is_not_told_again() {
-    for command in ["uvicorn a:b --fd 3", "hypercorn --bind=fd://3 a:b", "twist web --listen systemd:index=0"]
-    {
+    for command in [
+        "uvicorn a:b --fd 3",
+        "hypercorn --bind=fd://3 a:b",
+        "twist web --listen systemd:index=0",
+        "supervise exec -- gunicorn a:b",
+        "uwsgi --http-socket fd://3 a.ini",
+    ] {
         assert!(web(command).contains("look at what it says itself"), "{command}");
     }
 }
@@ -81,14 +98,26 @@ fn servers_that_bind_for_themselves() {
         "postgres -D data",
         "apache2 -X",
         "memcached",
+        "npx -y vite --port 80",
+        "pnpm exec next start",
+        "npm exec -- http-server",
+        "bundle exec thin start",
+        "supervise exec -- node a.js",
+        "pm2-runtime a.js",
+        "robyn a.py",
     ] {
         let said = web(command);
-        assert!(said.contains("usually binds its port itself: add --intercept-bind"), "{command}: {said}");
+        let parts = ["usually binds its port itself", ": add --intercept-bind"];
+        assert!(parts.iter().all(|part| said.contains(part)), "{command}: {said}");
         let is_alone = said.contains("--handover stop-first");
         assert_eq!(is_alone, command.starts_with("redis") || command.starts_with("postgres"), "{said}");
     }
     assert!(web("java -jar a.jar").contains("--stdin fd:web"));
     assert!(web("node a.js").contains("{fd: Number(process.env.FD)}"));
+    assert!(web("npx vite").contains("--bypass-lock"));
+    assert!(web("pm2-runtime a.js").contains("PM2_HOME=/tmp/pm2-$SUPERVISE_GENERATION"));
+    assert!(web("robyn a.py").contains("_check_port=False"));
+    assert!(web("npx serve dist").contains("serve -l unix:/PATH"));
 }
 
 #[test]
@@ -113,14 +142,12 @@ fn what_a_shell_is_given_to_run_is_looked_at() {
         ("cd app && exec node server.js", "node"),
         ("X=1; env PORT=1 python3 -m http.server", "http.server"),
     ] {
-        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[]);
-        assert!(
-            said.starts_with(&format!("{program} usually binds its port itself: add --intercept-bind")),
-            "{said}"
-        );
+        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[], &[]);
+        let binds = said.starts_with(&format!("{program} usually binds its port itself"));
+        assert!(binds && said.ends_with(": add --intercept-bind"), "{said}");
     }
     for command in ["uvicorn a:b", "./server", "", "sh -c 'php -S x'", "echo php"] {
-        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[]);
+        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[], &[]);
         assert!(said.starts_with("sh starts the server as a child"), "{said}");
     }
 }
@@ -132,7 +159,7 @@ fn the_unknown_is_told_of_all_ways() {
         let ways = ["--intercept-bind", "{fd:web}", "supervise exec --"];
         assert!(ways.iter().all(|way| said.contains(way)), "{command}: {said}");
     }
-    assert!(remedy(&[], &[]).contains("{fd:NAME}"));
+    assert!(remedy(&[], &[], &[]).contains("{fd:NAME}"));
 }
 
 #[test]
@@ -140,11 +167,11 @@ fn a_sentence_is_one_line_of_bounded_length() {
     let long = "x\n".repeat(100_000);
     for program in ["uvicorn", "nginx", "node", "npm", "server", &long] {
         let words = vec![program.to_owned(), long.clone()];
-        let said = remedy(&words, &[Socket { name: long.clone(), address: long.clone() }]);
+        let said = remedy(&words, &[Socket { name: long.clone(), address: long.clone() }], &[]);
         assert!(said.len() < 1500 && !said.contains('\n'), "{} {said}", said.len());
     }
     let marks = Socket { name: "<address>".to_owned(), address: "<name><".to_owned() };
-    assert!(remedy(&["php-fpm".to_owned()], &[marks]).contains("`listen = <name><`"));
+    assert!(remedy(&["php-fpm".to_owned()], &[marks], &[]).contains("`listen = <name><`"));
 }
 
 #[test]
@@ -156,6 +183,9 @@ fn servers_are_told_how_to_stay_in_the_foreground() {
         ("env A=b /usr/sbin/php-fpm8.2", "-F"),
         ("nice -n 5 supervise exec -- memcached -d", "no -d"),
         ("postgres -D x", "by default"),
+        ("mariadbd", "by default"),
+        ("chronyd", "-n"),
+        ("cupsd", "-f, or -l"),
         ("true", "--foreground"),
         ("", "--foreground"),
     ] {
@@ -179,6 +209,7 @@ fn of_some_servers_two_cannot_run() {
         "hypnotoad -f app",
         "./prometheus",
         "env A=b etcd",
+        "npx pm2-runtime a.js",
     ] {
         assert!(why(command).is_some_and(|why| why.starts_with("two of ")), "{command}");
     }
@@ -193,4 +224,47 @@ fn of_some_servers_two_cannot_run() {
     ] {
         assert_eq!(why(command), None, "{command}");
     }
+}
+
+#[test]
+fn the_whole_of_our_command_line_is_said_where_it_is_known() {
+    let said = |ours: &str, address: &str| {
+        let ours: Vec<String> = ours.split(' ').map(str::to_owned).collect();
+        let at = ours.iter().position(|word| word == "--").expect("a command");
+        remedy(&ours[at + 1..], &[Socket { name: "8080".to_owned(), address: address.to_owned() }], &ours)
+    };
+    for (ours, fixed) in [
+        (
+            "supervise -l 8080 -- python3 -m http.server 8080",
+            "supervise -l 8080 --intercept-bind -- python3 -m http.server 8080",
+        ),
+        (
+            "/opt/supervise -l 8080 -- redis-server c",
+            "/opt/supervise -l 8080 --intercept-bind --handover stop-first -- redis-server c",
+        ),
+        ("supervise -l 8080 -- uvicorn --port 8080 a:b", "supervise -l 8080 -- uvicorn a:b --fd {fd:8080}"),
+        ("supervise -l 8080 -- gunicorn a:b", "supervise -l 8080 -- supervise exec -- gunicorn a:b"),
+    ] {
+        let said = said(ours, "[::]:8080");
+        assert!(said.ends_with(&format!("start it as: {fixed}")), "{ours}: {said}");
+    }
+    for ours in
+        ["supervise -l 8080 -E A=secret -- php -S x", "supervise -pEnvironment=A=secret -l 80 -- php -S x"]
+    {
+        let said = said(ours, "[::]:8080");
+        assert!(said.ends_with(": add --intercept-bind") && !said.contains("secret"), "{said}");
+    }
+    let long = format!("supervise -l 8080 -- php {}", "x".repeat(1000));
+    assert!(said(&long, "[::]:8080").ends_with(": add --intercept-bind"));
+    // It was started by unit files.
+    let units = ["supervise", "run", "a.service"].map(str::to_owned);
+    let words = ["php", "-S", "x"].map(str::to_owned);
+    assert!(
+        remedy(&words, &[Socket { name: "a".to_owned(), address: "b".to_owned() }], &units).ends_with("bind")
+    );
+    // What was typed, not what was made of it.
+    let ours = ["supervise", "-l", "80=a", "--", "php", "-S", "{addr:a}"].map(str::to_owned);
+    let words = ["php", "-S", "[::]:80"].map(str::to_owned);
+    let said = remedy(&words, &[], &ours);
+    assert!(said.ends_with("supervise -l 80=a --intercept-bind -- php -S {addr:a}"), "{said}");
 }

@@ -22,6 +22,9 @@ use crate::os::waiters::{self, Inode};
 /// A server with TCP_DEFER_ACCEPT gets no connection that has not said anything.
 const SILENCE: Duration = Duration::from_millis(100);
 
+/// Ports below this one want a privilege of whoever binds them.
+const PRIVILEGED: u16 = 1024;
+
 impl Shell {
     pub(super) fn look(&mut self, generation: GenerationId, slot: SlotId, ask: bool) {
         let effort = Effort::begin();
@@ -182,15 +185,22 @@ impl Shell {
         } else if launcher.intercepts() && interceptors.is_empty() {
             "--intercept-bind has no effect here, so it has to take them from LISTEN_FDS".to_owned()
         } else if launcher.intercepts() {
-            "--intercept-bind sees it bind none of them; if it binds another address, write that one with --listen; in a \
-             chroot or container of its own it has to take them from LISTEN_FDS (-p Protocol=systemd passes that)"
+            "--intercept-bind sees it bind none of them; if it binds another address, write that one with --listen; if it asks \
+             by connect(2) first whether its port is free, it finds that ours is not (in robyn _check_port=False ends \
+             that); in a chroot or container of its own it has to take them from LISTEN_FDS (-p Protocol=systemd \
+             passes that)"
                 .to_owned()
         } else {
-            known::remedy(&launcher.words(), &meant.iter().map(known).collect::<Vec<_>>())
+            let ours: Vec<String> =
+                std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+            known::remedy(&launcher.words(), &meant.iter().map(known).collect::<Vec<_>>(), &ours)
         };
+        let is_privileged =
+            |socket: &&NamedSocket| socket.local_address().is_some_and(|at| at.port() < PRIVILEGED);
+        let privileged = meant.iter().any(is_privileged);
         let named = |socket: &&NamedSocket| format!("{} ({})", socket.name, socket.address);
         let sockets = meant.iter().map(named).collect::<Vec<_>>().join(", ");
-        Some(Note::Hint { generation, sockets, at, remedy })
+        Some(Note::Hint { generation, sockets, at, privileged, remedy })
     }
 }
 

@@ -1,8 +1,10 @@
 //! A server that does not take its sockets is told how it could, once.
 
 use std::net::TcpStream;
+use std::os::unix::fs::symlink;
 
-use super::super::support::{Launch, Place, wait_for};
+use super::super::load::get;
+use super::super::support::{Launch, Place, SUPERVISE, example, wait_for};
 use super::waits;
 
 #[test]
@@ -29,6 +31,32 @@ fn a_server_that_meets_its_address_in_use_is_told_once() {
     let said = daemon.stderr();
     assert_eq!(said.matches("ended before it waited on http (").count(), 1, "{said}");
     assert!(said.contains("if it says that the address is in use"), "{said}");
+}
+
+#[test]
+fn the_first_hint_ends_with_a_command_line_that_works() {
+    let place = Place::new();
+    // A server of that name binds its port itself.
+    let php = place.path("php");
+    symlink(example("binds"), &php).unwrap();
+    let start = |options: &str, command: &[&str]| Launch::new(&place).args(options).command(command).start();
+    let daemon = start("--listen 127.0.0.1:0=http -v", &[&php, "{addr:http}"]);
+    let hint = || {
+        let said = daemon.stderr();
+        let line = said.lines().find(|line| line.contains("ended before it waited on http ("))?;
+        Some(line.split_once("; start it as: ").expect(line).1.to_owned())
+    };
+    let hint = wait_for("the hint", hint);
+    daemon.verb("stop").expect(0);
+    daemon.end();
+    let (ours, command) = hint.split_once(" -- ").expect(&hint);
+    let options = ours.strip_prefix(SUPERVISE).expect(&hint);
+    assert!(options.ends_with(" --intercept-bind"), "{hint}");
+    // Those of the tests come first, as they do here as well.
+    let options = options.split_once("--listen").expect(&hint).1;
+    let mut daemon = start(&format!("--listen{options}"), &command.split(' ').collect::<Vec<_>>());
+    daemon.wait_generation(1);
+    assert_eq!(get(&daemon.address("http"), "/").unwrap(), "binds generation 1\n");
 }
 
 #[test]
