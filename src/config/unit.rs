@@ -79,6 +79,8 @@ impl Read<'_> {
 struct Loader<'a> {
     draft: Draft,
     host: &'a dyn Fn(char) -> Option<String>,
+    /// The names of the units.
+    given: Vec<&'a str>,
     warnings: Vec<Warning>,
     lines: Vec<Line>,
     /// The first one; the rest is read all the same, for `check`.
@@ -89,7 +91,8 @@ struct Loader<'a> {
 /// specifiers that ask about this machine and user.
 pub fn load(units: &[Unit], flags: &[Setting], host: &dyn Fn(char) -> Option<String>) -> Loaded {
     let draft = Draft::new(Config::for_units());
-    let mut loader = Loader { draft, host, warnings: Vec::new(), lines: Vec::new(), error: None };
+    let given = units.iter().map(|unit| unit.name.full()).collect();
+    let mut loader = Loader { draft, host, given, warnings: Vec::new(), lines: Vec::new(), error: None };
     let read = loader.read(units);
     match pair::check(&read, host) {
         Ok(warnings) => loader.warnings.extend(warnings),
@@ -243,6 +246,12 @@ impl Loader<'_> {
         for problem in &warned {
             self.warnings.push(Warning(problem.clone().at(place)));
         }
+        let result = result.map(|effect| match effect {
+            Effect::Inert(_) if self.wants_another(&line.key, &line.value, specifiers) => {
+                Effect::NotHonoured("supervise starts no other unit: see to it that what it needs runs")
+            }
+            Effect::Honoured | Effect::Inert(_) | Effect::NotHonoured(_) => effect,
+        });
         match result {
             Ok(Effect::NotHonoured(reason)) if line.key.starts_with("Listen") => {
                 let problem = Problem::new("this socket would not be held", reason);
@@ -266,6 +275,14 @@ impl Loader<'_> {
                 Outcome::Wrong(problem)
             }
         }
+    }
+
+    /// It cannot do without a service or socket that was not given with it.
+    fn wants_another(&self, key: &str, value: &str, specifiers: &Specifiers<'_>) -> bool {
+        let runs = |name: &&str| name.ends_with(".service") || name.ends_with(".socket");
+        let names = specifiers.expand(value).unwrap_or_default();
+        matches!(key, "Requires" | "Requisite" | "BindsTo" | "BindTo")
+            && names.split_ascii_whitespace().filter(runs).any(|name| !self.given.contains(&name))
     }
 
     fn flag(&mut self, flag: &Setting) {

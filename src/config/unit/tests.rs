@@ -75,6 +75,28 @@ fn the_pair_that_systemd_refuses_loads_with_one_warning() {
     assert_eq!(count(|outcome| matches!(outcome, Outcome::Inert(_))), 4);
 }
 
+/// As cockpit.service asks for sockets of helpers of its own.
+#[test]
+fn what_a_unit_cannot_do_without_is_not_inert() {
+    let of = |line: &str| {
+        let service = format!("[Unit]\n{line}\n{SERVICE}");
+        let units = [("web.socket", "[Socket]\nListenStream=1\n"), ("web.service", service.as_str())];
+        loaded(&units).lines.into_iter().find(|one| one.section == "Unit").expect("the line").outcome
+    };
+    for line in ["Requires=web.socket helper.socket", "BindsTo=db.service", "Requisite=%p-db.service"] {
+        assert!(matches!(of(line), Outcome::NotHonoured(_)), "{line}");
+    }
+    for line in [
+        "Requires=web.socket",
+        "Requires=basic.target -.mount",
+        "Wants=db.service",
+        "After=db.service",
+        "BindsTo=",
+    ] {
+        assert!(matches!(of(line), Outcome::Inert(_)), "{line}");
+    }
+}
+
 #[test]
 fn each_socket_file_has_its_own_options_and_name() {
     let loaded = loaded(&[
