@@ -78,6 +78,8 @@ pub mod limits {
     pub const PROBE: Span = Span::from_secs(2);
     /// Ready=auto: a generation of which nothing can be known counts as ready after this.
     pub const AUTO_ALIVE: Span = Span::from_secs(1);
+    /// RELOADING=1 until this long after readiness belongs to the start.
+    pub const START_RELOAD: Span = Span::from_secs(1);
     /// A generation that is alone and neither said READY=1 nor waits on its sockets counts as ready after this.
     pub const AUTO_ALONE: Span = Span::from_secs(10);
     /// A generation that nobody was seen to wait in for this long, on one of its sockets, is told of.

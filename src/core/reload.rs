@@ -3,7 +3,7 @@
 use super::note::{Note, ReloadNote};
 use super::report::Reply;
 use super::service::{Generation, Phase, Reload, Step};
-use super::{Action, ClientId, GenerationId, Manager, Scope, Time};
+use super::{Action, ClientId, GenerationId, Manager, Scope, Time, limits};
 use crate::config::{CommandList, Type};
 
 impl Step<'_> {
@@ -39,8 +39,13 @@ impl Step<'_> {
         if let Some(refusal) = refusal {
             return self.reply(client, Reply::failed(refusal));
         }
-        generation.reload =
-            Some(Reload { since: now, due: Time::NEVER, was_said: false, clients: vec![client] });
+        generation.reload = Some(Reload {
+            since: now,
+            due: Time::NEVER,
+            was_said: false,
+            is_start: false,
+            clients: vec![client],
+        });
         self.tell(Note::Reload(current, ReloadNote::Begun));
         self.out.push(Action::TellManager(Manager::Reloading));
         self.run_list(current, CommandList::Reload);
@@ -69,8 +74,13 @@ impl Step<'_> {
             None if generation.is_up => {
                 // systemd arms TimeoutStartSec= for a reload by notification as well.
                 let due = now.after(generation.policy.timeout_start);
-                generation.reload = Some(Reload { since: now, due, was_said: true, clients: Vec::new() });
-                self.tell(Note::Reload(id, ReloadNote::Begun));
+                // Some servers say so as they load their files for the first time.
+                let is_start = generation.ready.is_none_or(|ready| now.since(ready) < limits::START_RELOAD);
+                generation.reload =
+                    Some(Reload { since: now, due, was_said: true, is_start, clients: Vec::new() });
+                if !is_start {
+                    self.tell(Note::Reload(id, ReloadNote::Begun));
+                }
                 if self.service.current() == Some(id) {
                     self.out.push(Action::TellManager(Manager::Reloading));
                 }
@@ -94,7 +104,9 @@ impl Step<'_> {
         let Some(reload) = self.service.get_mut(id).and_then(|generation| generation.reload.take()) else {
             return;
         };
-        self.tell(Note::Reload(id, ReloadNote::Done { after: now.since(reload.since) }));
+        if !reload.is_start {
+            self.tell(Note::Reload(id, ReloadNote::Done { after: now.since(reload.since) }));
+        }
         for client in reload.clients {
             self.reply(client, Reply::done(format!("{id} has reloaded")));
         }
@@ -122,5 +134,34 @@ impl Step<'_> {
 
     pub(super) fn on_reload_due(&mut self, id: GenerationId) {
         self.reload_failed(id, "RELOADING=1 with MONOTONIC_USEC= and then READY=1 did not come in time");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Event, Notify, Setting, Supervisor};
+    use super::*;
+    use crate::config::Config;
+
+    /// As caddy and haproxy -Ws say it.
+    #[test]
+    fn a_server_that_says_as_it_starts_that_it_reloads_is_no_news() {
+        let setting = Setting { holds_sockets: false, steers: false, hup_ignored: false, init: false };
+        let mut core = Supervisor::new(Config::for_command_line().policy, setting);
+        let mut said = |millis: u64, event: Event| {
+            let mut actions = Vec::new();
+            core.step(Time(millis * 1_000_000), event, &mut actions);
+            actions.iter().filter(|action| matches!(action, Action::Tell(Note::Reload(..)))).count()
+        };
+        let id = GenerationId(1);
+        let says = |reloading, ready| {
+            let message = Notify { reloading, ready, ..Notify::default() };
+            Event::Notified { generation: id, message }
+        };
+        said(0, Event::Begun);
+        said(0, Event::Started { generation: id, pid: 7 });
+        assert_eq!(said(10, says(true, false)) + said(20, says(false, true)), 0);
+        assert_eq!(said(500, says(true, false)) + said(510, says(false, true)), 0);
+        assert_eq!((said(3000, says(true, false)), said(3010, says(false, true))), (1, 1));
     }
 }

@@ -234,6 +234,8 @@ pub(super) struct Reload {
     pub(super) due: Time,
     /// RELOADING=1 came; READY=1 ends it then.
     pub(super) was_said: bool,
+    /// It said so as it started: no news.
+    pub(super) is_start: bool,
     pub(super) clients: Vec<ClientId>,
 }
 
