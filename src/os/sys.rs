@@ -340,20 +340,26 @@ pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
 /// reports them as tcpi_unacked and tcpi_sacked of TCP_INFO (Linux 2.6.32).
 pub fn tcp_listen_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
     // The beginning of struct tcp_info (linux/tcp.h): eight bytes of flags, then u32 fields, of which these are the
-    // fifth and the sixth. The kernel fills no more than it is given room for.
-    const UNACKED: usize = 6;
-    const SACKED: usize = 7;
-    let mut info = [0u32; 8];
+    // fifth and the sixth.
+    let [.., unacked, sacked] = numbers::<8>(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    Ok((unacked, sacked))
+}
+
+/// What the kernel has dropped at a socket since it was made: at a listening TCP socket SYNs and the last ACKs of
+/// handshakes that found its queue full, and strays (Linux 4.12).
+pub fn drops(socket: impl AsFd) -> io::Result<u32> {
+    // The last number of linux/sock_diag.h, SK_MEMINFO_DROPS.
+    let [.., drops] = numbers::<9>(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
+    Ok(drops)
+}
+
+/// The first numbers of an option of a socket. The kernel fills no more than it is given room for.
+fn numbers<const N: usize>(socket: impl AsFd, level: i32, option: i32) -> io::Result<[u32; N]> {
+    let mut info = [0u32; N];
     let mut length = size_of_val(&info) as libc::socklen_t;
     // SAFETY: `info` is writable for `length` bytes, any bytes are valid u32s, and the borrow keeps the fd open.
     let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(socket.as_fd().as_raw_fd(), level, option, info.as_mut_ptr().cast(), &raw mut length)
     };
     if result != 0 {
         return Err(io::Error::last_os_error());
@@ -361,7 +367,7 @@ pub fn tcp_listen_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
     if (length as usize) < size_of_val(&info) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok((info[UNACKED], info[SACKED]))
+    Ok(info)
 }
 
 /// None: of another family.

@@ -40,10 +40,12 @@ pub enum SocketNote {
     },
     /// Another process has joined the address by SO_REUSEPORT.
     /// `takes`: not at the same address, where it gets nothing, but at this one, which goes before ours.
+    /// `is_server`: a process of a generation, which InterceptBind= would give ours.
     Stranger {
         socket: String,
         who: String,
         takes: Option<String>,
+        is_server: bool,
     },
     StrangerGone {
         socket: String,
@@ -61,9 +63,10 @@ pub enum SocketNote {
     FlowsMove {
         socket: String,
     },
-    /// Connections that found a full queue during a swap, on this host.
+    /// Connections that found a queue of ours full during a swap. `sockets`: where.
     Overflowed {
         count: u64,
+        sockets: String,
     },
     /// Backlog= is more than net.core.somaxconn.
     BacklogCapped {
@@ -74,7 +77,7 @@ pub enum SocketNote {
 }
 
 /// What a server did to a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Damage {
     /// shutdown(2) or connect(2) on TCP: it listens again, for the server as well.
     Shutdown,
@@ -86,6 +89,9 @@ pub enum Damage {
     /// connect(2) on UDP, which is for good, undone or not: the next generation gets a new one.
     Connected,
 }
+
+/// What a server that binds for itself is to do.
+const INSTEAD: &str = "add --intercept-bind, or let it take the socket that is passed as LISTEN_FDS";
 
 impl SocketNote {
     pub(super) const fn level(&self) -> log::Level {
@@ -144,21 +150,24 @@ impl fmt::Display for SocketNote {
                 "{socket} is somebody else's by now, and is left alone; clients do not reach us (move away what is \
                  there, then \"supervise swap\")"
             ),
-            Self::Stranger { socket, who, takes: None } => write!(
+            Self::Stranger { socket, who, takes: None, is_server } => {
+                let remedy = if *is_server { INSTEAD } else { "let it take another port" };
+                write!(
+                    f,
+                    "{who} has bound {socket} as well, by SO_REUSEPORT, and gets nothing there ({remedy})"
+                )
+            }
+            Self::Stranger { socket, who, takes: Some(address), is_server } => write!(
                 f,
-                "{who} has bound {socket} as well, by SO_REUSEPORT; it gets no connections (let it take the socket \
-                 that is passed as LISTEN_FDS, or another port)"
-            ),
-            Self::Stranger { socket, who, takes: Some(address) } => write!(
-                f,
-                "{who} has bound {address}, and gets the connections to it, which {socket} is meant for (let it take \
-                 the socket that is passed as LISTEN_FDS, or listen on {address} as well)"
+                "{who} has bound {address}, and gets the connections to it, which {socket} is meant for ({}listen on \
+                 {address} as well)",
+                if *is_server { format!("{INSTEAD}, or ") } else { String::new() }
             ),
             Self::StrangerGone { socket } => write!(f, "{socket} is ours alone again"),
             Self::Rescued { socket, count, relayed } => rescued(f, socket, *count, *relayed),
-            Self::Overflowed { count } => write!(
+            Self::Overflowed { count, sockets } => write!(
                 f,
-                "{count} connections of this host found a full queue during the swap and had to try again (see \
+                "{count} connections found a full queue during the swap and had to try again, on {sockets} (see \
                  Backlog= and net.core.somaxconn)"
             ),
             Self::BacklogCapped { socket, backlog, somaxconn } => write!(

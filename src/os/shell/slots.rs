@@ -25,8 +25,11 @@ pub(super) struct Slots {
     pub(super) unrescued: BTreeSet<String>,
     /// UDP addresses of which it was told that a swap moves their flows.
     moved_flows: BTreeSet<String>,
-    /// What was told that a generation did to a socket, and how often it did so again.
+    /// What living generations did to a socket, and how often each did so again.
     damages: Vec<(Damaged, u32)>,
+    /// What was told that a program did to a socket: many a server does it at the end of each generation, and nothing is
+    /// lost by that.
+    told: HashSet<(Vec<String>, String, Damage)>,
     /// What is registered with the poll, each at the index that its token says.
     watched: Vec<Option<Watched>>,
 }
@@ -68,6 +71,7 @@ impl Slots {
             unrescued: BTreeSet::new(),
             moved_flows: BTreeSet::new(),
             damages: Vec::new(),
+            told: HashSet::new(),
             watched: Vec::new(),
         }
     }
@@ -314,7 +318,8 @@ impl Shell {
         }
     }
 
-    /// The first time; a server that does it in a loop does not fill the log.
+    /// The first time; neither a server that does it in a loop nor one that does it at each of its ends fills the log. What
+    /// costs a generation its socket is told of each.
     pub(super) fn tell_damage(&mut self, done: Damaged) {
         if let Some((_, again)) = self.slots.damages.iter_mut().find(|(told, _)| *told == done) {
             *again = again.saturating_add(1);
@@ -322,15 +327,21 @@ impl Shell {
         }
         let Damaged { socket, generation, damage } = done.clone();
         self.slots.damages.push((done, 0));
-        self.tell(&SocketNote::Mended { socket, generation, damage }.into());
+        let launcher = generation.and_then(|generation| self.children.launcher(generation));
+        let program = launcher.unwrap_or(&self.launcher).words();
+        let is_mended = matches!(damage, Damage::Shutdown | Damage::Unlinked);
+        let is_new = self.slots.told.insert((program, socket.clone(), damage));
+        if is_new || !is_mended {
+            self.tell(&SocketNote::Mended { socket, generation, damage }.into());
+        }
     }
 
-    /// How often it did so again, and what was done by nobody knows whom meanwhile.
+    /// How often it did so again, if that is many times, and what was done by nobody knows whom meanwhile.
     pub(super) fn tell_damages(&mut self, ended: GenerationId) {
         let is_over = |(told, _): &mut (Damaged, u32)| told.generation.is_none_or(|id| id == ended);
         let over: Vec<_> = self.slots.damages.extract_if(.., is_over).collect();
         for (Damaged { socket, generation, .. }, again) in over {
-            if again > 0 {
+            if again > 1 {
                 self.tell(&SocketNote::MendedAgain { socket, generation, again }.into());
             }
         }

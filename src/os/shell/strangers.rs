@@ -15,6 +15,16 @@ use crate::os::socket::HeldSocket;
 /// How soon strangers are looked for again, as long as the end of one would move ours: nothing tells of that.
 pub(super) const STRANGERS: Duration = Duration::from_millis(100);
 
+/// What was told, until whoever it was about has gone; of a process of a server for good.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ToldStranger {
+    socket: String,
+    /// What it was said to take.
+    takes: Option<String>,
+    /// Who it is; None: a process of a server.
+    other: Option<String>,
+}
+
 /// Whoever else listens there.
 impl Shell {
     pub(super) fn may_strangers_move_us(&self) -> bool {
@@ -80,11 +90,11 @@ impl Shell {
                 );
             }
             for new in found.iter().filter(|one| !before.contains(&one.inode.into())) {
-                let who = self.name_of(new);
-                let takes = (!is_member(&new)).then(|| new.local.to_string());
-                self.tell(&SocketNote::Stranger { socket: socket.address.clone(), who, takes }.into());
+                self.tell_stranger(&socket, new, !is_member(&new));
             }
-            if inodes.is_empty() {
+            let told = &mut self.questions.told_strangers;
+            let others = |told: &ToldStranger| told.socket == socket.address && told.other.is_some();
+            if inodes.is_empty() && told.extract_if(others).count() > 0 {
                 self.tell(&SocketNote::StrangerGone { socket: socket.address.clone() }.into());
             }
         }
@@ -93,11 +103,21 @@ impl Shell {
         }
     }
 
-    /// Mostly it is a process of a server of ours. All of this machine would be too many to look at.
-    fn name_of(&self, stranger: &InetSocket) -> String {
+    /// Once: each thread of a server may have a socket of its own, and each of its generations has them anew.
+    fn tell_stranger(&mut self, socket: &HeldSocket, stranger: &InetSocket, takes: bool) {
+        // Mostly it is a process of a server of ours. All of this machine would be too many to look at.
         let of_generation = |(generation, _)| self.children.pids(generation).unwrap_or_default();
         let pids: Vec<_> = self.children.slots().into_iter().flat_map(of_generation).collect();
-        diag::holder(stranger.inode, &pids).unwrap_or_else(|| format!("a process of uid {}", stranger.uid))
+        let server = diag::holder(stranger.inode, &pids);
+        let is_server = server.is_some();
+        let who = server.unwrap_or_else(|| format!("a process of uid {}", stranger.uid));
+        let takes = takes.then(|| stranger.local.to_string());
+        let socket = socket.address.clone();
+        let other = (!is_server).then(|| who.clone());
+        let told = ToldStranger { socket: socket.clone(), takes: takes.clone(), other };
+        if self.questions.told_strangers.insert(told) {
+            self.tell(&SocketNote::Stranger { socket, who, takes, is_server }.into());
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use nix::sys::stat::fstat;
 use nix::time::ClockId;
 
 use super::Shell;
+use super::strangers::ToldStranger;
 use crate::config::{Kind, Span};
 use crate::core::report::Status;
 use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Traffic};
@@ -31,14 +32,24 @@ pub(super) struct Questions {
     silent: BTreeMap<GenerationId, Silent>,
     /// That the kernel does not answer was told.
     is_refusal_told: bool,
-    /// ListenOverflows when the files were read last.
-    overflows: Option<u64>,
+    /// What was lost by then, when the files were read last.
+    lost: Option<Lost>,
     /// Other people's sockets in our groups, by ours.
     pub(super) strangers: Vec<(Rc<HeldSocket>, Vec<u64>)>,
+    pub(super) told_strangers: HashSet<ToldStranger>,
 }
 
 /// On AF_UNIX: since when nothing was seen in either queue of a connection, by its cookie.
 type Silent = HashMap<u64, Instant>;
+
+/// Clients that had to try again.
+#[derive(Debug)]
+struct Lost {
+    /// By full queues of the whole host.
+    overflows: u64,
+    /// At each socket of ours, by its inode, for whatever reason.
+    drops: HashMap<u64, u32>,
+}
 
 /// One count.
 struct Counting {
@@ -276,16 +287,29 @@ impl Shell {
 /// What was lost.
 impl Shell {
     pub(super) fn begin_overflows(&mut self) {
-        self.questions.overflows = diag::listen_overflows().ok();
+        let drops = self.held().iter().flat_map(|socket| socket.drops()).collect();
+        self.questions.lost = diag::listen_overflows().ok().map(|overflows| Lost { overflows, drops });
     }
 
+    /// What a queue of ours lost is no more than what those of the host lost, nor than what ours dropped.
     pub(super) fn tell_overflows(&mut self) {
-        let (Some(before), Ok(now)) = (self.questions.overflows.take(), diag::listen_overflows()) else {
+        let (Some(before), Ok(now)) = (self.questions.lost.take(), diag::listen_overflows()) else {
             return;
         };
-        let count = now.saturating_sub(before);
+        let (mut dropped, mut sockets) = (0, Vec::new());
+        for socket in self.held() {
+            let known: HashMap<u64, u32> = socket.drops().into_iter().collect();
+            let since =
+                |(inode, drops): (u64, u32)| drops.wrapping_sub(*before.drops.get(&inode).unwrap_or(&0));
+            let new: u64 = known.into_iter().map(since).map(u64::from).sum();
+            if new > 0 {
+                dropped += new;
+                sockets.push(socket.address.clone());
+            }
+        }
+        let count = now.saturating_sub(before.overflows).min(dropped);
         if count > 0 {
-            self.tell(&SocketNote::Overflowed { count }.into());
+            self.tell(&SocketNote::Overflowed { count, sockets: sockets.join(", ") }.into());
         }
     }
 }

@@ -211,6 +211,13 @@ impl HeldSocket {
         Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)).into())
     }
 
+    /// What TCP has dropped so far, by the inode of each socket of ours; nothing where the kernel does not say.
+    pub fn drops(&self) -> Vec<(u64, u32)> {
+        let slots = SlotId::all().filter(|_| self.kind == Kind::Tcp).filter_map(|slot| self.slot(slot));
+        let drops = |fd: Rc<OwnedFd>| Some((fstat(&fd).ok()?.st_ino, sys::drops(&fd).ok()?));
+        slots.filter_map(drops).collect()
+    }
+
     /// The sockets of this address that listen and are not ours, in the order they came: they have places in the
     /// group, and ours may have moved.
     pub fn set_strangers(&self, inodes: &[u64]) -> io::Result<()> {

@@ -89,6 +89,23 @@ fn a_stranger_that_comes_and_goes_takes_nothing_along() {
     assert_eq!(samples.answered("stranger\n"), 0);
 }
 
+/// As unbound does it in each of its threads.
+#[test]
+fn what_a_server_binds_beside_us_is_told_once_with_the_option_that_mends_it() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 0 --drain-quiet 50ms").start();
+    for generation in 1..=3 {
+        daemon.wait_generation(generation);
+        get(&daemon.address("http"), "/stranger").unwrap();
+        swapped(&daemon, generation + 1);
+    }
+    daemon.wait_generation(4);
+    let said = daemon.stderr();
+    let of_it: Vec<_> = said.lines().filter(|line| line.contains("by SO_REUSEPORT")).collect();
+    assert!(matches!(of_it[..], [line] if line.contains("(add --intercept-bind, or")), "{said}");
+    assert!(!said.contains("ours alone again"), "{said}");
+}
+
 /// Clients of IPv4 are its own: a socket of their family goes before one of both.
 #[test]
 fn a_stranger_for_ipv4_beside_a_socket_of_both_families_is_named_with_what_it_gets() {

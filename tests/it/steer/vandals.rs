@@ -220,6 +220,23 @@ fn a_server_that_shuts_its_listener_down_without_end_is_told_of_once_and_then_co
     assert!(said.contains("generation 1 has done the same"), "{said}");
 }
 
+/// As webrick, starman and slapd do it at their ends, by which nothing is lost.
+#[test]
+fn a_server_that_shuts_its_listener_down_in_each_generation_is_told_of_once() {
+    let place = Place::new();
+    let mut daemon = vandal(&place, "--bake 0 --drain-quiet 50ms").start();
+    for generation in 1..=3 {
+        daemon.wait_generation(generation);
+        let shut = format!("vandal generation {generation}\n");
+        assert_eq!(wait_for("an answer", || get(&daemon.address("http"), "/shutdown").ok()), shut);
+        swapped(&daemon, generation + 1);
+    }
+    daemon.wait_generation(4);
+    let said = daemon.stderr();
+    assert_eq!(said.matches(" down; it listens again (the server must not do that)").count(), 1, "{said}");
+    assert!(!said.contains("has done the same"), "{said}");
+}
+
 /// Nothing of somebody else's is replaced; once it was moved away a swap has the path lead to us again.
 #[test]
 fn whoever_takes_the_path_of_a_socket_is_told_of_each_time() {
