@@ -225,17 +225,6 @@ impl Children {
             log::warn!("cannot send {signal} to all that {generation} has started: {error}");
         }
     }
-
-    fn strays_of(&self, generation: GenerationId) -> Vec<i32> {
-        let leaders = self.generations.values().flat_map(|running| &running.leaders);
-        let known: Vec<i32> = leaders.filter(|leader| !leader.is_reaped).map(|leader| leader.pid).collect();
-        let mut strays = reap::strays(&known).unwrap_or_else(|error| {
-            log::warn!("cannot look for what {generation} left behind: {error}");
-            Vec::new()
-        });
-        strays.retain(|pid| self.owner(*pid) == Some(generation));
-        strays
-    }
 }
 
 /// The main process.
@@ -365,7 +354,7 @@ impl Children {
         let mut cleared = Vec::new();
         for (generation, running) in self.generations.iter().filter(|(_, running)| running.awaits_clear) {
             let groups_are_gone = running.leaders.iter().all(|leader| leader.group_is_gone);
-            let has_others = has_children && !self.strays_of(*generation).is_empty();
+            let has_others = has_children && self.has_strays(*generation);
             if has_others && running.is_killed {
                 // What SIGKILL ended has left us its own children meanwhile.
                 self.signal_others(*generation, Signal::KILL);

@@ -66,14 +66,15 @@ impl Kin {
         identity: &Identity,
         generations: &BTreeMap<GenerationId, Generation>,
     ) -> Option<GenerationId> {
-        if let Some(number) = reap::generation_of(pid) {
-            return Some(GenerationId(number));
-        }
+        // The kernel's word comes first: it costs nothing more, where an environment takes a thread to read.
         let leads = |running: &Generation| {
             running.leaders.iter().any(|leader| leader.pid == identity.group && !leader.group_is_gone)
         };
         if let Some((generation, _)) = generations.iter().find(|(_, running)| leads(running)) {
             return Some(*generation);
+        }
+        if let Some(number) = Some(pid).filter(|_| !identity.has_ended).and_then(reap::generation_of) {
+            return Some(GenerationId(number));
         }
         if let Some(generation) = [identity.group, identity.session].iter().find_map(|id| self.of_group(*id))
         {
@@ -128,9 +129,38 @@ impl Children {
         self.owner(pid);
     }
 
+    /// The children of ours that are of this generation, but for its leaders.
+    pub(super) fn strays_of(&self, generation: GenerationId) -> Vec<i32> {
+        let mut strays = self.strays(generation);
+        strays.retain(|pid| self.owner(*pid) == Some(generation));
+        strays
+    }
+
+    /// Whether one is left. It is asked at each end of a process: one that was looked at before is not looked at again.
+    pub(super) fn has_strays(&self, generation: GenerationId) -> bool {
+        let strays = self.strays(generation);
+        strays.iter().any(|pid| self.is_known(*pid, generation))
+            || strays.iter().any(|pid| self.owner(*pid) == Some(generation))
+    }
+
+    /// Children of ours that we did not start.
+    fn strays(&self, generation: GenerationId) -> Vec<i32> {
+        let leaders = self.generations.values().flat_map(|running| &running.leaders);
+        let known: Vec<i32> = leaders.filter(|leader| !leader.is_reaped).map(|leader| leader.pid).collect();
+        reap::strays(&known).unwrap_or_else(|error| {
+            log::warn!("cannot look for what {generation} left behind: {error}");
+            Vec::new()
+        })
+    }
+
     /// The generation of a child of ours that is no leader.
     pub(super) fn owner(&self, pid: i32) -> Option<GenerationId> {
         self.kin.borrow_mut().owner(pid, &self.generations)
+    }
+
+    /// Whether a child of ours was found to be of this generation before.
+    pub(super) fn is_known(&self, pid: i32, generation: GenerationId) -> bool {
+        self.kin.borrow().known.get(&pid).is_some_and(|(_, of)| *of == generation)
     }
 
     pub(super) fn no_kin(&self, pid: i32) {
