@@ -210,8 +210,12 @@ impl Step<'_> {
     }
 
     /// ExecStartPost= is done.
-    fn on_active(&mut self, id: GenerationId) {
+    pub(super) fn on_active(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
+        if generation.end.is_none() && generation.policy.has_pid_file && generation.has_no_daemon() {
+            // It was to write the file.
+            return self.out.push(Action::FindMain { generation: id });
+        }
         generation.active = Some(self.now);
         if generation.end.is_some() {
             return self.wind_down(id);
@@ -232,6 +236,7 @@ impl Generation {
         let none_yet = End::Exited(Exit::Code(0));
         let end = self.end.as_ref().unwrap_or(&none_yet);
         let status = match &self.end {
+            Some(End::Exited(_)) | None if self.has_no_daemon() => None,
             Some(end) => end.status(),
             // It remains after its exit (RemainAfterExit=).
             None if self.pid.is_none() => self.last_exit,

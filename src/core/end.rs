@@ -470,7 +470,7 @@ impl Step<'_> {
     fn after_end(&mut self, generation: &Generation) {
         // Without an end it was never started: a start that a stop overtook.
         let Some(end) = &generation.end else { return self.start_automatically() };
-        let status = end.exit_status();
+        let status = generation.exit_status(end);
         self.service.last_status = status;
         self.count_early_end(generation);
         // `settle` begins it, and reads the files for it.

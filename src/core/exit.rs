@@ -57,6 +57,20 @@ impl Generation {
         result(&self.policy, &End::Exited(exit), None) == RunResult::Success
     }
 
+    /// What we end with where its end is ours. One that has failed in another way than by its status has failed, too.
+    pub(super) fn exit_status(&self, end: &End) -> u8 {
+        let is_good = matches!(self.outcome().result, RunResult::Success | RunResult::ExecCondition);
+        match end.exit_status() {
+            0 if !is_good => 1,
+            status => status,
+        }
+    }
+
+    /// Type=forking: the end of the process that we started says nothing of its daemon, which was not found (yet).
+    pub(super) fn has_no_daemon(&self) -> bool {
+        self.policy.service_type == Type::Forking && (!self.is_up || self.sought.is_some())
+    }
+
     /// ExecStop= is still to be run.
     pub(super) fn has_stop(&self) -> bool {
         self.active.is_some() && !self.stop_begun && !self.policy.commands.stop.is_empty()

@@ -112,10 +112,12 @@ impl Step<'_> {
 
     /// The start of Type=oneshot or forking is complete.
     fn main_done(&mut self, id: GenerationId) {
-        if self.service.get(id).is_some_and(|generation| generation.policy.ready == Ready::Exec) {
+        let Some(generation) = self.service.get(id) else { return };
+        let is_up = generation.is_up;
+        if generation.policy.ready == Ready::Exec {
             self.pass_gate(id, ReadyBy::Exec);
         }
-        self.main_up(id);
+        if is_up { self.on_active(id) } else { self.main_up(id) }
     }
 
     /// StartLimitBurst= was reached.
@@ -220,8 +222,13 @@ impl Step<'_> {
                 generation.retry = Some(now.after(limits::PID_FILE_RETRY));
             }
             Found::Main(pid) => {
+                generation.sought = None;
                 self.tell(Note::MainIs { generation: id, pid: Some(pid) });
                 self.main_done(id);
+            }
+            // ExecStartPost= may write the file.
+            Found::NotYet if !generation.is_up && !generation.policy.commands.start_post.is_empty() => {
+                self.main_up(id);
             }
             Found::NotYet => generation.retry = Some(now.after(limits::PID_FILE_RETRY)),
             Found::Unknown => {
@@ -244,6 +251,7 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id).filter(|generation| generation.runs()) else {
             return;
         };
+        generation.sought = None;
         if generation.pid.replace(pid) != Some(pid) {
             self.tell(Note::MainIs { generation: id, pid: Some(pid) });
         }

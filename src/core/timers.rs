@@ -195,7 +195,9 @@ fn due_to_be_ready(
     let gate_cannot_be_late = generation.gate.is_some()
         || matches!(policy.ready, Ready::Delay(_))
         || (policy.ready == Ready::Auto && alone);
-    let type_waits = !generation.is_up && !matches!(policy.service_type, Type::Simple | Type::Exec);
+    let waits_for_file = policy.has_pid_file && generation.has_no_daemon();
+    let type_waits =
+        (!generation.is_up || waits_for_file) && !matches!(policy.service_type, Type::Simple | Type::Exec);
     if !gate_cannot_be_late || type_waits {
         due.push((extended(started.after(policy.timeout_start)), Why::StartTimeout(id)));
     }

@@ -57,6 +57,8 @@ struct Generation {
     /// Type=forking: its daemon was found; when, if it was only guessed; nobody was there in the last look.
     is_found: bool,
     guessed: Option<Instant>,
+    /// MAINPID= that came before the process we started has ended.
+    named: Option<i32>,
     looks_empty: bool,
     /// SIGKILL was sent to all of it.
     is_killed: bool,
@@ -132,6 +134,7 @@ impl Children {
             awaits_clear: false,
             is_found: false,
             guessed: None,
+            named: None,
             looks_empty: false,
             is_killed: false,
             has_dropped: false,
@@ -237,6 +240,7 @@ impl Children {
         let looked_empty = std::mem::replace(&mut running.looks_empty, is_empty);
         let pid = match running.launcher.pid_file() {
             Some(path) => reap::pid_in_file(path),
+            None if running.named.is_some_and(reap::runs) => running.named,
             None => match orphans[..] {
                 [pid] if running.launcher.guesses_main_pid() => Some(pid),
                 [] if is_empty => None,
@@ -247,7 +251,7 @@ impl Children {
             // A second look: what lost its parent during the first is in no list then.
             return if is_empty && looked_empty { Found::Nobody } else { Found::NotYet };
         };
-        let is_guessed = running.launcher.pid_file().is_none();
+        let is_guessed = running.launcher.pid_file().is_none() && running.named != Some(pid);
         match self.adopt(generation, pid) {
             Ok(()) => {
                 if let Some(running) = self.generations.get_mut(&generation) {
@@ -434,6 +438,12 @@ impl Children {
 
     fn main_changed(&mut self, generation: GenerationId, notify: &Notify) -> Option<Event> {
         let pid = notify.main_pid?;
+        let running = self.generations.get_mut(&generation)?;
+        if running.launcher.forks() && !running.is_found && running.main_was_started() {
+            // Its end completes the start, whoever is the main one then.
+            running.named = Some(pid);
+            return None;
+        }
         match self.adopt(generation, pid) {
             Ok(()) => Some(Event::MainChanged { generation, pid: pid.unsigned_abs() }),
             Err(why) => {
@@ -449,6 +459,11 @@ impl Generation {
         let main = self.main?;
         let leader = self.leaders.iter().find(|leader| leader.pid == main && !leader.is_reaped);
         self.adopted.as_ref().or_else(|| leader.map(|leader| &leader.pidfd))
+    }
+
+    /// Whether the main process is one that we started.
+    fn main_was_started(&self) -> bool {
+        self.leaders.iter().any(|leader| self.main == Some(leader.pid) && !leader.is_reaped)
     }
 
     fn command_leader(&self) -> Option<&Leader> {

@@ -175,12 +175,12 @@ pub fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
     Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
-/// The pid in a PIDFile= (systemd.service(5)): one number, blanks around it. None for anything else, also while it is
-/// being written.
+/// The pid in a PIDFile= (systemd.service(5)): its first line, blanks before it; PostgreSQL writes more below. None for
+/// anything else, also while it is being written.
 pub fn pid_in_file(path: &Path) -> Option<i32> {
-    // A longer file holds no pid.
-    let text = String::from_utf8(read_regular(path, 63).ok()?).ok()?;
-    text.trim().parse().ok().filter(|pid| *pid > 1)
+    let text = read_regular(path, 4096).ok()?;
+    let line = text.split(|byte| *byte == b'\n').next()?;
+    std::str::from_utf8(line).ok()?.trim_start().parse().ok().filter(|pid| *pid > 1)
 }
 
 fn generation_in(environment: &[u8]) -> Option<u64> {

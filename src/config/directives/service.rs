@@ -70,7 +70,7 @@ pub(super) const ROWS: &[Directive] = &[
         "kill the server after so long without WATCHDOG=1; 0 is off")
             .flag("watchdog-sec").default("0"),
     expanded("PIDFile", Service, Readiness, PATH, pid_file,
-        "where a server of Type=forking writes its pid"),
+        "where the server writes its pid; read again when that process ends, so a successor is followed"),
     row("GuessMainPID", Service, Readiness, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.guess_main_pid),
         "without a PIDFile= take the only process for the main one").default("yes"),
     //

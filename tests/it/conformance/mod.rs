@@ -1,6 +1,7 @@
 //! tests/conformance, run: what systemd does, as data, against our parsers and against the built `supervise`.
 //! tests/conformance/README.md says where each expected value comes from.
 
+mod forking;
 mod parsers;
 mod restarts;
 mod units;

@@ -124,7 +124,8 @@ impl Kernel {
                 let is_up = match generation.policy.service_type {
                     Type::Simple | Type::Exec => seen.started.is_some(),
                     Type::Notify | Type::NotifyReload => seen.ready_said.is_some(),
-                    Type::Forking => seen.found,
+                    // It may write the PIDFile=.
+                    Type::Forking => seen.found || generation.policy.has_pid_file,
                     Type::Oneshot => seen.starts == generation.length(CommandList::Start),
                 };
                 assert!(is_up, "{id}: {command:?} before the start was done");
