@@ -1,13 +1,16 @@
 //! NOTIFY_SOCKET is a file: one for each generation, which everybody whom we start can reach and which goes with it.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::Path;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
-use super::support::{Launch, Place, environment, example, wait_for};
+use super::support::{Launch, Place, SUPERVISE, environment, example, wait_for};
+
+const NOBODY: u32 = 65534;
 
 #[test]
 fn ready_is_said_by_a_path_that_goes_with_its_generation() {
@@ -44,6 +47,60 @@ fn another_user_reaches_the_path() {
         .start();
     daemon.wait_generation(1);
     assert!(environment(daemon.server())["NOTIFY_SOCKET"].starts_with('/'));
+}
+
+/// A copy where anybody can go, in a place of which `uid` is the owner.
+fn copy_for(place: &Place, from: &str, name: &str, uid: u32) -> String {
+    let to = place.path(name);
+    fs::copy(from, &to).unwrap();
+    fs::set_permissions(place.path(""), Permissions::from_mode(0o755)).unwrap();
+    chown(place.path(""), Some(uid), None).unwrap();
+    to
+}
+
+#[test]
+fn a_user_without_a_runtime_directory_has_a_path() {
+    if !geteuid().is_root() {
+        return; // Only root can become somebody else.
+    }
+    let place = Place::new();
+    let binary = copy_for(&place, SUPERVISE, "supervise", NOBODY);
+    let server = copy_for(&place, &example("ready"), "server", NOBODY);
+    let mut daemon = Launch::new(&place)
+        .user(NOBODY, &binary)
+        .directory("/")
+        .env("XDG_RUNTIME_DIR", "")
+        .args("--listen 127.0.0.1:0=http --ready notify --restart no")
+        .command(&[&server])
+        .start();
+    daemon.wait_generation(1);
+    assert!(environment(daemon.server())["NOTIFY_SOCKET"].starts_with("/tmp/"));
+}
+
+#[test]
+fn a_user_namespace_reaches_the_path() {
+    const NAMESPACE: [&str; 2] = ["unshare", "--map-root-user"];
+    let may = Command::new(NAMESPACE[0]).args([NAMESPACE[1], "true"]).output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        return; // This kernel, or a sandbox, gives us none.
+    }
+    // The server in one of its own, and all of us in one.
+    for is_ours in [false, true] {
+        let place = Place::new();
+        let launch = Launch::new(&place)
+            .env("XDG_RUNTIME_DIR", "")
+            .args("--listen 127.0.0.1:0=http --ready notify --restart no");
+        let server = example("ready");
+        let launch = if is_ours {
+            launch.wrapper(&NAMESPACE).command(&[&server])
+        } else {
+            launch.command(&[NAMESPACE[0], NAMESPACE[1], &server])
+        };
+        let mut daemon = launch.start();
+        daemon.wait_generation(1);
+        let found = environment(daemon.server())["NOTIFY_SOCKET"].clone();
+        assert!(found.starts_with('/'), "{is_ours}: {found}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `supervise run`: the pair of files a user came with, files that change between swaps, and what the directives of a
 //! service do to real processes.
 
+mod daemons;
 mod directives;
 mod mutations;
 

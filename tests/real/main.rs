@@ -10,6 +10,7 @@
 mod conformance;
 mod container;
 mod cookbook;
+mod daemons;
 mod families;
 mod fastcgi;
 #[path = "../it/load.rs"]
