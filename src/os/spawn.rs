@@ -30,7 +30,7 @@ use nix::fcntl::OFlag;
 pub use environment::{Additions, Environment, Value, build_environment};
 use failure::{REPORT_BYTES, Report, Step};
 use limits::Rlimit;
-pub use limits::raise_open_files;
+pub use limits::{more_open_files, raise_open_files};
 pub use plan::{FIXED_PATH, Plan, Stream, joined};
 use plan::{PID_ROOM, Prepared};
 

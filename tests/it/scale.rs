@@ -22,6 +22,8 @@ enum Of {
 /// What a supervisor with so many sockets has needed.
 #[derive(Debug)]
 struct Cost {
+    /// Until the first generation was ready.
+    start: Duration,
     swaps: [Duration; 2],
     status: Duration,
     cpu: Duration,
@@ -67,7 +69,7 @@ fn cost(count: usize, of: Of) -> Cost {
     });
     let ask = || timed(|| assert_eq!(daemon.status()["sockets"].as_array().unwrap().len(), count));
     let status = [ask(), ask(), ask()].into_iter().min().unwrap();
-    let cost = Cost { swaps, status, cpu: cpu(&daemon) - begun };
+    let cost = Cost { start: begun, swaps, status, cpu: cpu(&daemon) - begun };
     let last = daemon.address(&format!("s{}", (count - 1) / 3 * 3));
     assert_eq!(get(&last, "/").unwrap(), "waits generation 3\n");
     daemon.verb("stop").expect(0);
@@ -90,5 +92,22 @@ fn cpu_time_grows_with_the_sockets_and_not_with_their_square() {
     for of in [Of::Tcp, Of::Unix, Of::Mixed] {
         let (some, more) = (cost(MANY / 4, of), cost(MANY, of));
         assert!(more.cpu <= some.cpu * 6, "{of:?}: {some:?}, {more:?}");
+        assert!(more.start <= some.start * 6, "{of:?}: {some:?}, {more:?}");
+    }
+}
+
+/// Wherever it is met: while sockets are bound, or when they are passed on.
+#[test]
+fn the_limit_of_open_files_is_named_with_what_raises_it() {
+    for (of, count, options) in [(Of::Unix, 40, ""), (Of::Tcp, 120, ""), (Of::Tcp, 120, "--handover shared")] {
+        let place = Place::new();
+        let limited = ["sh", "-c", "ulimit -n 200; exec \"$@\"", "sh"];
+        let ended = start(&place, count, of).wrapper(&limited).args(options).run();
+        let said = ended.stderr.lines().last().unwrap();
+        assert!(ended.status >= 125 && said.contains("limit of open files is 200;"), "{of:?}: {ended:?}");
+        assert!(said.contains("ulimit -Hn") && !said.contains(".supervise"), "{of:?}: {ended:?}");
+        if options.is_empty() {
+            assert!(said.contains("--listen "), "which one had no room: {ended:?}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use super::holder::{self, Holder};
 use super::inet::Failure;
 use super::local::LONGEST_PATH;
 use crate::config::{Address, Kind, Listener};
+use crate::os::spawn::more_open_files;
 
 /// Below this port CAP_NET_BIND_SERVICE is needed (ip(7), Linux 4.11).
 const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
@@ -50,13 +51,13 @@ impl BindError {
     /// A step that fails only where the machine is short of something, or a sandbox is in the way.
     pub(super) fn plain(listener: &Listener, step: &str, errno: Errno) -> Self {
         let remedy = match errno {
-            Errno::EMFILE => "raise the limit of open files, ulimit -n",
-            Errno::ENFILE => "raise the sysctl fs.file-max",
-            Errno::ENOBUFS | Errno::ENOMEM => "the machine is short of memory",
-            Errno::EPERM | Errno::EACCES => "a sandbox or security module forbids it",
-            _ => "",
+            Errno::EMFILE => more_open_files(),
+            Errno::ENFILE => "raise the sysctl fs.file-max".to_owned(),
+            Errno::ENOBUFS | Errno::ENOMEM => "the machine is short of memory".to_owned(),
+            Errno::EPERM | Errno::EACCES => "a sandbox or security module forbids it".to_owned(),
+            _ => String::new(),
         };
-        Self::new(listener, Some(errno), format!("{step}: {}", errno.desc()), remedy.to_owned())
+        Self::new(listener, Some(errno), format!("{step}: {}", errno.desc()), remedy)
     }
 
     pub(super) fn mismatch(listener: &Listener) -> Self {
@@ -154,6 +155,10 @@ impl BindError {
 
     pub(super) fn io(listener: &Listener, path: &Path, error: &io::Error) -> Self {
         let errno = error.raw_os_error().map(Errno::from_raw);
+        if errno == Some(Errno::EMFILE) {
+            // No path is at fault, least of all one of ours that the user has never seen.
+            return Self::plain(listener, "open", Errno::EMFILE);
+        }
         Self::new(listener, errno, format!("{}: {error}", path.display()), String::new())
     }
 

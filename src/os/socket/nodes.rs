@@ -108,7 +108,7 @@ impl Nodes {
         for slot in SlotId::all().rev() {
             let fd = local::bind_path(listener, path, slot.0 == 0).map_err(|error| match error.errno {
                 Some(libc::EMFILE) => {
-                    NoSlots::Shared("the limit of open files leaves no room for more (ulimit -n)".to_owned())
+                    NoSlots::Shared("the limit of open files leaves no room for more (ulimit -Hn)".to_owned())
                 }
                 _ => NoSlots::Bind(error),
             })?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::limits::more_open_files;
 use super::plan::{Plan, candidates};
 use crate::core::{Stage, StartFailure};
 
@@ -92,11 +93,11 @@ impl Report {
 pub(super) fn resources(doing: &str, error: &std::io::Error) -> StartFailure {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     let remedy = match errno {
-        libc::EAGAIN => " (the limit of processes is reached: ulimit -u, pids.max)",
-        libc::EMFILE => " (raise our limit of open files: ulimit -n)",
-        libc::ENFILE => " (the machine has no open files left: fs.file-max)",
-        libc::ENOMEM => " (out of memory)",
-        _ => "",
+        libc::EAGAIN => " (the limit of processes is reached: ulimit -u, pids.max)".to_owned(),
+        libc::EMFILE => format!(" ({})", more_open_files()),
+        libc::ENFILE => " (the machine has no open files left: fs.file-max)".to_owned(),
+        libc::ENOMEM => " (out of memory)".to_owned(),
+        _ => String::new(),
     };
     StartFailure { stage: Stage::Resources, errno, what: format!("cannot {doing}: {}{remedy}", text(errno)) }
 }
@@ -118,7 +119,13 @@ pub(super) fn describe(plan: &Plan, report: Report) -> StartFailure {
     let (errno, cause) = (report.errno, text(report.errno));
     let (stage, what) = match report.step {
         Step::ProcessGroup => (Stage::Setup, format!("cannot make a process group: {cause}")),
-        Step::Descriptors => (Stage::Setup, format!("cannot pass {} sockets: {cause}", plan.fds.len())),
+        Step::Descriptors => {
+            let remedy = match report.errno {
+                libc::EMFILE => format!(" ({})", more_open_files()),
+                _ => String::new(),
+            };
+            (Stage::Setup, format!("cannot pass {} sockets: {cause}{remedy}", plan.fds.len()))
+        }
         Step::Stdin => (Stage::Stdin, format!("cannot set up stdin: {cause}")),
         Step::Stdout => (Stage::Stdout, format!("cannot set up stdout: {cause}")),
         Step::Stderr => (Stage::Stderr, format!("cannot set up stderr: {cause}")),

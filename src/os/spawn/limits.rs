@@ -39,6 +39,15 @@ pub fn raise_open_files() -> io::Result<()> {
     Ok(())
 }
 
+/// What to do where we have no room for another open file. [`raise_open_files`] has done all that we can do ourselves.
+pub fn more_open_files() -> String {
+    let (_, limit) = get(Resource::Nofile);
+    format!(
+        "our hard limit of open files is {}; start us with a higher one: ulimit -Hn, or LimitNOFILE= of a unit",
+        limit.hard
+    )
+}
+
 /// What a child is to have.
 pub(super) fn all(limits: &[Limit]) -> Vec<(Resource, Rlimit)> {
     let or_infinity = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
