@@ -24,7 +24,8 @@
 //!                       in config/directives/: table.rs, THE table, made of service.rs, exec.rs, socket.rs and
 //!                       without.rs (keys that do nothing here); swap.rs: what decides a swap
 //!   unit.rs             unit files to a Config, line by line
-//!                       in config/unit/: pair.rs (which sockets are for which service), finish.rs (the whole)
+//!                       in config/unit/: pair.rs (which sockets are for which service), counts.rs (which lines
+//!                       count), finish.rs (the whole)
 //!   address.rs          --listen and systemd's address grammar
 //!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
 //!   dialect.rs          Protocol=: what else than LISTEN_FDS a server is told
@@ -99,7 +100,7 @@
 //!   intercept.rs        InterceptBind=: the thread that answers what a server binds; in os/intercept/: filter.rs (seccomp),
 //!                       address.rs (what it wants), target.rs (its socket), answer.rs (whether it is ours), held.rs (ours),
 //!                       epoll.rs
-//!   instances.rs        where instances live, who answers
+//!   instances.rs        where instances live, who answers; in os/instances/: others.rs (those of other users)
 //!   snapshot.rs         what only the shell can add to a status
 //!   host.rs             what specifiers ask of this machine and user
 //!   unit_files.rs       the file, template and drop-ins of a UNIT

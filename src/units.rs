@@ -1,11 +1,11 @@
 //! Reads unit files and what they want read beside them, as often as they are asked for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::{Check, Report, Subject, UnitArgs};
 use crate::config::unit::{self, Loaded, companions};
 use crate::config::unit_file::Unit;
-use crate::config::{Config, Error, Warning};
+use crate::config::{Config, Error, Problem, Warning, printable};
 use crate::os::{host, unit_files};
 
 /// What the files say now.
@@ -53,7 +53,32 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Unit>, Error> {
             return Ok(units);
         }
         for path in &wanted {
-            units.push(unit_files::read(path)?);
+            let unit = unit_files::read(path).map_err(|error| missing(&units, path).unwrap_or(error))?;
+            units.push(unit);
         }
     }
+}
+
+/// The service of a socket that was named alone is not there: where it may be instead.
+fn missing(units: &[Unit], service: &Path) -> Option<Error> {
+    let is_for = |unit: &&Unit| {
+        companions(std::slice::from_ref(*unit), &host::specifier).iter().any(|path| path == service)
+    };
+    let socket = units.iter().find(is_for).filter(|unit| unit.name.suffix() == "socket")?;
+    if service.exists() {
+        return None;
+    }
+    let wanted = service.file_name()?.to_string_lossy();
+    let cause = format!("there is no {} beside it", printable(&wanted));
+    let found = unit_files::who_asks_for(socket.name.full(), service.parent()?);
+    let names: Vec<String> = found
+        .iter()
+        .map(|(name, key)| format!("{} as well, which has it in {key}=", printable(name)))
+        .collect();
+    let remedy = if names.is_empty() {
+        format!("name its service as well: supervise run {} NAME.service", socket.name.full())
+    } else {
+        format!("name {}", names.join(", or "))
+    };
+    Some(Problem::new(cause, remedy).at(socket.name.full()))
 }

@@ -111,6 +111,7 @@ fn further(loaded: &Loaded) -> impl Iterator<Item = &Error> {
 fn words(outcome: &Outcome) -> (&'static str, String) {
     match outcome {
         Outcome::Honoured => ("honoured", String::new()),
+        Outcome::Beside(reason) => ("honoured", reason.clone()),
         Outcome::Inert(reason) => ("inert", reason.clone()),
         Outcome::NotHonoured(reason) => ("not honoured", reason.clone()),
         Outcome::Wrong(problem) if problem.remedy.is_empty() => ("WRONG", problem.cause.clone()),

@@ -12,6 +12,7 @@ mod without;
 
 use std::cell::RefCell;
 
+use super::unit::replacing;
 use super::{
     Address, Config, Error, Exec, Input, Kind, Listener, Output, Problem, RestartDelay, Span, Warning,
     dialect, placeholder, printable,
@@ -359,7 +360,10 @@ pub(super) fn check_listeners(config: &Config) -> Result<(), Error> {
         let same = |other: &&Listener| other.kind == listener.kind && other.address == listener.address;
         if let Some(first) = config.listeners[..index].iter().find(same).filter(|_| !picked) {
             let cause = format!("this address is held already by {}", first.place);
-            return Err(Problem::new(cause, "leave one of them out").at(listener.place.as_str()));
+            let is_drop_in = listener.place.contains(".socket.d/");
+            let remedy =
+                if is_drop_in { replacing("ListenStream") } else { "leave one of them out".to_owned() };
+            return Err(Problem::new(cause, remedy).at(listener.place.as_str()));
         }
     }
     check_links(&config.listeners)

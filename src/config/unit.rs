@@ -3,6 +3,7 @@
 //! What systemd warns about and skips, we warn about and skip; what makes it refuse a unit is an error. Beyond that a
 //! Listen line that would be lost is an error, too: a typing error must not cost a port.
 
+mod counts;
 mod finish;
 mod pair;
 
@@ -14,7 +15,8 @@ use super::directives::{
 use super::specifier::Specifiers;
 use super::unit_file::{Assignment, Unit, parse};
 use super::{Config, Error, Problem, SocketCommands, SocketOptions, Warning, printable};
-pub use pair::companions;
+pub(super) use counts::replacing;
+pub use pair::{asks_for, companions};
 
 /// One setting of the command line, applied after the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub struct Line {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Honoured,
+    /// Honoured, and perhaps not what was meant.
+    Beside(String),
     Inert(String),
     NotHonoured(String),
     /// It has no effect, or makes all of it fail.
@@ -180,6 +184,7 @@ impl Loader<'_> {
     fn unit(&mut self, read: &Read<'_>) {
         let specifiers = Specifiers { unit: &read.unit.name, path: &read.unit.path, host: self.host };
         let mut unknown: Vec<&str> = Vec::new();
+        let before = self.lines.len();
         for line in &read.assignments {
             let outcome = match self.section(read, &line.section) {
                 Ok(section) => self.line(read, section, line, &specifiers),
@@ -199,6 +204,8 @@ impl Loader<'_> {
                 outcome,
             });
         }
+        let main = read.unit.sources.first().map_or("", |source| source.name.as_str());
+        counts::judge(&mut self.lines[before..], main);
     }
 
     fn section(&self, read: &Read<'_>, name: &str) -> Result<Section, Problem> {

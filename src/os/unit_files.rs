@@ -8,11 +8,17 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::config::specifier::UnitName;
+use crate::config::unit;
 use crate::config::unit_file::{FILE_BYTES, Source, Unit};
 use crate::config::{Error, Problem, Warning, printable};
 
 /// More is a mistake, or meant to exhaust us.
 const DROP_INS: usize = 256;
+
+/// How much of a directory is searched for a service, how much of a file, and how many are named.
+const ENTRIES: usize = 4096;
+const SERVICE_BYTES: usize = 64 << 10;
+const FOUND: usize = 3;
 
 /// Reads the unit file at `unit` and the drop-ins `*.conf` of `FILE.d` beside it, in the order of their names. For
 /// `x@NAME.service` that is `x@.service` where it has no file of its own, and the drop-ins are those of both, of which
@@ -110,6 +116,23 @@ fn drop_ins(template: Option<&Path>, unit: &Path) -> Result<Vec<PathBuf>, Error>
         }
     }
     Ok(found.into_values().collect())
+}
+
+/// The .service files in `directory` that name this socket, and by which key; the first few in the order of their names.
+pub fn who_asks_for(socket: &str, directory: &Path) -> Vec<(String, &'static str)> {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .take(ENTRIES)
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".service"))
+        .collect();
+    names.sort();
+    let asks = |name: &String| {
+        let text = read_regular(&directory.join(name), SERVICE_BYTES).ok()?;
+        unit::asks_for(&Source { name: name.clone(), text }, socket)
+    };
+    names.into_iter().filter_map(|name| asks(&name).map(|key| (name, key))).take(FOUND).collect()
 }
 
 /// The first bytes of a regular file, one more than `limit` at most, so that the reader can tell. A FIFO or a

@@ -316,3 +316,16 @@ fn a_clean_exit_goes_back_to_listening_whatever_restart_says_about_failures() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.end().status, 0);
 }
+
+#[test]
+fn a_socket_whose_service_has_another_name_leads_to_it() {
+    let place = Place::new();
+    place.write("web-https.socket", "[Socket]\nListenStream=127.0.0.1:0\n");
+    place.write("other.service", "[Unit]\nRequires=other.socket\n[Service]\nExecStart=/bin/true\n");
+    let alone = Launch::units(&place, &["web-https.socket"]).run().expect(125);
+    assert!(alone.stderr.contains("no web-https.service beside it"), "{alone:?}");
+    assert!(alone.stderr.contains("name its service as well: supervise run web-https.socket"), "{alone:?}");
+    place.write("web.service", "[Unit]\nRequires=web-https.socket\n[Service]\nExecStart=/bin/true\n");
+    let named = Launch::units(&place, &["web-https.socket"]).run().expect(125);
+    assert!(named.stderr.contains("name web.service as well, which has it in Requires="), "{named:?}");
+}

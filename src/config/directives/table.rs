@@ -76,6 +76,23 @@ const fn gather<const N: usize>() -> [Directive; N] {
     all
 }
 
+impl Directive {
+    /// A further value is added to those before it, and an empty one takes all of them back.
+    pub fn is_list(&self) -> bool {
+        matches!(self.value, LIST | COMMAND)
+            || self.key.starts_with("Listen")
+            || matches!(
+                self.key,
+                "Environment"
+                    | "EnvironmentFile"
+                    | "ExecSearchPath"
+                    | "OpenFile"
+                    | "StandardInputText"
+                    | "StandardInputData"
+            )
+    }
+}
+
 const fn bare(key: &'static str, section: Section, verdict: Verdict) -> Directive {
     let (value, doc) = ("", "");
     Directive {

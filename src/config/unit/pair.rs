@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::specifier::{Specifiers, UnitName};
-use super::super::unit_file::{Unit, parse};
+use super::super::unit_file::{Source, Unit, parse};
 use super::super::{Error, Problem, Warning, printable};
 use super::Read;
 
@@ -84,6 +84,21 @@ pub fn companions(units: &[Unit], host: &dyn Fn(char) -> Option<String>) -> Vec<
         }
     }
     found
+}
+
+/// How a service (its file without drop-ins) says that it is for this socket: the key that names it.
+pub fn asks_for(service: &Source, socket: &str) -> Option<&'static str> {
+    const KEYS: [(&str, &str); 4] =
+        [("Service", "Sockets"), ("Unit", "Requires"), ("Unit", "BindsTo"), ("Unit", "Wants")];
+    let lines = parse(service).ok()?.assignments;
+    let names = |section: &str, key: &str| {
+        lines.iter().any(|line| {
+            line.section == section
+                && line.key == key
+                && line.value.split_ascii_whitespace().any(|name| name == socket)
+        })
+    };
+    KEYS.into_iter().find(|(section, key)| names(section, key)).map(|(_, key)| key)
 }
 
 /// Sockets= of a service, which grows and is emptied.

@@ -333,3 +333,81 @@ fn a_socket_does_not_speak_for_its_service() {
     let config = loaded(&[("web.socket", &socket), ("web.service", SERVICE)]).config.expect("it loads");
     assert_eq!((config.description, config.policy.start_limit.burst), (None, 5));
 }
+
+/// The verdicts about lines of one unit, as `check` words them.
+fn verdicts(lines: &str) -> Vec<String> {
+    let loaded = loaded(&[("web.socket", lines), ("web.service", SERVICE)]);
+    let of_socket = loaded.lines.iter().filter(|line| line.place.starts_with("web.socket"));
+    of_socket.map(|line| format!("{} {:?}", line.place, line.outcome)).collect()
+}
+
+#[test]
+fn only_the_lines_that_count_are_honoured() {
+    let lines = "[Socket]\nListenStream=1\nFileDescriptorName=a\nListenDatagram=2\nFileDescriptorName=b\n\
+                 ListenStream=\nListenStream=3\nFileDescriptorName=c\nListenStream=4\nBacklog=x\nBacklog=5\n\
+                 [Unit]\nDescription=a\nDescription=b\n";
+    let expected = [
+        r#"web.socket:2 Inert("web.socket:6 takes it back")"#,
+        r#"web.socket:3 Inert("web.socket:8 replaces it")"#,
+        r#"web.socket:4 Inert("web.socket:6 takes it back")"#,
+        r#"web.socket:5 Inert("web.socket:8 replaces it")"#,
+        "web.socket:6 Honoured",
+        "web.socket:7 Honoured",
+        "web.socket:8 Honoured",
+        "web.socket:9 Honoured",
+    ];
+    let found = verdicts(lines);
+    assert_eq!(found[..8], expected);
+    assert!(found[8].starts_with("web.socket:10 Wrong") && found[9] == "web.socket:11 Honoured", "{found:?}");
+
+    // Lists grow, and what is emptied is told from what is replaced.
+    let (_, warnings) = service("Environment=A=1\nEnvironment=\nEnvironment=B=2\nUser=a\nUser=b\nNice=1\n");
+    assert_eq!(warnings, Vec::<String>::new());
+    let lines = "[Service]\nExecStart=/a\nExecStart=\nExecStart=/b\nEnvironment=A=1\nEnvironment=B=2\nUser=a\n\
+                 User=b\n";
+    let loaded = loaded(&[("web.service", lines)]);
+    let inert = |line: &&Line| matches!(line.outcome, Outcome::Inert(_));
+    let places: Vec<&str> = loaded.lines.iter().filter(inert).map(|line| line.place.as_str()).collect();
+    assert_eq!(places, ["web.service:2", "web.service:7"]);
+}
+
+/// Of a very long file, too.
+#[test]
+fn many_lines_are_judged_in_no_time() {
+    let lines = format!("[Socket]\nListenStream=1\n{}", "Backlog=1\n".repeat(20_000));
+    let begun = std::time::Instant::now();
+    assert!(verdicts(&lines)[1].contains("web.socket:20002 replaces it"));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_drop_in_that_adds_an_address_is_told_how_to_replace_it() {
+    let with = |text: &str| {
+        let mut socket = unit("web.socket", "[Socket]\nListenStream=9090\n");
+        let source = Source { name: "web.socket.d/listen.conf".to_owned(), text: text.as_bytes().to_vec() };
+        socket.sources.push(source);
+        load(&[socket, unit("web.service", SERVICE)], &[], &host)
+    };
+    let both = with("[Socket]\nListenStream=443\n");
+    let Outcome::Beside(words) = &both.lines[1].outcome else { panic!("{:?}", both.lines) };
+    assert_eq!(words, "web.socket:2 is held as well; an empty ListenStream= before this line replaces that");
+    assert_eq!(both.config.unwrap().listeners.len(), 2);
+    let replaced = with("[Socket]\nListenStream=\nListenStream=443\n");
+    assert_eq!(replaced.lines[2].outcome, Outcome::Honoured);
+    assert_eq!(replaced.config.unwrap().listeners.len(), 1);
+    let same = with("[Socket]\nListenStream=9090\n").config.unwrap_err();
+    assert!(same.remedy.starts_with("an empty ListenStream= before"), "{same}");
+}
+
+#[test]
+fn a_service_may_ask_for_a_socket_of_another_name() {
+    let asks = |text: &str| {
+        let source = Source { name: "x.service".to_owned(), text: text.as_bytes().to_vec() };
+        asks_for(&source, "server-https.socket")
+    };
+    assert_eq!(asks("[Unit]\nRequires=a.socket server-https.socket\n"), Some("Requires"));
+    assert_eq!(asks("[Service]\nSockets=server-https.socket\n"), Some("Sockets"));
+    for other in ["[Unit]\nRequires=https.socket\n", "[Install]\nAlso=server-https.socket\n", "[Unit\n", ""] {
+        assert_eq!(asks(other), None, "{other}");
+    }
+}

@@ -1,0 +1,55 @@
+//! Which lines of a unit count: a later one may replace an earlier one, or take it back.
+
+use std::collections::HashMap;
+
+use super::super::directives::{Section, find};
+use super::{Line, Outcome};
+
+/// The sections that a unit file may have lines in.
+const SECTIONS: [Section; 5] =
+    [Section::Unit, Section::Service, Section::Socket, Section::Install, Section::XSupervise];
+
+/// What is emptied together: an empty line of one kind of `Listen` takes back all of them.
+fn group(key: &str) -> &str {
+    if key.starts_with("Listen") { "Listen" } else { key }
+}
+
+/// Changes the verdict about lines of one unit that were accepted and have no effect. `main` is the name of its file, as
+/// opposed to its drop-ins.
+pub(super) fn judge(lines: &mut [Line], main: &str) {
+    // The place of the line that makes those before it void, by section and key.
+    let mut last: HashMap<(String, String), String> = HashMap::new();
+    for line in lines.iter_mut().rev() {
+        let section = SECTIONS.into_iter().find(|section| section.name() == line.section);
+        let Some(row) = section.and_then(|section| find(section, &line.key)) else { continue };
+        if line.outcome != Outcome::Honoured {
+            continue;
+        }
+        let of = (line.section.clone(), group(&line.key).to_owned());
+        if let Some(place) = last.get(&of) {
+            let how = if row.is_list() { "takes it back" } else { "replaces it" };
+            line.outcome = Outcome::Inert(format!("{place} {how}"));
+        } else if !row.is_list() || line.value.is_empty() {
+            last.insert(of, line.place.clone());
+        }
+    }
+    beside(lines, main);
+}
+
+/// A drop-in that is to replace an address, and only adds one, holds both.
+fn beside(lines: &mut [Line], main: &str) {
+    let is_main = |line: &Line| line.place.rsplit_once(':').is_some_and(|(file, _)| file == main);
+    let listens = |line: &Line| {
+        line.key.starts_with("Listen") && !line.value.is_empty() && line.outcome == Outcome::Honoured
+    };
+    let Some(first) = lines.iter().find(|line| listens(line) && is_main(line)) else { return };
+    let first = first.place.clone();
+    for line in lines.iter_mut().filter(|line| listens(line) && !is_main(line)) {
+        line.outcome = Outcome::Beside(format!("{first} is held as well; {}", replacing(&line.key)));
+    }
+}
+
+/// What to write where one address is to take the place of another.
+pub(in super::super) fn replacing(key: &str) -> String {
+    format!("an empty {key}= before this line replaces that")
+}
