@@ -8,6 +8,7 @@ mod render;
 mod wire;
 
 use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use serde::Serialize;
 use crate::config::Span;
 use crate::core::report::{LastSwap, Line, State, rounded};
 use crate::core::{Reply, Request};
-use crate::os::instances::{self, Holder, Instance};
+use crate::os::instances::{self, Holder, Instance, Places, others};
 use render::printable;
 use wire::{Trouble, Wire};
 
@@ -62,18 +63,17 @@ struct Failure {
 
 /// Does what the verb says; the result is the exit status. Answers go to stdout, errors of our own to stderr.
 pub fn run(verb: &Verb) -> u8 {
-    let dirs = if verb.name.is_some() { instances::everywhere() } else { instances::directories() };
-    run_in(&dirs, verb, &mut io::stdout(), &mut io::stderr(), PATIENCE)
+    run_in(&Places::find(verb.name.is_some()), verb, &mut io::stdout(), &mut io::stderr(), PATIENCE)
 }
 
-fn run_in(dirs: &[PathBuf], verb: &Verb, out: &mut dyn Write, err: &mut dyn Write, patience: Duration) -> u8 {
+fn run_in(places: &Places, verb: &Verb, out: &mut dyn Write, err: &mut dyn Write, patience: Duration) -> u8 {
     let done = match &verb.task {
-        Task::List => list(dirs, verb.json, out, patience),
+        Task::List => list(places, verb.json, out, patience),
         Task::Ask(Request::Status { wait_ns: Some(wait_ns) }) => {
-            await_status(dirs, verb, Duration::from_nanos(*wait_ns), out, patience)
+            await_status(places, verb, Duration::from_nanos(*wait_ns), out, patience)
         }
         Task::Ask(request) => {
-            find(dirs, verb).and_then(|found| ask(&found, request, verb.json, out, patience))
+            find(places, verb).and_then(|found| ask(&found, request, verb.json, out, patience))
         }
     };
     match done {
@@ -89,7 +89,7 @@ fn run_in(dirs: &[PathBuf], verb: &Verb, out: &mut dyn Write, err: &mut dyn Writ
 /// `status --wait`: also for a supervise that is not up yet. It may come up in any of the directories, some of which
 /// do not exist yet, so it is looked for again and again.
 fn await_status(
-    dirs: &[PathBuf],
+    places: &Places,
     verb: &Verb,
     wait: Duration,
     out: &mut dyn Write,
@@ -99,7 +99,7 @@ fn await_status(
     loop {
         let left = wait.saturating_sub(begun.elapsed());
         let request = Request::Status { wait_ns: u64::try_from(left.as_nanos()).ok() };
-        match find(dirs, verb).and_then(|found| ask(&found, &request, verb.json, out, patience)) {
+        match find(places, verb).and_then(|found| ask(&found, &request, verb.json, out, patience)) {
             Err(Failure { exit: NOTHING_RUNS, .. }) if !left.is_zero() => {
                 let pause = PollTimeout::try_from(left.min(LOOK_AGAIN)).unwrap_or(PollTimeout::ZERO);
                 // A signal that ends it early does no harm.
@@ -110,7 +110,7 @@ fn await_status(
     }
 }
 
-fn find(dirs: &[PathBuf], verb: &Verb) -> Result<Instance, Failure> {
+fn find(places: &Places, verb: &Verb) -> Result<Instance, Failure> {
     let nothing = |text: String| Failure { exit: NOTHING_RUNS, text };
     if let Some(path) = &verb.control {
         let name = path.display().to_string();
@@ -118,19 +118,37 @@ fn find(dirs: &[PathBuf], verb: &Verb) -> Result<Instance, Failure> {
             Holder::Lives(pid) => pid,
             Holder::Nobody | Holder::Stale | Holder::Foreign(_) => None,
         };
-        return Ok(Instance { name, path: path.clone(), pid });
+        return Ok(Instance { name, path: path.clone(), pid, owner: None });
     }
     if let Some(name) = &verb.name {
-        return instances::named(dirs, name).ok_or_else(|| {
-            let others = names(&instances::living(dirs));
-            let hint = if others.is_empty() { String::new() } else { format!(" (there is: {others})") };
-            nothing(format!("nothing runs under the name {name}{hint}"))
-        });
+        if let Some(found) = instances::named(&places.own, name) {
+            return Ok(found);
+        }
+        let mut theirs = others::named(&places.others, name);
+        return match theirs.len() {
+            1 => Ok(theirs.remove(0)),
+            0 => {
+                let hint = names(&everybody(places));
+                let hint = if hint.is_empty() { hint } else { format!(" (there is: {hint})") };
+                Err(nothing(format!("nothing runs under the name {name}{hint}")))
+            }
+            _ => {
+                let paths: Vec<String> =
+                    theirs.iter().map(|found| format!("--control {}", found.path.display())).collect();
+                let text = format!("several users have a {name}, say which: {}", paths.join(" or "));
+                Err(Failure { exit: REFUSED, text })
+            }
+        };
     }
-    let mut living = instances::living(dirs);
+    let mut living = instances::living(&places.own);
     match living.len() {
         1 => Ok(living.remove(0)),
-        0 => Err(nothing("no instance of this user runs".to_owned())),
+        0 => {
+            // What is another user's has to be meant.
+            let theirs = names(&others::living(&places.others));
+            let hint = if theirs.is_empty() { theirs } else { format!("; name one of others: {theirs}") };
+            Err(nothing(format!("no instance of this user runs{hint}")))
+        }
         _ => {
             let text = format!("several instances run, name one of them: {}", names(&living));
             Err(Failure { exit: REFUSED, text })
@@ -138,8 +156,19 @@ fn find(dirs: &[PathBuf], verb: &Verb) -> Result<Instance, Failure> {
     }
 }
 
+/// Ours first, then those of others.
+fn everybody(places: &Places) -> Vec<Instance> {
+    let mut found = instances::living(&places.own);
+    found.extend(others::living(&places.others));
+    found
+}
+
 fn names(instances: &[Instance]) -> String {
-    instances.iter().map(|found| found.name.as_str()).collect::<Vec<_>>().join(", ")
+    let name = |found: &Instance| match found.owner {
+        Some(uid) => format!("{} (of {})", found.name, others::owner_name(uid)),
+        None => found.name.clone(),
+    };
+    instances.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn ask(
@@ -213,7 +242,7 @@ fn allowance(request: &Request, patience: Duration) -> Option<Duration> {
 }
 
 fn connect(found: &Instance, patience: Duration) -> Result<Wire, Failure> {
-    let stream = instances::connect(&found.path, patience).map_err(|error| match error.kind() {
+    let stream = open(found, patience).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             Failure { exit: NOTHING_RUNS, text: format!("nothing runs at {}", found.path.display()) }
         }
@@ -223,6 +252,17 @@ fn connect(found: &Instance, patience: Duration) -> Result<Wire, Failure> {
         _ => Failure { exit: REFUSED, text: format!("{}: {error}", found.path.display()) },
     })?;
     Ok(Wire::new(stream))
+}
+
+/// A connection to the instance. What was another user's when it was found may have been replaced since.
+fn open(found: &Instance, patience: Duration) -> io::Result<UnixStream> {
+    let stream = instances::connect(&found.path, patience)?;
+    match (found.owner, instances::peer(&stream)?.uid()) {
+        (Some(owner), uid) if uid != owner => Err(io::Error::other(format!(
+            "somebody else answers, uid {uid} and not {owner}; nothing was asked"
+        ))),
+        _ => Ok(stream),
+    }
 }
 
 fn no_answer(found: &Instance, trouble: &Trouble, patience: Duration) -> String {
@@ -276,6 +316,8 @@ fn answer(request: &Request, reply: &Reply, json: bool, out: &mut dyn Write) -> 
 #[derive(Serialize)]
 struct Listed {
     name: String,
+    /// Whose it is: a uid.
+    owner: u32,
     pid: Option<i32>,
     /// Null: it did not answer in time.
     state: Option<State>,
@@ -284,20 +326,21 @@ struct Listed {
     control: PathBuf,
 }
 
-fn list(dirs: &[PathBuf], json: bool, out: &mut dyn Write, patience: Duration) -> Result<u8, Failure> {
+fn list(places: &Places, json: bool, out: &mut dyn Write, patience: Duration) -> Result<u8, Failure> {
     let request = Request::Status { wait_ns: None };
     let deadline = Instant::now().checked_add(patience);
     // All are asked before the first answer is awaited, so that several stopped ones take no longer than one.
-    let asked: Vec<(Instance, Option<Wire>)> = instances::living(dirs)
+    let asked: Vec<(Instance, Option<Wire>)> = everybody(places)
         .into_iter()
         .map(|found| {
-            let mut wire = instances::connect(&found.path, Duration::ZERO).map(Wire::new).ok();
+            let mut wire = open(&found, Duration::ZERO).map(Wire::new).ok();
             if let Some(wire) = &mut wire {
                 wire.send(&request);
             }
             (found, wire)
         })
         .collect();
+    let has_others = asked.iter().any(|(found, _)| found.owner.is_some());
     let listed: Vec<Listed> =
         asked.into_iter().map(|(found, wire)| describe(found, wire, deadline)).collect();
     if json {
@@ -305,7 +348,10 @@ fn list(dirs: &[PathBuf], json: bool, out: &mut dyn Write, patience: Duration) -
     } else if listed.is_empty() {
         say(out, "no instance of this user runs")?;
     } else {
-        say(out, render::table(&["NAME", "PID", "STATE", "SOCKET"], listed.iter().map(row)).trim_end())?;
+        let headings = ["NAME", "PID", "STATE", "SOCKET", "OWNER"];
+        let columns = if has_others { headings.len() } else { headings.len() - 1 };
+        let rows = listed.iter().map(|listed| row(listed, columns));
+        say(out, render::table(&headings[..columns], rows).trim_end())?;
     }
     Ok(0)
 }
@@ -322,17 +368,21 @@ fn describe(found: Instance, wire: Option<Wire>, deadline: Option<Instant>) -> L
     });
     let state = status.as_ref().map(|status| status.state);
     let address = status.and_then(|status| status.sockets.into_iter().next()).map(|socket| socket.address);
-    Listed { name: found.name, pid: found.pid, state, address, control: found.path }
+    let owner = found.uid();
+    Listed { name: found.name, owner, pid: found.pid, state, address, control: found.path }
 }
 
-fn row(listed: &Listed) -> Vec<String> {
+fn row(listed: &Listed, columns: usize) -> Vec<String> {
     let state = listed.state.map_or("does not answer", render::state);
-    vec![
+    let mut cells = vec![
         listed.name.clone(),
         render::figure(listed.pid),
         state.to_owned(),
         listed.address.clone().unwrap_or_else(|| "-".to_owned()),
-    ]
+        others::owner_name(listed.owner),
+    ];
+    cells.truncate(columns);
+    cells
 }
 
 /// One line of JSON, with the control characters escaped that JSON itself allows (DEL and C1).

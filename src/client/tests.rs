@@ -28,7 +28,7 @@ impl Home {
 
     /// An instance that answers every request with these lines and then closes.
     fn instance(&self, name: &str, lines: Vec<Line>) -> JoinHandle<()> {
-        let listener = UnixListener::bind(instances::socket_path(self.0.path(), name)).unwrap();
+        let listener = control_socket(&instances::socket_path(self.0.path(), name));
         let text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -50,9 +50,16 @@ impl Home {
 
     fn run_within(&self, verb: &Verb, patience: Duration) -> Ran {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let exit = run_in(&[self.0.path().to_owned()], verb, &mut out, &mut err, patience);
+        let places = Places { own: vec![self.0.path().to_owned()], others: Vec::new() };
+        let exit = run_in(&places, verb, &mut out, &mut err, patience);
         Ran { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
     }
+}
+
+fn control_socket(path: &std::path::Path) -> UnixListener {
+    let listener = UnixListener::bind(path).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(instances::CONTROL_MODE)).unwrap();
+    listener
 }
 
 fn verb(request: Request) -> Verb {
@@ -175,7 +182,7 @@ fn status_waits_for_an_instance_that_is_not_up_yet() {
             let waiting = scope.spawn(move || home.run(&late));
             // What a supervisor left behind that was killed is replaced.
             std::fs::remove_file(&control).unwrap();
-            let listener = UnixListener::bind(&control).unwrap();
+            let listener = control_socket(&control);
             let text = serde_json::to_string(&status_reply(0, status(State::Running, Some(3)))[0]).unwrap();
             while !waiting.is_finished() {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -241,7 +248,7 @@ fn an_answer_of_another_version_is_a_failure() {
 fn a_stopped_supervisor_holds_up_no_question() {
     let home = Home::new();
     let path = home.0.path().join("web.sock");
-    let _stopped = UnixListener::bind(&path).unwrap();
+    let _stopped = control_socket(&path);
     let short = Duration::from_millis(50);
     for request in [
         STATUS,
@@ -304,7 +311,11 @@ fn list_shows_the_living() {
     assert_eq!(home.run(&list).out, "no instance of this user runs\n");
     assert_eq!(home.run(&Verb { json: true, ..list.clone() }).out, "[]\n");
 
-    drop(UnixListener::bind(home.0.path().join("stale.sock")).unwrap());
+    drop(control_socket(&home.0.path().join("stale.sock")));
+    // A server's own is no instance, however it is asked for.
+    let _server = UnixListener::bind(home.0.path().join("server.sock")).unwrap();
+    let ran = home.run(&Verb { name: Some("server".to_owned()), ..verb(STATUS) });
+    assert_eq!((ran.exit, ran.err.contains("nothing runs under the name server")), (3, true), "{ran:?}");
     home.instance("web", status_reply(0, status(State::Running, Some(1))));
     let ran = home.run(&list);
     assert_eq!(ran.exit, 0);
@@ -317,6 +328,7 @@ fn list_shows_the_living() {
     assert_eq!(json[0]["name"], "web");
     assert_eq!(json[0]["state"], "running");
     assert_eq!(json[0]["pid"], pid);
+    assert_eq!(json[0]["owner"], std::os::unix::fs::MetadataExt::uid(&home.0.path().metadata().unwrap()));
     assert_eq!(json[0]["control"], home.0.path().join("web.sock").to_str().unwrap());
 }
 

@@ -29,6 +29,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// Connections not yet accepted; verbs are rare.
 const BACKLOG: i32 = 128;
+/// What to do where no directory will do.
+const NOWHERE: &str = "pass --control PATH, or make one of these directories writable; a tmpfs is enough";
 /// NAME, NAME-2, ... up to this number.
 const NAMES: u32 = 9999;
 
@@ -78,8 +80,11 @@ impl ControlSocket {
             && instances::is_named()
             && let Err(why) = instances::usable(&dirs[0], true)
         {
-            let remedy = "name another directory, or pass --control PATH";
-            return Err(ControlError(format!("SUPERVISE_RUNTIME_DIR: {why} ({remedy})")));
+            let chmod = why.remedy.iter().map(|remedy| format!("{remedy}, ")).collect::<String>();
+            return Err(ControlError(format!(
+                "SUPERVISE_RUNTIME_DIR: {} ({chmod}name another directory, or pass --control PATH)",
+                why.cause
+            )));
         }
         Self::open_in(dirs, choice, default_name)
     }
@@ -98,7 +103,9 @@ impl ControlSocket {
                 match search(&dirs, choice.name.as_deref(), &default_name, LOCK_PATIENCE)? {
                     Found::Bound(bound) => bound,
                     Found::Nowhere(reasons) => {
-                        log::warn!("no control socket, verbs cannot reach this instance: {reasons}");
+                        log::warn!(
+                            "no control socket, verbs cannot reach this instance: {reasons} ({NOWHERE})"
+                        );
                         return Ok(None);
                     }
                 }
@@ -152,7 +159,7 @@ impl ControlSocket {
                 let name = self.choice.name.as_deref();
                 match search(&self.dirs, name, &self.bound.name, Duration::ZERO)? {
                     Found::Bound(bound) => bound,
-                    Found::Nowhere(reasons) => return Err(ControlError(reasons)),
+                    Found::Nowhere(reasons) => return Err(ControlError(format!("{reasons} ({NOWHERE})"))),
                 }
             }
         };
@@ -211,7 +218,7 @@ fn search(
     }
     let mut reasons = Vec::new();
     for dir in dirs {
-        let bound = instances::usable(dir, true).and_then(|handle| {
+        let bound = instances::usable(dir, true).map_err(|why| why.cause).and_then(|handle| {
             let _lock = lock(handle, patience);
             bind_in(dir, dirs, explicit, default)
         });
@@ -283,7 +290,11 @@ fn bind_path(path: &Path, name: Option<&str>, patience: Duration) -> Result<Boun
         Holder::Lives(pid) => return Err(ControlError(format!("--control {}", in_use(pid, &path)))),
         Holder::Foreign(why) => return Err(fail(format!("{why} (remove it, or choose another path)"))),
     }
-    bind(path, &name).map_err(|cause| ControlError(format!("--control {cause}")))
+    let remedy = match path.parent() {
+        Some(directory) if !directory.exists() => format!("mkdir -p {}", directory.display()),
+        _ => "choose another path".to_owned(),
+    };
+    bind(path, &name).map_err(|cause| ControlError(format!("--control {cause} ({remedy})")))
 }
 
 /// Takes the lock of a directory until the result is dropped. Where it cannot be had in time we go on without: in a
@@ -308,13 +319,7 @@ pub(super) fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
 fn bind(path: PathBuf, name: &str) -> Result<Bound, String> {
     match listen(&path) {
         Ok((listener, inode)) => Ok(Bound { name: name.to_owned(), path, listener, inode }),
-        Err(error) => {
-            let remedy = match (error.kind(), path.parent()) {
-                (io::ErrorKind::NotFound, Some(directory)) => format!(" (mkdir -p {})", directory.display()),
-                _ => " (choose another path)".to_owned(),
-            };
-            Err(format!("{}: cannot be bound: {error}{remedy}", path.display()))
-        }
+        Err(error) => Err(format!("{}: cannot be bound: {error}", path.display())),
     }
 }
 
@@ -326,7 +331,7 @@ fn listen(path: &Path) -> io::Result<(UnixListener, Inode)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     // Linux gives the mode of the socket to the file that bind(2) makes: it is never open to others, whatever the umask.
-    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    fchmod(&fd, Mode::from_bits_truncate(instances::CONTROL_MODE))?;
     instances::with_address(path, |address| socket::bind(fd.as_raw_fd(), address))?;
     let listening = inode(path).and_then(|inode| {
         socket::listen(&fd, Backlog::new(BACKLOG)?)?;

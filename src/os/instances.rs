@@ -3,7 +3,10 @@
 //! Supervisor and verbs share this file, so that what one creates the other finds. A directory counts only if it
 //! is ours alone: whoever may write to it could put a socket of his own under our name.
 
+pub mod others;
+
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -21,6 +24,9 @@ use nix::unistd::geteuid;
 pub(super) const SUN_PATH: usize = 107;
 /// Leaves room for `/proc/self/fd/N/` before and `.sock` after it, see [`with_address`].
 const NAME_BYTES: usize = 64;
+/// The mode of a control socket. Nobody else may connect; the sticky bit, which means nothing for a socket, tells it from
+/// those that a server has in the same directory.
+pub const CONTROL_MODE: u32 = 0o1600;
 /// One directory is read up to this many entries, however full it is.
 const ENTRIES: usize = 4096;
 
@@ -44,6 +50,45 @@ pub struct Instance {
     pub path: PathBuf,
     /// The process that called listen(2) on the socket.
     pub pid: Option<i32>,
+    /// Of another user; None: ours, or what `--control` says.
+    pub owner: Option<u32>,
+}
+
+impl Instance {
+    pub fn uid(&self) -> u32 {
+        self.owner.unwrap_or_else(|| geteuid().as_raw())
+    }
+}
+
+/// Where verbs look.
+#[derive(Debug)]
+pub struct Places {
+    pub own: Vec<PathBuf>,
+    pub others: Vec<others::Home>,
+}
+
+impl Places {
+    /// For a verb with a NAME everywhere; without one, where SUPERVISE_RUNTIME_DIR is set, in that directory alone.
+    pub fn find(has_name: bool) -> Self {
+        let own = if has_name { everywhere() } else { directories() };
+        let others = if has_name || !is_named() { others::homes() } else { Vec::new() };
+        Self { own, others }
+    }
+}
+
+/// Why a directory will not do.
+#[derive(Debug)]
+pub struct Unusable {
+    /// A sentence that names it.
+    pub cause: String,
+    /// What makes it usable, where that is one command.
+    pub remedy: Option<String>,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)
+    }
 }
 
 /// The directories to make an instance in and to look in, best first. None of them need exist. Where
@@ -88,30 +133,36 @@ fn candidates(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<Path
 }
 
 /// Opens `dir` if it is a directory of ours that nobody else may enter; with `create` it is made where it is absent
-/// (its parent is not). The error is a sentence that names the directory.
-pub fn usable(dir: &Path, create: bool) -> Result<File, String> {
+/// (its parent is not).
+pub fn usable(dir: &Path, create: bool) -> Result<File, Unusable> {
+    usable_by(dir, create, geteuid().as_raw())
+}
+
+fn usable_by(dir: &Path, create: bool, uid: u32) -> Result<File, Unusable> {
     let place = dir.display();
+    let unusable = |cause: String| Unusable { cause, remedy: None };
     if create {
         match DirBuilder::new().mode(0o700).create(dir) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(format!("{place}: cannot be created: {error}")),
+            Err(error) => return Err(unusable(format!("{place}: cannot be created: {error}"))),
         }
     }
     let open = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(dir);
     let handle = match open {
         Ok(handle) => handle,
         // What open(2) says of a link with these flags would mislead.
-        Err(_) if dir.is_symlink() => return Err(format!("{place}: is a symbolic link")),
-        Err(error) => return Err(format!("{place}: {error}")),
+        Err(_) if dir.is_symlink() => return Err(unusable(format!("{place} is a symbolic link"))),
+        Err(error) => return Err(unusable(format!("{place}: {error}"))),
     };
-    let found = handle.metadata().map_err(|error| format!("{place}: {error}"))?;
-    if found.uid() != geteuid().as_raw() {
-        return Err(format!("{place}: belongs to uid {}", found.uid()));
+    let found = handle.metadata().map_err(|error| unusable(format!("{place}: {error}")))?;
+    if found.uid() != uid {
+        return Err(unusable(format!("{place} belongs to uid {}", found.uid())));
     }
     if found.mode() & 0o077 != 0 {
         let mode = found.mode() & 0o7777;
-        return Err(format!("{place}: is open to others (mode {mode:04o}; chmod 0700 makes it usable)"));
+        let cause = format!("{place} is open to others by its mode {mode:04o}");
+        return Err(Unusable { cause, remedy: Some(format!("chmod 0700 {place}")) });
     }
     Ok(handle)
 }
@@ -141,16 +192,21 @@ pub fn socket_path(dir: &Path, name: &str) -> PathBuf {
 pub fn living(dirs: &[PathBuf]) -> Vec<Instance> {
     let mut found = Vec::new();
     for dir in dirs.iter().filter(|dir| usable(dir, false).is_ok()) {
-        let Ok(entries) = fs::read_dir(dir) else { continue };
-        let mut names: Vec<String> = entries
-            .take(ENTRIES)
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".sock").map(str::to_owned))
-            .filter(|name| is_name(name))
-            .collect();
-        names.sort();
-        found.extend(names.into_iter().filter_map(|name| answering(dir, name)));
+        found.extend(names_in(dir).into_iter().filter_map(|name| answering(dir, name)));
     }
     found
+}
+
+/// What may be instances, sorted.
+fn names_in(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    let mut names: Vec<String> = entries
+        .take(ENTRIES)
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".sock").map(str::to_owned))
+        .filter(|name| is_name(name))
+        .collect();
+    names.sort();
+    names
 }
 
 /// The instance `name`, in the first of `dirs` where it answers.
@@ -160,11 +216,17 @@ pub fn named(dirs: &[PathBuf], name: &str) -> Option<Instance> {
 }
 
 fn answering(dir: &Path, name: String) -> Option<Instance> {
-    let path = socket_path(dir, &name);
+    let path = Some(socket_path(dir, &name)).filter(|path| is_name(&name) && is_control(path))?;
     match holder(&path) {
-        Holder::Lives(pid) => Some(Instance { name, path, pid }),
+        Holder::Lives(pid) => Some(Instance { name, path, pid, owner: None }),
         Holder::Nobody | Holder::Stale | Holder::Foreign(_) => None,
     }
+}
+
+/// Whether a socket was made by a supervise to be asked, and not by a server, which would not understand us.
+fn is_control(path: &Path) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|found| found.file_type().is_socket() && found.mode() & 0o7777 == CONTROL_MODE)
 }
 
 /// Asks who listens at `path`, without waiting. A connection that is closed at once is all the other side sees.
@@ -259,23 +321,24 @@ mod tests {
     fn a_directory_must_be_ours_alone_and_no_link() {
         let home = private();
         let dir = home.path().join("dir");
-        assert!(usable(&dir, false).unwrap_err().contains("No such file"));
+        let cause = |dir: &Path, create| usable(dir, create).unwrap_err().cause;
+        assert!(cause(&dir, false).contains("No such file"));
         usable(&dir, true).unwrap();
         assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
 
         for mode in [0o755, 0o710, 0o770, 0o702, 0o1777] {
             fs::set_permissions(&dir, Permissions::from_mode(mode)).unwrap();
-            assert!(usable(&dir, true).unwrap_err().contains("open to others"), "{mode:o}");
+            assert!(cause(&dir, true).contains("open to others"), "{mode:o}");
         }
         fs::set_permissions(&dir, Permissions::from_mode(0o700)).unwrap();
 
         let link = home.path().join("link");
         std::os::unix::fs::symlink(&dir, &link).unwrap();
-        assert!(usable(&link, true).unwrap_err().contains("symbolic link"));
+        assert!(cause(&link, true).contains("symbolic link"));
         let file = home.path().join("file");
         fs::write(&file, "").unwrap();
-        assert!(usable(&file, true).unwrap_err().contains("Not a directory"));
-        assert!(usable(&home.path().join("no/parent"), true).unwrap_err().contains("cannot be created"));
+        assert!(cause(&file, true).contains("Not a directory"));
+        assert!(cause(&home.path().join("no/parent"), true).contains("cannot be created"));
         // A system directory: as root it is open to others, else it is root's.
         assert!(usable(Path::new("/usr"), true).is_err());
     }
@@ -333,11 +396,19 @@ mod tests {
         let dirs = [home.path().join("absent"), home.path().to_owned()];
         let _b = UnixListener::bind(home.path().join("b.sock")).unwrap();
         let _a = UnixListener::bind(home.path().join("a.sock")).unwrap();
+        for name in ["a.sock", "b.sock"] {
+            fs::set_permissions(home.path().join(name), Permissions::from_mode(CONTROL_MODE)).unwrap();
+        }
+        // Of a server, as bind(2) makes it and as SocketMode=0600 does.
+        let _server = UnixListener::bind(home.path().join("server.sock")).unwrap();
+        let _private = UnixListener::bind(home.path().join("private.sock")).unwrap();
+        fs::set_permissions(home.path().join("private.sock"), Permissions::from_mode(0o600)).unwrap();
         drop(UnixListener::bind(home.path().join("stale.sock")).unwrap());
         fs::write(home.path().join("file.sock"), "").unwrap();
         let names: Vec<String> = living(&dirs).into_iter().map(|found| found.name).collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(named(&dirs, "b").unwrap().path, home.path().join("b.sock"));
+        assert!(named(&dirs, "server").is_none() && named(&dirs, "private").is_none());
         assert!(named(&dirs, "stale").is_none() && named(&dirs, "../x").is_none());
     }
 }

@@ -54,7 +54,7 @@ fn the_second_instance_of_a_name_gets_the_next_one() {
     let sockets = [home.socket(), home.socket(), home.socket()];
     assert_eq!(sockets.each_ref().map(|socket| socket.name()), ["node", "node-2", "node-3"]);
     let found = fs::metadata(sockets[1].path()).unwrap();
-    assert_eq!(found.mode() & 0o777, 0o600);
+    assert_eq!(found.mode() & 0o7777, instances::CONTROL_MODE);
 
     let [_first, second, _third] = sockets;
     drop(second);

@@ -1,0 +1,146 @@
+//! What root sees of other users: the directories in which their instances are made without being told where.
+//!
+//! Such a directory is its user's to fill as he likes, and a link or a socket in it may lead anywhere. So it counts only
+//! while it belongs to the user whose number is in its path, and nothing is said to whoever answers there but a process
+//! of that user (SO_PEERCRED). What is found is asked for by a thread: a file system of the user's own (FUSE) may never
+//! answer.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
+
+use super::{Instance, answering, connect, names_in, peer, usable_by};
+use crate::os::users;
+use crate::os::within::within_a_second;
+
+/// So many entries of /tmp are looked at, however full others make it.
+const ENTRIES: usize = 65_536;
+
+/// A directory that may hold instances of another user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    pub dir: PathBuf,
+    pub uid: u32,
+}
+
+/// Those of all other users, sorted; none for anybody but root.
+pub fn homes() -> Vec<Home> {
+    if geteuid().is_root() { homes_in(Path::new("/run/user"), Path::new("/tmp")) } else { Vec::new() }
+}
+
+fn homes_in(run_user: &Path, tmp: &Path) -> Vec<Home> {
+    let numbers = |dir: &Path, prefix: &str| -> Vec<u32> {
+        let entries = fs::read_dir(dir).into_iter().flatten().take(ENTRIES);
+        let uid = |name: &str| {
+            let uid: u32 = name.strip_prefix(prefix)?.parse().ok()?;
+            // Nothing but the number as we write it.
+            (uid != geteuid().as_raw() && name == format!("{prefix}{uid}")).then_some(uid)
+        };
+        let mut found: Vec<u32> =
+            entries.filter_map(|entry| uid(entry.ok()?.file_name().to_str()?)).collect();
+        found.sort_unstable();
+        found
+    };
+    let of_run = numbers(run_user, "").into_iter();
+    let of_run = of_run.map(|uid| Home { dir: run_user.join(uid.to_string()).join("supervise"), uid });
+    let of_tmp = numbers(tmp, "supervise-").into_iter();
+    let of_tmp = of_tmp.map(|uid| Home { dir: tmp.join(format!("supervise-{uid}")), uid });
+    of_run.chain(of_tmp).collect()
+}
+
+/// Every instance that answers in them.
+pub fn living(homes: &[Home]) -> Vec<Instance> {
+    look(homes, |home| names_in(&home.dir))
+}
+
+/// Those of this name; two users may have one each.
+pub fn named(homes: &[Home], name: &str) -> Vec<Instance> {
+    look(homes, move |_| vec![name.to_owned()])
+}
+
+fn look(homes: &[Home], names: impl Fn(&Home) -> Vec<String>) -> Vec<Instance> {
+    let names = &names;
+    let mut found = Vec::new();
+    for home in homes {
+        let is_theirs = home.clone();
+        if within_a_second(move || usable_by(&is_theirs.dir, false, is_theirs.uid).is_ok()) != Some(true) {
+            continue;
+        }
+        for name in names(home) {
+            let asked = home.clone();
+            let answer = within_a_second(move || theirs(&asked, name));
+            found.extend(answer.flatten());
+        }
+    }
+    found
+}
+
+fn theirs(home: &Home, name: String) -> Option<Instance> {
+    let found = answering(&home.dir, name)?;
+    let stream = connect(&found.path, std::time::Duration::ZERO).ok()?;
+    let is_theirs = peer(&stream).is_ok_and(|peer| peer.uid() == home.uid);
+    is_theirs.then_some(Instance { owner: Some(home.uid), ..found })
+}
+
+/// The name of a user, or the number where there is none.
+pub fn owner_name(uid: u32) -> String {
+    users::find_user(&uid.to_string()).map_or_else(|_| uid.to_string(), |user| user.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::super::CONTROL_MODE;
+    use super::*;
+
+    fn listen(path: &Path) -> UnixListener {
+        let listener = UnixListener::bind(path).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(CONTROL_MODE)).unwrap();
+        listener
+    }
+
+    #[test]
+    fn only_numbers_of_other_users_are_their_directories() {
+        let top = tempfile::tempdir().unwrap();
+        let (run, tmp) = (top.path().join("run"), top.path().join("tmp"));
+        let own = geteuid().as_raw();
+        for name in ["4001", "04002", "+4003", "x", "4294967296", &own.to_string()] {
+            fs::create_dir_all(run.join(name)).unwrap();
+            fs::create_dir_all(tmp.join(format!("supervise-{name}"))).unwrap();
+        }
+        let dirs: Vec<PathBuf> = homes_in(&run, &tmp).into_iter().map(|home| home.dir).collect();
+        assert_eq!(dirs, [run.join("4001/supervise"), tmp.join("supervise-4001")]);
+    }
+
+    /// Links, directories of others and sockets that somebody else listens on: all that a user can put there.
+    #[test]
+    fn nobody_is_taken_for_another() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("dir");
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, Permissions::from_mode(0o700)).unwrap();
+        // We are root, and so is the process that answers.
+        let _roots = listen(&dir.join("roots.sock"));
+        let of_root = [Home { dir: dir.clone(), uid: 0 }];
+        assert_eq!(living(&of_root).len(), 1);
+        // The directory belongs to another user by now, but who answers does not.
+        chown(&dir, Some(4001), Some(4001)).unwrap();
+        let home = [Home { dir: dir.clone(), uid: 4001 }];
+        assert!(living(&home).is_empty() && named(&home, "roots").is_empty());
+        assert!(living(&of_root).is_empty(), "it is not root's");
+        // A link in the place of the directory, or of the socket.
+        let link = top.path().join("link");
+        symlink(&dir, &link).unwrap();
+        assert!(living(&[Home { dir: link, uid: 4001 }]).is_empty());
+        let _elsewhere = listen(&top.path().join("elsewhere.sock"));
+        symlink(top.path().join("elsewhere.sock"), dir.join("linked.sock")).unwrap();
+        assert!(named(&home, "linked").is_empty() && named(&home, "../elsewhere").is_empty());
+    }
+}
