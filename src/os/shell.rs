@@ -475,7 +475,7 @@ impl Shell {
         if let Some(control) = &mut self.control
             && !note.is_conclusion()
         {
-            control.note_all(&text);
+            control.note_all(&text, log::log_enabled!(note.level()));
         }
     }
 

@@ -198,7 +198,9 @@ fn the_directory_that_the_user_names_is_the_only_one() {
         refused.stderr.contains("SUPERVISE_RUNTIME_DIR") && refused.stderr.contains("0755"),
         "{refused:?}"
     );
-    assert!(refused.stderr.contains("chmod 0700"), "{refused:?}");
+    let remedy =
+        format!("0755 (chmod 0700 {}, name another directory, or pass --control PATH)", place.path("run"));
+    assert!(refused.stderr.trim_end().ends_with(&remedy), "one remedy, at the end: {refused:?}");
 
     // It lives where a verb looks by itself, but not where this user said.
     let xdg = format!("{}/supervise", place.path("home"));
@@ -213,6 +215,111 @@ fn the_directory_that_the_user_names_is_the_only_one() {
     assert!(!verb(&["list"]).expect(0).stdout.contains("mine"));
     verb(&["stop", "mine"]).expect(0);
     daemon.end().expect(0);
+}
+
+/// The directories of other users in /tmp, whose names are numbers that no user of this machine has.
+#[test]
+fn root_reaches_the_instances_of_other_users() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    let uid = 1_500_000_000 + std::process::id();
+    let theirs = format!("/tmp/supervise-{uid}");
+    fs::create_dir(&theirs).unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(uid), Some(uid)).unwrap();
+    fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = place.path("supervise");
+    fs::copy(SUPERVISE, &binary).unwrap();
+    let name = format!("of-{uid}");
+    // As a user of its own, with nothing said about where instances live.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &uid.to_string(), "--regid", &uid.to_string(), "--clear-groups", &binary]);
+    command.args(["--name", &name, "-l", "127.0.0.1:0=http", "--", "sleep", "60"]);
+    command.env_remove("SUPERVISE_RUNTIME_DIR").env_remove("XDG_RUNTIME_DIR").current_dir("/");
+    let mut daemon = Verb::spawn(command);
+    let verb = |words: &[&str]| {
+        let mut command = Command::new(SUPERVISE);
+        command.args(words).env_remove("SUPERVISE_RUNTIME_DIR").env("XDG_RUNTIME_DIR", place.path("none"));
+        Verb::spawn(command).end()
+    };
+    let list = wait_for("it to be listed", || {
+        assert!(daemon.running(), "it lives");
+        Some(verb(&["list"]).stdout).filter(|list| list.contains(&name))
+    });
+    assert!(list.contains("OWNER") && list.contains(&uid.to_string()), "{list}");
+    // Where a directory was named, a verb without a NAME has nothing to do with others.
+    assert!(!verb_in(&place, &["list"]).text().contains(&name));
+    // A verb without a name is never for another user.
+    assert!(!verb(&["status"]).stdout.contains(&name));
+    let status = verb(&["status", &name, "--json"]).json();
+    assert_eq!(status["name"], *name);
+    verb(&["stop", &name]).expect(0);
+    assert_eq!(daemon.end().status, 0);
+    fs::remove_dir_all(&theirs).unwrap();
+}
+
+#[test]
+fn where_no_directory_will_do_the_warning_ends_with_the_remedy() {
+    let place = Place::new();
+    fs::create_dir(place.path("run")).unwrap();
+    fs::set_permissions(place.path("run"), fs::Permissions::from_mode(0o700)).unwrap();
+    let wrapper = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs -o size=4k,nr_inodes=2,mode=700 none \"$SUPERVISE_RUNTIME_DIR\" && \
+         : >\"$SUPERVISE_RUNTIME_DIR/full\"; exec \"$@\"",
+        "sh",
+    ];
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let daemon = Launch::new(&place)
+        .args("--listen 127.0.0.1:0=http")
+        .env("SUPERVISE_RUNTIME_DIR", &place.path("run"))
+        .wrapper(&wrapper)
+        .command(&["sleep", "60"])
+        .spawn("full", None);
+    let warning = wait_for("the warning", || {
+        daemon.stderr().lines().find(|line| line.contains("no control socket")).map(str::to_owned)
+    });
+    assert!(warning.contains("No space left") && warning.contains("pass --control PATH"), "{warning}");
+    assert!(warning.ends_with("a tmpfs is enough)"), "the remedy is last: {warning}");
+}
+
+/// All in one terminal; how often it shows that the second generation was started.
+fn told_on_one_terminal(options: &str, swap: &str) -> usize {
+    let place = Place::new();
+    place.write("how", "epoll");
+    let (control, waits, how) = (place.path("ctl"), example("waits"), place.path("how"));
+    let verb = |verb: &str| format!("{SUPERVISE} {verb} --control {control}");
+    place.write(
+        "all",
+        &format!(
+            "{SUPERVISE} {options} --control {control} --bake 0 -l 127.0.0.1:0=http -- {waits} {how} &\n\
+             until {} >/dev/null 2>&1; do :; done\n{} {swap}\n{}\nwait\n",
+            verb("status"),
+            verb("swap"),
+            verb("stop"),
+        ),
+    );
+    let mut command = Command::new("script");
+    command.args(["-qec", &format!("sh {}", place.path("all")), "/dev/null"]).env_remove("RUST_LOG");
+    let ended = Verb::spawn(command).end();
+    assert!(ended.stdout.contains("swapped: generation 2"), "{ended:?}");
+    ended.stdout.matches("generation 2 started").count()
+}
+
+#[test]
+fn on_one_terminal_a_line_is_not_said_twice() {
+    assert_eq!(told_on_one_terminal("", ""), 1);
+    // The supervisor is silent, and so the verb says it.
+    assert_eq!(told_on_one_terminal("-q", ""), 1);
+    // What goes elsewhere is whole.
+    assert_eq!(told_on_one_terminal("", "| cat"), 2);
 }
 
 #[test]

@@ -4,8 +4,10 @@
 //! costs a slot in a table until somebody needs that slot. mio is edge-triggered, so everything is read, written and
 //! accepted until the kernel says EWOULDBLOCK, and a connection is deregistered before it is closed.
 
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use mio::unix::SourceFd;
@@ -48,6 +50,8 @@ struct Connection {
     /// The end of this connection says more than its last line: it comes when we exit. For `stop`, whose caller may
     /// want our addresses at once.
     keep: bool,
+    /// What we log appears on the terminal that its answer is printed on.
+    reads_our_log: bool,
     input: Vec<u8>,
     output: Vec<u8>,
 }
@@ -123,11 +127,12 @@ impl ControlServer {
         }
     }
 
-    /// Progress for every client that waits for an answer.
-    pub fn note_all(&mut self, text: &str) {
+    /// Progress for every client that waits for an answer. What was logged is not said again on our own terminal.
+    pub fn note_all(&mut self, text: &str, is_logged: bool) {
         let line = encode(&Line::Note(text.to_owned()));
         for client in self.clients.iter_mut().flatten() {
-            if client.phase == (Phase::Waiting { notes: true })
+            if !(is_logged && client.reads_our_log)
+                && client.phase == (Phase::Waiting { notes: true })
                 && client.output.len() + line.len() <= PENDING_BYTES
             {
                 client.output.extend_from_slice(&line);
@@ -217,6 +222,7 @@ impl ControlServer {
             stream,
             phase: Phase::Silent,
             keep: false,
+            reads_our_log: false,
             input: Vec::new(),
             output: Vec::new(),
         };
@@ -265,6 +271,7 @@ impl ControlServer {
                 connection.output.extend(encode(&Line::Accepted));
                 connection.phase = Phase::Waiting { notes: !matches!(request, Request::Status { .. }) };
                 connection.keep = request == Request::Stop;
+                connection.reads_our_log = reads_our_log(&connection.stream);
                 events.push(Event::Requested { client, request });
             }
             Some(Err(why)) => {
@@ -385,6 +392,21 @@ fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
             },
         }
     }
+}
+
+/// Whether the client prints to the terminal that our stderr is. The names are compared first: what has no name below
+/// /dev is not looked at.
+fn reads_our_log(client: &UnixStream) -> bool {
+    let Ok(peer) = instances::peer(client) else { return false };
+    if !io::stderr().is_terminal() {
+        return false;
+    }
+    let (ours, theirs) = ("/proc/self/fd/2".to_owned(), format!("/proc/{}/fd/1", peer.pid()));
+    let (Ok(name), Ok(other)) = (fs::read_link(&ours), fs::read_link(&theirs)) else { return false };
+    let inode = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    name == other
+        && name.starts_with("/dev")
+        && matches!((inode(&ours), inode(&theirs)), (Ok(ours), Ok(theirs)) if ours == theirs)
 }
 
 fn too_long() -> String {

@@ -109,10 +109,10 @@ fn a_request_gets_progress_and_one_reply() {
         [Event::Requested { client, request: Request::Swap { wait: true } }] => *client,
         other => panic!("{other:?}"),
     };
-    bench.server.note_all("candidate 2 started");
+    bench.server.note_all("candidate 2 started", false);
     bench.server.reply(id, Reply::done("swapped"));
     bench.server.reply(id, Reply::done("twice"));
-    bench.server.note_all("too late");
+    bench.server.note_all("too late", false);
     let expected = [Line::Note("candidate 2 started".to_owned()), Line::Reply(Reply::done("swapped"))];
     assert_eq!(lines(&client), expected);
     assert_eq!(bench.connected(), 0);
@@ -128,7 +128,7 @@ fn a_request_may_come_in_pieces_and_a_status_wants_no_progress() {
     assert_eq!(bench.settle(), []);
     client.write_all(b"\n").unwrap();
     let id = bench.requested();
-    bench.server.note_all("a swap of somebody else");
+    bench.server.note_all("a swap of somebody else", false);
     bench.server.reply(id, Reply::done("fine"));
     assert_eq!(lines(&client), [Line::Reply(Reply::done("fine"))]);
 }
@@ -139,7 +139,7 @@ fn a_client_that_leaves_is_reported_once() {
     let client = bench.ask("{\"verb\":\"stop\"}\n");
     let id = bench.requested();
     drop(client);
-    bench.server.note_all("stopping");
+    bench.server.note_all("stopping", false);
     assert_eq!(bench.settle(), [Event::ClientGone { client: id }]);
     assert_eq!(bench.settle(), []);
     bench.server.reply(id, Reply::done("stopped"));
@@ -260,7 +260,7 @@ fn who_does_not_read_loses_progress_but_not_the_reply() {
     let id = bench.requested();
     let text = "x".repeat(1000);
     for _ in 0..2000 {
-        bench.server.note_all(&text);
+        bench.server.note_all(&text, false);
     }
     let slot = bench.server.clients[0].as_ref().unwrap();
     assert!(slot.output.len() <= PENDING_BYTES && slot.output.len() > PENDING_BYTES / 2);
@@ -294,7 +294,7 @@ fn it_listens_again_after_its_socket_was_removed() {
     let id = bench.requested();
     bench.server.reply(id, Reply::done("paused"));
     assert_eq!(lines(&late).len(), 1);
-    bench.server.note_all("still there");
+    bench.server.note_all("still there", false);
     drop(bench);
     assert_eq!(lines(&early), [Line::Note("still there".to_owned())]);
 }
