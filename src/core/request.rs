@@ -90,9 +90,14 @@ impl Step<'_> {
 
     /// False: none was wanted.
     fn drop_wanted_swap(&mut self) -> bool {
-        let wanted = self.service.clients.next_swap.take();
-        let is_wanted = wanted.is_some();
-        for waiting in wanted.into_iter().flatten() {
+        let clients = &mut self.service.clients;
+        let wanted = clients.next_swap.take();
+        // The files are being read for it already, which goes on to its end.
+        let is_void = clients.reread_is_void;
+        let begun = clients.rereading.as_mut().filter(|_| !is_void).map(std::mem::take);
+        clients.reread_is_void |= begun.is_some();
+        let is_wanted = wanted.is_some() || begun.is_some();
+        for waiting in wanted.into_iter().chain(begun).flatten() {
             self.reply(waiting, Reply::failed("\"supervise abort\" was asked for before this swap began"));
         }
         is_wanted

@@ -17,6 +17,9 @@ impl Step<'_> {
 
     pub(super) fn on_reread(&mut self, result: Result<Box<Reread>, String>) {
         let Some(clients) = self.service.clients.rereading.take() else { return };
+        if std::mem::take(&mut self.service.clients.reread_is_void) {
+            return self.forget_reread(result.ok());
+        }
         let reread = match result {
             Ok(reread) => reread,
             Err(why) => return self.reread_failed(clients, why),
@@ -34,6 +37,15 @@ impl Step<'_> {
                     self.reply(client, Reply::failed("overtaken by another request"));
                 }
             }
+        }
+    }
+
+    /// The swap was taken back before this came, and its clients were answered.
+    fn forget_reread(&mut self, reread: Option<Box<Reread>>) {
+        self.service.staged = reread.map(|reread| *reread);
+        self.discard();
+        if self.service.manager_told && !matches!(self.service.phase, Phase::Stopping { .. }) {
+            self.out.push(Action::TellManager(Manager::Ready));
         }
     }
 

@@ -322,6 +322,8 @@ pub(super) struct Clients {
     pub(super) next_swap: Option<Vec<ClientId>>,
     /// Some: for the swap that begins, the files are being read.
     pub(super) rereading: Option<Vec<ClientId>>,
+    /// That swap was taken back meanwhile: what is read does not count.
+    pub(super) reread_is_void: bool,
     /// It was told that the swap waits for a generation to end.
     pub(super) held_told: bool,
     pub(super) pause: Vec<ClientId>,

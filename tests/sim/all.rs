@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use socket_supervise::config::{
     Canary, Config, Handover, KillMode, Policy, Ready, Restart, Signal, Span, StartLimit,
 };
+use socket_supervise::core::report::State;
 use socket_supervise::core::{Exit, GenerationId, Request, Setting, SlotId, Why};
 
 use crate::world::{SECOND, Script, World};
@@ -65,6 +66,7 @@ enum Choice {
     Timer,
     HangUp,
     Swap,
+    Abort,
     Restart,
     Pause,
     Resume,
@@ -98,6 +100,10 @@ fn choices(world: &World, of: &mut Vec<Choice>) {
     if !world.setting.steers {
         of.push(Choice::HangUp);
     }
+    // Elsewhere it only says that there is nothing to abort.
+    if status.state == State::Swapping {
+        of.push(Choice::Abort);
+    }
     of.extend([Choice::Swap, Choice::Restart, Choice::Pause, Choice::Resume, Choice::Terminate]);
 }
 
@@ -120,6 +126,7 @@ fn make(world: &mut World, choice: Choice) {
         }
         Choice::HangUp => world.signal(Signal::HUP),
         Choice::Swap => drop(world.request(Request::Swap { wait: true })),
+        Choice::Abort => drop(world.request(Request::Abort)),
         Choice::Restart => drop(world.request(Request::Restart)),
         Choice::Pause => drop(world.request(Request::Pause)),
         Choice::Resume => drop(world.request(Request::Resume)),

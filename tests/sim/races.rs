@@ -296,3 +296,22 @@ fn a_server_that_accepts_nothing_is_not_started_without_end() {
     assert_eq!(world.state(), State::Running);
     assert!(!world.is_connected(), "the connection has waited in the queue");
 }
+
+/// Both requests are there before the files are read.
+#[test]
+fn a_swap_is_aborted_while_the_files_are_read() {
+    let mut world = serving(policy());
+    world.rereads_late = true;
+    let swap = world.request(Request::Swap { wait: true });
+    let abort = world.request(Request::Abort);
+    world.run_for(SECOND);
+    let replies = [swap, abort].map(|client| world.reply(client).expect("answered"));
+    assert_eq!(replies.map(|reply| reply.exit), [1, 0], "{replies:?}");
+    assert!(replies[0].text.contains("supervise abort"), "{replies:?}");
+    assert_serves(&world, 1);
+    assert_eq!(world.newest(), FIRST, "no candidate was started");
+    // What was read then does not count, and what is read for the next swap does.
+    let client = swap_to(&mut world, Script::good());
+    world.run_for(5 * SECOND);
+    assert_eq!(outcome(&world, client), (0, Outcome::Swapped));
+}

@@ -49,6 +49,8 @@ pub(crate) struct World {
     pub(crate) ended: Option<u8>,
     pub(crate) steps: u32,
     answers: VecDeque<Event>,
+    /// Whatever happened meanwhile is told before what the files say.
+    pub(crate) rereads_late: bool,
     queue: VecDeque<Event>,
     agenda: BTreeMap<(u64, u64), Happening>,
     sequence: u64,
@@ -83,6 +85,7 @@ impl World {
             ended: None,
             steps: 0,
             answers: VecDeque::new(),
+            rereads_late: false,
             queue: VecDeque::from([Event::Begun]),
             agenda: BTreeMap::new(),
             sequence: 0,
@@ -354,13 +357,18 @@ impl World {
                 self.spawn(*generation, *slot);
             }
             Action::AwaitClear { generation } => self.await_clear(*generation),
-            Action::Reread => self.answers.push_front(Event::Reread {
-                result: Ok(Box::new(Reread {
+            Action::Reread => {
+                let result = Ok(Box::new(Reread {
                     policy: self.policy.clone(),
                     holds_sockets: self.setting.holds_sockets,
                     steers: self.setting.steers,
-                })),
-            }),
+                }));
+                if self.rereads_late {
+                    self.queue.push_back(Event::Reread { result });
+                } else {
+                    self.answers.push_front(Event::Reread { result });
+                }
+            }
             Action::Run { .. } | Action::FindMain { .. } => unreachable!("no commands in this world"),
             Action::Kill { generation, signal, scope } => {
                 self.kill(*generation, *signal, *scope == Scope::All);
