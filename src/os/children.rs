@@ -64,6 +64,8 @@ struct Generation {
     is_killed: bool,
     /// A notification was dropped, and that was told.
     has_dropped: bool,
+    /// The same of STOPPING=1 of others than the main process.
+    has_dropped_stopping: bool,
     /// Answers what its processes bind; one for each that was started.
     interceptors: Vec<Interceptor>,
 }
@@ -138,6 +140,7 @@ impl Children {
             looks_empty: false,
             is_killed: false,
             has_dropped: false,
+            has_dropped_stopping: false,
             interceptors: Vec::new(),
         };
         self.generations.insert(generation, admitted);
@@ -389,7 +392,7 @@ impl Children {
             let Some(running) = self.generations.get_mut(&generation) else { return false };
             match running.notify.receive(store.fds.is_open()) {
                 Received::Nothing => return false,
-                Received::Dropped(why) => running.drop_notification(generation, &why),
+                Received::Dropped(why) => tell_dropped(&mut running.has_dropped, generation, &why),
                 // Its fd is closed with it, which is all that was asked for: whoever asked. `systemd-notify --ready` says
                 // READY=1 in the name of its parent, but this in its own.
                 Received::Message { notify, .. } if notify.barrier => {}
@@ -397,19 +400,19 @@ impl Children {
                     let is_its = self.belongs(pid, generation).unwrap_or(false);
                     let Some(running) = self.generations.get_mut(&generation) else { return false };
                     if let Err(why) = running.pass_again((pid, uid), is_its, &fds, store.fds) {
-                        running.drop_notification(generation, &why);
+                        tell_dropped(&mut running.has_dropped, generation, &why);
                     }
                 }
                 Received::Message { mut notify, pid, uid, fds } => {
                     let sender = self.sender(pid, uid, generation);
                     let Some(running) = self.generations.get_mut(&generation) else { return false };
                     if let Err(why) = notify::judge(running.notify_access, sender, pid, uid) {
-                        running.drop_notification(generation, &why);
+                        tell_dropped(&mut running.has_dropped, generation, &why);
                         continue;
                     }
                     if notify::drop_what_main_alone_may_say(&mut notify, sender) {
                         let why = format!("STOPPING=1 from pid {pid}, which is not its main process");
-                        running.drop_notification(generation, &why);
+                        tell_dropped(&mut running.has_dropped_stopping, generation, &why);
                     }
                     running.notify_access = notify.notify_access.unwrap_or(running.notify_access);
                     if store.fds.is_open() {
@@ -480,12 +483,11 @@ impl Generation {
             log::warn!("cannot end what {}= left behind: {error}", list.key());
         }
     }
+}
 
-    fn drop_notification(&mut self, generation: GenerationId, why: &str) {
-        let level = if self.has_dropped { log::Level::Debug } else { log::Level::Warn };
-        self.has_dropped = true;
-        log::log!(level, "{generation}: a notification was dropped: {why}");
-    }
+fn tell_dropped(told: &mut bool, generation: GenerationId, why: &str) {
+    let level = if std::mem::replace(told, true) { log::Level::Debug } else { log::Level::Warn };
+    log::log!(level, "{generation}: a notification was dropped: {why}");
 }
 
 impl Leader {

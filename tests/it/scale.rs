@@ -99,7 +99,8 @@ fn cpu_time_grows_with_the_sockets_and_not_with_their_square() {
 /// Wherever it is met: while sockets are bound, or when they are passed on.
 #[test]
 fn the_limit_of_open_files_is_named_with_what_raises_it() {
-    for (of, count, options) in [(Of::Unix, 40, ""), (Of::Tcp, 120, ""), (Of::Tcp, 120, "--handover shared")] {
+    for (of, count, options) in [(Of::Unix, 40, ""), (Of::Tcp, 120, ""), (Of::Tcp, 120, "--handover shared")]
+    {
         let place = Place::new();
         let limited = ["sh", "-c", "ulimit -n 200; exec \"$@\"", "sh"];
         let ended = start(&place, count, of).wrapper(&limited).args(options).run();

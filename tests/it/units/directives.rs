@@ -203,6 +203,33 @@ fn ready_notify_lets_a_simple_service_speak() {
     assert!(environment(daemon.server()).contains_key("NOTIFY_SOCKET"), "NotifyAccess= is main, not none");
 }
 
+#[test]
+fn who_may_not_speak_is_told_no_address() {
+    for (options, has_address) in [("-p NotifyAccess=none", false), ("", true)] {
+        let place = Place::new();
+        let launch = Launch::new(&place).args("--ready exec").args(options).command(&["/bin/sleep", "60"]);
+        let mut daemon = launch.start();
+        daemon.wait_generation(1);
+        assert_eq!(environment(daemon.server()).contains_key("NOTIFY_SOCKET"), has_address, "{options}");
+    }
+}
+
+/// A worker that ends uses up nothing: who may not speak at all is still told of.
+#[test]
+fn a_worker_that_says_stopping_is_told_apart() {
+    let place = Place::new();
+    let text = "NOTIFY --ready\nNOTIFY STOPPING=1\nNOTIFY STOPPING=1\nNOTIFY N''OTIFYACCESS=none\n\
+                NOTIFY STATUS=x\nNOTIFY STATUS=y\necho x >DIR/said\nexec sleep 60\n";
+    let command = script(&place, text);
+    let daemon = start(&place, &format!("Type=notify\nNotifyAccess=all\nExecStart={command}"));
+    wait_for("all to be said", || fs::exists(place.path("said")).unwrap().then_some(()));
+    let said = daemon.stderr();
+    let warnings: Vec<&str> =
+        said.lines().filter(|line| line.contains("a notification was dropped")).collect();
+    assert_eq!(warnings.len(), 2, "{said}");
+    assert!(warnings[0].contains("STOPPING=1") && warnings[1].contains("NotifyAccess=none"), "{said}");
+}
+
 /// The number of a socket that a swap has closed may be another fd of ours by then.
 #[test]
 fn an_old_generation_keeps_the_sockets_it_was_started_with() {
