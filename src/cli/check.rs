@@ -218,9 +218,12 @@ fn decisions(config: &Config, stop_first: Option<&str>) -> Vec<(&'static str, St
         (Handover::Steered, _) => {
             let has_udp = config.listeners.iter().any(|listener| listener.kind == Kind::Udp);
             let flows = "; UDP flows in progress move to the new one with their next datagram";
+            let stored = "; while fds are stored, the old one is gone before the new one starts";
+            let stores = launch.fd_store_max > 0 && !policy.must_overlap();
             format!(
-                "steered: each has its own sockets, and supervise decides who gets a connection{}",
-                if has_udp { flows } else { "" }
+                "steered: each has its own sockets, and supervise decides who gets a connection{}{}",
+                if has_udp { flows } else { "" },
+                if stores { stored } else { "" }
             )
         }
         (Handover::Shared, _) => "shared: old and new overlap".to_owned(),

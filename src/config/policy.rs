@@ -69,6 +69,8 @@ pub struct Policy {
     /// Canary=; None: all new connections at once.
     pub canary: Option<Canary>,
     pub handover: Handover,
+    /// Handover= was written: it holds whatever we find out.
+    pub handover_given: bool,
     /// Restart=no, asked for on the command line: the server's end is ours, also where sockets are held.
     pub no_restart_ends: bool,
 }
@@ -116,8 +118,16 @@ impl Policy {
             drain_quiet: Span::from_secs(1),
             canary: None,
             handover: Handover::Steered,
+            handover_given: false,
             no_restart_ends: false,
         }
+    }
+
+    /// Whether old and new are to run at once even where that is known to do harm: it was asked for, or something was
+    /// that needs both.
+    pub fn must_overlap(&self) -> bool {
+        let overlaps = self.handover != Handover::StopFirst;
+        overlaps && (self.handover_given || self.canary.is_some() || self.ready == Ready::Http)
     }
 
     /// Whether the end of a server that is not restarted is the end of everything, sockets or not.

@@ -317,6 +317,8 @@ pub struct Reread {
     pub policy: Policy,
     pub holds_sockets: bool,
     pub steers: bool,
+    /// How many fds servers have given us to keep (FDSTORE=1). The next generation gets them, whoever else has them.
+    pub stored_fds: usize,
 }
 
 /// Who sent a signal, as far as it matters.

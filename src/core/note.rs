@@ -188,7 +188,8 @@ impl Note {
                 SwapNote::RolledBack { .. }
                 | SwapNote::OldDied { .. }
                 | SwapNote::Refused { .. }
-                | SwapNote::QueueStuck { .. },
+                | SwapNote::QueueStuck { .. }
+                | SwapNote::Stored { both: true, .. },
             )
             | Self::CommandFailed { is_no: false, .. }
             | Self::Reload(_, ReloadNote::Failed { .. })
@@ -211,6 +212,7 @@ impl Note {
                 | SwapNote::Canary { .. }
                 | SwapNote::Baking { .. }
                 | SwapNote::FinishesFirst { .. }
+                | SwapNote::Stored { both: false, .. }
                 | SwapNote::Draining { .. }
                 | SwapNote::Drained { .. }
                 | SwapNote::Done { .. },

@@ -4,16 +4,14 @@ use super::note::{Note, ReadyBy, SwapNote};
 use super::report::{LastSwap, Outcome, Reply};
 use super::restart::Failure;
 use super::service::{Attempt, Generation, Phase, Step, Then};
-use super::{Action, ClientId, GenerationId, Manager, limits};
+use super::{Action, ClientId, GenerationId, Manager, Reread, limits};
 use crate::config::{Handover, Policy, Ready, Span, Type};
 
 impl Step<'_> {
     /// The files are read: what they say now is staged.
     pub(super) fn begin_swap(&mut self, old: GenerationId, clients: Vec<ClientId>) {
         self.service.attempt = Some(Attempt { generation: None, from: Some(old), is_swap: true, clients });
-        let is_serial = |policy: &Policy| policy.handover == Handover::StopFirst;
-        let new_is_serial = self.service.staged.as_ref().is_some_and(|staged| is_serial(&staged.policy));
-        if new_is_serial || self.service.get(old).is_some_and(|generation| is_serial(&generation.policy)) {
+        if self.old_goes_first(old) {
             self.adopt();
             self.service.ledger.reset();
             return self.replace_when_finished(old);
@@ -23,6 +21,22 @@ impl Step<'_> {
         let within =
             self.service.get(new).map_or(Span::INFINITY, |generation| generation.policy.timeout_start);
         self.tell(SwapNote::Begun { from: old, to: new, within }.into());
+    }
+
+    /// Whether two of them cannot run at once: Handover= says so, or fds are stored. Of a connection that two read each
+    /// would get a part.
+    fn old_goes_first(&mut self, old: GenerationId) -> bool {
+        let is_serial = |policy: &Policy| policy.handover == Handover::StopFirst;
+        let Some(Reread { policy, stored_fds, .. }) = &self.service.staged else { return false };
+        if is_serial(policy) || self.service.get(old).is_some_and(|generation| is_serial(&generation.policy))
+        {
+            return true;
+        }
+        let (count, both) = (*stored_fds, policy.must_overlap());
+        if count > 0 {
+            self.tell(SwapNote::Stored { from: old, count, both }.into());
+        }
+        count > 0 && !both
     }
 
     /// Stop first: nothing new comes to the old one any more, it finishes what it has, and only then is it told to stop. Many

@@ -123,6 +123,10 @@ impl FdStore {
         }
     }
 
+    pub fn count(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Names and fds, in the order in which they are passed.
     pub fn list(&self) -> Vec<(String, RawFd)> {
         self.entries.iter().map(|entry| (entry.name.clone(), entry.fd.as_raw_fd())).collect()

@@ -362,6 +362,7 @@ impl World {
                     policy: self.policy.clone(),
                     holds_sockets: self.setting.holds_sockets,
                     steers: self.setting.steers,
+                    stored_fds: 0,
                 }));
                 if self.rereads_late {
                     self.queue.push_back(Event::Reread { result });

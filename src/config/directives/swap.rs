@@ -76,10 +76,11 @@ pub(super) fn handover(config: &mut Config, text: &str) -> Set {
 
 /// The default for servers of which two cannot run at once, unless something else that was asked for needs both.
 pub(in crate::config) fn known_handover(draft: &mut Draft) {
-    let needs_both = draft.config.policy.canary.is_some() || draft.config.health.is_some();
     let is_given = draft.place_of(Section::XSupervise, "Handover").is_some();
-    if !needs_both && !is_given && draft.config.launch.runs_alone().is_some() {
-        draft.config.policy.handover = Handover::StopFirst;
+    let policy = &mut draft.config.policy;
+    policy.handover_given = is_given;
+    if !is_given && !policy.must_overlap() && draft.config.launch.runs_alone().is_some() {
+        policy.handover = Handover::StopFirst;
     }
 }
 

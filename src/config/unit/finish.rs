@@ -139,7 +139,8 @@ fn readiness(draft: &mut Draft) {
 
 /// Servers that assume that the old one is gone when the new one starts.
 fn handover(draft: &mut Draft) -> Option<String> {
-    if draft.place_of(Section::XSupervise, "Handover").is_some() {
+    known_handover(draft);
+    if draft.config.policy.handover_given {
         return None;
     }
     let launch = &draft.config.launch;
@@ -149,10 +150,8 @@ fn handover(draft: &mut Draft) -> Option<String> {
         .then(|| draft.place_of(Section::Service, "Type"))
         .flatten();
     let place = stop.chain(pid_file.map(str::to_owned)).chain(forking.map(str::to_owned)).next();
-    let Some(place) = place else {
-        known_handover(draft);
-        return None;
-    };
-    draft.config.policy.handover = Handover::StopFirst;
-    Some(place)
+    if place.is_some() {
+        draft.config.policy.handover = Handover::StopFirst;
+    }
+    place
 }

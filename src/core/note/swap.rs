@@ -33,6 +33,12 @@ pub enum SwapNote {
         from: GenerationId,
         drain: Span,
     },
+    /// Fds are stored, which the next generation gets. `both`: it gets them while the old one has them.
+    Stored {
+        from: GenerationId,
+        count: usize,
+        both: bool,
+    },
     Canary {
         to: GenerationId,
         canary: Canary,
@@ -89,6 +95,18 @@ impl fmt::Display for SwapNote {
                     if drain.is_infinite() { String::new() } else { format!(" for {}", rounded(*drain)) };
                 write!(f, "swap: {from} may finish what it has{long}; new connections wait for the next one")
             }
+            Self::Stored { from, count, both: false } => write!(
+                f,
+                "swap: {from} is stopped first, because of {} (FileDescriptorStoreMax=), and two that read one \
+                 connection would each get a part (where they can share them: --handover steered)",
+                fds(*count)
+            ),
+            Self::Stored { from, count, both: true } => write!(
+                f,
+                "swap: the new server gets {} (FileDescriptorStoreMax=) while {from} still has them: of a connection that \
+                 both read each gets a part (--handover stop-first gives them to one at a time)",
+                fds(*count)
+            ),
             Self::Canary { to, canary } => write!(
                 f,
                 "{to} gets {} % of the new connections for {}",
@@ -132,6 +150,10 @@ fn must_be_ready(within: Span) -> String {
     } else {
         format!(" and must be ready within {}", rounded(within))
     }
+}
+
+fn fds(count: usize) -> String {
+    if count == 1 { "a stored fd".to_owned() } else { format!("{count} stored fds") }
 }
 
 /// `3 in flight, 5 idle`: what there is of it.

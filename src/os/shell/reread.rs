@@ -19,7 +19,13 @@ impl Shell {
                 None => (&self.policy, &self.sockets),
             };
             let steers = sockets.iter().any(|socket| socket.is_steered());
-            Box::new(Reread { policy: policy.clone(), holds_sockets: !sockets.is_empty(), steers })
+            let stored_fds = self.store.count();
+            Box::new(Reread {
+                policy: policy.clone(),
+                holds_sockets: !sockets.is_empty(),
+                steers,
+                stored_fds,
+            })
         });
         // First of all answers: what is started next is started from what was read, and the core has to know.
         self.queue.push_front(Event::Reread { result });

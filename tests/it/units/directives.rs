@@ -129,6 +129,32 @@ fn a_stored_file_is_handed_to_the_next_generation() {
     assert!(fds(server).contains(&(3, place.path("treasure"))), "{:?}", fds(server));
 }
 
+/// Of a connection that two read each would get a part.
+#[test]
+fn while_fds_are_stored_a_swap_stops_the_old_one_first_unless_it_is_told_otherwise() {
+    let text = "[ -e DIR/said ] && kill -0 \"$(cat DIR/said)\" && echo both >>DIR/overlaps\n\
+                [ -e DIR/said ] || NOTIFY --fd=DIR/main.sh FDSTORE=1\n\
+                echo $$ >DIR/said\nNOTIFY --ready\nexec sleep 60\n";
+    for (lines, words, overlaps) in [
+        ("FileDescriptorStoreMax=1", "is stopped first, because of a stored fd", ""),
+        ("FileDescriptorStoreMax=0", "starts beside generation 1", "both\n"),
+        ("FileDescriptorStoreMax=1\n[X-Supervise]\nHandover=steered", "still has them", "both\n"),
+        ("FileDescriptorStoreMax=1\n[X-Supervise]\nHandover=shared", "still has them", "both\n"),
+    ] {
+        let place = Place::new();
+        let command = script(&place, text);
+        place.write("web.socket", "[Socket]\nListenStream=127.0.0.1:0\nFileDescriptorName=web\n");
+        let unit = format!("[Service]\nType=notify\nNotifyAccess=all\nExecStart={command}\n{lines}\n");
+        place.write("web.service", &unit);
+        let mut daemon = Launch::units(&place, &["web.socket"]).args("--bake 0 --ready notify").start();
+        daemon.wait_generation(1);
+        daemon.verb("swap").expect(0);
+        daemon.wait_generation(2);
+        assert_eq!(place.read("overlaps"), overlaps, "{lines}");
+        assert!(daemon.stderr().contains(words), "{lines}: {}", daemon.stderr());
+    }
+}
+
 #[test]
 fn output_goes_where_the_unit_says() {
     for (how, before) in [("append", "old text\n"), ("truncate", ""), ("file", "")] {

@@ -396,7 +396,8 @@ impl Kernel {
         let policy = if self.rng.bool() { (self.make_policy)(&mut self.rng) } else { self.policy.clone() };
         let holds_sockets = self.setting.holds_sockets ^ (self.rng.u8(..8) == 0);
         let steers = holds_sockets && (self.setting.steers ^ (self.rng.u8(..8) == 0));
-        let reread = Reread { policy, holds_sockets, steers };
+        let reread =
+            Reread { policy, holds_sockets, steers, stored_fds: self.rng.usize(..8).saturating_sub(6) };
         self.staged = Some(reread.clone());
         Ok(Box::new(reread))
     }
