@@ -5,6 +5,7 @@ mod health;
 mod intercept;
 mod open;
 mod paths;
+mod queues;
 mod reread;
 mod rescue;
 mod slots;
@@ -41,6 +42,7 @@ use crate::core::{
 use health::Asking;
 use intercept::Intercepting;
 use paths::Paths;
+use queues::Queues;
 use rescue::Passing;
 use slots::Slots;
 use traffic::Questions;
@@ -103,6 +105,7 @@ struct Shell {
     slots: Slots,
     relays: Vec<Passing>,
     questions: Questions,
+    queues: Queues,
     health: Option<Health>,
     asking: Option<Asking>,
     paths: Option<Paths>,
@@ -208,23 +211,10 @@ impl Shell {
         if self.may_strangers_move_us() {
             self.look_for_strangers();
         }
+        self.look_at_queues();
         if self.supervisor.next_wake().is_some_and(|(due, _)| due <= now()) {
             self.queue.push_back(Event::Tick);
             self.dispatch();
-        }
-    }
-
-    fn read_signals(&self) -> Vec<Received> {
-        let mut received = Vec::new();
-        loop {
-            match self.signals.read() {
-                Ok(Some(signal)) => received.push(signal),
-                Ok(None) => return received,
-                Err(error) => {
-                    log::warn!("cannot read signals: {error}");
-                    return received;
-                }
-            }
         }
     }
 
@@ -483,6 +473,7 @@ impl Shell {
         if let Some(status) = &mut reply.status
             && let Some(name) = self.control.as_ref().map(|control| control.socket().name().to_owned())
         {
+            self.look_at_queues_now();
             snapshot::complete(status, &name, &self.sockets, self.policy.handover, now());
             self.complete_traffic(status);
         }

@@ -38,6 +38,15 @@ pub enum SocketNote {
     PathTaken {
         socket: String,
     },
+    /// Who had taken it has removed it.
+    PathBack {
+        socket: String,
+    },
+    /// It is gone, and could not be put back.
+    PathLost {
+        socket: String,
+        why: String,
+    },
     /// Another process has joined the address by SO_REUSEPORT.
     /// `takes`: not at the same address, where it gets nothing, but at this one, which goes before ours.
     /// `is_server`: a process of a generation, which InterceptBind= would give ours.
@@ -86,6 +95,8 @@ pub enum Damage {
     Ended,
     /// unlink(2) of the path.
     Unlinked,
+    /// listen(2) with a smaller backlog, after it was ready.
+    Shortened,
     /// connect(2) on UDP, which is for good, undone or not: the next generation gets a new one.
     Connected,
 }
@@ -97,6 +108,7 @@ impl SocketNote {
     pub(super) const fn level(&self) -> log::Level {
         match self {
             Self::StrangerGone { .. }
+            | Self::PathBack { .. }
             | Self::Shared { .. }
             | Self::FlowsMove { .. }
             | Self::Bind(BindNote::Families { .. })
@@ -105,6 +117,7 @@ impl SocketNote {
             | Self::MendedAgain { .. }
             | Self::NotRescued { .. }
             | Self::PathTaken { .. }
+            | Self::PathLost { .. }
             | Self::Stranger { .. }
             | Self::NotSteered { .. }
             | Self::Bind(_)
@@ -147,8 +160,16 @@ impl fmt::Display for SocketNote {
             Self::Bind(note) => note.fmt(f),
             Self::PathTaken { socket } => write!(
                 f,
-                "{socket} is somebody else's by now, and is left alone; clients do not reach us (move away what is \
-                 there, then \"supervise swap\")"
+                "{socket} is somebody else's by now, and is left alone; clients do not reach us until that is gone (a \
+                 server that binds it itself: add --intercept-bind; else move away what is there)"
+            ),
+            Self::PathBack { socket } => {
+                write!(f, "{socket} leads to us again: what somebody else had put there is gone")
+            }
+            Self::PathLost { socket, why } => write!(
+                f,
+                "{socket} does not lead to us any more, and cannot be put back: {why} (see that we may write where it \
+                 was, then \"supervise swap\")"
             ),
             Self::Stranger { socket, who, takes: None, is_server } => {
                 let remedy = if *is_server { INSTEAD } else { "let it take another port" };
@@ -198,6 +219,11 @@ fn mended(
         Damage::Unlinked => {
             write!(f, "somebody has removed {socket}; it is there again (the server must not do that)")
         }
+        Damage::Shortened => write!(
+            f,
+            "{who} has made the queue of {socket} shorter by a listen(2) of its own; it is as long as before (its option for \
+             the backlog sets that)"
+        ),
         Damage::Connected => write!(
             f,
             "{who} has connected {socket} to somebody else, and is not found by clients any more; the next generation \

@@ -11,6 +11,7 @@ use mio::{Interest, Poll, Token};
 use super::health;
 use super::intercept::Intercepting;
 use super::slots::Slots;
+use super::queues::Queues;
 use super::traffic::Questions;
 use super::{CONTROL, Reader, SIGNALS, Shell};
 use crate::config::{
@@ -84,6 +85,7 @@ impl Shell {
             slots: Slots::new(),
             relays: Vec::new(),
             questions: Questions::default(),
+            queues: Queues::default(),
             health: config.health,
             asking: None,
             paths: None,

@@ -106,12 +106,22 @@ impl Shell {
 
     /// Puts back what is gone, and says so.
     pub(super) fn check_paths(&mut self) {
+        // Whoever took a path in the meantime is watched from now on, and may have gone before that.
+        while self.look_at_paths() {}
+    }
+
+    /// Whether one was found to be taken that was not so before.
+    fn look_at_paths(&mut self) -> bool {
+        let mut is_taken_anew = false;
         for socket in self.held() {
             let checked = match socket.check_path() {
                 Ok(Some(checked)) => checked,
                 Ok(None) => continue,
                 Err(error) => {
-                    log::warn!("{} cannot be looked after: {error}", socket.address);
+                    self.tell(
+                        &SocketNote::PathLost { socket: socket.address.clone(), why: error.to_string() }
+                            .into(),
+                    );
                     continue;
                 }
             };
@@ -124,11 +134,15 @@ impl Shell {
                     self.queue.push_back(Event::SocketLost { slot, socket: address.clone() });
                 }
             }
-            if checked.state != PathState::Taken {
-                self.taken.remove(&address);
+            let was_taken = checked.state != PathState::Taken && self.taken.remove(&address);
+            if was_taken && let Err(error) = socket.steer(&self.slots.steering) {
+                log::warn!("cannot steer {address}: {error}");
             }
             match checked.state {
                 PathState::Ours => {}
+                PathState::LinkedBack if was_taken => {
+                    self.tell(&SocketNote::PathBack { socket: address }.into());
+                }
                 PathState::LinkedBack => {
                     let damage = Damage::Unlinked;
                     self.tell_damage(Damaged { socket: address, generation: None, damage });
@@ -136,11 +150,13 @@ impl Shell {
                 // Its own events may come many times.
                 PathState::Taken if !self.taken.contains(&address) => {
                     self.taken.insert(address.clone());
+                    is_taken_anew = true;
                     self.tell(&SocketNote::PathTaken { socket: address }.into());
                 }
                 PathState::Taken => {}
             }
         }
         self.arm();
+        is_taken_anew
     }
 }

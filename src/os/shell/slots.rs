@@ -294,6 +294,10 @@ impl Shell {
                 log::warn!("cannot listen on {} again: {error}", socket.address);
             }
         }
+        // Where what is there could not be watched.
+        if !self.taken.is_empty() {
+            self.check_paths();
+        }
     }
 
     fn mend(&mut self, socket: &Rc<HeldSocket>, slot: SlotId) {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use mio::{Events, Token};
 
-use super::{CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED, main_token, slots};
+use super::{CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED, Shell, main_token, slots};
 use crate::core::GenerationId;
+use crate::os::signal::Received;
 
 /// What one poll brought.
 #[derive(Default)]
@@ -42,5 +43,21 @@ impl From<&Events> for Woken {
             }
         }
         woken
+    }
+}
+
+impl Shell {
+    pub(super) fn read_signals(&self) -> Vec<Received> {
+        let mut received = Vec::new();
+        loop {
+            match self.signals.read() {
+                Ok(Some(signal)) => received.push(signal),
+                Ok(None) => return received,
+                Err(error) => {
+                    log::warn!("cannot read signals: {error}");
+                    return received;
+                }
+            }
+        }
     }
 }

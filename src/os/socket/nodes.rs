@@ -37,9 +37,12 @@ use hidden::{Hidden, NoDirectory};
 /// What tells that one of our links is gone, watched on the inodes themselves ([`Nodes::watch_paths`]): IN_ATTRIB comes
 /// when the number of links changes (unlink, a rename over it; also with chmod and chown), IN_MOVE_SELF when one is
 /// renamed, IN_DELETE_SELF with the last one. Connections make none of these, nor does a stranger's file beside the
-/// path; our own steering makes three at most, all before the call returns.
-pub const WATCH: AddWatchFlags =
-    AddWatchFlags::IN_ATTRIB.union(AddWatchFlags::IN_MOVE_SELF).union(AddWatchFlags::IN_DELETE_SELF);
+/// path; our own steering makes three at most, all before the call returns. What somebody else has put at the path is
+/// watched in the same way (and not what it leads to, where it is a symbolic link).
+pub const WATCH: AddWatchFlags = AddWatchFlags::IN_ATTRIB
+    .union(AddWatchFlags::IN_MOVE_SELF)
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_DONT_FOLLOW);
 
 /// The slots of one path.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub(super) struct Nodes {
     nodes: Vec<Node>,
     hidden: Hidden,
     target: SlotId,
+    /// The public path was somebody else's when last looked at.
+    is_taken: bool,
     asked: Listener,
     /// The mode and owner that the target had when last seen, and every other slot gets.
     attributes: Attributes,
@@ -122,6 +127,7 @@ impl Nodes {
             nodes,
             hidden,
             target: SlotId(0),
+            is_taken: false,
             asked: listener.clone(),
             attributes,
         };
@@ -220,9 +226,24 @@ impl Nodes {
     /// # Errors
     /// The file system refuses.
     pub(super) fn check_path(&mut self) -> io::Result<Checked> {
+        match self.put_back() {
+            // Somebody is there, was faster, or was there just now.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if let There::Stranger = self.there()? {
+                    self.is_taken = true;
+                    return Ok(Checked { state: PathState::Taken, anew: Vec::new() });
+                }
+                self.put_back()
+            }
+            result => result,
+        }
+    }
+
+    fn put_back(&mut self) -> io::Result<Checked> {
         let mut checked = Checked { state: PathState::Ours, anew: Vec::new() };
+        self.is_taken = false;
         match self.there()? {
-            There::Stranger => return Ok(Checked { state: PathState::Taken, ..checked }),
+            There::Stranger => return Err(taken(self.public.path())),
             There::Slot(slot) if slot == self.target => {}
             There::Slot(_) | There::Nobody => checked.state = PathState::LinkedBack,
         }
@@ -239,10 +260,12 @@ impl Nodes {
         Ok(checked)
     }
 
-    /// What to watch for [`WATCH`]: inodes, so again after a slot was made ready, mended or bound anew.
+    /// What to watch for [`WATCH`]: inodes, so again after a slot was made ready, mended or bound anew, and after
+    /// somebody else was seen at the public path.
     pub(super) fn watch_paths(&self) -> Vec<PathBuf> {
         let listening = self.nodes.iter().filter(|node| node.listens);
-        listening.map(|node| node.own.path().to_path_buf()).collect()
+        let stranger = self.is_taken.then(|| self.public.path());
+        listening.map(|node| node.own.path()).chain(stranger).map(Path::to_path_buf).collect()
     }
 
     /// The public path with its links, and the hidden directory with all that is in it.
@@ -273,7 +296,10 @@ impl Nodes {
                 fs::hard_link(node.path(), &link)?;
                 fs::rename(&link, self.public.path())?;
             }
-            There::Stranger => return Err(taken(self.public.path())),
+            There::Stranger => {
+                self.is_taken = true;
+                return Err(taken(self.public.path()));
+            }
         }
         self.public.follow(node.inode());
         if self.target != slot {
@@ -395,7 +421,8 @@ fn taken(path: &Path) -> io::Error {
     io::Error::new(
         io::ErrorKind::AlreadyExists,
         format!(
-            "somebody else has taken {} (move away what is there, then \"supervise swap\")",
+            "somebody else has taken {} (a server that binds it itself: add --intercept-bind; else move away what is \
+             there)",
             path.display()
         ),
     )

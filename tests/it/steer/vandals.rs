@@ -237,7 +237,7 @@ fn a_server_that_shuts_its_listener_down_in_each_generation_is_told_of_once() {
     assert!(!said.contains("has done the same"), "{said}");
 }
 
-/// Nothing of somebody else's is replaced; once it was moved away a swap has the path lead to us again.
+/// Nothing of somebody else's is replaced; once it was moved away the path leads to us again.
 #[test]
 fn whoever_takes_the_path_of_a_socket_is_told_of_each_time() {
     let place = Place::new();
@@ -254,7 +254,82 @@ fn whoever_takes_the_path_of_a_socket_is_told_of_each_time() {
         UnixStream::connect(&path).unwrap();
         stranger.accept().unwrap();
         fs::rename(&path, moved).unwrap();
+        assert_eq!(get_once_there(&path), format!("vandal generation {times}\n"));
         swapped(&daemon, times as u64 + 1);
         assert_eq!(get(&path, "/").unwrap(), format!("vandal generation {}\n", times + 1));
+    }
+}
+
+fn get_once_there(path: &str) -> String {
+    wait_for("the path to lead to somebody", || UnixStream::connect(path).ok());
+    get(path, "/").unwrap()
+}
+
+/// So do servers that know nothing of sockets that are passed: unlink, bind, and unlink at their end.
+#[test]
+fn a_path_that_somebody_takes_and_removes_again_is_ours_again() {
+    let place = Place::new();
+    let path = place.path("site.sock");
+    let mut daemon = vandal_at(&place, &path, "--bake 0 --drain-quiet 50ms").start();
+    daemon.wait_generation(1);
+    let take = || {
+        wait_for("the path to be free for a moment", || {
+            let _gone_already = fs::remove_file(&path);
+            UnixListener::bind(&path).ok()
+        })
+    };
+    for times in 1..=2 {
+        let theirs = take();
+        wait_for("the news", || {
+            (daemon.stderr().matches("is somebody else's by now").count() == times).then_some(())
+        });
+        drop(theirs);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(get_once_there(&path), format!("vandal generation {times}\n"));
+        swapped(&daemon, times as u64 + 1);
+    }
+    // However fast it comes and goes.
+    for _ in 0..50 {
+        drop(take());
+        fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(get_once_there(&path), "vandal generation 3\n");
+    let said = daemon.stderr();
+    assert!(!said.contains("os error"), "{said}");
+    assert!(said.contains("leads to us again"), "{said}");
+}
+
+/// Nothing in the kernel tells of a listen(2), so it is seen when somebody looks.
+#[test]
+fn a_queue_that_a_server_has_made_shorter_is_as_long_as_before_and_that_is_told_once() {
+    for (address, options) in [
+        ("127.0.0.1:0", ""),
+        ("127.0.0.1:0", "--handover shared"),
+        ("site.sock", ""),
+        ("site.sock", "--handover shared"),
+    ] {
+        let place = Place::new();
+        let address = if address == "site.sock" { place.path(address) } else { address.to_owned() };
+        let mut daemon =
+            vandal_at(&place, &address, &format!("--bake 0 --drain-quiet 50ms {options}")).start();
+        daemon.wait_generation(1);
+        let address = daemon.address("http");
+        let backlog = |daemon: &Daemon| daemon.status()["sockets"][0]["backlog"].as_u64().unwrap();
+        let before = backlog(&daemon);
+        for _ in 0..3 {
+            assert_eq!(get(&address, "/backlog/1").unwrap(), "vandal generation 1\n");
+            assert_eq!(backlog(&daemon), before, "{address} {options}: {}", daemon.stderr());
+        }
+        // What wakes us anyway is enough.
+        let told = |daemon: &Daemon| daemon.stderr().matches("has made the queue of").count();
+        assert_eq!(told(&daemon), 1, "{address} {options}: {}", daemon.stderr());
+        swapped(&daemon, 2);
+        daemon.wait_generation(2);
+        assert_eq!(
+            (told(&daemon), backlog(&daemon)),
+            (1, before),
+            "{address} {options}: {}",
+            daemon.stderr()
+        );
     }
 }
