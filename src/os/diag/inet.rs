@@ -88,7 +88,21 @@ pub struct Activity {
     pub bare_sent: u32,
 }
 
+/// Segments with data that a client sends in a TLS handshake, of either version: its hello, and what ends the handshake.
+/// (A hello that fills more than one is taken for a request too early, as all of them would be otherwise.)
+const TLS_HANDSHAKE: u32 = 2;
+
 impl InetSocket {
+    /// The same after a TLS handshake, as if that had not been: nothing was received before the first request.
+    #[must_use]
+    pub fn after_handshake(&self) -> Self {
+        let mut socket = self.clone();
+        if let Some(activity) = &mut socket.activity {
+            activity.received = activity.received.saturating_sub(TLS_HANDSHAKE);
+        }
+        socket
+    }
+
     /// Whether this socket's own address is one that a socket bound to `held` serves.
     pub fn is_at(&self, held: SocketAddr) -> bool {
         let (own, held_ip) = (self.local.ip(), held.ip().to_canonical());

@@ -86,6 +86,31 @@ fn idle(idle: u32) -> Traffic {
     Traffic { idle, ..Traffic::default() }
 }
 
+/// Whoever only knows each other yet looks as if a request had been answered.
+#[test]
+fn a_connection_is_not_idle_after_a_handshake_alone() {
+    let (listener, at) = listener("127.0.0.1:0");
+    let after_handshake = || {
+        let dump = Diag::default().tcp(at).unwrap();
+        let dump: Vec<_> = dump.iter().map(InetSocket::after_handshake).collect();
+        traffic(&dump, |_| true, AT_ONCE, &Handshakes::new())
+    };
+    let (mut client, mut server) = pair(&listener);
+    let recent = Traffic { recent: 1, ..Traffic::default() };
+    assert_eq!(until(after_handshake, |found| *found == recent), recent, "not begun");
+    for _ in 0..2 {
+        say(&mut client, &mut server);
+        say(&mut server, &mut client);
+        silent_for(at, 50);
+        assert_eq!(after_handshake(), recent);
+    }
+    assert_eq!(seen(at, AT_ONCE), idle(1), "it is no test otherwise");
+    say(&mut client, &mut server);
+    assert_eq!(until(after_handshake, |found| *found == in_flight(1)), in_flight(1), "its request");
+    say(&mut server, &mut client);
+    assert_eq!(until(after_handshake, |found| *found == idle(1)), idle(1), "its answer");
+}
+
 #[test]
 fn accepted_and_queued_connections_carry_the_label_of_their_listener() {
     let mut diag = Diag::default();

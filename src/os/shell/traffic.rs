@@ -214,7 +214,10 @@ impl Shell {
         counting: &mut Counting,
     ) -> io::Result<Traffic> {
         let (slot, quiet) = (counting.slot, counting.quiet);
-        let dump = self.questions.diag.tcp(at)?;
+        let mut dump = self.questions.diag.tcp(at)?;
+        if self.speaks_tls(socket, at) {
+            dump = dump.iter().map(InetSocket::after_handshake).collect();
+        }
         let relayed = self.relayed(slot)?;
         // Another socket of ours may have the same port at another address.
         let is_meant = |one: &&InetSocket| one.is_at(at) && !relayed.contains(&one.inode);
@@ -231,6 +234,17 @@ impl Shell {
         let is_ours = |one: &InetSocket| one.inode != 0 && inodes.contains(&one.inode);
         let traffic = diag::traffic(sockets(), is_ours, quiet, begun);
         Ok(Traffic { queued: socket.queued(slot)?, ..traffic })
+    }
+
+    /// By its number or name, since the kernel does not know. There a handshake alone is no request.
+    fn speaks_tls(&self, socket: &HeldSocket, at: SocketAddr) -> bool {
+        let staged = self.staged.iter().flat_map(|staged| &staged.sockets);
+        let mut named = self.sockets.iter().chain(staged);
+        let is_said = |name: &str| ["https", "tls", "ssl"].iter().any(|word| name.contains(word));
+        at.port() % 1000 == 443
+            || named.any(|one| {
+                std::ptr::eq(Rc::as_ptr(&one.socket), socket) && is_said(&one.name.to_ascii_lowercase())
+            })
     }
 
     /// Of all of them: one look at the server's threads is enough.

@@ -88,6 +88,29 @@ fn a_connection_without_its_first_request_may_stay_until_drain_is_over() {
     drop(pooled);
 }
 
+/// A handshake of TLS, after which the client has sent two segments and the server has answered, is no request. That a
+/// socket is one for TLS is known by its name.
+#[test]
+fn a_connection_with_its_handshake_alone_may_stay_until_drain_is_over() {
+    let place = Place::new();
+    let options = "--kill-signal KILL --bake 0 --drain 3s --drain-quiet 50ms";
+    let mut daemon = rude(&place, "127.0.0.1:0=https --listen 127.0.0.1:0", options).start();
+    daemon.wait_generation(1);
+    let mut clients: Vec<_> =
+        ["https", "http"].iter().map(|name| connect(&daemon.address(name)).unwrap()).collect();
+    for client in &mut clients {
+        for _ in 0..2 {
+            ask_kept(client, "/").unwrap();
+            read_kept(client, &mut Vec::new()).unwrap();
+        }
+    }
+    let begin = Instant::now();
+    swapped(&daemon, 2);
+    assert!(begin.elapsed() >= Duration::from_secs(3), "{:?}", begin.elapsed());
+    let swap = &daemon.wait_generation(2)["last_swap"];
+    assert_eq!((&swap["cut"], &swap["closed_idle"]), (&1.into(), &1.into()), "{swap}");
+}
+
 /// The kernel does not know when a unix connection last said something.
 #[test]
 fn an_idle_connection_through_a_unix_socket_does_not_hold_up_a_swap() {
