@@ -209,10 +209,7 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
         ),
     ),
     (&["make"], Wrapper("put `supervise exec --` before the server in the Makefile")),
-    (
-        &["sh", "bash", "dash", "ash", "zsh", "fish", "busybox"],
-        Wrapper("put `supervise exec --` before the server in the script"),
-    ),
+    (SHELLS, Wrapper("put `supervise exec --` before the server in the script")),
     (
         &["sudo", "su", "doas", "runuser"],
         Say(
@@ -220,6 +217,8 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
         ),
     ),
 ];
+
+const SHELLS: &[&str] = &["sh", "bash", "dash", "ash", "zsh", "fish", "busybox"];
 
 /// Programs that run the rest of their words, and those of their options that take a word.
 const PREFIXES: &[(&str, &[&str])] = &[
@@ -339,10 +338,15 @@ pub fn alone(words: &[String]) -> Option<String> {
 }
 
 /// The row for a command, and the name that it was found by.
-fn server(words: &[String]) -> Option<(&str, Server)> {
-    let name = program(words.get(past_prefixes(words)?)?);
-    let row = SERVERS.iter().find(|server| server.names.contains(&name))?;
-    Some((name, *row))
+fn server(words: &[String]) -> Option<(String, Server)> {
+    let at = past_prefixes(words)?;
+    let name = program(words.get(at)?);
+    match SERVERS.iter().find(|server| server.names.contains(&name)) {
+        Some(row) => Some((name.to_owned(), *row)),
+        // `sh -c '...; exec mariadbd ...'`, as unit files have it.
+        None if SHELLS.contains(&name) => commands(words, at).into_iter().find_map(|words| server(&words)),
+        None => None,
+    }
 }
 
 /// Where the program is that prefixes like `env` and `nice` run in the end.
@@ -380,13 +384,26 @@ fn identify(words: &[String]) -> Option<Known> {
 
 /// The program that a shell is given to run in its next word but one, if that binds for itself: `sh -c 'cd x && node y'`.
 fn inline(words: &[String], shell: usize) -> Option<Known> {
-    let text = words.get(shell + 2).filter(|_| words[shell + 1] == "-c")?;
-    let commands = text.split([';', '&', '|', '\n']).take(COMMANDS);
-    commands.into_iter().find_map(|command| {
-        let words = command.split_whitespace().filter(|word| *word != "exec").map(str::to_owned);
-        let words: Vec<String> = words.take(COMMANDS).collect();
-        identify(&words).filter(|known| matches!(known.fix, Intercept { .. }))
-    })
+    let binds = |words: Vec<String>| identify(&words).filter(|known| matches!(known.fix, Intercept { .. }));
+    commands(words, shell).into_iter().find_map(binds)
+}
+
+/// The commands in the text that a shell is given to run, without what comes before a program. Of one that is a shell itself
+/// nothing is looked at.
+fn commands(words: &[String], shell: usize) -> Vec<Vec<String>> {
+    let has_text = |option: &&String| option.starts_with('-') && option.ends_with('c');
+    let Some(text) = words.get(shell + 1).filter(has_text).and(words.get(shell + 2)) else {
+        return Vec::new();
+    };
+    let is_before = |word: &&str| {
+        ["exec", "then", "else", "do", "!", "{", "("].contains(word)
+            || word.split_once('=').is_some_and(|(name, _)| !name.contains(['-', '/']))
+    };
+    let command = |text: &str| -> Vec<String> {
+        text.split_whitespace().skip_while(is_before).take(COMMANDS).map(str::to_owned).collect()
+    };
+    let commands = text.split([';', '&', '|', '\n']).take(COMMANDS).map(command);
+    commands.filter(|words| !words.first().is_some_and(|word| SHELLS.contains(&program(word)))).collect()
 }
 
 /// What python runs: a module, a script of a known name, or something else that binds for itself.

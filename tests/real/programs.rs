@@ -226,6 +226,69 @@ fn php_fpm_by_the_unit_of_debian() {
     });
 }
 
+/// What `check` says of how old and new follow each other.
+fn handover(place: &Place, unit: &str) -> String {
+    let said = Launch::new(place).args("check").arg(&place.path(unit)).run().text();
+    said.lines().find(|line| line.starts_with("handover: ")).unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+/// Two cannot have one data folder: the second gives up after half a minute. Nothing in the unit says so.
+#[test]
+fn mariadb_by_the_unit_of_debian() {
+    let place = Place::new();
+    ship(&place, &["mariadb-server"], &["mariadb.service"]);
+    let (data, socket) = (place.path("data"), place.path("sock"));
+    let user = client(&["id", "-un"]);
+    let own = format!("--no-defaults --datadir={data} --user={}", user.trim());
+    let mut install =
+        vec!["mariadb-install-db", "--skip-test-db", "--auth-root-authentication-method=normal"];
+    install.splice(1..1, own.split(' '));
+    client(&install);
+    let options = format!(
+        "Environment=\"MYSQLD_OPTS={own} --socket={socket} --skip-networking --pid-file={data}/pid\""
+    );
+    // Its own user, and a command that asks the server of the system.
+    drop_in(&place, "mariadb.service", &["[Service]", "User=", "Group=", &options, "ExecStartPost="]);
+    let how = handover(&place, "mariadb.service");
+    assert!(how.contains("stop-first") && how.contains("two of mariadbd cannot run at once"), "{how}");
+    serves_over_a_swap(start(&place, &["mariadb.service"]), || {
+        let socket = format!("--socket={socket}");
+        let words = ["mariadb", "--no-defaults", &socket, "--user=root", "--execute=select 6 * 7"];
+        assert!(client(&words).contains("42"));
+    });
+}
+
+#[test]
+fn apache_by_the_unit_of_debian() {
+    let place = Place::new();
+    ship(&place, &["apache2"], &["apache2.service"]);
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let directory = place.path("");
+    let directory = directory.trim_end_matches('/');
+    place.write("envvars", "");
+    place.write(
+        "apache2.conf",
+        &format!(
+            "ServerName localhost\nPidFile {directory}/pid\nListen {address}\nUser nobody\nGroup nogroup\n\
+             ErrorLog /dev/stderr\nDefaultRuntimeDir {directory}\nDocumentRoot {directory}\n\
+             LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so\n\
+             LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so\n"
+        ),
+    );
+    let places = format!("Environment=APACHE_CONFDIR={directory} APACHE_ENVVARS={directory}/envvars");
+    drop_in(&place, "apache2.service", &["[Service]", &places]);
+    let how = handover(&place, "apache2.service");
+    assert!(how.contains("stop-first") && how.contains("because of"), "{how}");
+    serves_over_a_swap(start(&place, &["apache2.service"]), || {
+        let mut stream = wait_for("its port", || std::net::TcpStream::connect(address).ok());
+        write!(stream, "GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        // The folder is ours alone, so whatever it answers will do.
+        assert!(text.contains("Server: Apache"), "{text}");
+    });
+}
+
 #[test]
 fn podman_by_the_units_of_debian() {
     let place = Place::new();

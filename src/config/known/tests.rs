@@ -210,14 +210,32 @@ fn of_some_servers_two_cannot_run() {
         "./prometheus",
         "env A=b etcd",
         "npx pm2-runtime a.js",
+        "sh -c postgres",
     ] {
         assert!(why(command).is_some_and(|why| why.starts_with("two of ")), "{command}");
+    }
+    let in_a_shell = |shell: &str, option: &str, text: &str| alone(&[shell, option, text].map(str::to_owned));
+    for text in [
+        "set -f; [ ! -e /x ] && V= || V=`/x`; [ $? -eq 0 ] || exit 1; exec /usr/sbin/mariadbd $MYSQLD_OPTS $V",
+        "if true; then A=b exec tor; fi",
+        "x && env B=c squid --foreground",
+    ] {
+        assert!(
+            in_a_shell("/bin/sh", "-c", text).is_some() && in_a_shell("bash", "-ec", text).is_some(),
+            "{text}"
+        );
+        assert_eq!(in_a_shell("sh", "x", text), None);
+    }
+    for text in ["", "-c", "echo tor", "sh -c tor", "A=tor", "exec", "mariadb-admin ping; ./server --tor"] {
+        assert_eq!(in_a_shell("sh", "-c", text), None, "{text}");
     }
     // Not what another program is given, nor what has folders of its own in each generation.
     for command in [
         "nginx",
         "echo postgres",
-        "sh -c postgres",
+        "sh postgres",
+        "./prometheus-exporter",
+        "tor-exporter",
         "python3 tor",
         "varnishd -n /x/$SUPERVISE_GENERATION",
         "",

@@ -263,6 +263,8 @@ fn a_swap_overlaps_only_where_the_unit_allows_it() {
         (config.policy.handover, config.launch.runs_alone().is_some())
     };
     assert_eq!(of("/usr/sbin/mariadbd $MYSQLD_OPTS"), (Handover::StopFirst, true));
+    let shell = "/bin/sh -c \"set -f; [ $? -eq 0 ] || exit 1; exec /usr/sbin/mariadbd $MYSQLD_OPTS\"";
+    assert_eq!(of(shell), (Handover::StopFirst, true));
     assert_eq!(of("/bin/echo /usr/sbin/mariadbd"), (Handover::Steered, false));
 }
 

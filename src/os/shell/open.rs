@@ -10,8 +10,8 @@ use mio::{Interest, Poll, Token};
 
 use super::health;
 use super::intercept::Intercepting;
-use super::slots::Slots;
 use super::queues::Queues;
+use super::slots::Slots;
 use super::traffic::Questions;
 use super::{CONTROL, Reader, SIGNALS, Shell};
 use crate::config::{

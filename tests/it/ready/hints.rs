@@ -90,3 +90,21 @@ fn a_server_that_goes_into_the_background_is_told_once_and_is_not_healthy() {
     assert!(said.contains("a connection starts the server, in 100ms at the earliest"), "{said}");
     drop(client);
 }
+
+/// Those of a unit file have their own delay, and no less of a warning; with sockets or not restarted at all.
+#[test]
+fn three_clean_ends_of_a_service_of_a_unit_file_are_told_once() {
+    for restart in ["Restart=always\nRestartSec=50ms", "Restart=on-success\nRestartSec=50ms", "Restart=no"] {
+        let place = Place::new();
+        place.write("web.socket", "[Socket]\nListenStream=127.0.0.1:0\nFileDescriptorName=http\n");
+        place
+            .write("web.service", &format!("[Service]\nExecStart=/bin/true\nStartLimitBurst=0\n{restart}\n"));
+        let daemon = Launch::units(&place, &["web.socket"]).start();
+        let _client = TcpStream::connect(daemon.address("http")).expect("a queue");
+        wait_for("the fifth start", || daemon.stderr().contains("generation 5 started").then_some(()));
+        daemon.verb("status").expect(1);
+        let said = daemon.stderr();
+        assert_eq!(said.matches("a server must stay in the foreground").count(), 1, "{restart}: {said}");
+        assert!(said.contains("generation 3 ended without an error before it waited on http ("), "{said}");
+    }
+}
