@@ -108,8 +108,9 @@ Usage: supervise exec -- COMMAND [ARG]...
 Becomes COMMAND, after setting LISTEN_PID to its own pid (and WATCHDOG_PID, where there is a watchdog): for servers that
 take sockets only where LISTEN_PID is theirs, behind wrappers that start them as a child:
     supervise -l 8080 -- sh -c 'make assets && exec supervise exec -- ./server'
-Without LISTEN_FDS it says so and starts COMMAND all the same, so that a script works without supervise, too. Sockets
-that a wrapper has closed are an error (125). 126: COMMAND cannot be executed; 127: it is not found.
+Sockets that a wrapper closes (npm and its kin, Python's subprocess, sudo) are fetched from supervise; where that cannot
+be, because the wrapper becomes another user as well, it is an error (125). Without LISTEN_FDS it says so and starts
+COMMAND all the same, so that a script works without supervise, too. 126: COMMAND cannot be executed; 127: it is not found.
 ";
 
 pub(super) fn verb(verb: &str) -> String {

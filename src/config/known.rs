@@ -213,7 +213,8 @@ const PROGRAMS: &[(&[&str], Fix)] = &[
     (
         &["sudo", "su", "doas", "runuser"],
         Say(
-            "start the server without <program>, which closes its sockets; -u USER of supervise changes the user",
+            "leave <program> out, as -u USER of supervise changes the user; for the same user put `supervise exec --` \
+             before the server",
         ),
     ),
 ];

@@ -53,7 +53,7 @@ pub fn exec(words: &[OsString]) -> (u8, String) {
 const CANNOT: u8 = 125;
 
 const NOT_PASSED: &str = "no LISTEN_FDS here, so COMMAND starts without sockets (run it below supervise --listen, and let no \
-     wrapper clear the environment, as sudo or env -i do)";
+     wrapper clear the environment and become another user, as su - and sudo -u do: -u USER of supervise does that)";
 
 /// Fetches them; what nobody gives may still be there. Whether there are any.
 fn sockets(command: &mut Command, address: Option<&OsStr>) -> Result<bool, String> {
@@ -83,8 +83,8 @@ fn passed(count: Option<&OsStr>) -> Result<bool, String> {
     match (3..3u32.saturating_add(number)).find(|fd| !is_open(fd)) {
         None => Ok(true),
         Some(fd) => Err(format!(
-            "LISTEN_FDS={number}, but fd {fd} is closed (a wrapper in between closed it, as sudo and Python's subprocess \
-             do: leave it out, or add --intercept-bind to the options of supervise)"
+            "LISTEN_FDS={number}, but fd {fd} is closed (a wrapper in between closed it and became another user: leave that \
+             to -u USER of supervise, or add --intercept-bind to its options)"
         )),
     }
 }

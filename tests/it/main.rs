@@ -31,3 +31,4 @@ mod swap;
 mod tidy;
 mod units;
 mod vandals;
+mod wrappers;

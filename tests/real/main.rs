@@ -22,6 +22,7 @@ mod programs;
 mod ring;
 #[path = "../it/support/mod.rs"]
 mod support;
+mod wrappers;
 
 use std::fs::File;
 use std::process::{Child, Command, Stdio};

@@ -70,7 +70,7 @@ fn servers_with_a_configuration_get_the_line_for_it() {
         ("h2o -c x", &["-p Protocol=server-starter", "127.0.0.1:8080"]),
         ("plackup -s Starlet", &["-p Protocol=server-starter"]),
         ("starman app.psgi", &["-p Protocol=server-starter", "-l 0.0.0.0:8080"]),
-        ("sudo -u app ./server", &["without sudo", "-u USER"]),
+        ("sudo -u app ./server", &["leave sudo out", "-u USER"]),
     ] {
         let said = web(command);
         assert!(parts.iter().all(|part| said.contains(part)), "{command}: {said}");

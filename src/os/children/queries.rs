@@ -63,11 +63,14 @@ impl Generation {
         to: &[OwnedFd],
         store: &FdStore,
     ) -> Result<(), String> {
-        let is_trusted = [0, getuid().as_raw(), self.uid].contains(&uid);
-        if !is_trusted || !(self.main == Some(pid) || is_its) {
-            return Err(format!(
-                "pid {pid} (uid {uid}) asks for the sockets, and is none of its processes or of another user"
-            ));
+        let is_main = self.main == Some(pid);
+        if !is_main && !is_its {
+            return Err(format!("pid {pid} (uid {uid}) asks for the sockets, and is none of its processes"));
+        }
+        // The main process may have become somebody else (gosu, setpriv); what comes below it and has, has what it inherited.
+        if !is_main && ![0, getuid().as_raw(), self.uid].contains(&uid) {
+            log::debug!("pid {pid} of another user, uid {uid}, asks for the sockets and gets none");
+            return Ok(());
         }
         let sockets: Vec<_> = self
             .launcher

@@ -3,6 +3,7 @@
 
 mod daemon;
 mod process;
+pub(crate) mod wrapped;
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
