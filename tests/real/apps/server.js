@@ -1,7 +1,7 @@
 // One answer by each framework: node server.js KIND; FD is the number of a socket to listen on, where it is set.
 const where = process.env.FD ? { fd: Number(process.env.FD) } : { port: @PORT@, host: '127.0.0.1' };
 const hello = (request, response) => response.end('hello\n');
-const kind = process.argv[2] || 'http';
+const kind = process.env.KIND || process.argv[2];
 if (kind === 'http') require('http').createServer(hello).listen(where);
 if (kind === 'express') { const app = require('express')(); app.get('/', (q, r) => r.send('hello\n')); require('http').createServer(app).listen(where); }
 if (kind === 'koa') { const K = require('koa'); const app = new (K.default || K)(); app.use((c) => { c.body = 'hello\n'; }); require('http').createServer(app.callback()).listen(where); }
