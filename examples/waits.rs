@@ -1,8 +1,8 @@
 //! cargo run -- --listen 127.0.0.1:8080=http -- cargo run -q --example waits
 //!
 //! Servers that never say READY=1 and wait for clients in every way there is. A file, named in the argument, says how
-//! (`accept`, `threads`, `children`, `poll`, `epoll`, `nested`: in poll on an epoll, `receive`, `never`, `bind`, `exit`), and
-//! after it, in any order, `late` (two seconds pass first), `hidden` (nobody may look at the process), `first` (the other sockets are left alone).
+//! (`accept`, `threads`, `children`, `poll`, `epoll`, `nested`: in poll on an epoll, `seldom`: it sleeps and accepts in turn,
+//! `receive`, `never`, `bind`, `exit`), and after it, in any order, `late` (two seconds pass first), `says` (READY=1 at once), `dies` (with 3, a second after its start), `hidden` (nobody may look at the process), `first` (the other sockets are left alone).
 
 mod common;
 
@@ -39,8 +39,18 @@ fn main() {
         sockets.truncate(1);
     }
     let registered = has("epoll").then(|| register(&sockets));
+    if has("says") {
+        common::notify("READY=1");
+    }
+    if has("dies") {
+        thread::sleep(Duration::from_secs(1));
+        std::process::exit(3);
+    }
     if has("late") {
         thread::sleep(LATE);
+    }
+    if has("seldom") {
+        sockets.iter().for_each(|socket| socket.set_nonblocking().expect("a mode that every socket has"));
     }
     match *words.first().expect("how to wait") {
         "accept" | "receive" => serve_all(sockets, 1),
@@ -74,6 +84,10 @@ fn main() {
             }
         }
         "nested" => poll_an_epoll(&sockets),
+        "seldom" => loop {
+            sockets.iter().for_each(|socket| while answer(socket) {});
+            thread::sleep(Duration::from_millis(20));
+        },
         "bind" => drop(TcpListener::bind(own_address(&sockets[0])).expect("the address is free")),
         "exit" => std::process::exit(3),
         _ => thread::sleep(Duration::MAX),

@@ -52,7 +52,7 @@
 //!   restored.rs         the core goes on under a new shell
 //!   trial.rs            a candidate must not be stopped
 //!   slots.rs            which slot has the traffic, which are guarded; drain.rs: what an old generation finishes;
-//!                       health.rs: Ready=http:; waiting.rs: Ready=auto, and the hint
+//!                       health.rs: Ready=http:; gate.rs: Ready=auto and Type=notify; waiting.rs: who is seen, and the hint
 //!   reload.rs           the verb reload, RELOADING=1
 //!   reread.rs           the files are read anew at a swap
 //!   request.rs          the other verbs
@@ -122,7 +122,7 @@
 //! | support one more directive or flag | a field in `config/policy.rs`, `launch.rs` or `socket.rs`, a row in `config/directives/service.rs`, `exec.rs` or `socket.rs` |
 //! | when, how soon and how often it restarts | `core/restart.rs` |
 //! | what a signal to us means | `core/supervisor.rs` (and the list of signals in `os/signal.rs`) |
-//! | when a generation is ready | `core/timers.rs`, `core/swap.rs`, `core/waiting.rs`, `os/waiters.rs` |
+//! | when a generation is ready | `core/timers.rs`, `core/swap.rs`, `core/gate.rs`, `core/waiting.rs`, `os/waiters.rs` |
 //! | swap, rollback | `core/swap.rs` |
 //! | who gets new connections, and when the old one may go | `core/slots.rs`, `core/drain.rs` |
 //! | how a connection is steered | `os/socket/group.rs` (TCP, UDP), `os/socket/nodes.rs` (AF_UNIX) |

@@ -208,8 +208,13 @@ fn decisions(config: &Config, stop_first: Option<&str>) -> Vec<(&'static str, St
     };
     let ready = match policy.ready {
         Ready::Auto if config.listeners.is_empty() => "READY=1, or alive for a second".to_owned(),
-        Ready::Auto => "READY=1, or seen to wait on its sockets".to_owned(),
-        Ready::Notify => "READY=1".to_owned(),
+        Ready::Auto => {
+            "READY=1, or seen to wait on its sockets; in a swap both, if the one before did both".to_owned()
+        }
+        Ready::NotifyType if !config.listeners.is_empty() => {
+            "READY=1; in a swap seen to wait on its sockets as well, if the one before was".to_owned()
+        }
+        Ready::Notify | Ready::NotifyType => "READY=1".to_owned(),
         Ready::Exec => "executed".to_owned(),
         Ready::Http => "an answer to its GET".to_owned(),
         Ready::Delay(span) => format!("alive for {span}"),

@@ -68,6 +68,7 @@ fn last_swap(swap: &LastSwap) -> String {
     let from = swap.from.map_or_else(|| "nothing".to_owned(), |from| from.to_string());
     let outcome = match swap.outcome {
         Outcome::Swapped => "swapped",
+        Outcome::TakenOverUnseen => "taken over unseen",
         Outcome::RolledBack => "rolled back",
     };
     let mut text = format!("last swap: {from} -> {}, {outcome}", swap.to);

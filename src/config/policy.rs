@@ -269,10 +269,13 @@ pub enum StartLimitAction {
 /// Ready=: when a generation counts as ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ready {
-    /// READY=1, or seen to wait on its sockets where the server does not send it.
+    /// Seen to wait on its sockets, and READY=1 where the server sends it or the current one did. READY=1 is enough
+    /// where nobody else was seen.
     Auto,
     /// READY=1 and nothing else.
     Notify,
+    /// Type=notify without Ready=: READY=1, and seen to wait on its sockets where the current one was.
+    NotifyType,
     /// execve(2) succeeded; with Type=forking the daemon has gone to the background, with oneshot all is done.
     Exec,
     /// Alive for this long.

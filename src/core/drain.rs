@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::note::SwapNote;
-use super::report::{LastSwap, Reply};
+use super::report::LastSwap;
 use super::service::{Counting, Drain, Generation, Phase, Service, Step};
-use super::swap::swapped;
+use super::swap::taken_over;
 use super::{Action, ClientId, End, Exit, GenerationId, Time, limits};
 use crate::config::Span;
 
@@ -183,10 +183,9 @@ impl Step<'_> {
             return;
         };
         self.stop_by_policy(id, Span::INFINITY);
-        let text = swapped(id, GenerationId(swap.to));
         // What is known of the cut by now is in it.
         let swap = self.service.last_swap.clone().filter(|last| last.to == swap.to).unwrap_or(swap);
-        self.answer(clients, &swap, &Reply::done(text));
+        self.answer(clients, &swap, &taken_over(&swap));
     }
 
     /// Its main process has ended: what of its connections that cut off. One that ended by itself some time after it was

@@ -321,6 +321,8 @@ impl Step<'_> {
                 self.service.server_notifies |= self.service.get(new).is_some_and(|new| new.notifies);
                 self.settle_steering();
                 self.adopt();
+                // It is alone now, so READY=1 may suffice.
+                self.check_gate(new);
                 if self.service.get(new).is_some_and(|generation| generation.ready.is_some()) {
                     self.service.ledger.reset();
                     self.succeed_attempt();
@@ -446,7 +448,7 @@ impl Step<'_> {
         self.tell(Note::Gone { generation: generation.id, after, cut: generation.cut });
         if let Some(swap) = &mut self.service.last_swap
             && swap.from == Some(generation.id.0)
-            && swap.outcome == Outcome::Swapped
+            && swap.outcome != Outcome::RolledBack
         {
             let replaced = generation.replaced.unwrap_or(ending.since);
             swap.drain_ms = Some(self.now.since(replaced).as_millis());

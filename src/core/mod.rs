@@ -12,6 +12,7 @@ mod drain;
 mod early;
 mod end;
 mod exit;
+mod gate;
 mod health;
 pub mod note;
 pub mod notify;
@@ -45,7 +46,7 @@ pub use restart::{Outcome, RunResult};
 pub use start::{Stage, StartFailure};
 pub use supervisor::Supervisor;
 pub use timers::Why;
-pub use waiting::{Looked, Sight};
+pub use waiting::{Ask, Looked, Sight};
 
 /// The limits of the core, in one place.
 pub mod limits {
@@ -425,12 +426,12 @@ pub enum Action {
     EndProbe {
         generation: GenerationId,
     },
-    /// See which of its sockets the processes of this generation wait on; where that cannot be seen (and `ask`), have a
-    /// connection of our own accepted. Answered by `Looked`; what is begun is ended by `EndProbe`.
+    /// See which of its sockets the processes of this generation wait on, and where they have accepted connections; as `ask`
+    /// says, have one of our own accepted. Answered by `Looked`; what is begun is ended by `EndProbe`.
     Look {
         generation: GenerationId,
         slot: SlotId,
-        ask: bool,
+        ask: Ask,
     },
     /// Tell how this very command would get at these sockets (none: all).
     Hint {

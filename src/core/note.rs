@@ -10,6 +10,7 @@ use super::report::rounded;
 pub use bind::BindNote;
 pub use socket::{Damage, SocketNote};
 pub use swap::SwapNote;
+pub(super) use swap::unseen;
 
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +154,10 @@ pub enum ReadyBy {
     Waits {
         sockets: String,
     },
+    /// It has accepted connections of clients there.
+    Serves {
+        sockets: String,
+    },
     /// It accepted a connection of ours: who waits cannot be seen.
     Accepted,
     /// It lived for long enough; nothing else can be known.
@@ -186,6 +191,7 @@ impl Note {
             Self::CannotStart { generation: None, .. } => log::Level::Error,
             Self::Swap(
                 SwapNote::RolledBack { .. }
+                | SwapNote::Unseen { .. }
                 | SwapNote::OldDied { .. }
                 | SwapNote::Refused { .. }
                 | SwapNote::QueueStuck { .. }
@@ -247,6 +253,7 @@ impl Note {
                 | Self::Swap(
                     SwapNote::Done { drain: None, .. }
                         | SwapNote::RolledBack { .. }
+                        | SwapNote::Unseen { .. }
                         | SwapNote::Refused { .. }
                 )
                 | Self::Reload(_, ReloadNote::Done { .. } | ReloadNote::Failed { .. })
@@ -356,6 +363,7 @@ impl fmt::Display for ReadyBy {
             Self::Http => " (it answered the GET)",
             Self::Exec | Self::Alive => "",
             Self::Waits { sockets } => return write!(f, " (waits on {sockets})"),
+            Self::Serves { sockets } => return write!(f, " (has accepted connections on {sockets})"),
             Self::Accepted => " (accepted a connection of ours)",
             Self::Blind => " (it is alive; who waits on its sockets cannot be seen)",
             Self::Unseen { sockets } => {

@@ -141,6 +141,8 @@ impl LastSwap {
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Swapped,
+    /// The new one lives and has the traffic, but no generation was ever seen to serve.
+    TakenOverUnseen,
     RolledBack,
 }
 

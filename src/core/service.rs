@@ -84,6 +84,8 @@ pub(super) struct Service {
     pub(super) hint_told: bool,
     /// Sockets on which the server was ever seen to wait: it knows of them.
     pub(super) waited_on: BTreeSet<String>,
+    /// Some generation was seen to wait on a socket or to accept a connection.
+    pub(super) has_served: bool,
     /// The start that somebody waits for, or that a swap made.
     pub(super) attempt: Option<Attempt>,
     pub(super) clients: Clients,
@@ -350,6 +352,7 @@ impl Service {
             server_notifies: false,
             hint_told: false,
             waited_on: BTreeSet::new(),
+            has_served: false,
             attempt: None,
             clients: Clients::default(),
             last_swap: None,

@@ -1,6 +1,6 @@
 //! Ready, and what a swap makes of it: promote the candidate, or roll back.
 
-use super::note::{Note, ReadyBy, SwapNote};
+use super::note::{self, Note, ReadyBy, SwapNote};
 use super::report::{LastSwap, Outcome, Reply};
 use super::restart::Failure;
 use super::service::{Attempt, Generation, Phase, Step, Then};
@@ -18,6 +18,7 @@ impl Step<'_> {
         }
         let new = self.spawn();
         self.service.phase = Phase::Swapping { old, new };
+        self.begin_comparing(old);
         let within =
             self.service.get(new).map_or(Span::INFINITY, |generation| generation.policy.timeout_start);
         self.tell(SwapNote::Begun { from: old, to: new, within }.into());
@@ -54,20 +55,21 @@ impl Step<'_> {
     }
 
     pub(super) fn on_ready_said(&mut self, id: GenerationId) {
-        self.service.server_notifies |= self.service.current() == Some(id);
+        let now = self.now;
+        let is_current = self.service.current() == Some(id);
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.notifies = true;
-        let policy = &generation.policy;
-        let is_notify_type = matches!(policy.service_type, Type::Notify | Type::NotifyReload);
-        let is_gate = matches!(policy.ready, Ready::Auto | Ready::Notify);
         if generation.started.is_none() {
             // Only the main process has to be ready, and there is none yet.
             return;
         }
-        self.on_reload_ready_said(id);
-        if is_gate {
-            self.pass_gate(id, ReadyBy::Notify);
+        generation.notifies = true;
+        let is_notify_type = matches!(generation.policy.service_type, Type::Notify | Type::NotifyReload);
+        if let Some(waiting) = &mut generation.waiting {
+            waiting.look_soon(now);
         }
+        self.service.server_notifies |= is_current;
+        self.on_reload_ready_said(id);
+        self.check_gate(id);
         if is_notify_type {
             self.main_up(id);
         }
@@ -81,6 +83,9 @@ impl Step<'_> {
         generation.gate.get_or_insert(by);
         let is_notify_type = matches!(generation.policy.service_type, Type::Notify | Type::NotifyReload);
         self.end_asking(id);
+        if let Some(current) = self.service.current() {
+            self.end_asking(current);
+        }
         if is_notify_type {
             self.main_up(id);
         }
@@ -172,19 +177,33 @@ impl Step<'_> {
         self.adopt();
         let drain = self.service.get(old).map_or(Span::ZERO, |generation| generation.policy.drain);
         let drain = Some(drain).filter(|drain| *drain != Span::ZERO && self.service.steers());
-        self.tell(SwapNote::Done { from: old, to: new, drain }.into());
+        let (outcome, reason) = self.judge(new);
+        if outcome == Outcome::Swapped || drain.is_some() {
+            self.tell(SwapNote::Done { from: old, to: new, drain }.into());
+        }
         let attempt = self.service.attempt.take();
         let told = attempt.map(|attempt| {
-            let swap = self.record(&attempt, new, Outcome::Swapped, None);
+            let swap = self.record(&attempt, new, outcome, reason);
             (attempt.clients, swap)
         });
         self.begin_drain(old, told);
+    }
+
+    /// A swap to this generation went through; whether anybody is served by it may not be known.
+    fn judge(&mut self, to: GenerationId) -> (Outcome, Option<String>) {
+        if !self.service.get(to).is_some_and(|generation| self.service.is_unseen(generation)) {
+            return (Outcome::Swapped, None);
+        }
+        let reason = note::unseen(to);
+        self.tell(SwapNote::Unseen { reason: reason.clone() }.into());
+        (Outcome::TakenOverUnseen, Some(reason))
     }
 
     /// The candidate is not taken; the old generation never knew.
     pub(super) fn roll_back(&mut self, reason: String) {
         let Phase::Swapping { old, new } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: old };
+        self.end_asking(old);
         self.settle_steering();
         let note = SwapNote::RolledBack { from: old, to: new, reason: reason.clone() };
         let text = note.to_string();
@@ -218,12 +237,10 @@ impl Step<'_> {
     pub(super) fn succeed_attempt(&mut self) {
         let Some(attempt) = self.service.attempt.take() else { return };
         let Some(to) = attempt.generation else { return };
-        let text = match attempt.from {
-            Some(from) if attempt.is_swap => swapped(from, to),
-            Some(_) | None => format!("started: generation {} serves", to.0),
-        };
-        let swap = self.record(&attempt, to, Outcome::Swapped, None);
-        self.answer(attempt.clients, &swap, &Reply::done(text));
+        let (outcome, reason) = if attempt.is_swap { self.judge(to) } else { (Outcome::Swapped, None) };
+        let swap = self.record(&attempt, to, outcome, reason);
+        let reply = if attempt.is_swap { taken_over(&swap) } else { started(to.0) };
+        self.answer(attempt.clients, &swap, &reply);
     }
 
     pub(super) fn fail_attempt(&mut self, reason: String) {
@@ -257,7 +274,7 @@ impl Step<'_> {
         reason: Option<String>,
     ) -> LastSwap {
         let ready = |new: &Generation| Some(new.ready?.since(new.ordered).as_millis());
-        let ready_ms = self.service.get(to).filter(|_| reason.is_none()).and_then(ready);
+        let ready_ms = self.service.get(to).filter(|_| outcome != Outcome::RolledBack).and_then(ready);
         let swap = LastSwap {
             from: attempt.from.map(|id| id.0),
             to: to.0,
@@ -318,7 +335,15 @@ impl Step<'_> {
     }
 }
 
-/// What a swap that went well is answered with.
-pub(super) fn swapped(from: GenerationId, to: GenerationId) -> String {
-    format!("swapped: generation {} took over from {}", to.0, from.0)
+/// What a swap is answered with that was not rolled back.
+pub(super) fn taken_over(swap: &LastSwap) -> Reply {
+    match (&swap.reason, swap.from) {
+        (Some(reason), _) => Reply::failed(SwapNote::Unseen { reason: reason.clone() }.to_string()),
+        (None, Some(from)) => Reply::done(format!("swapped: generation {} took over from {from}", swap.to)),
+        (None, None) => started(swap.to),
+    }
+}
+
+fn started(generation: u64) -> Reply {
+    Reply::done(format!("started: generation {generation} serves"))
 }

@@ -185,7 +185,7 @@ fn due_to_be_ready(
     let alive_for = match policy.ready {
         Ready::Delay(span) => span,
         Ready::Auto => service.auto_alive(generation),
-        Ready::Notify | Ready::Exec | Ready::Http => Span::INFINITY,
+        Ready::Notify | Ready::NotifyType | Ready::Exec | Ready::Http => Span::INFINITY,
     };
     if generation.gate.is_none() {
         due.push((started.after(alive_for), Why::Ready(id)));

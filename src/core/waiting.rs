@@ -1,5 +1,5 @@
-//! Ready=auto: who waits on the sockets of a generation is looked at again and again, until that suffices; and the hint
-//! for a server that never does.
+//! Who waits on the sockets of a generation is looked at again and again, until that suffices (gate.rs); and the hint for a
+//! server that never does.
 //!
 //! A generation has to be seen on each of its sockets once, not on all of them in one look: a thread that works is not
 //! waiting. A candidate has to be seen only where the current one was: a server may leave a socket alone on purpose. What
@@ -10,14 +10,16 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::note::ReadyBy;
-use super::service::{Generation, Phase, Service, Step};
+use super::service::{Generation, Service, Step};
 use super::{Action, End, Exit, GenerationId, HintAt, Time, limits};
-use crate::config::{Ready, Signal, Span, Type};
+use crate::config::{Signal, Span, Type};
 
 /// What one look at the processes of a generation has shown; its sockets by words that tell them apart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Looked {
     pub waited: BTreeSet<String>,
+    /// Nobody waited there, but connections that it has accepted are open.
+    pub accepted: BTreeSet<String>,
     /// Nobody was seen there.
     pub others: BTreeSet<String>,
     pub sight: Sight,
@@ -26,8 +28,9 @@ pub struct Looked {
 }
 
 /// Whether whoever was not seen is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Sight {
+    #[default]
     Clear,
     /// It cannot be known, and it was not asked for.
     Dim,
@@ -38,14 +41,29 @@ pub enum Sight {
     Blind,
 }
 
+/// Whether a connection of our own is to be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Ask {
+    No,
+    /// Where who waits cannot be seen.
+    WhereBlind,
+    /// Also where it can be seen that nobody waits: a server may look for clients from time to time.
+    Anyway,
+}
+
 /// Of one generation that has sockets, from its start on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Waiting {
     next: Time,
-    /// Where it was seen so far, where not yet, and how well the last look saw.
-    seen: BTreeSet<String>,
+    /// When the last look was ordered, and when answered.
+    ordered: Option<Time>,
+    looked: Option<Time>,
+    /// Where it was seen to wait or to have accepted so far, where not yet, and how well the last look saw.
+    pub(super) seen: BTreeSet<String>,
     pub(super) unseen: BTreeSet<String>,
     pub(super) sight: Sight,
+    /// It was seen to wait somewhere.
+    pub(super) waits: bool,
     /// It was looked at late enough to tell who never waits.
     is_known: bool,
 }
@@ -58,83 +76,39 @@ impl Waiting {
         }
     }
 
+    pub(super) fn look_soon(&mut self, now: Time) {
+        let earliest = self.ordered.map_or(now, |ordered| ordered.after(limits::LOOK_FIRST).max(now));
+        self.next = self.next.min(earliest);
+    }
+
+    /// To wait, or to have accepted a connection.
     pub(super) fn was_seen(&self) -> bool {
         !self.seen.is_empty() || self.sight == Sight::Accepted
+    }
+
+    /// What it shows now is known: it was looked at since then, and no answer of it is awaited.
+    pub(super) fn is_settled(&self, since: Time) -> bool {
+        self.looked.is_some_and(|looked| looked >= since) && self.sight != Sight::Asked
     }
 }
 
 impl Service {
-    fn is_alone(&self, id: GenerationId) -> bool {
-        matches!(self.phase, Phase::Up { current } if current == id)
-    }
-
-    pub(super) fn is_candidate(&self, id: GenerationId) -> bool {
-        matches!(self.phase, Phase::Swapping { new, .. } if new == id)
-    }
-
-    /// The gate is a look.
-    fn is_gate_to_be_seen(&self, generation: &Generation) -> bool {
-        generation.policy.ready == Ready::Auto && generation.gate.is_none() && !self.server_notifies
-    }
-
     /// When it is looked at next.
     pub(super) fn next_look(&self, generation: &Generation) -> Option<Time> {
         let waiting = generation.waiting.as_ref().filter(|_| generation.lives())?;
         let is_for_hint = !self.hint_told && !waiting.is_known;
-        (is_for_hint || self.is_gate_to_be_seen(generation)).then_some(waiting.next.max(self.rests_until))
+        let is_for_gate = self.is_gate_to_be_seen(generation) || self.may_be_seen_late(generation);
+        let is_wanted = is_for_hint || is_for_gate || self.may_be_proved(generation);
+        is_wanted.then_some(waiting.next.max(self.rests_until))
     }
 
-    /// Ready=auto: how long a generation that is neither seen nor says READY=1 has to live to count as ready.
-    pub(super) fn auto_alive(&self, generation: &Generation) -> Span {
-        let is_alone = self.is_alone(generation.id);
-        match &generation.waiting {
-            _ if self.server_notifies && is_alone => limits::AUTO_ALONE,
-            _ if self.server_notifies => Span::INFINITY,
-            None | Some(Waiting { sight: Sight::Blind, .. }) => limits::AUTO_ALIVE,
-            Some(_) if !self.is_candidate(generation.id) => limits::AUTO_ALONE,
-            Some(_) if self.current_was_seen() => Span::INFINITY,
-            Some(_) => limits::AUTO_ALIVE,
-        }
-    }
-
-    fn current_was_seen(&self) -> bool {
-        let current = self.current().and_then(|current| self.get(current)?.waiting.as_ref());
-        current.is_some_and(Waiting::was_seen)
-    }
-
-    /// Where this generation still has to be seen.
-    fn missing(&self, generation: &Generation) -> BTreeSet<String> {
-        let Some(waiting) = &generation.waiting else { return BTreeSet::new() };
-        let current = self.current().filter(|_| self.is_candidate(generation.id));
-        let of_current = current.and_then(|current| self.get(current)?.waiting.as_ref());
-        let is_required = |socket: &&String| of_current.is_none_or(|current| current.seen.contains(*socket));
-        let all = waiting.seen.union(&waiting.unseen);
-        // Where none of its sockets is one of those, all of them are.
-        if !all.clone().any(|socket| is_required(&socket)) {
-            return waiting.unseen.clone();
-        }
-        waiting.unseen.iter().filter(is_required).cloned().collect()
-    }
-
-    /// ` (nobody waits on https)`: why it is not ready, as far as that is known.
-    pub(super) fn what_is_missing(&self, generation: &Generation) -> Option<String> {
-        match generation.policy.ready {
-            Ready::Http => {
-                let last = generation.probe.as_ref()?.last.as_ref()?;
-                Some(format!(" (the last answer: {last})"))
-            }
-            Ready::Notify => Some(" (it sent no READY=1)".to_owned()),
-            Ready::Auto if self.server_notifies && self.is_candidate(generation.id) => Some(
-                " (it sent no READY=1, as the one that serves did; if it never does, `supervise restart` takes it)"
-                    .to_owned(),
-            ),
-            Ready::Auto => {
-                let waiting = generation.waiting.as_ref()?;
-                let is_clear = waiting.sight == Sight::Clear && !waiting.unseen.is_empty();
-                is_clear.then(|| format!(" (nobody waits on {})", listed(&waiting.unseen)))
-            }
-            Ready::Exec | Ready::Delay(_) => None,
-        }
+    /// Who took long to start may be seen a little later; the one that serves, when it is looked at for the sake of a
+    /// candidate, as soon as that.
+    fn look_gap(&self, generation: &Generation, now: Time) -> Span {
+        let candidate = self.candidate().filter(|_| self.may_be_seen_late(generation));
+        let since = candidate.map_or(generation.started, |candidate| Some(candidate.spawned));
+        let age = since.map_or(Span::ZERO, |since| now.since(since));
+        Span::from_nanos(age.as_nanos() / 8).clamp(limits::LOOK_FIRST, limits::LOOK_LAST)
     }
 }
 
@@ -151,6 +125,9 @@ impl Step<'_> {
         if holds_sockets && generation.policy.service_type != Type::Oneshot {
             generation.waiting.get_or_insert(Waiting {
                 next,
+                ordered: None,
+                looked: None,
+                waits: false,
                 seen: BTreeSet::new(),
                 unseen: BTreeSet::new(),
                 sight: Sight::Clear,
@@ -162,14 +139,12 @@ impl Step<'_> {
     pub(super) fn on_look_due(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get(id) else { return };
-        let ask = self.service.is_gate_to_be_seen(generation);
+        let ask = self.service.is_to_be_asked(generation, now);
+        let gap = self.service.look_gap(generation, now);
         let Some(generation) = self.service.get_mut(id) else { return };
         let (slot, hint) = (generation.slot, generation.hint_due());
-        // Who took long to start may be seen a little later.
-        let age = generation.started.map_or(Span::ZERO, |started| now.since(started));
-        let gap = Span::from_nanos(age.as_nanos() / 8).clamp(limits::LOOK_FIRST, limits::LOOK_LAST);
         let Some(waiting) = &mut generation.waiting else { return };
-        waiting.next = now.after(gap);
+        (waiting.ordered, waiting.next) = (Some(now), now.after(gap));
         if now < hint {
             // One look is in time for the hint.
             waiting.next = waiting.next.min(hint);
@@ -180,42 +155,32 @@ impl Step<'_> {
     pub(super) fn on_looked(&mut self, id: GenerationId, looked: Looked) {
         let now = self.now;
         self.rest_after(looked.cost);
-        self.service.waited_on.extend(looked.waited.iter().cloned());
+        self.service.waited_on.extend(looked.waited.iter().chain(&looked.accepted).cloned());
+        self.service.has_served |= !self.service.waited_on.is_empty() || looked.sight == Sight::Accepted;
         let Some(generation) = self.service.get_mut(id) else { return };
         let is_late = now >= generation.hint_due();
         let Some(waiting) = &mut generation.waiting else { return };
-        waiting.seen.extend(looked.waited);
+        waiting.looked = Some(now);
+        waiting.waits |= !looked.waited.is_empty();
+        waiting.seen.extend(looked.waited.into_iter().chain(looked.accepted));
         waiting.unseen = looked.others.difference(&waiting.seen).cloned().collect();
         waiting.sight = looked.sight;
         waiting.is_known |= is_late || waiting.unseen.is_empty() || looked.sight != Sight::Clear;
         let waits_nowhere = is_late && looked.sight == Sight::Clear && !waiting.unseen.is_empty();
-        let (seen, unseen) = (listed(&waiting.seen), waiting.unseen.clone());
-        let Some(generation) = self.service.get(id).filter(|generation| generation.lives()) else { return };
-        if self.service.is_gate_to_be_seen(generation) {
-            if looked.sight == Sight::Accepted {
-                self.pass_gate(id, ReadyBy::Accepted);
-            } else if !seen.is_empty() && self.service.missing(generation).is_empty() {
-                self.pass_gate(id, ReadyBy::Waits { sockets: seen });
-            }
+        let unseen = waiting.unseen.clone();
+        if !self.service.get(id).is_some_and(Generation::lives) {
+            return;
+        }
+        self.check_gate(id);
+        if let Some(candidate) = self.service.candidate().map(|candidate| candidate.id) {
+            // It is held to what the one that serves shows.
+            self.check_gate(candidate);
         }
         if waits_nowhere {
             let was_told = std::mem::replace(&mut self.service.hint_told, true);
             if !was_told {
                 self.out.push(Action::Hint { generation: id, sockets: unseen, at: HintAt::Running });
             }
-        }
-    }
-
-    /// Ready=auto: it has lived for [`Service::auto_alive`].
-    pub(super) fn lived_for_auto(&self, generation: &Generation) -> ReadyBy {
-        match &generation.waiting {
-            _ if self.service.server_notifies => ReadyBy::Alone,
-            Some(Waiting { sight: Sight::Blind, .. }) => ReadyBy::Blind,
-            Some(waiting) if !self.service.is_candidate(generation.id) => match waiting.sight {
-                Sight::Clear => ReadyBy::Unseen { sockets: listed(&waiting.unseen) },
-                Sight::Dim | Sight::Asked | Sight::Accepted | Sight::Blind => ReadyBy::NotAccepted,
-            },
-            Some(_) | None => ReadyBy::Alive,
         }
     }
 
@@ -238,7 +203,7 @@ impl Step<'_> {
         let is_failure =
             matches!(end, End::Exited(Exit::Code(1..) | Exit::Signal { signal: Signal::ABRT, .. }));
         let is_unseen = !waiting.was_seen() && waiting.sight == Sight::Clear;
-        let is_ready = matches!(generation.gate, Some(ReadyBy::Notify | ReadyBy::Http));
+        let is_ready = generation.notifies || generation.gate == Some(ReadyBy::Http);
         // One that fails where another has waited has another fault.
         let waited_on = &self.service.waited_on;
         let is_known = !waited_on.is_empty() && waiting.unseen.is_subset(waited_on);
@@ -258,7 +223,7 @@ impl Generation {
 }
 
 /// `http, https`
-fn listed(sockets: &BTreeSet<String>) -> String {
+pub(super) fn listed(sockets: &BTreeSet<String>) -> String {
     sockets.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
@@ -283,7 +248,13 @@ mod tests {
         let cost = Span::from_millis(cost);
         Event::Looked {
             generation: ID,
-            looked: Looked { waited: BTreeSet::new(), others, sight: Sight::Clear, cost },
+            looked: Looked {
+                waited: BTreeSet::new(),
+                accepted: BTreeSet::new(),
+                others,
+                sight: Sight::Clear,
+                cost,
+            },
         }
     }
 
@@ -300,7 +271,7 @@ mod tests {
         step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
         let next = |core: &Supervisor| core.next_wake().map(|(time, why)| (time.0 / 1_000_000, why));
         assert_eq!(next(&core), Some((5, Why::Look(ID))));
-        let look = [Action::Look { generation: ID, slot: SlotId(0), ask: true }];
+        let look = [Action::Look { generation: ID, slot: SlotId(0), ask: Ask::WhereBlind }];
         assert_eq!(step(&mut core, 5, Event::Tick), look);
         // A cheap one is made again as soon as if it had cost nothing, a dear one later.
         step(&mut core, 5, looked(0));

@@ -42,7 +42,9 @@ fn each_protocol_tells_every_generation_of_its_sockets() {
     let path = place.path("x.sock");
     let launch = Launch::new(&place)
         .args("--listen 127.0.0.1:0=http --listen udp:127.0.0.1:0=dns")
-        .args(&format!("--listen {path}=local --listen 127.0.0.1:0=more --bake 0 -p Protocol=nginx"))
+        .args(&format!(
+            "--listen {path}=local --listen 127.0.0.1:0=more --bake 0 --ready exec -p Protocol=nginx"
+        ))
         .arg("-p")
         .arg("Protocol=server-starter fpm einhorn")
         .command(&SLEEP);
@@ -135,7 +137,7 @@ fn units_have_protocol_and_placeholders_for_each_generation() {
     place.write(
         "t.service",
         "[Service]\nEnvironment=P={fd:web}/{port:web}/{addr:web}\nExecStart=/bin/sh -c 'sleep 1000; :' {fd:web} {x}\n\
-         [X-Supervise]\nProtocol=einhorn\nBake=0\n",
+         [X-Supervise]\nProtocol=einhorn\nBake=0\nReady=exec\n",
     );
     let mut daemon = Launch::units(&place, &["t.socket"]).start();
     for generation in [1, 2] {

@@ -2,6 +2,7 @@
 
 mod hints;
 
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,24 @@ fn registered_is_not_yet_waiting_and_who_starts_slowly_gets_no_traffic_until_it_
 }
 
 #[test]
+fn who_says_ready_before_it_waits_gets_no_traffic_until_it_does() {
+    let place = Place::new();
+    let mut daemon = waits(&place, "accept says", "").start();
+    daemon.wait_generation(1);
+    let load = Load::start(&daemon.address("http"), 200);
+    place.write("how", "accept says late");
+    daemon.verb("swap").expect(0);
+    let status = daemon.wait_generation(2);
+    assert!((2000..10_000).contains(&ready_ms(&status)), "{status}");
+    place.write("how", "accept says dies");
+    let swap = daemon.verb("swap --json").expect(1).json();
+    assert_eq!(swap["outcome"], "rolled-back", "{swap}");
+    daemon.wait_generation(2);
+    let samples = load.samples();
+    samples.assert_clean();
+}
+
+#[test]
 fn a_candidate_has_to_wait_where_the_current_one_does_and_nowhere_else() {
     let place = Place::new();
     let options = "--listen 127.0.0.1:0=other --timeout-start-sec 1500ms";
@@ -97,14 +116,46 @@ fn a_candidate_has_to_wait_where_the_current_one_does_and_nowhere_else() {
 }
 
 #[test]
-fn where_the_current_one_never_waits_a_second_of_life_has_to_do() {
+fn where_nobody_was_ever_seen_a_second_of_life_has_to_do_but_it_is_not_called_a_swap() {
     let place = Place::new();
     let mut daemon = waits(&place, "never", "").start();
     let status = daemon.wait_generation(1);
     assert!(ready_ms(&status) >= 10_000, "{status}");
-    daemon.verb("swap").expect(0);
+    let swap = daemon.verb("swap").expect(1);
+    let said = swap.stdout.lines().last().unwrap_or_default().to_owned();
+    assert!(said.starts_with("taken over unseen: generation 2 lives and has the traffic"), "{said}");
+    assert!(said.ends_with("or ask it by --ready http:/PATH"), "{said}");
     let status = daemon.wait_generation(2);
     assert!((1000..5000).contains(&ready_ms(&status)), "{status}");
+    assert_eq!(status["last_swap"]["outcome"], "taken-over-unseen", "{status}");
+    assert!(!daemon.stderr().contains("swapped"), "{}", daemon.stderr());
+    // One that says so itself, or is seen, is what a swap is for.
+    for how in ["never says", "accept says"] {
+        place.write("how", how);
+        daemon.verb("swap").expect(0);
+    }
+}
+
+/// What it does between two looks for clients cannot be told from doing nothing; that it has accepted can.
+#[test]
+fn who_was_seen_to_accept_counts_as_seen() {
+    let place = Place::new();
+    let mut daemon = waits(&place, "seldom", "--timeout-start-sec 1500ms").start();
+    // It says nothing yet, so the connection stays.
+    let client = TcpStream::connect(daemon.address("http")).unwrap();
+    daemon.wait_generation(1);
+    assert_eq!(ready_by(&daemon, 1), "(has accepted connections on http)");
+    drop(client);
+    for how in ["never", "never says"] {
+        place.write("how", how);
+        let swap = daemon.verb("swap --json").expect(1).json();
+        assert_eq!(swap["outcome"], "rolled-back", "{swap}");
+        assert!(swap["reason"].as_str().unwrap().contains("has not accepted a connection of ours"), "{swap}");
+    }
+    place.write("how", "seldom");
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(4);
+    assert_eq!(ready_by(&daemon, 4), "(accepted a connection of ours)");
 }
 
 /// With copies of the programs where anybody may go: root sees everything, so somebody else has to look.

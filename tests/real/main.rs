@@ -13,6 +13,7 @@ mod cookbook;
 mod daemons;
 mod families;
 mod fastcgi;
+mod lazy;
 #[path = "../it/load.rs"]
 mod load;
 mod local;

@@ -154,6 +154,7 @@ impl Check {
         self.note_ready(now, status);
         self.keep_slot_rules(now, event, actions, status);
         self.failed_swap_changes_nothing(status);
+        self.swapped_means_seen(status);
         self.ends_itself |= status.state == State::Stopping && self.stops_asked == 0 && !pausing(status);
         self.signals_are_passed_on_once(event, actions);
         self.hung_ones_are_killed(now);

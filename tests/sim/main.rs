@@ -22,12 +22,14 @@ use world::World;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 40] = [
+const SITUATIONS: [&str; 42] = [
     "a draining one died",
     "accepted ours",
     "arrived where nobody serves",
     "baking",
     "blind",
+    "has accepted",
+    "taken over unseen",
     "canary",
     "childless",
     "connection held back",

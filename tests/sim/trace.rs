@@ -119,7 +119,7 @@ fn action_text(action: &Action) -> String {
         Action::Rescue { slot } => format!("Rescue {}", slot.0),
         Action::Count { generation, .. } => format!("Count g{}", generation.0),
         Action::Probe { generation, .. } => format!("Probe g{}", generation.0),
-        Action::Look { generation, ask, .. } => format!("Look g{} {ask}", generation.0),
+        Action::Look { generation, ask, .. } => format!("Look g{} {ask:?}", generation.0),
         Action::EndProbe { generation } => format!("EndProbe g{}", generation.0),
         Action::Kill { generation, signal, scope } => {
             format!("Kill g{} {} {scope:?}", generation.0, signal.number())

@@ -41,7 +41,7 @@ fn policy(rng: &mut Rng) -> Policy {
         }
     };
     let ready = match service_type {
-        Type::Notify | Type::NotifyReload => Ready::Notify,
+        Type::Notify | Type::NotifyReload => pick(rng, &[Ready::Notify, Ready::NotifyType]),
         Type::Forking | Type::Oneshot => Ready::Exec,
         Type::Simple | Type::Exec => pick(rng, &[Ready::Auto, Ready::Exec, Ready::Notify, Ready::Http]),
     };

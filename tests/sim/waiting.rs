@@ -1,6 +1,6 @@
 //! Ready=auto, one history after the other: seen, seen late, never seen, not to be seen.
 
-use socket_supervise::config::{Config, Policy, Span};
+use socket_supervise::config::{Config, Policy, Ready, Span};
 use socket_supervise::core::report::{Outcome, State};
 use socket_supervise::core::{Exit, Request, Setting, Why};
 
@@ -78,8 +78,32 @@ fn where_nobody_ever_waited_a_second_of_life_has_to_do() {
     world.run_for(10 * SECOND);
     assert_eq!(ready_ms(&world, 1), Some(10_000));
     assert!(!world.has_tick(), "{:?}", world.core.next_wake());
-    assert_eq!(swap(&mut world, Script::idle()), Some((Outcome::Swapped, None)));
+    let (outcome, reason) = swap(&mut world, Script::idle()).unwrap();
+    assert_eq!(outcome, Outcome::TakenOverUnseen);
+    assert!(
+        reason
+            .unwrap()
+            .starts_with("generation 2 lives and has the traffic, but no generation was ever seen")
+    );
     assert_eq!(ready_ms(&world, 2), Some(1_000));
+    assert!(!world.has_tick(), "{:?}", world.core.next_wake());
+    assert_eq!(swap(&mut world, mute()), Some((Outcome::Swapped, None)));
+}
+
+/// It works on what it has accepted, so that nobody ever waits.
+#[test]
+fn who_has_accepted_counts_as_seen() {
+    let busy = Script { waits_on: &[], service: None, ..mute() };
+    let mut world = begun(busy.clone(), STEERED);
+    world.connect();
+    world.run_for(SECOND);
+    assert!(ready_ms(&world, 1).is_none(), "one of its sockets is left alone");
+    world.run_for(10 * SECOND);
+    let never = Script { is_deaf: true, ..busy.clone() };
+    let (outcome, reason) = swap(&mut world, never).unwrap();
+    assert_eq!(outcome, Outcome::RolledBack);
+    assert!(reason.unwrap().contains("(it has not accepted a connection of ours)"));
+    assert_eq!(swap(&mut world, busy), Some((Outcome::Swapped, None)));
 }
 
 #[test]
@@ -91,7 +115,7 @@ fn what_cannot_be_seen_has_to_accept_or_to_live_for_a_second() {
         let ready = ready_ms(&world, 1).expect("ready");
         assert_eq!(ready < 100, steers, "{ready} ms");
         let never = Script { is_deaf: true, ..mute() };
-        let wanted = if steers { Outcome::RolledBack } else { Outcome::Swapped };
+        let wanted = if steers { Outcome::RolledBack } else { Outcome::TakenOverUnseen };
         assert_eq!(swap(&mut world, never).map(|(outcome, _)| outcome), Some(wanted));
     }
 }
@@ -106,6 +130,28 @@ fn who_once_said_ready_has_to_say_it_again() {
         swap(&mut world, Script { ready: Some(5 * MS), ..Script::good() }),
         Some((Outcome::Swapped, None))
     );
+}
+
+#[test]
+fn where_the_current_one_waits_ready_alone_is_not_enough() {
+    for ready in [Ready::Auto, Ready::NotifyType, Ready::Notify] {
+        let policy =
+            Policy { ready, timeout_start: Span::from_secs(60), ..Config::for_command_line().policy };
+        let mut world = World::new(0, policy, STEERED);
+        world.scripts.push_back(Ok(Script::good()));
+        world.run_for(SECOND);
+        assert!(ready_ms(&world, 1).is_some());
+        let deaf = Script { is_deaf: true, ..Script::good() };
+        let (outcome, reason) = swap(&mut world, deaf).unwrap();
+        if ready == Ready::Notify {
+            assert_eq!(outcome, Outcome::Swapped, "it is what the user asked for");
+        } else {
+            assert_eq!(outcome, Outcome::RolledBack, "{ready:?}");
+            let reason = reason.unwrap();
+            assert!(reason.contains("(it said READY=1, but nobody waits on http, https)"), "{reason}");
+            assert_eq!(swap(&mut world, Script::good()), Some((Outcome::Swapped, None)));
+        }
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(super) const ROWS: &[Directive] = &[
         "and up to so much later, at random").default("0"),
     //
     row("Ready", XSupervise, Readiness, "GATE", swap::ready,
-        "when the server counts as ready; auto, notify (READY=1), exec, delay:SPAN or http:[NAME]/PATH")
+        "when the server counts as ready; auto, notify (READY=1 alone), exec, delay:SPAN or http:[NAME]/PATH")
             .flag("ready").default("auto"),
     scoped("Type", Service, Readiness, "TYPE", service_type,
         "how it starts; simple, exec, notify, notify-reload, forking, oneshot or idle"),

@@ -117,7 +117,7 @@ fn readiness(draft: &mut Draft) {
     let has_timeout = given(Section::Service, "TimeoutStartSec") || given(Section::Service, "TimeoutSec");
     let policy = &mut draft.config.policy;
     let ready = match policy.service_type {
-        Type::Notify | Type::NotifyReload => Ready::Notify,
+        Type::Notify | Type::NotifyReload => Ready::NotifyType,
         Type::Oneshot | Type::Forking => Ready::Exec,
         Type::Simple | Type::Exec => Ready::Auto,
     };

@@ -231,8 +231,8 @@ fn types_decide_what_is_not_written() {
     };
     assert_eq!(of(""), (Type::Simple, Ready::Auto, NotifyAccess::None));
     assert_eq!(of("Type=idle"), (Type::Simple, Ready::Auto, NotifyAccess::None));
-    assert_eq!(of("Type=notify"), (Type::Notify, Ready::Notify, NotifyAccess::Main));
-    assert_eq!(of("Type=notify\nNotifyAccess=all"), (Type::Notify, Ready::Notify, NotifyAccess::All));
+    assert_eq!(of("Type=notify"), (Type::Notify, Ready::NotifyType, NotifyAccess::Main));
+    assert_eq!(of("Type=notify\nNotifyAccess=all"), (Type::Notify, Ready::NotifyType, NotifyAccess::All));
     assert_eq!(of("Type=notify\n[X-Supervise]\nReady=exec").1, Ready::Exec);
     assert_eq!(of("WatchdogSec=5").2, NotifyAccess::Main);
     assert_eq!(of("FileDescriptorStoreMax=5").2, NotifyAccess::Main);

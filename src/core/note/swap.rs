@@ -70,6 +70,10 @@ pub enum SwapNote {
         to: GenerationId,
         reason: String,
     },
+    /// It took over, but nobody has ever been seen to serve.
+    Unseen {
+        reason: String,
+    },
     OldDied {
         old: GenerationId,
         new: GenerationId,
@@ -139,9 +143,18 @@ impl fmt::Display for SwapNote {
                 write!(f, "{generation} takes nothing out of its queue, where {queued} wait")
             }
             Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
+            Self::Unseen { reason } => write!(f, "taken over unseen: {reason}"),
             Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
         }
     }
+}
+
+/// Why a swap is not called one, and what makes it one.
+pub(in crate::core) fn unseen(to: GenerationId) -> String {
+    format!(
+        "{to} lives and has the traffic, but no generation was ever seen to wait on its sockets or to accept a \
+         connection; have the server send READY=1 (sd_notify), or ask it by --ready http:/PATH"
+    )
 }
 
 fn must_be_ready(within: Span) -> String {

@@ -164,6 +164,31 @@ impl Shell {
         Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
     }
 
+    /// From which of these sockets this generation has accepted connections that are open. Only who has the traffic does.
+    pub(super) fn accepted(
+        &mut self,
+        generation: GenerationId,
+        slot: SlotId,
+        sockets: &[Rc<HeldSocket>],
+    ) -> Vec<bool> {
+        let current = self.slots.steering.slot;
+        let is_asked = |socket: &HeldSocket| {
+            let has_clients = !socket.is_steered() || slot == current;
+            has_clients && matches!(socket.kind, Kind::Tcp | Kind::Unix)
+        };
+        let tcp = sockets.iter().filter(|socket| is_asked(socket) && socket.kind == Kind::Tcp);
+        let tcp: Vec<_> = tcp.filter_map(|socket| socket.local_address()).collect();
+        if self.questions.diag.learn_tcp(&tcp).is_err() {
+            return vec![false; sockets.len()];
+        }
+        let mut counting = Counting::new(generation, slot, Span::INFINITY);
+        let mut has_accepted = |socket: &Rc<HeldSocket>| {
+            let traffic = self.traffic(vec![Rc::clone(socket)], &mut counting);
+            traffic.is_ok_and(|traffic| traffic.in_flight + traffic.recent + traffic.idle > 0)
+        };
+        sockets.iter().map(|socket| is_asked(socket) && has_accepted(socket)).collect()
+    }
+
     /// What of a status takes asking the kernel.
     pub(super) fn complete_traffic(&mut self, status: &mut Status) {
         let slots = self.children.slots();

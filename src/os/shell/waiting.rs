@@ -12,7 +12,7 @@ use super::Shell;
 use super::health::{Asking, begin_probe};
 use super::traffic::Effort;
 use crate::config::{Kind, known};
-use crate::core::{Event, GenerationId, HintAt, Looked, Note, Sight, SlotId};
+use crate::core::{Ask, Event, GenerationId, HintAt, Looked, Note, Sight, SlotId};
 use crate::os::diag::State;
 use crate::os::intercept::Interceptor;
 use crate::os::probe::{Heard, Probe};
@@ -26,7 +26,7 @@ const SILENCE: Duration = Duration::from_millis(100);
 const PRIVILEGED: u16 = 1024;
 
 impl Shell {
-    pub(super) fn look(&mut self, generation: GenerationId, slot: SlotId, ask: bool) {
+    pub(super) fn look(&mut self, generation: GenerationId, slot: SlotId, ask: Ask) {
         let effort = Effort::begin();
         let sockets = self.sockets_of(generation);
         let (waited, is_blind) = self.waiters(generation, slot, &sockets).unwrap_or_else(|error| {
@@ -34,20 +34,34 @@ impl Shell {
             (vec![false; sockets.len()], true)
         });
         let (sockets, waited) = self.intercepting.unsettled.as_one(sockets, waited);
-        let names = labels(&sockets).into_iter().zip(waited);
-        let (waited, others): (Vec<_>, Vec<_>) = names.partition(|(_, waited)| *waited);
-        let only_names = |list: Vec<(String, bool)>| list.into_iter().map(|(name, _)| name).collect();
-        let sight = match (is_blind && !others.is_empty(), ask) {
-            (false, _) => Sight::Clear,
-            (true, false) => Sight::Dim,
-            (true, true) => self.ask_to_accept(generation, slot, &sockets),
+        let mut looked = Looked::default();
+        let (mut labels_left, mut left) = (Vec::new(), Vec::new());
+        for ((label, waited), socket) in labels(&sockets).into_iter().zip(waited).zip(&sockets) {
+            if waited {
+                looked.waited.insert(label);
+            } else {
+                labels_left.push(label);
+                left.push(Rc::clone(&socket.socket));
+            }
+        }
+        // Our own connection to it is none of a client.
+        let is_asking = self.asking.as_ref().is_some_and(|asking| asking.generation == generation);
+        let accepted =
+            if is_asking { vec![false; left.len()] } else { self.accepted(generation, slot, &left) };
+        for (label, accepted) in labels_left.into_iter().zip(accepted) {
+            if accepted { &mut looked.accepted } else { &mut looked.others }.insert(label);
+        }
+        looked.sight = match ask {
+            _ if looked.others.is_empty() => Sight::Clear,
+            Ask::No | Ask::WhereBlind if !is_blind => Sight::Clear,
+            Ask::No => Sight::Dim,
+            Ask::WhereBlind | Ask::Anyway => self.ask_to_accept(generation, slot, &sockets),
         };
         // That of Ready=http: is somebody else's.
-        if sight != Sight::Asked && self.asking.as_ref().is_some_and(|asking| asking.is_silent) {
+        if looked.sight != Sight::Asked && self.asking.as_ref().is_some_and(|asking| asking.is_silent) {
             self.end_probe(generation);
         }
-        let looked =
-            Looked { waited: only_names(waited), others: only_names(others), sight, cost: effort.cost() };
+        looked.cost = effort.cost();
         self.queue.push_back(Event::Looked { generation, looked });
     }
 

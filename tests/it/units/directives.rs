@@ -261,7 +261,11 @@ fn a_worker_that_says_stopping_is_told_apart() {
 fn an_old_generation_keeps_the_sockets_it_was_started_with() {
     let place = Place::new();
     let stop = format!("ExecStop=/bin/sh -c 'readlink /proc/self/fd/0 >>{}'", place.path("stdin"));
-    let lines = |stdin: &str| format!("[Service]\nExecStart=/bin/sleep 60\n{stop}\nStandardInput={stdin}\n");
+    let lines = |stdin: &str| {
+        format!(
+            "[Service]\nExecStart=/bin/sleep 60\n{stop}\nStandardInput={stdin}\n[X-Supervise]\nReady=exec\n"
+        )
+    };
     socket(&place, &["web.sock"]);
     let extra = format!("[Socket]\nListenStream={}\nFileDescriptorName=extra\n", place.path("extra.sock"));
     place.write("extra.socket", &extra.replace("[Socket]", "[Socket]\nService=web.service"));

@@ -153,7 +153,9 @@ impl Check {
         let age = now - seen.ordered;
         let right = match self.policy.ready {
             Ready::Notify => seen.ready_said,
-            Ready::Auto => seen.ready_said || self.auto_means_seen(age, id),
+            Ready::NotifyType => seen.ready_said && self.said_is_enough(age, id),
+            Ready::Auto if seen.ready_said => self.said_is_enough(age, id),
+            Ready::Auto => self.auto_means_seen(age, id),
             Ready::Exec => true,
             Ready::Http => self.was_asked(id),
             Ready::Delay(span) => age >= span.as_nanos(),
@@ -251,7 +253,7 @@ impl Check {
         let patience = self.policy.timeout_start.as_nanos().saturating_add(2 * Self::LATE);
         for entry in status.generations.iter().filter(|entry| entry.ready_ms.is_none()) {
             let is_bound = match self.policy.ready {
-                Ready::Notify | Ready::Http => true,
+                Ready::Notify | Ready::NotifyType | Ready::Http => true,
                 Ready::Auto => entry.role == Role::Candidate,
                 Ready::Exec | Ready::Delay(_) => false,
             };

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use socket_supervise::core::report::{Role, Status};
-use socket_supervise::core::{Action, Event, GenerationId, HintAt, Looked, Sight, limits};
+use socket_supervise::config::Ready;
+use socket_supervise::core::report::{Outcome, Role, Status};
+use socket_supervise::core::{Action, Ask, Event, GenerationId, HintAt, Looked, Sight, limits};
 
 use super::{Check, role};
 use crate::world::SOCKETS;
@@ -13,6 +14,8 @@ use crate::world::SOCKETS;
 pub(super) struct Waiting {
     of: BTreeMap<GenerationId, Seen>,
     hints: u32,
+    /// Some generation was seen to wait or to accept.
+    is_known: bool,
 }
 
 #[derive(Clone, Debug, Default, Hash)]
@@ -32,11 +35,13 @@ impl Seen {
 
 impl Check {
     pub(super) fn note_waiting_event(&mut self, event: &Event) {
-        if let Event::Looked { generation, looked: Looked { waited, sight, .. } } = event {
+        if let Event::Looked { generation, looked: Looked { waited, accepted, sight, .. } } = event {
             let seen = self.waiting.of.entry(*generation).or_default();
-            seen.waited.extend(waited.iter().cloned());
+            seen.waited.extend(waited.iter().chain(accepted).cloned());
             (seen.sight, seen.is_asked) = (Some(*sight), *sight == Sight::Asked);
+            self.waiting.is_known |= seen.is_known();
             self.mark("accepted ours", *sight == Sight::Accepted);
+            self.mark("has accepted", !accepted.is_empty());
             self.mark("blind", *sight == Sight::Blind);
         }
         if *event == Event::Restored {
@@ -46,7 +51,7 @@ impl Check {
 
     pub(super) fn note_waiting_action(&mut self, now: u64, action: &Action) {
         match action {
-            Action::Look { generation, ask, .. } => self.looks_end(now, *generation, *ask),
+            Action::Look { generation, ask, .. } => self.looks_end(now, *generation, *ask != Ask::No),
             Action::Hint { sockets, at, .. } => {
                 let is_running = *at == HintAt::Running;
                 self.waiting.hints += u32::from(is_running);
@@ -72,6 +77,7 @@ impl Check {
         assert!(self.setting.holds_sockets && !self.seen[&id].ended, "generation {} is looked at", id.0);
         assert!(now >= self.slots.rests_until, "generation {} is looked at too soon", id.0);
         let (is_ready, hints) = (self.seen[&id].ready.is_some(), self.waiting.hints);
+        let is_any_known = self.waiting.is_known;
         let seen = self.waiting.of.entry(id).or_default();
         let since = seen.looked.map_or(u64::MAX, |looked| now - looked);
         let is_hint = now >= started + limits::HINT.as_nanos();
@@ -81,9 +87,53 @@ impl Check {
             id.0
         );
         seen.looked = Some(now);
-        assert!(!is_ready || (!ask && hints == 0), "generation {} is ready and looked at", id.0);
+        let before = self.before.as_ref();
+        let candidate = before.and_then(|status| role(status, Role::Candidate));
+        // For a candidate the one that serves is looked at, and a candidate of which nobody knows while it is tried.
+        let serves = candidate.is_some() && before.and_then(|status| status.generation) == Some(id.0);
+        let is_compared = serves && !seen.is_known();
+        let is_tried = candidate == Some(id.0) && !is_any_known && !ask;
+        let is_over = is_ready && (ask || hints > 0);
+        assert!(!is_over || is_compared || is_tried, "generation {} is ready and looked at", id.0);
         let is_whole = seen.waited.len() == SOCKETS.len();
         assert!(!is_ready || !is_whole, "generation {} was seen everywhere and is looked at", id.0);
+    }
+
+    /// READY=1 alone does not make a candidate ready where the one that serves was seen; nor where nothing of it can be.
+    pub(super) fn said_is_enough(&self, age: u64, id: GenerationId) -> bool {
+        let before = self.before.as_ref();
+        let is_candidate = before.is_some_and(|status| role(status, Role::Candidate) == Some(id.0));
+        let current = before.and_then(|status| status.generation).map(GenerationId);
+        // One that ended in this step serves no more.
+        let current = current.filter(|current| is_candidate && !self.seen[current].ended);
+        let of_current = current.and_then(|current| self.waiting.of.get(&current));
+        let is_blind = self.waiting.of.get(&id).is_some_and(|seen| seen.sight == Some(Sight::Blind));
+        !of_current.is_some_and(Seen::is_known) || is_blind || self.auto_means_seen(age, id)
+    }
+
+    /// A swap is called one where somebody was ever seen to wait or to accept, or the server says so itself.
+    pub(super) fn swapped_means_seen(&mut self, status: &Status) {
+        let swap = status.last_swap.as_ref();
+        let Some(swap) =
+            swap.filter(|_| self.before.as_ref().is_some_and(|it| it.last_swap != status.last_swap))
+        else {
+            return;
+        };
+        self.mark("taken over unseen", swap.outcome == Outcome::TakenOverUnseen);
+        if self.policy.ready != Ready::Auto || !self.setting.holds_sockets || swap.from.is_none() {
+            assert!(swap.outcome != Outcome::TakenOverUnseen || self.policy.ready == Ready::Auto);
+            return;
+        }
+        match swap.outcome {
+            Outcome::Swapped => {
+                let has_said = self.seen[&GenerationId(swap.to)].ready_said;
+                assert!(has_said || self.waiting.is_known, "generation {} has taken over unseen", swap.to);
+            }
+            Outcome::TakenOverUnseen => {
+                assert!(!self.waiting.is_known, "generation {} or one before it was seen", swap.to);
+            }
+            Outcome::RolledBack => {}
+        }
     }
 
     /// Nobody counts as ready before it was seen, but for the exceptions of the contract.

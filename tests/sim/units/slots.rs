@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use socket_supervise::config::{Ready, Span};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{
-    Counted, Event, GenerationId, Looked, Sight, SlotId, Steering, Traffic, limits,
+    Ask, Counted, Event, GenerationId, Looked, Sight, SlotId, Steering, Traffic, limits,
 };
 
 use super::kernel::{Happening, Kernel, MS, SECOND};
@@ -105,7 +105,8 @@ impl Kernel {
     }
 
     /// Who waits is seen sooner or later, cannot be seen, or never waits.
-    pub(super) fn look(&mut self, generation: GenerationId, ask: bool) {
+    pub(super) fn look(&mut self, generation: GenerationId, ask: Ask) {
+        let ask = ask != Ask::No;
         let sight = match self.rng.u8(..16) {
             0 if ask => Sight::Asked,
             1 if ask => Sight::Accepted,
@@ -114,13 +115,18 @@ impl Kernel {
             _ => Sight::Clear,
         };
         let socket = BTreeSet::from(["http".to_owned()]);
-        let (waited, others) =
-            if self.rng.u8(..4) == 0 { (socket, BTreeSet::new()) } else { (BTreeSet::new(), socket) };
+        let (mut waited, mut accepted, mut others) = Default::default();
+        match self.rng.u8(..8) {
+            0 | 1 => waited = socket,
+            2 => accepted = socket,
+            _ => others = socket,
+        }
         self.slots.knocked.remove(&generation);
         if sight == Sight::Asked {
             self.slots.knocked.insert(generation);
         }
-        let looked = Looked { waited, others, sight, cost: Span::from_nanos(self.rng.u64(..4 * MS)) };
+        let looked =
+            Looked { waited, accepted, others, sight, cost: Span::from_nanos(self.rng.u64(..4 * MS)) };
         self.answers.push_back(Event::Looked { generation, looked });
         self.rules.mark("looked at", true);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use socket_supervise::core::{Event, GenerationId, Looked, Sight};
+use socket_supervise::core::{Ask, Event, GenerationId, Looked, Sight};
 
 use super::World;
 
@@ -10,7 +10,7 @@ use super::World;
 pub(crate) const SOCKETS: [&str; 2] = ["http", "https"];
 
 impl World {
-    pub(super) fn look(&mut self, generation: GenerationId, ask: bool) {
+    pub(super) fn look(&mut self, generation: GenerationId, ask: Ask) {
         let all: BTreeSet<String> = SOCKETS.map(str::to_owned).into();
         let group = self.groups.get(&generation);
         let accepts = group.is_some_and(|group| group.is_accepting());
@@ -22,15 +22,23 @@ impl World {
             }
             Some(_) | None => BTreeSet::new(),
         };
-        let sight = match (self.net.is_dark, ask) {
-            (false, _) => Sight::Clear,
-            (true, false) => Sight::Dim,
-            (true, true) if !self.setting.steers => Sight::Blind,
-            (true, true) if accepts && !is_at_work => Sight::Accepted,
-            (true, true) => Sight::Asked,
+        // All clients in this world come to the first socket.
+        let is_used = group.is_some_and(|group| {
+            let traffic = group.traffic;
+            traffic.in_flight + traffic.recent + traffic.idle > 0
+        });
+        let mut others: BTreeSet<String> = all.difference(&waited).cloned().collect();
+        let accepted: BTreeSet<String> =
+            if is_used { others.take(SOCKETS[0]) } else { None }.into_iter().collect();
+        let sight = match ask {
+            _ if others.is_empty() => Sight::Clear,
+            Ask::No | Ask::WhereBlind if !self.net.is_dark => Sight::Clear,
+            Ask::No => Sight::Dim,
+            Ask::WhereBlind | Ask::Anyway if !self.setting.steers => Sight::Blind,
+            Ask::WhereBlind | Ask::Anyway if accepts && !is_at_work => Sight::Accepted,
+            Ask::WhereBlind | Ask::Anyway => Sight::Asked,
         };
-        let others = all.difference(&waited).cloned().collect();
-        let looked = Looked { waited, others, sight, cost: self.cost() };
+        let looked = Looked { waited, accepted, others, sight, cost: self.cost() };
         self.answers.push_back(Event::Looked { generation, looked });
     }
 }
