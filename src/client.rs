@@ -183,10 +183,15 @@ fn ask(
     let within = |span| Instant::now().checked_add(span);
     // However long the answer takes, a supervisor that lives says at once that it has the request.
     let mut deadline = within(patience);
+    let mut waits = false;
     loop {
-        match wire.line(deadline) {
+        // Now and then it is looked whether who is waited for has been stopped meanwhile.
+        match wire.line(if waits { within(patience) } else { deadline }) {
+            Err(Trouble::Late) if waits && !found.is_stopped() => {}
             Ok(Line::Accepted) => {
-                deadline = allowance(request, patience).and_then(within);
+                let allowed = allowance(request, patience);
+                waits = allowed.is_none();
+                deadline = allowed.and_then(within);
                 if *request == (Request::Swap { wait: true }) {
                     tell_at_interrupt(found);
                 }

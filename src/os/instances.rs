@@ -20,6 +20,8 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockop
 use nix::sys::time::TimeVal;
 use nix::unistd::geteuid;
 
+use super::reap;
+
 /// The longest path that fits into sockaddr_un beside its final NUL (unix(7)).
 pub(super) const SUN_PATH: usize = 107;
 /// Leaves room for `/proc/self/fd/N/` before and `.sock` after it, see [`with_address`].
@@ -55,6 +57,11 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// By a signal (SIGSTOP, Ctrl-Z), so that it answers nobody.
+    pub fn is_stopped(&self) -> bool {
+        self.pid.is_some_and(reap::is_stopped)
+    }
+
     pub fn uid(&self) -> u32 {
         self.owner.unwrap_or_else(|| geteuid().as_raw())
     }

@@ -243,6 +243,22 @@ fn a_swap_that_gave_up_on_a_stopped_supervisor_does_not_happen_later() {
     assert_eq!(place.who("start"), [1, 2]);
 }
 
+/// Also where it had the request before it was stopped; the request is done once it goes on.
+#[test]
+fn a_verb_that_waits_gives_up_on_a_supervisor_that_is_stopped_meanwhile() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--ready notify --bake 0").start();
+    daemon.wait_generation(1);
+    place.flags("--ready-after 9000");
+    let swap = daemon.spawn_verb("swap");
+    daemon.wait_state("swapping");
+    daemon.signal(Signal::SIGSTOP);
+    let swap = swap.end().expect(1);
+    assert!(swap.stderr.contains(&format!("kill -CONT {}", daemon.pid())), "{swap:?}");
+    daemon.signal(Signal::SIGCONT);
+    daemon.wait_generation(2);
+}
+
 /// Connected to the control socket, having said this much.
 fn client(place: &Place, text: &str) -> UnixStream {
     let mut stream = UnixStream::connect(place.path("supervise.ctl")).unwrap();
