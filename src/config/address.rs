@@ -18,7 +18,7 @@ pub struct Listener {
     pub place: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     Tcp,
     Udp,
@@ -29,7 +29,7 @@ pub enum Kind {
     Fd,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A port alone: `[::]` for both families, or `0.0.0.0` where the host has no IPv6. 0 lets the kernel pick.
     Port(u16),

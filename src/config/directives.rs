@@ -11,6 +11,7 @@ mod table;
 mod without;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use super::unit::replacing;
 use super::{
@@ -355,16 +356,19 @@ pub(super) fn check_placeholders(config: &Config) -> Result<(), Error> {
 
 /// One address held twice is a typing error; the second bind would only say that the address is in use.
 pub(super) fn check_listeners(config: &Config) -> Result<(), Error> {
-    for (index, listener) in config.listeners.iter().enumerate() {
+    // There may be thousands.
+    let mut places: HashMap<(Kind, &Address), &str> = HashMap::new();
+    for listener in &config.listeners {
         let picked = listener.address.port() == Some(0) || listener.options.reuse_port;
-        let same = |other: &&Listener| other.kind == listener.kind && other.address == listener.address;
-        if let Some(first) = config.listeners[..index].iter().find(same).filter(|_| !picked) {
-            let cause = format!("this address is held already by {}", first.place);
+        let before = places.get(&(listener.kind, &listener.address));
+        if let Some(first) = before.filter(|_| !picked) {
+            let cause = format!("this address is held already by {first}");
             let is_drop_in = listener.place.contains(".socket.d/");
             let remedy =
                 if is_drop_in { replacing("ListenStream") } else { "leave one of them out".to_owned() };
             return Err(Problem::new(cause, remedy).at(listener.place.as_str()));
         }
+        places.entry((listener.kind, &listener.address)).or_insert(&listener.place);
     }
     check_links(&config.listeners)
 }
