@@ -71,6 +71,11 @@ impl Generation {
         self.policy.service_type == Type::Forking && (!self.is_up || self.sought.is_some())
     }
 
+    /// ExecStartPost= is to be run before the daemon is known: it may be what writes the PIDFile=.
+    pub(super) fn starts_post_first(&self) -> bool {
+        self.policy.has_pid_file && !self.is_up && !self.policy.commands.start_post.is_empty()
+    }
+
     /// ExecStop= is still to be run.
     pub(super) fn has_stop(&self) -> bool {
         self.active.is_some() && !self.stop_begun && !self.policy.commands.stop.is_empty()

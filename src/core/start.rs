@@ -227,9 +227,7 @@ impl Step<'_> {
                 self.main_done(id);
             }
             // ExecStartPost= may write the file.
-            Found::NotYet if !generation.is_up && !generation.policy.commands.start_post.is_empty() => {
-                self.main_up(id);
-            }
+            Found::NotYet if generation.starts_post_first() => self.main_up(id),
             Found::NotYet => generation.retry = Some(now.after(limits::PID_FILE_RETRY)),
             Found::Unknown => {
                 self.tell(Note::MainIs { generation: id, pid: None });
