@@ -19,6 +19,7 @@ use nix::sys::socket::{
 };
 
 use self::place::Place;
+pub(super) use self::place::leave;
 use super::sys;
 use crate::config::NotifyAccess;
 use crate::core::Notify;

@@ -119,6 +119,12 @@ pub fn has_children() -> io::Result<bool> {
     }
 }
 
+/// Whether one of our children has not ended: asked for those that are stopped, the kernel passes zombies over.
+pub fn has_living_children() -> bool {
+    let asked = waitid(libc::P_ALL, 0, libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT);
+    !asked.is_err_and(|error| error.raw_os_error() == Some(libc::ECHILD))
+}
+
 /// Waits until this very child (of ours, not yet reaped) has ended. P_PIDFD is Linux 5.4.
 pub fn wait_for(pidfd: impl AsFd) -> io::Result<Waited> {
     let fd = pidfd.as_fd().as_raw_fd();

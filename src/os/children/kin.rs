@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::{Children, Generation};
 use crate::core::{Exit, GenerationId};
 use crate::os::reap::{self, Identity};
+use crate::os::sys;
 
 /// Sessions and groups remembered; a server that has more alive is known by its environment alone.
 const GROUPS: usize = 1 << 16;
@@ -123,7 +124,7 @@ impl Children {
     /// A child of ours has ended and is about to be reaped: the last moment in which its session can be read. Where it
     /// was a main process or a command, those that have become our children by its end are looked at as well.
     pub fn look_at(&mut self, pid: i32) {
-        if let Some(generation) = self.generation_of(pid) {
+        if let Some(generation) = self.generation_of(pid).filter(|_| sys::has_living_children()) {
             self.strays_of(generation);
         }
         self.owner(pid);

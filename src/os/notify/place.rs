@@ -41,7 +41,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(1);
 /// What was left behind is looked for once, at the first socket.
 static SWEEP: Once = Once::new();
 
-/// The file of a socket. Dropped, it is removed, and its directory with it if that is empty.
+/// The file of a socket. Dropped, it is removed; its directory stays for the next one until [`leave`].
 #[derive(Debug)]
 pub(super) struct Place {
     path: String,
@@ -111,10 +111,15 @@ impl Drop for Place {
         }
         if let Err(error) = fs::remove_file(&self.path) {
             log::debug!("{}: cannot be removed: {error}", self.path);
-        } else if let Some(directory) = Path::new(&self.path).parent() {
-            // It stays while another socket is in it.
-            let _ = fs::remove_dir(directory);
         }
+    }
+}
+
+/// At our end: the directories go, but for those in which another has a socket.
+pub(in crate::os) fn leave() {
+    for directory in directories() {
+        // It is not empty, was never there, or is not ours.
+        let _kept = fs::remove_dir(directory);
     }
 }
 
@@ -150,14 +155,20 @@ fn usable(directory: &Path) -> Result<File, String> {
             return Err(format!("others may replace it (chmod +t {} mends it)", above.display()));
         }
     }
-    match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(format!("cannot be created: {error}")),
-    }
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let handle = OpenOptions::new().read(true).custom_flags(flags).open(directory);
-    let handle = handle.map_err(|error| error.to_string())?;
+    let open = || OpenOptions::new().read(true).custom_flags(flags).open(directory);
+    let opened = match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(format!("cannot be created: {error}"));
+                }
+                Ok(()) | Err(_) => open(),
+            }
+        }
+        opened => opened,
+    };
+    let handle = opened.map_err(|error| error.to_string())?;
     let found = handle.metadata().map_err(|error| error.to_string())?;
     if found.uid() != us {
         return Err(format!("belongs to uid {}", found.uid()));

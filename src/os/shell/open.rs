@@ -25,6 +25,7 @@ use crate::os::diag;
 use crate::os::fd_store::FdStore;
 use crate::os::launch::{self, Launcher};
 use crate::os::manager::ManagerSocket;
+use crate::os::notify;
 use crate::os::reap;
 use crate::os::signal::{HupIgnored, Signals};
 use crate::os::socket::{self, Inherited, NamedSocket};
@@ -105,7 +106,7 @@ impl Shell {
 
     /// The end: what goes with us, and the commands round the closing of the sockets.
     pub(super) fn close(self) {
-        let Self { socket_commands, launcher, sockets, signals, .. } = self;
+        let Self { socket_commands, launcher, sockets, signals, children, .. } = self;
         let SocketCommands { stop_pre, stop_post, timeout, .. } = socket_commands;
         let run = |key, list: &[Exec]| {
             if let Err(error) = run_commands(key, list, timeout, &signals) {
@@ -114,6 +115,8 @@ impl Shell {
         };
         run("ExecStopPre", &stop_pre);
         launcher.we_end();
+        drop(children);
+        notify::leave();
         // It holds them, too.
         drop((sockets, launcher));
         run("ExecStopPost", &stop_post);
