@@ -393,7 +393,7 @@ fn inline(words: &[String], shell: usize) -> Option<Known> {
 /// nothing is looked at.
 fn commands(words: &[String], shell: usize) -> Vec<Vec<String>> {
     let has_text = |option: &&String| option.starts_with('-') && option.ends_with('c');
-    let Some(text) = words.get(shell + 1).filter(has_text).and(words.get(shell + 2)) else {
+    let Some(text) = words.get(shell + 1).filter(has_text).and_then(|_| words.get(shell + 2)) else {
         return Vec::new();
     };
     let is_before = |word: &&str| {
