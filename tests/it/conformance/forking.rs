@@ -121,7 +121,10 @@ impl Replay {
         let pid = self.daemon().try_status().and_then(|status| status["generations"][0]["pid"].as_i64());
         let Some(pid) = pid else { return "none".to_owned() };
         let names = self.names();
-        names.into_iter().find(|(_, of)| i64::from(*of) == pid).map_or("other".to_owned(), |(name, _)| name)
+        names
+            .into_iter()
+            .find(|(_, of)| i64::from(*of) == pid)
+            .map_or_else(|| "other".to_owned(), |(name, _)| name)
     }
 
     fn alive(&self, asked: &[&str]) -> String {
