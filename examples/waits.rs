@@ -49,9 +49,6 @@ fn main() {
     if has("late") {
         thread::sleep(LATE);
     }
-    if has("seldom") {
-        sockets.iter().for_each(|socket| socket.set_nonblocking().expect("a mode that every socket has"));
-    }
     match *words.first().expect("how to wait") {
         "accept" | "receive" => serve_all(sockets, 1),
         "threads" => serve_all(sockets, 8),
@@ -84,10 +81,7 @@ fn main() {
             }
         }
         "nested" => poll_an_epoll(&sockets),
-        "seldom" => loop {
-            sockets.iter().for_each(|socket| while answer(socket) {});
-            thread::sleep(Duration::from_millis(20));
-        },
+        "seldom" => look_now_and_then(&sockets),
         "bind" => drop(TcpListener::bind(own_address(&sockets[0])).expect("the address is free")),
         "exit" => std::process::exit(3),
         _ => thread::sleep(Duration::MAX),
@@ -123,6 +117,14 @@ fn poll_an_epoll(sockets: &[Socket]) -> ! {
         for event in &events[..came] {
             answer(&sockets[event.data() as usize]);
         }
+    }
+}
+
+fn look_now_and_then(sockets: &[Socket]) -> ! {
+    sockets.iter().for_each(|socket| socket.set_nonblocking().expect("a mode that every socket has"));
+    loop {
+        sockets.iter().for_each(|socket| while answer(socket) {});
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

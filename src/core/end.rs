@@ -321,7 +321,6 @@ impl Step<'_> {
                 self.service.server_notifies |= self.service.get(new).is_some_and(|new| new.notifies);
                 self.settle_steering();
                 self.adopt();
-                // It is alone now, so READY=1 may suffice.
                 self.check_gate(new);
                 if self.service.get(new).is_some_and(|generation| generation.ready.is_some()) {
                     self.service.ledger.reset();

@@ -37,15 +37,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{notify::Notify, report::Reply, supervisor::Supervisor, timers::Why};
 use crate::config::{CommandList, Policy, Signal, Span};
 pub use drain::{Counted, Traffic};
 pub use note::{BindNote, Damage, Note, SocketNote};
-pub use notify::Notify;
-pub use report::Reply;
 pub use restart::{Outcome, RunResult};
 pub use start::{Stage, StartFailure};
-pub use supervisor::Supervisor;
-pub use timers::Why;
 pub use waiting::{Ask, Looked, Sight};
 
 /// The limits of the core, in one place.

@@ -190,15 +190,7 @@ fn policy(rng: &mut Rng, steers: bool) -> Policy {
         force: statuses(rng),
         ready: pick(
             rng,
-            &[
-                Ready::Auto,
-                asks,
-                Ready::Notify,
-                Ready::NotifyType,
-                asks,
-                Ready::Exec,
-                Ready::Delay(millis(200)),
-            ],
+            &[Ready::Auto, asks, Ready::Notify, Ready::NotifyType, asks, Ready::Exec, Ready::Delay(secs(1))],
         ),
         timeout_start: pick(rng, &[secs(60), secs(2), millis(300), Span::INFINITY]),
         timeout_stop: pick(rng, &[secs(8), secs(1), Span::ZERO, Span::INFINITY]),
