@@ -43,7 +43,7 @@ pub use drain::{Counted, Traffic};
 pub use note::{BindNote, Damage, Note, SocketNote};
 pub use restart::{Outcome, RunResult};
 pub use start::{Stage, StartFailure};
-pub use waiting::{Ask, Looked, Sight};
+pub use waiting::{Ask, HintAt, Looked, Sight};
 
 /// The limits of the core, in one place.
 pub mod limits {
@@ -335,17 +335,6 @@ pub enum Terminal {
     Unchanged,
     /// /dev/tty opened at the start and no longer does.
     Gone,
-}
-
-/// What a hint is given for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HintAt {
-    /// It runs, and nobody waits.
-    Running,
-    /// It failed before anybody waited.
-    Failure,
-    /// It ended cleanly before anybody waited, as those before it did.
-    CleanEnds,
 }
 
 /// Orders: each one thing to do, with nothing left to decide.

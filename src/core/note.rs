@@ -387,6 +387,12 @@ fn hint(generation: GenerationId, sockets: &str, at: HintAt, privileged: bool, r
             let after = limits::HINT;
             format!("{generation} runs for {after}, and nobody waits on {sockets} (said once): {remedy}")
         }
+        HintAt::Unaccepted => {
+            let after = limits::HINT;
+            format!(
+                "{generation} has not accepted a connection of ours on {sockets} for {after}: {remedy} (said once)"
+            )
+        }
         HintAt::Failure => {
             let denied =
                 if privileged { ", or that permission is denied for a port below 1024," } else { "," };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::note::ReadyBy;
 use super::service::{Generation, Service, Step};
-use super::{Action, End, Exit, GenerationId, HintAt, Time, limits};
+use super::{Action, End, Exit, GenerationId, Time, limits};
 use crate::config::{Signal, Span, Type};
 
 /// What one look at the processes of a generation has shown; its sockets by words that tell them apart.
@@ -51,6 +51,19 @@ pub enum Ask {
     Anyway,
 }
 
+/// What a hint is given for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HintAt {
+    /// It runs, and nobody waits.
+    Running,
+    /// It runs, who waits cannot be seen, and it accepts no connection of ours.
+    Unaccepted,
+    /// It failed before anybody waited.
+    Failure,
+    /// It ended cleanly before anybody waited, as those before it did.
+    CleanEnds,
+}
+
 /// Of one generation that has sockets, from its start on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Waiting {
@@ -64,6 +77,8 @@ pub(super) struct Waiting {
     pub(super) sight: Sight,
     /// It was seen to wait somewhere.
     pub(super) waits: bool,
+    /// Since when a connection of ours is on its way to it.
+    asked: Option<Time>,
     /// It was looked at late enough to tell who never waits.
     is_known: bool,
 }
@@ -73,6 +88,7 @@ impl Waiting {
     pub(super) fn ask_again(&mut self) {
         if self.sight == Sight::Asked {
             self.sight = Sight::Dim;
+            self.asked = None;
         }
     }
 
@@ -131,6 +147,7 @@ impl Step<'_> {
                 seen: BTreeSet::new(),
                 unseen: BTreeSet::new(),
                 sight: Sight::Clear,
+                asked: None,
                 is_known: false,
             });
         }
@@ -165,8 +182,15 @@ impl Step<'_> {
         waiting.seen.extend(looked.waited.into_iter().chain(looked.accepted));
         waiting.unseen = looked.others.difference(&waiting.seen).cloned().collect();
         waiting.sight = looked.sight;
+        waiting.asked = if looked.sight == Sight::Asked { waiting.asked.or(Some(now)) } else { None };
         waiting.is_known |= is_late || waiting.unseen.is_empty() || looked.sight != Sight::Clear;
-        let waits_nowhere = is_late && looked.sight == Sight::Clear && !waiting.unseen.is_empty();
+        let is_ignored = waiting.asked.is_some_and(|asked| now >= asked.after(limits::HINT));
+        let at = match looked.sight {
+            Sight::Clear if is_late => Some(HintAt::Running),
+            Sight::Asked if is_ignored => Some(HintAt::Unaccepted),
+            _ => None,
+        };
+        let at = at.filter(|_| !waiting.unseen.is_empty());
         let unseen = waiting.unseen.clone();
         if !self.service.get(id).is_some_and(Generation::lives) {
             return;
@@ -176,10 +200,10 @@ impl Step<'_> {
             // It is held to what the one that serves shows.
             self.check_gate(candidate);
         }
-        if waits_nowhere {
+        if let Some(at) = at {
             let was_told = std::mem::replace(&mut self.service.hint_told, true);
             if !was_told {
-                self.out.push(Action::Hint { generation: id, sockets: unseen, at: HintAt::Running });
+                self.out.push(Action::Hint { generation: id, sockets: unseen, at });
             }
         }
     }
@@ -261,6 +285,30 @@ mod tests {
     fn counted(cost: u64) -> Event {
         let (traffic, cost) = (Some(Traffic::default()), Span::from_millis(cost));
         Event::Counted { generation: ID, counted: Counted { traffic, is_stopped: false, cost } }
+    }
+
+    /// A server with an io_uring.
+    #[test]
+    fn a_connection_of_ours_that_is_not_accepted_for_long_is_enough_for_the_hint() {
+        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
+        let mut core = Supervisor::new(Config::for_command_line().policy, setting);
+        step(&mut core, 0, Event::Begun);
+        step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
+        let mut hints = |millis: u64, sight| {
+            let others = BTreeSet::from(["http".to_owned()]);
+            let looked = Looked { others, sight, ..Looked::default() };
+            let mut actions = Vec::new();
+            core.step(Time(millis * 1_000_000), Event::Looked { generation: ID, looked }, &mut actions);
+            actions.retain(|action| matches!(action, Action::Hint { .. }));
+            actions
+        };
+        assert_eq!(hints(5, Sight::Dim), []);
+        assert_eq!(hints(500, Sight::Asked), []);
+        assert_eq!(hints(5_000, Sight::Asked), []);
+        let sockets = BTreeSet::from(["http".to_owned()]);
+        let hint = [Action::Hint { generation: ID, sockets, at: HintAt::Unaccepted }];
+        assert_eq!(hints(5_500, Sight::Asked), hint);
+        assert_eq!(hints(6_000, Sight::Asked), []);
     }
 
     #[test]

@@ -113,6 +113,8 @@ struct Shell {
     taken: BTreeSet<String>,
     /// How to take the sockets was told of one that had ended.
     is_end_hinted: bool,
+    /// Generations that failed before they waited on a socket.
+    failures: u32,
     intercepting: Intercepting,
     launcher: Rc<Launcher>,
     policy: Policy,

@@ -1,6 +1,6 @@
 //! Ready=auto and a server that has an io_uring: who waits in there cannot be seen, so it has to accept a connection of ours.
 
-use super::support::{Launch, Place};
+use super::support::{Launch, Place, wait_for};
 
 /// No thread of it ever waits on the socket.
 const SERVER: &str = "
@@ -18,6 +18,23 @@ while True:
     else:
         client.close()
 ";
+
+/// It has bound the socket otherwise, or does not know of it.
+const ELSEWHERE: &str = "
+import ctypes, sys, time
+if ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(240)) < 0: sys.exit('no io_uring here')
+time.sleep(1000)
+";
+
+#[test]
+fn whoever_has_an_io_uring_and_accepts_none_is_told_how_to_take_the_socket() {
+    let place = Place::new();
+    let launch = Launch::new(&place).args("--listen 127.0.0.1:0=http");
+    let daemon = launch.command(&["python3", "-c", ELSEWHERE]).start();
+    let hint = "generation 1 has not accepted a connection of ours on http (";
+    wait_for("the hint", || daemon.stderr().contains(hint).then_some(()));
+    assert!(daemon.stderr().contains("--intercept-bind"), "{}", daemon.stderr());
+}
 
 #[test]
 fn whoever_has_an_io_uring_accepts_a_connection_of_ours() {

@@ -29,6 +29,8 @@ pub(super) struct Unsettled {
     /// When it is looked at next, and how often that was.
     due: Option<Instant>,
     looks: u32,
+    /// A bind(2) was seen that can only have failed.
+    pub(super) has_failed: bool,
 }
 
 /// Two sockets of one port.
@@ -48,6 +50,7 @@ impl Unsettled {
     }
 
     pub(super) fn tried(&mut self, generation: GenerationId, tried: Tried) {
+        self.has_failed |= tried.fails;
         if self.tried.len() < TRIES {
             self.tried.push((generation, tried, Instant::now()));
             self.begin_anew();

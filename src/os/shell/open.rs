@@ -92,6 +92,7 @@ impl Shell {
             paths: None,
             taken: BTreeSet::new(),
             is_end_hinted: false,
+            failures: 0,
             intercepting: Intercepting::default(),
             children: Children::default(),
             talkative: BTreeSet::new(),

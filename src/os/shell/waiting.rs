@@ -19,6 +19,9 @@ use crate::os::probe::{Heard, Probe};
 use crate::os::socket::{HeldSocket, NamedSocket};
 use crate::os::waiters::{self, Inode};
 
+/// So many failures are no accident, although no bind(2) of an address in use was seen.
+const PAST_THE_FILTER: u32 = 3;
+
 /// A server with TCP_DEFER_ACCEPT gets no connection that has not said anything.
 const SILENCE: Duration = Duration::from_millis(100);
 
@@ -159,12 +162,18 @@ impl Shell {
     pub(super) fn tell_hint(&mut self, generation: GenerationId, sockets: &BTreeSet<String>, at: HintAt) {
         self.tell_failed_binds(generation, false);
         let has_failed = at == HintAt::Failure;
+        self.failures = self.failures.saturating_add(has_failed.into());
         if !(has_failed && self.is_end_hinted)
             && let Some(note) = self.hint(generation, sockets, at)
         {
             self.is_end_hinted |= has_failed;
             self.tell(&note);
         }
+    }
+
+    /// It fails again and again, and none of its binds was seen to fail.
+    fn may_bind_past_the_filter(&self) -> bool {
+        self.failures >= PAST_THE_FILTER && !self.intercepting.unsettled.has_failed
     }
 
     /// `sockets`: by their labels; none of them are all. None: as InterceptBind= saw it, it has met no address in use, or
@@ -183,7 +192,8 @@ impl Shell {
         let is_given = meant.iter().all(has_it);
         meant.retain(|socket| is_given || !has_it(socket));
         let is_seen = !interceptors.is_empty() && !interceptors.iter().any(Interceptor::may_have_failed);
-        if at == HintAt::Failure && (is_given || is_seen) {
+        // What happens again and again may have gone past the filter.
+        if at == HintAt::Failure && (is_given || is_seen && !self.may_bind_past_the_filter()) {
             return None;
         }
         let known = |socket: &&NamedSocket| known::Socket {
@@ -201,8 +211,8 @@ impl Shell {
         } else if launcher.intercepts() {
             "--intercept-bind sees it bind none of them; if it binds another address, write that one with --listen; if it asks \
              by connect(2) first whether its port is free, it finds that ours is not (in robyn _check_port=False ends \
-             that); in a chroot or container of its own it has to take them from LISTEN_FDS (-p Protocol=systemd \
-             passes that)"
+             that); in a chroot or container of its own, or where it binds by io_uring or is a 32-bit program, it has to \
+             take them from LISTEN_FDS (-p Protocol=systemd passes that)"
                 .to_owned()
         } else {
             let ours: Vec<String> =

@@ -113,6 +113,13 @@ fn the_hint_says_what_was_seen() {
         "{}",
         broken.stderr
     );
+    // Again and again: what it does may go past the filter.
+    let daemon = Launch::new(&place)
+        .args("--listen 127.0.0.1:0 --intercept-bind --restart-sec 10ms")
+        .command(&["sh", "-c", "exit 1"])
+        .start_uncontrolled();
+    wait_for("the hint", || daemon.stderr().contains("io_uring").then_some(()));
+    assert!(daemon.stderr().contains("generation 3 ended before it waited"), "{}", daemon.stderr());
     // Nothing was said of that, so there is still something to say of the next.
     let once = "test -e been || { touch been; exit 1; }; exec \"$@\"";
     let command = ["sh", "-c", once, "sh", &example("binds"), "deaf+127.0.0.1:0"];

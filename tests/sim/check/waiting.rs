@@ -53,7 +53,7 @@ impl Check {
         match action {
             Action::Look { generation, ask, .. } => self.looks_end(now, *generation, *ask != Ask::No),
             Action::Hint { sockets, at, .. } => {
-                let is_running = *at == HintAt::Running;
+                let is_running = matches!(at, HintAt::Running | HintAt::Unaccepted);
                 self.waiting.hints += u32::from(is_running);
                 assert!(self.waiting.hints <= 1, "the hint is given twice");
                 assert!(!is_running || !sockets.is_empty(), "a hint for no socket");
