@@ -62,9 +62,8 @@ struct Generation {
     looks_empty: bool,
     /// SIGKILL was sent to all of it.
     is_killed: bool,
-    /// A notification was dropped, and that was told.
+    /// A notification was dropped, and that was told; STOPPING=1 of others than the main process is told apart.
     has_dropped: bool,
-    /// The same of STOPPING=1 of others than the main process.
     has_dropped_stopping: bool,
     /// Answers what its processes bind; one for each that was started.
     interceptors: Vec<Interceptor>,
