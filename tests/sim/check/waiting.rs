@@ -99,26 +99,28 @@ impl Check {
         assert!(!is_ready || !is_whole, "generation {} was seen everywhere and is looked at", id.0);
     }
 
+    /// The generation that serves, where this one is its candidate. One that ended in this step, or was given up in it,
+    /// serves no more.
+    fn replaced_by(&self, id: GenerationId) -> Option<GenerationId> {
+        let before = self.before.as_ref().filter(|status| role(status, Role::Candidate) == Some(id.0))?;
+        let current = GenerationId(before.generation?);
+        let seen = &self.seen[&current];
+        (!seen.ended && !seen.forgotten).then_some(current)
+    }
+
     /// READY=1 alone does not make a candidate ready where the one that serves was seen; nor where nothing of it can be.
     pub(super) fn said_is_enough(&self, age: u64, id: GenerationId) -> bool {
-        let before = self.before.as_ref();
-        let is_candidate = before.is_some_and(|status| role(status, Role::Candidate) == Some(id.0));
-        let current = before.and_then(|status| status.generation).map(GenerationId);
-        // One that ended in this step serves no more.
-        let current = current.filter(|current| is_candidate && !self.seen[current].ended);
-        let of_current = current.and_then(|current| self.waiting.of.get(&current));
+        let of_current = self.replaced_by(id).and_then(|current| self.waiting.of.get(&current));
         let is_blind = self.waiting.of.get(&id).is_some_and(|seen| seen.sight == Some(Sight::Blind));
         !of_current.is_some_and(Seen::is_known) || is_blind || self.auto_means_seen(age, id)
     }
 
     /// A swap is called one where somebody was ever seen to wait or to accept, or the server says so itself.
     pub(super) fn swapped_means_seen(&mut self, status: &Status) {
-        let swap = status.last_swap.as_ref();
-        let Some(swap) =
-            swap.filter(|_| self.before.as_ref().is_some_and(|it| it.last_swap != status.last_swap))
-        else {
-            return;
-        };
+        // What is drained is added later: by then somebody may have been seen.
+        let told = |status: &Status| status.last_swap.as_ref().map(|swap| (swap.to, swap.outcome));
+        let is_new = self.before.as_ref().is_some_and(|before| told(before) != told(status));
+        let Some(swap) = status.last_swap.as_ref().filter(|_| is_new) else { return };
         self.mark("taken over unseen", swap.outcome == Outcome::TakenOverUnseen);
         if self.policy.ready != Ready::Auto || !self.setting.holds_sockets || swap.from.is_none() {
             assert!(swap.outcome != Outcome::TakenOverUnseen || self.policy.ready == Ready::Auto);
@@ -138,10 +140,8 @@ impl Check {
 
     /// Nobody counts as ready before it was seen, but for the exceptions of the contract.
     pub(super) fn auto_means_seen(&self, age: u64, id: GenerationId) -> bool {
-        let candidate = |status: &Status| role(status, Role::Candidate) == Some(id.0);
-        let before = self.before.as_ref();
-        let current = before.filter(|status| candidate(status)).and_then(|status| status.generation);
-        let of_current = current.and_then(|current| self.waiting.of.get(&GenerationId(current)));
+        let current = self.replaced_by(id);
+        let of_current = current.and_then(|current| self.waiting.of.get(&current));
         let current_is_known = of_current.is_some_and(Seen::is_known);
         let seen = self.waiting.of.get(&id).cloned().unwrap_or_default();
         let is_required = |socket: &&&str| {

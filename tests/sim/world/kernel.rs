@@ -186,6 +186,7 @@ impl World {
     /// From now on every process does as it is told, gets ready, and stays.
     pub(crate) fn heal(&mut self) {
         self.fault = None;
+        self.tick = self.tick.map(|(wish, _)| (wish, wish.max(self.now)));
         self.scripts.clear();
         self.calm_traffic();
         let ids: Vec<GenerationId> = self.groups.keys().copied().collect();
