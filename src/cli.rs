@@ -400,6 +400,14 @@ fn check_name(name: &str) -> Result<String, Problem> {
     Err(Problem::new(cause, "write a short word: web"))
 }
 
+/// What a verb calls an instance: its name, and before it the user whose it is, if that is another one.
+fn check_instance(name: &str) -> Result<String, Problem> {
+    match name.split_once('/') {
+        Some((user, of_user)) if !user.is_empty() => check_name(of_user).map(|_| name.to_owned()),
+        _ => check_name(name),
+    }
+}
+
 /// clap's block of lines as one of ours.
 fn one_line(error: &clap::Error, here: &str) -> Error {
     let text = |kind| match error.get(kind) {

@@ -121,24 +121,15 @@ fn find(places: &Places, verb: &Verb) -> Result<Instance, Failure> {
         return Ok(Instance { name, path: path.clone(), pid, owner: None });
     }
     if let Some(name) = &verb.name {
-        if let Some(found) = instances::named(&places.own, name) {
-            return Ok(found);
-        }
-        let mut theirs = others::named(&places.others, name);
-        return match theirs.len() {
-            1 => Ok(theirs.remove(0)),
-            0 => {
-                let hint = names(&everybody(places));
-                let hint = if hint.is_empty() { hint } else { format!(" (there is: {hint})") };
-                Err(nothing(format!("nothing runs under the name {name}{hint}")))
-            }
-            _ => {
-                let paths: Vec<String> =
-                    theirs.iter().map(|found| format!("--control {}", found.path.display())).collect();
-                let text = format!("several users have a {name}, say which: {}", paths.join(" or "));
-                Err(Failure { exit: REFUSED, text })
-            }
+        let found = match name.split_once('/') {
+            Some((user, name)) => others::named(&places.others, user, name),
+            None => instances::named(&places.own, name),
         };
+        return found.ok_or_else(|| {
+            let hint = names(&everybody(places));
+            let hint = if hint.is_empty() { hint } else { format!(" (there is: {hint})") };
+            nothing(format!("nothing runs under the name {name}{hint}"))
+        });
     }
     let mut living = instances::living(&places.own);
     match living.len() {
@@ -165,7 +156,7 @@ fn everybody(places: &Places) -> Vec<Instance> {
 
 fn names(instances: &[Instance]) -> String {
     let name = |found: &Instance| match found.owner {
-        Some(uid) => format!("{} (of {})", found.name, others::owner_name(uid)),
+        Some(uid) => format!("{}/{}", others::owner_name(uid), found.name),
         None => found.name.clone(),
     };
     instances.iter().map(name).collect::<Vec<_>>().join(", ")

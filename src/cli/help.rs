@@ -119,7 +119,8 @@ pub(super) fn verb(verb: &str) -> String {
     let rest = doc.get(1..).unwrap_or_default();
     format!(
         "Usage: supervise {usage} [--control PATH]\n\n{start}{rest}.\n\
-         NAME may be left out when exactly one instance runs; --control names its control socket instead.\n"
+         NAME may be left out when exactly one instance runs (root: USER/NAME for those of others); --control names its\n\
+         control socket instead.\n"
     )
 }
 

@@ -4,7 +4,9 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::{Parsed, answer, check_name, command, control_path, help, last, one_line, option, place, switch};
+use super::{
+    Parsed, answer, check_instance, command, control_path, help, last, one_line, option, place, switch,
+};
 use crate::client::{Task, Verb};
 use crate::config::{Error, Problem, Signal, Span, printable, typed};
 use crate::core::Request;
@@ -76,7 +78,7 @@ pub(super) fn read_verb(verb: &str, words: &[String]) -> Result<Parsed, Error> {
         _ => Request::Status { wait_ns: wait(&matches)? },
     };
     let name = match last(&matches, "instance") {
-        Some(name) => Some(check_name(name).map_err(|problem| problem.at(place(verb, name)))?),
+        Some(name) => Some(check_instance(name).map_err(|problem| problem.at(place(verb, name)))?),
         None => None,
     };
     let control = match last(&matches, "control") {

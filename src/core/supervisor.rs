@@ -53,6 +53,11 @@ impl Supervisor {
         step.settle();
     }
 
+    /// Whether a generation was ever ready.
+    pub fn is_ready(&self, generation: GenerationId) -> bool {
+        self.service.get(generation).is_some_and(|generation| generation.ready.is_some())
+    }
+
     /// When to call `step` with [`Event::Tick`], and what for. None: nothing will happen by itself.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
         timers::next(&self.service)

@@ -188,7 +188,7 @@ impl Step<'_> {
         let at = match looked.sight {
             Sight::Clear if is_late => Some(HintAt::Running),
             Sight::Asked if is_ignored => Some(HintAt::Unaccepted),
-            _ => None,
+            Sight::Clear | Sight::Dim | Sight::Asked | Sight::Accepted | Sight::Blind => None,
         };
         let at = at.filter(|_| !waiting.unseen.is_empty());
         let unseen = waiting.unseen.clone();

@@ -10,7 +10,7 @@ mod queries;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -264,6 +264,9 @@ impl Children {
             }
             Err(why) => {
                 log::debug!("{generation}: pid {pid} is not its main process: {why}");
+                if let Some(running) = self.generations.get_mut(&generation) {
+                    running.named.take_if(|named| *named == pid);
+                }
                 Found::NotYet
             }
         }
@@ -287,11 +290,6 @@ impl Children {
         running.adopted = (!is_leader).then_some(pidfd);
         (running.main, running.guessed) = (Some(pid), None);
         Ok(())
-    }
-
-    /// The pidfd of a main process that we did not start: it tells its end also where somebody else reaps it.
-    pub fn adopted(&self, generation: GenerationId) -> Option<BorrowedFd<'_>> {
-        self.generations.get(&generation)?.adopted.as_ref().map(AsFd::as_fd)
     }
 
     /// An adopted main process is gone, and its parent has its status.
@@ -440,8 +438,9 @@ impl Children {
 
     fn main_changed(&mut self, generation: GenerationId, notify: &Notify) -> Option<Event> {
         let pid = notify.main_pid?;
+        let is_its = self.belongs(pid, generation) == Some(true);
         let running = self.generations.get_mut(&generation)?;
-        if running.launcher.forks() && !running.is_found && running.main_was_started() {
+        if is_its && running.launcher.forks() && !running.is_found && running.main_was_started() {
             // Its end completes the start, whoever is the main one then.
             running.named = Some(pid);
             return None;

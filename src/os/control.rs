@@ -218,7 +218,7 @@ fn search(
     }
     let mut reasons = Vec::new();
     for dir in dirs {
-        let bound = instances::usable(dir, true).map_err(|why| why.cause).and_then(|handle| {
+        let bound = instances::usable(dir, true).map_err(|why| why.to_string()).and_then(|handle| {
             let _lock = lock(handle, patience);
             bind_in(dir, dirs, explicit, default)
         });

@@ -94,7 +94,8 @@ pub struct Unusable {
 
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.cause)
+        f.write_str(&self.cause)?;
+        self.remedy.iter().try_for_each(|remedy| write!(f, "; {remedy} mends it"))
     }
 }
 

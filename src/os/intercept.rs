@@ -300,7 +300,8 @@ impl Desk {
                 if let Some(held) = self.of_other_family(&held[number], *wanted, !beside) {
                     return Verdict::Give(Gift { held, target, inode, duplicate });
                 }
-                match if beside || !place.is_port { None } else { stand_in(place).ok() } {
+                let is_alone = self.common.is_alone.load(Ordering::Relaxed);
+                match if beside || is_alone || !place.is_port { None } else { stand_in(place).ok() } {
                     Some(stand_in) => {
                         self.tell_beside(&held[number], *wanted, stand_in.inode, true);
                         Verdict::Give(Gift { held: Arc::new(stand_in), target, inode, duplicate })

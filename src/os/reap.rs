@@ -176,7 +176,7 @@ pub fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
 }
 
 /// The pid in a PIDFile= (systemd.service(5)): its first line, blanks before it; PostgreSQL writes more below. None for
-/// anything else, also while it is being written.
+/// anything else. While it is being written it may be a shorter number, that of another process.
 pub fn pid_in_file(path: &Path) -> Option<i32> {
     let text = read_regular(path, 4096).ok()?;
     let line = text.split(|byte| *byte == b'\n').next()?;

@@ -285,6 +285,8 @@ impl Shell {
         if let Some(generation) = self.children.generation_of(waited.pid) {
             self.receive(generation);
         }
+        // So is what it bound last, which is told before the call is let through.
+        self.on_intercepted();
         let event = match self.children.reaped(waited.pid) {
             Ended::Main(generation) => {
                 self.mend_sockets();

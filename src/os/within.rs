@@ -1,12 +1,13 @@
-//! Questions about another process that may be answered late or never: it decides itself when its memory can be read
-//! (userfaultfd(2), a mapped file of FUSE), and it holds locks that files of /proc wait for.
+//! Questions that may be answered late or never. A process decides itself when its memory can be read (userfaultfd(2), a
+//! mapped file of FUSE), and it holds locks that files of /proc wait for; a directory of another user may be his own file
+//! system.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// The main loop waits for an answer no longer.
+/// Nobody waits for an answer longer than that.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// So many may be unanswered; then nothing is asked any more.
 const MOST: usize = 4;

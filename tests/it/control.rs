@@ -251,11 +251,14 @@ fn root_reaches_the_instances_of_other_users() {
     assert!(list.contains("OWNER") && list.contains(&uid.to_string()), "{list}");
     // Where a directory was named, a verb without a NAME has nothing to do with others.
     assert!(!verb_in(&place, &["list"]).text().contains(&name));
-    // A verb without a name is never for another user.
+    // Another user is never meant where none is named: he may have taken a name that root uses as well.
     assert!(!verb(&["status"]).stdout.contains(&name));
-    let status = verb(&["status", &name, "--json"]).json();
+    let full = format!("{uid}/{name}");
+    let unnamed = verb(&["stop", &name]);
+    assert!(unnamed.status != 0 && unnamed.stderr.contains(&full), "{unnamed:?}");
+    let status = verb(&["status", &full, "--json"]).json();
     assert_eq!(status["name"], *name);
-    verb(&["stop", &name]).expect(0);
+    verb(&["stop", &full]).expect(0);
     assert_eq!(daemon.end().status, 0);
     fs::remove_dir_all(&theirs).unwrap();
 }

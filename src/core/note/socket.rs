@@ -221,8 +221,8 @@ fn mended(
         }
         Damage::Shortened => write!(
             f,
-            "{who} has made the queue of {socket} shorter by a listen(2) of its own; it is as long as before (its option for \
-             the backlog sets that)"
+            "{who} has made the queue of {socket} shorter by a listen(2) of its own; it is as long as before (give the \
+             server a larger backlog, and this ends)"
         ),
         Damage::Connected => write!(
             f,

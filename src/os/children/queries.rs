@@ -1,7 +1,7 @@
 //! What is asked about the generations that live.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::unistd::{Pid, getuid};
@@ -31,6 +31,11 @@ impl Children {
         // The main process first: to find all of them takes reading all of /proc.
         main.is_some_and(reap::is_stopped)
             && self.pids(generation).is_ok_and(|pids| !pids.iter().any(|pid| reap::runs(pid.as_raw())))
+    }
+
+    /// The pidfd of a main process that we did not start: it tells its end also where somebody else reaps it.
+    pub fn adopted(&self, generation: GenerationId) -> Option<BorrowedFd<'_>> {
+        self.generations.get(&generation)?.adopted.as_ref().map(AsFd::as_fd)
     }
 
     /// What it was started with.
@@ -67,7 +72,8 @@ impl Generation {
         if !is_main && !is_its {
             return Err(format!("pid {pid} (uid {uid}) asks for the sockets, and is none of its processes"));
         }
-        // The main process may have become somebody else (gosu, setpriv); what comes below it and has, has what it inherited.
+        // The main process may have become another user (gosu, setpriv). Its children under another uid get nothing here:
+        // what they are to have, they inherit.
         if !is_main && ![0, getuid().as_raw(), self.uid].contains(&uid) {
             log::debug!("pid {pid} of another user, uid {uid}, asks for the sockets and gets none");
             return Ok(());

@@ -89,8 +89,10 @@ pub struct Activity {
 }
 
 /// Segments with data that a client sends in a TLS handshake, of either version: its hello, and what ends the handshake.
-/// (A hello that fills more than one is taken for a request too early, as all of them would be otherwise.)
 const TLS_HANDSHAKE: u32 = 2;
+/// A hello with a post-quantum key share (X25519MLKEM768: 1.2 kB by itself) fills two segments on most networks. Whoever has
+/// sent less than this had a smaller one.
+const LARGE_HELLO: u64 = 1400;
 
 impl InetSocket {
     /// The same after a TLS handshake, as if that had not been: nothing was received before the first request.
@@ -98,7 +100,8 @@ impl InetSocket {
     pub fn after_handshake(&self) -> Self {
         let mut socket = self.clone();
         if let Some(activity) = &mut socket.activity {
-            activity.received = activity.received.saturating_sub(TLS_HANDSHAKE);
+            let is_large = activity.bytes_received >= LARGE_HELLO;
+            activity.received = activity.received.saturating_sub(TLS_HANDSHAKE + u32::from(is_large));
         }
         socket
     }

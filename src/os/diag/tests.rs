@@ -86,7 +86,7 @@ fn idle(idle: u32) -> Traffic {
     Traffic { idle, ..Traffic::default() }
 }
 
-/// Whoever only knows each other yet looks as if a request had been answered.
+/// After a handshake alone the numbers of the kernel look like those of a request that was answered.
 #[test]
 fn a_connection_is_not_idle_after_a_handshake_alone() {
     let (listener, at) = listener("127.0.0.1:0");

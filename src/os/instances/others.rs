@@ -6,11 +6,13 @@
 //! answer.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::{Instance, answering, connect, names_in, peer, usable_by};
+use super::{Instance, answering, connect, is_name, names_in, peer, usable_by};
 use crate::os::users;
 use crate::os::within::within_a_second;
 
@@ -51,36 +53,48 @@ fn homes_in(run_user: &Path, tmp: &Path) -> Vec<Home> {
 
 /// Every instance that answers in them.
 pub fn living(homes: &[Home]) -> Vec<Instance> {
-    look(homes, |home| names_in(&home.dir))
-}
-
-/// Those of this name; two users may have one each.
-pub fn named(homes: &[Home], name: &str) -> Vec<Instance> {
-    look(homes, move |_| vec![name.to_owned()])
-}
-
-fn look(homes: &[Home], names: impl Fn(&Home) -> Vec<String>) -> Vec<Instance> {
-    let names = &names;
     let mut found = Vec::new();
     for home in homes {
-        let is_theirs = home.clone();
-        if within_a_second(move || usable_by(&is_theirs.dir, false, is_theirs.uid).is_ok()) != Some(true) {
-            continue;
-        }
-        for name in names(home) {
-            let asked = home.clone();
-            let answer = within_a_second(move || theirs(&asked, name));
-            found.extend(answer.flatten());
+        let names = in_time(home, |opened, _| names_in(opened)).unwrap_or_default();
+        for name in names {
+            // One user keeps us waiting once.
+            let Some(answer) = in_time(home, move |opened, home| theirs(opened, home, name)) else { break };
+            found.extend(answer);
         }
     }
     found
 }
 
-fn theirs(home: &Home, name: String) -> Option<Instance> {
-    let found = answering(&home.dir, name)?;
-    let stream = connect(&found.path, std::time::Duration::ZERO).ok()?;
+/// The one of this user, by name or number.
+pub fn named(homes: &[Home], user: &str, name: &str) -> Option<Instance> {
+    let uid = users::find_user(user).map_or_else(|_| user.parse().ok(), |user| Some(user.uid))?;
+    let name = Some(name).filter(|name| is_name(name))?;
+    homes.iter().filter(|home| home.uid == uid).find_map(|home| {
+        let name = name.to_owned();
+        in_time(home, move |opened, home| theirs(opened, home, name)).flatten()
+    })
+}
+
+/// What a question about the directory is answered by its file system, if that answers and the directory is its user's. It
+/// is asked about what was opened and judged, whatever a link leads to by then.
+fn in_time<T: Send + 'static>(
+    home: &Home,
+    question: impl FnOnce(&Path, &Home) -> T + Send + 'static,
+) -> Option<T> {
+    let home = home.clone();
+    let answer = within_a_second(move || {
+        let dir = usable_by(&home.dir, false, home.uid).ok()?;
+        Some(question(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())), &home))
+    });
+    answer.flatten()
+}
+
+fn theirs(opened: &Path, home: &Home, name: String) -> Option<Instance> {
+    let found = answering(opened, name)?;
+    let stream = connect(&found.path, Duration::ZERO).ok()?;
     let is_theirs = peer(&stream).is_ok_and(|peer| peer.uid() == home.uid);
-    is_theirs.then_some(Instance { owner: Some(home.uid), ..found })
+    let path = home.dir.join(found.path.file_name()?);
+    is_theirs.then_some(Instance { owner: Some(home.uid), path, ..found })
 }
 
 /// The name of a user, or the number where there is none.
@@ -130,10 +144,12 @@ mod tests {
         let _roots = listen(&dir.join("roots.sock"));
         let of_root = [Home { dir: dir.clone(), uid: 0 }];
         assert_eq!(living(&of_root).len(), 1);
+        assert_eq!(named(&of_root, "root", "roots").map(|found| found.path), Some(dir.join("roots.sock")));
+        assert!(named(&of_root, "4001", "roots").is_none(), "it is not of this user");
         // The directory belongs to another user by now, but who answers does not.
         chown(&dir, Some(4001), Some(4001)).unwrap();
         let home = [Home { dir: dir.clone(), uid: 4001 }];
-        assert!(living(&home).is_empty() && named(&home, "roots").is_empty());
+        assert!(living(&home).is_empty() && named(&home, "4001", "roots").is_none());
         assert!(living(&of_root).is_empty(), "it is not root's");
         // A link in the place of the directory, or of the socket.
         let link = top.path().join("link");
@@ -141,6 +157,6 @@ mod tests {
         assert!(living(&[Home { dir: link, uid: 4001 }]).is_empty());
         let _elsewhere = listen(&top.path().join("elsewhere.sock"));
         symlink(top.path().join("elsewhere.sock"), dir.join("linked.sock")).unwrap();
-        assert!(named(&home, "linked").is_empty() && named(&home, "../elsewhere").is_empty());
+        assert!(named(&home, "4001", "linked").is_none() && named(&home, "4001", "../elsewhere").is_none());
     }
 }

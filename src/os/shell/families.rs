@@ -129,8 +129,11 @@ impl Shell {
     }
 
     fn use_sockets(&mut self, generation: GenerationId) {
+        // Where the files were read anew, ours is for the next generation.
+        let own = self.children.launcher(generation).filter(|own| !Rc::ptr_eq(own, &self.launcher));
+        let own = own.map(|own| Rc::new(own.on(&self.sockets)));
         self.launcher = Rc::new(self.launcher.on(&self.sockets));
-        self.children.set_launcher(generation, Rc::clone(&self.launcher));
+        self.children.set_launcher(generation, own.unwrap_or_else(|| Rc::clone(&self.launcher)));
         self.arm();
     }
 
@@ -204,7 +207,7 @@ impl Shell {
         self.questions.strangers.retain(|(socket, _)| !Rc::ptr_eq(socket, gone));
         self.sockets.retain(|named| !Rc::ptr_eq(&named.socket, gone));
         self.use_sockets(generation);
-        if let Err(error) = kept.is_alone_again() {
+        if let Err(error) = kept.be_alone_again() {
             log::debug!("{}: SO_REUSEPORT=0: {error}", kept.address);
         }
         if Rc::ptr_eq(kept, &pair.beside) {

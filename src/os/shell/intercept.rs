@@ -119,6 +119,8 @@ impl Shell {
         for (generation, news) in news {
             match news {
                 News::Told(note) => self.say(note),
+                // Of one that is gone nobody asks any more.
+                News::Beside(_) if self.children.launcher(generation).is_none() => {}
                 News::Beside(tried) => self.intercepting.unsettled.tried(generation, tried),
                 News::GotPort => self.intercepting.unsettled.begin_anew(),
                 News::Family { inode, wanted, is_ipv4, answer } => {

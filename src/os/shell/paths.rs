@@ -139,10 +139,10 @@ impl Shell {
                 log::warn!("cannot steer {address}: {error}");
             }
             match checked.state {
-                PathState::Ours => {}
-                PathState::LinkedBack if was_taken => {
+                PathState::Ours | PathState::LinkedBack if was_taken => {
                     self.tell(&SocketNote::PathBack { socket: address }.into());
                 }
+                PathState::Ours => {}
                 PathState::LinkedBack => {
                     let damage = Damage::Unlinked;
                     self.tell_damage(Damaged { socket: address, generation: None, damage });

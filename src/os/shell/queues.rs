@@ -59,9 +59,7 @@ impl Shell {
     }
 
     fn is_ready(&self, generation: GenerationId) -> bool {
-        let status = self.supervisor.status();
-        let mut all = status.generations.iter();
-        all.any(|one| one.generation == generation.0 && one.ready_ms.is_some())
+        self.supervisor.is_ready(generation)
     }
 
     /// How many may wait. None: the kernel does not say, or it is no listener.

@@ -333,7 +333,7 @@ impl Shell {
         self.slots.damages.push((done, 0));
         let launcher = generation.and_then(|generation| self.children.launcher(generation));
         let program = launcher.unwrap_or(&self.launcher).words();
-        let is_mended = matches!(damage, Damage::Shutdown | Damage::Unlinked);
+        let is_mended = matches!(damage, Damage::Shutdown | Damage::Unlinked | Damage::Shortened);
         let is_new = self.slots.told.insert((program, socket.clone(), damage));
         if is_new || !is_mended {
             self.tell(&SocketNote::Mended { socket, generation, damage }.into());

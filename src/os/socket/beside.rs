@@ -30,7 +30,7 @@ impl HeldSocket {
 
 impl HeldSocket {
     /// The other of the two is about to go.
-    pub fn is_alone_again(&self) -> io::Result<()> {
+    pub fn be_alone_again(&self) -> io::Result<()> {
         self.set_ipv4_beside(false);
         if !self.is_steered() {
             setsockopt(&self.first(), sockopt::ReusePort, &false)?;
@@ -54,7 +54,12 @@ impl NamedSocket {
             setsockopt(&self.first(), sockopt::ReusePort, &true)?;
         }
         let handover = if self.is_steered() { Handover::Steered } else { Handover::Shared };
-        let slots = inet::hold_beside(&self.asked, is_ipv4, port, handover).map_err(io::Error::other)?;
+        let slots = inet::hold_beside(&self.asked, is_ipv4, port, handover).map_err(|error| {
+            if let Err(error) = self.be_alone_again() {
+                log::warn!("{}: others may still join its port: {error}", self.address);
+            }
+            io::Error::other(error)
+        })?;
         let (address, port) = own_address(&slots.any())?;
         let socket = HeldSocket {
             own_path: None,
