@@ -1,5 +1,6 @@
 //! `supervise`: parse, dispatch, exit status. Nothing else. (A relay has no command line to parse.)
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -61,12 +62,15 @@ fn run(mut arguments: RunArgs) -> u8 {
                 return CANNOT;
             }
         }
-        // What was warned about at the start is not said again; `supervise check` says it.
+        // What was warned about when they were read last is not said again; `supervise check` says all of it.
+        let mut told: BTreeSet<String> = arguments.warnings.iter().map(ToString::to_string).collect();
         reader = Some(Box::new(move || {
             let (config, warnings) = units::load(&files).map_err(|error| error.to_string())?;
-            for warning in warnings {
-                log::debug!("{warning}");
+            let found: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+            for warning in found.iter().filter(|warning| !told.contains(*warning)) {
+                log::warn!("{warning}");
             }
+            told = found.into_iter().collect();
             Ok(config)
         }));
     }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::stat::fstat;
 
 use super::sys;
 use crate::core::Notify;
@@ -125,6 +126,13 @@ impl FdStore {
 
     pub fn count(&self) -> usize {
         self.entries.len()
+    }
+
+    /// The inodes of the sockets among them.
+    pub fn sockets(&self) -> Vec<u32> {
+        let found = self.entries.iter().filter_map(|entry| fstat(&entry.fd).ok());
+        let sockets = found.filter(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFSOCK);
+        sockets.filter_map(|stat| u32::try_from(stat.st_ino).ok()).collect()
     }
 
     /// Names and fds, in the order in which they are passed.

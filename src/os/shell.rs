@@ -213,11 +213,12 @@ impl Shell {
         if self.may_strangers_move_us() {
             self.look_for_strangers();
         }
-        self.look_at_queues();
         if self.supervisor.next_wake().is_some_and(|(due, _)| due <= now()) {
             self.queue.push_back(Event::Tick);
             self.dispatch();
         }
+        // After all by which a generation may have become ready.
+        self.look_at_queues();
     }
 
     fn receive(&mut self, generation: GenerationId) {

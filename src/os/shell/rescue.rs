@@ -129,11 +129,14 @@ impl Shell {
         }
     }
 
-    /// The sockets of the relays of a slot: they carry its label, and are no connections of its generation.
-    pub(super) fn relayed(&self, slot: SlotId) -> io::Result<HashSet<u32>> {
+    /// Connections that are not for a generation to finish, though they carry the label of its slot: those of relays, and
+    /// those in the store, which the next one gets.
+    pub(super) fn of_nobody(&self, slot: SlotId) -> io::Result<HashSet<u32>> {
         let relays = self.relays.iter().filter(|passing| passing.slot == slot);
         let pids: Vec<Pid> = relays.map(|passing| Pid::from_raw(passing.relay.pid)).collect();
-        if pids.is_empty() { Ok(HashSet::new()) } else { diag::inodes_of(&pids) }
+        let mut found = if pids.is_empty() { HashSet::new() } else { diag::inodes_of(&pids)? };
+        found.extend(self.store.sockets());
+        Ok(found)
     }
 
     /// A generation is about to get the slot: what waits there from now on is its own.

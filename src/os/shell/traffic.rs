@@ -243,9 +243,9 @@ impl Shell {
         if self.speaks_tls(socket, at) {
             dump = dump.iter().map(InetSocket::after_handshake).collect();
         }
-        let relayed = self.relayed(slot)?;
+        let of_nobody = self.of_nobody(slot)?;
         // Another socket of ours may have the same port at another address.
-        let is_meant = |one: &&InetSocket| one.is_at(at) && !relayed.contains(&one.inode);
+        let is_meant = |one: &&InetSocket| one.is_at(at) && !of_nobody.contains(&one.inode);
         let sockets = || dump.iter().filter(is_meant);
         let none = Handshakes::default();
         let begun = self.questions.handshakes.get(&slot).unwrap_or(&none);
@@ -275,7 +275,7 @@ impl Shell {
     /// Of all of them: one look at the server's threads is enough.
     fn unix_traffic(&mut self, sockets: &[Rc<HeldSocket>], counting: &mut Counting) -> io::Result<Traffic> {
         let dump = self.questions.diag.unix()?;
-        let relayed = self.relayed(counting.slot)?;
+        let of_nobody = self.of_nobody(counting.slot)?;
         let (mut all, mut quiet, mut device) = (Vec::new(), Vec::new(), 0);
         for socket in sockets {
             // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
@@ -285,10 +285,10 @@ impl Shell {
             let Some(node) = dump.of_inode(own.number).and_then(|one| one.node) else { continue };
             let at_node = dump.at_node(node);
             let ours: Vec<&UnixSocket> = if socket.is_steered() {
-                at_node.filter(|one| !relayed.contains(&one.inode)).collect()
+                at_node.filter(|one| !of_nobody.contains(&one.inode)).collect()
             } else {
                 let inodes = self.inodes(counting)?;
-                at_node.filter(|one| inodes.contains(&one.inode)).collect()
+                at_node.filter(|one| inodes.contains(&one.inode) && !of_nobody.contains(&one.inode)).collect()
             };
             quiet.extend(counting.quiet_for_long(&ours));
             all.extend(ours);

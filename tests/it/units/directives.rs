@@ -1,6 +1,7 @@
 //! What single directives of [Service] do.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -153,6 +154,55 @@ fn while_fds_are_stored_a_swap_stops_the_old_one_first_unless_it_is_told_otherwi
         assert_eq!(place.read("overlaps"), overlaps, "{lines}");
         assert!(daemon.stderr().contains(words), "{lines}: {}", daemon.stderr());
     }
+}
+
+/// The next generation gets it: nobody has to wait for its end.
+#[test]
+fn a_stored_connection_is_not_drained() {
+    let place = Place::new();
+    place.write(
+        "server.py",
+        "import array, os, socket, time\n\
+         told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         told.connect(os.environ['NOTIFY_SOCKET'])\n\
+         told.send(b'READY=1')\n\
+         if os.environ['LISTEN_FDS'] == '1':\n    \
+             client, _ = socket.socket(fileno=3).accept()\n    \
+             rights = array.array('i', [client.fileno()])\n    \
+             told.sendmsg([b'FDSTORE=1'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])\n    \
+             open('stored', 'w').close()\n\
+         time.sleep(600)\n",
+    );
+    place.write("web.socket", "[Socket]\nListenStream=127.0.0.1:0\nFileDescriptorName=http\n");
+    let lines = format!("WorkingDirectory={}\nFileDescriptorStoreMax=1", place.path(""));
+    let unit = format!("[Service]\nType=notify\nExecStart=/usr/bin/env python3 server.py\n{lines}\n");
+    place.write("web.service", &unit);
+    let mut daemon = Launch::units(&place, &["web.socket", "web.service"])
+        .args("--bake 0 --drain infinity --ready notify")
+        .start();
+    daemon.wait_generation(1);
+    let _client = TcpStream::connect(daemon.address("http")).unwrap();
+    wait_for("the connection in the store", || fs::exists(place.path("stored")).unwrap().then_some(()));
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+}
+
+/// What is new since the last time, and once.
+#[test]
+fn a_swap_warns_of_what_it_skips() {
+    let place = Place::new();
+    place.write("web.socket", "[Socket]\nListenStream=127.0.0.1:0\nFileDescriptorName=http\n");
+    let unit = "[Service]\nExecStart=/bin/sleep 600\nOld=1\n[X-Supervise]\nReady=exec\n";
+    place.write("web.service", unit);
+    let mut daemon = Launch::units(&place, &["web.socket", "web.service"]).args("--bake 0").start();
+    daemon.wait_generation(1);
+    place.write("web.service", &unit.replace("Old=1\n", "Old=1\nNewer=1\n"));
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(3);
+    let told = |word: &str| daemon.stderr().lines().filter(|line| line.contains(word)).count();
+    assert_eq!((told("Old"), told("Newer")), (1, 1), "{}", daemon.stderr());
 }
 
 #[test]
