@@ -144,6 +144,7 @@ impl Shell {
         }
         self.intercepting.unsettled.due = None;
         self.intercepting.unsettled.looks += 1;
+        self.end_last_relays();
         self.tell_lasting_binds();
         // During a swap both are for both generations.
         let Some((generation, slot)) = self.alone().filter(|_| self.staged.is_none()) else { return };
@@ -192,6 +193,8 @@ impl Shell {
     ) {
         self.intercepting.unsettled.pairs.retain(|one| !Rc::ptr_eq(&one.beside, &pair.beside));
         self.pass_to(kept, gone);
+        // What waited there is passed on by then; clients that go on coming would keep it open for ever.
+        self.intercepting.unsettled.due = Some(Instant::now() + SETTLE);
         // Whoever is asked there is asked at the other one next.
         if let Some(asking) = self.asking.as_ref().filter(|asking| Rc::ptr_eq(&asking.socket, gone)) {
             let (asked, is_silent) = (asking.generation, asking.is_silent);

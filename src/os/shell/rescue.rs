@@ -149,6 +149,11 @@ impl Shell {
         self.end_relays_if(|passing| passing.slot == slot && Rc::ptr_eq(&passing.socket, socket));
     }
 
+    /// Of sockets that are held no longer.
+    pub(super) fn end_last_relays(&mut self) {
+        self.end_relays_if(|passing| passing.is_last);
+    }
+
     fn end_relays_if(&mut self, is_meant: impl Fn(&Passing) -> bool) {
         for passing in self.relays.iter_mut().filter(|passing| !passing.has_left && is_meant(passing)) {
             passing.has_left = true;
