@@ -124,7 +124,7 @@ fn where_nobody_was_ever_seen_a_second_of_life_has_to_do_but_it_is_not_called_a_
     let swap = daemon.verb("swap").expect(1);
     let said = swap.stdout.lines().last().unwrap_or_default().to_owned();
     assert!(said.starts_with("taken over unseen: generation 2 lives and has the traffic"), "{said}");
-    assert!(said.ends_with("or ask it by --ready http:/PATH"), "{said}");
+    assert!(said.ends_with("or say by --ready delay:SPAN how long it takes"), "{said}");
     let status = daemon.wait_generation(2);
     assert!((1000..5000).contains(&ready_ms(&status)), "{status}");
     assert_eq!(status["last_swap"]["outcome"], "taken-over-unseen", "{status}");

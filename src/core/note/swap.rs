@@ -153,7 +153,8 @@ impl fmt::Display for SwapNote {
 pub(in crate::core) fn unseen(to: GenerationId) -> String {
     format!(
         "{to} lives and has the traffic, but no generation was ever seen to wait on its sockets or to accept a \
-         connection; have the server send READY=1 (sd_notify), or ask it by --ready http:/PATH"
+         connection; have the server send READY=1 (sd_notify), ask it by --ready http:/PATH, or say by --ready delay:SPAN \
+         how long it takes"
     )
 }
 
