@@ -75,7 +75,10 @@ fn nginx_by_the_unit_of_its_package() {
 fn starman_with_and_without_a_pid_file() {
     for has_pid_file in [true, false] {
         let place = Place::new();
-        place.write("app.psgi", "sub { [200, ['Content-Type', 'text/plain'], ['hello']] }\n");
+        place.write(
+            "app.psgi",
+            "sub { [200, ['Content-Type', 'text/plain', 'Content-Length', 5], ['hello']] }\n",
+        );
         let address = format!("127.0.0.1:{}", port());
         let here = place.path("");
         let (option, line) = if has_pid_file {
