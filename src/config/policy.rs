@@ -123,8 +123,8 @@ impl Policy {
         }
     }
 
-    /// Whether old and new are to run at once even where that is known to do harm: it was asked for, or something was
-    /// that needs both.
+    /// Whether old and new are to run at once even where that is known to do harm: Handover= asks for it, or Canary= or
+    /// Ready=http:, which need both of them.
     pub fn must_overlap(&self) -> bool {
         let overlaps = self.handover != Handover::StopFirst;
         overlaps && (self.handover_given || self.canary.is_some() || self.ready == Ready::Http)

@@ -67,7 +67,7 @@ impl Instance {
     }
 }
 
-/// Where verbs look.
+/// The directories in which a verb looks for the control socket of an instance.
 #[derive(Debug)]
 pub struct Places {
     pub own: Vec<PathBuf>,

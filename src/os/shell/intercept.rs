@@ -124,7 +124,7 @@ impl Shell {
                 News::Beside(tried) => self.intercepting.unsettled.tried(generation, tried),
                 News::GotPort => self.intercepting.unsettled.begin_anew(),
                 News::Family { inode, wanted, is_ipv4, answer } => {
-                    // As below.
+                    // The thread that asked is gone when its generation is.
                     let _nobody_waits = answer.send(self.open_family(generation, inode, wanted, is_ipv4));
                 }
                 News::PathGone(done) => {

@@ -27,8 +27,8 @@ pub(super) struct Slots {
     moved_flows: BTreeSet<String>,
     /// What living generations did to a socket, and how often each did so again.
     damages: Vec<(Damaged, u32)>,
-    /// What was told that a program did to a socket: many a server does it at the end of each generation, and nothing is
-    /// lost by that.
+    /// What was told that a program did to a socket. Many a server does the same at the end of each generation; as no
+    /// connection is lost then, it is told once.
     told: HashSet<(Vec<String>, String, Damage)>,
     /// What is registered with the poll, each at the index that its token says.
     watched: Vec<Option<Watched>>,

@@ -391,7 +391,7 @@ impl Drop for Daemon {
             kill(self.pid, Signal::SIGKILL).expect("our child");
             waitpid(self.pid, None).expect("our child");
             for (pid, _) in started {
-                // As below.
+                // One that has ended meanwhile cannot be killed any more.
                 let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
