@@ -24,6 +24,9 @@ pub(super) fn status(status: &Status, now: Timestamp) -> String {
 
 fn head(status: &Status, now: Timestamp) -> String {
     let mut text = format!("{} (pid {}): {}", printable(&status.name), status.pid, state(status.state));
+    if let Some(doubt) = &status.doubt {
+        let _ = write!(text, " ({})", printable(doubt));
+    }
     if let Some(generation) = status.generation {
         let _ = write!(text, ", generation {generation}");
     }
@@ -198,6 +201,7 @@ mod tests {
             pid: 42,
             version: "0.1.0".to_owned(),
             state: State::Swapping,
+            doubt: None,
             generation: Some(2),
             generations: vec![
                 one(2, Role::Current, Some("\x1b[31mred\u{9b}")),
@@ -227,6 +231,14 @@ web     127.0.0.1:8080  tcp   3   0/4096  shared
 last swap: 1 -> 2, swapped, ready in 120ms, drained in 1.5s, 0 connections cut
 ";
         assert_eq!(status(&example(), now), expected);
+    }
+
+    #[test]
+    fn a_doubt_stands_beside_the_state() {
+        let doubt = Some("nobody waits on web, but it is all there is".to_owned());
+        let text = head(&Status { state: State::Running, doubt, ..example() }, Timestamp::UNIX_EPOCH);
+        let first = "node (pid 42): running (nobody waits on web, but it is all there is), generation 2,";
+        assert!(text.starts_with(first), "{text}");
     }
 
     #[test]

@@ -89,6 +89,7 @@ fn status(state: State, ready_ms: Option<u64>) -> Status {
         generations: vec![one],
         sockets: Vec::new(),
         restarts: 0,
+        doubt: None,
         last_swap: None,
         next: None,
     }

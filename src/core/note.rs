@@ -356,6 +356,14 @@ impl ReloadNote {
     }
 }
 
+impl ReadyBy {
+    /// Why it may not serve.
+    pub fn doubt(&self) -> Option<String> {
+        let is_doubtful = matches!(self, Self::Unseen { .. } | Self::NotAccepted | Self::Alone);
+        is_doubtful.then(|| self.to_string().trim_start_matches(": ").to_owned())
+    }
+}
+
 impl fmt::Display for ReadyBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -51,6 +51,9 @@ pub struct Status {
     pub pid: u32,
     pub version: String,
     pub state: State,
+    /// Why the current generation may not serve, though it counts as ready; absent where it was seen to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// The current generation; null when none is.
     pub generation: Option<u64>,
     pub generations: Vec<GenerationStatus>,

@@ -1,7 +1,8 @@
 //! The snapshot for `status`, read off the state.
 
+use super::note::ReadyBy;
 use super::report::{GenerationStatus, Next, Role, State, Status};
-use super::service::{Phase, Service, Then};
+use super::service::{Generation, Phase, Service, Then};
 use super::timers::Why;
 use super::{GenerationId, Time};
 
@@ -11,6 +12,7 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
         pid: 0,
         version: String::new(),
         state: state(service),
+        doubt: service.current().and_then(|id| doubt(service.get(id)?)),
         generation: service.current().filter(|id| service.get(*id).is_some()).map(|id| id.0),
         generations: service
             .generations
@@ -31,6 +33,13 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
         last_swap: service.last_swap.clone(),
         next: next.map(|(time, why)| Next { at_ms: time.0, why: why.to_string() }),
     }
+}
+
+/// Ready because it is all there is, and not seen to serve since.
+fn doubt(generation: &Generation) -> Option<String> {
+    let by = generation.gate.as_ref().filter(|_| generation.ready.is_some() && generation.lives())?;
+    let is_seen = generation.waiting.as_ref().is_some_and(|waiting| waiting.unseen.is_empty());
+    by.doubt().filter(|_| !is_seen || *by == ReadyBy::Alone)
 }
 
 fn role(service: &Service, id: GenerationId) -> Role {
