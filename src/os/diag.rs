@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 pub use inet::{Activity, InetSocket, State};
-pub use local::{Node, UnixSocket, UnixSockets};
+pub use local::{Node, Place, UnixSocket, UnixSockets};
 pub use proc::{inodes_of, listen_overflows, somaxconn};
 pub use traffic::{Handshakes, handshakes, traffic, unix_traffic};
 

@@ -8,14 +8,26 @@ use nix::sys::stat::makedev;
 use super::inet::State;
 use super::netlink::{attributes, bytes_at, u32_at};
 
+const SHOW_NAME: u32 = 1 << 0;
 const SHOW_VFS: u32 = 1 << 1;
+const SHOW_PEER: u32 = 1 << 2;
 const SHOW_RQLEN: u32 = 1 << 4;
+const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_VFS: u16 = 1;
+const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_RQLEN: u16 = 4;
 /// unix_diag_msg, which the attributes follow.
 const MESSAGE: usize = 16;
 
-/// The file a socket is bound to. The connections of a listener carry the listener's.
+/// Where a socket is bound. The connections of a listener carry the listener's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    Node(Node),
+    /// An abstract name, without the NUL that it begins with.
+    Abstract(Vec<u8>),
+}
+
+/// The file a socket is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
     pub device: u64,
@@ -31,8 +43,10 @@ pub struct UnixSocket {
     pub inode: u32,
     /// Its own from its beginning on, accepted or not.
     pub cookie: u64,
-    /// None: unnamed or abstract.
-    pub node: Option<Node>,
+    /// None: unnamed.
+    pub place: Option<Place>,
+    /// The inode of the socket at the other end of a connection; 0: that one is not accepted yet.
+    pub peer: Option<u32>,
     /// Bytes that wait to be read; of a listener, connections not accepted.
     pub rqueue: u32,
     /// Memory of what was written and not yet read by the other side; of a listener, how many connections may wait.
@@ -51,17 +65,19 @@ impl UnixSocket {
 pub struct UnixSockets {
     sockets: Vec<UnixSocket>,
     by_inode: HashMap<u32, usize>,
-    by_node: HashMap<Node, Vec<usize>>,
+    by_place: HashMap<Place, Vec<usize>>,
 }
 
 impl UnixSockets {
     pub(super) fn new(sockets: Vec<UnixSocket>) -> Self {
-        let mut by_node: HashMap<Node, Vec<usize>> = HashMap::new();
-        for (index, node) in sockets.iter().enumerate().filter_map(|(at, one)| Some((at, one.node?))) {
-            by_node.entry(node).or_default().push(index);
+        let mut by_place: HashMap<Place, Vec<usize>> = HashMap::new();
+        for (index, socket) in sockets.iter().enumerate() {
+            if let Some(place) = &socket.place {
+                by_place.entry(place.clone()).or_default().push(index);
+            }
         }
         let by_inode = sockets.iter().enumerate().map(|(index, one)| (one.inode, index)).collect();
-        Self { sockets, by_inode, by_node }
+        Self { sockets, by_inode, by_place }
     }
 
     pub fn of_inode(&self, inode: u64) -> Option<&UnixSocket> {
@@ -69,9 +85,9 @@ impl UnixSockets {
         self.sockets.get(*index)
     }
 
-    /// The listener of a node and its connections.
-    pub fn at_node(&self, node: Node) -> impl Iterator<Item = &UnixSocket> {
-        self.by_node.get(&node).into_iter().flatten().filter_map(|index| self.sockets.get(*index))
+    /// The listener of a place and its connections.
+    pub fn at(&self, place: &Place) -> impl Iterator<Item = &UnixSocket> {
+        self.by_place.get(place).into_iter().flatten().filter_map(|index| self.sockets.get(*index))
     }
 }
 
@@ -91,7 +107,7 @@ pub(super) fn request() -> Vec<u8> {
     let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
     request.extend(ALL_STATES.to_ne_bytes());
     request.extend(ANY);
-    request.extend((SHOW_VFS | SHOW_RQLEN).to_ne_bytes());
+    request.extend((SHOW_NAME | SHOW_VFS | SHOW_PEER | SHOW_RQLEN).to_ne_bytes());
     request.extend(NO_COOKIE);
     request
 }
@@ -103,13 +119,20 @@ pub(super) fn parse(bytes: &[u8]) -> Option<UnixSocket> {
         state: State::of(state),
         inode: u32_at(bytes, 4)?,
         cookie: u64::from_ne_bytes(bytes_at(bytes, 8)?),
-        node: None,
+        place: None,
+        peer: None,
         rqueue: 0,
         wqueue: 0,
     };
     for (kind, value) in attributes(bytes.get(MESSAGE..)?) {
         match kind {
-            UNIX_DIAG_VFS => socket.node = node(value),
+            UNIX_DIAG_NAME => {
+                if let Some((0, name)) = value.split_first() {
+                    socket.place = Some(Place::Abstract(name.to_vec()));
+                }
+            }
+            UNIX_DIAG_VFS => socket.place = node(value).map(Place::Node),
+            UNIX_DIAG_PEER => socket.peer = Some(u32_at(value, 0)?),
             UNIX_DIAG_RQLEN => {
                 socket.rqueue = u32_at(value, 0)?;
                 socket.wqueue = u32_at(value, 4)?;

@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::unistd::Pid;
@@ -318,7 +319,7 @@ fn unix_connections_are_found_by_their_listeners_node() {
     let path = directory.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
     let stat = nix::sys::stat::stat(&path).unwrap();
-    let node = Node { device: stat.st_dev, inode: stat.st_ino as u32 };
+    let place = Place::Node(Node { device: stat.st_dev, inode: stat.st_ino as u32 });
     let mut client = UnixStream::connect(&path).unwrap();
     let mut server = listener.accept().unwrap().0;
     let _queued = UnixStream::connect(&path).unwrap();
@@ -326,15 +327,13 @@ fn unix_connections_are_found_by_their_listeners_node() {
     let mut look = || {
         diag.forget();
         let sockets = diag.unix().unwrap();
-        let at_node = sockets.iter().filter(|socket| socket.node == Some(node));
-        let at_node = unix_traffic(at_node, |_| false);
-        (at_node, sockets)
+        (unix_traffic(sockets.at(&place), |_| false), sockets)
     };
     let recent = Traffic { recent: 1, queued: 1, ..Traffic::default() };
     let busy = Traffic { in_flight: 1, queued: 1, ..Traffic::default() };
     let (found, sockets) = look();
     assert_eq!(found, recent);
-    let listens = sockets.iter().find(|one| one.node == Some(node) && one.state == State::Listen).unwrap();
+    let listens = sockets.at(&place).find(|one| one.state == State::Listen).unwrap();
     assert!(listens.rqueue == 1 && listens.wqueue >= 128, "{listens:?}");
     client.write_all(b"x").unwrap();
     assert_eq!(look().0, busy, "a request");
@@ -344,6 +343,26 @@ fn unix_connections_are_found_by_their_listeners_node() {
     assert_eq!(look().0, busy, "an answer that is not read");
     drop((server, client));
     assert_eq!(look().0, Traffic { queued: 1, ..Traffic::default() });
+}
+
+#[test]
+fn unix_connections_are_found_by_their_listeners_abstract_name_and_name_who_has_accepted_them() {
+    let name = format!("supervise-test-{}", std::process::id());
+    let at = |name: &str| std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+    let listener = UnixListener::bind_addr(&at(&name)).unwrap();
+    let _other = UnixListener::bind_addr(&at(&format!("{name}-other"))).unwrap();
+    let client = UnixStream::connect_addr(&at(&name)).unwrap();
+    let inode = |socket: &dyn std::os::fd::AsFd| nix::sys::stat::fstat(socket.as_fd()).unwrap().st_ino;
+    let mut diag = Diag::default();
+    let mut look = || {
+        diag.forget();
+        let sockets = diag.unix().unwrap();
+        let found = unix_traffic(sockets.at(&Place::Abstract(name.clone().into())), |_| false);
+        (found, sockets.of_inode(inode(&client)).unwrap().peer)
+    };
+    assert_eq!(look(), (Traffic { queued: 1, ..Traffic::default() }, Some(0)));
+    let server = listener.accept().unwrap().0;
+    assert_eq!(look(), (Traffic { recent: 1, ..Traffic::default() }, Some(inode(&server) as u32)));
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl Shell {
         let current = self.slots.steering.slot;
         let is_asked = |socket: &HeldSocket| {
             let has_clients = !socket.is_steered() || slot == current;
-            has_clients && matches!(socket.kind, Kind::Tcp | Kind::Unix)
+            has_clients && matches!(socket.kind, Kind::Tcp | Kind::Unix | Kind::SeqPacket)
         };
         let tcp = sockets.iter().filter(|socket| is_asked(socket) && socket.kind == Kind::Tcp);
         let tcp: Vec<_> = tcp.filter_map(|socket| socket.local_address()).collect();
@@ -207,7 +207,7 @@ impl Shell {
 
     fn traffic(&mut self, sockets: Vec<Rc<HeldSocket>>, counting: &mut Counting) -> io::Result<Traffic> {
         let (unix, sockets): (Vec<_>, Vec<_>) =
-            sockets.into_iter().partition(|socket| socket.kind == Kind::Unix);
+            sockets.into_iter().partition(|socket| matches!(socket.kind, Kind::Unix | Kind::SeqPacket));
         let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_address()).collect();
         let is_tcp = |socket: &HeldSocket| socket.kind == Kind::Tcp;
         let tcp = sockets.iter().zip(&addresses).filter(|(socket, _)| is_tcp(socket));
@@ -278,17 +278,20 @@ impl Shell {
         let of_nobody = self.of_nobody(counting.slot)?;
         let (mut all, mut quiet, mut device) = (Vec::new(), Vec::new(), 0);
         for socket in sockets {
-            // Connections carry the node of the listener that they came by, as the kernel sees it: on some file systems
-            // stat(2) sees another.
+            // Connections carry the node or the abstract name of the listener that they came by, as the kernel sees it:
+            // on some file systems stat(2) sees another node.
             let own = Inode::from(&fstat(socket.of(counting.slot))?);
             device = own.device;
-            let Some(node) = dump.of_inode(own.number).and_then(|one| one.node) else { continue };
-            let at_node = dump.at_node(node);
+            let place = dump.of_inode(own.number).and_then(|one| one.place.as_ref());
+            let Some(place) = place else { continue };
+            let at_place = dump.at(place);
             let ours: Vec<&UnixSocket> = if socket.is_steered() {
-                at_node.filter(|one| !of_nobody.contains(&one.inode)).collect()
+                at_place.filter(|one| !of_nobody.contains(&one.inode)).collect()
             } else {
                 let inodes = self.inodes(counting)?;
-                at_node.filter(|one| inodes.contains(&one.inode) && !of_nobody.contains(&one.inode)).collect()
+                at_place
+                    .filter(|one| inodes.contains(&one.inode) && !of_nobody.contains(&one.inode))
+                    .collect()
             };
             quiet.extend(counting.quiet_for_long(&ours));
             all.extend(ours);
