@@ -40,6 +40,33 @@ fn a_listener_that_was_shut_down_wakes_the_next_server() {
     assert_eq!(get(&daemon.address("http"), "/").unwrap(), "ready generation 2 on http\n");
 }
 
+/// As when the directory of a socket is replaced by a file: nothing that is tried helps, until somebody puts it right.
+#[test]
+fn a_path_that_cannot_be_put_back_is_told_once_each_time() {
+    let place = Place::new();
+    let (directory, moved) = (place.path("sockets"), place.path("moved"));
+    fs::create_dir(&directory).unwrap();
+    let path = format!("{directory}/s.sock");
+    let mut daemon = Launch::ready(&place, &format!("--listen {path}=unix")).start();
+    daemon.wait_generation(1);
+    let times = |daemon: &Daemon| daemon.stderr().matches("and cannot be put back").count();
+    for time in 1..=2 {
+        fs::rename(&directory, &moved).unwrap();
+        fs::write(&directory, "").unwrap();
+        // Whatever happens to the node makes it looked at.
+        for _ in 0..10 {
+            fs::set_permissions(format!("{moved}/s.sock"), Permissions::from_mode(0o666)).unwrap();
+            daemon.verb("status").expect(0);
+        }
+        wait_for("the message", || (times(&daemon) >= time).then_some(()));
+        assert_eq!(times(&daemon), time);
+        fs::remove_file(&directory).unwrap();
+        fs::rename(&moved, &directory).unwrap();
+        fs::remove_file(&path).unwrap();
+        wait_for("the path", || fs::exists(&path).unwrap().then_some(()));
+    }
+}
+
 /// The main process in this role, once it is `sleep`.
 #[track_caller]
 fn sleeper(daemon: &mut Daemon, role: &str) -> i32 {

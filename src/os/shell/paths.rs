@@ -118,14 +118,15 @@ impl Shell {
                 Ok(Some(checked)) => checked,
                 Ok(None) => continue,
                 Err(error) => {
-                    self.tell(
-                        &SocketNote::PathLost { socket: socket.address.clone(), why: error.to_string() }
-                            .into(),
-                    );
+                    let (socket, why) = (socket.address.clone(), error.to_string());
+                    if self.slots.lost_paths.insert(socket.clone()) {
+                        self.tell(&SocketNote::PathLost { socket, why }.into());
+                    }
                     continue;
                 }
             };
             let address = socket.address.clone();
+            self.slots.lost_paths.remove(&address);
             for slot in checked.anew {
                 // Whoever runs there has a socket that nobody can find any more.
                 if let Some(generation) = self.children.on_slot(slot) {

@@ -40,9 +40,7 @@ impl Shell {
             if self.limit(&socket).is_none_or(|limit| limit >= wanted) {
                 continue;
             }
-            if let Err(error) = socket.refresh() {
-                log::warn!("cannot listen on {} again: {error}", socket.address);
-            } else if !is_first && !is_raised {
+            if self.listen_again(&socket) && !is_first && !is_raised {
                 let (socket, generation) = (socket.address.clone(), Some(generation));
                 self.tell_damage(Damaged { socket, generation, damage: Damage::Shortened });
             }

@@ -23,6 +23,9 @@ pub(super) struct Slots {
     pub(super) is_watching: bool,
     /// Addresses whose rescue failed, which was told.
     pub(super) unrescued: BTreeSet<String>,
+    /// Those that cannot be listened on again, and those whose path cannot be put back, were told.
+    unlistened: BTreeSet<String>,
+    pub(super) lost_paths: BTreeSet<String>,
     /// UDP addresses of which it was told that a swap moves their flows.
     moved_flows: BTreeSet<String>,
     /// What living generations did to a socket, and how often each did so again.
@@ -69,6 +72,8 @@ impl Slots {
             guarded: BTreeSet::new(),
             is_watching: false,
             unrescued: BTreeSet::new(),
+            unlistened: BTreeSet::new(),
+            lost_paths: BTreeSet::new(),
             moved_flows: BTreeSet::new(),
             damages: Vec::new(),
             told: HashSet::new(),
@@ -290,9 +295,7 @@ impl Shell {
     /// long as it was asked for.
     pub(super) fn mend_sockets(&mut self) {
         for socket in self.held() {
-            if let Err(error) = socket.refresh() {
-                log::warn!("cannot listen on {} again: {error}", socket.address);
-            }
+            self.listen_again(&socket);
         }
         // Where what is there could not be watched.
         if !self.taken.is_empty() {
@@ -323,6 +326,22 @@ impl Shell {
     }
 
     /// The first time; neither a server that does it in a loop nor one that does it at each of its ends fills the log. What
+    /// True: it listens with the queue that was asked for. That it does not is told once.
+    pub(super) fn listen_again(&mut self, socket: &HeldSocket) -> bool {
+        let result = socket.refresh();
+        let Err(error) = &result else {
+            self.slots.unlistened.remove(&socket.address);
+            return true;
+        };
+        if self.slots.unlistened.insert(socket.address.clone()) {
+            log::warn!(
+                "cannot listen on {} again: {error} (its queue may be short; \"supervise restart\" gives the server new sockets)",
+                socket.address
+            );
+        }
+        false
+    }
+
     /// costs a generation its socket is told of each.
     pub(super) fn tell_damage(&mut self, done: Damaged) {
         if let Some((_, again)) = self.slots.damages.iter_mut().find(|(told, _)| *told == done) {
