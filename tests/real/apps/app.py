@@ -76,7 +76,7 @@ def main(kind):
     elif kind == "werkzeug":
         from werkzeug.serving import make_server
         make_server("127.0.0.1", PORT, app, threaded=True, fd=int(os.environ["FD"]) if fd else None).serve_forever()
-    elif kind == "sanic":
+    elif kind in ("sanic", "sanic-workers"):
         from sanic import Sanic
         from sanic.response import text
         site = Sanic("site")
@@ -85,7 +85,7 @@ def main(kind):
         async def hello(request):
             return text("hello\n")
 
-        site.run("127.0.0.1", PORT, single_process=True)
+        site.run("127.0.0.1", PORT, **({"single_process": True} if kind == "sanic" else {"workers": 2}))
     elif kind == "cheroot":
         from cheroot import wsgi
         wsgi.Server(("127.0.0.1", PORT), app).start()
@@ -134,11 +134,11 @@ def main(kind):
         if fd:
             server.socket = listener()
         server.serve_forever()
-    elif kind == "django":
+    elif kind in ("django", "django-reload"):
         from django.conf import settings
         settings.configure(DEBUG=True, ROOT_URLCONF=(), SECRET_KEY="x", ALLOWED_HOSTS=["*"])
         from django.core.management import execute_from_command_line
-        execute_from_command_line(["x", "runserver", "--noreload", f"127.0.0.1:{PORT}"])
+        execute_from_command_line(["x", "runserver", *(["--noreload"] if kind == "django" else []), f"127.0.0.1:{PORT}"])
 
 
 if __name__ == "__main__":

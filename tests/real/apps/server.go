@@ -1,19 +1,37 @@
 package main
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 )
+
+func serve(l net.Listener) {
+	server := &http.Server{}
+	if os.Getenv("SHUTDOWN") == "" {
+		panic(server.Serve(l))
+	}
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	go server.Serve(l)
+	<-term
+	server.Shutdown(context.Background())
+}
 
 func main() {
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("hello\n")) })
+	var l net.Listener
+	var err error
 	if os.Getenv("PASSED") != "" {
-		l, err := net.FileListener(os.NewFile(3, "web"))
-		if err != nil {
-			panic(err)
-		}
-		panic(http.Serve(l, nil))
+		l, err = net.FileListener(os.NewFile(3, "web"))
+	} else {
+		l, err = net.Listen("tcp", "127.0.0.1:@PORT@")
 	}
-	panic(http.ListenAndServe("127.0.0.1:@PORT@", nil))
+	if err != nil {
+		panic(err)
+	}
+	serve(l)
 }

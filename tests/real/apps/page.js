@@ -1,0 +1,2 @@
+// The page of next.
+export default function Page() { return 'hello'; }

@@ -1,0 +1,4 @@
+"""A page of streamlit."""
+import streamlit
+
+streamlit.write("hello")
