@@ -68,9 +68,9 @@
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
 //!                       reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
 //!                       kernel is asked of connections), strangers.rs (others in our groups), health.rs (Ready=http:),
-//!                       waiting.rs (Ready=auto), paths.rs (inotify), queues.rs (how long they are), intercept.rs
-//!                       (what InterceptBind= has to tell), families.rs (which of them a port has), woken.rs (what a
-//!                       poll brought)
+//!                       waiting.rs (Ready=auto), silent.rs (a connection of ours that is to be accepted), paths.rs
+//!                       (inotify), queues.rs (how long they are), intercept.rs (what InterceptBind= has to tell),
+//!                       families.rs (which of them a port has), woken.rs (what a poll brought)
 //!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs,
 //!                       kin.rs (whose a process is without its environment), queries.rs
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,

@@ -99,7 +99,7 @@ impl Service {
             return if is_quiet { Ask::WhereBlind } else { Ask::Anyway };
         }
         match self.candidate().filter(|_| self.may_be_seen_late(generation)) {
-            Some(candidate) if asked_first(candidate) => Ask::WhereBlind,
+            Some(candidate) if asked_first(candidate) => Ask::Anyway,
             Some(_) | None => Ask::No,
         }
     }

@@ -13,7 +13,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{SockaddrStorage, bind, getsockname, getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{
+    Shutdown, SockaddrStorage, bind, getsockname, getsockopt, setsockopt, shutdown, sockopt,
+};
 use nix::unistd::{read, write};
 
 use super::socket::Target;
@@ -137,6 +139,13 @@ impl Probe {
         Ok(true)
     }
 
+    /// Nothing will be said or heard on a silent connection any more, as if it were closed; it stays known by its name.
+    pub fn withdraw(&self) {
+        if let Err(errno) = shutdown(self.socket.as_raw_fd(), Shutdown::Both) {
+            log::debug!("a connection of ours was over already: {}", errno.desc());
+        }
+    }
+
     /// Begins the connection, once the steering program knows the port.
     ///
     /// # Errors
@@ -228,7 +237,7 @@ impl AsFd for Probe {
 fn socket_for(to: &Target) -> io::Result<(OwnedFd, String)> {
     match to {
         Target::Udp(_) => Err(io::ErrorKind::Unsupported.into()),
-        Target::Unix(_) => Ok((to.stream()?, "localhost".to_owned())),
+        Target::Unix(_) | Target::Abstract(_) => Ok((to.stream()?, "localhost".to_owned())),
         Target::Tcp(address) => {
             let socket = to.stream()?;
             // With the scope that it has.

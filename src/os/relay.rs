@@ -47,6 +47,7 @@ impl Target {
         match self {
             Self::Tcp(address) => ["tcp".into(), address.to_string().into()],
             Self::Unix(path) => ["unix".into(), path.clone().into()],
+            Self::Abstract(name) => ["abstract".into(), OsString::from_vec(name.clone())],
             Self::Udp(address) => ["udp".into(), address.to_string().into()],
         }
     }
@@ -56,6 +57,7 @@ impl Target {
         match kind.as_bytes() {
             b"tcp" => Some(Self::Tcp(address()?)),
             b"unix" => Some(Self::Unix(OsString::from_vec(text.into_vec()).into())),
+            b"abstract" => Some(Self::Abstract(text.into_vec())),
             b"udp" => Some(Self::Udp(address()?)),
             _ => None,
         }
@@ -157,7 +159,7 @@ fn carry(target: &Target) -> io::Result<()> {
     let mut post = Post::open()?;
     match target {
         Target::Udp(address) => datagrams::carry(&mut post, *address),
-        Target::Tcp(_) | Target::Unix(_) => streams::carry(&mut post, target),
+        Target::Tcp(_) | Target::Unix(_) | Target::Abstract(_) => streams::carry(&mut post, target),
     }
 }
 

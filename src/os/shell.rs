@@ -8,6 +8,7 @@ mod paths;
 mod queues;
 mod reread;
 mod rescue;
+mod silent;
 mod slots;
 mod strangers;
 mod traffic;
@@ -44,8 +45,10 @@ use intercept::Intercepting;
 use paths::Paths;
 use queues::Queues;
 use rescue::Passing;
+use silent::Silent;
 use slots::Slots;
 use traffic::Questions;
+use waiting::Hinted;
 use woken::Woken;
 
 /// The exit status for what parses but cannot be done.
@@ -108,13 +111,11 @@ struct Shell {
     queues: Queues,
     health: Option<Health>,
     asking: Option<Asking>,
+    silent: Silent,
     paths: Option<Paths>,
     /// Paths that were told to be somebody else's.
     taken: BTreeSet<String>,
-    /// How to take the sockets was told of one that had ended.
-    is_end_hinted: bool,
-    /// Generations that failed before they waited on a socket.
-    failures: u32,
+    hinted: Hinted,
     intercepting: Intercepting,
     launcher: Rc<Launcher>,
     policy: Policy,

@@ -1,5 +1,6 @@
 //! `--ready auto`: a server that says nothing is ready once somebody of it waits on its sockets, and not before.
 
+mod accepts;
 mod hints;
 
 use std::net::TcpStream;

@@ -196,7 +196,7 @@ impl Call {
         match result {
             Ok(()) => {
                 Post::count(PASSED_ON);
-                let is_unix = matches!(target, Target::Unix(_));
+                let is_unix = matches!(target, Target::Unix(_) | Target::Abstract(_));
                 return Some(Item::Link(Link::new(self.client, self.server, is_unix), self.own));
             }
             Err(Errno::EINPROGRESS) => self.is_begun = true,

@@ -118,11 +118,20 @@ impl Shell {
         }
     }
 
-    /// Its connection is closed with it, which takes it out of the poll.
     pub(super) fn end_probe(&mut self, generation: GenerationId) {
-        let Some(asking) = self.asking.take_if(|asking| asking.generation == generation) else { return };
+        if self.asking.as_ref().is_some_and(|asking| asking.generation == generation)
+            && let Some(asking) = self.close_probe()
+        {
+            self.withdraw(asking);
+        }
+    }
+
+    /// Its connection is closed with it, which takes it out of the poll.
+    pub(super) fn close_probe(&mut self) -> Option<Asking> {
+        let asking = self.asking.take()?;
         if let Err(error) = asking.socket.probe(None) {
             log::warn!("cannot end a probe of {}: {error}; its port is steered on", asking.socket.address);
         }
+        Some(asking)
     }
 }

@@ -11,8 +11,10 @@ use mio::{Interest, Poll, Token};
 use super::health;
 use super::intercept::Intercepting;
 use super::queues::Queues;
+use super::silent::Silent;
 use super::slots::Slots;
 use super::traffic::Questions;
+use super::waiting::Hinted;
 use super::{CONTROL, Reader, SIGNALS, Shell};
 use crate::config::{
     Config, Exec, Handover, Input, Instance, Kind, Policy, SocketCommands, SocketOptions, Span,
@@ -89,10 +91,10 @@ impl Shell {
             queues: Queues::default(),
             health: config.health,
             asking: None,
+            silent: Silent::default(),
             paths: None,
             taken: BTreeSet::new(),
-            is_end_hinted: false,
-            failures: 0,
+            hinted: Hinted::default(),
             intercepting: Intercepting::default(),
             children: Children::default(),
             talkative: BTreeSet::new(),

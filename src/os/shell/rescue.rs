@@ -44,7 +44,7 @@ impl Shell {
             let is_passing = |one: &Passing| {
                 !one.has_left && !one.is_last && one.slot == slot && Rc::ptr_eq(&one.socket, &socket)
             };
-            if queued == 0 || self.relays.iter().any(is_passing) {
+            if queued == 0 || self.relays.iter().any(is_passing) || self.take_out_ours(&socket, slot) {
                 continue;
             }
             match self.rescue_one(&socket, slot) {

@@ -259,6 +259,7 @@ impl Shell {
     /// open file and would change under the hands of a server.
     pub(super) fn ready_slot(&mut self, slot: SlotId) -> Result<(), StartFailure> {
         self.end_relays(slot);
+        self.forget_withdrawn(slot);
         // Before anything of ours ran, nobody can be a stranger.
         if self.is_announced {
             self.look_for_strangers();
@@ -325,7 +326,6 @@ impl Shell {
         }
     }
 
-    /// The first time; neither a server that does it in a loop nor one that does it at each of its ends fills the log. What
     /// True: it listens with the queue that was asked for. That it does not is told once.
     pub(super) fn listen_again(&mut self, socket: &HeldSocket) -> bool {
         let result = socket.refresh();
@@ -342,6 +342,7 @@ impl Shell {
         false
     }
 
+    /// The first time; neither a server that does it in a loop nor one that does it at each of its ends fills the log. What
     /// costs a generation its socket is told of each.
     pub(super) fn tell_damage(&mut self, done: Damaged) {
         if let Some((_, again)) = self.slots.damages.iter_mut().find(|(told, _)| *told == done) {

@@ -198,10 +198,12 @@ impl Shell {
         }
         for (index, of) in status.sockets.iter_mut().enumerate() {
             let socket = self.sockets.get(index).map(|named| Rc::clone(&named.socket));
-            let unix = socket.filter(|one| matches!(one.kind, Kind::Unix | Kind::SeqPacket));
+            let unix = socket.clone().filter(|one| matches!(one.kind, Kind::Unix | Kind::SeqPacket));
             if let Some((queue, limit)) = unix.and_then(|socket| self.unix_queue(&socket)) {
                 (of.queue, of.backlog) = (Some(queue), Some(limit));
             }
+            let ours = socket.map_or(0, |socket| self.ours_in(&socket, None));
+            of.queue = of.queue.map(|queue| queue.saturating_sub(ours));
         }
     }
 
@@ -218,6 +220,10 @@ impl Shell {
                 Some(at) => self.tcp_traffic(socket, at, counting)?,
                 None => Traffic { queued: socket.queued(counting.slot)?, ..Traffic::default() },
             };
+        }
+        // Nobody has to serve a connection of ours.
+        for socket in unix.iter().chain(&sockets) {
+            sum.queued = sum.queued.saturating_sub(self.ours_in(socket, Some(counting.slot)));
         }
         Ok(sum)
     }

@@ -1,32 +1,33 @@
-//! Ready=auto, carried out: who waits on the sockets of a generation, a connection of ours where that cannot be seen, and
-//! the hint for a server that does not take its sockets.
+//! Ready=auto, carried out: who waits on the sockets of a generation (silent.rs: whether it accepts), and the hint for a server that does not take its sockets.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use nix::sys::stat::fstat;
 
 use super::Shell;
-use super::health::{Asking, begin_probe};
 use super::traffic::Effort;
-use crate::config::{Kind, known};
+use crate::config::known;
 use crate::core::{Ask, Event, GenerationId, HintAt, Looked, Note, Sight, SlotId};
-use crate::os::diag::State;
 use crate::os::intercept::Interceptor;
-use crate::os::probe::{Heard, Probe};
 use crate::os::socket::{HeldSocket, NamedSocket};
 use crate::os::waiters::{self, Inode};
 
 /// So many failures are no accident, although no bind(2) of an address in use was seen.
 const PAST_THE_FILTER: u32 = 3;
 
-/// A server with TCP_DEFER_ACCEPT gets no connection that has not said anything.
-const SILENCE: Duration = Duration::from_millis(100);
-
 /// Ports below this one want a privilege of whoever binds them.
 const PRIVILEGED: u16 = 1024;
+
+/// What is remembered of hints for generations that have ended.
+#[derive(Debug, Default)]
+pub(super) struct Hinted {
+    /// How to take the sockets was told.
+    is_told: bool,
+    /// Generations that failed before they waited on a socket, since one last did.
+    failures: u32,
+}
 
 impl Shell {
     pub(super) fn look(&mut self, generation: GenerationId, slot: SlotId, ask: Ask) {
@@ -58,11 +59,14 @@ impl Shell {
             _ if looked.others.is_empty() => Sight::Clear,
             Ask::No | Ask::WhereBlind if !is_blind => Sight::Clear,
             Ask::No => Sight::Dim,
-            Ask::WhereBlind | Ask::Anyway => self.ask_to_accept(generation, slot, &sockets),
+            Ask::WhereBlind | Ask::Anyway => self.ask_to_accept(generation, slot, &sockets, is_blind),
         };
         // That of Ready=http: is somebody else's.
         if looked.sight != Sight::Asked && self.asking.as_ref().is_some_and(|asking| asking.is_silent) {
             self.end_probe(generation);
+        }
+        if !looked.waited.is_empty() || !looked.accepted.is_empty() || looked.sight == Sight::Accepted {
+            self.hinted.failures = 0;
         }
         looked.cost = effort.cost();
         self.queue.push_back(Event::Looked { generation, looked });
@@ -85,95 +89,22 @@ impl Shell {
         Ok((seen.waited, seen.is_blind))
     }
 
-    /// Has one silent connection on its way to this generation alone, and says what has become of it.
-    fn ask_to_accept(&mut self, generation: GenerationId, slot: SlotId, sockets: &[NamedSocket]) -> Sight {
-        let can_be_reached = |one: &&NamedSocket| {
-            let is_found = one.target(slot).is_some();
-            matches!(one.kind, Kind::Tcp | Kind::Unix) && one.is_steered() && is_found
-        };
-        let Some(named) = sockets.iter().find(can_be_reached) else { return Sight::Blind };
-        match self.asking.take() {
-            Some(mut asking) if asking.generation == generation && asking.is_silent => {
-                let accepted = self.is_accepted(&mut asking);
-                self.asking = Some(asking);
-                match accepted {
-                    Ok(true) => return Sight::Accepted,
-                    Ok(false) => return Sight::Asked,
-                    Err(error) => {
-                        log::debug!("{generation}: the connection that it was to accept has failed: {error}");
-                        self.end_probe(generation);
-                    }
-                }
-            }
-            // One question at a time: the next look has its turn.
-            Some(other) => {
-                self.asking = Some(other);
-                return Sight::Asked;
-            }
-            None => {}
-        }
-        match begin_probe(&named.socket, slot, Probe::silent) {
-            Ok(mut probe) => {
-                if let Err(why) = probe.connect() {
-                    log::debug!("{generation}: no connection of ours reaches it: {why}");
-                }
-                let (socket, begun) = (Rc::clone(&named.socket), Instant::now());
-                self.asking = Some(Asking { generation, slot, socket, probe, is_silent: true, begun });
-                Sight::Asked
-            }
-            Err(why) => {
-                log::debug!("{generation}: no connection of ours can be steered to it: {why}");
-                Sight::Blind
-            }
-        }
-    }
-
-    fn is_accepted(&mut self, asking: &mut Asking) -> io::Result<bool> {
-        let Asking { socket, slot, probe, begun, .. } = asking;
-        match probe.heard()? {
-            // Only somebody who has accepted it can say or end anything.
-            Heard::Something => return Ok(true),
-            Heard::Nothing => {}
-        }
-        let is_silent_for_long = begun.elapsed() >= SILENCE;
-        let state = match socket.local_address() {
-            Some(at) => self.questions.other_side(at, probe.local_address()?),
-            None => return Ok(socket.queued(*slot)? == 0),
-        };
-        match state {
-            Ok(Some((State::Established | State::CloseWait, inode))) => Ok(inode != 0),
-            Ok(Some((State::SynReceived, _)) | None) => {
-                if is_silent_for_long {
-                    probe.say_something()?;
-                }
-                Ok(false)
-            }
-            // It was, and is closed by now.
-            Ok(Some((State::Listen | State::Other, _))) => Ok(true),
-            // The kernel does not tell of connections, only how many wait; not of those that have said nothing.
-            Err(_) => {
-                let has_spoken = is_silent_for_long && !probe.say_something()?;
-                Ok(has_spoken && socket.queued(*slot)? == 0)
-            }
-        }
-    }
-
     /// Of one that has ended, once; of one that runs, the core sees to that.
     pub(super) fn tell_hint(&mut self, generation: GenerationId, sockets: &BTreeSet<String>, at: HintAt) {
         self.tell_failed_binds(generation, false);
         let has_failed = at == HintAt::Failure;
-        self.failures = self.failures.saturating_add(has_failed.into());
-        if !(has_failed && self.is_end_hinted)
+        self.hinted.failures = self.hinted.failures.saturating_add(has_failed.into());
+        if !(has_failed && self.hinted.is_told)
             && let Some(note) = self.hint(generation, sockets, at)
         {
-            self.is_end_hinted |= has_failed;
+            self.hinted.is_told |= has_failed;
             self.tell(&note);
         }
     }
 
     /// It fails again and again, and none of its binds was seen to fail.
     fn may_bind_past_the_filter(&self) -> bool {
-        self.failures >= PAST_THE_FILTER && !self.intercepting.unsettled.has_failed
+        self.hinted.failures >= PAST_THE_FILTER && !self.intercepting.unsettled.has_failed
     }
 
     /// `sockets`: by their labels; none of them are all. None: as InterceptBind= saw it, it has met no address in use, or

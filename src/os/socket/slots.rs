@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrStorage, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, UnixAddr, getsockname, getsockopt, sockopt};
 use nix::sys::stat::fstat;
 
 use super::HeldSocket;
@@ -257,10 +257,17 @@ impl HeldSocket {
     /// where it is bound to an interface that such a client would not come through.
     pub fn target(&self, slot: SlotId) -> Option<Target> {
         match self.kind {
-            Kind::Unix => self.path_of(slot).map(Target::Unix),
+            Kind::Unix => self.path_of(slot).map(Target::Unix).or_else(|| self.name_to_connect()),
             Kind::Udp => self.address_to_connect().map(Target::Udp),
             _ => self.address_to_connect().map(Target::Tcp),
         }
+    }
+
+    /// What AF_UNIX calls it.
+    fn name_to_connect(&self) -> Option<Target> {
+        let name: UnixAddr = getsockname(self.first().as_raw_fd()).ok()?;
+        let path = name.path().map(|path| Target::Unix(path.to_path_buf()));
+        path.or_else(|| name.as_abstract().map(|name| Target::Abstract(name.to_vec())))
     }
 
     /// Where a client on this host finds it; None for AF_UNIX, and where it is bound to an interface that such a client

@@ -13,6 +13,8 @@ use crate::os::sys;
 pub enum Target {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    /// A name of AF_UNIX that is no path, without the NUL that it begins with.
+    Abstract(Vec<u8>),
     Udp(SocketAddr),
 }
 
@@ -23,7 +25,7 @@ impl Target {
     /// No fd.
     pub fn stream(&self) -> io::Result<OwnedFd> {
         let family = match self {
-            Self::Unix(_) => libc::AF_UNIX,
+            Self::Unix(_) | Self::Abstract(_) => libc::AF_UNIX,
             Self::Tcp(SocketAddr::V4(_)) | Self::Udp(SocketAddr::V4(_)) => libc::AF_INET,
             Self::Tcp(SocketAddr::V6(_)) | Self::Udp(SocketAddr::V6(_)) => libc::AF_INET6,
         };
@@ -35,6 +37,7 @@ impl Target {
     pub fn connect(&self, socket: &OwnedFd) -> nix::Result<()> {
         match self {
             Self::Unix(path) => connect(socket.as_raw_fd(), &UnixAddr::new(path)?),
+            Self::Abstract(name) => connect(socket.as_raw_fd(), &UnixAddr::new_abstract(name)?),
             Self::Tcp(address) | Self::Udp(address) => {
                 connect(socket.as_raw_fd(), &SockaddrStorage::from(*address))
             }

@@ -34,7 +34,8 @@ impl World {
             _ if others.is_empty() => Sight::Clear,
             Ask::No | Ask::WhereBlind if !self.net.is_dark => Sight::Clear,
             Ask::No => Sight::Dim,
-            Ask::WhereBlind | Ask::Anyway if !self.setting.steers => Sight::Blind,
+            // Through a shared socket, whose fds they are says who has accepted it.
+            Ask::WhereBlind | Ask::Anyway if !self.setting.steers && self.net.is_dark => Sight::Blind,
             Ask::WhereBlind | Ask::Anyway if accepts && !is_at_work => Sight::Accepted,
             Ask::WhereBlind | Ask::Anyway => Sight::Asked,
         };

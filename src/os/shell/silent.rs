@@ -1,0 +1,239 @@
+//! A silent connection of our own, which a generation has to accept where nobody is seen to wait on its sockets.
+//!
+//! Over a socket that is steered it reaches one generation alone. Where all generations share one, whoever is faster gets
+//! it, and has its other end among its fds: it is tried until that is the one that is asked, so many times at most, for
+//! a server with one thread serves nobody as long as it waits for us to say something. What nobody has accepted is taken
+//! out of the queue of a generation that has ended, before clients that wait there are passed on.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::fstat;
+
+use super::Shell;
+use super::health::{Asking, begin_probe};
+use super::traffic::Questions;
+use crate::config::Kind;
+use crate::core::{GenerationId, Sight, SlotId};
+use crate::os::diag::{self, State};
+use crate::os::probe::{Heard, Probe};
+use crate::os::socket::{self, HeldSocket, NamedSocket};
+use crate::os::sys;
+
+/// A server with TCP_DEFER_ACCEPT gets no connection that has not said anything.
+const SILENCE: Duration = Duration::from_millis(100);
+
+/// Connections to one generation through a socket that it shares with another: if either of two accepts every second
+/// one, all of these miss one of them once in 65,536 times.
+const TRIES: u32 = 16;
+
+/// Connections that were ended before anybody had accepted them and are remembered.
+const REMEMBERED: usize = 16;
+
+#[derive(Debug, Default)]
+pub(super) struct Silent {
+    /// Who was asked through a shared socket, and how often.
+    tried: Option<(GenerationId, u32)>,
+    /// Nobody had accepted them. Oldest first.
+    withdrawn: Vec<Asking>,
+}
+
+/// What has become of one.
+enum Fate {
+    Waits,
+    Accepted,
+    /// By another generation, or it cannot be known any more by which.
+    Missed,
+}
+
+impl Shell {
+    /// Has one silent connection on its way to this generation, and says what has become of it.
+    pub(super) fn ask_to_accept(
+        &mut self,
+        generation: GenerationId,
+        slot: SlotId,
+        sockets: &[NamedSocket],
+        is_blind: bool,
+    ) -> Sight {
+        let can_be_reached =
+            |one: &&NamedSocket| matches!(one.kind, Kind::Tcp | Kind::Unix) && one.target(slot).is_some();
+        let steered = sockets.iter().filter(can_be_reached).find(|one| one.is_steered());
+        // Whose fds cannot be seen cannot be told from others.
+        let shared = || sockets.iter().filter(|_| !is_blind).find(can_be_reached);
+        let Some(named) = steered.or_else(shared) else { return Sight::Blind };
+        match self.asking.take() {
+            Some(mut asking) if asking.generation == generation && asking.is_silent => {
+                let fate = self.fate(&mut asking);
+                self.asking = Some(asking);
+                match fate {
+                    Ok(Fate::Waits) => return Sight::Asked,
+                    Ok(Fate::Accepted) => {
+                        self.close_probe();
+                        return Sight::Accepted;
+                    }
+                    Ok(Fate::Missed) => {
+                        self.close_probe();
+                    }
+                    Err(error) => {
+                        log::debug!("{generation}: the connection that it was to accept has failed: {error}");
+                        self.close_probe();
+                    }
+                }
+            }
+            // One question at a time: the next look has its turn.
+            Some(other) => {
+                self.asking = Some(other);
+                return Sight::Asked;
+            }
+            None => {}
+        }
+        if named.is_steered() || self.may_try(generation) {
+            self.begin_to_ask(generation, slot, named)
+        } else {
+            Sight::Dim
+        }
+    }
+
+    fn may_try(&mut self, generation: GenerationId) -> bool {
+        let tried = self.silent.tried.filter(|(of, _)| *of == generation).map_or(0, |(_, tried)| tried);
+        self.silent.tried = Some((generation, tried.saturating_add(1)));
+        tried < TRIES
+    }
+
+    fn begin_to_ask(&mut self, generation: GenerationId, slot: SlotId, named: &NamedSocket) -> Sight {
+        let mut probe = match begin_probe(&named.socket, slot, Probe::silent) {
+            Ok(probe) => probe,
+            Err(why) => {
+                log::debug!("{generation}: no connection of ours can be steered to it: {why}");
+                return Sight::Blind;
+            }
+        };
+        let connected = probe.connect();
+        let (socket, begun) = (Rc::clone(&named.socket), Instant::now());
+        self.asking = Some(Asking { generation, slot, socket, probe, is_silent: true, begun });
+        if let Err(why) = connected {
+            log::debug!("{generation}: no connection of ours reaches it: {why}");
+        }
+        Sight::Asked
+    }
+
+    fn fate(&mut self, asking: &mut Asking) -> io::Result<Fate> {
+        let Asking { generation, socket, slot, probe, begun, .. } = asking;
+        let is_steered = socket.is_steered();
+        let over = || Ok(if is_steered { Fate::Accepted } else { Fate::Missed });
+        match probe.heard()? {
+            // Only somebody who has accepted it can say or end anything.
+            Heard::Something => return over(),
+            Heard::Nothing => {}
+        }
+        let is_silent_for_long = begun.elapsed() >= SILENCE;
+        match self.questions.other_end(socket, probe) {
+            Ok(Some((State::Established | State::CloseWait, 0))) => Ok(Fate::Waits),
+            Ok(Some((State::Established | State::CloseWait, _))) if is_steered => Ok(Fate::Accepted),
+            Ok(Some((State::Established | State::CloseWait, inode))) => {
+                let inodes = diag::inodes_of(&self.children.pids(*generation)?)?;
+                Ok(if inodes.contains(&inode) { Fate::Accepted } else { Fate::Missed })
+            }
+            Ok(Some((State::SynReceived, _)) | None) => {
+                if is_silent_for_long {
+                    probe.say_something()?;
+                }
+                Ok(Fate::Waits)
+            }
+            // It was, and is closed by now.
+            Ok(Some((State::Listen | State::Other, _))) => over(),
+            Err(error) if !is_steered => Err(error),
+            // The kernel does not tell of connections, only how many wait; not of those that have said nothing.
+            Err(_) => {
+                let has_spoken = is_silent_for_long && !probe.say_something()?;
+                Ok(if has_spoken && socket.queued(*slot)? == 0 { Fate::Accepted } else { Fate::Waits })
+            }
+        }
+    }
+
+    /// Nobody has accepted it. On a socket that is shared somebody will.
+    pub(super) fn withdraw(&mut self, asking: Asking) {
+        if !asking.is_silent || !asking.socket.is_steered() {
+            return;
+        }
+        asking.probe.withdraw();
+        if self.silent.withdrawn.len() >= REMEMBERED {
+            self.silent.withdrawn.remove(0);
+        }
+        self.silent.withdrawn.push(asking);
+    }
+
+    /// A generation is about to get this slot: it accepts whatever waits there.
+    pub(super) fn forget_withdrawn(&mut self, slot: SlotId) {
+        self.silent.withdrawn.retain(|one| one.slot != slot);
+    }
+
+    /// How many of ours wait in the queue of this slot; None: of all of them.
+    pub(super) fn ours_in(&mut self, socket: &HeldSocket, slot: Option<SlotId>) -> u32 {
+        let Self { silent, asking, questions, .. } = self;
+        let all = silent.withdrawn.iter().chain(asking.iter().filter(|one| one.is_silent));
+        let is_there = |one: &Asking| slot.is_none_or(|slot| one.slot == slot);
+        let here = all.filter(|one| is_there(one) && std::ptr::eq(Rc::as_ptr(&one.socket), socket));
+        let waits = |one: &&Asking| {
+            matches!(
+                questions.other_end(socket, &one.probe),
+                Ok(Some((State::Established | State::CloseWait, 0)))
+            )
+        };
+        here.filter(waits).count() as u32
+    }
+
+    /// Where nothing waits but connections of ours, those are taken out. True: nothing is left to be passed on.
+    pub(super) fn take_out_ours(&mut self, socket: &HeldSocket, slot: SlotId) -> bool {
+        let is_any = self.silent.withdrawn.iter().any(|one| one.slot == slot);
+        if !is_any {
+            return false;
+        }
+        // What it was at the beginning of this turn is not what it is now. A client that comes later is behind ours.
+        self.questions.diag.forget();
+        let ours = self.ours_in(socket, Some(slot));
+        if ours == 0 || self.questions.waiting_in(socket, slot) != Some(ours) {
+            return false;
+        }
+        // O_NONBLOCK is for those who run there, too: who lives may still accept them.
+        if self.children.on_slot(slot).is_none()
+            && let Some(fd) = socket.slot(slot)
+        {
+            let taken = socket::set_non_blocking(&fd, true)
+                .and_then(|()| (0..ours).try_for_each(|_| sys::accept(fd.as_fd()).map(drop)));
+            if let Err(error) = taken {
+                log::debug!("{}: cannot take a connection of ours out: {error}", socket.address);
+                return false;
+            }
+            self.silent
+                .withdrawn
+                .retain(|one| one.slot != slot || !std::ptr::eq(Rc::as_ptr(&one.socket), socket));
+        }
+        true
+    }
+}
+
+impl Questions {
+    /// The server's side of a connection of ours: its state, and its inode, which is 0 as long as it is not accepted.
+    /// None: there is none.
+    fn other_end(&mut self, socket: &HeldSocket, probe: &Probe) -> io::Result<Option<(State, u32)>> {
+        if let Some(at) = socket.local_address() {
+            return self.other_side(at, probe.local_address()?);
+        }
+        let own = fstat(probe.as_fd())?.st_ino;
+        let peer = self.diag.unix()?.of_inode(own).and_then(|one| one.peer);
+        // A kernel, or an end, that says nothing of the other one.
+        let peer = peer.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        Ok(Some((State::Established, peer)))
+    }
+
+    /// How many connections wait in the queue of this slot.
+    fn waiting_in(&mut self, socket: &HeldSocket, slot: SlotId) -> Option<u32> {
+        match socket.kind {
+            Kind::Tcp => socket.queued(slot).ok(),
+            _ => Some(self.diag.unix().ok()?.of_inode(socket.inode(slot).ok()?)?.rqueue),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Nobody is seen to wait, and yet it accepts: connections of clients, or one of ours.
+
+use std::io::Read;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::super::support::{Launch, Place, example};
+use super::{as_somebody, ready_by, waits};
+
+fn abstract_name(place: &Place) -> String {
+    place.path("").trim_matches('/').replace('/', "-")
+}
+
+/// It has one thread, and clients that say nothing keep it at work.
+#[test]
+fn a_saturated_server_on_an_abstract_name_is_seen_to_accept() {
+    const CLIENTS: usize = 8;
+    let place = Place::new();
+    place.write("how", "accept");
+    let name = abstract_name(&place);
+    let mut daemon = Launch::new(&place)
+        .args(&format!("--listen @{name}=http --bake 0 --timeout-start-sec 5s"))
+        .command(&[&example("waits"), &place.path("how")])
+        .start();
+    daemon.wait_generation(1);
+    let at = SocketAddr::from_abstract_name(&name).unwrap();
+    let is_over = AtomicBool::new(false);
+    let keep_at_work = || {
+        while !is_over.load(Ordering::Relaxed) {
+            let mut client = UnixStream::connect_addr(&at).unwrap();
+            client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            let _nothing = client.read(&mut [0]);
+        }
+    };
+    let swap = thread::scope(|scope| {
+        (0..CLIENTS).for_each(|_| drop(scope.spawn(keep_at_work)));
+        let swap = daemon.verb("swap");
+        is_over.store(true, Ordering::Relaxed);
+        swap
+    });
+    swap.expect(0);
+    assert_eq!(ready_by(&daemon, 2), "(has accepted connections on http)");
+}
+
+/// It sleeps and accepts in turn, and what it accepts is gone before anybody looks.
+#[test]
+fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
+    let place = Place::new();
+    place.write("how", "seldom");
+    let addresses = ["127.0.0.1:0".to_owned(), place.path("s.sock"), format!("@{}", abstract_name(&place))];
+    let start = |(index, address): (usize, &String)| {
+        let options = format!("--listen {address}=http --bake 0 --handover shared --timeout-start-sec 3s");
+        let command = [&*example("waits"), &place.path("how")];
+        Launch::new(&place).args(&options).command(&command).start_as(&format!("daemon{index}"))
+    };
+    let mut daemons: Vec<_> = addresses.iter().enumerate().map(start).collect();
+    for daemon in &mut daemons {
+        daemon.wait_generation(1);
+        // Nobody has asked it yet.
+        let status = daemon.verb("status").expect(0).stdout;
+        let doubt = ": running (nobody waits on http, but it is all there is), generation 1\n";
+        assert!(status.contains(doubt), "{status}");
+    }
+    for daemon in &mut daemons {
+        daemon.verb("swap").expect(0);
+        daemon.wait_generation(2);
+        assert_eq!(ready_by(daemon, 2), "(accepted a connection of ours)");
+        let status = daemon.verb("status").expect(0).stdout;
+        assert!(status.contains(": running, generation 2\n"), "{status}");
+    }
+    place.write("how", "never");
+    let swap = daemons[0].verb("swap --json").expect(1).json();
+    assert_eq!(swap["outcome"], "rolled-back", "{swap}");
+}
+
+#[test]
+fn a_connection_of_ours_in_the_queue_of_one_that_died_is_passed_on_to_nobody() {
+    let place = Place::new();
+    for address in ["127.0.0.1:0".to_owned(), place.path("s.sock")] {
+        let launch = waits(&place, "accept hidden", &format!("--listen {address}=asked"));
+        let mut daemon = as_somebody(&place, launch).start();
+        daemon.wait_generation(1);
+        place.write("how", "accept hidden dies");
+        let swap = daemon.verb("swap --json").expect(1).json();
+        assert_eq!(swap["outcome"], "rolled-back", "{swap}");
+        let status = daemon.verb("status --json").expect(0).json();
+        let queues = |one: &serde_json::Value| one["queue"].clone();
+        let queues: Vec<_> = status["sockets"].as_array().unwrap().iter().map(queues).collect();
+        assert_eq!(queues, [0, 0], "{status}");
+        place.write("how", "accept hidden");
+        daemon.verb("swap").expect(0);
+        let said = daemon.stderr();
+        assert!(!said.contains("waited where nobody accepts"), "{said}");
+    }
+}
