@@ -3,6 +3,9 @@
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::super::load::get;
 use super::super::support::{Launch, Place, SUPERVISE, example, wait_for};
 use super::waits;
@@ -31,6 +34,25 @@ fn a_server_that_meets_its_address_in_use_is_told_once() {
     let said = daemon.stderr();
     assert_eq!(said.matches("ended before it waited on http (").count(), 1, "{said}");
     assert!(said.contains("if it says that the address is in use"), "{said}");
+}
+
+/// That binds went past the filter is a guess, which takes three failures in a row.
+#[test]
+fn failures_before_a_success_are_not_counted_with_those_after_it() {
+    let place = Place::new();
+    let options = "--listen 127.0.0.1:0=other --intercept-bind -p Protocol=systemd --restart-sec 1h";
+    let mut daemon = waits(&place, "exit", options).start();
+    daemon.wait_state("waiting");
+    daemon.verb("swap").expect(1);
+    place.write("how", "accept first says");
+    daemon.verb("swap").expect(0);
+    let pid = daemon.wait_generation(3)["generations"][0]["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+    daemon.wait_state("waiting");
+    place.write("how", "exit late");
+    daemon.verb("swap").expect(1);
+    let said = daemon.stderr();
+    assert!(!said.contains("ended before it waited on"), "{said}");
 }
 
 #[test]
