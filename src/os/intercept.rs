@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 
-use super::socket::HeldSocket;
+use super::socket::{Families, HeldSocket};
 use super::sys::seccomp::{self, Call};
 use crate::config::Kind;
 use crate::core::BindNote;
@@ -49,20 +49,21 @@ pub enum News {
     Told(BindNote),
     /// The server binds something beside what is held, and is let: whether that is worth a word is known later.
     Beside(Tried),
-    /// It binds `wanted`, of a family that the held socket with this inode has not, or not alone: wants an answer, the
-    /// socket of that family, or None where there can be none.
-    Family { inode: u64, wanted: SocketAddr, is_ipv4: bool, answer: Sender<Option<Held>> },
-    /// The server has got the socket of a port alone, the families of which may not be known yet.
-    GotPort,
+    /// It binds `wanted`, of families that the held socket with this inode has not, or not alone: wants an answer, the
+    /// socket of those families, or None where there can be none.
+    Family { inode: u64, wanted: SocketAddr, families: Families, answer: Sender<Option<Held>> },
+    /// The server has got the socket of a port alone, the families of which may not be known yet. It is not told again
+    /// before this was set to false.
+    GotPort(Arc<AtomicBool>),
     /// The server has removed the path that it binds: wants an answer when all paths are where they belong.
     PathGone(Sender<()>),
 }
 
-/// A bind(2) of the server's own that is let through.
+/// A bind(2) of the server's own that is let through, or answered with less than it wants.
 #[derive(Clone, Debug)]
 pub struct Tried {
     pub note: BindNote,
-    /// Of the server's socket.
+    /// Of the socket that the server has then.
     pub inode: u64,
     /// What is held is in the way of it.
     pub fails: bool,
@@ -84,6 +85,8 @@ struct Common {
     is_alone: Arc<AtomicBool>,
     /// It was let bind something for itself, what is held may be in the way of that, and it was not told of.
     has_passed: AtomicBool,
+    /// The loop has not heard yet that it has got the socket of a port alone.
+    has_got_port: Arc<AtomicBool>,
 }
 
 impl Common {
@@ -110,7 +113,12 @@ impl Interceptor {
         tell: impl Fn(News) + Send + 'static,
     ) -> io::Result<Self> {
         let held = Mutex::new(held.into_iter().map(Arc::new).collect());
-        let common = Arc::new(Common { held, is_alone, has_passed: AtomicBool::new(false) });
+        let common = Arc::new(Common {
+            held,
+            is_alone,
+            has_passed: AtomicBool::new(false),
+            has_got_port: Arc::default(),
+        });
         let ours = Arc::clone(&common);
         let (listener, receiver) = mpsc::channel();
         thread::Builder::new().name("intercept".to_owned()).stack_size(256 << 10).spawn(move || {
@@ -130,6 +138,11 @@ impl Interceptor {
     pub fn has_given(&self, socket: &HeldSocket) -> bool {
         let is_it = |held: &Held| held.place.kind == socket.kind && held.address == socket.address;
         self.common.held().iter().any(|held| is_it(held) && held.is_given.load(Ordering::Relaxed))
+    }
+
+    /// The server has it, and wanted more when it bound it last.
+    pub fn is_narrow(&self, inode: u64) -> bool {
+        self.common.held().iter().any(|held| held.inode == inode && held.is_narrow.load(Ordering::Relaxed))
     }
 
     /// It is not held any more.
@@ -161,6 +174,8 @@ struct Gift {
     /// The inode of its own socket, and that itself where we may have it.
     inode: u64,
     duplicate: Option<OwnedFd>,
+    /// It wants more than that.
+    is_narrow: bool,
 }
 
 /// What is done about a call.
@@ -282,6 +297,7 @@ impl Desk {
             // cannot be bound to another address, and the kernel says so.
             return match answer::answer(socket, wanted, &places[number..=number], is_same_path) {
                 Answer::Held(_) => Verdict::Done,
+                Answer::Wider(_) => Verdict::Done,
                 Answer::Pass | Answer::WrongFamily(_) | Answer::Beside(_) => Verdict::Bind,
             };
         }
@@ -291,54 +307,83 @@ impl Desk {
             // With a socket of its own it can at least be reached.
             Answer::Held(number) if !held[number].is_steered && held[number].is_gone() => Verdict::Bind,
             Answer::Held(number) => {
-                Verdict::Give(Gift { held: Arc::clone(&held[number]), target, inode, duplicate })
+                let held = Arc::clone(&held[number]);
+                Verdict::Give(Gift { held, target, inode, duplicate, is_narrow: false })
             }
-            Answer::WrongFamily(number) | Answer::Beside(number) => {
+            Answer::WrongFamily(number) | Answer::Beside(number) | Answer::Wider(number) => {
                 let Wanted::Inet(wanted) = wanted else { return Verdict::Pass };
-                let beside = matches!(answer, Answer::Beside(_));
-                let place = &held[number].place;
-                if let Some(held) = self.of_other_family(&held[number], *wanted, !beside) {
-                    return Verdict::Give(Gift { held, target, inode, duplicate });
-                }
-                let is_alone = self.common.is_alone.load(Ordering::Relaxed);
-                match if beside || is_alone || !place.is_port { None } else { stand_in(place).ok() } {
-                    Some(stand_in) => {
-                        self.tell_beside(&held[number], *wanted, stand_in.inode, true);
-                        Verdict::Give(Gift { held: Arc::new(stand_in), target, inode, duplicate })
-                    }
-                    None => {
-                        self.tell_beside(&held[number], *wanted, inode, false);
-                        Verdict::Pass
-                    }
-                }
+                let (held, is_narrow) = match self.other_family(answer, &held[number], *wanted, inode) {
+                    Some(held) => (held, false),
+                    None if answer == Answer::Wider(number) => (Arc::clone(&held[number]), true),
+                    None => return Verdict::Pass,
+                };
+                Verdict::Give(Gift { held, target, inode, duplicate, is_narrow })
             }
         }
     }
 
-    /// What the server wants, bound by the loop: as long as it is alone, it may say which families a port has.
-    fn of_other_family(&self, held: &Held, wanted: SocketAddr, is_ipv4: bool) -> Option<Arc<Held>> {
-        if !held.place.is_port || !self.common.is_alone.load(Ordering::Relaxed) {
+    /// For a server that binds `wanted` with the socket `inode`, which `held` is not made for. None: it gets none.
+    fn other_family(
+        &mut self,
+        answer: Answer,
+        held: &Held,
+        wanted: SocketAddr,
+        inode: u64,
+    ) -> Option<Arc<Held>> {
+        let is_alone = self.common.is_alone.load(Ordering::Relaxed);
+        let (families, may_be_opened) = match answer {
+            Answer::WrongFamily(_) => (Families::V4, is_alone),
+            // It is in nobody's way.
+            Answer::Beside(_) => (Families::V6, true),
+            Answer::Wider(_) => (Families::Both, is_alone),
+            Answer::Pass | Answer::Held(_) => return None,
+        };
+        if may_be_opened && let Some(opened) = self.open(held, wanted, families) {
+            return Some(opened);
+        }
+        if families == Families::V4
+            && !is_alone
+            && held.place.is_port
+            && let Ok(stand_in) = stand_in(&held.place)
+        {
+            self.tell_beside(families, held, wanted, stand_in.inode, true);
+            return Some(Arc::new(stand_in));
+        }
+        let has_then = if families == Families::Both { held.inode } else { inode };
+        self.tell_beside(families, held, wanted, has_then, false);
+        None
+    }
+
+    /// What the server wants, bound by the loop: for a port alone was asked, so that it may say which families that has.
+    fn open(&self, held: &Held, wanted: SocketAddr, families: Families) -> Option<Arc<Held>> {
+        if !held.place.is_port {
             return None;
         }
         let (answer, answered) = mpsc::channel();
-        (self.tell)(News::Family { inode: held.inode, wanted, is_ipv4, answer });
+        (self.tell)(News::Family { inode: held.inode, wanted, families, answer });
         // Nobody answers once supervise ends.
         let held = Arc::new(answered.recv().ok()??);
         self.common.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&held));
         Some(held)
     }
 
-    fn tell_beside(&mut self, held: &Held, wanted: SocketAddr, inode: u64, is_bound: bool) {
+    fn tell_beside(
+        &mut self,
+        families: Families,
+        held: &Held,
+        wanted: SocketAddr,
+        inode: u64,
+        is_bound: bool,
+    ) {
         let socket = held.address.clone();
         // As --listen has it.
         let udp = if held.place.kind == Kind::Udp { "udp:" } else { "" };
         let wanted = format!("{udp}{wanted}");
-        let is_ipv4 = matches!(held.place.at, Wanted::Inet(at) if at.is_ipv4());
-        let fails = !is_bound && held.place.takes_ipv4;
-        let note = if is_ipv4 {
-            BindNote::Beside { socket, wanted }
-        } else {
-            BindNote::WrongFamily { socket, wanted }
+        let fails = families == Families::V4 && !is_bound && held.place.takes_ipv4;
+        let note = match families {
+            Families::V4 => BindNote::WrongFamily { socket, wanted },
+            Families::V6 => BindNote::Beside { socket, wanted },
+            Families::Both => BindNote::Narrow { socket, wanted },
         };
         if self.beside < NEWS {
             self.beside += 1;
@@ -348,7 +393,7 @@ impl Desk {
 
     fn give(&mut self, call: &Call, gift: &Gift) -> io::Result<()> {
         let listener = self.listener.as_fd();
-        let Gift { held, target, inode, duplicate } = gift;
+        let Gift { held, target, inode, duplicate, is_narrow } = gift;
         let Ok(flags) = target.flags() else { return self.let_bind(call) };
         let registrations = match duplicate {
             Some(_) => Registrations::of(*target, *inode),
@@ -371,11 +416,13 @@ impl Desk {
             return self.let_bind(call);
         }
         held.is_given.store(true, Ordering::Relaxed);
+        held.is_narrow.store(*is_narrow, Ordering::Relaxed);
         let renewed = registrations.renew(&held.socket, target.fd);
         log::debug!("thread {} gets {} in the place of its own socket", call.thread, held.address);
         let answered = seccomp::succeed(listener, call.id);
-        if held.place.is_port {
-            (self.tell)(News::GotPort);
+        let got_port = &self.common.has_got_port;
+        if held.place.is_port && !got_port.swap(true, Ordering::Relaxed) {
+            (self.tell)(News::GotPort(Arc::clone(got_port)));
         }
         if let Err(why) = renewed {
             self.tell(BindNote::Unregistered { socket: held.address.clone(), why });

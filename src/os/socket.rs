@@ -33,6 +33,7 @@ use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
 use crate::config::{Address, Handover, Kind, Listener};
+pub use beside::Families;
 pub use error::BindError;
 pub use inherited::Inherited;
 pub use node::OwnPath;

@@ -258,6 +258,15 @@ pub fn int_option(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> i
 /// setsockopt(2) with SO_ATTACH_REUSEPORT_CBPF (socket(7), Linux 4.5), on any member for its whole group. EINVAL: not bound
 /// with SO_REUSEPORT. EPERM: SO_LOCK_FILTER is set on this member.
 pub fn attach_reuseport_program(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    attach(socket, SO_ATTACH_REUSEPORT_CBPF, program)
+}
+
+/// SO_ATTACH_FILTER: what the program says 0 of is dropped. EPERM: SO_LOCK_FILTER is set.
+pub fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    attach(socket, libc::SO_ATTACH_FILTER, program)
+}
+
+fn attach(socket: impl AsFd, name: libc::c_int, program: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         filter: program.as_ptr().cast_mut(),
@@ -269,7 +278,7 @@ pub fn attach_reuseport_program(socket: impl AsFd, program: &[libc::sock_filter]
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_ATTACH_REUSEPORT_CBPF,
+            name,
             (&raw const program).cast(),
             length,
         )

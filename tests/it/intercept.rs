@@ -3,6 +3,7 @@
 mod families;
 mod hostile;
 mod kinds;
+mod later;
 mod unix;
 
 use std::fs;

@@ -13,6 +13,8 @@ pub enum BindNote {
     WrongFamily { socket: String, wanted: String },
     /// It binds `wanted` as well, for IPv6 alone, and only `socket` is held.
     Beside { socket: String, wanted: String },
+    /// It binds `wanted`, and has got `socket`, of IPv4 alone, as the one before it wanted that.
+    Narrow { socket: String, wanted: String },
     /// `asked` was held, and `bound` is now, in its place or beside it.
     Families { asked: String, bound: String, wanted: String, both: bool },
     /// Some of the server's epoll sets have nothing in the place of the socket that it had put there.
@@ -45,6 +47,12 @@ impl fmt::Display for BindNote {
                 f,
                 "the server binds {wanted} as well as {socket}, which is not held: old and new cannot both have it \
                  during a swap (write {})",
+                both(socket, wanted)
+            ),
+            Self::Narrow { socket, wanted } => write!(
+                f,
+                "the server binds {wanted}, for IPv6 as well, and has got {socket}, which the one before it bound: \
+                 clients that come by IPv6 are refused (`supervise restart` binds what it wants; or write {})",
                 both(socket, wanted)
             ),
             Self::Families { asked, bound, both: true, .. } => {

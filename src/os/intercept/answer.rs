@@ -52,6 +52,8 @@ pub(super) enum Answer {
     WrongFamily(usize),
     /// It serves IPv6 beside this one of IPv4: let it bind, but old and new will both want to.
     Beside(usize),
+    /// It wants both families by one socket, and may: for a port alone was asked, of which this one of IPv4 is held.
+    Wider(usize),
 }
 
 /// Whether `wanted` may be one of them, whatever its socket is: the cheap question before the dear ones.
@@ -89,6 +91,11 @@ pub(super) fn answer(
             (Family::V4, Wanted::Inet(SocketAddr::V6(_))) => Answer::WrongFamily(number),
             (Family::V6, Wanted::Inet(SocketAddr::V4(_))) if socket.v6_only == Some(true) => {
                 Answer::Beside(number)
+            }
+            (Family::V6, Wanted::Inet(SocketAddr::V4(_)))
+                if best.is_port && address.is_ipv6() && address.ip().is_unspecified() =>
+            {
+                Answer::Wider(number)
             }
             _ => Answer::Held(number),
         }

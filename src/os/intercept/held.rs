@@ -28,6 +28,8 @@ pub struct Held {
     pub(super) is_steered: bool,
     /// The server got it in the place of one of its own.
     pub(super) is_given: AtomicBool,
+    /// What the server wanted when it got it last is more than this one has.
+    pub(super) is_narrow: AtomicBool,
 }
 
 impl Held {
@@ -56,6 +58,7 @@ impl Held {
             address: socket.address.clone(),
             is_steered: socket.is_steered(),
             is_given: AtomicBool::new(false),
+            is_narrow: AtomicBool::new(false),
         })
     }
 
@@ -91,5 +94,6 @@ pub(super) fn stand_in(place: &Place) -> io::Result<Held> {
         address: "a socket at which nobody calls".to_owned(),
         is_steered: true,
         is_given: AtomicBool::new(false),
+        is_narrow: AtomicBool::new(false),
     })
 }

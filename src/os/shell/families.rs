@@ -1,21 +1,29 @@
 //! Which families a port has: where a port alone is to be held and the server under InterceptBind= binds one of IPv4 for
-//! itself, that is bound beside the socket of both, and a little later what the server does not have is let go.
+//! itself, that is bound beside the socket of both, and a little later what the server does not have is let go. A later
+//! generation that binds what is not held any more gets it in the same way.
 //!
 //! A bind(2) may be a try: some servers bind every address of their port, close what they got, and then bind one of them
 //! for good. So nothing is decided, and nothing is said of what is not held, before that has had its time.
 
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Shell;
-use crate::core::{BindNote, Event, GenerationId, SlotId};
+use crate::core::{BindNote, Event, GenerationId, SlotId, Steering};
+use crate::os::children::Children;
 use crate::os::diag;
 use crate::os::intercept::{Held, Interceptor, Tried};
-use crate::os::socket::{HeldSocket, NamedSocket, set_non_blocking};
+use crate::os::launch::Launcher;
+use crate::os::socket::{Families, HeldSocket, NamedSocket, set_non_blocking};
 
 /// What is bound for so long is no try.
 const SETTLE: Duration = Duration::from_millis(500);
+/// A server that goes on binding is looked at after so long nevertheless.
+const LONGEST: Duration = Duration::from_secs(2);
+/// Of two sockets neither of which was bound for so long the added one goes.
+const UNUSED: Duration = Duration::from_secs(5);
 /// A generation that ends so soon after a bind(2) that failed may have ended for that.
 const RECENT: Duration = Duration::from_secs(5);
 /// So many binds are remembered.
@@ -26,9 +34,9 @@ const TRIES: usize = 64;
 pub(super) struct Unsettled {
     pairs: Vec<Pair>,
     tried: Vec<(GenerationId, Tried, Instant)>,
-    /// When it is looked at next, and how often that was.
+    /// When it is looked at next, and since when there is something to be looked at.
     due: Option<Instant>,
-    looks: u32,
+    since: Option<Instant>,
     /// A bind(2) was seen that can only have failed.
     pub(super) has_failed: bool,
 }
@@ -39,14 +47,42 @@ struct Pair {
     asked: Rc<HeldSocket>,
     beside: Rc<HeldSocket>,
     wanted: SocketAddr,
+    /// A candidate wanted it beside what the one that serves has.
+    is_for_candidate: bool,
+    /// The last look found both bound; and since when each look found neither.
+    had_both: bool,
+    unused: Option<Instant>,
+}
+
+/// The sockets that generations have, for one look.
+#[derive(Debug, Default)]
+struct Bound(BTreeMap<GenerationId, Option<HashSet<u32>>>);
+
+impl Bound {
+    /// None: we may not look.
+    fn has(&mut self, children: &Children, generation: GenerationId, inode: u64) -> Option<bool> {
+        let look = || children.pids(generation).and_then(|pids| diag::inodes_of(&pids)).ok();
+        let inodes = self.0.entry(generation).or_insert_with(look).as_ref()?;
+        Some(u32::try_from(inode).is_ok_and(|inode| inodes.contains(&inode)))
+    }
 }
 
 impl Unsettled {
     /// Something was bound, or a generation has come or gone.
     pub(super) fn begin_anew(&mut self) {
         if !self.pairs.is_empty() || !self.tried.is_empty() {
-            (self.due, self.looks) = (Some(Instant::now() + SETTLE), 0);
+            let now = Instant::now();
+            let since = *self.since.get_or_insert(now);
+            self.due = Some((now + SETTLE).min(since + LONGEST));
         }
+    }
+
+    fn look_again(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    fn pair(&mut self, beside: &Rc<HeldSocket>) -> Option<&mut Pair> {
+        self.pairs.iter_mut().find(|pair| Rc::ptr_eq(&pair.beside, beside))
     }
 
     pub(super) fn tried(&mut self, generation: GenerationId, tried: Tried) {
@@ -57,7 +93,8 @@ impl Unsettled {
         }
     }
 
-    /// Both of a pair count as the one that was asked for, where somebody waits if he does on either.
+    /// Both of a pair count as the one that was asked for, where somebody waits if he does on either. A candidate has to
+    /// wait on the one that it does not have alone.
     pub(super) fn as_one(
         &self,
         mut sockets: Vec<NamedSocket>,
@@ -67,7 +104,8 @@ impl Unsettled {
             let find = |one: &Rc<HeldSocket>| sockets.iter().position(|named| Rc::ptr_eq(&named.socket, one));
             if let (Some(asked), Some(beside)) = (find(&pair.asked), find(&pair.beside)) {
                 sockets.remove(beside);
-                if beside < waited.len() && waited.remove(beside) {
+                let waits = beside < waited.len() && waited.remove(beside);
+                if waits && !pair.is_for_candidate {
                     waited[asked.min(beside)] = true;
                 }
             }
@@ -87,19 +125,21 @@ impl Shell {
         generation: GenerationId,
         inode: u64,
         wanted: SocketAddr,
-        is_ipv4: bool,
+        families: Families,
     ) -> Option<Held> {
-        let slot = self.alone().filter(|(id, _)| *id == generation)?.1;
+        let (alone, slots) = (self.alone(), self.children.slots());
+        let (_, slot) = *slots.iter().find(|(id, _)| *id == generation)?;
+        let is_for_candidate = alone.is_none();
         let launcher = Rc::clone(self.children.launcher(generation)?);
-        // Who has sockets by their numbers cannot have others.
-        if self.staged.is_some() || launcher.passes_sockets() {
+        // Who has sockets by their numbers cannot have others; what another generation serves stays with that.
+        if launcher.passes_sockets() || is_for_candidate && families != Families::V6 {
             return None;
         }
-        let is_it = |one: &NamedSocket| one.inode(slot).is_ok_and(|own| own == inode);
-        let at = self.sockets.iter().position(is_it)?;
-        let asked = self.sockets[at].clone();
-        let opened = asked.beside(is_ipv4).and_then(|beside| {
-            beside.steer(&self.slots.steering)?;
+        let is_it = |one: &&NamedSocket| one.inode(slot).is_ok_and(|own| own == inode);
+        let asked = self.sockets.iter().find(is_it)?.clone();
+        let opened = asked.beside(families).and_then(|beside| {
+            // Nobody else has it.
+            beside.steer(&Steering::all_to(slot))?;
             set_non_blocking(&*beside.ready_slot(slot)?, launcher.non_blocking())?;
             Ok((Held::new(&beside, slot)?, beside))
         });
@@ -107,14 +147,23 @@ impl Shell {
             Ok(opened) => opened,
             Err(error) => {
                 log::debug!("{wanted} cannot be bound beside {}: {error}", asked.address);
+                self.end_beside(&asked);
                 return None;
             }
         };
-        asked.set_ipv4_beside(is_ipv4);
         log::debug!("{} is bound beside {}", beside.address, asked.address);
-        let pair = Pair { asked: asked.socket, beside: Rc::clone(&beside.socket), wanted };
-        self.intercepting.unsettled.pairs.push(pair);
-        self.sockets.insert(at + 1, beside);
+        self.intercepting.unsettled.pairs.push(Pair {
+            asked: Rc::clone(&asked.socket),
+            beside: Rc::clone(&beside.socket),
+            wanted,
+            is_for_candidate,
+            had_both: false,
+            unused: None,
+        });
+        insert_beside(&mut self.sockets, &asked, &beside);
+        if let Some(staged) = &mut self.staged {
+            insert_beside(&mut staged.sockets, &asked, &beside);
+        }
         self.use_sockets(generation);
         self.intercepting.unsettled.begin_anew();
         Some(held)
@@ -130,51 +179,80 @@ impl Shell {
 
     fn use_sockets(&mut self, generation: GenerationId) {
         // Where the files were read anew, ours is for the next generation.
-        let own = self.children.launcher(generation).filter(|own| !Rc::ptr_eq(own, &self.launcher));
-        let own = own.map(|own| Rc::new(own.on(&self.sockets)));
-        self.launcher = Rc::new(self.launcher.on(&self.sockets));
-        self.children.set_launcher(generation, own.unwrap_or_else(|| Rc::clone(&self.launcher)));
+        let own = self.children.launcher(generation).cloned();
+        let is_own = |one: &Rc<Launcher>| own.as_ref().is_some_and(|own| Rc::ptr_eq(own, one));
+        let with = |launcher: &Launcher, sockets: &[NamedSocket]| Rc::new(launcher.on(sockets));
+        let is_ours = is_own(&self.launcher);
+        self.launcher = with(&self.launcher, &self.sockets);
+        let mut new = is_ours.then(|| Rc::clone(&self.launcher));
+        if let Some(staged) = &mut self.staged {
+            let is_staged = is_own(&staged.launcher);
+            staged.launcher = with(&staged.launcher, &staged.sockets);
+            new = if is_staged { Some(Rc::clone(&staged.launcher)) } else { new };
+        }
+        if let Some(new) = new.or_else(|| Some(with(own.as_deref()?, &self.sockets))) {
+            self.children.set_launcher(generation, new);
+        }
         self.arm();
+    }
+
+    /// The other socket of its port is gone, or about to go.
+    fn end_beside(&self, kept: &HeldSocket) {
+        if let Err(error) = kept.be_alone_again() {
+            log::debug!("{}: SO_REUSEPORT=0: {error}", kept.address);
+        }
     }
 
     /// What has been bound for long enough is known by now.
     pub(super) fn settle(&mut self) {
-        if self.intercepting.unsettled.due.is_none_or(|due| Instant::now() < due) {
+        let now = Instant::now();
+        if self.intercepting.unsettled.due.is_none_or(|due| now < due) {
             return;
         }
-        self.intercepting.unsettled.due = None;
-        self.intercepting.unsettled.looks += 1;
-        self.end_last_relays();
-        self.tell_lasting_binds();
+        (self.intercepting.unsettled.due, self.intercepting.unsettled.since) = (None, None);
+        if self.end_last_relays() {
+            self.intercepting.unsettled.look_again(now + SETTLE);
+        }
+        let mut bound = Bound::default();
+        self.tell_lasting_binds(&mut bound);
         // During a swap both are for both generations.
         let Some((generation, slot)) = self.alone().filter(|_| self.staged.is_none()) else { return };
         for pair in self.intercepting.unsettled.pairs.clone() {
-            let has = |socket: &HeldSocket| self.has_bound(generation, slot, socket);
-            match (has(&pair.asked), has(&pair.beside)) {
-                // The next bind(2) will tell.
-                (false, false) => {}
-                (true, true) if self.intercepting.unsettled.looks == 1 => {
-                    self.intercepting.unsettled.due = Some(Instant::now() + 2 * SETTLE);
+            let mut has = |socket: &HeldSocket| self.has_bound(&mut bound, generation, slot, socket);
+            let found = (has(&pair.asked), has(&pair.beside));
+            let unsettled = &mut self.intercepting.unsettled;
+            let Some(noted) = unsettled.pair(&pair.beside) else { continue };
+            let unused = noted.unused.take().unwrap_or(now);
+            let had_both = std::mem::replace(&mut noted.had_both, found == (true, true));
+            match found {
+                // The next bind(2) will tell, if there is one soon.
+                (false, false) if now < unused + UNUSED => {
+                    noted.unused = Some(unused);
+                    unsettled.look_again(unused + UNUSED);
                 }
+                (true, true) if !had_both => unsettled.look_again(now + 2 * SETTLE),
                 (true, true) => self.keep_both(&pair),
-                (true, false) => self.keep_one(generation, slot, &pair, &pair.asked, &pair.beside),
+                (true | false, false) => {
+                    self.keep_one(generation, slot, &pair, &pair.asked, &pair.beside);
+                }
                 (false, true) => self.keep_one(generation, slot, &pair, &pair.beside, &pair.asked),
             }
         }
     }
 
     /// Where we may not look, what it got counts as what it has.
-    fn has_bound(&self, generation: GenerationId, slot: SlotId, socket: &HeldSocket) -> bool {
-        let has = || Ok::<_, std::io::Error>(self.has_inode(generation, socket.inode(slot)?));
-        has().ok().flatten().unwrap_or_else(|| {
+    fn has_bound(
+        &self,
+        bound: &mut Bound,
+        generation: GenerationId,
+        slot: SlotId,
+        socket: &HeldSocket,
+    ) -> bool {
+        let has = socket.inode(slot).ok().and_then(|inode| bound.has(&self.children, generation, inode));
+        has.unwrap_or_else(|| {
             let interceptors = self.children.interceptors(generation);
             interceptors.iter().any(|one: &Interceptor| one.has_given(socket))
         })
-    }
-
-    fn has_inode(&self, generation: GenerationId, inode: u64) -> Option<bool> {
-        let inodes = self.children.pids(generation).and_then(|pids| diag::inodes_of(&pids)).ok()?;
-        Some(u32::try_from(inode).is_ok_and(|inode| inodes.contains(&inode)))
     }
 
     fn keep_both(&mut self, pair: &Pair) {
@@ -192,9 +270,12 @@ impl Shell {
         gone: &Rc<HeldSocket>,
     ) {
         self.intercepting.unsettled.pairs.retain(|one| !Rc::ptr_eq(&one.beside, &pair.beside));
+        if let Err(error) = gone.take_no_more() {
+            log::debug!("{}: connections go on coming to it until it is closed: {error}", gone.address);
+        }
         self.pass_to(kept, gone);
         // What waited there is passed on by then; clients that go on coming would keep it open for ever.
-        self.intercepting.unsettled.due = Some(Instant::now() + SETTLE);
+        self.intercepting.unsettled.look_again(Instant::now() + SETTLE);
         // Whoever is asked there is asked at the other one next.
         if let Some(asking) = self.asking.as_ref().filter(|asking| Rc::ptr_eq(&asking.socket, gone)) {
             let (asked, is_silent) = (asking.generation, asking.is_silent);
@@ -210,9 +291,7 @@ impl Shell {
         self.questions.strangers.retain(|(socket, _)| !Rc::ptr_eq(socket, gone));
         self.sockets.retain(|named| !Rc::ptr_eq(&named.socket, gone));
         self.use_sockets(generation);
-        if let Err(error) = kept.be_alone_again() {
-            log::debug!("{}: SO_REUSEPORT=0: {error}", kept.address);
-        }
+        self.end_beside(kept);
         if Rc::ptr_eq(kept, &pair.beside) {
             let (asked, bound) = (gone.shown(), kept.shown());
             self.say(BindNote::Families { asked, bound, wanted: pair.wanted.to_string(), both: false });
@@ -220,20 +299,30 @@ impl Shell {
     }
 
     /// Of those binds beside what is held that were let: the others were tries.
-    fn tell_lasting_binds(&mut self) {
+    fn tell_lasting_binds(&mut self, bound: &mut Bound) {
         let now = Instant::now();
         let tried = std::mem::take(&mut self.intercepting.unsettled.tried);
         for (generation, tried, since) in tried {
             let is_young = now.duration_since(since) < SETTLE;
             if is_young && !tried.fails {
-                self.intercepting.unsettled.due = Some(now + SETTLE);
+                self.intercepting.unsettled.look_again(now + SETTLE);
             }
             if is_young || tried.fails {
                 self.intercepting.unsettled.tried.push((generation, tried, since));
-            } else if self.has_inode(generation, tried.inode) != Some(false) {
+            } else if self.lasts(bound, generation, &tried) {
                 self.say(tried.note);
             }
         }
+    }
+
+    fn lasts(&self, bound: &mut Bound, generation: GenerationId, tried: &Tried) -> bool {
+        // The same socket may have been bound anew since, by one that wants no more than that.
+        let is_narrow = || {
+            let interceptors = self.children.interceptors(generation);
+            interceptors.iter().any(|one: &Interceptor| one.is_narrow(tried.inode))
+        };
+        let is_meant = !matches!(tried.note, BindNote::Narrow { .. }) || is_narrow();
+        is_meant && bound.has(&self.children, generation, tried.inode) != Some(false)
     }
 
     /// Those that can only have failed: the generation has ended, or a hint is due for it.
@@ -247,5 +336,15 @@ impl Shell {
                 self.say(tried.note);
             }
         }
+    }
+}
+
+/// Behind the one that was asked for.
+fn insert_beside(sockets: &mut Vec<NamedSocket>, asked: &NamedSocket, beside: &NamedSocket) {
+    if let Some(at) = sockets.iter().position(|one| Rc::ptr_eq(&one.socket, &asked.socket)) {
+        sockets.insert(
+            at + 1,
+            NamedSocket { name: sockets[at].name.clone(), socket: Rc::clone(&beside.socket) },
+        );
     }
 }

@@ -122,10 +122,13 @@ impl Shell {
                 // Of one that is gone nobody asks any more.
                 News::Beside(_) if self.children.launcher(generation).is_none() => {}
                 News::Beside(tried) => self.intercepting.unsettled.tried(generation, tried),
-                News::GotPort => self.intercepting.unsettled.begin_anew(),
-                News::Family { inode, wanted, is_ipv4, answer } => {
+                News::GotPort(is_untold) => {
+                    is_untold.store(false, Ordering::Relaxed);
+                    self.intercepting.unsettled.begin_anew();
+                }
+                News::Family { inode, wanted, families, answer } => {
                     // The thread that asked is gone when its generation is.
-                    let _nobody_waits = answer.send(self.open_family(generation, inode, wanted, is_ipv4));
+                    let _nobody_waits = answer.send(self.open_family(generation, inode, wanted, families));
                 }
                 News::PathGone(done) => {
                     self.check_paths();

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal as NixSignal, kill};
 use nix::unistd::Pid;
@@ -13,6 +14,7 @@ use nix::unistd::Pid;
 use super::Shell;
 use super::slots::Damaged;
 use crate::config::{Kind, Signal};
+use crate::core::limits::GENERATIONS;
 use crate::core::note::Damage;
 use crate::core::{Event, SlotId, SocketNote};
 use crate::os::diag;
@@ -28,9 +30,12 @@ pub(super) struct Passing {
     slot: SlotId,
     /// It was told to leave the slot, and may carry what it has for hours.
     has_left: bool,
-    /// It serves the end of another socket, which is not held any more and was replaced by this one.
-    is_last: bool,
+    /// It serves the end of another socket, which was replaced by this one; and since when.
+    last: Option<(Rc<HeldSocket>, Instant)>,
 }
+
+/// A socket that was replaced is closed after so long, whatever still waits in it.
+const LAST: Duration = Duration::from_secs(10);
 
 /// Whether the kernel moves the queue of a listener that is shut down to another of its group (Linux 5.14).
 fn kernel_migrates() -> bool {
@@ -42,7 +47,7 @@ impl Shell {
         for socket in self.held().into_iter().filter(|socket| socket.is_steered()) {
             let queued = socket.queued(slot).unwrap_or(0);
             let is_passing = |one: &Passing| {
-                !one.has_left && !one.is_last && one.slot == slot && Rc::ptr_eq(&one.socket, &socket)
+                !one.has_left && one.last.is_none() && one.slot == slot && Rc::ptr_eq(&one.socket, &socket)
             };
             if queued == 0 || self.relays.iter().any(is_passing) || self.take_out_ours(&socket, slot) {
                 continue;
@@ -98,7 +103,7 @@ impl Shell {
     fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> Result<(), String> {
         let relay = self.relay_to(socket, fd)?;
         let socket = Rc::clone(socket);
-        self.relays.push(Passing { relay, socket, slot, has_left: false, is_last: false });
+        self.relays.push(Passing { relay, socket, slot, has_left: false, last: None });
         Ok(())
     }
 
@@ -111,18 +116,25 @@ impl Shell {
 
     /// `old` is about to be held no longer: what waits there goes to `new`.
     pub(super) fn pass_to(&mut self, new: &Rc<HeldSocket>, old: &Rc<HeldSocket>) {
-        let slot = self.slots.steering.slot;
         for passing in self.relays.iter_mut().filter(|passing| Rc::ptr_eq(&passing.socket, old)) {
-            (passing.socket, passing.is_last) = (Rc::clone(new), true);
+            (passing.socket, passing.last) = (Rc::clone(new), Some((Rc::clone(old), Instant::now())));
         }
+        // One that was opened for a candidate had its connections on the slot of that.
+        let slots = SlotId::all().take(if old.is_steered() { GENERATIONS } else { 1 });
+        for slot in slots.filter(|slot| old.slot(*slot).is_some()) {
+            self.pass_slot_to(new, old, slot);
+        }
+    }
+
+    fn pass_slot_to(&mut self, new: &Rc<HeldSocket>, old: &Rc<HeldSocket>, slot: SlotId) {
         let queued = old.queued(slot).unwrap_or(0);
         if queued == 0 {
             return;
         }
         match self.relay_to(new, &old.of(slot)) {
             Ok(relay) => {
-                let socket = Rc::clone(new);
-                self.relays.push(Passing { relay, socket, slot, has_left: false, is_last: true });
+                let (socket, last) = (Rc::clone(new), Some((Rc::clone(old), Instant::now())));
+                self.relays.push(Passing { relay, socket, slot, has_left: false, last });
                 log::info!("what waits on {} is passed on to {}", old.address, new.address);
             }
             Err(why) => log::warn!("{}: {queued} connections are lost: {why}", old.address),
@@ -139,24 +151,41 @@ impl Shell {
         Ok(found)
     }
 
+    /// Sockets that are no longer held, and are open until what waits in them was passed on.
+    pub(super) fn replaced(&self) -> impl Iterator<Item = &Rc<HeldSocket>> {
+        self.relays.iter().filter_map(|passing| passing.last.as_ref().map(|(old, _)| old))
+    }
+
     /// A generation is about to get the slot: what waits there from now on is its own.
     pub(super) fn end_relays(&mut self, slot: SlotId) {
-        self.end_relays_if(|passing| passing.slot == slot);
+        self.end_relays_if(|passing| passing.slot == slot && passing.last.is_none());
     }
 
     /// The socket was shut down and listens again, of which a relay that saw the end does not know.
     pub(super) fn end_relays_of(&mut self, socket: &Rc<HeldSocket>, slot: SlotId) {
-        self.end_relays_if(|passing| passing.slot == slot && Rc::ptr_eq(&passing.socket, socket));
+        self.end_relays_if(|passing| {
+            passing.slot == slot && passing.last.is_none() && Rc::ptr_eq(&passing.socket, socket)
+        });
     }
 
-    /// Of sockets that are held no longer.
-    pub(super) fn end_last_relays(&mut self) {
-        self.end_relays_if(|passing| passing.is_last);
+    /// Of sockets that are held no longer, once nothing waits there. True: something does.
+    pub(super) fn end_last_relays(&mut self) -> bool {
+        let is_over = |passing: &Passing| {
+            passing.last.as_ref().is_some_and(|(old, since)| {
+                // Datagrams go on coming.
+                let is_empty =
+                    old.kind != Kind::Tcp || old.queued(passing.slot).is_ok_and(|queued| queued == 0);
+                is_empty || since.elapsed() >= LAST
+            })
+        };
+        self.end_relays_if(is_over);
+        self.relays.iter().any(|passing| passing.last.is_some())
     }
 
     fn end_relays_if(&mut self, is_meant: impl Fn(&Passing) -> bool) {
         for passing in self.relays.iter_mut().filter(|passing| !passing.has_left && is_meant(passing)) {
-            passing.has_left = true;
+            // What it was replaced by has all that comes from now on.
+            (passing.has_left, passing.last) = (true, None);
             // Not reaped yet, so the number is still its own.
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGTERM) {
                 log::debug!("cannot tell the relay {}: {errno}", passing.relay.pid);

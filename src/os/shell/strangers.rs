@@ -50,7 +50,7 @@ impl Shell {
     /// numbers, which is that in which they came.
     fn strangers_of(&mut self, sockets: &[Rc<HeldSocket>]) -> io::Result<Vec<Vec<InetSocket>>> {
         let mut own = HashSet::new();
-        for held in self.held() {
+        for held in self.held().iter().chain(self.replaced()) {
             own.extend(held.inodes()?);
         }
         let addresses: Vec<Vec<SocketAddr>> = sockets.iter().map(|socket| addresses_of(socket)).collect();

@@ -1,5 +1,5 @@
-//! One family of a port on its own, beside the socket of both: for a server that binds IPv4 for itself where a port alone
-//! was asked for. Until it is known which of the two the server keeps, the port is bound by both, and never free.
+//! Families of a port on their own, beside the socket of another or of both: for a server that binds what is not held, where
+//! a port alone was asked for. Until it is known which of the two the server keeps, the port is bound by both, and never free.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -7,8 +7,19 @@ use std::rc::Rc;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::program::no_more_connections;
 use super::{HeldSocket, NamedSocket, inet, own_address};
 use crate::config::{Address, Handover, Kind};
+use crate::os::sys;
+
+/// Whose addresses a socket takes, all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    V4,
+    V6,
+    /// IPv6, and what comes by IPv4 as well.
+    Both,
+}
 
 impl HeldSocket {
     /// Nothing but a port was asked for, so that it is for the server to say which families of addresses it means.
@@ -23,12 +34,22 @@ impl HeldSocket {
     }
 
     /// The other of the two has what comes by IPv4, or no longer.
-    pub fn set_ipv4_beside(&self, has: bool) {
+    fn set_ipv4_beside(&self, has: bool) {
         self.has_ipv4_beside.set(has);
     }
 }
 
 impl HeldSocket {
+    /// It is about to be closed, once what waits in it was passed on. A client whose connection began in between would see
+    /// it reset; one that is not answered asks again a second later, and is then refused, or meets the other of the two.
+    pub fn take_no_more(&self) -> io::Result<()> {
+        if self.kind != Kind::Tcp {
+            return Ok(());
+        }
+        let filter = no_more_connections();
+        self.slots.borrow().fds().iter().try_for_each(|fd| sys::attach_filter(fd, &filter))
+    }
+
     /// The other of the two is about to go.
     pub fn be_alone_again(&self) -> io::Result<()> {
         self.set_ipv4_beside(false);
@@ -40,11 +61,11 @@ impl HeldSocket {
 }
 
 impl NamedSocket {
-    /// All of IPv4 or all of IPv6, at the same port and with the same options.
+    /// All of IPv4, of IPv6 or of both, at the same port and with the same options.
     ///
     /// # Errors
     /// The kernel refuses it, or it was not asked for by a port alone.
-    pub fn beside(&self, is_ipv4: bool) -> io::Result<Self> {
+    pub fn beside(&self, families: Families) -> io::Result<Self> {
         let Some(port) = self.port.filter(|_| self.is_port_alone()) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
@@ -54,13 +75,15 @@ impl NamedSocket {
             setsockopt(&self.first(), sockopt::ReusePort, &true)?;
         }
         let handover = if self.is_steered() { Handover::Steered } else { Handover::Shared };
-        let slots = inet::hold_beside(&self.asked, is_ipv4, port, handover).map_err(|error| {
+        let slots = inet::hold_beside(&self.asked, families, port, handover).map_err(|error| {
             if let Err(error) = self.be_alone_again() {
                 log::warn!("{}: others may still join its port: {error}", self.address);
             }
             io::Error::other(error)
         })?;
         let (address, port) = own_address(&slots.any())?;
+        // The kernel prefers the socket of IPv4 for what comes by IPv4.
+        self.set_ipv4_beside(families == Families::V4);
         let socket = HeldSocket {
             own_path: None,
             slots: RefCell::new(slots),
@@ -71,7 +94,7 @@ impl NamedSocket {
             asked: self.asked.clone(),
             inherited: None,
             is_beside: true,
-            has_ipv4_beside: Cell::new(false),
+            has_ipv4_beside: Cell::new(families == Families::Both),
         };
         Ok(Self { name: self.name.clone(), socket: Rc::new(socket) })
     }

@@ -14,6 +14,7 @@ use nix::net::if_::{if_indextoname, if_nametoindex};
 use nix::sys::socket::{SetSockOpt, SockaddrStorage, bind, getsockname, setsockopt, sockopt};
 
 use super::BindError;
+use super::beside::Families;
 use super::group::Group;
 use super::options::{self, Family};
 use super::slots::{NOT_ASKED, Slots};
@@ -75,21 +76,21 @@ pub(super) fn hold_address(
     plan.hold(handover).map_err(|failure| BindError::inet(listener, &failure))
 }
 
-/// One family of a port alone, beside a socket of ours that has the other one, or both: the kernel prefers that of IPv4 for
-/// what comes by IPv4. Both need SO_REUSEPORT for that.
+/// One family of a port alone, or both, beside a socket of ours that has another one, or both: the kernel prefers that of
+/// IPv4 for what comes by IPv4. Both sockets need SO_REUSEPORT for that.
 pub(super) fn hold_beside(
     listener: &Listener,
-    is_ipv4: bool,
+    families: Families,
     port: u16,
     handover: Handover,
 ) -> Result<Slots, BindError> {
-    let ip = if is_ipv4 { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-    let plan = Plan {
-        listener: listener.clone(),
-        v6_only: (!is_ipv4).then_some(true),
-        address: SocketAddr::new(ip, port),
-        is_beside: true,
+    let (ip, v6_only) = match families {
+        Families::V4 => (IpAddr::from(Ipv4Addr::UNSPECIFIED), None),
+        Families::V6 => (Ipv6Addr::UNSPECIFIED.into(), Some(true)),
+        Families::Both => (Ipv6Addr::UNSPECIFIED.into(), Some(false)),
     };
+    let plan =
+        Plan { listener: listener.clone(), v6_only, address: SocketAddr::new(ip, port), is_beside: true };
     plan.hold(handover).map_err(|failure| BindError::inet(listener, &failure))
 }
 

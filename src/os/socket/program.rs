@@ -56,6 +56,21 @@ fn probe_part(source_port: u16, index: u32) -> [sock_filter; 12] {
     ]
 }
 
+/// A filter of a listening TCP socket (SO_ATTACH_FILTER), which sees segments from their TCP header on: those that open a
+/// connection are dropped, all others pass.
+pub(super) fn no_more_connections() -> [sock_filter; 5] {
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 2;
+    const ACK: u32 = 16;
+    [
+        load(libc::BPF_B | libc::BPF_ABS, FLAGS),
+        statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, SYN | ACK),
+        jump(libc::BPF_JEQ, SYN, 0, 1),
+        ret(0),
+        ret(u32::MAX),
+    ]
+}
+
 fn load(mode: u32, offset: u32) -> sock_filter {
     statement(libc::BPF_LD | mode, offset)
 }

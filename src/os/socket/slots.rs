@@ -53,6 +53,15 @@ impl Slots {
         self.slot(SlotId(0)).expect("slot 0 is made first and never given up")
     }
 
+    /// None of AF_UNIX paths.
+    pub(super) fn fds(&self) -> Vec<Rc<OwnedFd>> {
+        match self {
+            Self::One { fd, .. } => vec![Rc::clone(fd)],
+            Self::Group(group) => group.fds(),
+            Self::Nodes(_) => Vec::new(),
+        }
+    }
+
     fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
         match self {
             Self::One { fd, .. } => Some(Rc::clone(fd)),
@@ -239,12 +248,7 @@ impl HeldSocket {
 
     /// Of all slots there are; none of AF_UNIX, which nobody can join.
     pub fn inodes(&self) -> io::Result<Vec<u64>> {
-        let fds = match &*self.slots.borrow() {
-            Slots::One { fd, .. } => vec![Rc::clone(fd)],
-            Slots::Group(group) => group.fds(),
-            Slots::Nodes(_) => Vec::new(),
-        };
-        fds.iter().map(|fd| Ok(fstat(fd)?.st_ino)).collect()
+        self.slots.borrow().fds().iter().map(|fd| Ok(fstat(fd)?.st_ino)).collect()
     }
 
     /// Whether accepted connections say which slot they came from: IP_MULTICAST_LOOP, which means nothing to TCP, counts

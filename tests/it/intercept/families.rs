@@ -11,18 +11,22 @@ use super::{assert_answers, binds, common_sockets, is_bound_by_another, swapped}
 /// The server is started once somebody has made the file `go`.
 const ON_GO: &str = "until test -e go; do sleep 0.01; done; exec \"$@\"";
 
-fn port(daemon: &Daemon) -> u16 {
+pub(super) fn port(daemon: &Daemon) -> u16 {
     daemon.address("http").rsplit(':').next().unwrap().parse().unwrap()
 }
 
 /// What is held now, and that nobody was warned of anything.
-fn addresses(daemon: &Daemon) -> Vec<String> {
+pub(super) fn addresses(daemon: &Daemon) -> Vec<String> {
     assert!(!daemon.stderr().contains("warning"), "{}", daemon.stderr());
+    held(daemon)
+}
+
+pub(super) fn held(daemon: &Daemon) -> Vec<String> {
     let sockets = daemon.status()["sockets"].clone();
     sockets.as_array().unwrap().iter().map(|one| one["address"].as_str().unwrap().to_owned()).collect()
 }
 
-fn has_ipv6() -> bool {
+pub(super) fn has_ipv6() -> bool {
     fs::metadata("/proc/net/if_inet6").is_ok() && TcpListener::bind("[::1]:0").is_ok()
 }
 

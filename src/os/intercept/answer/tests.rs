@@ -82,6 +82,9 @@ fn of_a_port_alone_a_server_may_have_either_family() {
     use Family::{V4, V6};
     check(V6, "[::1]:80", &["any:0.0.0.0:80"], Answer::Beside(0));
     check(V6, "[::1]:80", &["0.0.0.0:80"], Answer::Pass);
+    check(V6, "[::]:80", &["any:0.0.0.0:80"], Answer::Wider(0));
+    check(V6, "[::]:80", &["any:0.0.0.0:80", "any:[::]:80"], Answer::Held(1));
+    check(V6, "127.0.0.1:80", &["any:0.0.0.0:80"], Answer::Held(0));
     check(V4, "127.0.0.1:80", &["any:0.0.0.0:80", "any:[::]:80"], Answer::Held(0));
     check(V6, "[::1]:80", &["any:0.0.0.0:80", "any:[::]:80"], Answer::Held(1));
     check(V6, "[::1]:80", &["any:0.0.0.0:80", "any:*:80"], Answer::Held(1));

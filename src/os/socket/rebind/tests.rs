@@ -1,7 +1,7 @@
 use std::net::{TcpListener, TcpStream};
 
-use super::super::bind_all;
 use super::super::tests::{asked, options, tcp, unix};
+use super::super::{Families, bind_all};
 use super::*;
 use crate::config::Kind;
 
@@ -52,8 +52,7 @@ fn what_is_beside_a_port_stays_with_it_and_then_in_its_place() {
     if !held[0].takes_ipv4() {
         return;
     }
-    let beside = held[0].beside(true).unwrap();
-    held[0].set_ipv4_beside(true);
+    let beside = held[0].beside(Families::V4).unwrap();
     assert_eq!(beside.address, format!("0.0.0.0:{}", held[0].port.unwrap()));
     assert!(beside.is_steered() && !held[0].takes_ipv4());
     let both = [held[0].clone(), beside.clone()];
@@ -64,7 +63,7 @@ fn what_is_beside_a_port_stays_with_it_and_then_in_its_place() {
     assert!(rebound.len() == 1 && is_same(&rebound[0], &beside));
     // What is asked for by its whole address has it.
     let whole = bind_all(&[tcp("[::]:0")], &Inherited::default(), Handover::Steered).unwrap();
-    assert!(whole[0].beside(true).is_err());
+    assert!(whole[0].beside(Families::V4).is_err());
 }
 
 #[test]
