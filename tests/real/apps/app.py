@@ -4,6 +4,7 @@ import socket
 import sys
 
 PORT = @PORT@
+HOST = os.environ.get("AT", "127.0.0.1") or None
 
 
 def app(environ, start_response):
@@ -36,7 +37,7 @@ def main(kind):
 
         site = web.Application()
         site.router.add_get("/", hello)
-        web.run_app(site, **({"sock": listener()} if fd else {"host": "127.0.0.1", "port": PORT}))
+        web.run_app(site, **({"sock": listener()} if fd else {"host": HOST, "port": PORT}))
     elif kind == "tornado":
         import asyncio
         import tornado.httpserver
@@ -53,7 +54,7 @@ def main(kind):
                 own.setblocking(False)
                 server.add_sockets([own])
             else:
-                server.listen(PORT, "127.0.0.1")
+                server.listen(PORT, HOST)
             await asyncio.Event().wait()
 
         asyncio.run(run())
@@ -138,7 +139,7 @@ def main(kind):
         from django.conf import settings
         settings.configure(DEBUG=True, ROOT_URLCONF=(), SECRET_KEY="x", ALLOWED_HOSTS=["*"])
         from django.core.management import execute_from_command_line
-        execute_from_command_line(["x", "runserver", *(["--noreload"] if kind == "django" else []), f"127.0.0.1:{PORT}"])
+        execute_from_command_line(["x", "runserver", *(["--noreload"] if kind == "django" else []), f"{HOST}:{PORT}" if HOST else str(PORT)])
 
 
 if __name__ == "__main__":

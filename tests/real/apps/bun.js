@@ -1,1 +1,1 @@
-Bun.serve({ port: @PORT@, hostname: "127.0.0.1", fetch: () => new Response("hello\n") });
+Bun.serve({ port: @PORT@, hostname: process.env.AT === undefined ? "127.0.0.1" : undefined, fetch: () => new Response("hello\n") });

@@ -28,7 +28,11 @@ func main() {
 	if os.Getenv("PASSED") != "" {
 		l, err = net.FileListener(os.NewFile(3, "web"))
 	} else {
-		l, err = net.Listen("tcp", "127.0.0.1:@PORT@")
+		at, isSet := os.LookupEnv("AT")
+		if !isSet {
+			at = "127.0.0.1"
+		}
+		l, err = net.Listen("tcp", at+":@PORT@")
 	}
 	if err != nil {
 		panic(err)

@@ -1,5 +1,6 @@
-// One answer by each framework: node server.js KIND; FD is the number of a socket to listen on, where it is set.
-const where = process.env.FD ? { fd: Number(process.env.FD) } : { port: @PORT@, host: '127.0.0.1' };
+// One answer by each framework: node server.js KIND; FD is the number of a socket to listen on, where it is set, and AT the
+// address (empty: the framework's default).
+const where = process.env.FD ? { fd: Number(process.env.FD) } : { port: @PORT@, host: process.env.AT === undefined ? '127.0.0.1' : process.env.AT || undefined };
 const hello = (request, response) => response.end('hello\n');
 const kind = process.env.KIND || process.argv[2];
 if (kind === 'http') require('http').createServer(hello).listen(where);
