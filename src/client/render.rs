@@ -30,6 +30,16 @@ fn head(status: &Status, now: Timestamp) -> String {
     if let Some(generation) = status.generation {
         let _ = write!(text, ", generation {generation}");
     }
+    let is_candidate =
+        |one: &&GenerationStatus| one.role == Role::Candidate && status.state == State::Swapping;
+    for one in status.generations.iter().filter(is_candidate) {
+        let share = match one.traffic {
+            Some(100) => " has all new connections".to_owned(),
+            Some(share) => format!(" has {share}% of new connections"),
+            None => String::new(),
+        };
+        let _ = write!(text, " is current, candidate {}{share}", one.generation);
+    }
     match status.restarts {
         0 => {}
         1 => text.push_str(", restarted once"),
@@ -73,8 +83,12 @@ fn last_swap(swap: &LastSwap) -> String {
         Outcome::Swapped => "swapped",
         Outcome::TakenOverUnseen => "taken over unseen",
         Outcome::RolledBack => "rolled back",
+        Outcome::Refused => "refused",
     };
-    let mut text = format!("last swap: {from} -> {}, {outcome}", swap.to);
+    let mut text = match swap.to {
+        Some(to) => format!("last swap: {from} -> {to}, {outcome}"),
+        None => format!("last swap: of {from}, {outcome}"),
+    };
     let millis = |ms| rounded(Span::from_millis(ms));
     let facts = [
         swap.ready_ms.map(|ms| format!("ready in {}", millis(ms))),
@@ -176,6 +190,7 @@ mod tests {
             connections: None,
             rss_kb: Some(49_357),
             status: status.map(str::to_owned),
+            traffic: Some(if generation == 2 { 0 } else { 100 }),
         };
         let web = SocketStatus {
             name: "web".to_owned(),
@@ -188,7 +203,7 @@ mod tests {
         };
         let swap = LastSwap {
             from: Some(1),
-            to: 2,
+            to: Some(2),
             outcome: Outcome::Swapped,
             reason: None,
             ready_ms: Some(120),
@@ -218,7 +233,7 @@ mod tests {
     fn a_status_reads_at_a_glance() {
         let now = "2026-01-02T03:05:00Z".parse().unwrap();
         let expected = "\
-node (pid 42): swapping, generation 2, restarted 2 times
+node (pid 42): swapping, generation 2 is current, candidate 3 has all new connections, restarted 2 times
 next in 5.5s: generation 3 must be ready
 
 GENERATION  PID   ROLE       AGE  READY    CONNECTIONS  RSS      STATUS

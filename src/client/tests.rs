@@ -79,6 +79,7 @@ fn status(state: State, ready_ms: Option<u64>) -> Status {
         connections: None,
         rss_kb: None,
         status: Some("\u{9b}1m".to_owned()),
+        traffic: None,
     };
     Status {
         name: "web".to_owned(),
@@ -113,7 +114,7 @@ fn json_is_the_object_alone() {
     let home = Home::new();
     let swap = LastSwap {
         from: Some(1),
-        to: 2,
+        to: Some(2),
         outcome: Outcome::RolledBack,
         reason: Some("it died".to_owned()),
         ready_ms: None,

@@ -215,6 +215,7 @@ impl Step<'_> {
         }
         if let Some(swap) = &mut self.service.last_swap
             && swap.from == Some(id.0)
+            && swap.outcome.is_taken()
         {
             (swap.cut, swap.closed_idle) = (Some(cut.into()), Some(idle.into()));
         }

@@ -3,7 +3,7 @@
 use super::command::failure_signal;
 use super::exit::{AfterExit, describe};
 use super::note::{Note, SwapNote};
-use super::report::{Outcome, Reply};
+use super::report::Reply;
 use super::restart::{self, Failure, RunResult};
 use super::service::{Ending, Generation, Phase, Step, Then};
 use super::{Action, End, Exit, GenerationId, Scope, Time, limits};
@@ -447,7 +447,7 @@ impl Step<'_> {
         self.tell(Note::Gone { generation: generation.id, after, cut: generation.cut });
         if let Some(swap) = &mut self.service.last_swap
             && swap.from == Some(generation.id.0)
-            && swap.outcome != Outcome::RolledBack
+            && swap.outcome.is_taken()
         {
             let replaced = generation.replaced.unwrap_or(ending.since);
             swap.drain_ms = Some(self.now.since(replaced).as_millis());

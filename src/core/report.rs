@@ -98,6 +98,8 @@ pub struct GenerationStatus {
     pub rss_kb: Option<u64>,
     /// The last STATUS= it sent.
     pub status: Option<String>,
+    /// How many of a hundred new connections it gets; null where sockets are shared, so that nobody decides it.
+    pub traffic: Option<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,7 +118,8 @@ pub struct SocketStatus {
 pub struct LastSwap {
     /// Null when nothing ran before.
     pub from: Option<u64>,
-    pub to: u64,
+    /// Null when none was started.
+    pub to: Option<u64>,
     pub outcome: Outcome,
     /// A sentence; null when all went well.
     pub reason: Option<String>,
@@ -131,11 +134,9 @@ impl LastSwap {
     pub fn begun(reason: &str) -> Value {
         let (outcome, reason) = (Outcome::Swapped, Some(reason.to_owned()));
         let (ready_ms, drain_ms, cut, closed_idle) = (None, None, None, None);
-        let swap = Self { from: None, to: 0, outcome, reason, ready_ms, drain_ms, cut, closed_idle };
+        let swap = Self { from: None, to: None, outcome, reason, ready_ms, drain_ms, cut, closed_idle };
         let mut object = serde_json::to_value(swap).expect("plain data with text keys is always JSON");
-        for unknown in ["to", "outcome"] {
-            object[unknown] = Value::Null;
-        }
+        object["outcome"] = Value::Null;
         object
     }
 }
@@ -147,6 +148,18 @@ pub enum Outcome {
     /// The new one lives and has the traffic, but no generation was ever seen to serve.
     TakenOverUnseen,
     RolledBack,
+    /// It was not even begun: the files cannot be taken as they are.
+    Refused,
+}
+
+impl Outcome {
+    /// Whether the old generation was replaced.
+    pub const fn is_taken(self) -> bool {
+        match self {
+            Self::Swapped | Self::TakenOverUnseen => true,
+            Self::RolledBack | Self::Refused => false,
+        }
+    }
 }
 
 /// The next thing that happens by itself.

@@ -62,6 +62,17 @@ impl Service {
         }
     }
 
+    /// How many of a hundred new connections it gets. None: the sockets are shared.
+    pub(super) fn traffic(&self, generation: &Generation) -> Option<u8> {
+        let share = self.steering.canary.map_or(0, |(_, percent)| percent);
+        let is_canary = self.steering.canary.is_some_and(|(slot, _)| slot == generation.slot);
+        self.steers().then_some(match generation.lives() {
+            true if is_canary => share,
+            true if self.steering.slot == generation.slot => 100 - share,
+            true | false => 0,
+        })
+    }
+
     /// Nobody accepts there any more, or nobody has yet: what arrives (a handshake begun before a switch; a server
     /// that shut the other slots down) has to be taken elsewhere.
     fn is_abandoned(&self, slot: SlotId) -> bool {

@@ -26,6 +26,7 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
                 connections: None,
                 rss_kb: None,
                 status: generation.status.clone(),
+                traffic: service.traffic(generation),
             })
             .collect(),
         sockets: Vec::new(),

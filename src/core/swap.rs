@@ -183,7 +183,7 @@ impl Step<'_> {
         }
         let attempt = self.service.attempt.take();
         let told = attempt.map(|attempt| {
-            let swap = self.record(&attempt, new, outcome, reason);
+            let swap = self.record(&attempt, Some(new), outcome, reason);
             (attempt.clients, swap)
         });
         self.begin_drain(old, told);
@@ -208,7 +208,7 @@ impl Step<'_> {
         let note = SwapNote::RolledBack { from: old, to: new, reason: reason.clone() };
         let text = note.to_string();
         self.tell(note.into());
-        self.fail_attempt_saying(reason, &text);
+        self.fail_attempt_saying(Outcome::RolledBack, reason, &text);
         self.discard();
         self.stop_by_policy(new, limits::FAILED_CANDIDATE);
         if let Some(generation) = self.service.get_mut(old)
@@ -231,31 +231,26 @@ impl Step<'_> {
     pub(super) fn refuse_swap(&mut self, why: String) {
         let text = SwapNote::Refused { why: why.clone() }.to_string();
         self.tell(SwapNote::Refused { why: why.clone() }.into());
-        self.fail_attempt_saying(why, &text);
+        self.fail_attempt_saying(Outcome::Refused, why, &text);
     }
 
     pub(super) fn succeed_attempt(&mut self) {
         let Some(attempt) = self.service.attempt.take() else { return };
         let Some(to) = attempt.generation else { return };
         let (outcome, reason) = if attempt.is_swap { self.judge(to) } else { (Outcome::Swapped, None) };
-        let swap = self.record(&attempt, to, outcome, reason);
+        let swap = self.record(&attempt, Some(to), outcome, reason);
         let reply = if attempt.is_swap { taken_over(&swap) } else { started(to.0) };
         self.answer(attempt.clients, &swap, &reply);
     }
 
     pub(super) fn fail_attempt(&mut self, reason: String) {
         let text = format!("failed: {reason}");
-        self.fail_attempt_saying(reason, &text);
+        self.fail_attempt_saying(Outcome::RolledBack, reason, &text);
     }
 
-    fn fail_attempt_saying(&mut self, reason: String, text: &str) {
+    fn fail_attempt_saying(&mut self, outcome: Outcome, reason: String, text: &str) {
         let Some(attempt) = self.service.attempt.take() else { return };
-        let to = attempt.generation.unwrap_or_else(|| {
-            // It was to have that number, and no other gets it.
-            self.service.last_id += 1;
-            GenerationId(self.service.last_id)
-        });
-        let swap = self.record(&attempt, to, Outcome::RolledBack, Some(reason));
+        let swap = self.record(&attempt, attempt.generation, outcome, Some(reason));
         self.answer(attempt.clients, &swap, &Reply::failed(text));
     }
 
@@ -269,15 +264,15 @@ impl Step<'_> {
     fn record(
         &mut self,
         attempt: &Attempt,
-        to: GenerationId,
+        to: Option<GenerationId>,
         outcome: Outcome,
         reason: Option<String>,
     ) -> LastSwap {
         let ready = |new: &Generation| Some(new.ready?.since(new.ordered).as_millis());
-        let ready_ms = self.service.get(to).filter(|_| outcome != Outcome::RolledBack).and_then(ready);
+        let ready_ms = to.filter(|_| outcome.is_taken()).and_then(|to| ready(self.service.get(to)?));
         let swap = LastSwap {
             from: attempt.from.map(|id| id.0),
-            to: to.0,
+            to: to.map(|id| id.0),
             outcome,
             reason,
             ready_ms,
@@ -337,10 +332,11 @@ impl Step<'_> {
 
 /// What a swap is answered with that was not rolled back.
 pub(super) fn taken_over(swap: &LastSwap) -> Reply {
+    let to = swap.to.unwrap_or_default();
     match (&swap.reason, swap.from) {
         (Some(reason), _) => Reply::failed(SwapNote::Unseen { reason: reason.clone() }.to_string()),
-        (None, Some(from)) => Reply::done(format!("swapped: generation {} took over from {from}", swap.to)),
-        (None, None) => started(swap.to),
+        (None, Some(from)) => Reply::done(format!("swapped: generation {to} took over from {from}")),
+        (None, None) => started(to),
     }
 }
 

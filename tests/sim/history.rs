@@ -131,7 +131,7 @@ fn swaps_when_asked(world: &mut World) {
     let swap = world.reply(client).and_then(|reply| reply.swap.clone()).expect("a swap is answered");
     assert_eq!(swap.outcome, Outcome::Swapped, "a good server is swapped in");
     assert_eq!(swap.from, before.generation);
-    assert_eq!(world.status().generation, Some(swap.to));
+    assert_eq!(world.status().generation, swap.to);
     world.begin_handshake();
     world.connect();
     world.run_for(span);

@@ -133,7 +133,7 @@ fn requests_during_a_swap_are_one_more_swap_that_begins_after_them() {
         world.signal(Signal::HUP);
     }
     world.run_for(60 * SECOND);
-    let to = |client| world.reply(client).and_then(|reply| reply.swap.as_ref()).map(|swap| swap.to);
+    let to = |client| world.reply(client).and_then(|reply| reply.swap.as_ref()).and_then(|swap| swap.to);
     assert_eq!(to(first), Some(2));
     assert_eq!(later.map(to), [Some(3); 2]);
     assert_serves(&world, 3);

@@ -146,7 +146,7 @@ fn action_text(action: &Action) -> String {
 fn reply_text(reply: &Reply) -> String {
     let mut text = format!("exit {} {:?}", reply.exit, reply.text);
     if let Some(swap) = &reply.swap {
-        let _ = write!(text, " {:?}->{} {:?}", swap.from, swap.to, swap.outcome);
+        let _ = write!(text, " {:?}->{:?} {:?}", swap.from, swap.to, swap.outcome);
     }
     text
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::super::load::{Failure, Load, Samples};
 use super::super::support::{Daemon, Launch, Place, proc_status, wait_for};
@@ -144,4 +145,28 @@ fn a_release_that_dies_after_the_bake_is_restarted_and_no_one_is_refused() {
         counts.refused == 0 && counts.other == 0 && counts.late == 0 && counts.failed() <= 20,
         "{counts}"
     );
+}
+
+#[test]
+fn status_says_who_has_the_traffic_while_a_swap_is_under_way() {
+    for (options, share, text) in [
+        ("--bake 1h", 100.into(), "generation 1 is current, candidate 2 has all new connections"),
+        ("--canary 10:1h", 10.into(), "generation 1 is current, candidate 2 has 10% of new connections"),
+        ("--bake 1h --handover shared", Value::Null, "generation 1 is current, candidate 2\n"),
+    ] {
+        let place = Place::new();
+        let mut daemon = Launch::ready(&place, options).start();
+        daemon.wait_generation(1);
+        daemon.verb("swap --no-wait").expect(0);
+        daemon.wait_until("the candidate has its share", |status| {
+            let new = &status["generations"][1];
+            status["generation"] == 1 && !new["ready_ms"].is_null() && new["traffic"] == share
+        });
+        let said = daemon.verb("status").expect(0).stdout;
+        assert!(said.contains(text), "{options}: {said}");
+        daemon.verb("abort").expect(0);
+        let status = daemon.wait_generation(1);
+        let whole = if share.is_null() { Value::Null } else { 100.into() };
+        assert_eq!(status["generations"][0]["traffic"], whole, "{options}: {status}");
+    }
 }

@@ -128,13 +128,15 @@ impl Check {
         }
         match swap.outcome {
             Outcome::Swapped => {
-                let has_said = self.seen[&GenerationId(swap.to)].ready_said;
-                assert!(has_said || self.waiting.is_known, "generation {} has taken over unseen", swap.to);
+                let to = swap.to.expect("a swap has a generation");
+                let has_said = self.seen[&GenerationId(to)].ready_said;
+                assert!(has_said || self.waiting.is_known, "generation {to} has taken over unseen");
             }
             Outcome::TakenOverUnseen => {
-                assert!(!self.waiting.is_known, "generation {} or one before it was seen", swap.to);
+                assert!(!self.waiting.is_known, "generation {:?} or one before it was seen", swap.to);
             }
             Outcome::RolledBack => {}
+            Outcome::Refused => assert_eq!(swap.to, None, "a refused swap has a generation"),
         }
     }
 
