@@ -67,12 +67,23 @@ pub enum Outcome {
 struct Read<'a> {
     unit: &'a Unit,
     assignments: Vec<Assignment>,
+    /// The lines that begin its sections.
+    headers: Vec<(String, String)>,
 }
 
 impl Read<'_> {
     /// `web.service`
     fn name(&self) -> &str {
         self.unit.name.full()
+    }
+
+    /// The line that a reader has to look at where this section has no such key: the last one that empties it, else the
+    /// one that begins the section.
+    fn place_without(&self, section: &str, key: &str) -> &str {
+        let emptied =
+            self.assignments.iter().rfind(|line| line.section == section && line.key.starts_with(key));
+        let begins = || self.headers.iter().find(|(name, _)| name == section).map(|(_, place)| place);
+        emptied.map(|line| &line.place).or_else(begins).map_or_else(|| self.name(), String::as_str)
     }
 
     fn is_socket(&self) -> bool {
@@ -110,11 +121,13 @@ pub fn load(units: &[Unit], flags: &[Setting], host: &dyn Fn(char) -> Option<Str
     }
     let service = read.iter().find(|unit| !unit.is_socket());
     loader.draft.config.name = service.map(|service| service.unit.name.stem().to_owned());
+    let no_command =
+        service.map_or("command line", |service| service.place_without("Service", "ExecStart")).to_owned();
     let service = service.map_or("command line", Read::name).to_owned();
     let Loader { mut draft, mut warnings, lines, error, .. } = loader;
     let finished = match error {
         Some(error) => Err(error),
-        None => finish::finish(&mut draft, &service, host, &mut warnings),
+        None => finish::finish(&mut draft, (&service, &no_command), host, &mut warnings),
     };
     let (config, stop_first) = match finished {
         Ok(stop_first) => (Ok(draft.config), stop_first),
@@ -132,11 +145,12 @@ impl Loader<'_> {
         let mut all = Vec::new();
         for unit in units {
             self.warnings.extend(unit.skipped.iter().cloned());
-            let mut read = Read { unit, assignments: Vec::new() };
+            let mut read = Read { unit, assignments: Vec::new(), headers: Vec::new() };
             for source in &unit.sources {
                 match parse(source) {
                     Ok(parsed) => {
                         read.assignments.extend(parsed.assignments);
+                        read.headers.extend(parsed.headers);
                         self.warnings.extend(parsed.warnings);
                     }
                     Err(error) => self.fail(error),
@@ -170,7 +184,7 @@ impl Loader<'_> {
         if config.listeners.is_empty() {
             let problem =
                 Problem::new("it has no Listen line", "write ListenStream=8080 into its [Socket] section");
-            self.error.get_or_insert_with(|| problem.at(read.name()));
+            self.error.get_or_insert_with(|| problem.at(read.place_without("Socket", "Listen")));
         }
         for listener in &mut config.listeners {
             listener.options = config.socket.clone();

@@ -47,6 +47,8 @@ pub struct Assignment {
 pub struct Parsed {
     /// In order; a section that is repeated goes on.
     pub assignments: Vec<Assignment>,
+    /// The lines that begin a section, with its name.
+    pub headers: Vec<(String, String)>,
     pub warnings: Vec<Warning>,
 }
 
@@ -129,7 +131,9 @@ impl Parser {
             return Ok(());
         }
         if text.starts_with('[') {
-            self.section = Some(header(text).map_err(|problem| problem.at(place))?);
+            let section = header(text).map_err(|problem| problem.at(place.as_str()))?;
+            self.parsed.headers.push((section.clone(), place));
+            self.section = Some(section);
             return Ok(());
         }
         let Some(section) = &self.section else {

@@ -24,14 +24,14 @@ const LATE: [&str; 8] = [
     "StandardError",
 ];
 
-/// Closes the configuration; returns the place of the line that makes stop-first the default.
+/// Closes the configuration; `no_command` is the place for its problem that nothing is to be started. Returns the place of the line that makes stop-first the default.
 pub(super) fn finish(
     draft: &mut Draft,
-    service: &str,
+    (service, no_command): (&str, &str),
     host: Host<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Result<Option<String>, Error> {
-    check_commands(draft, service)?;
+    check_commands(draft, service, no_command)?;
     close_delay(draft, warnings);
     directories(draft, host);
     readiness(draft);
@@ -55,12 +55,12 @@ pub(super) fn finish(
 }
 
 /// The load errors of systemd's service_verify().
-fn check_commands(draft: &Draft, service: &str) -> Result<(), Error> {
+fn check_commands(draft: &Draft, service: &str, no_command: &str) -> Result<(), Error> {
     let commands = &draft.config.launch.commands.start;
     let policy = &draft.config.policy;
     let Some(first) = commands.first() else {
         let problem = Problem::new("it has no ExecStart= line", "write one into its [Service] section");
-        return Err(problem.at(service));
+        return Err(problem.at(no_command));
     };
     if policy.service_type != Type::Oneshot {
         if let Some(second) = commands.get(1) {

@@ -66,7 +66,8 @@ pub fn companions(units: &[Unit], host: &dyn Fn(char) -> Option<String>) -> Vec<
     let has_service = units.iter().any(|unit| unit.name.suffix() == "service");
     for unit in units {
         let assignments = unit.sources.iter().filter_map(|source| parse(source).ok());
-        let read = Read { unit, assignments: assignments.flat_map(|parsed| parsed.assignments).collect() };
+        let assignments = assignments.flat_map(|parsed| parsed.assignments).collect();
+        let read = Read { unit, assignments, headers: Vec::new() };
         let wanted: Vec<String> = if !read.is_socket() {
             sockets(&read, host)
         } else if has_service {

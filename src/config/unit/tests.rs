@@ -133,7 +133,8 @@ fn commands_of_sockets_are_not_those_of_the_service() {
 #[test]
 fn what_systemd_refuses_is_refused() {
     let table = [
-        ("", "web.service: it has no ExecStart="),
+        ("", "web.service:1: it has no ExecStart="),
+        ("User=a\nExecStart=/a\nExecStart=\nGroup=b", "web.service:4: it has no ExecStart="),
         ("ExecStart=/a\nExecStart=/b", "web.service:3: a second ExecStart="),
         ("Type=oneshot\nExecStart=/a\nRestart=always", "web.service:4: a service of Type=oneshot"),
         ("Type=oneshot\nExecStart=/a\nRestart=on-success", "web.service:4: "),
@@ -153,11 +154,11 @@ fn what_systemd_refuses_is_refused() {
         assert!(message.starts_with(start), "{lines}: {message}");
     }
     let table = [
-        ("", "web.socket: it has no Listen line"),
+        ("", "web.socket:1: it has no Listen line"),
         ("ListenStream=1\nAccept=yes", "web.socket:3: this version does not accept"),
         ("ListenStream=1\nListenStream=foo:80", "web.socket:3: "),
         ("ListenStream=1\nListenFIFO=/run/fifo", "web.socket:3: this socket would not be held"),
-        ("ListenStream=1\nListenStream=", "web.socket: it has no Listen line"),
+        ("ListenStream=1\nListenStream=", "web.socket:3: it has no Listen line"),
         ("ListenStream=1\nService=other.service", "web.socket:3: the socket is for other.service"),
         ("ListenStream=1\nSymlinks=/run/x", "web.socket:2: Symlinks="),
         ("ListenStream=1\nListenStream=1", "web.socket:3: this address is held already"),
