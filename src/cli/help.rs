@@ -19,8 +19,8 @@ const fn other(group: Option<Group>, flag: &'static str, value: &'static str, do
     Other { group, flag, value, doc, rare: false }
 }
 
-const fn rare(flag: &'static str, value: &'static str, doc: &'static str) -> Other {
-    Other { group: Some(Group::Sockets), flag, value, doc, rare: true }
+const fn rare(group: Option<Group>, flag: &'static str, value: &'static str, doc: &'static str) -> Other {
+    Other { group, flag, value, doc, rare: true }
 }
 
 const OTHERS: [Other; 14] = [
@@ -30,10 +30,16 @@ const OTHERS: [Other; 14] = [
         "[KIND:]ADDRESS[=NAME]",
         "hold this socket: the first is fd 3, the next fd 4, ...",
     ),
-    rare("-d, --datagram", "", "a --listen without KIND is udp or unixgram"),
-    rare("    --seqpacket", "", "a --listen without KIND is seqpacket"),
-    rare("    --fdname", "A[:B...]", "the names of the sockets, one for all or one for each"),
+    rare(Some(Group::Sockets), "-d, --datagram", "", "a --listen without KIND is udp or unixgram"),
+    rare(Some(Group::Sockets), "    --seqpacket", "", "a --listen without KIND is seqpacket"),
     rare(
+        Some(Group::Sockets),
+        "    --fdname",
+        "A[:B...]",
+        "the names of the sockets, one for all or one for each",
+    ),
+    rare(
+        Some(Group::Sockets),
         "    --now",
         "",
         "nothing, the server is started at once anyway; for systemd-socket-activate's sake",
@@ -48,7 +54,7 @@ const OTHERS: [Other; 14] = [
     ),
     other(None, "-q", "", "say less"),
     other(None, "-v", "", "say more; twice: still more"),
-    other(None, "    --color", "WHEN", "auto, always or never [default: auto]"),
+    rare(None, "    --color", "WHEN", "auto, always or never [default: auto]"),
     other(None, "    --strict", "", "a directive without effect is an error"),
     other(None, "-h, --help", "", "this help; the long form has everything"),
     other(None, "-V, --version", "", "print the version"),
@@ -70,8 +76,7 @@ Holds a server's sockets, runs it on them, restarts it, and swaps in a new versi
 Usage: supervise [OPTIONS] -- COMMAND [ARG]...
        supervise run [OPTIONS] UNIT...
        supervise check [OPTIONS] [--json] (UNIT... | -- COMMAND...)
-       supervise swap | abort | restart | pause | resume | stop | kill SIG | status [NAME]
-       supervise list | exec -- COMMAND [ARG]...
+       supervise VERB [NAME]
 ";
 
 const ADDRESSES: &str = "
@@ -136,9 +141,22 @@ pub(super) fn value_of(flag: &str) -> &'static str {
     directive.map(|row| row.value).or_else(|| other().map(|other| other.value)).unwrap_or("VALUE")
 }
 
+/// The verbs of `-h`, in a few words each.
+const BRIEF: &str = "\
+Verbs:
+  swap     start a new server, then stop the old one     status    what runs, and what happens next
+  abort    take back the swap under way                  list      every instance of this user
+  restart  stop the server, then start it                stop      end the server and the supervisor
+  reload   have it load its configuration anew           kill SIG  send a signal to the server
+  pause    stop it, connections wait; resume starts it   exec      -- COMMAND: become it, below a wrapper
+";
+
+/// Rows of the table that `-h` leaves out, beside lists of exit statuses.
+const RARE: [&str; 4] = ["RestartSteps", "StartLimitIntervalSec", "StartLimitAction", "UMask"];
+
 /// One screen: the flags in groups, a line each.
 pub(super) fn short() -> String {
-    let mut out = USAGE.to_owned();
+    let mut out = format!("{USAGE}{BRIEF}");
     for (group, title) in
         GROUPS.map(|(group, title)| (Some(group), title)).into_iter().chain([(None, "Others")])
     {
@@ -146,7 +164,8 @@ pub(super) fn short() -> String {
         for other in OTHERS.iter().filter(|other| other.group == group && !other.rare) {
             line(&mut lines, &format!("{} {}", other.flag, other.value), other.doc);
         }
-        let is_short = |row: &&Directive| row.flag.is_some() && !row.key.ends_with("ExitStatus");
+        let is_rare = |row: &Directive| row.key.ends_with("ExitStatus") || RARE.contains(&row.key);
+        let is_short = |row: &&Directive| row.flag.is_some() && !is_rare(row);
         for row in DIRECTIVES.iter().filter(is_short).filter(|row| Some(row.group) == group) {
             let doc = row.doc.split("; ").next().unwrap_or_default();
             line(&mut lines, &label(row), &format!("{doc}{}", default(row)));

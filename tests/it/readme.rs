@@ -100,6 +100,26 @@ fn the_readme_begins_with_the_command_of_the_first_example() {
     assert!(first == Some(0) && second.is_some(), "{commands:?}");
 }
 
+/// What else it tells to do with cargo, in code or in a sentence, is done by every run of the tests.
+#[test]
+fn the_commands_for_cargo_are_run_by_ci() {
+    let ci = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/run")).expect(".ci/run");
+    let is_run = |command: &&str| {
+        let rest = |line: &str| {
+            line.strip_prefix(*command).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        ci.lines().any(rest)
+    };
+    let text = readme();
+    let in_code = text.lines().map(str::trim);
+    let commands =
+        text.split('`').chain(in_code).filter(|span| span.starts_with("cargo ") && !span.contains('\n'));
+    // Those of the examples have tests of their own.
+    let commands: Vec<&str> = commands.filter(|command| !command.starts_with("cargo run")).collect();
+    assert!(commands.contains(&"cargo install --locked --path .") && commands.contains(&"cargo static"));
+    assert!(commands.iter().all(is_run), "{commands:?}");
+}
+
 #[test]
 fn files_that_the_readme_names_exist() {
     let text = readme();
