@@ -32,8 +32,9 @@
 //!   environment.rs      -E, Environment=, environment files
 //!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
 //!   instance.rs         name, control socket, colour: what is asked of supervise itself
-//!   known.rs            how well-known servers take a socket: the fix for a command; known/servers.rs: what keeps
-//!                       them in the foreground, and of which of them two cannot run; known/whole.rs: our whole line
+//!   known.rs            how well-known servers take a socket: the fix for a command; in config/known/: programs.rs
+//!                       (the table), servers.rs (what keeps them in the foreground, and of which of them two cannot
+//!                       run), whole.rs (our whole line)
 //!   number.rs           integers, sizes, limits, booleans
 //!   placeholder.rs      {fd:NAME}, {port:NAME}, {addr:NAME}
 //!   specifier.rs        names of units, %n and the like

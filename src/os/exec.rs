@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, parent_id};
+use std::path::PathBuf;
 use std::process::{self, Command};
 
 use super::{fetch, spawn, sys};
@@ -48,6 +49,20 @@ pub fn exec(words: &[OsString]) -> (u8, String) {
     let errno = command.exec().raw_os_error().unwrap_or(libc::EINVAL);
     (if errno == libc::ENOENT { 127 } else { 126 }, spawn::not_executed(words, errno))
 }
+
+/// How a shell finds this very program: by its name where that is in PATH, else by its path.
+pub(super) fn how_a_shell_finds_us() -> String {
+    let found = |directory: PathBuf| fs::canonicalize(directory.join(NAME)).ok();
+    let path = env::var_os("PATH").unwrap_or_default();
+    let first = env::split_paths(&path).find_map(found);
+    match env::current_exe() {
+        // Another program has that name, too: daemontools' supervise.
+        Ok(ours) if first.as_ref() != Some(&ours) && ours.is_file() => ours.to_string_lossy().into_owned(),
+        Ok(_) | Err(_) => NAME.to_owned(),
+    }
+}
+
+const NAME: &str = "supervise";
 
 /// Cannot be done (CLI.md, Exit status).
 const CANNOT: u8 = 125;

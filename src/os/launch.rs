@@ -29,8 +29,8 @@ use super::users::Identity;
 use crate::config::dialect::{self, Dialect, Passed};
 use crate::config::placeholder::{self, Held};
 use crate::config::{
-    self, CommandList, DirectoryPath, Exec, NotifyAccess, Preserve, Privileges, Problem, Span, command_line,
-    printable,
+    self, CommandList, DirectoryPath, Exec, Input, NotifyAccess, Preserve, Privileges, Problem, Span,
+    command_line, printable,
 };
 use crate::core::{Command, Exit, GenerationId, Outcome, SlotId, Stage, StartFailure};
 
@@ -167,6 +167,15 @@ impl Launcher {
     pub fn words(&self) -> Vec<String> {
         let words = self.launch.commands.start.first().map(|exec| &exec.words);
         words.into_iter().flatten().map(|word| word.to_string_lossy().into_owned()).collect()
+    }
+
+    /// What its processes are told of the sockets, for messages: `Protocol=nginx`, and the names and values of variables.
+    pub fn given(&self) -> Vec<String> {
+        let dialects = self.launch.dialects.iter().map(|dialect| format!("Protocol={}", dialect.as_str()));
+        let variables = self.launch.environment.iter().map(|(name, value)| format!("{name}={value}"));
+        let stdin =
+            matches!(self.launch.stdin, Input::Fd(_) | Input::Socket).then(|| "StandardInput=fd".to_owned());
+        dialects.chain(variables).chain(stdin).collect()
     }
 
     pub fn fd_store_max(&self) -> u32 {

@@ -1,8 +1,13 @@
 use super::*;
 
+const NOTHING: Asked<'static> = Asked { ours: &[], given: &[], supervise: "supervise" };
+
 fn say(command: &str, name: &str, address: &str) -> String {
-    let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
-    remedy(&words, &[Socket { name: name.to_owned(), address: address.to_owned() }], &[])
+    remedy(&split(command), &[Socket { name: name.to_owned(), address: address.to_owned() }], NOTHING)
+}
+
+fn split(command: &str) -> Vec<String> {
+    command.split(' ').map(str::to_owned).collect()
 }
 
 fn web(command: &str) -> String {
@@ -63,10 +68,10 @@ fn servers_with_a_configuration_get_the_line_for_it() {
     for (command, parts) in [
         ("nginx", &["-p Protocol=nginx", "`listen 127.0.0.1:8080;`"][..]),
         ("angie -c x", &["-E 'ANGIE={fd:web};'", "`listen 127.0.0.1:8080;`"]),
-        ("/usr/sbin/php-fpm8.2 -F", &["-p Protocol=fpm", "`listen = 127.0.0.1:8080`", "-F"]),
+        ("/usr/sbin/php-fpm8.2", &["-p Protocol=fpm", "`listen = 127.0.0.1:8080`", "-F"]),
         ("haproxy -f c", &["-E 'FD={fd:web}'", "`bind fd@${FD}`", "-db"]),
         ("caddy run", &["-E 'FD={fd:web}'", "`bind fd/{$FD}`", "2.9", "--intercept-bind"]),
-        ("lighttpd -D", &["systemd-socket-activation = \"enable\"", "127.0.0.1:8080"]),
+        ("lighttpd", &["-D", "systemd-socket-activation = \"enable\"", "127.0.0.1:8080"]),
         ("h2o -c x", &["-p Protocol=server-starter", "127.0.0.1:8080"]),
         ("plackup -s Starlet", &["-p Protocol=server-starter"]),
         ("starman app.psgi", &["-p Protocol=server-starter", "-l 0.0.0.0:8080"]),
@@ -142,12 +147,12 @@ fn what_a_shell_is_given_to_run_is_looked_at() {
         ("cd app && exec node server.js", "node"),
         ("X=1; env PORT=1 python3 -m http.server", "http.server"),
     ] {
-        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[], &[]);
+        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[], NOTHING);
         let binds = said.starts_with(&format!("{program} usually binds its port itself"));
         assert!(binds && said.ends_with(": add --intercept-bind"), "{said}");
     }
     for command in ["uvicorn a:b", "./server", "", "sh -c 'php -S x'", "echo php"] {
-        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[], &[]);
+        let said = remedy(&["sh", "-c", command].map(str::to_owned), &[], NOTHING);
         assert!(said.starts_with("sh starts the server as a child"), "{said}");
     }
 }
@@ -159,7 +164,7 @@ fn the_unknown_is_told_of_all_ways() {
         let ways = ["--intercept-bind", "{fd:web}", "supervise exec --"];
         assert!(ways.iter().all(|way| said.contains(way)), "{command}: {said}");
     }
-    assert!(remedy(&[], &[], &[]).contains("{fd:NAME}"));
+    assert!(remedy(&[], &[], NOTHING).contains("{fd:NAME}"));
 }
 
 #[test]
@@ -167,21 +172,28 @@ fn a_sentence_is_one_line_of_bounded_length() {
     let long = "x\n".repeat(100_000);
     for program in ["uvicorn", "nginx", "node", "npm", "server", &long] {
         let words = vec![program.to_owned(), long.clone()];
-        let said = remedy(&words, &[Socket { name: long.clone(), address: long.clone() }], &[]);
+        let said = remedy(&words, &[Socket { name: long.clone(), address: long.clone() }], NOTHING);
         assert!(said.len() < 1500 && !said.contains('\n'), "{} {said}", said.len());
     }
     let marks = Socket { name: "<address>".to_owned(), address: "<name><".to_owned() };
-    assert!(remedy(&["php-fpm".to_owned()], &[marks], &[]).contains("`listen = <name><`"));
+    assert!(remedy(&["php-fpm".to_owned()], &[marks], NOTHING).contains("`listen = <name><`"));
 }
 
 #[test]
 fn servers_are_told_how_to_stay_in_the_foreground() {
-    let said = |command: &str| foreground(&command.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    let said = |command: &str| foreground(&split(&command.replace('\'', "")));
     for (command, option) in [
         ("nginx -c x", "-g 'daemon off;'"),
         ("/usr/sbin/apache2 -k start", "-D FOREGROUND"),
         ("env A=b /usr/sbin/php-fpm8.2", "-F"),
-        ("nice -n 5 supervise exec -- memcached -d", "no -d"),
+        ("nice -n 5 supervise exec -- memcached -d", "leave -d out"),
+        ("uwsgi --daemonize=/x", "leave --daemonize out"),
+        ("gunicorn a:b", "by default"),
+        ("nginx -g 'daemon off;'", "told to by daemon off;"),
+        ("apache2 -DFOREGROUND", "told to by -DFOREGROUND"),
+        ("nice -n 5 chronyd", "for chronyd: -n"),
+        ("pg_ctlcluster 15 main start", "--foreground"),
+        ("vsftpd x.conf", "after the name"),
         ("postgres -D x", "by default"),
         ("mariadbd", "by default"),
         ("chronyd", "-n"),
@@ -249,7 +261,11 @@ fn the_whole_of_our_command_line_is_said_where_it_is_known() {
     let said = |ours: &str, address: &str| {
         let ours: Vec<String> = ours.split(' ').map(str::to_owned).collect();
         let at = ours.iter().position(|word| word == "--").expect("a command");
-        remedy(&ours[at + 1..], &[Socket { name: "8080".to_owned(), address: address.to_owned() }], &ours)
+        remedy(
+            &ours[at + 1..],
+            &[Socket { name: "8080".to_owned(), address: address.to_owned() }],
+            Asked { ours: &ours, ..NOTHING },
+        )
     };
     for (ours, fixed) in [
         (
@@ -278,11 +294,123 @@ fn the_whole_of_our_command_line_is_said_where_it_is_known() {
     let units = ["supervise", "run", "a.service"].map(str::to_owned);
     let words = ["php", "-S", "x"].map(str::to_owned);
     assert!(
-        remedy(&words, &[Socket { name: "a".to_owned(), address: "b".to_owned() }], &units).ends_with("bind")
+        remedy(
+            &words,
+            &[Socket { name: "a".to_owned(), address: "b".to_owned() }],
+            Asked { ours: &units, ..NOTHING }
+        )
+        .ends_with("bind")
     );
     // What was typed, not what was made of it.
     let ours = ["supervise", "-l", "80=a", "--", "php", "-S", "{addr:a}"].map(str::to_owned);
     let words = ["php", "-S", "[::]:80"].map(str::to_owned);
-    let said = remedy(&words, &[], &ours);
+    let said = remedy(&words, &[], Asked { ours: &ours, ..NOTHING });
     assert!(said.ends_with("supervise -l 80=a --intercept-bind -- php -S {addr:a}"), "{said}");
+}
+
+/// What a hint of each program asks for is given to it, a piece at a time: the hint names that no more.
+#[test]
+fn no_hint_asks_for_what_is_there_already() {
+    let socket = Socket { name: "web".to_owned(), address: "127.0.0.1:8080".to_owned() };
+    let mut asked_for = 0;
+    for (name, fix) in PROGRAMS.iter().flat_map(|(names, fix)| names.iter().map(move |name| (*name, *fix))) {
+        let words = if name == "http.server" { split("python3 -m http.server") } else { split(name) };
+        let sockets = [socket.clone()];
+        let said = |given: &[String], words: &[String]| remedy(words, &sockets, Asked { given, ..NOTHING });
+        let parts = match fix {
+            Say(parts) | Intercept { mind: parts, .. } => parts,
+            Words { told, .. } => {
+                let line = said(&[], &words).split_once("start it as: ").expect(name).1.to_owned();
+                assert!(line.contains(told), "{name}: {line}");
+                let said = said(&[], &split(&line));
+                assert!(said.contains("was told of its socket"), "{name}: {said}");
+                continue;
+            }
+            Own { .. } | Wrapper(_) => continue,
+        };
+        for part in parts {
+            let Part::Unless(ways, text) = part else { continue };
+            let text = fill(text, &socket, name, "supervise");
+            assert!(said(&[], &words).contains(&text), "{name}: {text:?} is not asked for");
+            for way in *ways {
+                asked_for += 1;
+                let value = format!("{way}=x");
+                let own = [words.clone(), vec![(*way).to_owned()]].concat();
+                for said in [said(&[value], &words), said(&[], &own)] {
+                    assert!(!said.contains(&text) && !said.is_empty(), "{name} with {way}: {said}");
+                }
+            }
+        }
+        if let Intercept { with: [option, value], .. } = fix {
+            let ours = split(&format!("supervise -l 80 {option} {value} -- {}", words.join(" ")));
+            let said = remedy(&words, &sockets, Asked { ours: &ours, ..NOTHING });
+            assert_eq!(said.matches(option).count(), 1, "{name}: {said}");
+        }
+    }
+    assert!(asked_for > 10, "{asked_for}");
+    for server in SERVERS {
+        let said = |own: &str| foreground(&split(&format!("{} {own}", server.names[0])));
+        let asks = |said: &str| said.starts_with("for ");
+        match server.foreground {
+            Foreground::With { told, .. } => {
+                assert!(asks(&said("x")), "{server:?}");
+                assert!(!told.iter().any(|told| asks(&said(told))), "{server:?}");
+            }
+            Foreground::Without(options) => {
+                assert!(!asks(&said("x")), "{server:?}");
+                assert!(options.iter().all(|option| said(option).ends_with(&format!("leave {option} out"))));
+            }
+        }
+    }
+}
+
+#[test]
+fn supervise_is_named_as_a_shell_finds_it() {
+    let sockets = [Socket { name: "web".to_owned(), address: "127.0.0.1:8080".to_owned() }];
+    let asked = Asked { supervise: "/opt/x/supervise", ..NOTHING };
+    for (name, fix) in PROGRAMS.iter().flat_map(|(names, fix)| names.iter().map(move |name| (*name, *fix))) {
+        let said = remedy(&split(name), &sockets, asked);
+        assert!(!said.contains("`supervise exec") && !said.contains(": supervise exec"), "{said}");
+        let is_named = said.contains("/opt/x/supervise exec --");
+        assert!(is_named || !matches!(fix, Own { .. } | Wrapper(_)), "{name}: {said}");
+    }
+    assert!(remedy(&split("./server"), &sockets, asked).contains("`/opt/x/supervise exec --`"));
+}
+
+/// Each server as it is typed below each program that only runs others: it is known as if it stood alone.
+#[test]
+fn a_server_is_known_below_what_only_runs_it() {
+    let before = [
+        "supervise exec --",
+        "/opt/supervise exec --",
+        "env A=b C=d",
+        "env -i -u A PORT=80",
+        "npx",
+        "npx -y --package x",
+        "uv run",
+        "uv run --with x -p 3.12",
+        "poetry run",
+        "pipenv run",
+        "bundle exec",
+        "nice -n 5 env A=b supervise exec --",
+    ];
+    for server in
+        ["uvicorn a:b", "nginx -c x", "node a.js", "redis-server", "hypnotoad x", "etcd", "thin start"]
+    {
+        let plain = web(server);
+        let (stays, two) = (foreground(&split(server)), alone(&split(server)));
+        for before in before {
+            let words = format!("{before} {server}");
+            assert_eq!(
+                web(&words).replace(&words, server).replace(&format!("{before} "), ""),
+                plain,
+                "{words}"
+            );
+            assert_eq!(foreground(&split(&words)), stays, "{words}");
+            assert_eq!(alone(&split(&words)), two, "{words}");
+        }
+    }
+    for command in ["cargo run --release -- --port 80", "env A=b cargo run", "nice cargo run -p x"] {
+        assert!(web(command).starts_with("cargo builds it first"), "{command}: {}", web(command));
+    }
 }

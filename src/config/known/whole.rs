@@ -27,6 +27,14 @@ impl<'a> Typed<'a> {
         is_all.then_some(Self { ours, command })
     }
 
+    /// Whether this option of ours was typed.
+    pub(super) fn has(&self, option: &str) -> bool {
+        let is_it = |word: &String| {
+            word.strip_prefix(option).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        };
+        self.ours.iter().any(is_it)
+    }
+
     /// The line with `more` options and with `command` in the place of its own. None: it may hold a secret, or is too long
     /// to be said as a whole.
     pub(super) fn with(&self, more: &[&str], command: &[String]) -> Option<String> {

@@ -10,6 +10,7 @@ use super::Shell;
 use super::traffic::Effort;
 use crate::config::known;
 use crate::core::{Ask, Event, GenerationId, HintAt, Looked, Note, Sight, SlotId};
+use crate::os::exec;
 use crate::os::intercept::Interceptor;
 use crate::os::socket::{HeldSocket, NamedSocket};
 use crate::os::waiters::{self, Inode};
@@ -148,7 +149,9 @@ impl Shell {
         } else {
             let ours: Vec<String> =
                 std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-            known::remedy(&launcher.words(), &meant.iter().map(known).collect::<Vec<_>>(), &ours)
+            let (given, supervise) = (launcher.given(), exec::how_a_shell_finds_us());
+            let asked = known::Asked { ours: &ours, given: &given, supervise: &supervise };
+            known::remedy(&launcher.words(), &meant.iter().map(known).collect::<Vec<_>>(), asked)
         };
         let is_privileged =
             |socket: &&NamedSocket| socket.local_address().is_some_and(|at| at.port() < PRIVILEGED);
