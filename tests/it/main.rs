@@ -11,6 +11,7 @@ mod cli;
 mod conformance;
 mod control;
 mod dialect;
+mod docs;
 mod errors;
 mod findings;
 mod idle;

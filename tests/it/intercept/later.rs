@@ -15,7 +15,7 @@ fn by_file<'a>(place: &'a Place, options: &str, words: &str) -> Launch<'a> {
 }
 
 /// Its first generation binds IPv4 alone, and that is known.
-fn of_ipv4<'a>(place: &'a Place, options: &str) -> (Daemon, u16) {
+fn of_ipv4(place: &Place, options: &str) -> (Daemon, u16) {
     let mut daemon = by_file(place, options, "0.0.0.0:PORT").start();
     daemon.wait_generation(1);
     let port = port(&daemon);

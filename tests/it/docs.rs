@@ -1,0 +1,196 @@
+//! README.md and the documents beside it stay true: their commands parse, their links lead somewhere, and the messages
+//! that they explain are ours.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use socket_supervise::cli::{Parsed, parse};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// README.md and its like, and docs/*.md, by their place in the package.
+fn documents() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for directory in ["", "docs"] {
+        for entry in fs::read_dir(root().join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+                all.push((name, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    all.sort();
+    assert!(all.iter().any(|(name, _)| name == "README.md") && all.len() > 5, "the documents are there");
+    all
+}
+
+/// The text outside fenced blocks, and each block with the word after its fence. A line that ends in `\` goes on.
+fn parts(text: &str) -> (String, Vec<(String, String)>) {
+    let (mut prose, mut blocks) = (String::new(), Vec::new());
+    let mut open: Option<(String, String)> = None;
+    for line in text.lines() {
+        match (line.trim_start().strip_prefix("```"), &mut open) {
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(word), None) => open = Some((word.to_owned(), String::new())),
+            (None, Some((_, block))) => block.push_str(&format!("{line}\n")),
+            (None, None) => prose.push_str(&format!("{line}\n")),
+        }
+    }
+    assert!(open.is_none(), "a block has no end");
+    (prose, blocks.into_iter().map(|(word, block)| (word, block.replace("\\\n", " "))).collect())
+}
+
+fn inline(prose: &str) -> impl Iterator<Item = &str> {
+    prose.split('`').skip(1).step_by(2).filter(|span| !span.contains('\n'))
+}
+
+/// The words of the call of `supervise` in a line of shell, as far as it goes. None: there is none, or a usage.
+fn call(line: &str) -> Option<Vec<OsString>> {
+    let line = line.replace("\\|", "|");
+    let is_usage =
+        |(at, _): (usize, &str)| line[at + 1..].starts_with(|c: char| c.is_uppercase() || c == '-');
+    if line.match_indices('[').any(is_usage) || line.contains(" ... ") || line.ends_with(" ...") {
+        return None;
+    }
+    let is_ours = |word: &&str| *word == "supervise" || word.ends_with("/supervise");
+    let mut words = line.split_whitespace().skip_while(|word| !is_ours(word));
+    words.next()?;
+    let is_end = |word: &str| ["|", "&", ";", "#", ">", "2>"].iter().any(|end| word.starts_with(end));
+    let mut found = vec![OsString::from("supervise")];
+    for word in words {
+        if is_end(word) && !found.iter().any(|earlier| earlier == "--") {
+            break;
+        }
+        found.push(word.trim_end_matches(';').trim_matches(['\'', '"']).into());
+        if word.ends_with(';') {
+            break;
+        }
+    }
+    (found.len() > 1).then_some(found)
+}
+
+/// What a document tells to type, each as a line.
+fn commands(text: &str) -> Vec<String> {
+    let (prose, blocks) = parts(text);
+    let ours = |line: &str| line.replacen("cargo run -- ", "supervise ", 1);
+    let mut lines: Vec<String> =
+        inline(&prose).map(ours).filter(|line| line.starts_with("supervise ")).collect();
+    for (word, block) in blocks {
+        let lines_of_block = block.lines().filter_map(|line| match word.as_str() {
+            // A drawing or a usage.
+            "" => None,
+            "console" => line.strip_prefix("$ ").map(String::from),
+            "dockerfile" => line.split_once('[').map(|(_, list)| list.replace(['"', ',', ']'], " ")),
+            _ => Some(line.to_owned()),
+        });
+        lines.extend(lines_of_block.map(|line| ours(&line)).filter(|line| line.contains("supervise ")));
+    }
+    lines
+}
+
+/// What such a command does is shown elsewhere, that it is spelled right here.
+#[test]
+fn the_commands_of_the_documents_are_spelled_right() {
+    let mut count = 0;
+    for (name, text) in documents() {
+        for line in commands(&text) {
+            let Some(words) = call(&line) else { continue };
+            count += 1;
+            if let Parsed::Exit { status, text, .. } = parse(words) {
+                assert_eq!(status, 0, "{name}: {line}: {text}");
+            }
+        }
+    }
+    assert!(count >= 60, "{count} commands");
+}
+
+#[test]
+fn a_command_that_is_not_spelled_right_is_found() {
+    let text = "`supervise swop`\n\n```sh\nexec /usr/bin/supervise -l 8080 --nme app -- ./run 2>&1\nsupervise swap app  # now\n\
+                ```\n```dockerfile\nCOPY supervise x\nENTRYPOINT [\"supervise\", \"--listn\", \"8080\"]\n```\n";
+    let wrong = |line: &String| {
+        let words = call(line).unwrap_or_else(|| panic!("{line} is a command"));
+        matches!(parse(words), Parsed::Exit { status: 2, .. })
+    };
+    assert_eq!(commands(text).iter().map(wrong).collect::<Vec<_>>(), [true, true, false, true]);
+}
+
+#[test]
+fn files_that_the_documents_name_exist() {
+    let starts = ["src/", "tests/", "examples/", "benches/", "docs/", ".ci/"];
+    let ends = |c: char| !(c.is_alphanumeric() || "/._-".contains(c));
+    for (name, text) in documents() {
+        for path in text.split(ends).filter(|word| starts.iter().any(|start| word.starts_with(start))) {
+            let path = path.trim_end_matches(['.', '/']);
+            assert!(root().join(path).exists(), "{name} names {path}");
+        }
+    }
+}
+
+/// As GitHub makes the anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut count = 0;
+    for (name, text) in documents() {
+        let (prose, _) = parts(&text);
+        for (_, rest) in prose.match_indices("](").map(|(at, found)| prose.split_at(at + found.len())) {
+            let target = rest.split(')').next().unwrap();
+            if target.contains("://") {
+                continue;
+            }
+            count += 1;
+            let (file, wanted) = target.split_once('#').unwrap_or((target, ""));
+            let path: PathBuf = if file.is_empty() {
+                root().join(&name)
+            } else {
+                root().join(&name).parent().unwrap().join(file)
+            };
+            assert!(path.exists(), "{name} links to {target}");
+            if !wanted.is_empty() {
+                let (prose, _) = parts(&fs::read_to_string(&path).unwrap());
+                let headings = prose.lines().filter_map(|line| line.strip_prefix('#'));
+                let anchors: BTreeSet<String> =
+                    headings.map(|line| anchor(line.trim_start_matches('#'))).collect();
+                assert!(anchors.contains(wanted), "{name} links to {target}: {anchors:?}");
+            }
+        }
+    }
+    assert!(count >= 20, "{count} links");
+}
+
+/// All of src as one text: a string that is written over several lines is one.
+fn source() -> String {
+    let (mut all, mut left) = (String::new(), vec![root().join("src")]);
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+    let lines: Vec<&str> = all.lines().map(str::trim_start).collect();
+    lines.join("\n").replace("\\\n", "").replace("\\\"", "\"")
+}
+
+/// The first column of docs/messages.md, piece by piece between what differs.
+#[test]
+fn messages_that_are_explained_are_ours() {
+    let text = fs::read_to_string(root().join("docs/messages.md")).unwrap();
+    let source = source();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let rows: Vec<&str> = rows.collect();
+    assert!(rows.len() >= 60, "{} messages", rows.len());
+    let is_ours = |piece: &str| source.contains(piece);
+    let strange: Vec<&str> = rows.into_iter().filter(|row| !row.split('…').all(is_ours)).collect();
+    assert!(strange.is_empty(), "docs/messages.md has words that src has not: {strange:#?}");
+}
