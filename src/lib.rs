@@ -45,6 +45,7 @@
 //!   mod.rs              Event, Action and the limits: the contract with the shell
 //!   supervisor.rs       routes events; signals, datagrams, time
 //!   service.rs          the state machine: read its essay first
+//!   generation.rs       one generation: how far its start came, whether it lives, and the data of each state
 //!   command.rs          the commands round the main one: ExecStartPre= ... ExecStopPost=
 //!   start.rs            starting, the start limit, starts by connections
 //!   swap.rs             ready, promote, roll back, when a wanted swap begins

@@ -1,9 +1,10 @@
 //! The commands round the main process: ExecCondition=, ExecStartPre=, ExecStartPost=, ExecReload=, ExecStop= and
 //! ExecStopPost=, one at a time, in systemd's order (systemd.service(5), ExecStart= and following).
 
+use super::generation::{Generation, Progress, Running};
 use super::note::{self, Note};
 use super::restart::{Failure, Outcome, RunResult, result};
-use super::service::{Generation, Running, Step};
+use super::service::Step;
 use super::{Action, Command, End, Exit, GenerationId, Scope, Time, limits};
 use crate::config::{CommandList, FailureMode, Policy, Signal, Type};
 
@@ -44,7 +45,7 @@ impl Step<'_> {
     pub(super) fn on_command_ended(&mut self, id: GenerationId, end: End) {
         let Some(generation) = self.service.get_mut(id) else { return };
         let Some(running) = generation.command.take() else { return };
-        let (has_ended, is_told) = (generation.end.is_some(), generation.ending.is_some());
+        let (has_ended, is_told) = (generation.has_ended(), generation.ending().is_some());
         let Command { list, index } = running.command;
         let ignored = generation.policy.commands.list(list).get(index).copied().unwrap_or_default();
         match list {
@@ -83,7 +84,7 @@ impl Step<'_> {
         let is_no = command.list == CommandList::Condition && matches!(end, End::Exited(Exit::Code(1..=254)));
         let failure = Failure::Command(command, end);
         let what = note::command_failed(&failure);
-        let has_ended = self.service.get(id).is_some_and(|generation| generation.end.is_some());
+        let has_ended = self.service.get(id).is_some_and(|generation| generation.has_ended());
         if command.list != CommandList::StartPost || has_ended {
             // Of ExecStartPost= the reason to stop it tells.
             self.tell(Note::CommandFailed { generation: id, what: what.clone(), is_no });
@@ -136,13 +137,14 @@ impl Step<'_> {
     pub(super) fn on_command_due(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
+        let has_ended = generation.has_ended();
         let Some(running) = &mut generation.command else { return };
         let list = running.command.list;
         if running.is_over {
             return self.give_up_command(id, list);
         }
         running.is_over = true;
-        let is_alone = generation.end.is_some() && list == CommandList::StartPost;
+        let is_alone = has_ended && list == CommandList::StartPost;
         let is_killed = is_alone || matches!(list, CommandList::Reload | CommandList::StopPost);
         running.due = if is_killed {
             now.after(limits::AFTER_KILL)
@@ -181,7 +183,7 @@ impl Step<'_> {
     fn give_up_command(&mut self, id: GenerationId, list: CommandList) {
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.command = None;
-        let has_ended = generation.end.is_some();
+        let has_ended = generation.has_ended();
         if list == CommandList::Stop && generation.policy.send_sigkill {
             self.signal_command(id, Signal::KILL);
         }
@@ -204,7 +206,8 @@ impl Step<'_> {
     /// The start is done as Type= means it; ExecStartPost= follows.
     pub(super) fn main_up(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
-        if !std::mem::replace(&mut generation.is_up, true) {
+        if let Progress::Started { at } = generation.progress {
+            generation.progress = Progress::Up { started: at };
             self.run_list(id, CommandList::StartPost);
         }
     }
@@ -212,12 +215,14 @@ impl Step<'_> {
     /// ExecStartPost= is done.
     pub(super) fn on_active(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.end.is_none() && generation.policy.has_pid_file && generation.has_no_daemon() {
+        if !generation.has_ended() && generation.policy.has_pid_file && generation.has_no_daemon() {
             // It was to write the file.
             return self.out.push(Action::FindMain { generation: id });
         }
-        generation.active = Some(self.now);
-        if generation.end.is_some() {
+        if let Some(started) = generation.started() {
+            generation.progress = Progress::Active { started, at: self.now };
+        }
+        if generation.has_ended() {
             return self.wind_down(id);
         }
         let is_done = generation.policy.service_type == Type::Oneshot && !generation.policy.remain_after_exit;
@@ -234,12 +239,12 @@ impl Generation {
     /// The result so far.
     pub(super) fn outcome(&self) -> Outcome {
         let none_yet = End::Exited(Exit::Code(0));
-        let end = self.end.as_ref().unwrap_or(&none_yet);
-        let status = match &self.end {
+        let end = self.end().unwrap_or(&none_yet);
+        let status = match self.end() {
             Some(End::Exited(_)) | None if self.has_no_daemon() => None,
             Some(end) => end.status(),
             // It remains after its exit (RemainAfterExit=).
-            None if self.pid.is_none() => self.last_exit,
+            None if self.main.pid().is_none() => self.last_exit,
             None => None,
         };
         Outcome { result: result(&self.policy, end, self.failure.as_ref()), status }

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::generation::{Counting, Drain, Generation, Replaced};
 use super::note::SwapNote;
 use super::report::LastSwap;
-use super::service::{Counting, Drain, Generation, Phase, Service, Step};
+use super::service::{Phase, Service, Step};
 use super::swap::taken_over;
 use super::{Action, ClientId, End, Exit, GenerationId, Time, limits};
 use crate::config::Span;
@@ -61,7 +62,6 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         let span = generation.policy.drain;
         let drain = Drain {
-            since: now,
             due: now.after(span),
             was_over: false,
             queued: 0,
@@ -69,8 +69,7 @@ impl Step<'_> {
             told: (now, Traffic::default()),
             swap,
         };
-        generation.drain = Some(drain);
-        generation.replaced = Some(now);
+        generation.replaced = Some(Replaced { since: now, drain: Some(drain), counting: None, cut: 0 });
         let lives = generation.lives();
         if steers && lives {
             // Also for Drain=0: what the signal cuts off is counted before it is sent.
@@ -85,13 +84,14 @@ impl Step<'_> {
     pub(super) fn count(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        let counting = generation.counting.get_or_insert(Counting {
+        let Some(replaced) = &mut generation.replaced else { return };
+        let due = replaced.drain.as_ref().map_or(Time::NEVER, |drain| drain.due);
+        let counting = replaced.counting.get_or_insert(Counting {
             next: now,
             gap: limits::LOOK_FIRST,
             seen: None,
             told_with: None,
         });
-        let due = generation.drain.as_ref().map_or(Time::NEVER, |drain| drain.due);
         if now >= due {
             counting.next = now.after(limits::LOOK_FIRST);
         } else {
@@ -115,14 +115,14 @@ impl Step<'_> {
         let traffic = counted.traffic;
         self.try_candidate(id, counted.is_stopped);
         let Some(generation) = self.service.get_mut(id) else { return };
-        let slot = generation.slot;
-        let Some(counting) = &mut generation.counting else { return };
+        let (slot, is_told) = (generation.slot, generation.ending().is_some());
+        let Some(Replaced { counting: Some(counting), drain, .. }) = &mut generation.replaced else { return };
         counting.seen = traffic;
-        if generation.ending.is_some() && counting.told_with.is_none() {
+        if is_told && counting.told_with.is_none() {
             // Asked for before the signal, answered after it.
             counting.told_with = traffic;
         }
-        let (Some(drain), Some(traffic)) = (&mut generation.drain, traffic) else { return };
+        let (Some(drain), Some(traffic)) = (drain, traffic) else { return };
         if traffic.queued < drain.queued || traffic.queued == 0 {
             drain.stuck_since = now;
         }
@@ -157,15 +157,17 @@ impl Step<'_> {
     pub(super) fn end_drain(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        let Some(drain) = generation.drain.take() else { return };
-        if let Some(counting) = &mut generation.counting {
+        let lives = generation.lives();
+        let Some(replaced) = &mut generation.replaced else { return };
+        let (since, Some(drain)) = (replaced.since, replaced.drain.take()) else { return };
+        if let Some(counting) = &mut replaced.counting {
             counting.told_with = counting.seen;
             // What the kill signal ends at once was seen before it; in the midst of an exit some fds are closed already.
             (counting.next, counting.gap) = (now.after(limits::FINISHES), limits::LOOK_FIRST);
             let left = counting.seen.unwrap_or_default();
-            let (is_known, lives) = (counting.seen.is_some(), generation.lives());
+            let is_known = counting.seen.is_some();
             if is_known && lives {
-                self.tell(SwapNote::Drained { generation: id, after: now.since(drain.since), left }.into());
+                self.tell(SwapNote::Drained { generation: id, after: now.since(since), left }.into());
             }
             if is_known && left.is_over() {
                 // Nothing is left that its end could cut off.
@@ -173,7 +175,7 @@ impl Step<'_> {
             }
         }
         let Some((clients, swap)) = drain.swap else {
-            let is_told = self.service.get(id).is_none_or(|generation| generation.ending.is_some());
+            let is_told = self.service.get(id).is_none_or(|generation| generation.ending().is_some());
             if let Phase::Replacing { current, then } = self.service.phase
                 && current == id
                 && !is_told
@@ -193,25 +195,24 @@ impl Step<'_> {
     pub(super) fn count_cut(&mut self, id: GenerationId, end: &End) {
         let now = self.now;
         let Some(generation) = self.service.get(id) else { return };
-        let Some(counting) = generation.counting else { return };
+        let Some(counting) = generation.counting() else { return };
         // Whom the signal to stop ends at once, it ended with all it had then: an exit takes its time, and what was seen
         // in its midst is less.
         let by_that_signal = |end: &End| {
-            let told = generation.ending.filter(|ending| !ending.killed).map(|ending| ending.signal);
+            let told = generation.ending().filter(|ending| !ending.killed).map(|ending| ending.signal);
             matches!(end, End::Exited(Exit::Signal { signal, .. }) if Some(*signal) == told)
         };
         let seen = if by_that_signal(end) { counting.told_with } else { counting.seen };
         let Some(seen) = seen else { return };
         let finished = matches!(end, End::Exited(Exit::Code(_)))
-            && generation.ending.is_some_and(|ending| now >= ending.since.after(limits::FINISHES));
+            && generation.ending().is_some_and(|ending| now >= ending.since.after(limits::FINISHES));
         let cut = if finished { 0 } else { seen.in_flight + seen.recent };
         self.set_cut(id, cut, seen.idle);
     }
 
     fn set_cut(&mut self, id: GenerationId, cut: u32, idle: u32) {
-        if let Some(generation) = self.service.get_mut(id) {
-            generation.counting = None;
-            generation.cut = cut;
+        if let Some(replaced) = self.service.get_mut(id).and_then(|generation| generation.replaced.as_mut()) {
+            (replaced.counting, replaced.cut) = (None, cut);
         }
         if let Some(swap) = &mut self.service.last_swap
             && swap.from == Some(id.0)
@@ -225,8 +226,8 @@ impl Step<'_> {
 impl Service {
     /// When the kernel is asked again: as long as it drains, and until it has stopped.
     pub(super) fn next_count(&self, generation: &Generation) -> Option<Time> {
-        let is_ending = generation.ending.is_some_and(|ending| !ending.killed);
-        let matters = (generation.drain.is_some() || is_ending) && generation.end.is_none();
-        generation.counting.filter(|_| matters).map(|counting| counting.next.max(self.rests_until))
+        let is_ending = generation.ending().is_some_and(|ending| !ending.killed);
+        let matters = (generation.drain().is_some() || is_ending) && !generation.has_ended();
+        generation.counting().filter(|_| matters).map(|counting| counting.next.max(self.rests_until))
     }
 }

@@ -1,9 +1,10 @@
 //! A server that ends cleanly, again and again, before it waits on its sockets: it goes into the background, or has found
 //! that it cannot serve. Such ends are no failures for Restart=, but nobody is served either.
 
+use super::generation::Generation;
 use super::note::{Note, ReadyBy};
 use super::restart::{RunResult, restart_delay};
-use super::service::{Generation, Phase, Service, Step};
+use super::service::{Phase, Service, Step};
 use super::waiting::Sight;
 use super::{Action, End, HintAt, Time};
 
@@ -50,10 +51,10 @@ impl Generation {
     fn has_ended_early(&self, now: Time) -> bool {
         let is_unseen =
             self.waiting.as_ref().is_some_and(|waiting| !waiting.was_seen() && waiting.sight == Sight::Clear);
-        let is_proved = matches!(self.gate, Some(ReadyBy::Notify | ReadyBy::Http));
-        let was_told = self.ending.is_some_and(|ending| ending.was_told);
+        let is_proved = matches!(self.passed_by(), Some(ReadyBy::Notify | ReadyBy::Http));
+        let was_told = self.ending().is_some_and(|ending| ending.was_told);
         let is_clean =
-            matches!(self.end, Some(End::Exited(_))) && self.outcome().result == RunResult::Success;
+            matches!(self.end(), Some(End::Exited(_))) && self.outcome().result == RunResult::Success;
         is_unseen && !is_proved && !was_told && is_clean && now < self.hint_due()
     }
 }

@@ -2,10 +2,11 @@
 
 use super::command::failure_signal;
 use super::exit::{AfterExit, describe};
+use super::generation::{Ending, Generation, LastList, Main};
 use super::note::{Note, SwapNote};
 use super::report::Reply;
 use super::restart::{self, Failure, RunResult};
-use super::service::{Ending, Generation, Phase, Step, Then};
+use super::service::{Phase, Step, Then};
 use super::{Action, End, Exit, GenerationId, Scope, Time, limits};
 use crate::config::{CommandList, KillMode, Signal, Span};
 
@@ -15,26 +16,26 @@ impl Step<'_> {
     /// happens to one that was told before.
     pub(super) fn stop_generation(&mut self, id: GenerationId, signal: Signal, patience: Span) {
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.ending.is_none())
+        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.ending().is_none())
         else {
             return;
         };
-        if generation.end.is_some() && generation.command.is_none() {
+        if generation.has_ended() && generation.command.is_none() {
             return;
         }
         let due = if generation.command.is_some() { now.after(patience) } else { Time::NEVER };
-        generation.ending = Some(Ending { was_told: true, ..Ending::new(now, signal, patience, due) });
-        generation.retry = None;
+        generation.set_ending(Ending { was_told: true, ..Ending::new(now, signal, patience, due) });
+        generation.main = generation.main.without_retry();
         self.end_probing(id);
         self.end_drain(id);
         let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.is_ordered {
+        if generation.main == Main::Ordered {
             // Its start was ordered and is not answered yet; `on_started` comes back here.
             return;
         }
         let has_command = generation.command.is_some();
         let is_reload = generation.command.is_some_and(|running| running.command.list == CommandList::Reload);
-        let (has_stop, has_ended) = (generation.has_stop(), generation.end.is_some());
+        let (has_stop, has_ended) = (generation.has_stop(), generation.has_ended());
         if has_command {
             // A reload that does not end must not use up the time that the server has to stop.
             let signal = if is_reload { Signal::KILL } else { signal };
@@ -54,7 +55,7 @@ impl Step<'_> {
 
     fn begin_stop(&mut self, id: GenerationId) {
         if let Some(generation) = self.service.get_mut(id) {
-            generation.stop_begun = true;
+            generation.last_list = LastList::Stop;
             self.run_list(id, CommandList::Stop);
         }
     }
@@ -63,19 +64,19 @@ impl Step<'_> {
     pub(super) fn send_kill_signal(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        let Some(ending) = &mut generation.ending else { return };
-        ending.due = now.after(ending.patience);
+        let Some(ending) = generation.ending() else { return };
+        generation.set_ending(Ending { due: now.after(ending.patience), ..ending });
         let signal = ending.signal;
         let policy = &generation.policy;
         let scope = match policy.kill_mode {
             // Which process is the main one may not be known.
-            KillMode::Mixed if generation.pid.is_some() => Scope::Main,
+            KillMode::Mixed if generation.main.pid().is_some() => Scope::Main,
             KillMode::Process => Scope::Main,
             KillMode::Mixed | KillMode::ControlGroup => Scope::All,
         };
         let sighup = policy.send_sighup.then_some(Signal::HUP);
         let is_process = policy.kill_mode == KillMode::Process;
-        let (has_main, has_started) = (generation.pid.is_some(), generation.started.is_some());
+        let (has_main, has_started) = (generation.main.pid().is_some(), generation.started().is_some());
         let has_command = generation.command.is_some();
         if has_main || has_started {
             // A stopped process acts on nothing but SIGKILL until it is continued.
@@ -97,7 +98,7 @@ impl Step<'_> {
 
     /// ExecStop= is done.
     pub(super) fn after_stop(&mut self, id: GenerationId) {
-        match self.service.get(id).map(|generation| generation.end.is_some()) {
+        match self.service.get(id).map(|generation| generation.has_ended()) {
             Some(true) => self.clear(id),
             Some(false) => self.send_kill_signal(id),
             None => {}
@@ -107,11 +108,11 @@ impl Step<'_> {
     /// A command that was interrupted is gone: what it held up.
     pub(super) fn go_on_ending(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get(id) else { return };
-        if generation.end.is_some() {
+        if generation.has_ended() {
             self.wind_down(id);
         } else if generation.has_stop() {
             self.begin_stop(id);
-        } else if generation.started.is_none() {
+        } else if generation.started().is_none() {
             self.ended(id, End::Untried);
             self.wind_down(id);
         }
@@ -139,9 +140,9 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         let due = now.after(limits::AFTER_KILL);
         let signal = generation.policy.final_kill_signal;
-        let was_told = generation.end.is_none();
+        let was_told = !generation.has_ended();
         let told = Ending { was_told, ..Ending::new(now, signal, Span::ZERO, due) };
-        generation.ending = Some(Ending { due, killed: true, ..generation.ending.unwrap_or(told) });
+        generation.set_ending(Ending { due, killed: true, ..generation.ending().unwrap_or(told) });
         let scope = match generation.policy.kill_mode {
             KillMode::Mixed | KillMode::ControlGroup => Scope::All,
             KillMode::Process => Scope::Main,
@@ -157,9 +158,9 @@ impl Step<'_> {
 
     pub(super) fn on_kill_due(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
-        let Some(ending) = generation.ending else { return };
+        let Some(ending) = generation.ending() else { return };
         // A stop that took too long is a failure of the run, unless it had one before.
-        if generation.end.is_none() {
+        if !generation.has_ended() {
             generation.failure.get_or_insert(Failure::Timeout);
         }
         if generation.policy.send_sigkill {
@@ -181,7 +182,7 @@ impl Step<'_> {
     fn abandon(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.command = None;
-        if generation.end.is_none() {
+        if !generation.has_ended() {
             self.ended(id, End::Exited(Exit::Signal { signal: Signal::KILL, core: false }));
         }
         self.on_cleared(id);
@@ -221,14 +222,16 @@ impl Step<'_> {
     ) {
         let Some(generation) = self.service.get_mut(id) else { return };
         // Not asked by ExecStop=: that is for a server that works (systemd goes to its signal at once).
-        generation.stop_begun |= failure != Failure::Runtime;
+        if failure != Failure::Runtime {
+            generation.last_list = generation.last_list.max(LastList::Stop);
+        }
         generation.failure.get_or_insert(failure);
         let policy = &generation.policy;
         let patience = match policy.timeout_abort {
             Some(abort) if signal == policy.watchdog_signal => abort,
             Some(_) | None => policy.timeout_stop,
         };
-        if matches!(self.service.phase, Phase::Swapping { new, .. } if new == id) {
+        if self.service.is_candidate(id) {
             return self.roll_back(reason);
         }
         self.tell(Note::Failed { reason: reason.clone() });
@@ -250,11 +253,11 @@ impl Step<'_> {
         };
         let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
         let due = now.after(patience);
-        generation.ending = Some(Ending::new(now, signal, patience, due));
-        generation.stop_begun = true;
+        generation.set_ending(Ending::new(now, signal, patience, due));
+        generation.last_list = generation.last_list.max(LastList::Stop);
         self.tell(Note::StopsItself { generation: id, patience });
         self.end_probing(id);
-        if matches!(self.service.phase, Phase::Swapping { new, .. } if new == id) {
+        if self.service.is_candidate(id) {
             self.roll_back(format!("generation {} stops by itself", id.0));
         }
     }
@@ -265,7 +268,7 @@ impl Step<'_> {
     /// The main process is gone and reaped. The sockets are untouched, whatever happened.
     pub(super) fn on_exited(&mut self, id: GenerationId, exit: Exit) {
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.end.is_none()) else {
+        let Some(generation) = self.service.get_mut(id).filter(|generation| !generation.has_ended()) else {
             return;
         };
         let after = now.since(generation.ordered);
@@ -273,7 +276,12 @@ impl Step<'_> {
         let next = if generation.lives() { generation.after_exit(exit) } else { AfterExit::End };
         if next != AfterExit::End {
             generation.last_exit = Some(exit);
-            generation.pid = None;
+            generation.main = match next {
+                AfterExit::FindMain => Main::Sought { since: now, again: None },
+                AfterExit::NextCommand(_) | AfterExit::LastProcess | AfterExit::Remain | AfterExit::End => {
+                    Main::Absent
+                }
+            };
         }
         let is_protocol = !is_told && generation.failure == Some(Failure::Protocol);
         self.tell(Note::Exited { generation: id, exit, after });
@@ -296,7 +304,7 @@ impl Step<'_> {
     /// Active without a process: nothing can be late any more (systemd arms no timer in its state `exited`).
     fn remain(&mut self, id: GenerationId) {
         if let Some(generation) = self.service.get_mut(id) {
-            generation.watchdog = None;
+            generation.set_watchdog(None);
             generation.policy.runtime_max = Span::INFINITY;
         }
     }
@@ -305,37 +313,36 @@ impl Step<'_> {
     pub(super) fn ended(&mut self, id: GenerationId, end: End) {
         self.hint_at_end(id, &end);
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.end = Some(end.clone());
-        generation.watchdog = None;
+        generation.set_end(end.clone());
+        generation.set_watchdog(None);
         self.count_cut(id, &end);
         self.end_drain(id);
         self.end_probing(id);
         let Some(generation) = self.service.get(id) else { return };
         let reason = describe(generation, &end, self.service.is_candidate(id), self.now);
         self.reload_failed(id, "it ended");
-        match self.service.phase {
-            Phase::Swapping { new, .. } if new == id => self.roll_back(reason),
-            Phase::Swapping { old, new } if old == id => {
-                self.tell(SwapNote::OldDied { old, new }.into());
-                self.service.phase = Phase::Up { current: new };
-                self.service.server_notifies |= self.service.get(new).is_some_and(|new| new.notifies);
-                self.settle_steering();
-                self.adopt();
-                self.check_gate(new);
-                if self.service.get(new).is_some_and(|generation| generation.ready.is_some()) {
-                    self.service.ledger.reset();
-                    self.succeed_attempt();
-                }
-            }
-            Phase::Up { current } if current == id => self.fail_attempt_of(id, reason),
-            Phase::Swapping { .. }
-            | Phase::Up { .. }
-            | Phase::Listening { .. }
-            | Phase::Replacing { .. }
-            | Phase::Waiting { .. }
-            | Phase::Paused
-            | Phase::Failed
-            | Phase::Stopping { .. } => {}
+        if self.service.is_candidate(id) {
+            self.roll_back(reason);
+        } else if self.service.is_alone(id) {
+            self.fail_attempt_of(id, reason);
+        } else if let Phase::Swapping { old, new, .. } = self.service.phase
+            && old == id
+        {
+            self.old_died(old, new);
+        }
+    }
+
+    /// The candidate is all there is, ready or not.
+    fn old_died(&mut self, old: GenerationId, new: GenerationId) {
+        self.tell(SwapNote::OldDied { old, new }.into());
+        self.service.phase = Phase::Up { current: new };
+        self.service.server_notifies |= self.service.get(new).is_some_and(|new| new.said.ready);
+        self.settle_steering();
+        self.adopt();
+        self.check_gate(new);
+        if self.service.get(new).is_some_and(|new| new.ready().is_some()) {
+            self.service.ledger.reset();
+            self.succeed_attempt();
         }
     }
 
@@ -349,8 +356,8 @@ impl Step<'_> {
             return;
         }
         let is_good = generation.outcome().result == RunResult::Success;
-        if generation.ending.is_none() && is_good && generation.has_stop() {
-            generation.ending = Some(Ending::new(now, signal, patience, Time::NEVER));
+        if generation.ending().is_none() && is_good && generation.has_stop() {
+            generation.set_ending(Ending::new(now, signal, patience, Time::NEVER));
             return self.begin_stop(id);
         }
         self.clear(id);
@@ -369,7 +376,7 @@ impl Step<'_> {
             KillMode::Mixed => self.ask_rest(id),
             KillMode::ControlGroup => {
                 // Whoever was told to stop by a signal was told as a group.
-                if generation.ending.is_none_or(|ending| ending.due == Time::NEVER) {
+                if generation.ending().is_none_or(|ending| ending.due == Time::NEVER) {
                     self.ask_rest(id);
                 }
             }
@@ -381,8 +388,8 @@ impl Step<'_> {
         let since = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
-        let ending = generation.ending.get_or_insert_with(|| Ending::new(since, signal, patience, since));
-        ending.due = since.after(patience);
+        let ending = generation.ending().unwrap_or_else(|| Ending::new(since, signal, patience, since));
+        generation.set_ending(Ending { due: since.after(patience), ..ending });
         for signal in [signal, Signal::CONT] {
             self.out.push(Action::Kill { generation: id, signal, scope: Scope::All });
         }
@@ -391,16 +398,16 @@ impl Step<'_> {
     /// Nothing of it is left: ExecStopPost=, once, and after that it is finished.
     pub(super) fn on_cleared(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.command.is_some() || generation.is_ordered {
+        if generation.command.is_some() || generation.main == Main::Ordered {
             return;
         }
-        if generation.end.is_none() {
+        if !generation.has_ended() {
             // Which process was the main one did not count, or nobody knew.
             let exit = generation.last_exit.unwrap_or(Exit::Code(0));
             self.ended(id, End::Exited(exit));
             return self.wind_down(id);
         }
-        if std::mem::replace(&mut generation.stop_post_begun, true) {
+        if std::mem::replace(&mut generation.last_list, LastList::StopPost) == LastList::StopPost {
             self.finish(id);
         } else {
             self.run_list(id, CommandList::StopPost);
@@ -427,29 +434,32 @@ impl Step<'_> {
             self.service.haunted.insert(generation.slot);
         }
         self.out.push(Action::Forget { generation: id });
-        match self.service.phase {
-            Phase::Up { current } if current == id => self.after_end(&generation),
-            Phase::Replacing { current, then } if current == id => self.after_replaced(then),
-            Phase::Stopping { .. } => self.sweep_if_alone(),
-            Phase::Up { .. }
-            | Phase::Swapping { .. }
-            | Phase::Replacing { .. }
-            | Phase::Listening { .. }
-            | Phase::Waiting { .. }
-            | Phase::Paused
-            | Phase::Failed => self.drained(&generation),
+        if self.service.is_alone(id) {
+            self.after_end(&generation);
+        } else if let Phase::Replacing { current, then } = self.service.phase
+            && current == id
+        {
+            self.after_replaced(then);
+        } else if matches!(self.service.phase, Phase::Stopping { .. }) {
+            self.sweep_if_alone();
+        } else {
+            self.drained(&generation);
         }
     }
 
     fn drained(&mut self, generation: &Generation) {
-        let Some(ending) = generation.ending.filter(|ending| ending.was_told) else { return };
+        let Some(ending) = generation.ending().filter(|ending| ending.was_told) else { return };
         let after = self.now.since(ending.since);
-        self.tell(Note::Gone { generation: generation.id, after, cut: generation.cut });
+        self.tell(Note::Gone {
+            generation: generation.id,
+            after,
+            cut: generation.replaced.as_ref().map_or(0, |replaced| replaced.cut),
+        });
         if let Some(swap) = &mut self.service.last_swap
             && swap.from == Some(generation.id.0)
             && swap.outcome.is_taken()
         {
-            let replaced = generation.replaced.unwrap_or(ending.since);
+            let replaced = generation.replaced.as_ref().map_or(ending.since, |replaced| replaced.since);
             swap.drain_ms = Some(self.now.since(replaced).as_millis());
         }
     }
@@ -470,14 +480,14 @@ impl Step<'_> {
     /// The only generation ended by itself: Restart= decides.
     fn after_end(&mut self, generation: &Generation) {
         // Without an end it was never started: a start that a stop overtook.
-        let Some(end) = &generation.end else { return self.start_automatically() };
+        let Some(end) = generation.end() else { return self.start_automatically() };
         let status = generation.exit_status(end);
         self.service.last_status = status;
         self.count_early_end(generation);
         // `settle` begins it, and reads the files for it.
         let is_swap_wanted = self.service.clients.next_swap.is_some();
         if restart::shall_restart(&generation.policy, end, generation.failure.as_ref()) {
-            let healthy = restart::was_healthy(generation.ready, self.now);
+            let healthy = restart::was_healthy(generation.ready(), self.now);
             let delay = self.service.ledger.next_delay(&generation.policy.delay, healthy);
             // RestartSec=0 must not make a missing file a busy loop.
             let floor = if matches!(end, End::NotStarted(_)) { limits::NOT_STARTED } else { Span::ZERO };

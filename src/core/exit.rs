@@ -1,9 +1,9 @@
 //! What the end of a main process means for its generation, by Type= and its kin: often, but not always, its end.
 
+use super::generation::{Generation, LastList, Main};
 use super::note;
 use super::report::rounded;
 use super::restart::{Failure, RunResult, result};
-use super::service::Generation;
 use super::{End, Exit, Time};
 use crate::config::{ExitType, Ready, Type};
 
@@ -27,16 +27,16 @@ impl Generation {
         let is_ignored = policy.commands.start.get(self.index).copied().unwrap_or_default();
         let is_clean = is_ignored || self.would_be_clean(exit);
         match policy.service_type {
-            Type::Oneshot if !self.is_up && is_clean => AfterExit::NextCommand(self.index + 1),
-            Type::Forking if !self.is_up && (is_ignored || exit == Exit::Code(0)) => AfterExit::FindMain,
-            Type::Notify | Type::NotifyReload if !self.is_up => self.without_ready(is_clean),
-            Type::Simple | Type::Exec if policy.ready == Ready::Notify && self.gate.is_none() => {
+            Type::Oneshot if !self.is_up() && is_clean => AfterExit::NextCommand(self.index + 1),
+            Type::Forking if !self.is_up() && (is_ignored || exit == Exit::Code(0)) => AfterExit::FindMain,
+            Type::Notify | Type::NotifyReload if !self.is_up() => self.without_ready(is_clean),
+            Type::Simple | Type::Exec if policy.ready == Ready::Notify && self.is_gate_closed() => {
                 self.without_ready(is_clean)
             }
             Type::Oneshot | Type::Forking | Type::Simple | Type::Exec | Type::Notify | Type::NotifyReload => {
-                if self.is_up && policy.exit_type == ExitType::Cgroup {
+                if self.is_up() && policy.exit_type == ExitType::Cgroup {
                     AfterExit::LastProcess
-                } else if self.active.is_some() && policy.remain_after_exit && is_clean {
+                } else if self.active().is_some() && policy.remain_after_exit && is_clean {
                     AfterExit::Remain
                 } else {
                     AfterExit::End
@@ -68,17 +68,20 @@ impl Generation {
 
     /// Type=forking: the end of the process that we started says nothing of its daemon, which was not found (yet).
     pub(super) fn has_no_daemon(&self) -> bool {
-        self.policy.service_type == Type::Forking && (!self.is_up || self.sought.is_some())
+        self.policy.service_type == Type::Forking
+            && (!self.is_up() || matches!(self.main, Main::Sought { .. }))
     }
 
     /// ExecStartPost= is to be run before the daemon is known: it may be what writes the PIDFile=.
     pub(super) fn starts_post_first(&self) -> bool {
-        self.policy.has_pid_file && !self.is_up && !self.policy.commands.start_post.is_empty()
+        self.policy.has_pid_file && !self.is_up() && !self.policy.commands.start_post.is_empty()
     }
 
     /// ExecStop= is still to be run.
     pub(super) fn has_stop(&self) -> bool {
-        self.active.is_some() && !self.stop_begun && !self.policy.commands.stop.is_empty()
+        self.active().is_some()
+            && self.last_list == LastList::Neither
+            && !self.policy.commands.stop.is_empty()
     }
 }
 
@@ -96,17 +99,19 @@ pub(super) fn describe(generation: &Generation, end: &End, is_candidate: bool, n
         },
         End::Exited(exit) => {
             let age = now.since(generation.ordered);
-            let when = if generation.ready.is_some() { "after it was ready" } else { "before it was ready" };
-            let ended_itself = generation.ending.is_none() && generation.ready.is_none();
+            let when =
+                if generation.ready().is_some() { "after it was ready" } else { "before it was ready" };
+            let ended_itself = generation.ending().is_none() && generation.ready().is_none();
             let hint = match exit {
                 Exit::Code(_) if is_candidate && ended_itself => {
                     " (what it printed says why; if that it is already running or that its files are locked: --handover \
                      stop-first)"
                 }
-                Exit::Code(0) if generation.ready.is_none() => " (a server must stay in the foreground)",
+                Exit::Code(0) if generation.ready().is_none() => " (a server must stay in the foreground)",
                 Exit::Code(_) | Exit::Signal { .. } => "",
             };
-            let errno = generation.errno.map(|errno| format!(" (it said ERRNO={errno})")).unwrap_or_default();
+            let errno =
+                generation.said.errno.map(|errno| format!(" (it said ERRNO={errno})")).unwrap_or_default();
             format!("generation {id} {} after {}, {when}{hint}{errno}", note::ended(*exit), rounded(age))
         }
     }

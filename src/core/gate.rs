@@ -7,8 +7,9 @@
 
 use std::collections::BTreeSet;
 
+use super::generation::{Gate, Generation, Probing};
 use super::note::ReadyBy;
-use super::service::{Generation, Phase, Service, Step};
+use super::service::{Phase, Service, Step};
 use super::waiting::{Ask, Sight, Waiting, listed};
 use super::{GenerationId, Time, limits};
 use crate::config::{Ready, Span};
@@ -27,19 +28,6 @@ enum Shown {
 }
 
 impl Service {
-    fn is_alone(&self, id: GenerationId) -> bool {
-        matches!(self.phase, Phase::Up { current } if current == id)
-    }
-
-    pub(super) fn candidate(&self) -> Option<&Generation> {
-        let Phase::Swapping { new, .. } = self.phase else { return None };
-        self.get(new)
-    }
-
-    pub(super) fn is_candidate(&self, id: GenerationId) -> bool {
-        matches!(self.phase, Phase::Swapping { new, .. } if new == id)
-    }
-
     /// The generation that a candidate is to replace.
     fn replaced(&self) -> Option<&Generation> {
         let Phase::Swapping { old, .. } = self.phase else { return None };
@@ -72,15 +60,15 @@ impl Service {
 
     /// All that is missing is a look.
     pub(super) fn is_gate_to_be_seen(&self, generation: &Generation) -> bool {
-        let is_open = generation.gate.is_none() && looks(generation.policy.ready);
-        let is_said = generation.notifies || !self.has_to_say(generation);
-        is_open && is_said && (!generation.notifies || self.has_to_be_seen(generation))
+        let is_open = generation.is_gate_closed() && looks(generation.policy.ready);
+        let is_said = generation.said.ready || !self.has_to_say(generation);
+        is_open && is_said && (!generation.said.ready || self.has_to_be_seen(generation))
     }
 
     /// It serves, a candidate is to be held to what it shows, and nobody was seen yet: it may have taken longer to start
     /// than it was looked at, or be seldom at rest.
     pub(super) fn may_be_seen_late(&self, generation: &Generation) -> bool {
-        let is_open = self.candidate().is_some_and(|new| new.gate.is_none() && looks(new.policy.ready));
+        let is_open = self.candidate().is_some_and(|new| new.is_gate_closed() && looks(new.policy.ready));
         let is_replaced = self.replaced().is_some_and(|old| old.id == generation.id);
         is_open && is_replaced && generation.waiting.as_ref().is_some_and(|waiting| !waiting.was_seen())
     }
@@ -146,8 +134,8 @@ impl Service {
     fn opened_by(&self, generation: &Generation) -> Option<ReadyBy> {
         let seen = self.seen_by(generation);
         match generation.policy.ready {
-            Ready::Notify => generation.notifies.then_some(ReadyBy::Notify),
-            Ready::Auto | Ready::NotifyType if generation.notifies => {
+            Ready::Notify => generation.said.ready.then_some(ReadyBy::Notify),
+            Ready::Auto | Ready::NotifyType if generation.said.ready => {
                 (seen.is_some() || !self.has_to_be_seen(generation)).then_some(ReadyBy::Notify)
             }
             Ready::Auto => seen.filter(|_| !self.has_to_say(generation)),
@@ -157,7 +145,7 @@ impl Service {
 
     /// It counts as ready because it lives, it has sockets, and no generation was ever seen to wait on them or to accept.
     pub(super) fn is_unseen(&self, generation: &Generation) -> bool {
-        let is_proved = match generation.gate {
+        let is_proved = match generation.passed_by() {
             None | Some(ReadyBy::Notify | ReadyBy::Exec | ReadyBy::Http) => true,
             Some(ReadyBy::Waits { .. } | ReadyBy::Serves { .. } | ReadyBy::Accepted) => true,
             Some(ReadyBy::Alive | ReadyBy::Blind | ReadyBy::Alone) => false,
@@ -172,18 +160,20 @@ impl Service {
         let is_candidate = self.is_candidate(generation.id);
         match generation.policy.ready {
             Ready::Http => {
-                let last = generation.probe.as_ref()?.last.as_ref()?;
+                let Gate::Closed { probe: Some(Probing { last: Some(last), .. }) } = &generation.gate else {
+                    return None;
+                };
                 Some(format!(" (the last answer: {last})"))
             }
             Ready::Notify => Some(" (it sent no READY=1)".to_owned()),
-            Ready::NotifyType if !generation.notifies => Some(" (it sent no READY=1)".to_owned()),
-            Ready::Auto if self.server_notifies && !generation.notifies && is_candidate => Some(
+            Ready::NotifyType if !generation.said.ready => Some(" (it sent no READY=1)".to_owned()),
+            Ready::Auto if self.server_notifies && !generation.said.ready && is_candidate => Some(
                 " (it sent no READY=1, as the one that serves did; if it never does, `supervise restart` takes it)"
                     .to_owned(),
             ),
             Ready::Auto | Ready::NotifyType => {
                 let waiting = generation.waiting.as_ref()?;
-                let said = if generation.notifies { "it said READY=1, but " } else { "" };
+                let said = if generation.said.ready { "it said READY=1, but " } else { "" };
                 match waiting.sight {
                     _ if waiting.unseen.is_empty() => None,
                     Sight::Clear => Some(format!(" ({said}nobody waits on {})", listed(&waiting.unseen))),
@@ -213,7 +203,7 @@ impl Step<'_> {
 
     /// READY=1 came, or somebody was looked at, or the one that served is gone.
     pub(super) fn check_gate(&mut self, id: GenerationId) {
-        let generation = self.service.get(id).filter(|generation| generation.gate.is_none());
+        let generation = self.service.get(id).filter(|generation| generation.is_gate_closed());
         if let Some(by) = generation.and_then(|generation| self.service.opened_by(generation)) {
             self.pass_gate(id, by);
         }

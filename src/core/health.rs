@@ -1,7 +1,8 @@
 //! Ready=http: a generation is asked, again and again, until one answer suffices.
 
+use super::generation::{Gate, Probing};
 use super::note::ReadyBy;
-use super::service::{Probing, Step};
+use super::service::Step;
 use super::{Action, GenerationId, limits};
 use crate::config::Ready;
 
@@ -11,7 +12,8 @@ impl Step<'_> {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         if generation.policy.ready == Ready::Http {
-            generation.probe = Some(Probing { due: now, is_asking: false, asked: now, last: None });
+            let probe = Probing { due: now, is_asking: false, asked: now, last: None };
+            generation.gate = Gate::Closed { probe: Some(probe) };
         }
     }
 
@@ -19,7 +21,7 @@ impl Step<'_> {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
         let slot = generation.slot;
-        let Some(probe) = &mut generation.probe else { return };
+        let Some(probe) = generation.probe() else { return };
         if probe.is_asking {
             self.out.push(Action::EndProbe { generation: id });
             return self.on_probed(id, Err(format!("no answer within {}", limits::PROBE)));
@@ -30,12 +32,9 @@ impl Step<'_> {
 
     pub(super) fn on_probed(&mut self, id: GenerationId, result: Result<(), String>) {
         let Some(generation) = self.service.get_mut(id) else { return };
-        let Some(probe) = generation.probe.as_mut().filter(|probe| probe.is_asking) else { return };
+        let Some(probe) = generation.probe().filter(|probe| probe.is_asking) else { return };
         match result {
-            Ok(()) => {
-                generation.probe = None;
-                self.pass_gate(id, ReadyBy::Http);
-            }
+            Ok(()) => self.pass_gate(id, ReadyBy::Http),
             Err(why) => {
                 probe.is_asking = false;
                 probe.due = probe.asked.after(limits::PROBE_GAP).max(self.now);
@@ -48,7 +47,9 @@ impl Step<'_> {
     pub(super) fn end_probing(&mut self, id: GenerationId) {
         self.end_asking(id);
         let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.probe.take().is_some_and(|probe| probe.is_asking) {
+        if let Gate::Closed { probe } = &mut generation.gate
+            && probe.take().is_some_and(|probe| probe.is_asking)
+        {
             self.out.push(Action::EndProbe { generation: id });
         }
     }

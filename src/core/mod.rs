@@ -13,6 +13,7 @@ mod early;
 mod end;
 mod exit;
 mod gate;
+mod generation;
 mod health;
 pub mod note;
 pub mod notify;

@@ -1,29 +1,24 @@
 //! `reload`: ExecReload=, then the signal of Type=notify-reload, in the current generation; and RELOADING=1.
 
+use super::generation::{Generation, Reload};
 use super::note::{Note, ReloadNote};
 use super::report::Reply;
-use super::service::{Generation, Phase, Reload, Step};
+use super::service::{Phase, Step};
 use super::{Action, ClientId, GenerationId, Manager, Scope, Time, limits};
 use crate::config::{CommandList, Type};
 
 impl Step<'_> {
     pub(super) fn on_reload_requested(&mut self, client: ClientId) {
         let Phase::Up { current } = self.service.phase else {
-            let why = match self.service.phase {
-                Phase::Swapping { .. } => "a swap is under way; it loads everything anew",
-                Phase::Up { .. }
-                | Phase::Listening { .. }
-                | Phase::Replacing { .. }
-                | Phase::Waiting { .. }
-                | Phase::Paused
-                | Phase::Failed
-                | Phase::Stopping { .. } => "no server runs that could reload",
+            let why = match self.service.candidate() {
+                Some(_) => "a swap is under way; it loads everything anew",
+                None => "no server runs that could reload",
             };
             return self.reply(client, Reply::failed(why));
         };
         let now = self.now;
         let Some(generation) = self.service.get_mut(current) else { return };
-        let refusal = if generation.ready.is_none() || !generation.lives() {
+        let refusal = if generation.ready().is_none() || !generation.lives() {
             Some(format!("{current} is not ready; it loads everything as it starts"))
         } else if generation.policy.commands.reload.is_empty()
             && generation.policy.service_type != Type::NotifyReload
@@ -69,13 +64,14 @@ impl Step<'_> {
     pub(super) fn on_reloading_said(&mut self, id: GenerationId, at: Option<Time>) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
+        let is_up = generation.is_up();
         match &mut generation.reload {
             Some(reload) => reload.was_said |= at.is_some_and(|at| at >= reload.since),
-            None if generation.is_up => {
+            None if is_up => {
                 // systemd arms TimeoutStartSec= for a reload by notification as well.
                 let due = now.after(generation.policy.timeout_start);
                 // Some servers say so as they load their files for the first time.
-                let is_start = generation.ready.is_none_or(|ready| now.since(ready) < limits::START_RELOAD);
+                let is_start = generation.ready().is_none_or(|ready| now.since(ready) < limits::START_RELOAD);
                 generation.reload =
                     Some(Reload { since: now, due, was_said: true, is_start, clients: Vec::new() });
                 if !is_start {

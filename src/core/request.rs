@@ -1,5 +1,6 @@
 //! What the verbs ask for, and who is answered when.
 
+use super::generation::{Drain, Replaced};
 use super::note::{Note, SwapNote};
 use super::report::Reply;
 use super::service::{Attempt, Phase, Step, Then};
@@ -201,18 +202,21 @@ impl Step<'_> {
         if let Some(attempt) = &mut self.service.attempt {
             attempt.clients.retain(|other| *other != client);
         }
-        for drain in self.service.generations.iter_mut().filter_map(|generation| generation.drain.as_mut()) {
-            drain.swap.iter_mut().for_each(|(clients, _)| clients.retain(|other| *other != client));
-        }
-        for reload in self.service.generations.iter_mut().filter_map(|generation| generation.reload.as_mut())
-        {
-            reload.clients.retain(|other| *other != client);
+        for generation in &mut self.service.generations {
+            if let Some(Replaced { drain: Some(Drain { swap: Some((clients, _)), .. }), .. }) =
+                &mut generation.replaced
+            {
+                clients.retain(|other| *other != client);
+            }
+            if let Some(reload) = &mut generation.reload {
+                reload.clients.retain(|other| *other != client);
+            }
         }
     }
 
     /// Ends whatever start or swap is under way or wanted, and returns the clients of the wanted one.
     pub(super) fn abandon_swap(&mut self, reason: &str) -> Vec<ClientId> {
-        if let Phase::Swapping { old, new } = self.service.phase {
+        if let Phase::Swapping { old, new, .. } = self.service.phase {
             self.service.phase = Phase::Up { current: old };
             self.settle_steering();
             self.discard();

@@ -1,6 +1,6 @@
 //! The core goes on under a new shell, which knows the processes and the sockets and nothing of what was ordered.
-
 use super::service::{Phase, Step};
+
 use super::{Action, limits};
 
 impl Step<'_> {
@@ -16,7 +16,7 @@ impl Step<'_> {
             self.out.push(Action::Watch { on: true });
         }
         for generation in &mut service.generations {
-            if let Some(probe) = generation.probe.as_mut().filter(|probe| probe.is_asking) {
+            if let Some(probe) = generation.probe().filter(|probe| probe.is_asking) {
                 probe.is_asking = false;
                 probe.due = probe.asked.after(limits::PROBE_GAP).max(now);
             }

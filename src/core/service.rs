@@ -5,8 +5,8 @@
 //! ```text
 //!   Listening ──connection──▶ Up ◀──────── Waiting ◀──┐            Listening  no server; the next connection starts one
 //!       ▲                     │ │ ▲                   │            Up         one generation has the traffic, ready or not
-//!       └──clean exit, table──┘ │ └─rolled back─┐     │            Swapping   a candidate runs beside it: the gate (new.ready
-//!                     swap      ▼               │     │                       is None), the canary (till new.switched), the bake
+//!       └──clean exit, table──┘ │ └─rolled back─┐     │            Swapping   a candidate runs beside it: its trial is the
+//!                     swap      ▼               │     │                       gate, then the canary, then the bake
 //!   Paused ◀─pause── Replacing  Swapping ───────┘     │            Replacing  the current one was told to stop; what then?
 //!      │                 │         │ ready and baked  │            Waiting    RestartSec=
 //!      └──resume──▶ Up ◀─┘         ▼                  │            Paused     stopped by `pause`
@@ -14,24 +14,22 @@
 //!                                                                  Stopping   everything ends
 //! ```
 //!
-//! Generations that a phase does not name are *draining*: they have lost the traffic. First they finish what they have
-//! (`drain`), then they are told to stop (`ending`) and only waited for. Who has the traffic is read off the phase (slots.rs).
+//! Generations that a phase does not name are *draining*: they have lost the traffic (`Replaced`). First they finish
+//! what they have, then they are told to stop and only waited for. Who has the traffic is read off the phase (slots.rs).
 //!
 //! # A generation
 //!
 //! ```text
 //!   ExecCondition= ─▶ ExecStartPre= ─▶ main process ─▶ up (Type=) ─▶ ExecStartPost= ─▶ active ─┐
-//!         │                │           (`started`)       └──────────── Ready= ──── `gate` ─────┴─▶ `ready`
-//!         ▼                ▼                │
-//!     `end`: Skipped,   Untried         Exited ◀── kill signal ◀── ExecStop= ◀── told to stop (`ending`)
+//!         │                │                │            └──────────── Ready= ──── gate ───────┴─▶ ready
+//!         ▼                ▼                ▼
+//!     ended: Skipped,   Untried         Exited ◀── kill signal ◀── ExecStop= ◀── told to stop
 //!         └────────────────┴────────────────┴──▶ what is left is ended ─▶ `Cleared` ─▶ ExecStopPost= ─▶ finished
 //! ```
 //!
-//! One command of a list runs at a time (`command`); what follows from its end is in command.rs. The end has two
-//! steps: `Exited` is the main process, `Cleared` is everything it left behind. What comes next is decided when the
-//! generation is finished, as systemd's RestartSec= counts from the complete stop; a swap reacts at `Exited`.
-//!
-//! Each generation keeps the policy it was started with: files may have changed since.
+//! Its states are in generation.rs. One command of a list runs at a time; what follows from its end is in command.rs. The
+//! end has two steps: `Exited` is the main process, `Cleared` is everything it left behind. What comes next is decided when
+//! the generation is finished, as systemd's RestartSec= counts from the complete stop; a swap reacts at `Exited`.
 //!
 //! # Rules that hold everywhere
 //!
@@ -44,15 +42,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::note::{Note, ReadyBy};
+use super::generation::Generation;
+use super::note::Note;
 use super::report::{LastSwap, Reply};
-use super::restart::{Failure, Ledger};
-use super::waiting::Waiting;
-use super::{
-    Action, ClientId, Command, End, Exit, GenerationId, Reread, Setting, SlotId, Steering, Time, Traffic,
-    limits,
-};
-use crate::config::{KillMode, Policy, Signal, Span};
+use super::restart::Ledger;
+use super::{Action, ClientId, GenerationId, Reread, Setting, SlotId, Steering, Time};
+use crate::config::Policy;
 
 /// All state there is; the same bytes are the saved state of the core.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,7 +91,7 @@ pub(super) struct Service {
     pub(super) last_status: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Phase {
     /// `hold_until`: too many connections started a server that ended again; they wait until then.
     Listening {
@@ -108,6 +103,7 @@ pub(super) enum Phase {
     Swapping {
         old: GenerationId,
         new: GenerationId,
+        trial: Trial,
     },
     Replacing {
         current: GenerationId,
@@ -121,6 +117,33 @@ pub(super) enum Phase {
     Stopping {
         stop: Stop,
     },
+}
+
+/// What a candidate has shown, and what it got for that.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Trial {
+    /// It is not ready.
+    Gate,
+    /// It is ready, and has its share of the traffic.
+    Canary(Window),
+    /// It has all of the traffic; the old one can take it back. `lost`: the old one can accept nothing any more, which matters
+    /// where it does.
+    Bake { window: Window, lost: Option<String> },
+}
+
+/// A canary or a bake: until `over`, and shortly before it the candidate is looked at once more (trial.rs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Window {
+    pub(super) over: Time,
+    pub(super) look: LastLook,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum LastLook {
+    Due(Time),
+    /// It was ordered; nothing happens before its answer.
+    Ordered,
+    Done,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,164 +170,6 @@ pub(super) struct Stop {
 pub(super) struct Sweep {
     pub(super) killed: bool,
     pub(super) due: Time,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Generation {
-    pub(super) id: GenerationId,
-    pub(super) policy: Policy,
-    /// Where it accepts, where the sockets have slots.
-    pub(super) slot: SlotId,
-    /// When its main process was first ordered (before that: the generation), and when last (a busy file is tried
-    /// again). Ages count from the latter.
-    pub(super) spawned: Time,
-    pub(super) ordered: Time,
-    /// The main process. None before and after it, and where nobody knows which one it is.
-    pub(super) pid: Option<u32>,
-    /// Its start was ordered and is not answered yet.
-    pub(super) is_ordered: bool,
-    /// Which command of ExecStart= it is (Type=oneshot may have several).
-    pub(super) index: usize,
-    /// When its execve(2) had succeeded: what it must live for counts from here.
-    pub(super) started: Option<Time>,
-    /// Something of it ran, so that something may be left.
-    pub(super) has_run: bool,
-    /// The command that runs beside the main process, before it or after it.
-    pub(super) command: Option<Running>,
-    /// The start is done as Type= means it, and ExecStartPost= was begun.
-    pub(super) is_up: bool,
-    /// ExecStartPost= is done as well.
-    pub(super) active: Option<Time>,
-    /// What Ready= waits for has come.
-    pub(super) gate: Option<ReadyBy>,
-    /// Both.
-    pub(super) ready: Option<Time>,
-    /// It has sent READY=1.
-    pub(super) notifies: bool,
-    /// Ready=http: asks for it.
-    pub(super) probe: Option<Probing>,
-    /// Who waits on its sockets; None: it has none.
-    pub(super) waiting: Option<Waiting>,
-    /// Of a candidate: it has all of the traffic, which a canary puts off.
-    pub(super) switched: Option<Time>,
-    /// Likewise: when it is counted; [`Time::NEVER`] until that is answered.
-    pub(super) trial: Option<Time>,
-    /// Of an old one: it finishes what it has. Its connections are counted until its end, and what that cut off.
-    pub(super) drain: Option<Drain>,
-    /// Since when another has its place for good.
-    pub(super) replaced: Option<Time>,
-    /// It can accept nothing on a socket any more, which matters where it gets the traffic back.
-    pub(super) lost: Option<String>,
-    pub(super) counting: Option<Counting>,
-    pub(super) cut: u32,
-    pub(super) end: Option<End>,
-    pub(super) failure: Option<Failure>,
-    pub(super) ending: Option<Ending>,
-    /// ExecStop= was begun, ExecStopPost= was begun: each runs once.
-    pub(super) stop_begun: bool,
-    pub(super) stop_post_begun: bool,
-    /// The main process ended, but it does not count (ExitType=cgroup, Type=forking).
-    pub(super) last_exit: Option<Exit>,
-    /// Since when the main process is looked for (Type=forking).
-    pub(super) sought: Option<Time>,
-    pub(super) reload: Option<Reload>,
-    /// The period of the watchdog (WatchdogSec=, WATCHDOG_USEC=), and when WATCHDOG=1 is overdue.
-    pub(super) watchdog_period: Span,
-    pub(super) watchdog: Option<Time>,
-    /// EXTEND_TIMEOUT_USEC=: no timeout before then.
-    pub(super) extended: Option<Time>,
-    /// When a busy file is executed again, or the PIDFile= looked for.
-    pub(super) retry: Option<Time>,
-    /// STATUS= and ERRNO=
-    pub(super) status: Option<String>,
-    pub(super) errno: Option<i32>,
-}
-
-/// One command of a list that runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Running {
-    pub(super) command: Command,
-    /// When it has taken too long; `is_over`: it has, and is only waited for.
-    pub(super) due: Time,
-    pub(super) is_over: bool,
-}
-
-/// ExecReload= runs, or the server was asked by a signal to load its configuration anew, or does so by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Reload {
-    pub(super) since: Time,
-    pub(super) due: Time,
-    /// RELOADING=1 came; READY=1 ends it then.
-    pub(super) was_said: bool,
-    /// It said so as it started: no news.
-    pub(super) is_start: bool,
-    pub(super) clients: Vec<ClientId>,
-}
-
-/// From the switch until it is told to stop.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Drain {
-    pub(super) since: Time,
-    /// When Drain= is over.
-    pub(super) due: Time,
-    /// Nothing was left when it was looked at last; a dump is not one moment, so two of them have to agree.
-    pub(super) was_over: bool,
-    /// The queue as it was when it last got shorter, and since when it has not.
-    pub(super) queued: u32,
-    pub(super) stuck_since: Time,
-    /// When it was told last what is left, and what that was.
-    pub(super) told: (Time, Traffic),
-    /// Whoever waits for the end of the swap, and what they will hear. None: the next one is yet to come.
-    pub(super) swap: Option<(Vec<ClientId>, LastSwap)>,
-}
-
-impl Drain {
-    /// At the latest.
-    pub(super) fn end(&self) -> Time {
-        self.due.after(limits::LAST_MOMENT)
-    }
-}
-
-/// The kernel is asked for the connections of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Counting {
-    pub(super) next: Time,
-    pub(super) gap: Span,
-    /// None: the kernel did not say.
-    pub(super) seen: Option<Traffic>,
-    /// What was seen last before it was told to stop.
-    pub(super) told_with: Option<Traffic>,
-}
-
-/// Ready=http: it is asked again and again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Probing {
-    /// When it is asked next; while it is being asked, when that has taken too long.
-    pub(super) due: Time,
-    pub(super) is_asking: bool,
-    pub(super) asked: Time,
-    /// What was wrong with the last answer.
-    pub(super) last: Option<String>,
-}
-
-/// Told to stop: first by ExecStop=, then with `signal`. `due` is the SIGKILL ([`Time::NEVER`] as long as ExecStop= runs),
-/// after it (`killed`) the moment at which we stop waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ending {
-    /// False: its main process ended by itself, and the rest is being ended.
-    pub(super) was_told: bool,
-    pub(super) since: Time,
-    pub(super) signal: Signal,
-    pub(super) patience: Span,
-    pub(super) due: Time,
-    pub(super) killed: bool,
-}
-
-impl Ending {
-    /// Of a generation that was not told: what is left of it is being ended.
-    pub(super) const fn new(since: Time, signal: Signal, patience: Span, due: Time) -> Self {
-        Self { was_told: false, since, signal, patience, due, killed: false }
-    }
 }
 
 /// A start whose outcome is reported: a swap (also of nothing: HUP while waiting), restart or resume.
@@ -383,81 +248,35 @@ impl Service {
         }
     }
 
+    /// The generation that is to replace the current one.
+    pub(super) fn candidate(&self) -> Option<&Generation> {
+        let Phase::Swapping { new, .. } = self.phase else { return None };
+        self.get(new)
+    }
+
+    pub(super) const fn is_candidate(&self, id: GenerationId) -> bool {
+        matches!(self.phase, Phase::Swapping { new, .. } if new.0 == id.0)
+    }
+
+    /// It is the current one, and no swap is under way.
+    pub(super) const fn is_alone(&self, id: GenerationId) -> bool {
+        matches!(self.phase, Phase::Up { current } if current.0 == id.0)
+    }
+
     /// A ready generation serves, or the next connection brings one that may.
     pub(super) fn serves(&self) -> bool {
         let is_ready =
-            |id| self.get(id).is_some_and(|generation| generation.ready.is_some() && generation.lives());
+            |id| self.get(id).is_some_and(|generation| generation.ready().is_some() && generation.lives());
         match self.phase {
             Phase::Listening { .. } => !self.ends_too_early(),
             Phase::Up { current } => is_ready(current),
-            Phase::Swapping { old, new } => is_ready(old) || is_ready(new),
+            Phase::Swapping { old, new, .. } => is_ready(old) || is_ready(new),
             Phase::Replacing { .. }
             | Phase::Waiting { .. }
             | Phase::Paused
             | Phase::Failed
             | Phase::Stopping { .. } => false,
         }
-    }
-}
-
-impl Generation {
-    pub(super) fn new(id: GenerationId, policy: Policy, slot: SlotId, now: Time) -> Self {
-        Self {
-            id,
-            watchdog_period: policy.watchdog,
-            policy,
-            slot,
-            spawned: now,
-            ordered: now,
-            pid: None,
-            is_ordered: false,
-            index: 0,
-            started: None,
-            has_run: false,
-            command: None,
-            is_up: false,
-            active: None,
-            gate: None,
-            ready: None,
-            notifies: false,
-            probe: None,
-            waiting: None,
-            switched: None,
-            trial: None,
-            drain: None,
-            replaced: None,
-            lost: None,
-            counting: None,
-            cut: 0,
-            end: None,
-            failure: None,
-            ending: None,
-            stop_begun: false,
-            stop_post_begun: false,
-            last_exit: None,
-            sought: None,
-            reload: None,
-            watchdog: None,
-            extended: None,
-            retry: None,
-            status: None,
-            errno: None,
-        }
-    }
-
-    /// Neither ended nor told to.
-    pub(super) fn lives(&self) -> bool {
-        self.end.is_none() && self.ending.is_none()
-    }
-
-    /// What it leaves behind is left alone.
-    pub(super) fn leaves_all(&self) -> bool {
-        self.policy.kill_mode == KillMode::Process || !self.policy.send_sigkill
-    }
-
-    /// Its main process is there, or one of the others if nobody knows which it is.
-    pub(super) fn runs(&self) -> bool {
-        self.started.is_some() && self.end.is_none()
     }
 }
 

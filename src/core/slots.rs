@@ -9,9 +9,10 @@
 //! * *count* (drain.rs): the connections of a generation are counted; *trial* (trial.rs): a candidate must not be stopped;
 //!   *look* (waiting.rs): who waits on its sockets.
 
+use super::generation::Generation;
 use super::note::SocketNote;
 use super::restart::Failure;
-use super::service::{Generation, Phase, Service, Step};
+use super::service::{Phase, Service, Step, Trial};
 use super::{Action, GenerationId, SlotId, Steering, limits};
 
 impl Service {
@@ -38,18 +39,17 @@ impl Service {
         let all = Steering::all_to;
         match self.phase {
             Phase::Up { current } => all(slot(current)),
-            Phase::Swapping { old, new } => match self.get(new) {
-                Some(candidate) if candidate.switched.is_some() => all(candidate.slot),
-                Some(Generation { ready: Some(_), policy, slot: new, .. }) => {
-                    Steering { slot: slot(old), canary: policy.canary.map(|canary| (*new, canary.percent)) }
-                }
-                Some(_) | None => all(slot(old)),
-            },
+            Phase::Swapping { old, trial: Trial::Gate, .. } => all(slot(old)),
+            Phase::Swapping { old, new, trial: Trial::Canary(_) } => {
+                let percent = self.get(new).and_then(|new| new.policy.canary).map(|canary| canary.percent);
+                Steering { slot: slot(old), canary: percent.map(|percent| (slot(new), percent)) }
+            }
+            Phase::Swapping { new, trial: Trial::Bake { .. }, .. } => all(slot(new)),
             // It finishes what it has; the rest waits where the next one will find it.
             Phase::Replacing { current, .. }
                 if self
                     .get(current)
-                    .is_some_and(|old| old.drain.is_some() && old.slot == self.steering.slot) =>
+                    .is_some_and(|old| old.drain().is_some() && old.slot == self.steering.slot) =>
             {
                 all(self.free_slot())
             }
@@ -133,18 +133,11 @@ impl Step<'_> {
 
     /// What is lost without the traffic is lost before the old one is touched: a candidate that cannot get it is not taken.
     pub(super) fn on_steer_failed(&mut self, why: String) {
-        match self.service.phase {
-            Phase::Swapping { new, .. } if self.service.get(new).is_some_and(|new| new.ready.is_some()) => {
-                self.roll_back(format!("generation {} cannot get the traffic: {why}", new.0));
-            }
-            Phase::Swapping { .. }
-            | Phase::Up { .. }
-            | Phase::Listening { .. }
-            | Phase::Replacing { .. }
-            | Phase::Waiting { .. }
-            | Phase::Paused
-            | Phase::Failed
-            | Phase::Stopping { .. } => self.tell(SocketNote::NotSteered { why }.into()),
+        if let Phase::Swapping { new, trial: Trial::Canary(_) | Trial::Bake { .. }, .. } = self.service.phase
+        {
+            self.roll_back(format!("generation {} cannot get the traffic: {why}", new.0));
+        } else {
+            self.tell(SocketNote::NotSteered { why }.into());
         }
     }
 
@@ -156,17 +149,16 @@ impl Step<'_> {
     /// A server that cannot accept any more has failed; one that only finishes what it has does not need to.
     pub(super) fn on_socket_lost(&mut self, slot: SlotId, socket: &str) {
         let serves = |generation: &&Generation| {
-            generation.slot == slot && generation.lives() && generation.drain.is_none()
+            generation.slot == slot && generation.lives() && generation.drain().is_none()
         };
         let Some(generation) = self.service.generations.iter().find(serves) else { return };
         let (id, signal) = (generation.id, generation.policy.kill_signal);
         let reason = format!("generation {} can accept nothing on {socket} any more", id.0);
-        let is_switched = |new: GenerationId| self.service.get(new).is_some_and(|new| new.switched.is_some());
-        if matches!(self.service.phase, Phase::Swapping { old, new } if old == id && is_switched(new)) {
+        if let Phase::Swapping { old, trial: Trial::Bake { lost, .. }, .. } = &mut self.service.phase
+            && *old == id
+        {
             // Nothing comes to it any more, and it may finish what it has.
-            if let Some(generation) = self.service.get_mut(id) {
-                generation.lost = Some(reason);
-            }
+            *lost = Some(reason);
             return;
         }
         self.fail_generation(id, Failure::Protocol, reason, signal);

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::generation::{Generation, Main, Progress};
 use super::note::{Note, ReadyBy};
 use super::restart::Failure;
-use super::service::{Attempt, Generation, Phase, Step};
+use super::service::{Attempt, Phase, Step};
 use super::{Action, ClientId, End, Exit, Found, GenerationId, limits};
 use crate::config::{CommandList, Ready, StartLimitAction, Type};
 
@@ -97,15 +98,17 @@ impl Step<'_> {
     pub(super) fn start_main(&mut self, id: GenerationId, index: usize) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.pid = None;
+        generation.main = Main::Absent;
         if generation.policy.service_type == Type::Oneshot && index >= generation.policy.commands.start.len()
         {
-            generation.started.get_or_insert(now);
+            if generation.progress == Progress::Preparing {
+                generation.progress = Progress::Started { at: now };
+            }
             return self.main_done(id);
         }
         generation.index = index;
         generation.spawned = now;
-        generation.is_ordered = true;
+        generation.main = Main::Ordered;
         let slot = generation.slot;
         self.out.push(Action::Spawn { generation: id, index, slot });
     }
@@ -113,7 +116,7 @@ impl Step<'_> {
     /// The start of Type=oneshot or forking is complete.
     fn main_done(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get(id) else { return };
-        let is_up = generation.is_up;
+        let is_up = generation.is_up();
         if generation.policy.ready == Ready::Exec {
             self.pass_gate(id, ReadyBy::Exec);
         }
@@ -136,12 +139,10 @@ impl Step<'_> {
     pub(super) fn on_started(&mut self, id: GenerationId, pid: u32) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.pid = Some(pid);
-        generation.started = Some(now);
+        generation.main = Main::Runs { pid };
+        generation.progress = Progress::Started { at: now };
         generation.has_run = true;
-        generation.retry = None;
-        generation.is_ordered = false;
-        let ending = generation.ending;
+        let ending = generation.ending();
         if ending.is_none() {
             self.begin_probing(id);
             self.begin_looking(id);
@@ -167,17 +168,16 @@ impl Step<'_> {
     pub(super) fn on_start_failed(&mut self, id: GenerationId, failure: StartFailure) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.is_ordered = false;
+        generation.main = Main::Absent;
         if failure.is_text_busy()
-            && generation.ending.is_none()
+            && generation.ending().is_none()
             && now < generation.spawned.after(limits::TEXT_BUSY)
         {
-            generation.retry = Some(now.after(limits::TEXT_BUSY_RETRY));
+            generation.main = Main::Busy { again: now.after(limits::TEXT_BUSY_RETRY) };
             return;
         }
-        generation.retry = None;
         let is_very_first = id == GenerationId(1)
-            && generation.started.is_none()
+            && generation.started().is_none()
             && matches!(self.service.phase, Phase::Up { .. });
         let status = failure.exit_status();
         self.tell(Note::CannotStart {
@@ -194,41 +194,48 @@ impl Step<'_> {
     pub(super) fn on_retry(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.retry = None;
-        if generation.policy.service_type == Type::Forking && generation.started.is_some() {
-            self.out.push(Action::FindMain { generation: id });
-        } else {
-            (generation.ordered, generation.is_ordered) = (now, true);
-            let (index, slot) = (generation.index, generation.slot);
-            self.out.push(Action::Spawn { generation: id, index, slot });
+        match generation.main {
+            Main::Sought { .. } => {
+                generation.main = generation.main.without_retry();
+                self.out.push(Action::FindMain { generation: id });
+            }
+            Main::Busy { .. } => {
+                (generation.ordered, generation.main) = (now, Main::Ordered);
+                let (index, slot) = (generation.index, generation.slot);
+                self.out.push(Action::Spawn { generation: id, index, slot });
+            }
+            Main::Absent | Main::Ordered | Main::Runs { .. } => {}
         }
     }
 
     /// Type=forking: the first process has ended, its daemon goes on.
     pub(super) fn on_main_sought(&mut self, id: GenerationId, found: Found) {
         let now = self.now;
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.end.is_none()) else {
+        let Some(generation) = self.service.get_mut(id).filter(|generation| !generation.has_ended()) else {
             return;
         };
+        let since = match generation.main {
+            Main::Sought { since, .. } => since,
+            Main::Absent | Main::Ordered | Main::Busy { .. } | Main::Runs { .. } => now,
+        };
         if let Found::Main(pid) = found {
-            generation.pid = Some(pid);
+            generation.main = Main::Runs { pid };
         }
-        if generation.ending.is_some() {
+        if generation.ending().is_some() {
             return self.send_kill_signal(id);
         }
-        let sought = *generation.sought.get_or_insert(now);
+        let again = Some(now.after(limits::PID_FILE_RETRY));
         match found {
-            Found::Unknown if now < sought.after(limits::SEVERAL_LEFT) => {
-                generation.retry = Some(now.after(limits::PID_FILE_RETRY));
+            Found::Unknown if now < since.after(limits::SEVERAL_LEFT) => {
+                generation.main = Main::Sought { since, again };
             }
             Found::Main(pid) => {
-                generation.sought = None;
                 self.tell(Note::MainIs { generation: id, pid: Some(pid) });
                 self.main_done(id);
             }
             // ExecStartPost= may write the file.
             Found::NotYet if generation.starts_post_first() => self.main_up(id),
-            Found::NotYet => generation.retry = Some(now.after(limits::PID_FILE_RETRY)),
+            Found::NotYet => generation.main = Main::Sought { since, again },
             Found::Unknown => {
                 self.tell(Note::MainIs { generation: id, pid: None });
                 self.out.push(Action::AwaitClear { generation: id });
@@ -249,8 +256,12 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id).filter(|generation| generation.runs()) else {
             return;
         };
-        generation.sought = None;
-        if generation.pid.replace(pid) != Some(pid) {
+        // The next command of Type=oneshot is on its way: the process named is none of it.
+        if matches!(generation.main, Main::Ordered | Main::Busy { .. }) {
+            return;
+        }
+        let main = Main::Runs { pid };
+        if std::mem::replace(&mut generation.main, main) != main {
             self.tell(Note::MainIs { generation: id, pid: Some(pid) });
         }
     }

@@ -1,8 +1,9 @@
 //! The snapshot for `status`, read off the state.
 
+use super::generation::Generation;
 use super::note::ReadyBy;
 use super::report::{GenerationStatus, Next, Role, State, Status};
-use super::service::{Generation, Phase, Service, Then};
+use super::service::{Phase, Service, Then};
 use super::timers::Why;
 use super::{GenerationId, Time};
 
@@ -19,13 +20,13 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
             .iter()
             .map(|generation| GenerationStatus {
                 generation: generation.id.0,
-                pid: generation.pid,
+                pid: generation.main.pid(),
                 role: role(service, generation.id),
                 since: generation.ordered.0.to_string(),
-                ready_ms: generation.ready.map(|ready| ready.since(generation.ordered).as_millis()),
+                ready_ms: generation.ready().map(|ready| ready.since(generation.ordered).as_millis()),
                 connections: None,
                 rss_kb: None,
-                status: generation.status.clone(),
+                status: generation.said.status.clone(),
                 traffic: service.traffic(generation),
             })
             .collect(),
@@ -38,28 +39,18 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
 
 /// Ready because it is all there is, and not seen to serve since.
 fn doubt(generation: &Generation) -> Option<String> {
-    let by = generation.gate.as_ref().filter(|_| generation.ready.is_some() && generation.lives())?;
+    let by = generation.passed_by().filter(|_| generation.ready().is_some() && generation.lives())?;
     let is_seen = generation.waiting.as_ref().is_some_and(|waiting| waiting.unseen.is_empty());
     by.doubt().filter(|_| !is_seen || *by == ReadyBy::Alone)
 }
 
 fn role(service: &Service, id: GenerationId) -> Role {
-    match service.phase {
-        Phase::Swapping { new, .. } if new == id => Role::Candidate,
-        Phase::Swapping { .. }
-        | Phase::Up { .. }
-        | Phase::Listening { .. }
-        | Phase::Replacing { .. }
-        | Phase::Waiting { .. }
-        | Phase::Paused
-        | Phase::Failed
-        | Phase::Stopping { .. } => {
-            if service.current() == Some(id) {
-                Role::Current
-            } else {
-                Role::Draining
-            }
-        }
+    if service.is_candidate(id) {
+        Role::Candidate
+    } else if service.current() == Some(id) {
+        Role::Current
+    } else {
+        Role::Draining
     }
 }
 
@@ -68,9 +59,9 @@ fn state(service: &Service) -> State {
         Phase::Listening { .. } if service.ends_too_early() => State::Failed,
         Phase::Listening { .. } => State::Listening,
         Phase::Up { current } => match service.get(current) {
-            Some(generation) if generation.end.is_none() && generation.ending.is_some() => State::Stopping,
+            Some(generation) if !generation.has_ended() && generation.ending().is_some() => State::Stopping,
             Some(generation) if !generation.lives() => State::Waiting,
-            Some(generation) if generation.ready.is_some() => State::Running,
+            Some(generation) if generation.ready().is_some() => State::Running,
             Some(_) | None => State::Starting,
         },
         Phase::Swapping { .. } => State::Swapping,

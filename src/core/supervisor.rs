@@ -55,7 +55,7 @@ impl Supervisor {
 
     /// Whether a generation was ever ready.
     pub fn is_ready(&self, generation: GenerationId) -> bool {
-        self.service.get(generation).is_some_and(|generation| generation.ready.is_some())
+        self.service.get(generation).is_some_and(|generation| generation.ready().is_some())
     }
 
     /// When to call `step` with [`Event::Tick`], and what for. None: nothing will happen by itself.
@@ -135,30 +135,29 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         // Also of ExecStop= and ExecStopPost=, when the main process is gone.
         if let Some(micros) = message.extend_timeout_usec {
-            generation.extended = Some(now.after(Span::from_micros(micros)));
+            generation.said.extended = now.after(Span::from_micros(micros));
         }
-        if generation.end.is_some() {
+        if generation.has_ended() {
             return;
         }
         if let Some(status) = message.status {
-            generation.status = (!status.is_empty()).then(|| status.clone());
+            generation.said.status = (!status.is_empty()).then(|| status.clone());
             if is_current {
                 self.out.push(Action::TellManager(Manager::Status(status)));
             }
         }
-        generation.errno = message.errno.or(generation.errno);
+        generation.said.errno = message.errno.or(generation.said.errno);
         if !generation.lives() {
             // A generation that was told to stop is not made ready, or kept alive, by what it still says.
             return;
         }
         if let Some(micros) = message.watchdog_usec {
             let period = Span::from_micros(micros);
-            generation.watchdog_period = if period.is_infinite() { Span::ZERO } else { period };
+            generation.said.watchdog_period = if period.is_infinite() { Span::ZERO } else { period };
         }
-        let period = generation.watchdog_period;
-        if (message.watchdog && generation.watchdog.is_some()) || message.watchdog_usec.is_some() {
-            let is_armed = generation.ready.is_some() && period != Span::ZERO;
-            generation.watchdog = is_armed.then(|| now.after(period));
+        let period = generation.said.watchdog_period;
+        if (message.watchdog && generation.watchdog().is_some()) || message.watchdog_usec.is_some() {
+            generation.set_watchdog((period != Span::ZERO).then(|| now.after(period)));
         }
         // In one message STOPPING=1 outweighs READY=1, and RELOADING=1 with READY=1 is a reload that is over.
         if message.stopping {
@@ -213,24 +212,17 @@ impl Step<'_> {
     }
 
     pub(super) fn on_stop_signal(&mut self, signal: Signal) {
-        match self.service.phase {
-            Phase::Stopping { stop } if self.now < stop.since.after(limits::SAME_STOP) => {}
-            Phase::Stopping { .. } => self.force_stop(),
-            Phase::Up { .. }
-            | Phase::Swapping { .. }
-            | Phase::Listening { .. }
-            | Phase::Replacing { .. }
-            | Phase::Waiting { .. }
-            | Phase::Paused
-            | Phase::Failed => self.stop(0, signal),
+        let Phase::Stopping { stop } = self.service.phase else { return self.stop(0, signal) };
+        if self.now >= stop.since.after(limits::SAME_STOP) {
+            self.force_stop();
         }
     }
 
     /// The time we were stopped does not count against the server's watchdog.
     pub(super) fn on_continued(&mut self) {
         for generation in &mut self.service.generations {
-            let next = self.now.after(generation.watchdog_period);
-            generation.watchdog = generation.watchdog.map(|_| next);
+            let next = self.now.after(generation.said.watchdog_period);
+            generation.set_watchdog(generation.watchdog().map(|_| next));
         }
         self.signal_all(Signal::CONT);
     }

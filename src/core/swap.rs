@@ -1,11 +1,12 @@
 //! Ready, and what a swap makes of it: promote the candidate, or roll back.
 
+use super::generation::{Gate, Generation};
 use super::note::{self, Note, ReadyBy, SwapNote};
 use super::report::{LastSwap, Outcome, Reply};
 use super::restart::Failure;
-use super::service::{Attempt, Generation, Phase, Step, Then};
+use super::service::{Attempt, Phase, Step, Then, Trial, Window};
 use super::{Action, ClientId, GenerationId, Manager, Reread, limits};
-use crate::config::{Handover, Policy, Ready, Span, Type};
+use crate::config::{Handover, Policy, Ready, Span};
 
 impl Step<'_> {
     /// The files are read: what they say now is staged.
@@ -17,7 +18,7 @@ impl Step<'_> {
             return self.replace_when_finished(old);
         }
         let new = self.spawn();
-        self.service.phase = Phase::Swapping { old, new };
+        self.service.phase = Phase::Swapping { old, new, trial: Trial::Gate };
         self.begin_comparing(old);
         let within =
             self.service.get(new).map_or(Span::INFINITY, |generation| generation.policy.timeout_start);
@@ -58,12 +59,12 @@ impl Step<'_> {
         let now = self.now;
         let is_current = self.service.current() == Some(id);
         let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.started.is_none() {
+        if generation.started().is_none() {
             // Only the main process has to be ready, and there is none yet.
             return;
         }
-        generation.notifies = true;
-        let is_notify_type = matches!(generation.policy.service_type, Type::Notify | Type::NotifyReload);
+        generation.said.ready = true;
+        let is_notify_type = generation.is_notify_type();
         if let Some(waiting) = &mut generation.waiting {
             waiting.look_soon(now);
         }
@@ -80,8 +81,10 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else {
             return;
         };
-        generation.gate.get_or_insert(by);
-        let is_notify_type = matches!(generation.policy.service_type, Type::Notify | Type::NotifyReload);
+        if generation.is_gate_closed() {
+            generation.gate = Gate::Open { by };
+        }
+        let is_notify_type = generation.is_notify_type();
         self.end_asking(id);
         if let Some(current) = self.service.current() {
             self.end_asking(current);
@@ -95,10 +98,11 @@ impl Step<'_> {
     /// Ready is who has passed the gate and whose ExecStartPost= is done.
     pub(super) fn check_ready(&mut self, id: GenerationId) {
         if let Some(generation) = self.service.get(id)
-            && let Some(by) = generation.gate.clone()
-            && generation.active.is_some()
+            && let Gate::Open { by } = &generation.gate
+            && generation.active().is_some()
+            && generation.lives()
         {
-            self.become_ready(id, by);
+            self.become_ready(id, by.clone());
         }
     }
 
@@ -113,13 +117,10 @@ impl Step<'_> {
     fn become_ready(&mut self, id: GenerationId, by: ReadyBy) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        let (Some(_), None, true) = (generation.started, generation.ready, generation.lives()) else {
-            return;
-        };
         let after = now.since(generation.ordered);
-        generation.ready = Some(now);
-        let (watchdog, canary) = (generation.watchdog_period, generation.policy.canary);
-        generation.watchdog = (watchdog != Span::ZERO).then(|| now.after(watchdog));
+        let (period, canary) = (generation.said.watchdog_period, generation.policy.canary);
+        let watchdog = (period != Span::ZERO).then(|| now.after(period));
+        generation.gate = Gate::Ready { by: by.clone(), at: now, watchdog };
         let is_silent = by == ReadyBy::Alone;
         self.tell(Note::Ready { generation: id, after, by });
         if !self.service.manager_told {
@@ -127,26 +128,20 @@ impl Step<'_> {
             self.out.push(Action::TellManager(Manager::Ready));
         }
         let before = self.service.steering;
-        match self.service.phase {
-            Phase::Swapping { new, .. } if new == id => match canary.filter(|_| self.service.steers()) {
+        let canary = canary.filter(|_| self.service.steers());
+        if let Phase::Swapping { new, trial, .. } = &mut self.service.phase
+            && *new == id
+        {
+            match canary {
                 Some(canary) => {
-                    self.begin_trial(id, canary.span);
+                    *trial = Trial::Canary(Window::new(now, canary.span));
                     self.tell(SwapNote::Canary { to: id, canary }.into());
                 }
                 None => self.switch(id),
-            },
-            Phase::Up { current } if current == id => {
-                self.service.server_notifies &= !is_silent;
-                self.succeed_attempt();
             }
-            Phase::Swapping { .. }
-            | Phase::Up { .. }
-            | Phase::Listening { .. }
-            | Phase::Replacing { .. }
-            | Phase::Waiting { .. }
-            | Phase::Paused
-            | Phase::Failed
-            | Phase::Stopping { .. } => {}
+        } else if self.service.is_alone(id) {
+            self.service.server_notifies &= !is_silent;
+            self.succeed_attempt();
         }
         if self.service.steers() && self.service.steering == before {
             // Nothing changes, but what the server did to its socket until now is undone.
@@ -156,23 +151,25 @@ impl Step<'_> {
 
     /// The candidate gets all of the traffic; the old one stays as it is until the bake is over.
     pub(super) fn switch(&mut self, id: GenerationId) {
-        let Phase::Swapping { old, new } = self.service.phase else { return };
-        let Some(generation) = self.service.get_mut(id).filter(|_| new == id) else { return };
-        generation.switched = Some(self.now);
-        let bake = generation.policy.bake;
+        let bake = self.service.get(id).map_or(Span::ZERO, |generation| generation.policy.bake);
+        let Phase::Swapping { old, new, trial } = &mut self.service.phase else { return };
+        if *new != id {
+            return;
+        }
+        let from = *old;
+        *trial = Trial::Bake { window: Window::new(self.now, bake), lost: None };
         // Also without a bake the old one stays until this is known to have worked.
         self.settle_steering();
-        self.begin_trial(id, bake);
         if bake != Span::ZERO {
-            self.tell(SwapNote::Baking { from: old, to: id, span: bake }.into());
+            self.tell(SwapNote::Baking { from, to: id, span: bake }.into());
         }
     }
 
     /// The candidate has proved itself: the old one finishes what it has, and goes.
     pub(super) fn promote(&mut self) {
-        let Phase::Swapping { old, new } = self.service.phase else { return };
+        let Phase::Swapping { old, new, .. } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: new };
-        self.service.server_notifies = self.service.get(new).is_some_and(|new| new.notifies);
+        self.service.server_notifies = self.service.get(new).is_some_and(|new| new.said.ready);
         self.service.ledger.reset();
         self.adopt();
         let drain = self.service.get(old).map_or(Span::ZERO, |generation| generation.policy.drain);
@@ -201,7 +198,11 @@ impl Step<'_> {
 
     /// The candidate is not taken; the old generation never knew.
     pub(super) fn roll_back(&mut self, reason: String) {
-        let Phase::Swapping { old, new } = self.service.phase else { return };
+        let Phase::Swapping { old, new, ref mut trial } = self.service.phase else { return };
+        let lost = match trial {
+            Trial::Bake { lost, .. } => lost.take(),
+            Trial::Gate | Trial::Canary(_) => None,
+        };
         self.service.phase = Phase::Up { current: old };
         self.end_asking(old);
         self.settle_steering();
@@ -211,11 +212,8 @@ impl Step<'_> {
         self.fail_attempt_saying(Outcome::RolledBack, reason, &text);
         self.discard();
         self.stop_by_policy(new, limits::FAILED_CANDIDATE);
-        if let Some(generation) = self.service.get_mut(old)
-            && let Some(reason) = generation.lost.take()
-        {
-            let signal = generation.policy.kill_signal;
-            self.fail_generation(old, Failure::Protocol, reason, signal);
+        if let Some(reason) = lost {
+            self.fail_generation(old, Failure::Protocol, reason, self.kill_signal_of(old));
         }
     }
 
@@ -268,7 +266,7 @@ impl Step<'_> {
         outcome: Outcome,
         reason: Option<String>,
     ) -> LastSwap {
-        let ready = |new: &Generation| Some(new.ready?.since(new.ordered).as_millis());
+        let ready = |new: &Generation| Some(new.ready()?.since(new.ordered).as_millis());
         let ready_ms = to.filter(|_| outcome.is_taken()).and_then(|to| ready(self.service.get(to)?));
         let swap = LastSwap {
             from: attempt.from.map(|id| id.0),

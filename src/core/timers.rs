@@ -4,9 +4,10 @@
 
 use std::fmt;
 
+use super::generation::{Gate, Generation};
+use super::service::{LastLook, Phase, Service, Stop, Trial, Window};
 use serde::{Deserialize, Serialize};
 
-use super::service::{Generation, Phase, Service, Stop};
 use super::{ClientId, GenerationId, Time};
 use crate::config::{CommandList, Ready, Span, Type};
 
@@ -102,28 +103,23 @@ fn deadlines(service: &Service) -> Vec<(Time, Why)> {
     for generation in &service.generations {
         of_generation(service, generation, &mut due);
     }
-    match service.phase {
-        Phase::Swapping { new, .. } => {
-            if let Some(generation) = service.get(new)
-                && let Some(ready) = generation.ready
-            {
-                let canary = generation.policy.canary.map_or(Span::ZERO, |canary| canary.span);
-                due.push(match (generation.trial, generation.switched) {
-                    (Some(trial), _) => (trial, Why::Trial(new)),
-                    (None, Some(switched)) => (switched.after(generation.policy.bake), Why::BakeOver(new)),
-                    (None, None) => (ready.after(canary), Why::CanaryOver(new)),
-                });
-            }
+    match &service.phase {
+        Phase::Swapping { new, trial: Trial::Canary(window), .. } => {
+            due.extend(of_window(*window, Why::Trial(*new), Why::CanaryOver(*new)));
         }
-        Phase::Waiting { until } => due.push((until, Why::Restart)),
-        Phase::Listening { hold_until: Some(until) } => due.push((until, Why::Listen)),
+        Phase::Swapping { new, trial: Trial::Bake { window, .. }, .. } => {
+            due.extend(of_window(*window, Why::Trial(*new), Why::BakeOver(*new)));
+        }
+        Phase::Waiting { until } => due.push((*until, Why::Restart)),
+        Phase::Listening { hold_until: Some(until) } => due.push((*until, Why::Listen)),
         Phase::Stopping { stop: Stop { is_over: true, .. } } => return Vec::new(),
-        Phase::Stopping { ref stop } => match stop.sweep {
+        Phase::Stopping { stop } => match stop.sweep {
             Some(sweep) if sweep.killed => due.push((sweep.due, Why::SweepAbandon)),
             Some(sweep) => due.push((sweep.due, Why::SweepKill)),
             None => {}
         },
         Phase::Listening { hold_until: None }
+        | Phase::Swapping { trial: Trial::Gate, .. }
         | Phase::Up { .. }
         | Phase::Replacing { .. }
         | Phase::Paused
@@ -135,10 +131,19 @@ fn deadlines(service: &Service) -> Vec<(Time, Why)> {
     due
 }
 
+/// Its last look, and after the answer its end.
+fn of_window(window: Window, look: Why, over: Why) -> Option<(Time, Why)> {
+    match window.look {
+        LastLook::Due(time) => Some((time, look)),
+        LastLook::Ordered => None,
+        LastLook::Done => Some((window.over, over)),
+    }
+}
+
 fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time, Why)>) {
     let id = generation.id;
     // EXTEND_TIMEOUT_USEC=: not before then.
-    let extended = |time: Time| generation.extended.map_or(time, |extended| extended.max(time));
+    let extended = |time: Time| generation.said.extended.max(time);
     if let Some(running) = generation.command {
         due.push((extended(running.due), Why::Command(id)));
         if running.command.list == CommandList::StopPost {
@@ -146,12 +151,14 @@ fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time
         }
     }
     due.extend(generation.reload.as_ref().map(|reload| (reload.due, Why::Reload(id))));
-    due.extend(generation.retry.map(|retry| (retry, Why::Retry(id))));
-    due.extend(generation.probe.as_ref().map(|probe| (probe.due, Why::Probe(id))));
+    due.extend(generation.main.retry().map(|retry| (retry, Why::Retry(id))));
+    if let Gate::Closed { probe: Some(probe) } = &generation.gate {
+        due.push((probe.due, Why::Probe(id)));
+    }
     due.extend(service.next_look(generation).map(|look| (look, Why::Look(id))));
     due.extend(service.next_count(generation).map(|count| (count, Why::Count(id))));
-    due.extend(generation.drain.as_ref().map(|drain| (drain.end(), Why::DrainOver(id))));
-    if let Some(ending) = generation.ending {
+    due.extend(generation.drain().map(|drain| (drain.end(), Why::DrainOver(id))));
+    if let Some(ending) = generation.ending() {
         due.push(if ending.killed {
             (ending.due, Why::Abandon(id))
         } else {
@@ -159,15 +166,15 @@ fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time
         });
         return;
     }
-    let (Some(started), None) = (generation.started, &generation.end) else { return };
-    if let Some(active) = generation.active {
+    let (Some(started), None) = (generation.started(), generation.end()) else { return };
+    if let Some(active) = generation.active() {
         // The nanoseconds of the start are random enough.
         let extra = active.0 % generation.policy.runtime_extra.as_nanos().saturating_add(1).max(1);
         let over = active.after(generation.policy.runtime_max).after(Span::from_nanos(extra));
         due.push((extended(over), Why::RuntimeMax(id)));
     }
-    if generation.ready.is_some() {
-        due.extend(generation.watchdog.map(|time| (extended(time), Why::Watchdog(id))));
+    if generation.ready().is_some() {
+        due.extend(generation.watchdog().map(|time| (extended(time), Why::Watchdog(id))));
     } else {
         due_to_be_ready(service, generation, started, due, extended);
     }
@@ -187,17 +194,17 @@ fn due_to_be_ready(
         Ready::Auto => service.auto_alive(generation),
         Ready::Notify | Ready::NotifyType | Ready::Exec | Ready::Http => Span::INFINITY,
     };
-    if generation.gate.is_none() {
+    if generation.is_gate_closed() {
         due.push((started.after(alive_for), Why::Ready(id)));
     }
     // What only has to live for a while cannot be late, and `auto` never kills the only one there is. But Type= may
     // still wait for something.
-    let gate_cannot_be_late = generation.gate.is_some()
+    let gate_cannot_be_late = !generation.is_gate_closed()
         || matches!(policy.ready, Ready::Delay(_))
         || (policy.ready == Ready::Auto && alone);
     let waits_for_file = policy.has_pid_file && generation.has_no_daemon();
     let type_waits =
-        (!generation.is_up || waits_for_file) && !matches!(policy.service_type, Type::Simple | Type::Exec);
+        (!generation.is_up() || waits_for_file) && !matches!(policy.service_type, Type::Simple | Type::Exec);
     if !gate_cannot_be_late || type_waits {
         due.push((extended(started.after(policy.timeout_start)), Why::StartTimeout(id)));
     }

@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::generation::Generation;
 use super::note::ReadyBy;
-use super::service::{Generation, Service, Step};
+use super::service::{Service, Step};
 use super::{Action, End, Exit, GenerationId, Time, limits};
 use crate::config::{Signal, Span, Type};
 
@@ -122,7 +123,7 @@ impl Service {
     /// candidate, as soon as that.
     fn look_gap(&self, generation: &Generation, now: Time) -> Span {
         let candidate = self.candidate().filter(|_| self.may_be_seen_late(generation));
-        let since = candidate.map_or(generation.started, |candidate| Some(candidate.spawned));
+        let since = candidate.map_or_else(|| generation.started(), |candidate| Some(candidate.spawned));
         let age = since.map_or(Span::ZERO, |since| now.since(since));
         Span::from_nanos(age.as_nanos() / 8).clamp(limits::LOOK_FIRST, limits::LOOK_LAST)
     }
@@ -227,11 +228,11 @@ impl Step<'_> {
         let is_failure =
             matches!(end, End::Exited(Exit::Code(1..) | Exit::Signal { signal: Signal::ABRT, .. }));
         let is_unseen = !waiting.was_seen() && waiting.sight == Sight::Clear;
-        let is_ready = generation.notifies || generation.gate == Some(ReadyBy::Http);
+        let is_ready = generation.said.ready || generation.passed_by() == Some(&ReadyBy::Http);
         // One that fails where another has waited has another fault.
         let waited_on = &self.service.waited_on;
         let is_known = !waited_on.is_empty() && waiting.unseen.is_subset(waited_on);
-        let is_in_time = generation.ending.is_none() && now < generation.hint_due();
+        let is_in_time = generation.ending().is_none() && now < generation.hint_due();
         if is_failure && is_unseen && !is_ready && is_in_time && !is_known {
             // What it says for itself may be another thing, so the shell knows whether there is a hint.
             let sockets = waiting.unseen.clone();
@@ -242,7 +243,7 @@ impl Step<'_> {
 
 impl Generation {
     pub(super) fn hint_due(&self) -> Time {
-        self.started.map_or(Time::NEVER, |started| started.after(limits::HINT))
+        self.started().map_or(Time::NEVER, |started| started.after(limits::HINT))
     }
 }
 

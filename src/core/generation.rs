@@ -1,0 +1,411 @@
+//! One generation: how far its start came, what is left of it, what was said about it, and the data that each of these
+//! states has. What follows from them is decided in the files named in lib.rs.
+//!
+//! ```text
+//!   ExecCondition= ─▶ ExecStartPre= ─▶ main process ─▶ up (Type=) ─▶ ExecStartPost= ─▶ active     Progress
+//!                                      the gate of Ready= is closed ─▶ open ─▶ ready (and active)   Gate
+//!   lives ─▶ told to stop: ExecStop=, kill signal, SIGKILL ─▶ ended: what it left is ended          Life
+//! ```
+//!
+//! Progress and gate stay as they are when it is told to stop and when it ends: what it was is asked for until it is
+//! finished.
+
+use serde::{Deserialize, Serialize};
+
+use super::note::ReadyBy;
+use super::report::LastSwap;
+use super::restart::Failure;
+use super::waiting::Waiting;
+use super::{ClientId, Command, End, Exit, GenerationId, SlotId, Time, Traffic, limits};
+use crate::config::{KillMode, Policy, Signal, Span, Type};
+
+/// One start of COMMAND, until nothing of it is left.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Generation {
+    pub(super) id: GenerationId,
+    /// The policy it was started with: files may have changed since.
+    pub(super) policy: Policy,
+    /// Where it accepts, where the sockets have slots.
+    pub(super) slot: SlotId,
+    /// When its main process was first ordered; before that, when the generation was made.
+    pub(super) spawned: Time,
+    /// When it was made, or when its busy file was last executed again. Ages count from here.
+    pub(super) ordered: Time,
+    pub(super) progress: Progress,
+    pub(super) gate: Gate,
+    pub(super) life: Life,
+    pub(super) main: Main,
+    /// Which command of ExecStart= the main process is (Type=oneshot may have several).
+    pub(super) index: usize,
+    /// How a main process ended whose end was not that of the generation (ExitType=cgroup, Type=forking).
+    pub(super) last_exit: Option<Exit>,
+    /// Something of it ran, so that something may be left.
+    pub(super) has_run: bool,
+    /// The command that runs beside the main process, before it or after it.
+    pub(super) command: Option<Running>,
+    pub(super) last_list: LastList,
+    /// A failure that outweighs how the main process ends.
+    pub(super) failure: Option<Failure>,
+    pub(super) reload: Option<Reload>,
+    /// Who waits on its sockets; None: it has none.
+    pub(super) waiting: Option<Waiting>,
+    /// Another has its place for good, or it finishes what it has before that.
+    pub(super) replaced: Option<Replaced>,
+    pub(super) said: Said,
+}
+
+/// How far its start came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Progress {
+    /// ExecCondition= or ExecStartPre= runs, or the start of the main process is ordered.
+    Preparing,
+    /// The execve(2) of its main process (of Type=oneshot: the last one so far) had succeeded at this time.
+    Started { at: Time },
+    /// The start is done as Type= means it; ExecStartPost= runs.
+    Up { started: Time },
+    /// ExecStartPost= is done as well.
+    Active { started: Time, at: Time },
+}
+
+/// What Ready= waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Gate {
+    /// It has not come. `probe`: with Ready=http: the server is asked for it.
+    Closed { probe: Option<Probing> },
+    /// It has come, and ExecStartPost= is still to be done.
+    Open { by: ReadyBy },
+    /// The generation is active, too. `watchdog`: when WATCHDOG=1 is overdue.
+    Ready { by: ReadyBy, at: Time, watchdog: Option<Time> },
+}
+
+/// Whether it is to end, and has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Life {
+    Lives,
+    /// It was told to stop, or stops by itself.
+    Stopping(Ending),
+    /// The main process is gone. `clearing`: what it left behind is being ended.
+    Ended {
+        end: End,
+        clearing: Option<Ending>,
+    },
+}
+
+/// The main process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Main {
+    /// There is none: not yet, between the commands of Type=oneshot, or because others count (ExitType=cgroup,
+    /// RemainAfterExit=).
+    Absent,
+    /// Its start was ordered and is not answered yet.
+    Ordered,
+    /// Its file was being written (ETXTBSY), and is executed again at this time.
+    Busy { again: Time },
+    /// It runs, or was the last one when the generation ended.
+    Runs { pid: u32 },
+    /// Type=forking: the process that was started has ended, and its daemon is looked for: since when, and when again.
+    /// Without `again` an answer is awaited, or several processes are left of which none can be told to be the main one.
+    Sought { since: Time, again: Option<Time> },
+}
+
+/// Which of ExecStop= and ExecStopPost= was begun last, or is not to run any more. Each runs once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) enum LastList {
+    Neither,
+    Stop,
+    StopPost,
+}
+
+/// What it has said by sd_notify(3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Said {
+    /// READY=1
+    pub(super) ready: bool,
+    /// STATUS=
+    pub(super) status: Option<String>,
+    /// ERRNO=
+    pub(super) errno: Option<i32>,
+    /// EXTEND_TIMEOUT_USEC=: no timeout before then.
+    pub(super) extended: Time,
+    /// WATCHDOG_USEC=, and before that WatchdogSec=: the period of the watchdog.
+    pub(super) watchdog_period: Span,
+}
+
+/// One command of a list that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Running {
+    pub(super) command: Command,
+    /// When it has taken too long; `is_over`: it has, and is only waited for.
+    pub(super) due: Time,
+    pub(super) is_over: bool,
+}
+
+/// ExecReload= runs, or the server was asked by a signal to load its configuration anew, or does so by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reload {
+    pub(super) since: Time,
+    pub(super) due: Time,
+    /// RELOADING=1 came; READY=1 ends it then.
+    pub(super) was_said: bool,
+    /// It said so as it started: no news.
+    pub(super) is_start: bool,
+    pub(super) clients: Vec<ClientId>,
+}
+
+/// Another generation has the traffic for good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Replaced {
+    pub(super) since: Time,
+    /// It finishes what it has, and is not told to stop yet.
+    pub(super) drain: Option<Drain>,
+    /// Its connections are counted until its end, ...
+    pub(super) counting: Option<Counting>,
+    /// ... and this is how many that cut off.
+    pub(super) cut: u32,
+}
+
+/// From the switch until it is told to stop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Drain {
+    /// When Drain= is over.
+    pub(super) due: Time,
+    /// Nothing was left when it was looked at last; a dump is not one moment, so two of them have to agree.
+    pub(super) was_over: bool,
+    /// The queue as it was when it last got shorter, and since when it has not.
+    pub(super) queued: u32,
+    pub(super) stuck_since: Time,
+    /// When it was told last what is left, and what that was.
+    pub(super) told: (Time, Traffic),
+    /// Whoever waits for the end of the swap, and what they will hear. None: the next one is yet to come.
+    pub(super) swap: Option<(Vec<ClientId>, LastSwap)>,
+}
+
+impl Drain {
+    /// When it is told to stop, whatever it still has.
+    pub(super) fn end(&self) -> Time {
+        self.due.after(limits::LAST_MOMENT)
+    }
+}
+
+/// The kernel is asked for the connections of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Counting {
+    pub(super) next: Time,
+    pub(super) gap: Span,
+    /// None: the kernel did not say.
+    pub(super) seen: Option<Traffic>,
+    /// What was seen last before it was told to stop.
+    pub(super) told_with: Option<Traffic>,
+}
+
+/// Ready=http: it is asked again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Probing {
+    /// When it is asked next; while it is being asked, when that has taken too long.
+    pub(super) due: Time,
+    pub(super) is_asking: bool,
+    pub(super) asked: Time,
+    /// What was wrong with the last answer.
+    pub(super) last: Option<String>,
+}
+
+/// Told to stop: first by ExecStop=, then with `signal`. `due` is the SIGKILL ([`Time::NEVER`] as long as ExecStop= runs),
+/// after it (`killed`) the moment at which we stop waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ending {
+    /// False: its main process ended by itself, and the rest is being ended.
+    pub(super) was_told: bool,
+    pub(super) since: Time,
+    pub(super) signal: Signal,
+    pub(super) patience: Span,
+    pub(super) due: Time,
+    pub(super) killed: bool,
+}
+
+impl Ending {
+    /// Of a generation that was not told: what is left of it is being ended.
+    pub(super) const fn new(since: Time, signal: Signal, patience: Span, due: Time) -> Self {
+        Self { was_told: false, since, signal, patience, due, killed: false }
+    }
+}
+
+impl Main {
+    pub(super) const fn pid(self) -> Option<u32> {
+        match self {
+            Self::Runs { pid } => Some(pid),
+            Self::Absent | Self::Ordered | Self::Busy { .. } | Self::Sought { .. } => None,
+        }
+    }
+
+    /// When a busy file is executed again, or the daemon looked for again.
+    pub(super) const fn retry(self) -> Option<Time> {
+        match self {
+            Self::Busy { again } => Some(again),
+            Self::Sought { again, .. } => again,
+            Self::Absent | Self::Ordered | Self::Runs { .. } => None,
+        }
+    }
+
+    /// The same without a retry.
+    pub(super) const fn without_retry(self) -> Self {
+        match self {
+            Self::Busy { .. } => Self::Absent,
+            Self::Sought { since, .. } => Self::Sought { since, again: None },
+            Self::Absent | Self::Ordered | Self::Runs { .. } => self,
+        }
+    }
+}
+
+impl Generation {
+    pub(super) fn new(id: GenerationId, policy: Policy, slot: SlotId, now: Time) -> Self {
+        let watchdog_period = policy.watchdog;
+        Self {
+            id,
+            policy,
+            slot,
+            spawned: now,
+            ordered: now,
+            progress: Progress::Preparing,
+            gate: Gate::Closed { probe: None },
+            life: Life::Lives,
+            main: Main::Absent,
+            index: 0,
+            last_exit: None,
+            has_run: false,
+            command: None,
+            last_list: LastList::Neither,
+            failure: None,
+            reload: None,
+            waiting: None,
+            replaced: None,
+            said: Said { ready: false, status: None, errno: None, extended: Time(0), watchdog_period },
+        }
+    }
+
+    /// When its execve(2) had succeeded: what it must live for counts from here.
+    pub(super) const fn started(&self) -> Option<Time> {
+        match self.progress {
+            Progress::Preparing => None,
+            Progress::Started { at: started }
+            | Progress::Up { started }
+            | Progress::Active { started, .. } => Some(started),
+        }
+    }
+
+    /// The start is done as Type= means it.
+    pub(super) const fn is_up(&self) -> bool {
+        matches!(self.progress, Progress::Up { .. } | Progress::Active { .. })
+    }
+
+    /// Since when ExecStartPost= is done.
+    pub(super) const fn active(&self) -> Option<Time> {
+        match self.progress {
+            Progress::Active { at, .. } => Some(at),
+            Progress::Preparing | Progress::Started { .. } | Progress::Up { .. } => None,
+        }
+    }
+
+    pub(super) const fn is_gate_closed(&self) -> bool {
+        matches!(self.gate, Gate::Closed { .. })
+    }
+
+    /// By what the gate was opened.
+    pub(super) const fn passed_by(&self) -> Option<&ReadyBy> {
+        match &self.gate {
+            Gate::Closed { .. } => None,
+            Gate::Open { by } | Gate::Ready { by, .. } => Some(by),
+        }
+    }
+
+    /// Since when it is ready; also of one that has ended since.
+    pub(super) const fn ready(&self) -> Option<Time> {
+        match self.gate {
+            Gate::Ready { at, .. } => Some(at),
+            Gate::Closed { .. } | Gate::Open { .. } => None,
+        }
+    }
+
+    /// When WATCHDOG=1 is overdue.
+    pub(super) const fn watchdog(&self) -> Option<Time> {
+        match self.gate {
+            Gate::Ready { watchdog, .. } => watchdog,
+            Gate::Closed { .. } | Gate::Open { .. } => None,
+        }
+    }
+
+    /// Nothing happens to one that is not ready.
+    pub(super) const fn set_watchdog(&mut self, due: Option<Time>) {
+        if let Gate::Ready { watchdog, .. } = &mut self.gate {
+            *watchdog = due;
+        }
+    }
+
+    pub(super) const fn probe(&mut self) -> Option<&mut Probing> {
+        match &mut self.gate {
+            Gate::Closed { probe } => probe.as_mut(),
+            Gate::Open { .. } | Gate::Ready { .. } => None,
+        }
+    }
+
+    /// How it ended.
+    pub(super) const fn end(&self) -> Option<&End> {
+        match &self.life {
+            Life::Ended { end, .. } => Some(end),
+            Life::Lives | Life::Stopping(_) => None,
+        }
+    }
+
+    pub(super) const fn has_ended(&self) -> bool {
+        self.end().is_some()
+    }
+
+    /// It was told to stop, or what it left behind is being ended.
+    pub(super) const fn ending(&self) -> Option<Ending> {
+        match self.life {
+            Life::Lives => None,
+            Life::Stopping(ending) => Some(ending),
+            Life::Ended { clearing, .. } => clearing,
+        }
+    }
+
+    pub(super) fn set_ending(&mut self, ending: Ending) {
+        match &mut self.life {
+            Life::Ended { clearing, .. } => *clearing = Some(ending),
+            Life::Lives | Life::Stopping(_) => self.life = Life::Stopping(ending),
+        }
+    }
+
+    pub(super) fn set_end(&mut self, end: End) {
+        self.life = Life::Ended { end, clearing: self.ending() };
+    }
+
+    /// Neither ended nor told to.
+    pub(super) const fn lives(&self) -> bool {
+        matches!(self.life, Life::Lives)
+    }
+
+    /// What it leaves behind is left alone.
+    pub(super) fn leaves_all(&self) -> bool {
+        self.policy.kill_mode == KillMode::Process || !self.policy.send_sigkill
+    }
+
+    /// Its main process is there, or one of the others if nobody knows which it is.
+    pub(super) const fn runs(&self) -> bool {
+        self.started().is_some() && !self.has_ended()
+    }
+
+    /// Only READY=1 says that its start is done.
+    pub(super) const fn is_notify_type(&self) -> bool {
+        matches!(self.policy.service_type, Type::Notify | Type::NotifyReload)
+    }
+
+    /// It finishes what it has, and is not told to stop yet.
+    pub(super) fn drain(&self) -> Option<&Drain> {
+        self.replaced.as_ref()?.drain.as_ref()
+    }
+
+    /// How its connections are counted.
+    pub(super) fn counting(&self) -> Option<&Counting> {
+        self.replaced.as_ref()?.counting.as_ref()
+    }
+}
