@@ -21,7 +21,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::client::Verb;
 use crate::config::address::check_name as check_socket_name;
-use crate::config::directives::{DIRECTIVES, Draft, choice};
+use crate::config::choice::choice;
+use crate::config::close;
+use crate::config::directives::Draft;
+use crate::config::directives::table::DIRECTIVES;
 use crate::config::unit::Setting;
 use crate::config::{
     Color, Config, Control, Error, Exec, Instance, Kind, Listener, Problem, Warning, environment, printable,
@@ -250,7 +253,7 @@ fn command_config(
     draft.config.launch.commands.start = command.cloned().map(Exec::plain).into_iter().collect();
     draft.config.listeners = listeners(matches)?;
     let mut warnings = apply(settings, &mut draft)?;
-    let (config, more) = draft.finish()?;
+    let (config, more) = close::command_line(draft)?;
     warnings.extend(more);
     Ok((config, warnings))
 }

@@ -20,12 +20,15 @@
 //!   client/render.rs    status and list for a person
 //! config/             pure: text to Config, or errors with place, cause and remedy
 //!   mod.rs              Config and all it holds, the defaults of the command line
-//!   directives.rs       what a directive is, the rules that need several
+//!   directives.rs       a Config that is being filled, directive by directive
 //!                       in config/directives/: table.rs, THE table, made of service.rs, exec.rs, socket.rs and
-//!                       without.rs (keys that do nothing here); swap.rs: what decides a swap
+//!                       without.rs (keys that do nothing here); row.rs: what a row is; values.rs: kinds of values that
+//!                       many share; swap.rs: what decides a swap
+//!   close.rs            closes such a Config, from wherever it came: the rules that need several directives
+//!   choice.rs           one word of several, and the nearest where it is none of them
 //!   unit.rs             unit files to a Config, line by line
 //!                       in config/unit/: pair.rs (which sockets are for which service), counts.rs (which lines
-//!                       count), finish.rs (the whole)
+//!                       count), finish.rs (what systemd refuses, and makes of what is not written)
 //!   address.rs          --listen and systemd's address grammar
 //!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
 //!   dialect.rs          Protocol=: what else than LISTEN_FDS a server is told
@@ -133,6 +136,7 @@
 //! | what the server sees at its start | `os/launch.rs`, `os/spawn/environment.rs`, `os/spawn.rs` |
 //! | a verb | `cli.rs`, `core::Request`, `core/request.rs` |
 //! | what systemd does with a unit file | `config/unit.rs`, `config/unit/finish.rs` |
+//! | a rule that needs several directives | `config/close.rs` |
 //! | a source of events | a variant of `core::Event`, a token in `os/shell.rs`, a line in tests/sim/world.rs |
 
 pub mod cli;

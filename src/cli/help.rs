@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::VERBS;
-use crate::config::directives::{DIRECTIVES, Directive, Group, Verdict};
+use crate::config::directives::row::{Directive, Group, Verdict};
+use crate::config::directives::table::DIRECTIVES;
 
 /// An option that sets no directive.
 struct Other {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::client::Task;
-use crate::config::directives::{Directive, Verdict};
+use crate::config::directives::row::{Directive, Verdict};
 use crate::config::{Address, Handover, Restart, Signal};
 use crate::core::Request;
 

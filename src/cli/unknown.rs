@@ -1,7 +1,7 @@
 //! A first word that is no verb, and a word where only options belong: what was probably meant.
 
 use super::VERBS;
-use crate::config::directives::nearest;
+use crate::config::choice::nearest;
 use crate::config::{Error, Problem, printable, typed};
 
 /// Words of other programs for what a verb or an option of ours does.

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 
-use super::directives::Scope;
+use super::directives::row::Scope;
 use super::unit_file::is_blank;
 use super::{Exec, Privileges, Problem, Search, printable};
 

@@ -3,7 +3,7 @@
 //! Each dialect adds its variables to LISTEN_FDS and takes nothing away. What it has no words for is left out; the
 //! server still has the fd.
 
-use super::directives::choice;
+use super::choice::choice;
 use super::{Address, Kind, Listener, Problem, Warning};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,8 @@
 //! ([`Config::for_units`]), [`Config::for_command_line`] is the place that says so.
 
 pub mod address;
+pub mod choice;
+pub mod close;
 pub mod command_line;
 pub mod dialect;
 pub mod directives;

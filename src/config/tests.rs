@@ -1,7 +1,7 @@
 //! Text from outside, at random: no parser panics, and every refusal is one line with a remedy.
 
 use super::command_line;
-use super::directives::DIRECTIVES;
+use super::directives::table::DIRECTIVES;
 use super::{Listener, Problem, Signal, Span, StatusSet, directives::Draft, environment, placeholder};
 use crate::config::Config;
 

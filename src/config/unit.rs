@@ -9,13 +9,13 @@ mod pair;
 
 use std::cell::RefCell;
 
-use super::directives::{
-    DIRECTIVES, Directive, Draft, Effect, Scope, Section, Verdict, find, nearest, no_effect,
-};
+use super::choice::nearest;
+use super::directives::row::{Directive, Scope, Section, Verdict};
+use super::directives::table::DIRECTIVES;
+use super::directives::{Draft, Effect, find, no_effect};
 use super::specifier::Specifiers;
 use super::unit_file::{Assignment, Unit, parse};
 use super::{Config, Error, Problem, SocketCommands, SocketOptions, Warning, printable};
-pub(super) use counts::replacing;
 pub use pair::{asks_for, companions};
 
 /// One setting of the command line, applied after the files.

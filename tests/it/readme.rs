@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use socket_supervise::cli::{Parsed, parse};
-use socket_supervise::config::directives::{DIRECTIVES, Section, Verdict};
+use socket_supervise::config::directives::row::{Section, Verdict};
+use socket_supervise::config::directives::table::DIRECTIVES;
 
 use super::load::get;
 use super::support::{Launch, Place, example, wait_for};

@@ -2,16 +2,16 @@
 
 use std::path::{Component, PathBuf};
 
+use super::super::choice::choice;
 use super::super::number::{boolean, integer, limit, octal};
 use super::super::{
     Config, Directory, DirectoryPath, EnvironmentFile, Input, ManagedDirectory, Output, Preserve, Problem,
     Resource, address, command_line, environment, printable,
 };
-use super::Group::{Limits, Process};
-use super::Section::Service;
-use super::service::{grow, optional, put};
-use super::table::{LIST, MODE, NUMBER, SIZE, SPAN, SWITCH, Set, expanded, row, scoped};
-use super::{Directive, Scope, choice};
+use super::row::Group::{Limits, Process};
+use super::row::Section::Service;
+use super::row::{Directive, LIST, MODE, NUMBER, SIZE, SPAN, SWITCH, Scope, Set, expanded, row, scoped};
+use super::values::{grow, optional, put};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Directive] = &[

@@ -2,15 +2,19 @@
 
 use std::path::{Component, PathBuf};
 
-use super::super::number::{boolean, unsigned};
+use super::super::choice::choice;
+use super::super::number::boolean;
 use super::super::{
     CommandList, Config, ExitType, FailureMode, KillMode, NotifyAccess, OpenFile, OpenMode, Problem, Restart,
-    Signal, Span, StartLimitAction, StatusSet, Type, address, command_line, dialect, printable,
+    Signal, Span, StartLimitAction, StatusSet, Type, address, command_line, dialect,
 };
-use super::Group::{Process, Readiness, Restarting, Stopping, Swapping};
-use super::Section::{Service, Unit, XSupervise};
-use super::table::{COMMAND, LIST, MODE, NUMBER, PATH, SPAN, SWITCH, Set, expanded, row, scoped};
-use super::{Directive, Scope, choice, swap};
+use super::row::Group::{Process, Readiness, Restarting, Stopping, Swapping};
+use super::row::Section::{Service, Unit, XSupervise};
+use super::row::{
+    COMMAND, Directive, LIST, MODE, NUMBER, PATH, SPAN, SWITCH, Scope, Set, expanded, row, scoped,
+};
+use super::swap;
+use super::values::{count, grow, optional, put, signal, span, timeout, units};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Directive] = &[
@@ -156,34 +160,6 @@ pub(super) const KILL: &[Directive] = &[
         "the last signal for what has not stopped in time").default("yes"),
 ];
 
-pub(super) fn put<T>(value: T, field: &mut T) -> Set {
-    *field = value;
-    Ok(())
-}
-
-pub(super) fn span(text: &str, field: &mut Span) -> Set {
-    put(Span::parse(text)?, field)
-}
-
-pub(super) fn count(text: &str, field: &mut u32) -> Set {
-    put(unsigned(text)?, field)
-}
-
-/// systemd reads a timeout of 0 as none.
-pub(super) fn timeout(text: &str, field: &mut Span) -> Set {
-    let value = Span::parse(text)?;
-    put(if value == Span::ZERO { Span::INFINITY } else { value }, field)
-}
-
-/// An empty text resets these to None.
-pub(super) fn optional(text: &str, field: &mut Option<String>) -> Set {
-    put((!text.is_empty()).then(|| text.to_owned()), field)
-}
-
-fn signal(text: &str, field: &mut Option<Signal>) -> Set {
-    put(Some(Signal::parse(text)?), field)
-}
-
 fn timeout_abort(config: &mut Config, text: &str) -> Set {
     let field = &mut config.policy.timeout_abort;
     if text.is_empty() {
@@ -312,29 +288,6 @@ fn commands(config: &mut Config, list: CommandList, text: &str, scope: &Scope<'_
         CommandList::StopPost => &mut commands.stop_post,
     };
     grow(list, new, text)
-}
-
-/// A list grows; an empty text empties it.
-pub(super) fn grow<T>(list: &mut Vec<T>, new: Vec<T>, text: &str) -> Set {
-    if text.trim().is_empty() {
-        list.clear();
-    }
-    list.extend(new);
-    Ok(())
-}
-
-/// Names of units with this suffix.
-pub(super) fn units(text: &str, suffix: &str) -> Set {
-    let wrong = |word: &&str| {
-        super::super::specifier::UnitName::parse(word).ok().is_none_or(|name| name.suffix() != suffix)
-    };
-    match text.split_ascii_whitespace().find(wrong) {
-        Some(word) => Err(Problem::new(
-            format!("{:?} is no {suffix} unit", printable(word)),
-            format!("write its file name: web.{suffix}"),
-        )),
-        None => Ok(()),
-    }
 }
 
 fn store_preserve(_: &mut Config, text: &str) -> Set {

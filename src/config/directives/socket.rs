@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
+use super::super::choice::choice;
 use super::super::number::{boolean, integer, octal, size};
 use super::super::{
     Config, Kind, Listener, Problem, Protocol, Span, Timestamping, address, command_line, printable,
 };
-use super::Group::Sockets;
-use super::Section::Socket;
-use super::service::{count, grow, optional, put, span, timeout, units};
-use super::table::{COMMAND, LIST, MODE, NUMBER, SIZE, SPAN, SWITCH, Set, expanded, row, scoped};
-use super::{Directive, Scope, choice};
+use super::row::Group::Sockets;
+use super::row::Section::Socket;
+use super::row::{
+    COMMAND, Directive, LIST, MODE, NUMBER, SIZE, SPAN, SWITCH, Scope, Set, expanded, row, scoped,
+};
+use super::values::{count, grow, optional, put, span, timeout, units};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Directive] = &[

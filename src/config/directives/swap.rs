@@ -1,9 +1,9 @@
-//! What decides a swap: Ready=, Canary=, Handover=, and what these and InterceptBind= need of the rest.
+//! What decides a swap: Ready=, Bake=, Canary= and Handover=.
 
-use super::service::put;
-use super::table::Set;
-use super::{Draft, Section, choice};
-use crate::config::{Canary, Config, Error, Handover, Health, Kind, Problem, Ready, Span, printable};
+use super::super::choice::choice;
+use super::super::{Canary, Config, Handover, Health, Problem, Ready, Span, printable};
+use super::row::Set;
+use super::values::put;
 
 pub(super) fn ready(config: &mut Config, text: &str) -> Set {
     config.health = None;
@@ -72,62 +72,4 @@ pub(super) fn handover(config: &mut Config, text: &str) -> Set {
     let ways =
         [("steered", Handover::Steered), ("shared", Handover::Shared), ("stop-first", Handover::StopFirst)];
     put(choice(text, &ways)?, &mut config.policy.handover)
-}
-
-/// The default for servers of which two cannot run at once, unless something else that was asked for needs both.
-pub(in crate::config) fn known_handover(draft: &mut Draft) {
-    let is_given = draft.place_of(Section::XSupervise, "Handover").is_some();
-    let policy = &mut draft.config.policy;
-    policy.handover_given = is_given;
-    if !is_given && !policy.must_overlap() && draft.config.launch.runs_alone().is_some() {
-        policy.handover = Handover::StopFirst;
-    }
-}
-
-/// Ready=http: and Canary= reach one generation alone, which takes steering and a socket to do it with. `place` is where
-/// a key was written.
-pub(in crate::config) fn check_steering(
-    config: &Config,
-    place: impl Fn(&'static str) -> String,
-) -> Result<(), Error> {
-    let is_steered = config.policy.handover == Handover::Steered;
-    let remedy = "write --handover steered (Handover=steered), or leave it out";
-    if config.policy.canary.is_some() {
-        if !is_steered {
-            let cause = "only steered hand-over can give a share of the connections to the new server";
-            return Err(Problem::new(cause, remedy).at(place("Canary")));
-        }
-        if !config.listeners.iter().any(|listener| matches!(listener.kind, Kind::Tcp | Kind::Udp)) {
-            let cause = "only the connections of TCP and UDP sockets can be shared out";
-            return Err(Problem::new(cause, "leave it out").at(place("Canary")));
-        }
-    }
-    if config.launch.intercept_bind && config.listeners.is_empty() {
-        let cause = "there is no socket that a server could get in the place of its own";
-        return Err(Problem::new(cause, "add one with --listen, or leave it out").at(place("InterceptBind")));
-    }
-    let Some(health) = &config.health else { return Ok(()) };
-    if !is_steered {
-        let cause = "asking the new server alone needs steered hand-over";
-        return Err(Problem::new(cause, remedy).at(place("Ready")));
-    }
-    let streams = || config.listeners.iter().filter(|one| matches!(one.kind, Kind::Tcp | Kind::Unix));
-    match &health.socket {
-        None if streams().next().is_none() => {
-            let cause = "http: needs a TCP or unix stream socket";
-            Err(Problem::new(cause, "add one with --listen, or use notify, auto or delay:5s")
-                .at(place("Ready")))
-        }
-        Some(name) if !streams().any(|one| one.name == *name) => {
-            let cause = format!("no TCP or unix stream socket is called {:?}", printable(name));
-            let names: Vec<&str> = streams().map(|one| one.name.as_str()).collect();
-            let remedy = if names.is_empty() {
-                "add one with --listen".to_owned()
-            } else {
-                format!("there is {}", names.join(", "))
-            };
-            Err(Problem::new(cause, remedy).at(place("Ready")))
-        }
-        None | Some(_) => Ok(()),
-    }
 }

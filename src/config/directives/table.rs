@@ -1,19 +1,8 @@
 //! THE table, put together from the sections: rows with a setter, and keys that do nothing here.
 
-use super::super::{Config, Problem};
+use super::row::{Directive, Section, Verdict, bare};
 use super::without::WITHOUT;
-use super::{Directive, Group, Scope, Section, Setter, Verdict, exec, service, socket};
-
-pub(super) type Set = Result<(), Problem>;
-
-pub(super) const SPAN: &str = "SPAN";
-pub(super) const NUMBER: &str = "N";
-pub(super) const LIST: &str = "LIST";
-pub(super) const SIZE: &str = "SIZE";
-pub(super) const SWITCH: &str = "BOOL";
-pub(super) const MODE: &str = "MODE";
-pub(super) const PATH: &str = "PATH";
-pub(super) const COMMAND: &str = "COMMAND";
+use super::{exec, service, socket};
 
 /// Why keys of systemd.exec(5) do nothing in [Socket].
 const COMMANDS_OF_SOCKETS: Verdict =
@@ -74,84 +63,4 @@ const fn gather<const N: usize>() -> [Directive; N] {
     }
     assert!(at == N, "every row has its place");
     all
-}
-
-impl Directive {
-    /// A further value is added to those before it, and an empty one takes all of them back.
-    pub fn is_list(&self) -> bool {
-        matches!(self.value, LIST | COMMAND)
-            || self.key.starts_with("Listen")
-            || matches!(
-                self.key,
-                "Environment"
-                    | "EnvironmentFile"
-                    | "ExecSearchPath"
-                    | "OpenFile"
-                    | "StandardInputText"
-                    | "StandardInputData"
-            )
-    }
-}
-
-const fn bare(key: &'static str, section: Section, verdict: Verdict) -> Directive {
-    let (value, doc) = ("", "");
-    Directive {
-        key,
-        section,
-        group: Group::Limits,
-        value,
-        flag: None,
-        short: None,
-        default: "",
-        verdict,
-        doc,
-    }
-}
-
-const fn honoured(
-    key: &'static str,
-    section: Section,
-    group: Group,
-    value: &'static str,
-    setter: Setter,
-    doc: &'static str,
-) -> Directive {
-    let verdict = Verdict::Honoured(setter);
-    Directive { key, section, group, value, flag: None, short: None, default: "", verdict, doc }
-}
-
-/// A row whose value is read as it stands.
-pub(super) const fn row(
-    key: &'static str,
-    section: Section,
-    group: Group,
-    value: &'static str,
-    set: fn(&mut Config, &str) -> Set,
-    doc: &'static str,
-) -> Directive {
-    honoured(key, section, group, value, Setter::Plain(set), doc)
-}
-
-/// A row whose `%` specifiers are replaced first.
-pub(super) const fn expanded(
-    key: &'static str,
-    section: Section,
-    group: Group,
-    value: &'static str,
-    set: fn(&mut Config, &str) -> Set,
-    doc: &'static str,
-) -> Directive {
-    honoured(key, section, group, value, Setter::Expanded(set), doc)
-}
-
-/// A row that takes its value apart itself.
-pub(super) const fn scoped(
-    key: &'static str,
-    section: Section,
-    group: Group,
-    value: &'static str,
-    set: fn(&mut Config, &str, &Scope<'_>) -> Set,
-    doc: &'static str,
-) -> Directive {
-    honoured(key, section, group, value, Setter::Scoped(set), doc)
 }

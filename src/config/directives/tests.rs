@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::config::close;
 use crate::config::{
     Dialect, Directory, DirectoryPath, Exec, Handover, Input, KillMode, Listener, Ready, Resource, Restart,
-    Signal, StartLimitAction,
+    RestartDelay, Signal, Span, StartLimitAction,
 };
 
 fn draft() -> Draft {
@@ -18,7 +19,7 @@ fn build(settings: &[(&str, &str)]) -> Result<Config, String> {
     for (key, value) in settings {
         draft.set(key, value, &format!("-p {key}={value}")).map_err(|error| error.to_string())?;
     }
-    draft.finish().map(|(config, _)| config).map_err(|error| error.to_string())
+    close::command_line(draft).map(|(config, _)| config).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -269,6 +270,15 @@ fn the_restart_delay() {
     assert!(steps.starts_with("-p RestartSteps=3: ") && steps.contains("--restart-max-delay-sec"), "{steps}");
     let max = delay(&[("RestartSec", "1"), ("RestartMaxDelaySec", "9")]).expect_err("no steps");
     assert!(max.starts_with("-p RestartMaxDelaySec=9: ") && max.contains("--restart-steps"), "{max}");
+    let none =
+        delay(&[("RestartSteps", "0"), ("RestartMaxDelaySec", "9")]).expect_err("no steps, said twice");
+    assert!(none.starts_with("-p RestartMaxDelaySec=9: ") && none.contains("--restart-steps"), "{none}");
+}
+
+#[test]
+fn what_follows_from_a_directive_follows_on_the_command_line_too() {
+    assert!(!build(&[]).unwrap().policy.has_pid_file);
+    assert!(build(&[("PIDFile", "/run/x.pid")]).unwrap().policy.has_pid_file);
 }
 
 #[test]
@@ -342,14 +352,19 @@ fn finishing_looks_at_the_whole() {
     for text in ["8080", "0", "0=b", "udp:8080", "tcp:8080=web"] {
         twice.config.listeners.push(Listener::parse(text, None).expect(text));
     }
-    let error = twice.finish().expect_err("held twice");
+    let error = close::command_line(twice).expect_err("held twice");
     assert_eq!(error.place, "--listen tcp:8080=web");
     assert!(error.cause.ends_with("by --listen 8080"), "{error}");
 
     let mut unknown = draft();
     unknown.config.launch.commands.start[0].words.push("--fd={fd:web}".into());
-    assert_eq!(unknown.finish().expect_err("no web").place, "COMMAND --fd={fd:web}");
+    assert_eq!(close::command_line(unknown).expect_err("no web").place, "COMMAND --fd={fd:web}");
 
     assert!(build(&[("Environment", "A={port:web}")]).is_err());
-    assert!(Draft::new(Config::for_command_line()).finish().expect_err("no command").remedy.contains("--"));
+    assert!(
+        close::command_line(Draft::new(Config::for_command_line()))
+            .expect_err("no command")
+            .remedy
+            .contains("--")
+    );
 }

@@ -1,7 +1,7 @@
 //! The directives of systemd 252 to 259 that do nothing here, in groups with one reason each.
 
-use super::Section::{self, Install, Service, Socket, Unit};
-use super::Verdict::{self, Inert, NotHonoured};
+use super::row::Section::{self, Install, Service, Socket, Unit};
+use super::row::Verdict::{self, Inert, NotHonoured};
 
 /// Keys of one section that share a verdict.
 pub(super) struct Without {

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::super::directives::{Section, find};
+use super::super::close::replacing;
+use super::super::directives::find;
+use super::super::directives::row::Section;
 use super::{Line, Outcome};
 
 /// The sections that a unit file may have lines in.
@@ -47,9 +49,4 @@ fn beside(lines: &mut [Line], main: &str) {
     for line in lines.iter_mut().filter(|line| listens(line) && !is_main(line)) {
         line.outcome = Outcome::Beside(format!("{first} is held as well; {}", replacing(&line.key)));
     }
-}
-
-/// What to write where one address is to take the place of another.
-pub(in super::super) fn replacing(key: &str) -> String {
-    format!("an empty {key}= before this line replaces that")
 }

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::directives::{
-    Draft, Section, check_listeners, check_placeholders, check_steering, check_streams, known_handover,
-};
+use super::super::close::{close, half_a_delay};
+use super::super::directives::Draft;
+use super::super::directives::row::Section;
 use super::super::{
     Directory, DirectoryPath, Error, Handover, NotifyAccess, Problem, Ready, Restart, RestartDelay, Span,
-    Type, Warning, dialect,
+    Type, Warning,
 };
 
 type Host<'a> = &'a dyn Fn(char) -> Option<String>;
@@ -24,7 +24,8 @@ const LATE: [&str; 8] = [
     "StandardError",
 ];
 
-/// Closes the configuration; `no_command` is the place for its problem that nothing is to be started. Returns the place of the line that makes stop-first the default.
+/// Closes the configuration; `no_command` is the place for its problem that nothing is to be started. Returns the place
+/// of the line that makes stop-first the default.
 pub(super) fn finish(
     draft: &mut Draft,
     (service, no_command): (&str, &str),
@@ -32,25 +33,18 @@ pub(super) fn finish(
     warnings: &mut Vec<Warning>,
 ) -> Result<Option<String>, Error> {
     check_commands(draft, service, no_command)?;
-    close_delay(draft, warnings);
+    // As systemd does it: one of the two alone is ignored.
+    if let Some(half) = half_a_delay(draft) {
+        warnings.push(Warning(half));
+        let delay = &mut draft.config.policy.delay;
+        *delay = RestartDelay { steps: 0, max: Span::INFINITY, ..*delay };
+    }
     directories(draft, host);
     readiness(draft);
     let stop_first = handover(draft);
     let place = |key| Some((key, draft.place_of(Section::Service, key)?.to_owned()));
-    let places = LATE.into_iter().filter_map(place).collect();
-    let config = &mut draft.config;
-    let launch = &mut config.launch;
-    launch.places = places;
-    launch.forks = config.policy.service_type == Type::Forking;
-    config.policy.has_pid_file = launch.pid_file.is_some();
-    config.policy.commands = launch.commands.policy();
-    check_listeners(config)?;
-    check_placeholders(config)?;
-    check_streams(&draft.config, |key| draft.place_of(Section::Service, key).unwrap_or(service).to_owned())?;
-    check_steering(&draft.config, |key| {
-        draft.place_of(Section::XSupervise, key).unwrap_or(service).to_owned()
-    })?;
-    warnings.extend(dialect::untold(&draft.config.launch.dialects, &draft.config.listeners));
+    draft.config.launch.places = LATE.into_iter().filter_map(place).collect();
+    warnings.extend(close(draft, service)?);
     Ok(stop_first)
 }
 
@@ -77,24 +71,6 @@ fn check_commands(draft: &Draft, service: &str, no_command: &str) -> Result<(), 
         return Err(problem.at(place));
     }
     Ok(())
-}
-
-/// As systemd does it: one of the two alone is ignored.
-fn close_delay(draft: &mut Draft, warnings: &mut Vec<Warning>) {
-    let delay = draft.config.policy.delay;
-    let (half, missing) = match (delay.steps > 0, !delay.max.is_infinite()) {
-        (true, false) => ("RestartSteps", "RestartMaxDelaySec"),
-        (false, true) => ("RestartMaxDelaySec", "RestartSteps"),
-        _ => {
-            warnings.extend(draft.lower_delay());
-            return;
-        }
-    };
-    let place = draft.place_of(Section::Service, half).unwrap_or(half).to_owned();
-    let problem =
-        Problem::new(format!("{half}= has no effect without {missing}="), format!("add {missing}="));
-    warnings.push(Warning(problem.at(place)));
-    draft.config.policy.delay = RestartDelay { steps: 0, max: Span::INFINITY, ..delay };
 }
 
 /// As systemd's manager of the system or, for others than root, of a user has them.
@@ -139,8 +115,7 @@ fn readiness(draft: &mut Draft) {
 
 /// Servers that assume that the old one is gone when the new one starts.
 fn handover(draft: &mut Draft) -> Option<String> {
-    known_handover(draft);
-    if draft.config.policy.handover_given {
+    if draft.place_of(Section::XSupervise, "Handover").is_some() {
         return None;
     }
     let launch = &draft.config.launch;

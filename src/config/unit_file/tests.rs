@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::directives::Scope;
+use crate::config::directives::row::Scope;
 use crate::config::specifier::Specifiers;
 use crate::config::{command_line, environment};
 

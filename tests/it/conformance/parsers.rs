@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use socket_supervise::config::command_line;
-use socket_supervise::config::directives::Scope;
+use socket_supervise::config::directives::row::Scope;
 use socket_supervise::config::environment;
 use socket_supervise::config::specifier::{Specifiers, UnitName};
 use socket_supervise::config::unit::load;

@@ -1,0 +1,55 @@
+//! The kinds of values that many directives share: how each is read and put into its field.
+
+use super::super::number::unsigned;
+use super::super::specifier::UnitName;
+use super::super::{Problem, Signal, Span, printable};
+use super::row::Set;
+
+pub(super) fn put<T>(value: T, field: &mut T) -> Set {
+    *field = value;
+    Ok(())
+}
+
+pub(super) fn span(text: &str, field: &mut Span) -> Set {
+    put(Span::parse(text)?, field)
+}
+
+pub(super) fn count(text: &str, field: &mut u32) -> Set {
+    put(unsigned(text)?, field)
+}
+
+/// systemd reads a timeout of 0 as none.
+pub(super) fn timeout(text: &str, field: &mut Span) -> Set {
+    let value = Span::parse(text)?;
+    put(if value == Span::ZERO { Span::INFINITY } else { value }, field)
+}
+
+/// An empty text resets these to None.
+pub(super) fn optional(text: &str, field: &mut Option<String>) -> Set {
+    put((!text.is_empty()).then(|| text.to_owned()), field)
+}
+
+pub(super) fn signal(text: &str, field: &mut Option<Signal>) -> Set {
+    put(Some(Signal::parse(text)?), field)
+}
+
+/// A list grows; an empty text empties it.
+pub(super) fn grow<T>(list: &mut Vec<T>, new: Vec<T>, text: &str) -> Set {
+    if text.trim().is_empty() {
+        list.clear();
+    }
+    list.extend(new);
+    Ok(())
+}
+
+/// Names of units with this suffix.
+pub(super) fn units(text: &str, suffix: &str) -> Set {
+    let wrong = |word: &&str| UnitName::parse(word).ok().is_none_or(|name| name.suffix() != suffix);
+    match text.split_ascii_whitespace().find(wrong) {
+        Some(word) => Err(Problem::new(
+            format!("{:?} is no {suffix} unit", printable(word)),
+            format!("write its file name: web.{suffix}"),
+        )),
+        None => Ok(()),
+    }
+}
