@@ -31,6 +31,7 @@
 //!                       count), finish.rs (what systemd refuses, and makes of what is not written)
 //!   address.rs          --listen and systemd's address grammar
 //!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
+//!   exec.rs             one command: program, words, rights
 //!   dialect.rs          Protocol=: what else than LISTEN_FDS a server is told
 //!   environment.rs      -E, Environment=, environment files
 //!   policy.rs           what the core decides by; launch.rs: what a process is started with; socket.rs: socket options
@@ -84,8 +85,9 @@
 //!                       local.rs (AF_UNIX), proc.rs, traffic.rs (who still works on what)
 //!   directories.rs      RuntimeDirectory= and its kin
 //!   exec.rs             supervise exec: becomes COMMAND; fetch.rs: the sockets that a wrapper has closed
-//!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs, environment.rs, failure.rs,
-//!                       limits.rs and filter.rs (seccomp), both unsafe
+//!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs (what is to be started), prepared.rs (made
+//!                       before the fork), environment.rs, report.rs (what the child says), failure.rs (the sentence
+//!                       for it), limits.rs and filter.rs (seccomp), both unsafe
 //!   proc.rs             files of /proc/PID: the socket behind an fd, what an epoll has registered, fields
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
@@ -94,7 +96,7 @@
 //!   waiters.rs          which sockets processes wait on, as /proc shows it; in os/waiters/: call.rs (system calls),
 //!                       files.rs (fds)
 //!   signal.rs           signals to us, the terminal
-//!   socket.rs           held sockets; in os/socket/: inet.rs, local.rs (AF_UNIX; node.rs: its paths),
+//!   socket.rs           held sockets; in os/socket/: inet.rs, plan.rs (what one of TCP or UDP is made from), local.rs (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
 //!                       in the way), error.rs; slots.rs: several sockets of one address; group.rs: those of TCP and
 //!                       UDP, with order.rs, program.rs (BPF) and restore.rs (what a server set is undone); nodes.rs:
@@ -116,9 +118,11 @@
 //!   sys.rs              system calls that nix lacks (unsafe); sys/seccomp.rs: those of os/intercept (unsafe)
 //! ```
 //!
-//! Imports go one way: `main -> cli, client, os, units`; `units -> cli, os`; `cli -> client` (the type of a verb), `config`;
-//! `client -> core::report, os::instances`; `os -> core, config`; `core -> config`; `config -> std`.
-//! tests/it/tidy.rs keeps this true, and this map complete.
+//! Imports go one way: `main -> cli, client, os, units`; `units -> cli, config, os`;
+//! `cli -> client, config, core::Request`; `client -> config, core::Request, core::Reply, core::report, os::instances`;
+//! `os -> core, config`; `core -> config`; `config -> std`. Within a layer no files import each other in a circle: a
+//! file uses those of the folder with its name, which may use it as a part uses its whole.
+//! tests/it/tidy/imports.rs keeps this true, and tests/it/tidy.rs this map complete.
 //!
 //! # Where do I change ...
 //!

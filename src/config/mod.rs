@@ -11,6 +11,7 @@ pub mod command_line;
 pub mod dialect;
 pub mod directives;
 pub mod environment;
+mod exec;
 pub mod instance;
 pub mod known;
 mod launch;
@@ -27,15 +28,15 @@ pub mod value;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsString;
 use std::fmt;
 
 pub use address::{Address, Kind, Listener};
 pub use dialect::Dialect;
+pub use exec::{Exec, Privileges, Search};
 pub use instance::{Color, Control, Instance};
 pub use launch::{
-    Commands, Directories, Directory, DirectoryPath, EnvironmentFile, Exec, Input, Launch, Limit,
-    ManagedDirectory, NotifyAccess, OpenFile, OpenMode, Output, Preserve, Privileges, Resource, Search,
+    Commands, Directories, Directory, DirectoryPath, EnvironmentFile, Input, Launch, Limit, ManagedDirectory,
+    NotifyAccess, OpenFile, OpenMode, Output, Preserve, Resource,
 };
 pub use policy::{
     Canary, CommandList, CommandPolicy, ExitType, FailureMode, Handover, KillMode, Lists, Policy, Rate,
@@ -115,21 +116,6 @@ impl Config {
             launch: Launch::for_units(),
             health: None,
             policy: Policy::for_units(),
-        }
-    }
-}
-
-impl Exec {
-    /// COMMAND of the command line: its words as they are.
-    pub fn plain(words: Vec<OsString>) -> Self {
-        Self {
-            path: words.first().cloned().unwrap_or_default(),
-            words,
-            ignore_failure: false,
-            expands: false,
-            privileges: Privileges::User,
-            search: Search::Path,
-            place: "COMMAND".to_owned(),
         }
     }
 }

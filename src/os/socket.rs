@@ -16,6 +16,7 @@ mod node;
 mod nodes;
 mod options;
 mod order;
+mod plan;
 mod program;
 mod rebind;
 mod restore;
@@ -33,15 +34,15 @@ use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
 use crate::config::{Address, Handover, Kind, Listener};
-pub use beside::Families;
 pub use error::BindError;
 pub use inherited::Inherited;
 pub use node::OwnPath;
 use nodes::{NoSlots, Nodes};
 pub use nodes::{PathState, WATCH};
+pub use plan::Families;
+pub use program::ProbePort;
 pub use rebind::rebind;
 pub use restore::carry_over;
-pub use slots::ProbePort;
 use slots::Slots;
 pub use target::Target;
 

@@ -13,6 +13,8 @@ mod failure;
 mod filter;
 mod limits;
 mod plan;
+mod prepared;
+mod report;
 #[cfg(test)]
 mod tests;
 
@@ -28,11 +30,11 @@ use libc::{c_char, c_int, c_long, c_uint, c_void};
 use nix::fcntl::OFlag;
 
 pub use environment::{Additions, Environment, Value, build_environment};
-use failure::{REPORT_BYTES, Report, Step};
 use limits::Rlimit;
 pub use limits::{more_open_files, raise_open_files};
 pub use plan::{FIXED_PATH, Plan, Stream, joined};
-use plan::{PID_ROOM, Prepared};
+use prepared::{PID_ROOM, Prepared};
+use report::{REPORT_BYTES, Report, Reported, Step};
 
 use super::sys;
 use super::users::Identity;
@@ -247,8 +249,6 @@ fn set_mask(mask: &u64, before: Option<&mut u64>) -> io::Result<()> {
 
 // From here on: the child. No allocation, no lock, no panic, no call into anything that may do these.
 
-type Outcome<T> = Result<T, Report>;
-
 extern "C" fn child_main(argument: *mut c_void) -> c_int {
     // SAFETY: `clone_child` passes its own `Armed`, which lives and is left alone while it is suspended.
     let armed = unsafe { &mut *argument.cast::<Armed<'_>>() };
@@ -260,7 +260,7 @@ extern "C" fn child_main(argument: *mut c_void) -> c_int {
 
 /// The order matters: fds first, while limits allow them; what needs our rights before they are given away; the
 /// directory and the program with the rights of the user; the mask last, when no handler of ours is left.
-fn prepare_and_exec(armed: &mut Armed<'_>) -> Outcome<Infallible> {
+fn prepare_and_exec(armed: &mut Armed<'_>) -> Reported<Infallible> {
     // SAFETY: plain integers. Here alone, since the parent goes on only after execve(2), when it may no longer do it.
     check(Step::ProcessGroup, unsafe { libc::syscall(libc::SYS_setpgid, 0, 0) })?;
     pass_fds(armed)?;
@@ -301,7 +301,7 @@ fn errno() -> i32 {
     unsafe { *libc::__errno_location() }
 }
 
-fn check(step: Step, result: c_long) -> Outcome<c_long> {
+fn check(step: Step, result: c_long) -> Reported<c_long> {
     if result < 0 { Err(Report { step, errno: errno(), detail: 0 }) } else { Ok(result) }
 }
 
@@ -312,7 +312,7 @@ fn tell(status: RawFd, report: Report) {
 }
 
 /// Lets go a wish that we have not the right to grant, and says so.
-fn wish(status: RawFd, result: Outcome<c_long>) -> Outcome<()> {
+fn wish(status: RawFd, result: Reported<c_long>) -> Reported<()> {
     match result {
         Err(report) if report.step.is_a_wish(report.errno) => tell(status, report),
         Err(report) => return Err(report),
@@ -323,7 +323,7 @@ fn wish(status: RawFd, result: Outcome<c_long>) -> Outcome<()> {
 
 /// Moves all above the target range first, since a source may sit on another one's target; then down. A source is then
 /// never its own target, so dup3(2) always makes a new fd without close-on-exec.
-fn pass_fds(armed: &mut Armed<'_>) -> Outcome<()> {
+fn pass_fds(armed: &mut Armed<'_>) -> Reported<()> {
     let above = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
     let stdio = armed.stdio.iter_mut().filter_map(Stream::source);
     for fd in armed
@@ -347,7 +347,7 @@ fn pass_fds(armed: &mut Armed<'_>) -> Outcome<()> {
 }
 
 /// After `pass_fds`, which has moved the sources above all that is written to here.
-fn set_stdio(stdio: &[Stream; 3]) -> Outcome<()> {
+fn set_stdio(stdio: &[Stream; 3]) -> Reported<()> {
     for (target, (stream, step)) in (0..).zip(stdio.iter().zip([Step::Stdin, Step::Stdout, Step::Stderr])) {
         match *stream {
             Stream::Ours => {}
@@ -362,7 +362,7 @@ fn set_stdio(stdio: &[Stream; 3]) -> Outcome<()> {
 }
 
 /// Without O_CLOEXEC, so that it stays if it becomes the target at once; `mark_the_rest` takes care of the original.
-fn null(target: RawFd, step: Step) -> Outcome<()> {
+fn null(target: RawFd, step: Step) -> Reported<()> {
     let path = c"/dev/null".as_ptr();
     let flags = if target == 0 { libc::O_RDONLY } else { libc::O_WRONLY };
     // SAFETY: a constant C string.
@@ -376,7 +376,7 @@ fn null(target: RawFd, step: Step) -> Outcome<()> {
 
 /// Nothing of ours leaks, also what our own parent forgot to close: every fd from `first` on goes at execve(2). Marked
 /// and not closed, because the status pipe is one of them.
-fn mark_the_rest(armed: &Armed<'_>, first: RawFd) -> Outcome<()> {
+fn mark_the_rest(armed: &Armed<'_>, first: RawFd) -> Reported<()> {
     let Some(ours) = armed.ours else {
         let (first, last, flags) = (first as c_uint, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
         // SAFETY: plain integers.
@@ -390,7 +390,7 @@ fn mark_the_rest(armed: &Armed<'_>, first: RawFd) -> Outcome<()> {
     Ok(())
 }
 
-fn oom_score(armed: &Armed<'_>) -> Outcome<()> {
+fn oom_score(armed: &Armed<'_>) -> Reported<()> {
     let Some(text) = armed.oom_score else { return Ok(()) };
     let (path, flags) = (c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
     // SAFETY: a constant C string.
@@ -404,7 +404,7 @@ fn oom_score(armed: &Armed<'_>) -> Outcome<()> {
 
 /// Raw calls: the C library's change every thread of the process, by signals, and with CLONE_VM it would take ours
 /// for them. Groups first, the user last: each needs the rights that the next one gives away.
-fn change_identity(identity: &Identity) -> Outcome<()> {
+fn change_identity(identity: &Identity) -> Reported<()> {
     if let Some(groups) = &identity.groups {
         // SAFETY: the numbers of a live vector with their count.
         check(Step::Groups, unsafe { libc::syscall(SETGROUPS, groups.len(), groups.as_ptr()) })?;
@@ -422,7 +422,7 @@ fn change_identity(identity: &Identity) -> Outcome<()> {
 
 /// execve(2) resets handlers but keeps SIG_IGN: of Rust (SIGPIPE), of ours, and of nohup. Raw, since the C library
 /// refuses the signals it uses itself.
-fn reset_signals(ignore_sigpipe: bool) -> Outcome<()> {
+fn reset_signals(ignore_sigpipe: bool) -> Reported<()> {
     // All zero is SIG_DFL without flags or mask on every architecture; more room than any kernel_sigaction takes.
     let default = [0u64; 8];
     let none = ptr::null_mut::<c_void>();
@@ -462,7 +462,7 @@ fn write_pid(room: *mut u8) {
 }
 
 /// The rules of execvp(3), but a file that is no program is an error and never handed to sh.
-fn execute(armed: &Armed<'_>) -> Outcome<Infallible> {
+fn execute(armed: &Armed<'_>) -> Reported<Infallible> {
     let mut found = libc::ENOENT;
     for path in &armed.candidates {
         // SAFETY: C strings and null-terminated arrays of them, all of `Prepared`.

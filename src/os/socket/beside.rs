@@ -7,19 +7,11 @@ use std::rc::Rc;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::plan::Families;
 use super::program::no_more_connections;
 use super::{HeldSocket, NamedSocket, inet, own_address};
 use crate::config::{Address, Handover, Kind};
 use crate::os::sys;
-
-/// Whose addresses a socket takes, all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Families {
-    V4,
-    V6,
-    /// IPv6, and what comes by IPv4 as well.
-    Both,
-}
 
 impl HeldSocket {
     /// Nothing but a port was asked for, so that it is for the server to say which families of addresses it means.

@@ -11,8 +11,8 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::holder::{self, Holder};
-use super::inet::Failure;
-use super::local::LONGEST_PATH;
+use super::node::LONGEST_PATH;
+use super::plan::InetError;
 use crate::config::{Address, Kind, Listener};
 use crate::os::spawn::more_open_files;
 
@@ -82,8 +82,8 @@ impl BindError {
         Self { by_us, ..Self::new(listener, Some(Errno::EADDRINUSE), cause, remedy.to_owned()) }
     }
 
-    pub(super) fn inet(listener: &Listener, failure: &Failure) -> Self {
-        let Failure { step, errno, address } = *failure;
+    pub(super) fn inet(listener: &Listener, error: &InetError) -> Self {
+        let InetError { step, errno, address } = *error;
         let new = |cause, remedy: String| Self::new(listener, Some(errno), cause, remedy);
         match (step, errno) {
             ("bind" | "listen", Errno::EADDRINUSE) => {

@@ -20,11 +20,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, getsockopt, setsockopt, shutdown, sockopt};
 
-use super::inet::{Failure, Plan, errno_of};
+use super::options::errno_of;
 use super::order::Order;
-use super::program::program;
+use super::plan::{InetError, InetPlan};
+use super::program::{ProbePort, program};
 use super::restore::restore;
-use super::slots::{ProbePort, Slots};
 use super::target::Target;
 use crate::core::limits::GENERATIONS;
 use crate::core::{SlotId, Steering};
@@ -35,7 +35,7 @@ const PROOF: usize = 3;
 
 #[derive(Debug)]
 pub(super) struct Group {
-    plan: Plan,
+    plan: InetPlan,
     /// Slot k at index k.
     slots: Vec<Option<Slot>>,
     order: Order,
@@ -61,16 +61,30 @@ impl Slot {
     }
 }
 
+/// Why there is no group at an address.
+pub(super) enum NoGroup {
+    /// The first socket serves all generations: it is bound and listens, and the kernel refused the second one.
+    Shared(OwnedFd, String),
+    /// Nothing could be bound.
+    Bind(InetError),
+}
+
+impl From<InetError> for NoGroup {
+    fn from(error: InetError) -> Self {
+        Self::Bind(error)
+    }
+}
+
 /// Making them.
 impl Group {
-    /// With `fd`, not bound yet, as slot 0; one socket for all where the kernel refuses the rest.
-    pub(super) fn make(plan: &Plan, fd: OwnedFd) -> Result<Slots, Failure> {
+    /// With `fd`, not bound yet, as slot 0.
+    pub(super) fn make(plan: &InetPlan, fd: OwnedFd) -> Result<Self, NoGroup> {
         if let Err((step, errno)) = Self::bind_first(plan, &fd)? {
-            return Self::give_up(plan, fd, step, errno);
+            return Err(Self::give_up(plan, fd, step, errno));
         }
         let mut group = Self {
             // FreeBind= is one of the three bits, and the user's.
-            is_labelled: !plan.is_udp() && !plan.listener().options.free_bind,
+            is_labelled: !plan.is_udp() && !plan.listener.options.free_bind,
             plan: plan.clone(),
             slots: Vec::new(),
             order: Order::default(),
@@ -78,31 +92,31 @@ impl Group {
             probe: None,
         };
         if let Err(error) = group.label(SlotId(0), &fd, true) {
-            log::debug!("{}: connections get no label: {error}", plan.listener().place);
+            log::debug!("{}: connections get no label: {error}", plan.listener.place);
             group.is_labelled = false;
         }
         plan.listen(&fd)?;
-        if plan.is_beside()
+        if plan.is_beside
             && let Err((step, errno)) = Self::attach_first(&fd)
         {
-            return Self::give_up(plan, fd, step, errno);
+            return Err(Self::give_up(plan, fd, step, errno));
         }
         match group.another(SlotId(1)) {
             Ok(second) => {
                 group.slots = vec![Some(Slot::new(fd)), Some(Slot::new(second))];
                 group.order.join(SlotId(0));
                 group.order.join(SlotId(1));
-                Ok(Slots::Group(Box::new(group)))
+                Ok(group)
             }
-            Err(failure) => Self::give_up(plan, fd, failure.step, failure.errno),
+            Err(error) => Err(Self::give_up(plan, fd, error.step, error.errno)),
         }
     }
 
     /// Slot 0, up to listen(2). The inner error: it is bound, but cannot be steered.
-    fn bind_first(plan: &Plan, fd: &OwnedFd) -> Result<Result<(), (&'static str, Errno)>, Failure> {
+    fn bind_first(plan: &InetPlan, fd: &OwnedFd) -> Result<Result<(), (&'static str, Errno)>, InetError> {
         let set = |on| setsockopt(fd, sockopt::ReusePort, &on).map_err(|errno| ("SO_REUSEPORT", errno));
         let attach = || Self::attach_first(fd);
-        if plan.is_beside() {
+        if plan.is_beside {
             plan.bind(fd)?;
             return Ok(Ok(()));
         }
@@ -126,21 +140,21 @@ impl Group {
     }
 
     /// `fd` is bound. It must not be joined by others.
-    fn give_up(plan: &Plan, fd: OwnedFd, step: &str, errno: Errno) -> Result<Slots, Failure> {
-        if !plan.is_beside()
+    fn give_up(plan: &InetPlan, fd: OwnedFd, step: &str, errno: Errno) -> NoGroup {
+        if !plan.is_beside
             && let Err(errno) = setsockopt(&fd, sockopt::ReusePort, &false)
         {
-            log::debug!("{}: SO_REUSEPORT=0: {}", plan.listener().place, errno.desc());
+            log::debug!("{}: SO_REUSEPORT=0: {}", plan.listener.place, errno.desc());
         }
-        plan.listen(&fd)?;
-        Ok(Slots::one(
-            fd,
-            format!("the kernel refuses {step} for a second socket of its address ({})", errno.desc()),
-        ))
+        if let Err(error) = plan.listen(&fd) {
+            return NoGroup::Bind(error);
+        }
+        let why = format!("the kernel refuses {step} for a second socket of its address ({})", errno.desc());
+        NoGroup::Shared(fd, why)
     }
 
     /// One more socket, which joins the group as its last member.
-    fn another(&self, slot: SlotId) -> Result<OwnedFd, Failure> {
+    fn another(&self, slot: SlotId) -> Result<OwnedFd, InetError> {
         let (fd, _) = self.plan.unbound()?;
         setsockopt(&fd, sockopt::ReusePort, &true).map_err(self.plan.failed("SO_REUSEPORT"))?;
         self.plan.bind(&fd)?;

@@ -23,15 +23,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{Mode, fchmod};
 
-use super::inet::errno_of;
-use super::node::{Inode, OwnPath, magic_link, make_directories, open_inode, remove_inode};
-use super::options::{self, Family};
+use super::node::{Inode, LONGEST_PATH, OwnPath, magic_link, make_directories, open_inode, remove_inode};
+use super::options::{self, Family, errno_of};
 use super::{BindError, holder};
 use crate::config::{Kind, Listener, SocketOptions};
 use crate::os::{sys, users};
-
-/// sun_path without its NUL (unix(7)).
-pub(super) const LONGEST_PATH: usize = 107;
 
 pub(super) fn hold_path(
     listener: &Listener,

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Uid, fchownat};
 
+/// sun_path without its NUL (unix(7)).
+pub(super) const LONGEST_PATH: usize = 107;
+
 /// A path we created, and the inode it had then.
 #[derive(Debug, PartialEq, Eq)]
 pub struct OwnPath {

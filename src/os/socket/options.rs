@@ -10,7 +10,6 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
 
-use super::inet::errno_of;
 use crate::config::{Kind, Listener, Protocol, SocketOptions, Span, Timestamping};
 use crate::os::sys;
 
@@ -185,6 +184,11 @@ pub(super) fn protocol(options: &SocketOptions) -> libc::c_int {
         Some(Protocol::Sctp) => libc::IPPROTO_SCTP,
         Some(Protocol::Mptcp) => libc::IPPROTO_MPTCP,
     }
+}
+
+/// The errno of a system call's error; 0 where it has none.
+pub(super) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 use libc::sock_filter;
 
+use crate::core::SlotId;
+
 /// Among the ancillary data of <linux/filter.h>: the number of the interface, and a random number.
 const INTERFACE: u32 = AD + 8;
 const RANDOM: u32 = AD + 56;
@@ -17,6 +19,13 @@ const LOOPBACK: u32 = 1;
 
 /// The length of an IPv6 header: the ports follow, for what our own host sends has no extension headers.
 const IPV6_HEADER: u32 = 40;
+
+/// Connections from this port of this host go to this slot, whoever has the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbePort {
+    pub source_port: u16,
+    pub slot: SlotId,
+}
 
 /// All to `index`, or so many of a hundred to another. Before that a probe: what comes over the loopback interface from
 /// this source port goes to this member.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::inet::Plan;
+use super::plan::InetPlan;
 use crate::os::sys;
 
 const SO_BUF_LOCK: libc::c_int = 72;
@@ -75,8 +75,8 @@ const OPTIONS_OF_UDP: &[(libc::c_int, libc::c_int)] =
     &[(IPPROTO_UDP, UDP_CORK), (IPPROTO_UDP, UDP_SEGMENT), (IPPROTO_UDP, UDP_GRO)];
 
 /// What cannot be undone is a warning: the next server may never notice.
-pub(super) fn restore(slot: &OwnedFd, plan: &Plan) {
-    let place = &plan.listener().place;
+pub(super) fn restore(slot: &OwnedFd, plan: &InetPlan) {
+    let place = &plan.listener.place;
     let model = match plan.unbound() {
         Ok((model, _)) => model,
         Err(failure) => {

@@ -13,6 +13,7 @@ use nix::sys::stat::fstat;
 use super::HeldSocket;
 use super::group::Group;
 use super::nodes::{Checked, Nodes};
+use super::program::ProbePort;
 use super::target::Target;
 use crate::config::{Address, Handover, Kind};
 use crate::core::{SlotId, Steering};
@@ -29,13 +30,6 @@ pub(super) enum Slots {
     Group(Box<Group>),
     /// AF_UNIX.
     Nodes(Box<Nodes>),
-}
-
-/// Connections from this port of this host go to this slot, whoever has the traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProbePort {
-    pub source_port: u16,
-    pub slot: SlotId,
 }
 
 impl Slots {

@@ -350,7 +350,7 @@ fn an_inherited_path_is_taken_and_left_at_the_end() {
 #[test]
 fn paths_up_to_107_bytes() {
     let directory = tempfile::tempdir().unwrap();
-    let room = local::LONGEST_PATH - directory.path().as_os_str().len() - 1;
+    let room = node::LONGEST_PATH - directory.path().as_os_str().len() - 1;
     let path = directory.path().join("x".repeat(room));
     drop(UnixListener::bind(&path).unwrap());
     let held = bind_one(unix(Kind::Unix, &path)).expect("a dead one of full length is taken over");

@@ -11,8 +11,8 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
 };
 
-use super::failure::{self, Report, Step};
-use super::{Outcome, check};
+use super::report::{Report, Reported, Step};
+use super::{check, failure};
 use crate::core::StartFailure;
 
 /// Our end and that of the child.
@@ -43,7 +43,7 @@ pub(super) fn receive(ours: &OwnedFd) -> io::Result<OwnedFd> {
 // From here on: the child.
 
 /// Without no_new_privs where we may, so that sudo and its kin go on working in the server.
-pub(super) fn install(filter: &[sock_filter], channel: RawFd) -> Outcome<c_long> {
+pub(super) fn install(filter: &[sock_filter], channel: RawFd) -> Reported<c_long> {
     let mut listener = listen(filter);
     if matches!(&listener, Err(report) if report.errno == libc::EACCES) {
         // SAFETY: plain integers.
@@ -58,7 +58,7 @@ pub(super) fn install(filter: &[sock_filter], channel: RawFd) -> Outcome<c_long>
 /// The listener is close-on-exec. A call that we have begun to answer is not given up for a signal that does not kill (Linux
 /// 5.19). Before we have, some 10 µs, and in older kernels until the end, it is begun anew, or fails with EINTR where the
 /// handler is without SA_RESTART.
-fn listen(filter: &[sock_filter]) -> Outcome<c_long> {
+fn listen(filter: &[sock_filter]) -> Reported<c_long> {
     // A few instructions.
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     let install = |flags: libc::c_ulong| {
@@ -80,7 +80,7 @@ struct Rights {
     fd: RawFd,
 }
 
-fn send(channel: RawFd, fd: RawFd) -> Outcome<c_long> {
+fn send(channel: RawFd, fd: RawFd) -> Reported<c_long> {
     let byte = 0u8;
     let mut part = libc::iovec { iov_base: ptr::from_ref(&byte).cast_mut().cast(), iov_len: 1 };
     // SAFETY: both are plain integers and pointers, for which zero is a value; musl has private padding in them.

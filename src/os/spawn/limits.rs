@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use libc::{c_long, c_uint};
 use nix::errno::Errno;
 
-use super::failure::{Report, Step};
-use super::{Outcome, check, wish};
+use super::report::{Report, Reported, Step};
+use super::{check, wish};
 use crate::config::{Limit, Resource};
 
 /// The soft limit of open files that we were started with, if we have raised it.
@@ -95,7 +95,7 @@ fn put(resource: Resource, limit: Rlimit) -> c_long {
 }
 
 /// As systemd's setrlimit_closest(): where the hard limit may not be raised, what is below it is taken.
-pub(super) fn set(status: RawFd, limits: &[(Resource, Rlimit)]) -> Outcome<()> {
+pub(super) fn set(status: RawFd, limits: &[(Resource, Rlimit)]) -> Reported<()> {
     // This takes no lock. Somebody may have changed ours since (prlimit(1)), and to have less is always allowed.
     if let (Some(soft), (0, ours)) = (OPEN_FILES.get(), get(Resource::Nofile)) {
         check(Step::Limit, put(Resource::Nofile, Rlimit { soft: ours.soft.min(*soft), ..ours }))?;

@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::getuid;
 
-use super::plan::our_fds;
+use super::prepared::our_fds;
 use super::*;
 use crate::config::{Config, Exec, Launch, Limit, Signal};
 use crate::core::{Exit, Stage};

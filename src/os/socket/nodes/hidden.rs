@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
-use super::super::local::LONGEST_PATH;
+use super::super::node::LONGEST_PATH;
 use super::super::node::make_directory;
 use crate::core::SlotId;
 use crate::core::limits::GENERATIONS;

@@ -424,7 +424,7 @@ fn nobody_waits_for_the_queue_of_a_slot_that_the_path_has_left() {
 #[test]
 fn only_the_public_path_has_to_fit() {
     let directory = tempfile::tempdir().unwrap();
-    let room = local::LONGEST_PATH - directory.path().as_os_str().len() - 1;
+    let room = crate::os::socket::node::LONGEST_PATH - directory.path().as_os_str().len() - 1;
     let path = directory.path().join("x".repeat(room));
     let mut nodes = hold_with(&path, options());
     nodes.steer(&to(B)).unwrap();
