@@ -8,7 +8,7 @@ use socket_supervise::config::directives::row::{Section, Verdict};
 use socket_supervise::config::directives::table::DIRECTIVES;
 
 use super::load::get;
-use super::support::{Launch, Place, example, wait_for};
+use super::support::{Daemon, Launch, Place, example};
 
 /// The examples by name, each with the command of its first line.
 fn examples() -> Vec<(String, String)> {
@@ -135,14 +135,33 @@ fn files_that_the_readme_names_exist() {
     }
 }
 
+/// The fenced blocks of the README without its usage, line by line.
+fn fenced(text: &str) -> Vec<&str> {
+    let blocks = text.split("```").skip(1).step_by(2);
+    let typed = blocks.filter(|block| block.starts_with("sh\n") || block.starts_with("console\n"));
+    typed.flat_map(|block| block.lines().skip(1)).collect()
+}
+
+/// The commands of one line of a block: what it calls of ours, without prompt, remark and what is not its own.
+fn ours(line: &str) -> Vec<String> {
+    let line = line.trim_start_matches("$ ").split("  #").next().unwrap_or_default();
+    let parts =
+        line.split("&&").flat_map(|part| part.split('|')).map(|part| part.trim().trim_end_matches(" &"));
+    let parts = parts.map(|part| part.trim().replacen("cargo run -- ", "supervise ", 1));
+    parts.filter(|part| part.starts_with("supervise ")).collect()
+}
+
 /// Every `supervise ...` that the README shows parses: what it does is shown elsewhere, that it is spelled right here.
 #[test]
 fn the_commands_of_the_readme_are_spelled_right() {
     let text = readme();
+    let in_blocks: Vec<String> = fenced(&text).into_iter().flat_map(ours).collect();
+    assert!(in_blocks.len() >= 4, "{in_blocks:?}");
+    let outside: String = text.split("```").step_by(2).collect();
     let is_command = |span: &&str| span.starts_with("supervise ") && !span.contains(['[', '|', '\n']);
-    let commands: Vec<&str> = text.split('`').filter(is_command).collect();
-    assert!(commands.len() >= 12, "{commands:?}");
-    for command in commands {
+    let spans: Vec<&str> = outside.split('`').filter(is_command).collect();
+    assert!(spans.len() >= 12, "{spans:?}");
+    for command in in_blocks.iter().map(String::as_str).chain(spans) {
         let words = command.split_whitespace().map(std::ffi::OsString::from);
         if let Parsed::Exit { status, text, .. } = parse(words) {
             assert_eq!(status, 0, "{command}: {text}");
@@ -203,19 +222,59 @@ fn directives_of_the_readme() {
     );
 }
 
-/// A second look at the first command, with its signals: what the README shows as a transcript.
+/// The commands of the README's transcript, each with what it says it prints.
+fn transcript(text: &str) -> Vec<(String, Vec<&str>)> {
+    let block =
+        text.split_once("```console\n").expect("a transcript").1.split_once("```").expect("its end").0;
+    let mut steps: Vec<(String, Vec<&str>)> = Vec::new();
+    for line in block.lines() {
+        match line.strip_prefix("$ ") {
+            Some(command) => {
+                let command = command.split("  #").next().unwrap_or_default().trim();
+                steps.push((command.to_owned(), Vec::new()));
+            }
+            None => steps.last_mut().expect("a command comes first").1.push(line),
+        }
+    }
+    steps
+}
+
+/// Its files are made here, its port is one of the kernel's choice, and all else is done and printed as it shows.
 #[test]
 fn the_transcript_is_true() {
     let place = Place::new();
-    let mut daemon =
-        Launch::new(&place).args("--listen 127.0.0.1:0=http").command(&[&example("hello")]).start();
-    daemon.wait_generation(1);
-    let address = daemon.address("http");
-    assert_eq!(get(&address, "/").unwrap(), "hello from generation 1\n");
-    daemon.signal(nix::sys::signal::Signal::SIGHUP);
-    wait_for("the second generation alone", || {
-        daemon.try_status().filter(|status| status["generation"] == 2 && status["state"] == "running")
-    });
-    daemon.wait_generation(2);
-    assert_eq!(get(&address, "/").unwrap(), "hello from generation 2\n");
+    for name in ["server", "server-2.0"] {
+        fs::copy(example("hello"), place.path(name)).unwrap();
+    }
+    let text = readme();
+    let mut running: Option<Daemon> = None;
+    let mut swaps = 0;
+    for (command, expected) in transcript(&text) {
+        let mut printed = String::new();
+        for part in command.split(" && ") {
+            match part.split_whitespace().collect::<Vec<_>>()[..] {
+                ["supervise", ref options @ .., "--", "./server", "&"] => {
+                    let options = options.join(" ").replace(":8080=", ":0=");
+                    let server = place.path("server");
+                    let mut daemon = Launch::new(&place).args(&options).command(&[&server]).start();
+                    daemon.wait_generation(1);
+                    running = Some(daemon);
+                }
+                ["curl", "127.0.0.1:8080"] => {
+                    let daemon = running.as_ref().expect("it is started first");
+                    printed.push_str(&get(&daemon.address("http"), "/").unwrap());
+                }
+                ["cp", from, to] => drop(fs::copy(place.path(from), place.path(to)).unwrap()),
+                ["mv", from, to] => fs::rename(place.path(from), place.path(to)).unwrap(),
+                ["supervise", "swap", "|", "tail", "-n", "1"] => {
+                    let ended = running.as_ref().expect("it is started first").verb("swap").expect(0);
+                    printed.push_str(ended.stdout.lines().last().expect("a swap says what came of it"));
+                    swaps += 1;
+                }
+                ref other => panic!("this test does not know how to do {other:?}"),
+            }
+        }
+        assert_eq!(printed.lines().collect::<Vec<_>>(), expected, "{command}");
+    }
+    assert_eq!(swaps, 1, "the transcript shows a swap");
 }
