@@ -25,7 +25,7 @@ use crate::config::choice::choice;
 use crate::config::close;
 use crate::config::directives::Draft;
 use crate::config::directives::table::DIRECTIVES;
-use crate::config::unit::Setting;
+use crate::config::unit::Override;
 use crate::config::{
     Color, Config, Control, Error, Exec, Instance, Kind, Listener, Problem, Warning, environment, printable,
 };
@@ -68,7 +68,7 @@ pub struct UnitArgs {
     /// As given.
     pub paths: Vec<PathBuf>,
     /// Applied after the files.
-    pub settings: Vec<Setting>,
+    pub settings: Vec<Override>,
     /// A warning is an error.
     pub strict: bool,
 }
@@ -246,7 +246,7 @@ fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parse
 /// A command line is a unit file written inline.
 fn command_config(
     matches: &ArgMatches,
-    settings: &[Setting],
+    settings: &[Override],
     command: Option<&Vec<OsString>>,
 ) -> Result<(Config, Vec<Warning>), Error> {
     let mut draft = Draft::new(Config::for_command_line());
@@ -291,7 +291,7 @@ fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {
 }
 
 /// Flags and `-p` in the order in which they were written: the later one wins.
-fn settings(matches: &ArgMatches) -> Result<Vec<Setting>, Error> {
+fn settings(matches: &ArgMatches) -> Result<Vec<Override>, Error> {
     let mut found: Vec<(usize, &str, &str)> = Vec::new();
     for id in DIRECTIVES.iter().filter(|row| row.flag.is_some()).map(|row| row.key).chain(["p"]) {
         let Some(values) = matches.get_many::<String>(id) else { continue };
@@ -302,9 +302,9 @@ fn settings(matches: &ArgMatches) -> Result<Vec<Setting>, Error> {
     found.into_iter().map(|(_, id, value)| setting(id, value)).collect()
 }
 
-fn setting(id: &str, value: &str) -> Result<Setting, Error> {
+fn setting(id: &str, value: &str) -> Result<Override, Error> {
     let directive = |key: &str, value: &str, place: String| {
-        Ok(Setting::Directive { key: key.to_owned(), value: value.to_owned(), place })
+        Ok(Override::Directive { key: key.to_owned(), value: value.to_owned(), place })
     };
     match id {
         "p" => match value.split_once('=') {
@@ -317,7 +317,7 @@ fn setting(id: &str, value: &str) -> Result<Setting, Error> {
         "Environment" => {
             let name = value.split('=').next().unwrap_or_default();
             let (name, value) = variable(name, value).map_err(|problem| problem.at(place("-E", name)))?;
-            Ok(Setting::Variable(name, value))
+            Ok(Override::Variable(name, value))
         }
         key => {
             let flag = DIRECTIVES.iter().find(|row| row.key == key && row.flag.is_some());
@@ -327,14 +327,14 @@ fn setting(id: &str, value: &str) -> Result<Setting, Error> {
     }
 }
 
-fn apply(settings: &[Setting], draft: &mut Draft) -> Result<Vec<Warning>, Error> {
+fn apply(settings: &[Override], draft: &mut Draft) -> Result<Vec<Warning>, Error> {
     let mut warnings = Vec::new();
     for setting in settings {
         match setting {
-            Setting::Variable(name, value) => {
+            Override::Variable(name, value) => {
                 draft.config.launch.environment.push((name.clone(), value.clone()));
             }
-            Setting::Directive { key, value, place } => warnings.extend(draft.set(key, value, place)?),
+            Override::Directive { key, value, place } => warnings.extend(draft.set(key, value, place)?),
         }
     }
     Ok(warnings)

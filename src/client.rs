@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::config::Span;
 use crate::core::report::{LastSwap, Line, State, rounded};
 use crate::core::{Reply, Request};
-use crate::os::instances::{self, Holder, Instance, Places, others};
+use crate::os::instances::{self, Holder, LivingInstance, Places, others};
 use render::printable;
 use wire::{Trouble, Wire};
 
@@ -110,7 +110,7 @@ fn await_status(
     }
 }
 
-fn find(places: &Places, verb: &Verb) -> Result<Instance, Failure> {
+fn find(places: &Places, verb: &Verb) -> Result<LivingInstance, Failure> {
     let nothing = |text: String| Failure { exit: NOTHING_RUNS, text };
     if let Some(path) = &verb.control {
         let name = path.display().to_string();
@@ -118,7 +118,7 @@ fn find(places: &Places, verb: &Verb) -> Result<Instance, Failure> {
             Holder::Lives(pid) => pid,
             Holder::Nobody | Holder::Stale | Holder::Foreign(_) => None,
         };
-        return Ok(Instance { name, path: path.clone(), pid, owner: None });
+        return Ok(LivingInstance { name, path: path.clone(), pid, owner: None });
     }
     if let Some(name) = &verb.name {
         let found = match name.split_once('/') {
@@ -148,14 +148,14 @@ fn find(places: &Places, verb: &Verb) -> Result<Instance, Failure> {
 }
 
 /// Ours first, then those of others.
-fn everybody(places: &Places) -> Vec<Instance> {
+fn everybody(places: &Places) -> Vec<LivingInstance> {
     let mut found = instances::living(&places.own);
     found.extend(others::living(&places.others));
     found
 }
 
-fn names(instances: &[Instance]) -> String {
-    let name = |found: &Instance| match found.owner {
+fn names(instances: &[LivingInstance]) -> String {
+    let name = |found: &LivingInstance| match found.owner {
         Some(uid) => format!("{}/{}", others::owner_name(uid), found.name),
         None => found.name.clone(),
     };
@@ -163,7 +163,7 @@ fn names(instances: &[Instance]) -> String {
 }
 
 fn ask(
-    found: &Instance,
+    found: &LivingInstance,
     request: &Request,
     json: bool,
     out: &mut dyn Write,
@@ -204,7 +204,7 @@ fn ask(
 
 /// Ctrl-C ends the verb and not the swap, and says so. SIGINT is blocked and a thread waits for it, so no handler runs;
 /// the verb then ends by the signal, which is what a shell looks at.
-fn tell_at_interrupt(found: &Instance) {
+fn tell_at_interrupt(found: &LivingInstance) {
     let whom = if found.path.as_os_str() == found.name.as_str() { "--control " } else { "" };
     let text = format!("the swap goes on; to take it back: supervise abort {whom}{}", found.name);
     let interrupt = SigSet::from(Signal::SIGINT);
@@ -237,7 +237,7 @@ fn allowance(request: &Request, patience: Duration) -> Option<Duration> {
     }
 }
 
-fn connect(found: &Instance, patience: Duration) -> Result<Wire, Failure> {
+fn connect(found: &LivingInstance, patience: Duration) -> Result<Wire, Failure> {
     let stream = open(found, patience).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             Failure { exit: NOTHING_RUNS, text: format!("nothing runs at {}", found.path.display()) }
@@ -251,7 +251,7 @@ fn connect(found: &Instance, patience: Duration) -> Result<Wire, Failure> {
 }
 
 /// A connection to the instance. What was another user's when it was found may have been replaced since.
-fn open(found: &Instance, patience: Duration) -> io::Result<UnixStream> {
+fn open(found: &LivingInstance, patience: Duration) -> io::Result<UnixStream> {
     let stream = instances::connect(&found.path, patience)?;
     match (found.owner, instances::peer(&stream)?.uid()) {
         (Some(owner), uid) if uid != owner => Err(io::Error::other(format!(
@@ -261,7 +261,7 @@ fn open(found: &Instance, patience: Duration) -> io::Result<UnixStream> {
     }
 }
 
-fn no_answer(found: &Instance, trouble: &Trouble, patience: Duration) -> String {
+fn no_answer(found: &LivingInstance, trouble: &Trouble, patience: Duration) -> String {
     let name = &found.name;
     match trouble {
         Trouble::Late => {
@@ -326,7 +326,7 @@ fn list(places: &Places, json: bool, out: &mut dyn Write, patience: Duration) ->
     let request = Request::Status { wait_ns: None };
     let deadline = Instant::now().checked_add(patience);
     // All are asked before the first answer is awaited, so that several stopped ones take no longer than one.
-    let asked: Vec<(Instance, Option<Wire>)> = everybody(places)
+    let asked: Vec<(LivingInstance, Option<Wire>)> = everybody(places)
         .into_iter()
         .map(|found| {
             let mut wire = open(&found, Duration::ZERO).map(Wire::new).ok();
@@ -352,7 +352,7 @@ fn list(places: &Places, json: bool, out: &mut dyn Write, patience: Duration) ->
     Ok(0)
 }
 
-fn describe(found: Instance, wire: Option<Wire>, deadline: Option<Instant>) -> Listed {
+fn describe(found: LivingInstance, wire: Option<Wire>, deadline: Option<Instant>) -> Listed {
     let status = wire.and_then(|mut wire| {
         loop {
             match wire.line(deadline) {

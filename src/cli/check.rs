@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::units::unit_args;
 use super::{Parsed, UnitArgs, command_config, informed, one_line, run_command, settings, switch};
-use crate::config::unit::{Line, Loaded, Outcome, Setting};
+use crate::config::unit::{CheckedLine, LineOutcome, Loaded, Override};
 use crate::config::{
     CommandList, Config, Error, Exec, Handover, KillMode, Kind, Problem, Ready, Restart, Warning, printable,
 };
@@ -27,7 +27,7 @@ pub enum Subject {
     Command {
         config: Box<Config>,
         warnings: Vec<Warning>,
-        lines: Vec<Line>,
+        lines: Vec<CheckedLine>,
         strict: bool,
     },
 }
@@ -69,16 +69,16 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
 }
 
 /// The verdict about one option of a command line that was accepted.
-fn line(setting: &Setting, warnings: &[Warning]) -> Line {
+fn line(setting: &Override, warnings: &[Warning]) -> CheckedLine {
     let (place, key, value) = match setting {
-        Setting::Directive { key, value, place } => (place.clone(), key.clone(), value.clone()),
+        Override::Directive { key, value, place } => (place.clone(), key.clone(), value.clone()),
         // Without the value: it may be a secret.
-        Setting::Variable(name, _) => (format!("-E {name}"), "Environment".to_owned(), name.clone()),
+        Override::Variable(name, _) => (format!("-E {name}"), "Environment".to_owned(), name.clone()),
     };
     let warning = warnings.iter().find(|Warning(error)| error.place == place);
-    let outcome =
-        warning.map_or(Outcome::Honoured, |Warning(error)| Outcome::NotHonoured(error.remedy.clone()));
-    Line { place, section: String::new(), key, value, outcome }
+    let outcome = warning
+        .map_or(LineOutcome::Honoured, |Warning(error)| LineOutcome::NotHonoured(error.remedy.clone()));
+    CheckedLine { place, section: String::new(), key, value, outcome }
 }
 
 impl Report {
@@ -88,7 +88,8 @@ impl Report {
             Err(error) => Some(error.clone()),
             Ok(_) => loaded.warnings.first().filter(|_| strict).map(|Warning(error)| error.clone()),
         };
-        let bad = |line: &Line| matches!(line.outcome, Outcome::NotHonoured(_) | Outcome::Wrong(_));
+        let bad =
+            |line: &CheckedLine| matches!(line.outcome, LineOutcome::NotHonoured(_) | LineOutcome::Wrong(_));
         let status = match &error {
             Some(_) => 125,
             None => u8::from(loaded.lines.iter().any(bad)),
@@ -102,29 +103,30 @@ impl Report {
 fn further(loaded: &Loaded) -> impl Iterator<Item = &Error> {
     let shown = |error: &&Error| {
         loaded.lines.iter().any(|line| {
-            line.place == error.place && matches!(line.outcome, Outcome::NotHonoured(_) | Outcome::Wrong(_))
+            line.place == error.place
+                && matches!(line.outcome, LineOutcome::NotHonoured(_) | LineOutcome::Wrong(_))
         })
     };
     loaded.warnings.iter().map(|Warning(error)| error).filter(move |error| !shown(error))
 }
 
-fn words(outcome: &Outcome) -> (&'static str, String) {
+fn words(outcome: &LineOutcome) -> (&'static str, String) {
     match outcome {
-        Outcome::Honoured => ("honoured", String::new()),
-        Outcome::Beside(reason) => ("honoured", reason.clone()),
-        Outcome::Inert(reason) => ("inert", reason.clone()),
-        Outcome::NotHonoured(reason) => ("not honoured", reason.clone()),
-        Outcome::Wrong(problem) if problem.remedy.is_empty() => ("WRONG", problem.cause.clone()),
-        Outcome::Wrong(problem) => ("WRONG", format!("{} ({})", problem.cause, problem.remedy)),
+        LineOutcome::Honoured => ("honoured", String::new()),
+        LineOutcome::Beside(reason) => ("honoured", reason.clone()),
+        LineOutcome::Inert(reason) => ("inert", reason.clone()),
+        LineOutcome::NotHonoured(reason) => ("not honoured", reason.clone()),
+        LineOutcome::Wrong(problem) if problem.remedy.is_empty() => ("WRONG", problem.cause.clone()),
+        LineOutcome::Wrong(problem) => ("WRONG", format!("{} ({})", problem.cause, problem.remedy)),
     }
 }
 
-fn assignment(line: &Line) -> String {
+fn assignment(line: &CheckedLine) -> String {
     if line.key.is_empty() { String::new() } else { printable(&format!("{}={}", line.key, line.value)) }
 }
 
 fn as_text(loaded: &Loaded) -> String {
-    let longest = |width: fn(&Line) -> usize, most: usize| {
+    let longest = |width: fn(&CheckedLine) -> usize, most: usize| {
         loaded.lines.iter().map(width).filter(|width| *width <= most).max().unwrap_or(0)
     };
     let place = longest(|line| line.place.chars().count(), 50);

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use super::VERBS;
-use crate::config::directives::row::{Directive, Group, Verdict};
+use crate::config::directives::row::{Directive, Heading, Support};
 use crate::config::directives::table::DIRECTIVES;
 
 /// An option that sets no directive.
 struct Other {
-    group: Option<Group>,
+    group: Option<Heading>,
     flag: &'static str,
     value: &'static str,
     doc: &'static str,
@@ -16,36 +16,36 @@ struct Other {
     rare: bool,
 }
 
-const fn other(group: Option<Group>, flag: &'static str, value: &'static str, doc: &'static str) -> Other {
+const fn other(group: Option<Heading>, flag: &'static str, value: &'static str, doc: &'static str) -> Other {
     Other { group, flag, value, doc, rare: false }
 }
 
-const fn rare(group: Option<Group>, flag: &'static str, value: &'static str, doc: &'static str) -> Other {
+const fn rare(group: Option<Heading>, flag: &'static str, value: &'static str, doc: &'static str) -> Other {
     Other { group, flag, value, doc, rare: true }
 }
 
 const OTHERS: [Other; 14] = [
     other(
-        Some(Group::Sockets),
+        Some(Heading::Sockets),
         "-l, --listen",
         "[KIND:]ADDRESS[=NAME]",
         "hold this socket: the first is fd 3, the next fd 4, ...",
     ),
-    rare(Some(Group::Sockets), "-d, --datagram", "", "a --listen without KIND is udp or unixgram"),
-    rare(Some(Group::Sockets), "    --seqpacket", "", "a --listen without KIND is seqpacket"),
+    rare(Some(Heading::Sockets), "-d, --datagram", "", "a --listen without KIND is udp or unixgram"),
+    rare(Some(Heading::Sockets), "    --seqpacket", "", "a --listen without KIND is seqpacket"),
     rare(
-        Some(Group::Sockets),
+        Some(Heading::Sockets),
         "    --fdname",
         "A[:B...]",
         "the names of the sockets, one for all or one for each",
     ),
     rare(
-        Some(Group::Sockets),
+        Some(Heading::Sockets),
         "    --now",
         "",
         "nothing, the server is started at once anyway; for systemd-socket-activate's sake",
     ),
-    other(Some(Group::Process), "-p", "KEY=VALUE", "set any other directive; `--help` lists them"),
+    other(Some(Heading::Process), "-p", "KEY=VALUE", "set any other directive; `--help` lists them"),
     other(None, "    --name", "NAME", "what verbs call this instance [default: after COMMAND]"),
     other(
         None,
@@ -61,14 +61,14 @@ const OTHERS: [Other; 14] = [
     other(None, "-V, --version", "", "print the version"),
 ];
 
-const GROUPS: [(Group, &str); 7] = [
-    (Group::Sockets, "Sockets"),
-    (Group::Process, "Process"),
-    (Group::Readiness, "Readiness"),
-    (Group::Restarting, "Restarting"),
-    (Group::Swapping, "Swapping"),
-    (Group::Stopping, "Stopping"),
-    (Group::Limits, "Limits"),
+const GROUPS: [(Heading, &str); 7] = [
+    (Heading::Sockets, "Sockets"),
+    (Heading::Process, "Process"),
+    (Heading::Readiness, "Readiness"),
+    (Heading::Restarting, "Restarting"),
+    (Heading::Swapping, "Swapping"),
+    (Heading::Stopping, "Stopping"),
+    (Heading::Limits, "Limits"),
 ];
 
 const USAGE: &str = "\
@@ -200,7 +200,7 @@ pub(super) fn long() -> String {
             line(&mut out, &format!("{} {}", other.flag, other.value), other.doc);
         }
         for row in DIRECTIVES.iter().filter(|row| Some(row.group) == group) {
-            if matches!(row.verdict, Verdict::Honoured(_)) && !is_of_files(row) {
+            if matches!(row.support, Support::Honoured(_)) && !is_of_files(row) {
                 line(&mut out, &label(row), &format!("{}{}", row.doc, default(row)));
             }
         }

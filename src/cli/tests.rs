@@ -1,6 +1,6 @@
 use super::*;
 use crate::client::Task;
-use crate::config::directives::row::{Directive, Verdict};
+use crate::config::directives::row::{Directive, Support};
 use crate::config::{Address, Handover, Restart, Signal};
 use crate::core::Request;
 
@@ -285,7 +285,7 @@ fn the_short_help_is_one_screen_and_the_long_one_complete() {
     let wide: Vec<_> = short.lines().filter(|line| line.chars().count() > 110).collect();
     assert!(wide.is_empty(), "{wide:#?}");
     let long = printed("supervise --help");
-    let shown = |row: &&Directive| matches!(row.verdict, Verdict::Honoured(_)) && !help::is_of_files(row);
+    let shown = |row: &&Directive| matches!(row.support, Support::Honoured(_)) && !help::is_of_files(row);
     for row in DIRECTIVES.iter().filter(shown) {
         let flag = row.flag.map_or_else(|| row.key.to_owned(), |flag| format!("--{flag} "));
         assert!(long.contains(&flag), "{flag}");
@@ -316,7 +316,7 @@ fn run_takes_unit_files_and_options() {
     let args = run("supervise run web.socket --restart no -p Backlog=7 -E A=1 dir/x@1.service --strict -q");
     let units = args.units.expect("unit files");
     assert_eq!(units.paths, ["web.socket", "dir/x@1.service"].map(PathBuf::from));
-    let directive = |key: &str, value: &str, place: &str| Setting::Directive {
+    let directive = |key: &str, value: &str, place: &str| Override::Directive {
         key: key.to_owned(),
         value: value.to_owned(),
         place: place.to_owned(),
@@ -324,7 +324,7 @@ fn run_takes_unit_files_and_options() {
     let expected = [
         directive("Restart", "no", "--restart no"),
         directive("Backlog", "7", "-p Backlog=7"),
-        Setting::Variable("A".to_owned(), "1".to_owned()),
+        Override::Variable("A".to_owned(), "1".to_owned()),
     ];
     assert_eq!(units.settings, expected);
     assert!(units.strict);

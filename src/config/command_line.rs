@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 
-use super::directives::row::Scope;
+use super::directives::row::Context;
 use super::unit_file::is_blank;
 use super::{Exec, Privileges, Problem, Search, printable};
 
@@ -15,7 +15,7 @@ const ARGV_BYTES: usize = 8 << 20;
 /// # Errors
 /// A quote that is not closed, an unknown specifier, or a program that is neither an absolute path nor a name without
 /// a slash. With the prefix `-` that is a warning, and what follows in this value is lost, as in systemd.
-pub fn parse(text: &str, scope: &Scope<'_>) -> Result<Vec<Exec>, Problem> {
+pub fn parse(text: &str, scope: &Context<'_>) -> Result<Vec<Exec>, Problem> {
     let mut commands = Vec::new();
     let mut rest = text;
     while let Some(first) = take_word(&mut rest, scope.warn)? {
@@ -76,7 +76,7 @@ impl Prefixes {
 }
 
 /// One command; leaves in `rest` what follows its `;`.
-fn command(prefixes: Prefixes, program: &str, rest: &mut &str, scope: &Scope<'_>) -> Result<Exec, Problem> {
+fn command(prefixes: Prefixes, program: &str, rest: &mut &str, scope: &Context<'_>) -> Result<Exec, Problem> {
     let path = (scope.expand)(program)?;
     check_program(&path)?;
     let mut words = Vec::new();

@@ -16,7 +16,7 @@ use std::cell::RefCell;
 
 use super::choice::nearest;
 use super::{Config, Error, Problem, Warning, printable};
-use row::{Directive, Scope, Section, Setter, Verdict};
+use row::{Context, Directive, Section, Setter, Support};
 use table::DIRECTIVES;
 
 /// The row of a key in its section; the same key may mean another thing in another section.
@@ -79,7 +79,7 @@ impl Draft {
         }
         let Some(directive) = find_by_key(key) else { return Err(unknown_key(key).at(place)) };
         let warned = RefCell::new(None);
-        let scope = Scope {
+        let scope = Context {
             expand: &|text| Ok(text.to_owned()),
             place,
             warn: &|problem| *warned.borrow_mut() = Some(problem),
@@ -118,15 +118,15 @@ impl Draft {
         &mut self,
         directive: &'static Directive,
         value: &str,
-        scope: &Scope<'_>,
+        scope: &Context<'_>,
     ) -> Result<Effect, Problem> {
-        let setter = match directive.verdict {
-            Verdict::Inert(reason) => return Ok(Effect::Inert(reason)),
-            Verdict::NotHonoured(_) if is_off(directive.key, value) => {
+        let setter = match directive.support {
+            Support::Inert(reason) => return Ok(Effect::Inert(reason)),
+            Support::NotHonoured(_) if is_off(directive.key, value) => {
                 return Ok(Effect::Inert("it is switched off"));
             }
-            Verdict::NotHonoured(reason) => return Ok(Effect::NotHonoured(reason)),
-            Verdict::Honoured(setter) => setter,
+            Support::NotHonoured(reason) => return Ok(Effect::NotHonoured(reason)),
+            Support::Honoured(setter) => setter,
         };
         let config = &mut self.config;
         match setter {

@@ -6,7 +6,7 @@ use super::{Listener, Problem, printable};
 
 /// One socket as a generation gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct NumberedSocket {
     pub name: String,
     /// Its number in the server.
     pub fd: i32,
@@ -54,7 +54,7 @@ pub fn names_fd(word: &str) -> bool {
 ///
 /// # Errors
 /// As for [`check`]; after it only for an inherited socket without a port.
-pub fn expand(word: &str, sockets: &[Held]) -> Result<String, Problem> {
+pub fn expand(word: &str, sockets: &[NumberedSocket]) -> Result<String, Problem> {
     let mut out = String::with_capacity(word.len());
     let mut rest = word;
     while let Some(found) = next(rest) {
@@ -110,8 +110,8 @@ fn no_port(name: &str) -> Problem {
 mod tests {
     use super::*;
 
-    fn held() -> Vec<Held> {
-        let socket = |name: &str, fd, port, address: &str| Held {
+    fn held() -> Vec<NumberedSocket> {
+        let socket = |name: &str, fd, port, address: &str| NumberedSocket {
             name: name.into(),
             fd,
             port,

@@ -10,7 +10,7 @@ mod pair;
 use std::cell::RefCell;
 
 use super::choice::nearest;
-use super::directives::row::{Directive, Scope, Section, Verdict};
+use super::directives::row::{Context, Directive, Section, Support};
 use super::directives::table::DIRECTIVES;
 use super::directives::{Draft, Effect, find, no_effect};
 use super::specifier::Specifiers;
@@ -20,7 +20,7 @@ pub use pair::{asks_for, companions};
 
 /// One setting of the command line, applied after the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Setting {
+pub enum Override {
     Directive {
         key: String,
         value: String,
@@ -36,24 +36,24 @@ pub struct Loaded {
     pub config: Result<Config, Error>,
     pub warnings: Vec<Warning>,
     /// Every line, for `check`.
-    pub lines: Vec<Line>,
+    pub lines: Vec<CheckedLine>,
     /// The line that makes stop-first the default of Handover=.
     pub stop_first: Option<String>,
 }
 
 /// One line of a file, or one setting of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct CheckedLine {
     pub place: String,
     /// Empty for the command line.
     pub section: String,
     pub key: String,
     pub value: String,
-    pub outcome: Outcome,
+    pub outcome: LineOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LineOutcome {
     Honoured,
     /// Honoured, and perhaps not what was meant.
     Beside(String),
@@ -97,14 +97,14 @@ struct Loader<'a> {
     /// The names of the units.
     given: Vec<&'a str>,
     warnings: Vec<Warning>,
-    lines: Vec<Line>,
+    lines: Vec<CheckedLine>,
     /// The first one; the rest is read all the same, for `check`.
     error: Option<Error>,
 }
 
 /// Reads units that were found, sockets in the order given, then the command line's settings. `host` answers the
 /// specifiers that ask about this machine and user.
-pub fn load(units: &[Unit], flags: &[Setting], host: &dyn Fn(char) -> Option<String>) -> Loaded {
+pub fn load(units: &[Unit], flags: &[Override], host: &dyn Fn(char) -> Option<String>) -> Loaded {
     let draft = Draft::new(Config::for_units());
     let given = units.iter().map(|unit| unit.name.full()).collect();
     let mut loader = Loader { draft, host, given, warnings: Vec::new(), lines: Vec::new(), error: None };
@@ -162,13 +162,13 @@ impl Loader<'_> {
     }
 
     /// The options, commands and Listen lines of a .socket file are its own, also where they are emptied.
-    fn socket(&mut self, read: &Read<'_>, flags: &[Setting]) {
+    fn socket(&mut self, read: &Read<'_>, flags: &[Override]) {
         let listeners = std::mem::take(&mut self.draft.config.listeners);
         let commands = std::mem::take(&mut self.draft.config.socket_commands);
         self.draft.config.socket = SocketOptions::new();
         self.unit(read);
         for flag in flags {
-            let Setting::Directive { key, value, place } = flag else { continue };
+            let Override::Directive { key, value, place } = flag else { continue };
             // What is wrong with it is told once, where the flags are applied.
             let _ = self.draft.set_socket(key, value, place);
         }
@@ -207,10 +207,10 @@ impl Loader<'_> {
                         unknown.push(&line.section);
                         self.warnings.push(Warning(problem.clone().at(line.place.as_str())));
                     }
-                    Outcome::Wrong(problem)
+                    LineOutcome::Wrong(problem)
                 }
             };
-            self.lines.push(Line {
+            self.lines.push(CheckedLine {
                 place: line.place.clone(),
                 section: line.section.clone(),
                 key: line.key.clone(),
@@ -245,18 +245,18 @@ impl Loader<'_> {
         section: Section,
         line: &Assignment,
         specifiers: &Specifiers<'_>,
-    ) -> Outcome {
+    ) -> LineOutcome {
         let place = line.place.as_str();
         let Some(directive) = find(section, &line.key) else {
             let problem = unknown(section, &line.key);
             self.warnings.push(Warning(problem.clone().at(place)));
-            return Outcome::Wrong(problem);
+            return LineOutcome::Wrong(problem);
         };
-        if read.is_socket() && section == Section::Unit && matches!(directive.verdict, Verdict::Honoured(_)) {
-            return Outcome::Inert("in a .socket file it is about the socket alone".to_owned());
+        if read.is_socket() && section == Section::Unit && matches!(directive.support, Support::Honoured(_)) {
+            return LineOutcome::Inert("in a .socket file it is about the socket alone".to_owned());
         }
         let warned = RefCell::new(Vec::new());
-        let scope = Scope {
+        let scope = Context {
             expand: &|text| specifiers.expand(text),
             place,
             warn: &|problem| warned.borrow_mut().push(problem),
@@ -277,15 +277,15 @@ impl Loader<'_> {
             Ok(Effect::NotHonoured(reason)) if line.key.starts_with("Listen") => {
                 let problem = Problem::new("this socket would not be held", reason);
                 self.fail(problem.clone().at(place));
-                Outcome::Wrong(problem)
+                LineOutcome::Wrong(problem)
             }
             Ok(Effect::NotHonoured(reason)) => {
                 self.warnings.push(no_effect(&line.key, reason, place));
-                Outcome::NotHonoured(reason.to_owned())
+                LineOutcome::NotHonoured(reason.to_owned())
             }
-            Ok(Effect::Inert(reason)) => Outcome::Inert(reason.to_owned()),
-            Ok(Effect::Honoured) if warned.is_empty() => Outcome::Honoured,
-            Ok(Effect::Honoured) => Outcome::Wrong(warned.remove(0)),
+            Ok(Effect::Inert(reason)) => LineOutcome::Inert(reason.to_owned()),
+            Ok(Effect::Honoured) if warned.is_empty() => LineOutcome::Honoured,
+            Ok(Effect::Honoured) => LineOutcome::Wrong(warned.remove(0)),
             Err(problem) => {
                 let error = problem.clone().at(place);
                 if is_fatal(directive, &line.value) {
@@ -293,7 +293,7 @@ impl Loader<'_> {
                 } else {
                     self.warnings.push(Warning(error));
                 }
-                Outcome::Wrong(problem)
+                LineOutcome::Wrong(problem)
             }
         }
     }
@@ -306,12 +306,12 @@ impl Loader<'_> {
             && names.split_ascii_whitespace().filter(runs).any(|name| !self.given.contains(&name))
     }
 
-    fn flag(&mut self, flag: &Setting) {
+    fn flag(&mut self, flag: &Override) {
         match flag {
-            Setting::Variable(name, value) => {
+            Override::Variable(name, value) => {
                 self.draft.config.launch.environment.push((name.clone(), value.clone()));
             }
-            Setting::Directive { key, value, place } => {
+            Override::Directive { key, value, place } => {
                 match self.draft.set(key, value, place) {
                     Ok(warning) => self.warnings.extend(warning),
                     Err(error) => self.fail(error),

@@ -44,7 +44,7 @@ pub struct Assignment {
 
 /// What a file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parsed {
+pub struct ParsedSource {
     /// In order; a section that is repeated goes on.
     pub assignments: Vec<Assignment>,
     /// The lines that begin a section, with its name.
@@ -57,12 +57,12 @@ pub struct Parsed {
 ///
 /// # Errors
 /// The whole file fails: larger than 1 MiB, or with a malformed section header (systemd's "Bad message").
-pub fn parse(source: &Source) -> Result<Parsed, Error> {
+pub fn parse(source: &Source) -> Result<ParsedSource, Error> {
     if source.text.len() > FILE_BYTES {
         let problem = Problem::new("the file is larger than 1 MiB", "this is no unit file");
         return Err(problem.at(printable(&source.name)));
     }
-    let mut parser = Parser { name: printable(&source.name), section: None, parsed: Parsed::default() };
+    let mut parser = Parser { name: printable(&source.name), section: None, parsed: ParsedSource::default() };
     let text = source.text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&source.text);
     // The logical line that goes on, and where it began.
     let mut joined: Option<(Vec<u8>, usize)> = None;
@@ -114,7 +114,7 @@ struct Parser {
     name: String,
     /// None before the first one.
     section: Option<String>,
-    parsed: Parsed,
+    parsed: ParsedSource,
 }
 
 impl Parser {

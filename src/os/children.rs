@@ -19,8 +19,8 @@ use nix::unistd::getuid;
 
 use super::fd_store::FdStore;
 use super::intercept::Interceptor;
-use super::launch::{Launcher, Request};
-use super::notify::{self, NotifySocket, Received, Sender};
+use super::launch::{Launcher, StartRequest};
+use super::notify::{self, Notifier, NotifySocket, Received};
 use super::{reap, spawn, sys};
 use crate::config::{CommandList, NotifyAccess, Signal};
 use crate::core::{Command, Event, Found, GenerationId, Notify, Outcome, Scope, SlotId, Stage, StartFailure};
@@ -166,7 +166,7 @@ impl Children {
             });
         };
         let address = running.notify.address();
-        let plan = running.launcher.plan(&Request {
+        let plan = running.launcher.plan(&StartRequest {
             generation: Some((generation, &address)),
             command,
             main_pid: running.main,
@@ -423,17 +423,17 @@ impl Children {
         true
     }
 
-    fn sender(&self, pid: i32, uid: u32, generation: GenerationId) -> Sender {
-        let Some(running) = self.generations.get(&generation) else { return Sender::Stranger };
+    fn sender(&self, pid: i32, uid: u32, generation: GenerationId) -> Notifier {
+        let Some(running) = self.generations.get(&generation) else { return Notifier::Stranger };
         if running.main == Some(pid) {
-            return Sender::Main;
+            return Notifier::Main;
         }
         if running.command.is_some_and(|(command, _)| reap::is_below(pid, command)) {
-            return Sender::Command;
+            return Notifier::Command;
         }
         // A sender that is gone already (`systemd-notify --no-block`) can only be judged by its uid.
         let is_ours = [0, getuid().as_raw(), running.uid].contains(&uid);
-        if self.belongs(pid, generation).unwrap_or(is_ours) { Sender::Other } else { Sender::Stranger }
+        if self.belongs(pid, generation).unwrap_or(is_ours) { Notifier::Other } else { Notifier::Stranger }
     }
 
     fn main_changed(&mut self, generation: GenerationId, notify: &Notify) -> Option<Event> {

@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-pub use inet::{Activity, InetSocket, State};
+pub use inet::{Activity, InetSocket, SocketState};
 pub use local::{Node, Place, UnixSocket, UnixSockets};
 pub use proc::{inodes_of, listen_overflows, somaxconn};
 pub use traffic::{Handshakes, handshakes, traffic, unix_traffic};
@@ -46,9 +46,9 @@ const RANGES: usize = 16;
 
 /// The answer about several addresses.
 #[derive(Debug, Default)]
-pub struct Found(HashMap<Port, Vec<InetSocket>>);
+pub struct FoundSockets(HashMap<Port, Vec<InetSocket>>);
 
-impl Found {
+impl FoundSockets {
     /// Those of this address's family on its port.
     pub fn at(&self, at: SocketAddr) -> &[InetSocket] {
         self.0.get(&port_of(at)).map_or(&[], Vec::as_slice)
@@ -99,24 +99,24 @@ impl Diag {
     }
 
     /// Those of them that are handshakes.
-    pub fn handshakes(&mut self, at: &[SocketAddr]) -> io::Result<Found> {
-        self.inet(libc::IPPROTO_TCP, at, State::SynReceived.mask())
+    pub fn handshakes(&mut self, at: &[SocketAddr]) -> io::Result<FoundSockets> {
+        self.inet(libc::IPPROTO_TCP, at, SocketState::SynReceived.mask())
     }
 
     /// Those of them that listen: cheap however many connections there are. Of a listener `rqueue` is how
     /// many wait to be accepted and `wqueue` how many may.
-    pub fn listeners(&mut self, at: &[SocketAddr]) -> io::Result<Found> {
-        self.inet(libc::IPPROTO_TCP, at, State::Listen.mask())
+    pub fn listeners(&mut self, at: &[SocketAddr]) -> io::Result<FoundSockets> {
+        self.inet(libc::IPPROTO_TCP, at, SocketState::Listen.mask())
     }
 
     /// The UDP sockets of these addresses' families on their ports; `rqueue` is the memory, in bytes, that unread datagrams take.
-    pub fn udp(&mut self, at: &[SocketAddr]) -> io::Result<Found> {
+    pub fn udp(&mut self, at: &[SocketAddr]) -> io::Result<FoundSockets> {
         self.inet(libc::IPPROTO_UDP, at, inet::ALL_STATES)
     }
 
     /// One question for each family, however many ports: what an answer costs is mostly the walk.
-    fn inet(&mut self, protocol: libc::c_int, at: &[SocketAddr], states: u32) -> io::Result<Found> {
-        let mut found = Found::default();
+    fn inet(&mut self, protocol: libc::c_int, at: &[SocketAddr], states: u32) -> io::Result<FoundSockets> {
+        let mut found = FoundSockets::default();
         for (family, is_ipv4) in [(libc::AF_INET, true), (libc::AF_INET6, false)] {
             let of_family = at.iter().filter(|at| at.is_ipv4() == is_ipv4);
             let ports: BTreeSet<u16> = of_family.map(SocketAddr::port).collect();

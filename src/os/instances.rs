@@ -47,7 +47,7 @@ pub enum Holder {
 
 /// A supervisor that answers.
 #[derive(Debug)]
-pub struct Instance {
+pub struct LivingInstance {
     pub name: String,
     pub path: PathBuf,
     /// The process that called listen(2) on the socket.
@@ -56,7 +56,7 @@ pub struct Instance {
     pub owner: Option<u32>,
 }
 
-impl Instance {
+impl LivingInstance {
     /// By a signal (SIGSTOP, Ctrl-Z), so that it answers nobody.
     pub fn is_stopped(&self) -> bool {
         self.pid.is_some_and(reap::is_stopped)
@@ -197,7 +197,7 @@ pub fn socket_path(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// Every instance that answers in `dirs`, sorted by name within each; stale sockets are skipped.
-pub fn living(dirs: &[PathBuf]) -> Vec<Instance> {
+pub fn living(dirs: &[PathBuf]) -> Vec<LivingInstance> {
     let mut found = Vec::new();
     for dir in dirs.iter().filter(|dir| usable(dir, false).is_ok()) {
         found.extend(names_in(dir).into_iter().filter_map(|name| answering(dir, name)));
@@ -218,15 +218,15 @@ fn names_in(dir: &Path) -> Vec<String> {
 }
 
 /// The instance `name`, in the first of `dirs` where it answers.
-pub fn named(dirs: &[PathBuf], name: &str) -> Option<Instance> {
+pub fn named(dirs: &[PathBuf], name: &str) -> Option<LivingInstance> {
     let mut ours = dirs.iter().filter(|dir| is_name(name) && usable(dir, false).is_ok());
     ours.find_map(|dir| answering(dir, name.to_owned()))
 }
 
-fn answering(dir: &Path, name: String) -> Option<Instance> {
+fn answering(dir: &Path, name: String) -> Option<LivingInstance> {
     let path = Some(socket_path(dir, &name)).filter(|path| is_name(&name) && is_control(path))?;
     match holder(&path) {
-        Holder::Lives(pid) => Some(Instance { name, path, pid, owner: None }),
+        Holder::Lives(pid) => Some(LivingInstance { name, path, pid, owner: None }),
         Holder::Nobody | Holder::Stale | Holder::Foreign(_) => None,
     }
 }

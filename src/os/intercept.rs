@@ -32,12 +32,12 @@ use super::sys::seccomp::{self, Call};
 use crate::config::Kind;
 use crate::core::BindNote;
 use address::Wanted;
-use answer::{Answer, Place};
+use answer::{Answer, HeldPlace};
 use epoll::Registrations;
 pub use filter::program;
 pub use held::Held;
 use held::stand_in;
-use target::Target;
+use target::BindTarget;
 
 /// What one filter has to tell in all its life.
 const NEWS: usize = 16;
@@ -170,7 +170,7 @@ struct Desk {
 /// What a server gets in the place of its own socket.
 struct Gift {
     held: Arc<Held>,
-    target: Target,
+    target: BindTarget,
     /// The inode of its own socket, and that itself where we may have it.
     inode: u64,
     duplicate: Option<OwnedFd>,
@@ -235,7 +235,7 @@ impl Desk {
 
     fn judge(&mut self, call: &Call, held: &[Arc<Held>]) -> Verdict {
         // An fd is an int, whatever else the register has.
-        let target = Target { thread: call.thread, fd: call.args[0] as RawFd };
+        let target = BindTarget { thread: call.thread, fd: call.args[0] as RawFd };
         if call.thread == 0 || target.fd < 0 || held.is_empty() {
             return Verdict::Pass;
         }
@@ -263,7 +263,7 @@ impl Desk {
     }
 
     /// None: it cannot be read. Some(None): it is none that could be held.
-    fn read_wanted(&mut self, target: Target, address: u64, length: usize) -> Option<Option<Wanted>> {
+    fn read_wanted(&mut self, target: BindTarget, address: u64, length: usize) -> Option<Option<Wanted>> {
         let bytes = target.memory(address, length).or_else(|error| {
             // Another user's, and we are root without CAP_SYS_PTRACE, as in containers: root may act as that user.
             if target.act_as_its_user() { target.memory(address, length) } else { Err(error) }
@@ -280,15 +280,15 @@ impl Desk {
         None
     }
 
-    fn judge_bind(&mut self, target: Target, wanted: &Wanted, held: &[Arc<Held>]) -> Verdict {
-        let places: Vec<Place> = held.iter().map(|held| held.place.clone()).collect();
+    fn judge_bind(&mut self, target: BindTarget, wanted: &Wanted, held: &[Arc<Held>]) -> Verdict {
+        let places: Vec<HeldPlace> = held.iter().map(|held| held.place.clone()).collect();
         if !answer::is_near(wanted, &places) {
             return Verdict::Bind;
         }
         let Some(inode) = target.inode() else { return Verdict::Bind };
         let duplicate = target.duplicate();
         let Some(socket) = target.socket(duplicate.as_ref()) else { return Verdict::Bind };
-        let is_same_path = |place: &Place| match (wanted, &place.at) {
+        let is_same_path = |place: &HeldPlace| match (wanted, &place.at) {
             (Wanted::Path(wanted), Wanted::Path(held)) => target.is_same_path(wanted, held),
             _ => false,
         };

@@ -27,7 +27,7 @@ use super::socket::NamedSocket;
 use super::spawn::{Additions, Environment, FIXED_PATH, Plan, Value, build_environment, joined};
 use super::users::Identity;
 use crate::config::dialect::{self, Dialect, Passed};
-use crate::config::placeholder::{self, Held};
+use crate::config::placeholder::{self, NumberedSocket};
 use crate::config::{
     self, CommandList, DirectoryPath, Exec, Input, NotifyAccess, Preserve, Privileges, Problem, Span,
     command_line, printable,
@@ -50,7 +50,7 @@ pub struct Launcher {
 
 /// What is to be started, and what is known of its generation at this moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct StartRequest<'a> {
     /// Its generation, and the address of its socket, which is told where NotifyAccess= is not `none`. None: it
     /// belongs to none.
     pub generation: Option<(GenerationId, &'a str)>,
@@ -75,13 +75,13 @@ impl Launcher {
         watchdog: Span,
         sockets: &[NamedSocket],
     ) -> Result<Self, config::Error> {
-        let held = sockets.iter().zip(3..).map(|(socket, fd)| Held {
+        let held = sockets.iter().zip(3..).map(|(socket, fd)| NumberedSocket {
             name: socket.name.clone(),
             fd,
             port: socket.port,
             address: socket.address.clone(),
         });
-        let held: Vec<Held> = held.collect();
+        let held: Vec<NumberedSocket> = held.collect();
         let passes_sockets = !launch.intercept_bind || !launch.dialects.is_empty() || names_fd(&launch);
         for (name, value) in &mut launch.environment {
             // The value itself may be a secret.
@@ -217,7 +217,7 @@ impl Launcher {
     ///
     /// # Errors
     /// Something that is not there now; the stage says what.
-    pub fn plan(&self, request: &Request<'_>) -> Result<Plan, StartFailure> {
+    pub fn plan(&self, request: &StartRequest<'_>) -> Result<Plan, StartFailure> {
         let Command { list, index } = request.command;
         let exec = self.launch.commands.list(list).get(index).ok_or_else(|| StartFailure {
             stage: Stage::Setup,
@@ -227,7 +227,7 @@ impl Launcher {
         self.plan_of(exec, request)
     }
 
-    fn plan_of(&self, exec: &Exec, request: &Request<'_>) -> Result<Plan, StartFailure> {
+    fn plan_of(&self, exec: &Exec, request: &StartRequest<'_>) -> Result<Plan, StartFailure> {
         let identity = Identity::resolve(&self.launch)?;
         let directories = directories::make(&self.launch, &identity)?;
         let directory = self.directory(&identity)?;
@@ -263,7 +263,7 @@ impl Launcher {
     fn passed(
         &self,
         sockets: &[(String, Rc<OwnedFd>)],
-        request: &Request<'_>,
+        request: &StartRequest<'_>,
         files: &mut Vec<Rc<OwnedFd>>,
     ) -> Result<(Vec<String>, Vec<RawFd>), StartFailure> {
         let held = sockets.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd()));
@@ -278,7 +278,7 @@ impl Launcher {
     }
 
     /// What Protocol= says of the sockets that are passed.
-    fn told(&self, request: &Request<'_>) -> Vec<(String, String)> {
+    fn told(&self, request: &StartRequest<'_>) -> Vec<(String, String)> {
         let sockets: Vec<Passed<'_>> = (3..)
             .zip(&self.sockets)
             .map(|(fd, socket)| Passed { fd, kind: socket.kind, address: &socket.address })
@@ -290,7 +290,7 @@ impl Launcher {
 
     fn environment(
         &self,
-        request: &Request<'_>,
+        request: &StartRequest<'_>,
         identity: &Identity,
         directories: &[(&'static str, OsString)],
         directory: Option<&Path>,
@@ -361,7 +361,7 @@ fn names_fd(launch: &config::Launch) -> bool {
 }
 
 /// The variables that tell of this very moment.
-fn facts(request: &Request<'_>, fd_store_max: u32) -> Vec<(&'static str, String)> {
+fn facts(request: &StartRequest<'_>, fd_store_max: u32) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if fd_store_max > 0 {
         facts.push(("FDSTORE", fd_store_max.to_string()));

@@ -18,7 +18,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
-use self::place::Place;
+use self::place::SocketFile;
 pub(super) use self::place::leave;
 use super::sys;
 use crate::config::NotifyAccess;
@@ -54,7 +54,7 @@ pub struct NotifySocket {
 
 #[derive(Debug)]
 enum Address {
-    File(Place),
+    File(SocketFile),
     /// With `@` before it.
     Abstract(String),
 }
@@ -76,7 +76,7 @@ impl NotifySocket {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
         setsockopt(&fd, sockopt::PassCred, &true)?;
-        let address = match Place::bind(&fd, directories) {
+        let address = match SocketFile::bind(&fd, directories) {
             Ok(place) => Address::File(place),
             Err(reasons) => {
                 NO_PLACE.call_once(|| {
@@ -155,7 +155,7 @@ fn bind_abstract(fd: &OwnedFd) -> io::Result<String> {
 
 /// Who sent a datagram, as seen from the generation whose socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sender {
+pub enum Notifier {
     Main,
     /// A command beside the main process: ExecStartPre=, ExecReload=, ...
     Command,
@@ -168,15 +168,15 @@ pub enum Sender {
 ///
 /// # Errors
 /// Why the message does not count: a sentence with the remedy.
-pub fn judge(access: NotifyAccess, sender: Sender, pid: i32, uid: u32) -> Result<(), String> {
+pub fn judge(access: NotifyAccess, sender: Notifier, pid: i32, uid: u32) -> Result<(), String> {
     let from = format!("from pid {pid} (uid {uid}), which is");
     match (access, sender) {
-        (_, Sender::Stranger) => Err(format!("{from} none of its processes")),
+        (_, Notifier::Stranger) => Err(format!("{from} none of its processes")),
         (NotifyAccess::None, _) => {
             Err("NotifyAccess=none: nobody may speak (main is the usual choice)".to_owned())
         }
-        (NotifyAccess::All, _) | (_, Sender::Main) | (NotifyAccess::Exec, Sender::Command) => Ok(()),
-        (NotifyAccess::Main | NotifyAccess::Exec, Sender::Command | Sender::Other) => {
+        (NotifyAccess::All, _) | (_, Notifier::Main) | (NotifyAccess::Exec, Notifier::Command) => Ok(()),
+        (NotifyAccess::Main | NotifyAccess::Exec, Notifier::Command | Notifier::Other) => {
             Err(format!("{from} not its main process (NotifyAccess=all lets all its processes speak)"))
         }
     }
@@ -186,8 +186,8 @@ pub fn judge(access: NotifyAccess, sender: Sender, pid: i32, uid: u32) -> Result
 ///
 /// A worker that ends may say STOPPING=1, and the server goes on. systemd lets it count from every process that
 /// NotifyAccess= lets speak; with us it would end a server that serves.
-pub fn drop_what_main_alone_may_say(notify: &mut Notify, sender: Sender) -> bool {
-    sender != Sender::Main && std::mem::take(&mut notify.stopping)
+pub fn drop_what_main_alone_may_say(notify: &mut Notify, sender: Notifier) -> bool {
+    sender != Notifier::Main && std::mem::take(&mut notify.stopping)
 }
 
 /// The parts of a control buffer of SOL_SOCKET (cmsg(3)): `struct cmsghdr` (length, level, type), then its data, each
@@ -262,8 +262,8 @@ mod tests {
             assert_eq!(notify.status.as_deref(), Some("x"), "the rest counts");
             (notify.stopping, is_dropped)
         };
-        assert_eq!(of(Sender::Main), (true, false));
-        assert_eq!([Sender::Command, Sender::Other].map(of), [(false, true); 2]);
+        assert_eq!(of(Notifier::Main), (true, false));
+        assert_eq!([Notifier::Command, Notifier::Other].map(of), [(false, true); 2]);
     }
 
     #[test]
@@ -411,8 +411,8 @@ mod tests {
 
     #[test]
     fn who_may_speak() {
+        use Notifier::{Command, Other, Stranger};
         use NotifyAccess::{All, Exec, Main, None};
-        use Sender::{Command, Other, Stranger};
         let table = [
             (All, [true, true, true, false]),
             (Exec, [true, true, false, false]),
@@ -421,7 +421,7 @@ mod tests {
         ];
         for (access, expected) in table {
             let counts = |sender| judge(access, sender, 12, 0).is_ok();
-            assert_eq!([Sender::Main, Command, Other, Stranger].map(counts), expected, "{access:?}");
+            assert_eq!([Notifier::Main, Command, Other, Stranger].map(counts), expected, "{access:?}");
         }
         let why = judge(Main, Other, 12, 0).unwrap_err();
         assert!(why.contains("NotifyAccess=all"), "{why}");

@@ -35,7 +35,7 @@ const LONGEST: usize = 64 * 1024;
 const LONGEST_REASON: usize = 40;
 
 /// One 2xx or 3xx suffices; otherwise a few words that say why not.
-pub type Verdict = Result<(), String>;
+pub type ProbeResult = Result<(), String>;
 
 /// What came of a silent connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub struct Probe {
     has_spoken: bool,
     /// Bytes read.
     read: usize,
-    verdict: Option<Verdict>,
+    verdict: Option<ProbeResult>,
     /// When the server will have taken too long to end its answer.
     farewell: Option<Instant>,
 }
@@ -150,7 +150,7 @@ impl Probe {
     ///
     /// # Errors
     /// Why this probe has failed at once.
-    pub fn connect(&mut self) -> Verdict {
+    pub fn connect(&mut self) -> ProbeResult {
         let result = self.to.connect(&self.socket);
         self.is_begun = true;
         match result {
@@ -162,7 +162,7 @@ impl Probe {
     }
 
     /// To be called on every event, also edge-triggered ones: goes on until it would block. None: not done yet.
-    pub fn ready(&mut self) -> Option<Verdict> {
+    pub fn ready(&mut self) -> Option<ProbeResult> {
         // A socket that is registered before it is connected has events, too: it hangs up.
         if !self.is_begun {
             return None;
@@ -181,7 +181,7 @@ impl Probe {
     }
 
     /// The verdict of a probe that was not ended by the server in time.
-    pub fn expired(&mut self, now: Instant) -> Option<Verdict> {
+    pub fn expired(&mut self, now: Instant) -> Option<ProbeResult> {
         let is_over = self.farewell.is_some_and(|farewell| now >= farewell);
         self.verdict.take_if(|_| is_over)
     }
@@ -250,7 +250,7 @@ fn socket_for(to: &Target) -> io::Result<(OwnedFd, String)> {
 }
 
 /// What the beginning of an answer says, if that is enough of it. `head` loses informational answers (RFC 9110, 15.2).
-fn judge(head: &mut Vec<u8>, is_all: bool) -> Option<Verdict> {
+fn judge(head: &mut Vec<u8>, is_all: bool) -> Option<ProbeResult> {
     let is_too_long = head.len() >= LONGEST_HEAD;
     loop {
         let not_http = || Some(Err("not HTTP".to_owned()));

@@ -12,13 +12,13 @@ const FILE_BYTES: u64 = 4 << 20;
 
 /// A socket as /proc names it: fdinfo by device and inode, the links of fds by inode alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Inode {
+pub struct SocketInode {
     pub number: u64,
     /// The minor number of the kernel's file system of all sockets.
     pub device: u64,
 }
 
-impl From<&FileStat> for Inode {
+impl From<&FileStat> for SocketInode {
     fn from(stat: &FileStat) -> Self {
         Self { number: stat.st_ino, device: minor(stat.st_dev) }
     }
@@ -30,7 +30,7 @@ pub(super) struct Registered {
     pub(super) fd: i32,
     pub(super) events: u32,
     pub(super) data: u64,
-    pub(super) inode: Inode,
+    pub(super) inode: SocketInode,
 }
 
 impl Registered {
@@ -45,7 +45,7 @@ impl Registered {
             fd: word("")?.parse().ok()?,
             events: number("events:")?.try_into().ok()?,
             data: number("data:")?,
-            inode: Inode { number: number("ino:")?, device: number("sdev:")? & MINOR },
+            inode: SocketInode { number: number("ino:")?, device: number("sdev:")? & MINOR },
         })
     }
 }
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn lines_are_read_as_the_kernel_writes_them_and_not_trusted() {
         let line = "tfd:        5 events: 80002019 data:               5f  pos:0 ino:61ef sdev:8";
-        let inode = Inode { number: 0x61ef, device: 8 };
+        let inode = SocketInode { number: 0x61ef, device: 8 };
         let registered = Registered { fd: 5, events: 0x8000_2019, data: 0x5f, inode };
         assert_eq!(Registered::parse(line), Some(registered));
         for (there, instead) in [("tfd: ", "pos: "), ("5 ", "x "), ("80002019", "180002019"), ("61ef", "")] {

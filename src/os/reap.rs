@@ -111,7 +111,7 @@ pub fn generation_of(pid: i32) -> Option<u64> {
 
 /// What the kernel says of a process, readable until it is reaped.
 #[derive(Clone, Copy, Debug)]
-pub struct Identity {
+pub struct ProcessIdentity {
     /// It has ended, reaped or not: of its memory nothing is left to read.
     pub has_ended: bool,
     pub group: i32,
@@ -120,13 +120,18 @@ pub struct Identity {
     pub start: u64,
 }
 
-pub fn identity(pid: i32) -> Option<Identity> {
+pub fn identity(pid: i32) -> Option<ProcessIdentity> {
     let stat = proc::bytes(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = fields_after_comm(&stat)?.map(|field| std::str::from_utf8(field).ok());
     let has_ended = matches!(fields.next()??, "Z" | "X");
     let mut number = |skipped| fields.nth(skipped)??.parse::<u64>().ok();
     let (group, session, start) = (number(1)?, number(0)?, number(15)?);
-    Some(Identity { has_ended, group: group.try_into().ok()?, session: session.try_into().ok()?, start })
+    Some(ProcessIdentity {
+        has_ended,
+        group: group.try_into().ok()?,
+        session: session.try_into().ok()?,
+        start,
+    })
 }
 
 /// Whether we have a child of any kind.

@@ -31,7 +31,7 @@ use super::fd_store::FdStore;
 use super::launch::Launcher;
 use super::manager::ManagerSocket;
 use super::reap::{self, Reaped};
-use super::signal::{self, Received, Signals};
+use super::signal::{self, ReceivedSignal, Signals};
 use super::snapshot;
 use super::socket::{Inherited, NamedSocket};
 use super::sys::{self, Waited};
@@ -46,7 +46,7 @@ use paths::Paths;
 use queues::Queues;
 use rescue::Passing;
 use silent::Silent;
-use slots::Slots;
+use slots::SlotWatch;
 use traffic::Questions;
 use waiting::Hinted;
 use woken::Woken;
@@ -105,7 +105,7 @@ struct Shell {
     inherited: Inherited,
     socket_commands: SocketCommands,
     sockets: Vec<NamedSocket>,
-    slots: Slots,
+    slots: SlotWatch,
     relays: Vec<Passing>,
     questions: Questions,
     queues: Queues,
@@ -313,7 +313,7 @@ impl Shell {
         }
     }
 
-    fn on_signal(&mut self, received: &Received) {
+    fn on_signal(&mut self, received: &ReceivedSignal) {
         // SIGCHLD only woke us: children are reaped at every turn.
         if received.signal.number() == libc::SIGCHLD {
             return;

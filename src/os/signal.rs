@@ -58,7 +58,7 @@ pub struct HupIgnored(pub bool);
 
 /// One signal. Equal ones that come before the first is read are one, with the sender of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Received {
+pub struct ReceivedSignal {
     pub signal: Signal,
     pub sender: Sender,
 }
@@ -87,14 +87,14 @@ impl Signals {
     }
 
     /// The next signal, None when there is none now.
-    pub fn read(&self) -> io::Result<Option<Received>> {
+    pub fn read(&self) -> io::Result<Option<ReceivedSignal>> {
         let Some(info) = self.fd.read_signal()? else { return Ok(None) };
         let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(Signal::from_number) else {
             return Ok(None);
         };
         let session = getsid(None).map_or(0, nix::unistd::Pid::as_raw);
         let sender = sender(info.ssi_code, info.ssi_pid, session);
-        Ok(Some(Received { signal, sender }))
+        Ok(Some(ReceivedSignal { signal, sender }))
     }
 
     /// What became of the terminal we were started from. Opening it is the only way to ask: a session keeps its

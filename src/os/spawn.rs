@@ -34,7 +34,7 @@ use limits::Rlimit;
 pub use limits::{more_open_files, raise_open_files};
 pub use plan::{FIXED_PATH, Plan, Stream, joined};
 use prepared::{PID_ROOM, Prepared};
-use report::{REPORT_BYTES, Report, Reported, Step};
+use report::{ChildStep, REPORT_BYTES, Reported, StepReport};
 
 use super::sys;
 use super::users::Identity;
@@ -84,8 +84,10 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
     let mut shortfalls = Vec::new();
     let received = channel.map(|(ours, _)| filter::receive(&ours));
     let mut refused = None;
-    for report in bytes.as_chunks::<REPORT_BYTES>().0.iter().filter_map(|chunk| Report::from_bytes(*chunk)) {
-        if report.step == Step::Filter {
+    for report in
+        bytes.as_chunks::<REPORT_BYTES>().0.iter().filter_map(|chunk| StepReport::from_bytes(*chunk))
+    {
+        if report.step == ChildStep::Filter {
             refused = Some(io::Error::from_raw_os_error(report.errno));
         } else if report.step.is_a_wish(report.errno) {
             shortfalls.push(failure::shortfall(plan, report));
@@ -115,7 +117,7 @@ pub fn not_executed(words: &[OsString], errno: i32) -> String {
     let launch = Config::for_command_line().launch;
     let environment = std::env::vars_os().map(|(name, value)| (name, Value::Text(value))).collect();
     let plan = Plan::new(&launch, &Exec::plain(words.to_vec()), environment, Identity::default());
-    failure::describe(&plan, Report { step: Step::Exec, errno, detail: 0 }).what
+    failure::describe(&plan, StepReport { step: ChildStep::Exec, errno, detail: 0 }).what
 }
 
 impl Prepared {
@@ -262,7 +264,7 @@ extern "C" fn child_main(argument: *mut c_void) -> c_int {
 /// directory and the program with the rights of the user; the mask last, when no handler of ours is left.
 fn prepare_and_exec(armed: &mut Armed<'_>) -> Reported<Infallible> {
     // SAFETY: plain integers. Here alone, since the parent goes on only after execve(2), when it may no longer do it.
-    check(Step::ProcessGroup, unsafe { libc::syscall(libc::SYS_setpgid, 0, 0) })?;
+    check(ChildStep::ProcessGroup, unsafe { libc::syscall(libc::SYS_setpgid, 0, 0) })?;
     pass_fds(armed)?;
     set_stdio(armed.stdio)?;
     let keep = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
@@ -274,7 +276,7 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Reported<Infallible> {
     if let Some(nice) = armed.plan.nice {
         // SAFETY: plain integers; 0 is the calling process.
         let result = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) };
-        wish(armed.status, check(Step::Nice, result))?;
+        wish(armed.status, check(ChildStep::Nice, result))?;
     }
     if let Some(umask) = armed.plan.umask {
         // SAFETY: a plain integer; it cannot fail.
@@ -284,14 +286,14 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Reported<Infallible> {
     change_identity(&armed.plan.identity)?;
     if let Some(directory) = armed.directory {
         // SAFETY: a C string of `Prepared`.
-        check(Step::Directory, unsafe { libc::syscall(libc::SYS_chdir, directory) })?;
+        check(ChildStep::Directory, unsafe { libc::syscall(libc::SYS_chdir, directory) })?;
     }
     reset_signals(armed.plan.ignore_sigpipe)?;
     for room in &armed.pid_rooms {
         write_pid(*room);
     }
     if set_mask(&0, None).is_err() {
-        return Err(Report { step: Step::Signals, errno: errno(), detail: 0 });
+        return Err(StepReport { step: ChildStep::Signals, errno: errno(), detail: 0 });
     }
     execute(armed)
 }
@@ -301,11 +303,11 @@ fn errno() -> i32 {
     unsafe { *libc::__errno_location() }
 }
 
-fn check(step: Step, result: c_long) -> Reported<c_long> {
-    if result < 0 { Err(Report { step, errno: errno(), detail: 0 }) } else { Ok(result) }
+fn check(step: ChildStep, result: c_long) -> Reported<c_long> {
+    if result < 0 { Err(StepReport { step, errno: errno(), detail: 0 }) } else { Ok(result) }
 }
 
-fn tell(status: RawFd, report: Report) {
+fn tell(status: RawFd, report: StepReport) {
     let words = report.to_words();
     // SAFETY: twelve bytes of this frame. A pipe takes them at once; if nobody reads, nobody can be told.
     unsafe { libc::syscall(libc::SYS_write, status, words.as_ptr(), REPORT_BYTES) };
@@ -334,13 +336,13 @@ fn pass_fds(armed: &mut Armed<'_>) -> Reported<()> {
         .filter(|fd| (0..above).contains(&**fd))
     {
         // SAFETY: plain integers; a bad fd is EBADF.
-        *fd = check(Step::Descriptors, unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, above) }.into())?
+        *fd = check(ChildStep::Descriptors, unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, above) }.into())?
             as RawFd;
     }
     let mut target = FIRST_FD;
     for fd in armed.fds.iter() {
         // SAFETY: plain integers; what `target` was is closed, which was a copy in the child's own table.
-        check(Step::Descriptors, unsafe { libc::syscall(libc::SYS_dup3, *fd, target, 0) })?;
+        check(ChildStep::Descriptors, unsafe { libc::syscall(libc::SYS_dup3, *fd, target, 0) })?;
         target = target.wrapping_add(1);
     }
     Ok(())
@@ -348,7 +350,9 @@ fn pass_fds(armed: &mut Armed<'_>) -> Reported<()> {
 
 /// After `pass_fds`, which has moved the sources above all that is written to here.
 fn set_stdio(stdio: &[Stream; 3]) -> Reported<()> {
-    for (target, (stream, step)) in (0..).zip(stdio.iter().zip([Step::Stdin, Step::Stdout, Step::Stderr])) {
+    for (target, (stream, step)) in
+        (0..).zip(stdio.iter().zip([ChildStep::Stdin, ChildStep::Stdout, ChildStep::Stderr]))
+    {
         match *stream {
             Stream::Ours => {}
             Stream::Null => null(target, step)?,
@@ -362,7 +366,7 @@ fn set_stdio(stdio: &[Stream; 3]) -> Reported<()> {
 }
 
 /// Without O_CLOEXEC, so that it stays if it becomes the target at once; `mark_the_rest` takes care of the original.
-fn null(target: RawFd, step: Step) -> Reported<()> {
+fn null(target: RawFd, step: ChildStep) -> Reported<()> {
     let path = c"/dev/null".as_ptr();
     let flags = if target == 0 { libc::O_RDONLY } else { libc::O_WRONLY };
     // SAFETY: a constant C string.
@@ -380,7 +384,7 @@ fn mark_the_rest(armed: &Armed<'_>, first: RawFd) -> Reported<()> {
     let Some(ours) = armed.ours else {
         let (first, last, flags) = (first as c_uint, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
         // SAFETY: plain integers.
-        check(Step::Descriptors, unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })?;
+        check(ChildStep::Descriptors, unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })?;
         return Ok(());
     };
     for fd in ours.iter().filter(|fd| **fd >= first) {
@@ -395,9 +399,9 @@ fn oom_score(armed: &Armed<'_>) -> Reported<()> {
     let (path, flags) = (c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
     // SAFETY: a constant C string.
     let opened = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, 0) };
-    let result = check(Step::OomScore, opened).and_then(|fd| {
+    let result = check(ChildStep::OomScore, opened).and_then(|fd| {
         // SAFETY: the bytes of a live string with their length.
-        check(Step::OomScore, unsafe { libc::syscall(libc::SYS_write, fd, text.as_ptr(), text.len()) })
+        check(ChildStep::OomScore, unsafe { libc::syscall(libc::SYS_write, fd, text.as_ptr(), text.len()) })
     });
     wish(armed.status, result)
 }
@@ -407,15 +411,15 @@ fn oom_score(armed: &Armed<'_>) -> Reported<()> {
 fn change_identity(identity: &Identity) -> Reported<()> {
     if let Some(groups) = &identity.groups {
         // SAFETY: the numbers of a live vector with their count.
-        check(Step::Groups, unsafe { libc::syscall(SETGROUPS, groups.len(), groups.as_ptr()) })?;
+        check(ChildStep::Groups, unsafe { libc::syscall(SETGROUPS, groups.len(), groups.as_ptr()) })?;
     }
     if let Some(gid) = identity.gid {
         // SAFETY: plain integers.
-        check(Step::Gid, unsafe { libc::syscall(SETRESGID, gid, gid, gid) })?;
+        check(ChildStep::Gid, unsafe { libc::syscall(SETRESGID, gid, gid, gid) })?;
     }
     if let Some(uid) = identity.uid {
         // SAFETY: plain integers.
-        check(Step::Uid, unsafe { libc::syscall(SETRESUID, uid, uid, uid) })?;
+        check(ChildStep::Uid, unsafe { libc::syscall(SETRESUID, uid, uid, uid) })?;
     }
     Ok(())
 }
@@ -433,12 +437,12 @@ fn reset_signals(ignore_sigpipe: bool) -> Reported<()> {
         // SAFETY: `default` is at least as large as what the kernel reads; the old action is not asked for.
         let result =
             unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, KERNEL_SIGSET) };
-        check(Step::Signals, result)?;
+        check(ChildStep::Signals, result)?;
     }
     if ignore_sigpipe {
         // SAFETY: SIG_IGN is no handler. signal(3) is async-signal-safe, and SIGPIPE is nobody's own signal.
         if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) } == libc::SIG_ERR {
-            return Err(Report { step: Step::Signals, errno: errno(), detail: 0 });
+            return Err(StepReport { step: ChildStep::Signals, errno: errno(), detail: 0 });
         }
     }
     Ok(())
@@ -472,8 +476,8 @@ fn execute(armed: &Armed<'_>) -> Reported<Infallible> {
             errno if armed.candidates.len() == 1 => found = errno,
             libc::EACCES => found = libc::EACCES,
             libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
-            errno => return Err(Report { step: Step::Exec, errno, detail: 0 }),
+            errno => return Err(StepReport { step: ChildStep::Exec, errno, detail: 0 }),
         }
     }
-    Err(Report { step: Step::Exec, errno: found, detail: 0 })
+    Err(StepReport { step: ChildStep::Exec, errno: found, detail: 0 })
 }

@@ -19,10 +19,10 @@ use std::io::{self, IoSliceMut};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use call::{Call, Set};
+use call::{Set, WaitCall};
 use files::Files;
 
-pub use super::proc::Inode;
+pub use super::proc::SocketInode;
 use super::proc::{self, is_gone};
 use super::within::within_a_second;
 
@@ -47,23 +47,23 @@ impl Waiters {
 }
 
 /// Looks at all threads of these processes, until a waiter is known for each socket.
-pub fn look(pids: &[Pid], sockets: &[Inode]) -> Waiters {
+pub fn look(pids: &[Pid], sockets: &[SocketInode]) -> Waiters {
     look_for(pids, sockets, false)
 }
 
 /// Likewise, but only who waits for this socket and nothing else counts: whoever waits for several may be at work for
 /// one of them meanwhile.
-pub fn look_for_readers(pids: &[Pid], sockets: &[Inode]) -> Waiters {
+pub fn look_for_readers(pids: &[Pid], sockets: &[SocketInode]) -> Waiters {
     look_for(pids, sockets, true)
 }
 
-fn look_for(pids: &[Pid], sockets: &[Inode], one_alone: bool) -> Waiters {
+fn look_for(pids: &[Pid], sockets: &[SocketInode], one_alone: bool) -> Waiters {
     let unseen = Waiters { waited: vec![false; sockets.len()], is_blind: true };
     let (pids, sockets) = (pids.to_vec(), sockets.to_vec());
     within_a_second(move || look_now(&pids, &sockets, one_alone)).unwrap_or(unseen)
 }
 
-fn look_now(pids: &[Pid], sockets: &[Inode], one_alone: bool) -> Waiters {
+fn look_now(pids: &[Pid], sockets: &[SocketInode], one_alone: bool) -> Waiters {
     let mut waiters = Waiters { waited: vec![false; sockets.len()], is_blind: pids.len() > PROCESSES };
     let mut look =
         Look { sockets, one_alone, threads: THREADS, files: Files::default(), epolls: HashMap::new() };
@@ -85,7 +85,7 @@ fn look_now(pids: &[Pid], sockets: &[Inode], one_alone: bool) -> Waiters {
 }
 
 struct Look<'a> {
-    sockets: &'a [Inode],
+    sockets: &'a [SocketInode],
     one_alone: bool,
     /// How many may still be looked at.
     threads: usize,
@@ -102,7 +102,7 @@ impl Look<'_> {
             let task = task?.path();
             self.threads = self.threads.checked_sub(1).ok_or_else(too_much)?;
             let call = match proc::text(task.join("syscall")) {
-                Ok(text) => Call::parse(&text),
+                Ok(text) => WaitCall::parse(&text),
                 Err(error) if !is_gone(&error) => return Err(error),
                 Err(_) if task.join("stat").exists() => {
                     return Err(io::Error::other("this kernel does not show system calls"));
@@ -118,12 +118,12 @@ impl Look<'_> {
         Ok(())
     }
 
-    fn thread(&mut self, pid: Pid, call: Call, waited: &mut [bool]) -> io::Result<()> {
+    fn thread(&mut self, pid: Pid, call: WaitCall, waited: &mut [bool]) -> io::Result<()> {
         match call {
-            Call::Epoll { .. } if self.one_alone => Ok(()),
-            Call::Epoll { fd } => self.wait_in(pid, fd, waited),
-            Call::One { fd } => self.wait_on(pid, &[fd], waited),
-            Call::Many(set) => {
+            WaitCall::Epoll { .. } if self.one_alone => Ok(()),
+            WaitCall::Epoll { fd } => self.wait_in(pid, fd, waited),
+            WaitCall::One { fd } => self.wait_on(pid, &[fd], waited),
+            WaitCall::Many(set) => {
                 let fds = read_set(pid, set)?;
                 if self.one_alone && fds.len() != 1 { Ok(()) } else { self.wait_on(pid, &fds, waited) }
             }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use socket_supervise::cli::{Parsed, parse};
-use socket_supervise::config::directives::row::{Section, Verdict};
+use socket_supervise::config::directives::row::{Section, Support};
 use socket_supervise::config::directives::table::DIRECTIVES;
 
 use super::load::get;
@@ -181,14 +181,14 @@ fn directives() -> String {
         out.push_str(&format!("\n`[{}]`\n\n| directive | verdict |\n|---|---|\n", section.name()));
         let mut rest: Vec<(String, Vec<&str>)> = Vec::new();
         for row in DIRECTIVES.iter().filter(|row| row.section == section) {
-            let reason = match row.verdict {
-                Verdict::Honoured(_) => {
+            let reason = match row.support {
+                Support::Honoured(_) => {
                     let doc = row.doc.replace('|', "\\|");
                     out.push_str(&format!("| `{}=` | honoured: {doc} |\n", row.key));
                     continue;
                 }
-                Verdict::Inert(reason) => format!("inert: {reason}"),
-                Verdict::NotHonoured(reason) => format!("**not honoured**: {reason}"),
+                Support::Inert(reason) => format!("inert: {reason}"),
+                Support::NotHonoured(reason) => format!("**not honoured**: {reason}"),
             };
             match rest.iter_mut().find(|(known, _)| *known == reason) {
                 Some((_, keys)) => keys.push(row.key),

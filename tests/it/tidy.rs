@@ -2,6 +2,7 @@
 
 mod imports;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -150,6 +151,46 @@ fn the_core_and_the_configuration_touch_nothing() {
 fn nothing_sleeps() {
     let sleepers = files("src").into_iter().filter(|(_, text)| text.contains("thread::sleep"));
     assert_none(sleepers.map(|(name, _)| format!("{name} sleeps")).collect());
+}
+
+/// Types that other files can see, and where. A name with two meanings has to be read twice.
+#[test]
+fn a_type_name_has_one_meaning() {
+    let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, text) in files("src").into_iter().filter(|(name, _)| !is_test(name)) {
+        for found in code(&text).lines().filter_map(seen_type) {
+            places.entry(found.to_owned()).or_default().insert(name.clone());
+        }
+    }
+    assert!(places.len() > 100, "types are found: {}", places.len());
+    // The core has two pairs of its own as yet.
+    let is_of_the_core = |files: &BTreeSet<String>| files.iter().all(|name| name.starts_with("src/core/"));
+    let twice = places.into_iter().filter(|(_, files)| files.len() > 1 && !is_of_the_core(files));
+    assert_none(twice.map(|(name, files)| format!("{name} is a type in each of {files:?}")).collect());
+}
+
+/// The name of a type that this line begins to define for other files.
+fn seen_type(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("pub")?;
+    let rest = if rest.starts_with('(') { rest.split_once(')')?.1 } else { rest };
+    let (kind, rest) = rest.strip_prefix(' ')?.split_once(' ')?;
+    let ends = |c: char| !(c.is_alphanumeric() || c == '_');
+    ["struct", "enum", "union", "trait", "type"].contains(&kind).then(|| rest.split(ends).next())?
+}
+
+#[test]
+fn types_that_others_see_are_found() {
+    let lines = [
+        ("pub struct A<'a> {", Some("A")),
+        ("pub(super) enum B {", Some("B")),
+        ("pub(in crate::os) type C = u8;", Some("C")),
+        ("struct D;", None),
+        ("pub fn e() {}", None),
+        ("    pub struct F;", None),
+    ];
+    for (line, expected) in lines {
+        assert_eq!(seen_type(line), expected, "{line}");
+    }
 }
 
 #[test]

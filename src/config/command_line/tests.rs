@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use super::*;
 
 /// `%n` is `t.service` as in systemd, and `%X` is unknown.
-fn scoped<T>(run: impl FnOnce(&Scope<'_>) -> T) -> (T, Vec<Problem>) {
+fn scoped<T>(run: impl FnOnce(&Context<'_>) -> T) -> (T, Vec<Problem>) {
     let warnings = RefCell::new(Vec::new());
     let expand = |text: &str| {
         if text.contains("%X") {
@@ -12,7 +12,7 @@ fn scoped<T>(run: impl FnOnce(&Scope<'_>) -> T) -> (T, Vec<Problem>) {
         Ok(text.replace("%n", "t.service").replace("%N", "t").replace("%T", "/tmp").replace("%i|%I", "|"))
     };
     let warn = |problem| warnings.borrow_mut().push(problem);
-    let result = run(&Scope { expand: &expand, place: "t.service:7", warn: &warn });
+    let result = run(&Context { expand: &expand, place: "t.service:7", warn: &warn });
     (result, warnings.into_inner())
 }
 

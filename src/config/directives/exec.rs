@@ -8,9 +8,11 @@ use super::super::{
     Config, Directory, DirectoryPath, EnvironmentFile, Input, ManagedDirectory, Output, Preserve, Problem,
     Resource, address, command_line, environment, printable,
 };
-use super::row::Group::{Limits, Process};
+use super::row::Heading::{Limits, Process};
 use super::row::Section::Service;
-use super::row::{Directive, LIST, MODE, NUMBER, SIZE, SPAN, SWITCH, Scope, Set, expanded, row, scoped};
+use super::row::{
+    Context, Directive, LIST, MODE, NUMBER, SIZE, SPAN, SWITCH, SetResult, expanded, row, scoped,
+};
 use super::values::{grow, optional, put};
 
 #[rustfmt::skip]
@@ -119,7 +121,7 @@ pub(super) const LIMITS: &[Directive] = &[
         "RLIMIT_RTTIME, microseconds without a unit"),
 ];
 
-fn number(text: &str, min: i32, max: i32, field: &mut Option<i32>) -> Set {
+fn number(text: &str, min: i32, max: i32, field: &mut Option<i32>) -> SetResult {
     if text.is_empty() {
         return put(None, field);
     }
@@ -127,7 +129,7 @@ fn number(text: &str, min: i32, max: i32, field: &mut Option<i32>) -> Set {
     put(Some(i32::try_from(number).expect("between two i32")), field)
 }
 
-fn directory(config: &mut Config, text: &str) -> Set {
+fn directory(config: &mut Config, text: &str) -> SetResult {
     if text.is_empty() {
         return put(None, &mut config.launch.directory);
     }
@@ -144,7 +146,7 @@ fn directory(config: &mut Config, text: &str) -> Set {
 }
 
 /// Environment= of a unit file; the command line has `-E`, which is one assignment.
-fn environment_line(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
+fn environment_line(config: &mut Config, text: &str, scope: &Context<'_>) -> SetResult {
     let mut new = Vec::new();
     for word in words(text, scope)? {
         if !word.contains('=') {
@@ -160,7 +162,7 @@ fn environment_line(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
     grow(&mut config.launch.environment, new, text)
 }
 
-fn environment_file(config: &mut Config, text: &str) -> Set {
+fn environment_file(config: &mut Config, text: &str) -> SetResult {
     let files = &mut config.launch.environment_files;
     let (path, optional) = match text.strip_prefix('-') {
         Some(path) => (path, true),
@@ -177,13 +179,13 @@ fn environment_file(config: &mut Config, text: &str) -> Set {
 }
 
 /// The words of a list, their specifiers replaced; one that has none to replace by is warned of and left out.
-fn words(text: &str, scope: &Scope<'_>) -> Result<Vec<String>, Problem> {
+fn words(text: &str, scope: &Context<'_>) -> Result<Vec<String>, Problem> {
     let words = command_line::unquote(text, scope.warn)?;
     Ok(words.iter().filter_map(|word| (scope.expand)(word).map_err(scope.warn).ok()).collect())
 }
 
 /// Names of variables; with `values` also NAME=VALUE.
-fn names(text: &str, scope: &Scope<'_>, values: bool, field: &mut Vec<String>) -> Set {
+fn names(text: &str, scope: &Context<'_>, values: bool, field: &mut Vec<String>) -> SetResult {
     let mut new = Vec::new();
     for word in words(text, scope)? {
         let name = if values { word.split('=').next().unwrap_or_default() } else { &word };
@@ -197,7 +199,7 @@ fn names(text: &str, scope: &Scope<'_>, values: bool, field: &mut Vec<String>) -
     grow(field, new, text)
 }
 
-fn search_path(config: &mut Config, text: &str) -> Set {
+fn search_path(config: &mut Config, text: &str) -> SetResult {
     let new: Vec<PathBuf> = text.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
     if new.iter().any(|path| !path.is_absolute()) {
         return Err(Problem::new("a directory is not absolute", "write /opt/bin:/usr/bin"));
@@ -205,7 +207,7 @@ fn search_path(config: &mut Config, text: &str) -> Set {
     grow(&mut config.launch.search_path, new, text)
 }
 
-fn standard_input(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
+fn standard_input(config: &mut Config, text: &str, scope: &Context<'_>) -> SetResult {
     if matches!(text, "tty" | "tty-force" | "tty-fail") {
         let problem =
             Problem::new("this version hands no terminal over", "use null, or inherit with a pipe or a file");
@@ -244,7 +246,7 @@ fn absolute(path: &str) -> Result<PathBuf, Problem> {
     Err(Problem::new(cause, "write it from the root on: /var/log/web.log"))
 }
 
-fn input_text(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
+fn input_text(config: &mut Config, text: &str, scope: &Context<'_>) -> SetResult {
     if text.is_empty() {
         return reset_data(config);
     }
@@ -254,7 +256,7 @@ fn input_text(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
     append_data(config, format!("{}\n", (scope.expand)(&line)?).as_bytes())
 }
 
-fn input_data(config: &mut Config, text: &str) -> Set {
+fn input_data(config: &mut Config, text: &str) -> SetResult {
     if text.is_empty() {
         return reset_data(config);
     }
@@ -263,7 +265,7 @@ fn input_data(config: &mut Config, text: &str) -> Set {
     append_data(config, &bytes)
 }
 
-fn reset_data(config: &mut Config) -> Set {
+fn reset_data(config: &mut Config) -> SetResult {
     if let Input::Data(data) = &mut config.launch.stdin {
         data.clear();
     }
@@ -271,7 +273,7 @@ fn reset_data(config: &mut Config) -> Set {
 }
 
 /// Input that was given is read, also without StandardInput=data.
-fn append_data(config: &mut Config, bytes: &[u8]) -> Set {
+fn append_data(config: &mut Config, bytes: &[u8]) -> SetResult {
     const MOST: usize = 1 << 20;
     if !matches!(config.launch.stdin, Input::Data(_)) {
         config.launch.stdin = Input::Data(Vec::new());
@@ -305,7 +307,7 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn output(text: &str, scope: &Scope<'_>, default_fd: &str, field: &mut Output) -> Set {
+fn output(text: &str, scope: &Context<'_>, default_fd: &str, field: &mut Output) -> SetResult {
     let path = |text: &str| absolute(&(scope.expand)(text)?);
     let output = if let Some(rest) = text.strip_prefix("file:") {
         Output::File(path(rest)?)
@@ -334,7 +336,7 @@ fn output(text: &str, scope: &Scope<'_>, default_fd: &str, field: &mut Output) -
     put(output, field)
 }
 
-fn directories(text: &str, scope: &Scope<'_>, field: &mut ManagedDirectory) -> Set {
+fn directories(text: &str, scope: &Context<'_>, field: &mut ManagedDirectory) -> SetResult {
     let mut new = Vec::new();
     for word in words(text, scope)? {
         let (name, link) =
@@ -357,11 +359,11 @@ fn directories(text: &str, scope: &Scope<'_>, field: &mut ManagedDirectory) -> S
     grow(&mut field.names, new, text)
 }
 
-fn mode(text: &str, field: &mut ManagedDirectory) -> Set {
+fn mode(text: &str, field: &mut ManagedDirectory) -> SetResult {
     put(octal(text, 0o7777)?, &mut field.mode)
 }
 
-fn preserve(config: &mut Config, text: &str) -> Set {
+fn preserve(config: &mut Config, text: &str) -> SetResult {
     let value = match boolean(text) {
         Ok(true) => Preserve::Yes,
         Ok(false) => Preserve::No,
@@ -373,7 +375,7 @@ fn preserve(config: &mut Config, text: &str) -> Set {
 }
 
 /// The last one of a resource counts; an empty text takes it away.
-fn set_limit(config: &mut Config, resource: Resource, text: &str) -> Set {
+fn set_limit(config: &mut Config, resource: Resource, text: &str) -> SetResult {
     let new = if text.is_empty() { None } else { Some(limit(resource, text)?) };
     config.launch.limits.retain(|limit| limit.resource != resource);
     config.launch.limits.extend(new);

@@ -3,7 +3,7 @@
 use super::super::{Config, Problem};
 
 /// What a setter says of a value.
-pub(super) type Set = Result<(), Problem>;
+pub(super) type SetResult = Result<(), Problem>;
 
 pub(super) const SPAN: &str = "SPAN";
 pub(super) const NUMBER: &str = "N";
@@ -21,7 +21,7 @@ pub struct Directive {
     pub key: &'static str,
     pub section: Section,
     /// The heading it stands under in the help.
-    pub group: Group,
+    pub group: Heading,
     /// What its value is, for the help.
     pub value: &'static str,
     /// The long flag, without the dashes. Without one it is set by `-p KEY=VALUE`.
@@ -29,7 +29,7 @@ pub struct Directive {
     pub short: Option<char>,
     /// Of the command line, as one would write it; empty where there is none.
     pub default: &'static str,
-    pub verdict: Verdict,
+    pub support: Support,
     pub doc: &'static str,
 }
 
@@ -45,7 +45,7 @@ pub enum Section {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
+pub enum Heading {
     Sockets,
     Process,
     Readiness,
@@ -56,7 +56,7 @@ pub enum Group {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Verdict {
+pub enum Support {
     Honoured(Setter),
     /// Accepted, because it has no meaning here; why.
     Inert(&'static str),
@@ -72,12 +72,12 @@ pub enum Setter {
     /// The text with its `%` specifiers replaced.
     Expanded(fn(&mut Config, &str) -> Result<(), Problem>),
     /// The text as it stands, which has words of its own whose specifiers are replaced one by one.
-    Scoped(fn(&mut Config, &str, &Scope<'_>) -> Result<(), Problem>),
+    Scoped(fn(&mut Config, &str, &Context<'_>) -> Result<(), Problem>),
 }
 
 /// Where a value was written, as far as its meaning depends on it.
 #[expect(missing_debug_implementations, reason = "a closure has nothing to show")]
-pub struct Scope<'a> {
+pub struct Context<'a> {
     /// Replaces the `%` specifiers; on the command line there are none, and the text stays as it is.
     pub expand: &'a dyn Fn(&str) -> Result<String, Problem>,
     /// `web.service:7`, or `-p ExecReload=...`.
@@ -136,17 +136,17 @@ impl Section {
     }
 }
 
-pub(super) const fn bare(key: &'static str, section: Section, verdict: Verdict) -> Directive {
+pub(super) const fn bare(key: &'static str, section: Section, support: Support) -> Directive {
     let (value, doc) = ("", "");
     Directive {
         key,
         section,
-        group: Group::Limits,
+        group: Heading::Limits,
         value,
         flag: None,
         short: None,
         default: "",
-        verdict,
+        support,
         doc,
     }
 }
@@ -154,22 +154,22 @@ pub(super) const fn bare(key: &'static str, section: Section, verdict: Verdict) 
 const fn honoured(
     key: &'static str,
     section: Section,
-    group: Group,
+    group: Heading,
     value: &'static str,
     setter: Setter,
     doc: &'static str,
 ) -> Directive {
-    let verdict = Verdict::Honoured(setter);
-    Directive { key, section, group, value, flag: None, short: None, default: "", verdict, doc }
+    let support = Support::Honoured(setter);
+    Directive { key, section, group, value, flag: None, short: None, default: "", support, doc }
 }
 
 /// A row whose value is read as it stands.
 pub(super) const fn row(
     key: &'static str,
     section: Section,
-    group: Group,
+    group: Heading,
     value: &'static str,
-    set: fn(&mut Config, &str) -> Set,
+    set: fn(&mut Config, &str) -> SetResult,
     doc: &'static str,
 ) -> Directive {
     honoured(key, section, group, value, Setter::Plain(set), doc)
@@ -179,9 +179,9 @@ pub(super) const fn row(
 pub(super) const fn expanded(
     key: &'static str,
     section: Section,
-    group: Group,
+    group: Heading,
     value: &'static str,
-    set: fn(&mut Config, &str) -> Set,
+    set: fn(&mut Config, &str) -> SetResult,
     doc: &'static str,
 ) -> Directive {
     honoured(key, section, group, value, Setter::Expanded(set), doc)
@@ -191,9 +191,9 @@ pub(super) const fn expanded(
 pub(super) const fn scoped(
     key: &'static str,
     section: Section,
-    group: Group,
+    group: Heading,
     value: &'static str,
-    set: fn(&mut Config, &str, &Scope<'_>) -> Set,
+    set: fn(&mut Config, &str, &Context<'_>) -> SetResult,
     doc: &'static str,
 ) -> Directive {
     honoured(key, section, group, value, Setter::Scoped(set), doc)

@@ -8,10 +8,10 @@ use super::super::{
     CommandList, Config, ExitType, FailureMode, KillMode, NotifyAccess, OpenFile, OpenMode, Problem, Restart,
     Signal, Span, StartLimitAction, StatusSet, Type, address, command_line, dialect,
 };
-use super::row::Group::{Process, Readiness, Restarting, Stopping, Swapping};
+use super::row::Heading::{Process, Readiness, Restarting, Stopping, Swapping};
 use super::row::Section::{Service, Unit, XSupervise};
 use super::row::{
-    COMMAND, Directive, LIST, MODE, NUMBER, PATH, SPAN, SWITCH, Scope, Set, expanded, row, scoped,
+    COMMAND, Context, Directive, LIST, MODE, NUMBER, PATH, SPAN, SWITCH, SetResult, expanded, row, scoped,
 };
 use super::swap;
 use super::values::{count, grow, optional, put, signal, span, timeout, units};
@@ -160,7 +160,7 @@ pub(super) const KILL: &[Directive] = &[
         "the last signal for what has not stopped in time").default("yes"),
 ];
 
-fn timeout_abort(config: &mut Config, text: &str) -> Set {
+fn timeout_abort(config: &mut Config, text: &str) -> SetResult {
     let field = &mut config.policy.timeout_abort;
     if text.is_empty() {
         return put(None, field);
@@ -171,7 +171,7 @@ fn timeout_abort(config: &mut Config, text: &str) -> Set {
 }
 
 /// Word by word, as a wrong one does not take the others with it.
-fn statuses(text: &str, scope: &Scope<'_>, field: &mut StatusSet) -> Set {
+fn statuses(text: &str, scope: &Context<'_>, field: &mut StatusSet) -> SetResult {
     if text.trim().is_empty() {
         return field.add("");
     }
@@ -183,7 +183,7 @@ fn statuses(text: &str, scope: &Scope<'_>, field: &mut StatusSet) -> Set {
     Ok(())
 }
 
-fn restart(config: &mut Config, text: &str) -> Set {
+fn restart(config: &mut Config, text: &str) -> SetResult {
     let restart = choice(
         text,
         &[
@@ -199,7 +199,7 @@ fn restart(config: &mut Config, text: &str) -> Set {
     put(restart, &mut config.policy.restart)
 }
 
-fn start_limit_action(config: &mut Config, text: &str) -> Set {
+fn start_limit_action(config: &mut Config, text: &str) -> SetResult {
     let actions = [
         ("none", StartLimitAction::None),
         ("exit", StartLimitAction::Exit),
@@ -208,7 +208,7 @@ fn start_limit_action(config: &mut Config, text: &str) -> Set {
     put(choice(text, &actions)?, &mut config.policy.start_limit.action)
 }
 
-fn service_type(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
+fn service_type(config: &mut Config, text: &str, scope: &Context<'_>) -> SetResult {
     if text == "dbus" {
         (scope.warn)(Problem::new("there is no bus to wait for", "it is started as Type=exec is"));
     }
@@ -225,20 +225,20 @@ fn service_type(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
     put(choice(text, &types)?, &mut config.policy.service_type)
 }
 
-fn exit_type(config: &mut Config, text: &str) -> Set {
+fn exit_type(config: &mut Config, text: &str) -> SetResult {
     put(
         choice(text, &[("main", ExitType::Main), ("cgroup", ExitType::Cgroup)])?,
         &mut config.policy.exit_type,
     )
 }
 
-fn failure_mode(text: &str, field: &mut FailureMode) -> Set {
+fn failure_mode(text: &str, field: &mut FailureMode) -> SetResult {
     let modes =
         [("terminate", FailureMode::Terminate), ("abort", FailureMode::Abort), ("kill", FailureMode::Kill)];
     put(choice(text, &modes)?, field)
 }
 
-fn notify_access(config: &mut Config, text: &str) -> Set {
+fn notify_access(config: &mut Config, text: &str) -> SetResult {
     let whose = [
         ("none", NotifyAccess::None),
         ("main", NotifyAccess::Main),
@@ -248,16 +248,16 @@ fn notify_access(config: &mut Config, text: &str) -> Set {
     put(choice(text, &whose)?, &mut config.launch.notify_access)
 }
 
-fn watchdog(config: &mut Config, text: &str) -> Set {
+fn watchdog(config: &mut Config, text: &str) -> SetResult {
     let value = Span::parse(text)?;
     put(if value.is_infinite() { Span::ZERO } else { value }, &mut config.policy.watchdog)
 }
 
-fn pid_file(config: &mut Config, text: &str) -> Set {
+fn pid_file(config: &mut Config, text: &str) -> SetResult {
     put((!text.is_empty()).then(|| PathBuf::from(text)), &mut config.launch.pid_file)
 }
 
-fn kill_mode(config: &mut Config, text: &str) -> Set {
+fn kill_mode(config: &mut Config, text: &str) -> SetResult {
     if text == "none" {
         let cause = "none would leave processes of old generations behind";
         return Err(Problem::new(cause, "use process to signal the main process alone"));
@@ -270,12 +270,12 @@ fn kill_mode(config: &mut Config, text: &str) -> Set {
     put(choice(text, &modes)?, &mut config.policy.kill_mode)
 }
 
-fn both_timeouts(config: &mut Config, text: &str) -> Set {
+fn both_timeouts(config: &mut Config, text: &str) -> SetResult {
     timeout(text, &mut config.policy.timeout_start)?;
     timeout(text, &mut config.policy.timeout_stop)
 }
 
-fn commands(config: &mut Config, list: CommandList, text: &str, scope: &Scope<'_>) -> Set {
+fn commands(config: &mut Config, list: CommandList, text: &str, scope: &Context<'_>) -> SetResult {
     let new = command_line::parse(text, scope)?;
     let commands = &mut config.launch.commands;
     let list = match list {
@@ -290,7 +290,7 @@ fn commands(config: &mut Config, list: CommandList, text: &str, scope: &Scope<'_
     grow(list, new, text)
 }
 
-fn store_preserve(_: &mut Config, text: &str) -> Set {
+fn store_preserve(_: &mut Config, text: &str) -> SetResult {
     if text == "no" {
         let cause = "stored fds are dropped only when supervise ends";
         return Err(Problem::new(cause, "leave the line out, or FileDescriptorStoreMax="));
@@ -298,7 +298,7 @@ fn store_preserve(_: &mut Config, text: &str) -> Set {
     choice(text, &[("restart", ()), ("yes", ())])
 }
 
-fn open_file(config: &mut Config, text: &str) -> Set {
+fn open_file(config: &mut Config, text: &str) -> SetResult {
     if text.is_empty() {
         config.launch.open_files.clear();
         return Ok(());

@@ -7,10 +7,10 @@ use super::super::number::{boolean, integer, octal, size};
 use super::super::{
     Config, Kind, Listener, Problem, Protocol, Span, Timestamping, address, command_line, printable,
 };
-use super::row::Group::Sockets;
+use super::row::Heading::Sockets;
 use super::row::Section::Socket;
 use super::row::{
-    COMMAND, Directive, LIST, MODE, NUMBER, SIZE, SPAN, SWITCH, Scope, Set, expanded, row, scoped,
+    COMMAND, Context, Directive, LIST, MODE, NUMBER, SIZE, SPAN, SWITCH, SetResult, expanded, row, scoped,
 };
 use super::values::{count, grow, optional, put, span, timeout, units};
 
@@ -122,7 +122,7 @@ pub(super) const ROWS: &[Directive] = &[
 ];
 
 /// An empty text takes back all Listen lines of the file.
-fn listen(config: &mut Config, kind: Option<Kind>, text: &str, scope: &Scope<'_>) -> Set {
+fn listen(config: &mut Config, kind: Option<Kind>, text: &str, scope: &Context<'_>) -> SetResult {
     if text.is_empty() {
         config.listeners.clear();
         return Ok(());
@@ -132,7 +132,7 @@ fn listen(config: &mut Config, kind: Option<Kind>, text: &str, scope: &Scope<'_>
     Ok(())
 }
 
-fn name(config: &mut Config, text: &str) -> Set {
+fn name(config: &mut Config, text: &str) -> SetResult {
     address::check_name(text).map_err(|problem| Problem {
         remedy: "write printable ASCII characters without a colon".to_owned(),
         ..problem
@@ -140,12 +140,12 @@ fn name(config: &mut Config, text: &str) -> Set {
     optional(text, &mut config.socket.name)
 }
 
-fn bind_ipv6_only(config: &mut Config, text: &str) -> Set {
+fn bind_ipv6_only(config: &mut Config, text: &str) -> SetResult {
     let modes = [("default", None), ("both", Some(false)), ("ipv6-only", Some(true))];
     put(choice(text, &modes)?, &mut config.socket.v6_only)
 }
 
-fn symlinks(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
+fn symlinks(config: &mut Config, text: &str, scope: &Context<'_>) -> SetResult {
     let mut new = Vec::new();
     for word in command_line::unquote(text, scope.warn)? {
         let path = (scope.expand)(&word)?;
@@ -159,7 +159,7 @@ fn symlinks(config: &mut Config, text: &str, scope: &Scope<'_>) -> Set {
     grow(&mut config.socket.symlinks, new, text)
 }
 
-fn protocol(config: &mut Config, text: &str) -> Set {
+fn protocol(config: &mut Config, text: &str) -> SetResult {
     if text.is_empty() {
         return put(None, &mut config.socket.protocol);
     }
@@ -168,11 +168,11 @@ fn protocol(config: &mut Config, text: &str) -> Set {
 }
 
 /// Zero leaves the kernel's.
-fn keep_alive(text: &str, field: &mut Option<Span>) -> Set {
+fn keep_alive(text: &str, field: &mut Option<Span>) -> SetResult {
     put(Some(Span::parse(text)?).filter(|span| *span != Span::ZERO), field)
 }
 
-fn defer_accept(config: &mut Config, text: &str) -> Set {
+fn defer_accept(config: &mut Config, text: &str) -> SetResult {
     let value = Span::parse(text)?;
     // The option is an int of seconds; a day is beyond anything the kernel retries for.
     if value > Span::from_secs(86_400) {
@@ -181,7 +181,7 @@ fn defer_accept(config: &mut Config, text: &str) -> Set {
     put(value, &mut config.socket.defer_accept)
 }
 
-fn buffer(text: &str, field: &mut Option<u64>) -> Set {
+fn buffer(text: &str, field: &mut Option<u64>) -> SetResult {
     if text.is_empty() {
         return put(None, field);
     }
@@ -196,7 +196,7 @@ fn buffer(text: &str, field: &mut Option<u64>) -> Set {
 }
 
 /// -1 is what systemd writes for none.
-fn number(text: &str, min: i32, max: i32, field: &mut Option<i32>) -> Set {
+fn number(text: &str, min: i32, max: i32, field: &mut Option<i32>) -> SetResult {
     if text == "-1" {
         return put(None, field);
     }
@@ -204,7 +204,7 @@ fn number(text: &str, min: i32, max: i32, field: &mut Option<i32>) -> Set {
     put(Some(i32::try_from(number).expect("between two i32")), field)
 }
 
-fn ip_tos(config: &mut Config, text: &str) -> Set {
+fn ip_tos(config: &mut Config, text: &str) -> SetResult {
     let names = [("low-delay", 0x10), ("throughput", 0x08), ("reliability", 0x04), ("low-cost", 0x02)];
     if text.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
         return number(text, 0, 255, &mut config.socket.ip_tos);
@@ -212,7 +212,7 @@ fn ip_tos(config: &mut Config, text: &str) -> Set {
     put(Some(choice(text, &names)?), &mut config.socket.ip_tos)
 }
 
-fn mark(config: &mut Config, text: &str) -> Set {
+fn mark(config: &mut Config, text: &str) -> SetResult {
     if text == "-1" {
         return put(None, &mut config.socket.mark);
     }
@@ -221,7 +221,7 @@ fn mark(config: &mut Config, text: &str) -> Set {
     put(Some(value), &mut config.socket.mark)
 }
 
-fn timestamping(config: &mut Config, text: &str) -> Set {
+fn timestamping(config: &mut Config, text: &str) -> SetResult {
     let values = [
         ("off", Timestamping::Off),
         ("us", Timestamping::Microseconds),

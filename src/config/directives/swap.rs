@@ -2,10 +2,10 @@
 
 use super::super::choice::choice;
 use super::super::{Canary, Config, Handover, Health, Problem, Ready, Span, printable};
-use super::row::Set;
+use super::row::SetResult;
 use super::values::put;
 
-pub(super) fn ready(config: &mut Config, text: &str) -> Set {
+pub(super) fn ready(config: &mut Config, text: &str) -> SetResult {
     config.health = None;
     let ready = if let Some(delay) = text.strip_prefix("delay:") {
         Ready::Delay(Span::parse(delay)?)
@@ -40,7 +40,7 @@ fn parse_health(text: &str) -> Result<Health, Problem> {
 }
 
 /// As long as it lasts there is no other swap.
-pub(super) fn bake(config: &mut Config, text: &str) -> Set {
+pub(super) fn bake(config: &mut Config, text: &str) -> SetResult {
     let span = Span::parse(text)?;
     if span.is_infinite() {
         return Err(Problem::new("a bake without an end never hands over for good", "write a time: 10s"));
@@ -49,7 +49,7 @@ pub(super) fn bake(config: &mut Config, text: &str) -> Set {
 }
 
 /// `PCT:SPAN`, or off.
-pub(super) fn canary(config: &mut Config, text: &str) -> Set {
+pub(super) fn canary(config: &mut Config, text: &str) -> SetResult {
     let remedy = "write a share and a time, 10:30s, or off";
     if matches!(text, "off" | "no" | "") {
         return put(None, &mut config.policy.canary);
@@ -68,7 +68,7 @@ pub(super) fn canary(config: &mut Config, text: &str) -> Set {
     put(Some(Canary { percent, span }), &mut config.policy.canary)
 }
 
-pub(super) fn handover(config: &mut Config, text: &str) -> Set {
+pub(super) fn handover(config: &mut Config, text: &str) -> SetResult {
     let ways =
         [("steered", Handover::Steered), ("shared", Handover::Shared), ("stop-first", Handover::StopFirst)];
     put(choice(text, &ways)?, &mut config.policy.handover)

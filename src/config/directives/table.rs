@@ -1,12 +1,12 @@
 //! THE table, put together from the sections: rows with a setter, and keys that do nothing here.
 
-use super::row::{Directive, Section, Verdict, bare};
+use super::row::{Directive, Section, Support, bare};
 use super::without::WITHOUT;
 use super::{exec, service, socket};
 
 /// Why keys of systemd.exec(5) do nothing in [Socket].
-const COMMANDS_OF_SOCKETS: Verdict =
-    Verdict::NotHonoured("the commands of a socket run as supervise itself does; write it in [Service]");
+const COMMANDS_OF_SOCKETS: Support =
+    Support::NotHonoured("the commands of a socket run as supervise itself does; write it in [Service]");
 
 /// Every directive there is, in the order of the help.
 pub const DIRECTIVES: &[Directive] = &gather::<COUNT>();
@@ -51,10 +51,10 @@ const fn gather<const N: usize>() -> [Directive; N] {
         let keys = WITHOUT[group].keys;
         let mut index = 0;
         while index < keys.len() {
-            all[at] = bare(keys[index], WITHOUT[group].section, WITHOUT[group].verdict);
+            all[at] = bare(keys[index], WITHOUT[group].section, WITHOUT[group].support);
             at += 1;
             if WITHOUT[group].shared {
-                all[at] = bare(keys[index], Section::Socket, WITHOUT[group].verdict);
+                all[at] = bare(keys[index], Section::Socket, WITHOUT[group].support);
                 at += 1;
             }
             index += 1;

@@ -34,11 +34,11 @@ fn keys_and_flags_are_unique_and_documented() {
         if let Some(short) = directive.short {
             assert!(names.insert(format!("-{short}")), "-{short}");
         }
-        match directive.verdict {
-            Verdict::Honoured(_) => {
+        match directive.support {
+            Support::Honoured(_) => {
                 assert!(!directive.doc.is_empty() && !directive.value.is_empty(), "{}", directive.key)
             }
-            Verdict::Inert(reason) | Verdict::NotHonoured(reason) => {
+            Support::Inert(reason) | Support::NotHonoured(reason) => {
                 assert!(!reason.is_empty() && directive.flag.is_none(), "{}", directive.key)
             }
         }
@@ -61,8 +61,11 @@ fn defaults_of_the_table_are_those_of_the_configuration() {
 /// The configuration after this value, where it is another one.
 fn after(directive: &'static Directive, value: &str, config: Config) -> Option<Config> {
     let mut draft = Draft::new(config.clone());
-    let scope =
-        Scope { expand: &|text| Ok(text.to_owned()), place: "here", warn: &|problem| panic!("{problem:?}") };
+    let scope = Context {
+        expand: &|text| Ok(text.to_owned()),
+        place: "here",
+        warn: &|problem| panic!("{problem:?}"),
+    };
     draft.apply(directive, value, &scope).expect(directive.key);
     Some(draft.config).filter(|after| *after != config)
 }
@@ -146,7 +149,7 @@ fn no_setter_fails_on_strange_text_in_a_strange_way() {
     ];
     for directive in DIRECTIVES {
         for text in texts {
-            let scope = Scope { expand: &|text| Ok(text.to_owned()), place: "here", warn: &|_| {} };
+            let scope = Context { expand: &|text| Ok(text.to_owned()), place: "here", warn: &|_| {} };
             let result = draft().apply(directive, text, &scope);
             if let Err(error) = result.map_err(|problem| problem.at("here")) {
                 assert!(

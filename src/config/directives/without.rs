@@ -1,45 +1,45 @@
 //! The directives of systemd 252 to 259 that do nothing here, in groups with one reason each.
 
 use super::row::Section::{self, Install, Service, Socket, Unit};
-use super::row::Verdict::{self, Inert, NotHonoured};
+use super::row::Support::{self, Inert, NotHonoured};
 
 /// Keys of one section that share a verdict.
 pub(super) struct Without {
     pub section: Section,
     /// Of systemd.exec(5), systemd.kill(5) or systemd.resource-control(5): [Socket] knows them, too.
     pub shared: bool,
-    pub verdict: Verdict,
+    pub support: Support,
     pub keys: &'static [&'static str],
 }
 
-const fn of(section: Section, verdict: Verdict, keys: &'static [&'static str]) -> Without {
-    Without { section, shared: false, verdict, keys }
+const fn of(section: Section, support: Support, keys: &'static [&'static str]) -> Without {
+    Without { section, shared: false, support, keys }
 }
 
-const fn shared(verdict: Verdict, keys: &'static [&'static str]) -> Without {
-    Without { section: Service, shared: true, verdict, keys }
+const fn shared(support: Support, keys: &'static [&'static str]) -> Without {
+    Without { section: Service, shared: true, support, keys }
 }
 
-const NO_SANDBOX: Verdict =
+const NO_SANDBOX: Support =
     NotHonoured("supervise does not sandbox the server; run it in a container or under systemd for that");
-const NO_CGROUP: Verdict =
+const NO_CGROUP: Support =
     NotHonoured("supervise sets no cgroup limits; run it in a container or under systemd for that");
-const NO_CONDITION: Verdict =
+const NO_CONDITION: Support =
     NotHonoured("supervise starts what it is told to start; ExecCondition= can test this");
-const NO_SCHEDULING: Verdict =
+const NO_SCHEDULING: Support =
     NotHonoured("of scheduling supervise knows Nice= alone; begin ExecStart= with chrt, ionice or taskset");
-const NO_JOURNAL: Verdict = Inert("the server writes to our own stdout and stderr, not to a journal");
-const NO_TERMINAL: Verdict = Inert("no terminal is handed over");
-const ONE_SERVICE: Verdict = Inert("supervise runs this service alone and knows no other units");
-const NO_SYSTEM: Verdict = Inert("there is no system manager that could be asked for this");
-const NO_ACCOUNTS: Verdict = Inert("it only counts, and limits nothing");
-const INSTALLED: Verdict = Inert("it says who starts the unit; you did");
-const OTHER_KIND: Verdict = Inert("it is for a kind of socket that this version does not hold");
-const LOST: Verdict =
+const NO_JOURNAL: Support = Inert("the server writes to our own stdout and stderr, not to a journal");
+const NO_TERMINAL: Support = Inert("no terminal is handed over");
+const ONE_SERVICE: Support = Inert("supervise runs this service alone and knows no other units");
+const NO_SYSTEM: Support = Inert("there is no system manager that could be asked for this");
+const NO_ACCOUNTS: Support = Inert("it only counts, and limits nothing");
+const INSTALLED: Support = Inert("it says who starts the unit; you did");
+const OTHER_KIND: Support = Inert("it is for a kind of socket that this version does not hold");
+const LOST: Support =
     NotHonoured("this version holds no such kind of socket; use ListenStream= or ListenDatagram=");
-const NO_ACTION: Verdict =
+const NO_ACTION: Support =
     NotHonoured("supervise ends no system; with StartLimitAction=exit it ends itself when it gives up");
-const NO_LABELS: Verdict = NotHonoured("supervise sets no security labels");
+const NO_LABELS: Support = NotHonoured("supervise sets no security labels");
 
 #[rustfmt::skip]
 pub(super) const WITHOUT: &[Without] = &[

@@ -70,9 +70,9 @@ fn the_pair_that_systemd_refuses_loads_with_one_warning() {
     assert_eq!(config.policy.delay, fixed);
     assert_eq!((config.policy.ready, config.policy.handover), (Ready::Auto, Handover::Steered));
     let count =
-        |wanted: fn(&Outcome) -> bool| loaded.lines.iter().filter(|line| wanted(&line.outcome)).count();
-    assert_eq!(count(|outcome| matches!(outcome, Outcome::Honoured)), 8);
-    assert_eq!(count(|outcome| matches!(outcome, Outcome::Inert(_))), 4);
+        |wanted: fn(&LineOutcome) -> bool| loaded.lines.iter().filter(|line| wanted(&line.outcome)).count();
+    assert_eq!(count(|outcome| matches!(outcome, LineOutcome::Honoured)), 8);
+    assert_eq!(count(|outcome| matches!(outcome, LineOutcome::Inert(_))), 4);
 }
 
 /// As cockpit.service asks for sockets of helpers of its own.
@@ -84,7 +84,7 @@ fn what_a_unit_cannot_do_without_is_not_inert() {
         loaded(&units).lines.into_iter().find(|one| one.section == "Unit").expect("the line").outcome
     };
     for line in ["Requires=web.socket helper.socket", "BindsTo=db.service", "Requisite=%p-db.service"] {
-        assert!(matches!(of(line), Outcome::NotHonoured(_)), "{line}");
+        assert!(matches!(of(line), LineOutcome::NotHonoured(_)), "{line}");
     }
     for line in [
         "Requires=web.socket",
@@ -93,7 +93,7 @@ fn what_a_unit_cannot_do_without_is_not_inert() {
         "After=db.service",
         "BindsTo=",
     ] {
-        assert!(matches!(of(line), Outcome::Inert(_)), "{line}");
+        assert!(matches!(of(line), LineOutcome::Inert(_)), "{line}");
     }
 }
 
@@ -272,12 +272,12 @@ fn a_swap_overlaps_only_where_the_unit_allows_it() {
 #[test]
 fn settings_of_the_command_line_come_last() {
     let units = [unit("web.socket", SOCKET), unit("web.service", &format!("{SERVICE}Restart=no\n"))];
-    let set = |key: &str, value: &str| Setting::Directive {
+    let set = |key: &str, value: &str| Override::Directive {
         key: key.to_owned(),
         value: value.to_owned(),
         place: format!("-p {key}={value}"),
     };
-    let variable = Setting::Variable("A".to_owned(), "1".to_owned());
+    let variable = Override::Variable("A".to_owned(), "1".to_owned());
     let found = load(&units, &[set("Restart", "always"), set("Backlog", "9"), variable], &host);
     let config = found.config.expect("it loads");
     assert_eq!((config.policy.restart, config.listeners[0].options.backlog), (Restart::Always, 9));
@@ -369,7 +369,7 @@ fn only_the_lines_that_count_are_honoured() {
     let lines = "[Service]\nExecStart=/a\nExecStart=\nExecStart=/b\nEnvironment=A=1\nEnvironment=B=2\nUser=a\n\
                  User=b\n";
     let loaded = loaded(&[("web.service", lines)]);
-    let inert = |line: &&Line| matches!(line.outcome, Outcome::Inert(_));
+    let inert = |line: &&CheckedLine| matches!(line.outcome, LineOutcome::Inert(_));
     let places: Vec<&str> = loaded.lines.iter().filter(inert).map(|line| line.place.as_str()).collect();
     assert_eq!(places, ["web.service:2", "web.service:7"]);
 }
@@ -392,11 +392,11 @@ fn a_drop_in_that_adds_an_address_is_told_how_to_replace_it() {
         load(&[socket, unit("web.service", SERVICE)], &[], &host)
     };
     let both = with("[Socket]\nListenStream=443\n");
-    let Outcome::Beside(words) = &both.lines[1].outcome else { panic!("{:?}", both.lines) };
+    let LineOutcome::Beside(words) = &both.lines[1].outcome else { panic!("{:?}", both.lines) };
     assert_eq!(words, "web.socket:2 is held as well; an empty ListenStream= before this line replaces that");
     assert_eq!(both.config.unwrap().listeners.len(), 2);
     let replaced = with("[Socket]\nListenStream=\nListenStream=443\n");
-    assert_eq!(replaced.lines[2].outcome, Outcome::Honoured);
+    assert_eq!(replaced.lines[2].outcome, LineOutcome::Honoured);
     assert_eq!(replaced.config.unwrap().listeners.len(), 1);
     let same = with("[Socket]\nListenStream=9090\n").config.unwrap_err();
     assert!(same.remedy.starts_with("an empty ListenStream= before"), "{same}");

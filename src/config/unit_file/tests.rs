@@ -1,11 +1,11 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::directives::row::Scope;
+use crate::config::directives::row::Context;
 use crate::config::specifier::Specifiers;
 use crate::config::{command_line, environment};
 
-fn parsed(text: &[u8]) -> Parsed {
+fn parsed(text: &[u8]) -> ParsedSource {
     let source = Source { name: "web.service".to_owned(), text: text.to_vec() };
     parse(&source).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -119,7 +119,7 @@ fn a_malformed_header_fails_the_whole_file() {
 #[test]
 fn a_file_is_a_mebibyte_at_most() {
     let file = |bytes| Source { name: "big.service".to_owned(), text: vec![b'#'; bytes] };
-    assert_eq!(parse(&file(FILE_BYTES)), Ok(Parsed::default()));
+    assert_eq!(parse(&file(FILE_BYTES)), Ok(ParsedSource::default()));
     assert_eq!(parse(&file(FILE_BYTES + 1)).expect_err("too large").place, "big.service");
 }
 
@@ -203,7 +203,8 @@ fn read_all(text: Vec<u8>, name: &UnitName) -> Vec<Error> {
     let specifiers = Specifiers { unit: name, path: Path::new("/srv/x@.service"), host: &host };
     for assignment in parsed.assignments {
         let tell = |problem: Problem| told.borrow_mut().push(problem.at(assignment.place.as_str()));
-        let scope = Scope { expand: &|text| specifiers.expand(text), place: &assignment.place, warn: &tell };
+        let scope =
+            Context { expand: &|text| specifiers.expand(text), place: &assignment.place, warn: &tell };
         for exec in command_line::parse(&assignment.value, &scope).unwrap_or_else(|problem| {
             tell(problem);
             Vec::new()

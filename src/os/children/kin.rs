@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{Children, Generation};
 use crate::core::{Exit, GenerationId};
-use crate::os::reap::{self, Identity};
+use crate::os::reap::{self, ProcessIdentity};
 use crate::os::sys;
 
 /// Sessions and groups remembered; a server that has more alive is known by its environment alone.
@@ -21,13 +21,13 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Kin {
     /// Children of ours by pid.
-    known: BTreeMap<i32, (Identity, GenerationId)>,
+    known: BTreeMap<i32, (ProcessIdentity, GenerationId)>,
     /// By the number of a session or process group.
     groups: BTreeMap<i32, GenerationId>,
     /// Every child of ours descends from a generation: we began without children, and are not pid 1, to which the kernel
     /// gives the orphans of others.
     has_only_ours: bool,
-    own: Option<Identity>,
+    own: Option<ProcessIdentity>,
 }
 
 impl Default for Kin {
@@ -64,7 +64,7 @@ impl Kin {
     fn told(
         &self,
         pid: i32,
-        identity: &Identity,
+        identity: &ProcessIdentity,
         generations: &BTreeMap<GenerationId, Generation>,
     ) -> Option<GenerationId> {
         // The kernel's word comes first: it costs nothing more, where an environment takes a thread to read.
@@ -81,7 +81,8 @@ impl Kin {
         {
             return Some(generation);
         }
-        let is_left = |(_, generation): &(Identity, GenerationId)| !generations.contains_key(generation);
+        let is_left =
+            |(_, generation): &(ProcessIdentity, GenerationId)| !generations.contains_key(generation);
         match generations.keys().collect::<Vec<_>>()[..] {
             [only] if self.has_only_ours && !self.known.values().any(is_left) => Some(*only),
             _ => None,
@@ -99,7 +100,7 @@ impl Kin {
         is_same.then_some(*generation)
     }
 
-    fn remember(&mut self, pid: i32, identity: Identity, generation: GenerationId) {
+    fn remember(&mut self, pid: i32, identity: ProcessIdentity, generation: GenerationId) {
         self.known.insert(pid, (identity, generation));
         for id in [identity.group, identity.session] {
             let is_own = self.own.is_none_or(|own| own.group == id || own.session == id);

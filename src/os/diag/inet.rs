@@ -18,7 +18,7 @@ const MESSAGE: usize = 72;
 
 /// Of the states of TCP those that mean something to us (<net/tcp_states.h>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum SocketState {
     Established,
     SynReceived,
     CloseWait,
@@ -27,7 +27,7 @@ pub enum State {
     Other,
 }
 
-impl State {
+impl SocketState {
     pub(super) fn of(number: u8) -> Self {
         match number {
             1 => Self::Established,
@@ -52,7 +52,7 @@ impl State {
 /// One socket. Addresses are canonical: IPv4 in IPv6 is shown as IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InetSocket {
-    pub state: State,
+    pub state: SocketState,
     pub local: SocketAddr,
     pub remote: SocketAddr,
     /// 0: no process has it, not yet or not any more.
@@ -174,7 +174,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<InetSocket> {
         Some(SocketAddr::new(ip, port))
     };
     let mut socket = InetSocket {
-        state: State::of(state),
+        state: SocketState::of(state),
         local: address(4, 8)?,
         remote: address(6, 24)?,
         rqueue: u32_at(bytes, 56)?,

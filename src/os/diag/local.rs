@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use nix::sys::stat::makedev;
 
-use super::inet::State;
+use super::inet::SocketState;
 use super::netlink::{attributes, bytes_at, u32_at};
 
 const SHOW_NAME: u32 = 1 << 0;
@@ -37,8 +37,8 @@ pub struct Node {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixSocket {
-    /// [`State::Listen`], [`State::Established`] or neither.
-    pub state: State,
+    /// [`SocketState::Listen`], [`SocketState::Established`] or neither.
+    pub state: SocketState,
     /// What nobody has accepted yet has none, and is not shown.
     pub inode: u32,
     /// Its own from its beginning on, accepted or not.
@@ -56,7 +56,7 @@ pub struct UnixSocket {
 impl UnixSocket {
     /// An accepted connection in which nothing is on its way.
     pub fn is_silent(&self) -> bool {
-        self.state == State::Established && self.rqueue == 0 && self.wqueue == 0
+        self.state == SocketState::Established && self.rqueue == 0 && self.wqueue == 0
     }
 }
 
@@ -116,7 +116,7 @@ pub(super) fn request() -> Vec<u8> {
 pub(super) fn parse(bytes: &[u8]) -> Option<UnixSocket> {
     let [_family, _kind, state] = bytes_at(bytes, 0)?;
     let mut socket = UnixSocket {
-        state: State::of(state),
+        state: SocketState::of(state),
         inode: u32_at(bytes, 4)?,
         cookie: u64::from_ne_bytes(bytes_at(bytes, 8)?),
         place: None,

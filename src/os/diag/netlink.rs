@@ -30,7 +30,7 @@ pub(super) struct Channel {
 
 /// What one datagram was to a dump.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum DumpProgress {
     More,
     Done,
 }
@@ -78,7 +78,7 @@ impl Channel {
             }
             let length = received.bytes;
             let datagram = self.buffer.get(..length).unwrap_or_default();
-            if dump.take(datagram)? == Progress::Done {
+            if dump.take(datagram)? == DumpProgress::Done {
                 return Ok(dump);
             }
         }
@@ -100,7 +100,7 @@ impl<T> Dump<T> {
     }
 
     /// One datagram. Messages with another sequence number answer somebody else's question.
-    pub(super) fn take(&mut self, mut datagram: &[u8]) -> io::Result<Progress> {
+    pub(super) fn take(&mut self, mut datagram: &[u8]) -> io::Result<DumpProgress> {
         while !datagram.is_empty() {
             let length = u32_at(datagram, 0).ok_or_else(|| broken("is cut short"))? as usize;
             if length < HEADER || length > datagram.len() {
@@ -108,14 +108,14 @@ impl<T> Dump<T> {
             }
             let (message, rest) = datagram.split_at(length);
             datagram = rest.get(padding(length)..).unwrap_or_default();
-            if u32_at(message, 8) == Some(self.sequence) && self.message(message)? == Progress::Done {
-                return Ok(Progress::Done);
+            if u32_at(message, 8) == Some(self.sequence) && self.message(message)? == DumpProgress::Done {
+                return Ok(DumpProgress::Done);
             }
         }
-        Ok(Progress::More)
+        Ok(DumpProgress::More)
     }
 
-    fn message(&mut self, message: &[u8]) -> io::Result<Progress> {
+    fn message(&mut self, message: &[u8]) -> io::Result<DumpProgress> {
         let kind = u16_at(message, 4).map_or(0, i32::from);
         let flags = u16_at(message, 6).map_or(0, i32::from);
         let payload = &message[HEADER..];
@@ -123,7 +123,7 @@ impl<T> Dump<T> {
         match kind {
             libc::NLMSG_DONE => match error_code(payload) {
                 Some(error) => Err(error),
-                None => Ok(Progress::Done),
+                None => Ok(DumpProgress::Done),
             },
             libc::NLMSG_ERROR => {
                 Err(error_code(payload).unwrap_or_else(|| broken("is an error without a code")))
@@ -134,9 +134,9 @@ impl<T> Dump<T> {
                 }
                 self.found
                     .push((self.parse)(payload).ok_or_else(|| broken("has a socket that is cut short"))?);
-                Ok(Progress::More)
+                Ok(DumpProgress::More)
             }
-            _ => Ok(Progress::More),
+            _ => Ok(DumpProgress::More),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::unistd::Pid;
 
-use super::netlink::{Dump, Progress};
+use super::netlink::{Dump, DumpProgress};
 use super::*;
 use crate::config::Span;
 use crate::core::Traffic;
@@ -69,7 +69,7 @@ fn until<T>(mut look: impl FnMut() -> T, is_so: impl Fn(&T) -> bool) -> T {
 fn silent_for(at: SocketAddr, millis: u32) {
     let is_silent = |socket: &InetSocket| {
         let silence = socket.activity.map(|it| it.since_sent_ms.min(it.since_received_ms));
-        socket.state == State::Listen || silence.is_none_or(|silence| silence >= millis)
+        socket.state == SocketState::Listen || silence.is_none_or(|silence| silence >= millis)
     };
     until(|| Diag::default().tcp(at).unwrap(), |sockets| sockets.iter().all(is_silent));
 }
@@ -127,7 +127,7 @@ fn accepted_and_queued_connections_carry_the_label_of_their_listener() {
             let queued = TcpStream::connect((client, port)).unwrap();
             diag.forget();
             let sockets = diag.tcp(at).unwrap();
-            let ours: Vec<_> = sockets.iter().filter(|socket| socket.state == State::Established).collect();
+            let ours: Vec<_> = sockets.iter().filter(|one| one.state == SocketState::Established).collect();
             assert_eq!(ours.len(), 2, "{sockets:?}");
             assert!(sockets.iter().all(|socket| socket.label == Some(label)), "{label}: {sockets:?}");
             let found = traffic(&*sockets, |socket| socket.label == Some(label), FOREVER, &Handshakes::new());
@@ -206,7 +206,7 @@ fn a_connection_may_have_its_first_request_under_way_until_its_fin() {
     assert_eq!(seen(address, AT_ONCE), awaited);
     // A FIN is not a request.
     client.shutdown(Shutdown::Write).unwrap();
-    until(|| Diag::default().tcp(address).unwrap()[1].state, |state| *state == State::CloseWait);
+    until(|| Diag::default().tcp(address).unwrap()[1].state, |state| *state == SocketState::CloseWait);
     becomes(address, idle(1));
     drop(server);
 }
@@ -276,7 +276,7 @@ fn listeners_of_a_port_their_queues_and_holders() {
     let _queued = TcpStream::connect(address).unwrap();
     let found = Diag::default().listeners(&[address]).unwrap().at(address).to_vec();
     let [found] = found.as_slice() else { panic!("{found:?}") };
-    assert_eq!((found.state, found.local, found.rqueue, found.wqueue), (State::Listen, address, 1, 7));
+    assert_eq!((found.state, found.local, found.rqueue, found.wqueue), (SocketState::Listen, address, 1, 7));
     assert_eq!(found.uid, nix::unistd::geteuid().as_raw());
     assert!(inodes_of(&[Pid::this()]).unwrap().contains(&found.inode));
 }
@@ -333,7 +333,7 @@ fn unix_connections_are_found_by_their_listeners_node() {
     let busy = Traffic { in_flight: 1, queued: 1, ..Traffic::default() };
     let (found, sockets) = look();
     assert_eq!(found, recent);
-    let listens = sockets.at(&place).find(|one| one.state == State::Listen).unwrap();
+    let listens = sockets.at(&place).find(|one| one.state == SocketState::Listen).unwrap();
     assert!(listens.rqueue == 1 && listens.wqueue >= 128, "{listens:?}");
     client.write_all(b"x").unwrap();
     assert_eq!(look().0, busy, "a request");
@@ -426,12 +426,12 @@ fn answers_to_others_are_passed_over_and_errors_are_errors() {
     };
     let (_kept, address) = listener("127.0.0.1:0");
     let good = recorded(address.port());
-    assert_eq!(take(&good).unwrap(), (Progress::More, 1, false));
-    assert_eq!(take(&message(20, 6, &[])).unwrap(), (Progress::More, 0, false), "another's");
-    assert_eq!(take(&message(3, 7, &[0; 4])).unwrap(), (Progress::Done, 0, false));
+    assert_eq!(take(&good).unwrap(), (DumpProgress::More, 1, false));
+    assert_eq!(take(&message(20, 6, &[])).unwrap(), (DumpProgress::More, 0, false), "another's");
+    assert_eq!(take(&message(3, 7, &[0; 4])).unwrap(), (DumpProgress::Done, 0, false));
     let mut interrupted = message(3, 7, &[0; 4]);
     interrupted[6] = 0x10 | 2;
-    assert_eq!(take(&interrupted).unwrap(), (Progress::Done, 0, true));
+    assert_eq!(take(&interrupted).unwrap(), (DumpProgress::Done, 0, true));
     for kind in [2, 3] {
         let refused = take(&message(kind, 7, &(-libc::ENOENT).to_ne_bytes())).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ENOENT));

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::inet::{Activity, InetSocket, State};
+use super::inet::{Activity, InetSocket, SocketState};
 use super::local::UnixSocket;
 use crate::config::Span;
 use crate::core::Traffic;
@@ -15,7 +15,7 @@ pub type Handshakes = HashSet<(SocketAddr, SocketAddr)>;
 
 /// The handshakes under way now: remembered at a switch and given to [`traffic`] later.
 pub fn handshakes<'a>(sockets: impl IntoIterator<Item = &'a InetSocket>) -> Handshakes {
-    let begun = sockets.into_iter().filter(|socket| socket.state == State::SynReceived);
+    let begun = sockets.into_iter().filter(|socket| socket.state == SocketState::SynReceived);
     begun.map(|socket| (socket.local, socket.remote)).collect()
 }
 
@@ -30,15 +30,15 @@ pub fn traffic<'a>(
     let mut traffic = Traffic::default();
     for socket in sockets {
         match socket.state {
-            State::Listen => {}
-            State::SynReceived => {
+            SocketState::Listen => {}
+            SocketState::SynReceived => {
                 traffic.handshakes += u32::from(begun.contains(&(socket.local, socket.remote)));
             }
             _ if !is_ours(socket) => {}
             _ if socket.inode != 0 => count(&mut traffic, work(socket, quiet)),
-            State::Established | State::CloseWait => traffic.queued += 1,
+            SocketState::Established | SocketState::CloseWait => traffic.queued += 1,
             // What a process has closed, or left behind, is the kernel's to end.
-            State::Other => {}
+            SocketState::Other => {}
         }
     }
     traffic
@@ -53,8 +53,8 @@ pub fn unix_traffic<'a>(
     let mut traffic = Traffic::default();
     for socket in sockets {
         match socket.state {
-            State::Listen => traffic.queued += socket.rqueue,
-            State::Established => {
+            SocketState::Listen => traffic.queued += socket.rqueue,
+            SocketState::Established => {
                 let work = match socket {
                     socket if !socket.is_silent() => Work::InFlight,
                     socket if is_idle(socket) => Work::Idle,
@@ -84,7 +84,7 @@ fn count(traffic: &mut Traffic, work: Work) {
 
 /// The client's FIN counts as a byte until the server has read it; after a FIN there is nothing else.
 fn unread(socket: &InetSocket) -> u32 {
-    socket.rqueue.saturating_sub(u32::from(socket.state == State::CloseWait))
+    socket.rqueue.saturating_sub(u32::from(socket.state == SocketState::CloseWait))
 }
 
 /// What an accepted connection is doing.
@@ -107,7 +107,7 @@ fn work(socket: &InetSocket, quiet: Span) -> Work {
 /// Its first request may be on its way: a browser connects before it has one, a pool keeps some ready. Only a client that
 /// has sent its FIN says no more.
 fn has_not_asked(socket: &InetSocket, activity: &Activity) -> bool {
-    activity.received == 0 && socket.state == State::Established
+    activity.received == 0 && socket.state == SocketState::Established
 }
 
 /// Whether the last to say something was the client.

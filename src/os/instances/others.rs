@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::{Instance, answering, connect, is_name, names_in, peer, usable_by};
+use super::{LivingInstance, answering, connect, is_name, names_in, peer, usable_by};
 use crate::os::users;
 use crate::os::within::within_a_second;
 
@@ -52,7 +52,7 @@ fn homes_in(run_user: &Path, tmp: &Path) -> Vec<Home> {
 }
 
 /// Every instance that answers in them.
-pub fn living(homes: &[Home]) -> Vec<Instance> {
+pub fn living(homes: &[Home]) -> Vec<LivingInstance> {
     let mut found = Vec::new();
     for home in homes {
         let names = in_time(home, |opened, _| names_in(opened)).unwrap_or_default();
@@ -66,7 +66,7 @@ pub fn living(homes: &[Home]) -> Vec<Instance> {
 }
 
 /// The one of this user, by name or number.
-pub fn named(homes: &[Home], user: &str, name: &str) -> Option<Instance> {
+pub fn named(homes: &[Home], user: &str, name: &str) -> Option<LivingInstance> {
     let uid = users::find_user(user).map_or_else(|_| user.parse().ok(), |user| Some(user.uid))?;
     let name = Some(name).filter(|name| is_name(name))?;
     homes.iter().filter(|home| home.uid == uid).find_map(|home| {
@@ -89,12 +89,12 @@ fn in_time<T: Send + 'static>(
     answer.flatten()
 }
 
-fn theirs(opened: &Path, home: &Home, name: String) -> Option<Instance> {
+fn theirs(opened: &Path, home: &Home, name: String) -> Option<LivingInstance> {
     let found = answering(opened, name)?;
     let stream = connect(&found.path, Duration::ZERO).ok()?;
     let is_theirs = peer(&stream).is_ok_and(|peer| peer.uid() == home.uid);
     let path = home.dir.join(found.path.file_name()?);
-    is_theirs.then_some(Instance { owner: Some(home.uid), path, ..found })
+    is_theirs.then_some(LivingInstance { owner: Some(home.uid), path, ..found })
 }
 
 /// The name of a user, or the number where there is none.

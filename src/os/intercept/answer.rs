@@ -7,22 +7,22 @@ use crate::config::Kind;
 
 /// The socket that a server wants to bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Socket {
-    pub(super) family: Family,
-    pub(super) kind: Type,
+pub(super) struct WantedSocket {
+    pub(super) family: WantedFamily,
+    pub(super) kind: WantedType,
     /// IPV6_V6ONLY; None: it cannot be seen.
     pub(super) v6_only: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(super) enum WantedFamily {
     V4,
     V6,
     Unix,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Type {
+pub(super) enum WantedType {
     Stream,
     Datagram,
     /// AF_UNIX: of datagrams or packets.
@@ -31,7 +31,7 @@ pub(super) enum Type {
 
 /// What is held, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct HeldPlace {
     pub(super) kind: Kind,
     /// Of AF_UNIX absolute.
     pub(super) at: Wanted,
@@ -57,7 +57,7 @@ pub(super) enum Answer {
 }
 
 /// Whether `wanted` may be one of them, whatever its socket is: the cheap question before the dear ones.
-pub(super) fn is_near(wanted: &Wanted, held: &[Place]) -> bool {
+pub(super) fn is_near(wanted: &Wanted, held: &[HeldPlace]) -> bool {
     held.iter().any(|place| match (&place.at, wanted) {
         (Wanted::Inet(held), Wanted::Inet(wanted)) => held.port() == wanted.port(),
         (Wanted::Path(held), Wanted::Path(wanted)) => held.file_name() == wanted.file_name(),
@@ -67,32 +67,32 @@ pub(super) fn is_near(wanted: &Wanted, held: &[Place]) -> bool {
 
 /// `is_same_path` compares a path of ours with the wanted one, which is relative to a directory of the server's.
 pub(super) fn answer(
-    socket: Socket,
+    socket: WantedSocket,
     wanted: &Wanted,
-    held: &[Place],
-    is_same_path: impl Fn(&Place) -> bool,
+    held: &[HeldPlace],
+    is_same_path: impl Fn(&HeldPlace) -> bool,
 ) -> Answer {
-    let suits = |place: &&Place| match socket.kind {
-        Type::Stream => matches!(place.kind, Kind::Tcp | Kind::Unix),
-        Type::Datagram => matches!(place.kind, Kind::Udp | Kind::UnixGram),
-        Type::NoStream => matches!(place.kind, Kind::UnixGram | Kind::SeqPacket),
+    let suits = |place: &&HeldPlace| match socket.kind {
+        WantedType::Stream => matches!(place.kind, Kind::Tcp | Kind::Unix),
+        WantedType::Datagram => matches!(place.kind, Kind::Udp | Kind::UnixGram),
+        WantedType::NoStream => matches!(place.kind, Kind::UnixGram | Kind::SeqPacket),
     };
-    let number = |place: &Place| held.iter().position(|other| std::ptr::eq(place, other));
+    let number = |place: &HeldPlace| held.iter().position(|other| std::ptr::eq(place, other));
     let of_inet = |address: &SocketAddr| {
-        let same_port = |place: &&Place| port(place) == Some(address.port());
-        let candidates: Vec<&Place> = held.iter().filter(suits).filter(same_port).collect();
+        let same_port = |place: &&HeldPlace| port(place) == Some(address.port());
+        let candidates: Vec<&HeldPlace> = held.iter().filter(suits).filter(same_port).collect();
         let Some(best) = nearest(socket.family, *address, &candidates) else {
-            let is_for_all = |place: &&&Place| place.is_port && is_ipv4(place);
+            let is_for_all = |place: &&&HeldPlace| place.is_port && is_ipv4(place);
             let beside = candidates.iter().find(is_for_all).filter(|_| address.is_ipv6());
             return beside.and_then(|place| number(place)).map_or(Answer::Pass, Answer::Beside);
         };
         let Some(number) = number(best) else { return Answer::Pass };
         match (socket.family, &best.at) {
-            (Family::V4, Wanted::Inet(SocketAddr::V6(_))) => Answer::WrongFamily(number),
-            (Family::V6, Wanted::Inet(SocketAddr::V4(_))) if socket.v6_only == Some(true) => {
+            (WantedFamily::V4, Wanted::Inet(SocketAddr::V6(_))) => Answer::WrongFamily(number),
+            (WantedFamily::V6, Wanted::Inet(SocketAddr::V4(_))) if socket.v6_only == Some(true) => {
                 Answer::Beside(number)
             }
-            (Family::V6, Wanted::Inet(SocketAddr::V4(_)))
+            (WantedFamily::V6, Wanted::Inet(SocketAddr::V4(_)))
                 if best.is_port && address.is_ipv6() && address.ip().is_unspecified() =>
             {
                 Answer::Wider(number)
@@ -101,9 +101,9 @@ pub(super) fn answer(
         }
     };
     match wanted {
-        Wanted::Inet(_) if socket.family == Family::Unix => Answer::Pass,
+        Wanted::Inet(_) if socket.family == WantedFamily::Unix => Answer::Pass,
         Wanted::Inet(address) => of_inet(address),
-        Wanted::Path(_) | Wanted::Abstract(_) if socket.family != Family::Unix => Answer::Pass,
+        Wanted::Path(_) | Wanted::Abstract(_) if socket.family != WantedFamily::Unix => Answer::Pass,
         Wanted::Path(_) => held
             .iter()
             .filter(suits)
@@ -119,22 +119,26 @@ pub(super) fn answer(
     }
 }
 
-fn port(place: &Place) -> Option<u16> {
+fn port(place: &HeldPlace) -> Option<u16> {
     match &place.at {
         Wanted::Inet(address) => Some(address.port()),
         Wanted::Path(_) | Wanted::Abstract(_) => None,
     }
 }
 
-fn is_ipv4(place: &Place) -> bool {
+fn is_ipv4(place: &HeldPlace) -> bool {
     matches!(&place.at, Wanted::Inet(at) if at.is_ipv4())
 }
 
 /// The very address first, one that includes it next, and for a server that wants all of a port the only one held. Among
 /// equals the family of its socket.
-fn nearest<'a>(family: Family, wanted: SocketAddr, candidates: &[&'a Place]) -> Option<&'a Place> {
-    let is_own_family = |place: &Place| is_ipv4(place) == (family == Family::V4);
-    let rank = |place: &Place| {
+fn nearest<'a>(
+    family: WantedFamily,
+    wanted: SocketAddr,
+    candidates: &[&'a HeldPlace],
+) -> Option<&'a HeldPlace> {
+    let is_own_family = |place: &HeldPlace| is_ipv4(place) == (family == WantedFamily::V4);
+    let rank = |place: &HeldPlace| {
         let Wanted::Inet(at) = &place.at else { return None };
         let rank = if is_same_ip(*at, wanted) {
             0
@@ -161,7 +165,7 @@ fn is_same_ip(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// What is held takes what comes to `wanted`.
-fn includes(place: &Place, held: IpAddr, wanted: IpAddr) -> bool {
+fn includes(place: &HeldPlace, held: IpAddr, wanted: IpAddr) -> bool {
     match held {
         IpAddr::V4(held) => held == Ipv4Addr::UNSPECIFIED && wanted.is_ipv4(),
         IpAddr::V6(held) => held == Ipv6Addr::UNSPECIFIED && (wanted.is_ipv6() || place.takes_ipv4),
@@ -169,8 +173,8 @@ fn includes(place: &Place, held: IpAddr, wanted: IpAddr) -> bool {
 }
 
 /// All of IPv4 is held, and the server wants that and all of IPv6.
-fn is_part_of(family: Family, held: IpAddr, wanted: IpAddr) -> bool {
-    family == Family::V6 && held.is_unspecified() && wanted.is_unspecified()
+fn is_part_of(family: WantedFamily, held: IpAddr, wanted: IpAddr) -> bool {
+    family == WantedFamily::V6 && held.is_unspecified() && wanted.is_unspecified()
 }
 
 #[cfg(test)]

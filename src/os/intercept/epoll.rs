@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::target::Target;
+use super::target::BindTarget;
 use crate::os::proc::{self, Registered};
 use crate::os::sys;
 use crate::os::sys::seccomp;
@@ -32,7 +32,7 @@ struct Registration {
 
 impl Registrations {
     /// Those of the socket with this inode under the fd of `target`; none where we may not have the server's fds.
-    pub(super) fn of(target: Target, inode: u64) -> Self {
+    pub(super) fn of(target: BindTarget, inode: u64) -> Self {
         let mut all = Self::default();
         let Some(process) = target.process().and_then(|pid| sys::pidfd_open(pid).ok()) else { return all };
         let Ok(numbers) = proc::numbers(target.proc("fd")) else { return all };

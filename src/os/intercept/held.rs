@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use nix::sys::stat::fstat;
 
 use super::address::Wanted;
-use super::answer::Place;
+use super::answer::HeldPlace;
 use crate::config::{Address, Kind};
 use crate::core::SlotId;
 use crate::os::socket::{HeldSocket, carry_over, set_non_blocking};
@@ -18,7 +18,7 @@ use crate::os::socket::{HeldSocket, carry_over, set_non_blocking};
 /// The socket of one generation for an address.
 #[derive(Debug)]
 pub struct Held {
-    pub(super) place: Place,
+    pub(super) place: HeldPlace,
     pub(super) socket: OwnedFd,
     pub(super) inode: u64,
     /// As we call it.
@@ -48,7 +48,7 @@ impl Held {
         };
         Ok(Self {
             inode: fstat(&fd)?.st_ino,
-            place: Place {
+            place: HeldPlace {
                 kind: socket.kind,
                 at,
                 takes_ipv4: socket.takes_ipv4(),
@@ -81,14 +81,14 @@ impl Held {
 
 /// Where a port has IPv6 for another generation as well, one that binds IPv4 may only try whether the port is free: it is
 /// for this one. So it gets a socket at which nobody calls.
-pub(super) fn stand_in(place: &Place) -> io::Result<Held> {
+pub(super) fn stand_in(place: &HeldPlace) -> io::Result<Held> {
     let at = (Ipv4Addr::LOCALHOST, 0);
     let socket: OwnedFd = match place.kind {
         Kind::Udp => UdpSocket::bind(at)?.into(),
         _ => TcpListener::bind(at)?.into(),
     };
     Ok(Held {
-        place: Place { is_port: false, ..place.clone() },
+        place: HeldPlace { is_port: false, ..place.clone() },
         inode: fstat(&socket)?.st_ino,
         socket,
         address: "a socket at which nobody calls".to_owned(),

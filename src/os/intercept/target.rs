@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
-use super::answer::{Family, Socket, Type};
+use super::answer::{WantedFamily, WantedSocket, WantedType};
 use crate::os::proc;
 use crate::os::sys;
 use crate::os::sys::seccomp;
 
 /// An fd of a thread.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Target {
+pub(super) struct BindTarget {
     pub(super) thread: u32,
     pub(super) fd: RawFd,
 }
@@ -29,7 +29,7 @@ pub(super) struct Flags {
     pub(super) non_blocking: bool,
 }
 
-impl Target {
+impl BindTarget {
     /// So many bytes of its memory. EPERM, EACCES: we may not ptrace(2) it.
     pub(super) fn memory(self, address: u64, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length];
@@ -63,20 +63,20 @@ impl Target {
     }
 
     /// What kind of socket it is: by a duplicate of it, which tells all, or by the name of its protocol.
-    pub(super) fn socket(self, duplicate: Option<&OwnedFd>) -> Option<Socket> {
+    pub(super) fn socket(self, duplicate: Option<&OwnedFd>) -> Option<WantedSocket> {
         let protocol = seccomp::protocol(&self.link()).ok()?;
         let (family, kind) = match protocol.as_str() {
-            "TCP" | "MPTCP" => (Family::V4, Type::Stream),
-            "TCPv6" | "MPTCPv6" => (Family::V6, Type::Stream),
-            "UDP" => (Family::V4, Type::Datagram),
-            "UDPv6" => (Family::V6, Type::Datagram),
-            "UNIX-STREAM" => (Family::Unix, Type::Stream),
-            "UNIX" => (Family::Unix, Type::NoStream),
+            "TCP" | "MPTCP" => (WantedFamily::V4, WantedType::Stream),
+            "TCPv6" | "MPTCPv6" => (WantedFamily::V6, WantedType::Stream),
+            "UDP" => (WantedFamily::V4, WantedType::Datagram),
+            "UDPv6" => (WantedFamily::V6, WantedType::Datagram),
+            "UNIX-STREAM" => (WantedFamily::Unix, WantedType::Stream),
+            "UNIX" => (WantedFamily::Unix, WantedType::NoStream),
             _ => return None,
         };
-        let v6_only = duplicate.filter(|_| family == Family::V6);
+        let v6_only = duplicate.filter(|_| family == WantedFamily::V6);
         let v6_only = v6_only.and_then(|socket| getsockopt(socket, sockopt::Ipv6V6Only).ok());
-        Some(Socket { family, kind, v6_only })
+        Some(WantedSocket { family, kind, v6_only })
     }
 
     /// The very socket; None where we may not have it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Launcher, Request};
+use super::{Launcher, StartRequest};
 use crate::config::{CommandList, Exec, Launch, Signal, Span};
 use crate::core::{Command, Exit, SlotId, Stage};
 use crate::os::signal::Signals;
@@ -24,7 +24,7 @@ pub fn run_to_end(
 ) -> Result<(), String> {
     let failed = |cause: String| format!("{}: {}: {cause}", exec.place, exec.path.to_string_lossy());
     let launcher = Launcher::new(launch.clone(), Span::ZERO, &[]).map_err(|error| error.to_string())?;
-    let request = Request {
+    let request = StartRequest {
         command: Command { list: CommandList::StartPre, index: 0 },
         generation: None,
         main_pid: None,

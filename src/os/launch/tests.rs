@@ -47,7 +47,7 @@ impl Service {
 
     fn plan(&self, list: CommandList) -> Result<Plan, StartFailure> {
         let launcher = Launcher::new(self.launch.clone(), Span::from_secs(9), &self.sockets);
-        launcher.expect("placeholders").plan(&Request {
+        launcher.expect("placeholders").plan(&StartRequest {
             generation: Some((GenerationId(3), "@notify")),
             command: Command { list, index: 0 },
             main_pid: (list != CommandList::Start).then_some(4711),

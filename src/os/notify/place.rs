@@ -43,14 +43,14 @@ static SWEEP: Once = Once::new();
 
 /// The file of a socket. Dropped, it is removed; its directory stays for the next one until [`leave`].
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct SocketFile {
     path: String,
     inode: (u64, u64),
     /// A process that we forked does not remove what is ours.
     owner: u32,
 }
 
-impl Place {
+impl SocketFile {
     /// Binds `fd` in the first of `directories` that will do.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.owner != process::id() || inode(&self.path).ok() != Some(self.inode) {
             return;

@@ -35,7 +35,7 @@ fn probe_of(serve: impl FnOnce(TcpStream) + Send + 'static) -> (Probe, thread::J
 }
 
 /// Until it has a verdict of its own: nothing expires.
-fn verdict(probe: &mut Probe) -> Verdict {
+fn verdict(probe: &mut Probe) -> ProbeResult {
     let begin = Instant::now();
     loop {
         if let Some(verdict) = probe.ready() {

@@ -20,7 +20,7 @@ const READS: usize = 16;
 
 /// What has become of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum LinkProgress {
     Carrying,
     /// Both directions came to their end.
     Done,
@@ -91,7 +91,7 @@ impl Link {
     }
 
     /// Carries what can be carried now, after poll(2) reported these events for the two sides.
-    pub(super) fn turn(&mut self, events: [PollFlags; 2]) -> Progress {
+    pub(super) fn turn(&mut self, events: [PollFlags; 2]) -> LinkProgress {
         let mut is_broken = false;
         for (side, events) in self.sides.iter_mut().zip(events) {
             is_broken |= !self.is_unix && events.contains(PollFlags::POLLERR);
@@ -104,11 +104,11 @@ impl Link {
         // Nobody is left to read what the other side may still send.
         let is_over = |side: &Side| side.is_gone && side.has_ended;
         if is_broken {
-            Progress::Broken
+            LinkProgress::Broken
         } else if self.sides.iter().all(|side| side.has_ended) || self.sides.iter().any(is_over) {
-            Progress::Done
+            LinkProgress::Done
         } else {
-            Progress::Carrying
+            LinkProgress::Carrying
         }
     }
 

@@ -13,7 +13,7 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 
-use super::link::{CLIENT, Link, Progress, SERVER, reset};
+use super::link::{CLIENT, Link, LinkProgress, SERVER, reset};
 use super::{PASSED_ON, Post, QUIET, REFUSED, canonical, comes_back, is_ready};
 use crate::os::socket::Target;
 use crate::os::sys;
@@ -180,9 +180,9 @@ impl Item {
                 call.answered(result, target)
             }
             Self::Link(mut link, own) => match link.turn(events) {
-                Progress::Carrying => Some(Self::Link(link, own)),
-                Progress::Done => None,
-                Progress::Broken => {
+                LinkProgress::Carrying => Some(Self::Link(link, own)),
+                LinkProgress::Done => None,
+                LinkProgress::Broken => {
                     link.reset();
                     None
                 }

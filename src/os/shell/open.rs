@@ -12,7 +12,7 @@ use super::health;
 use super::intercept::Intercepting;
 use super::queues::Queues;
 use super::silent::Silent;
-use super::slots::Slots;
+use super::slots::SlotWatch;
 use super::traffic::Questions;
 use super::waiting::Hinted;
 use super::{CONTROL, Reader, SIGNALS, Shell};
@@ -85,7 +85,7 @@ impl Shell {
             poll,
             signals,
             sockets,
-            slots: Slots::new(),
+            slots: SlotWatch::new(),
             relays: Vec::new(),
             questions: Questions::default(),
             queues: Queues::default(),

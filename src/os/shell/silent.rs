@@ -17,7 +17,7 @@ use super::health::{Asking, begin_probe};
 use super::traffic::Questions;
 use crate::config::Kind;
 use crate::core::{GenerationId, Sight, SlotId};
-use crate::os::diag::{self, State};
+use crate::os::diag::{self, SocketState};
 use crate::os::probe::{Heard, Probe};
 use crate::os::socket::{self, HeldSocket, NamedSocket};
 use crate::os::sys;
@@ -130,20 +130,22 @@ impl Shell {
         }
         let is_silent_for_long = begun.elapsed() >= SILENCE;
         match self.questions.other_end(socket, probe) {
-            Ok(Some((State::Established | State::CloseWait, 0))) => Ok(Fate::Waits),
-            Ok(Some((State::Established | State::CloseWait, _))) if is_steered => Ok(Fate::Accepted),
-            Ok(Some((State::Established | State::CloseWait, inode))) => {
+            Ok(Some((SocketState::Established | SocketState::CloseWait, 0))) => Ok(Fate::Waits),
+            Ok(Some((SocketState::Established | SocketState::CloseWait, _))) if is_steered => {
+                Ok(Fate::Accepted)
+            }
+            Ok(Some((SocketState::Established | SocketState::CloseWait, inode))) => {
                 let inodes = diag::inodes_of(&self.children.pids(*generation)?)?;
                 Ok(if inodes.contains(&inode) { Fate::Accepted } else { Fate::Missed })
             }
-            Ok(Some((State::SynReceived, _)) | None) => {
+            Ok(Some((SocketState::SynReceived, _)) | None) => {
                 if is_silent_for_long {
                     probe.say_something()?;
                 }
                 Ok(Fate::Waits)
             }
             // It was, and is closed by now.
-            Ok(Some((State::Listen | State::Other, _))) => over(),
+            Ok(Some((SocketState::Listen | SocketState::Other, _))) => over(),
             Err(error) if !is_steered => Err(error),
             // The kernel does not tell of connections, only how many wait; not of those that have said nothing.
             Err(_) => {
@@ -179,7 +181,7 @@ impl Shell {
         let waits = |one: &&Asking| {
             matches!(
                 questions.other_end(socket, &one.probe),
-                Ok(Some((State::Established | State::CloseWait, 0)))
+                Ok(Some((SocketState::Established | SocketState::CloseWait, 0)))
             )
         };
         here.filter(waits).count() as u32
@@ -218,7 +220,7 @@ impl Shell {
 impl Questions {
     /// The server's side of a connection of ours: its state, and its inode, which is 0 as long as it is not accepted.
     /// None: there is none.
-    fn other_end(&mut self, socket: &HeldSocket, probe: &Probe) -> io::Result<Option<(State, u32)>> {
+    fn other_end(&mut self, socket: &HeldSocket, probe: &Probe) -> io::Result<Option<(SocketState, u32)>> {
         if let Some(at) = socket.local_address() {
             return self.other_side(at, probe.local_address()?);
         }
@@ -226,7 +228,7 @@ impl Questions {
         let peer = self.diag.unix()?.of_inode(own).and_then(|one| one.peer);
         // A kernel, or an end, that says nothing of the other one.
         let peer = peer.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
-        Ok(Some((State::Established, peer)))
+        Ok(Some((SocketState::Established, peer)))
     }
 
     /// How many connections wait in the queue of this slot.

@@ -16,7 +16,7 @@ use crate::os::socket::{self, HeldSocket, NamedSocket};
 
 /// What is wanted of the slots, and what the poll was told.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(super) struct SlotWatch {
     pub(super) steering: Steering,
     pub(super) guarded: BTreeSet<SlotId>,
     /// `Connected` is wanted.
@@ -54,18 +54,18 @@ struct Watched {
 
 /// A socket that poll has something to say of.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Woken {
+pub(super) struct WokenSocket {
     index: usize,
     has_hung_up: bool,
 }
 
-impl Woken {
+impl WokenSocket {
     pub(super) fn new(event: &Ready) -> Self {
         Self { index: event.token().0 - SOCKETS, has_hung_up: event.is_read_closed() || event.is_error() }
     }
 }
 
-impl Slots {
+impl SlotWatch {
     pub(super) fn new() -> Self {
         Self {
             steering: Steering::all_to(SlotId(0)),
@@ -197,7 +197,7 @@ impl Shell {
         self.arm();
     }
 
-    pub(super) fn on_socket(&mut self, woken: Woken) {
+    pub(super) fn on_socket(&mut self, woken: WokenSocket) {
         let Some(Some(watched)) = self.slots.watched.get(woken.index).cloned() else { return };
         let Watched { socket, slot, .. } = watched;
         if woken.has_hung_up {

@@ -15,9 +15,9 @@ use super::strangers::ToldStranger;
 use crate::config::{Kind, Span};
 use crate::core::report::Status;
 use crate::core::{Counted, Event, GenerationId, SlotId, SocketNote, Traffic};
-use crate::os::diag::{self, Diag, Handshakes, InetSocket, State, UnixSocket};
+use crate::os::diag::{self, Diag, Handshakes, InetSocket, SocketState, UnixSocket};
 use crate::os::socket::HeldSocket;
-use crate::os::waiters::{self, Inode};
+use crate::os::waiters::{self, SocketInode};
 
 /// Connections of one unix socket that may count as idle.
 const UNIX_CONNECTIONS: usize = 4096;
@@ -116,7 +116,7 @@ impl Questions {
         &mut self,
         at: SocketAddr,
         from: SocketAddr,
-    ) -> io::Result<Option<(State, u32)>> {
+    ) -> io::Result<Option<(SocketState, u32)>> {
         let sockets = self.diag.tcp(at)?;
         let is_it = |one: &&InetSocket| one.is_at(at) && one.remote == from;
         Ok(sockets.iter().find(is_it).map(|one| (one.state, one.inode)))
@@ -256,7 +256,8 @@ impl Shell {
         let none = Handshakes::default();
         let begun = self.questions.handshakes.get(&slot).unwrap_or(&none);
         // What is left of a connection, or not one yet, shows no label in any kernel.
-        let is_whole = |one: &&InetSocket| matches!(one.state, State::Established | State::CloseWait);
+        let is_whole =
+            |one: &&InetSocket| matches!(one.state, SocketState::Established | SocketState::CloseWait);
         if socket.is_labelled() && sockets().filter(is_whole).all(|one| one.label.is_some()) {
             let is_ours = |one: &InetSocket| one.label == Some(slot.0);
             return Ok(diag::traffic(sockets(), is_ours, quiet, begun));
@@ -286,7 +287,7 @@ impl Shell {
         for socket in sockets {
             // Connections carry the node or the abstract name of the listener that they came by, as the kernel sees it:
             // on some file systems stat(2) sees another node.
-            let own = Inode::from(&fstat(socket.of(counting.slot))?);
+            let own = SocketInode::from(&fstat(socket.of(counting.slot))?);
             device = own.device;
             let place = dump.of_inode(own.number).and_then(|one| one.place.as_ref());
             let Some(place) = place else { continue };
@@ -312,7 +313,8 @@ impl Shell {
         if quiet.is_empty() {
             return HashSet::new();
         }
-        let inodes: Vec<Inode> = quiet.iter().map(|one| Inode { number: one.inode.into(), device }).collect();
+        let inodes: Vec<SocketInode> =
+            quiet.iter().map(|one| SocketInode { number: one.inode.into(), device }).collect();
         let pids = self.children.pids(generation).unwrap_or_default();
         let waited = waiters::look_for_readers(&pids, &inodes).waited;
         quiet.iter().zip(waited).filter(|(_, waited)| *waited).map(|(one, _)| one.cookie).collect()
@@ -326,7 +328,7 @@ impl Shell {
         let own: BTreeSet<u64> = SlotId::all().filter_map(|slot| socket.inode(slot).ok()).collect();
         let target = socket.inode(self.slots.steering.slot).ok()?;
         let listeners = self.questions.diag.unix().ok()?;
-        let listener = |inode| listeners.of_inode(inode).filter(|one| one.state == State::Listen);
+        let listener = |inode| listeners.of_inode(inode).filter(|one| one.state == SocketState::Listen);
         let limit = listener(target)?.wqueue;
         Some((own.into_iter().filter_map(listener).map(|one| one.rqueue).sum(), limit))
     }

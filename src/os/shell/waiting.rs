@@ -13,7 +13,7 @@ use crate::core::{Ask, Event, GenerationId, HintAt, Looked, Note, Sight, SlotId}
 use crate::os::exec;
 use crate::os::intercept::Interceptor;
 use crate::os::socket::{HeldSocket, NamedSocket};
-use crate::os::waiters::{self, Inode};
+use crate::os::waiters::{self, SocketInode};
 
 /// So many failures are no accident, although no bind(2) of an address in use was seen.
 const PAST_THE_FILTER: u32 = 3;
@@ -84,7 +84,7 @@ impl Shell {
         slot: SlotId,
         sockets: &[NamedSocket],
     ) -> io::Result<(Vec<bool>, bool)> {
-        let inodes = sockets.iter().map(|socket| Ok(Inode::from(&fstat(socket.of(slot))?)));
+        let inodes = sockets.iter().map(|socket| Ok(SocketInode::from(&fstat(socket.of(slot))?)));
         let inodes = inodes.collect::<io::Result<Vec<_>>>()?;
         let seen = waiters::look(&self.children.pids(generation)?, &inodes);
         Ok((seen.waited, seen.is_blind))

@@ -6,14 +6,14 @@ use mio::{Events, Token};
 
 use super::{CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED, Shell, main_token, slots};
 use crate::core::GenerationId;
-use crate::os::signal::Received;
+use crate::os::signal::ReceivedSignal;
 
 /// What one poll brought.
 #[derive(Default)]
 pub(super) struct Woken {
     pub(super) signals: bool,
     pub(super) paths: bool,
-    pub(super) sockets: Vec<slots::Woken>,
+    pub(super) sockets: Vec<slots::WokenSocket>,
     pub(super) notified: BTreeSet<GenerationId>,
     pub(super) mains: BTreeSet<GenerationId>,
     pub(super) stored: Vec<usize>,
@@ -39,7 +39,7 @@ impl From<&Events> for Woken {
                 // It is asked at every turn.
                 PROBE | INTERCEPTED => {}
                 PATHS => woken.paths = true,
-                Token(_) => woken.sockets.push(slots::Woken::new(event)),
+                Token(_) => woken.sockets.push(slots::WokenSocket::new(event)),
             }
         }
         woken
@@ -47,7 +47,7 @@ impl From<&Events> for Woken {
 }
 
 impl Shell {
-    pub(super) fn read_signals(&self) -> Vec<Received> {
+    pub(super) fn read_signals(&self) -> Vec<ReceivedSignal> {
         let mut received = Vec::new();
         loop {
             match self.signals.read() {

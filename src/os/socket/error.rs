@@ -10,7 +10,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::holder::{self, Holder};
+use super::holder::{self, Occupant};
 use super::node::LONGEST_PATH;
 use super::plan::InetError;
 use crate::config::{Address, Kind, Listener};
@@ -66,15 +66,15 @@ impl BindError {
         Self::new(listener, None, cause, remedy.to_owned())
     }
 
-    pub(super) fn in_use(listener: &Listener, what: &str, holder: &Holder) -> Self {
-        let by_us = matches!(holder, Holder::Process { pid, .. } if *pid == std::process::id());
+    pub(super) fn in_use(listener: &Listener, what: &str, holder: &Occupant) -> Self {
+        let by_us = matches!(holder, Occupant::Process { pid, .. } if *pid == std::process::id());
         let remedy = match holder {
-            Holder::Process { .. } if by_us && is_all_of_ipv6(&listener.address) => {
+            Occupant::Process { .. } if by_us && is_all_of_ipv6(&listener.address) => {
                 "list it once: it takes IPv4 as well; for one socket of each write -p BindIPv6Only=ipv6-only"
             }
-            Holder::Process { .. } if by_us => "list it once, or with ReusePort=yes",
-            Holder::Process { .. } => "stop it, or listen elsewhere",
-            Holder::Unseen { .. } | Holder::Unknown => {
+            Occupant::Process { .. } if by_us => "list it once, or with ReusePort=yes",
+            Occupant::Process { .. } => "stop it, or listen elsewhere",
+            Occupant::Unseen { .. } | Occupant::Unknown => {
                 "stop it, or listen elsewhere; run as root to see which it is"
             }
         };

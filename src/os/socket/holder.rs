@@ -20,7 +20,7 @@ const OUR_FDS: usize = 20_000;
 const LISTEN: &str = "0A";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Holder {
+pub(super) enum Occupant {
     /// The first process found that has it; a server's children often have it too.
     Process { pid: u32, command: String },
     /// The socket is there, its process is not for us to see.
@@ -29,7 +29,7 @@ pub(super) enum Holder {
     Unknown,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for Occupant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Process { pid, command } if *pid == std::process::id() => {
@@ -49,7 +49,7 @@ struct Row {
 }
 
 /// The process that keeps us from binding this address.
-pub(super) fn of_port(udp: bool, address: SocketAddr) -> Holder {
+pub(super) fn of_port(udp: bool, address: SocketAddr) -> Occupant {
     let tables = if udp { ["udp", "udp6"] } else { ["tcp", "tcp6"] };
     let mut best: Option<(bool, Row)> = None;
     for table in tables {
@@ -69,7 +69,7 @@ pub(super) fn of_port(udp: bool, address: SocketAddr) -> Holder {
 }
 
 /// The process that has a unix socket bound, by path or by `@` and abstract name.
-pub(super) fn of_unix_name(name_wanted: &[u8]) -> Holder {
+pub(super) fn of_unix_name(name_wanted: &[u8]) -> Occupant {
     let mut found = None;
     for_each_line("unix", |line| {
         if found.is_none() {
@@ -141,11 +141,11 @@ fn unix_row(line: &str, wanted: &[u8]) -> Option<Row> {
     fields.next().is_none().then_some(Row { inode, uid: None })
 }
 
-fn name(row: Option<Row>) -> Holder {
-    let Some(row) = row else { return Holder::Unknown };
+fn name(row: Option<Row>) -> Occupant {
+    let Some(row) = row else { return Occupant::Unknown };
     let pids = proc::numbers("/proc").into_iter().flatten().map(i32::unsigned_abs);
     let found = process_of(row.inode, pids, FDS);
-    found.map_or(Holder::Unseen { uid: row.uid }, |pid| Holder::Process { pid, command: command(pid) })
+    found.map_or(Occupant::Unseen { uid: row.uid }, |pid| Occupant::Process { pid, command: command(pid) })
 }
 
 /// Which of these processes has the socket of this inode: `pid 77 (nginx)`. No more than [`OUR_FDS`] fds are looked at.
@@ -225,7 +225,10 @@ mod tests {
         let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let asked = SocketAddr::from((Ipv4Addr::LOCALHOST, udp.local_addr().unwrap().port()));
         for holder in [of_port(false, tcp.local_addr().unwrap()), of_port(true, asked)] {
-            assert!(matches!(holder, Holder::Process { pid, .. } if pid == std::process::id()), "{holder:?}");
+            assert!(
+                matches!(holder, Occupant::Process { pid, .. } if pid == std::process::id()),
+                "{holder:?}"
+            );
         }
     }
 
@@ -246,6 +249,6 @@ mod tests {
 
     #[test]
     fn a_name_nobody_has_is_unknown() {
-        assert_eq!(of_unix_name(b"@supervise-nobody-has-this"), Holder::Unknown);
+        assert_eq!(of_unix_name(b"@supervise-nobody-has-this"), Occupant::Unknown);
     }
 }

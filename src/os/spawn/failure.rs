@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::limits::more_open_files;
 use super::plan::{Plan, candidates};
-use super::report::{Report, Step};
+use super::report::{ChildStep, StepReport};
 use crate::core::{Stage, StartFailure};
 
 /// Something we are short of ourselves.
@@ -28,10 +28,10 @@ pub(super) fn resources(doing: &str, error: &std::io::Error) -> StartFailure {
 }
 
 /// The sentence for a wish that was let go.
-pub(super) fn shortfall(plan: &Plan, report: Report) -> String {
+pub(super) fn shortfall(plan: &Plan, report: StepReport) -> String {
     let cause = text(report.errno);
     match report.step {
-        Step::Limit => format!(
+        ChildStep::Limit => format!(
             "cannot set {}: {cause}; our own hard limit applies (raise it before supervise starts)",
             limit_name(plan, report.detail)
         ),
@@ -40,29 +40,31 @@ pub(super) fn shortfall(plan: &Plan, report: Report) -> String {
 }
 
 /// The sentence for what stopped the start.
-pub(super) fn describe(plan: &Plan, report: Report) -> StartFailure {
+pub(super) fn describe(plan: &Plan, report: StepReport) -> StartFailure {
     let (errno, cause) = (report.errno, text(report.errno));
     let (stage, what) = match report.step {
-        Step::ProcessGroup => (Stage::Setup, format!("cannot make a process group: {cause}")),
-        Step::Descriptors => {
+        ChildStep::ProcessGroup => (Stage::Setup, format!("cannot make a process group: {cause}")),
+        ChildStep::Descriptors => {
             let remedy = match report.errno {
                 libc::EMFILE => format!(" ({})", more_open_files()),
                 _ => String::new(),
             };
             (Stage::Setup, format!("cannot pass {} sockets: {cause}{remedy}", plan.fds.len()))
         }
-        Step::Stdin => (Stage::Stdin, format!("cannot set up stdin: {cause}")),
-        Step::Stdout => (Stage::Stdout, format!("cannot set up stdout: {cause}")),
-        Step::Stderr => (Stage::Stderr, format!("cannot set up stderr: {cause}")),
-        Step::Signals => (Stage::Setup, format!("cannot reset signals: {cause}")),
-        Step::Filter => (Stage::Setup, format!("cannot install a seccomp filter: {cause}")),
-        Step::Limit => (Stage::Setup, format!("cannot set {}: {cause}", limit_name(plan, report.detail))),
-        step @ (Step::OomScore | Step::Nice) => {
+        ChildStep::Stdin => (Stage::Stdin, format!("cannot set up stdin: {cause}")),
+        ChildStep::Stdout => (Stage::Stdout, format!("cannot set up stdout: {cause}")),
+        ChildStep::Stderr => (Stage::Stderr, format!("cannot set up stderr: {cause}")),
+        ChildStep::Signals => (Stage::Setup, format!("cannot reset signals: {cause}")),
+        ChildStep::Filter => (Stage::Setup, format!("cannot install a seccomp filter: {cause}")),
+        ChildStep::Limit => {
+            (Stage::Setup, format!("cannot set {}: {cause}", limit_name(plan, report.detail)))
+        }
+        step @ (ChildStep::OomScore | ChildStep::Nice) => {
             (Stage::Setup, format!("cannot set {}: {cause}", wish(plan, step)))
         }
-        step @ (Step::Groups | Step::Gid | Step::Uid) => credentials(plan, step, errno),
-        Step::Directory => (Stage::Directory, directory(plan, errno)),
-        Step::Exec => {
+        step @ (ChildStep::Groups | ChildStep::Gid | ChildStep::Uid) => credentials(plan, step, errno),
+        ChildStep::Directory => (Stage::Directory, directory(plan, errno)),
+        ChildStep::Exec => {
             let place = plan.place.iter().map(|place| format!("{place}: ")).collect::<String>();
             (Stage::Exec, place + &exec(plan, errno))
         }
@@ -76,9 +78,9 @@ fn text(errno: i32) -> String {
     format!("{} [{errno:?}]", errno.desc())
 }
 
-fn wish(plan: &Plan, step: Step) -> String {
+fn wish(plan: &Plan, step: ChildStep) -> String {
     match step {
-        Step::Nice => format!("Nice={}", plan.nice.unwrap_or_default()),
+        ChildStep::Nice => format!("Nice={}", plan.nice.unwrap_or_default()),
         _ => format!("OOMScoreAdjust={}", plan.oom_score_adjust.unwrap_or_default()),
     }
 }
@@ -91,9 +93,9 @@ fn limit_name(plan: &Plan, index: u32) -> String {
     )
 }
 
-fn credentials(plan: &Plan, step: Step, errno: i32) -> (Stage, String) {
+fn credentials(plan: &Plan, step: ChildStep, errno: i32) -> (Stage, String) {
     let (mut stage, mut whom) = match (step, plan.identity.gid) {
-        (Step::Gid, Some(gid)) => (Stage::Group, format!("group {gid}")),
+        (ChildStep::Gid, Some(gid)) => (Stage::Group, format!("group {gid}")),
         _ => (Stage::Group, "the supplementary groups".to_owned()),
     };
     let mut without = "-g";

@@ -11,7 +11,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
 };
 
-use super::report::{Report, Reported, Step};
+use super::report::{ChildStep, Reported, StepReport};
 use super::{check, failure};
 use crate::core::StartFailure;
 
@@ -48,11 +48,11 @@ pub(super) fn install(filter: &[sock_filter], channel: RawFd) -> Reported<c_long
     if matches!(&listener, Err(report) if report.errno == libc::EACCES) {
         // SAFETY: plain integers.
         let result = unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-        check(Step::Filter, result)?;
+        check(ChildStep::Filter, result)?;
         listener = listen(filter);
     }
     // Under a filter without a listener it could never bind anything: that stops the start.
-    send(channel, listener? as RawFd).map_err(|report| Report { step: Step::Descriptors, ..report })
+    send(channel, listener? as RawFd).map_err(|report| StepReport { step: ChildStep::Descriptors, ..report })
 }
 
 /// The listener is close-on-exec. A call that we have begun to answer is not given up for a signal that does not kill (Linux
@@ -64,7 +64,7 @@ fn listen(filter: &[sock_filter]) -> Reported<c_long> {
     let install = |flags: libc::c_ulong| {
         let mode = libc::SECCOMP_SET_MODE_FILTER;
         // SAFETY: a whole struct that points to its instructions, which the kernel copies.
-        check(Step::Filter, unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) })
+        check(ChildStep::Filter, unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) })
     };
     let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     match install(listener | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
@@ -94,5 +94,5 @@ fn send(channel: RawFd, fd: RawFd) -> Reported<c_long> {
     message.msg_control = (&raw mut rights).cast();
     message.msg_controllen = size_of::<Rights>() as _;
     // SAFETY: the message and all it points to live in this frame.
-    check(Step::Filter, unsafe { libc::syscall(libc::SYS_sendmsg, channel, &raw const message, 0) })
+    check(ChildStep::Filter, unsafe { libc::syscall(libc::SYS_sendmsg, channel, &raw const message, 0) })
 }

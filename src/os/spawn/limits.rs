@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use libc::{c_long, c_uint};
 use nix::errno::Errno;
 
-use super::report::{Report, Reported, Step};
+use super::report::{ChildStep, Reported, StepReport};
 use super::{check, wish};
 use crate::config::{Limit, Resource};
 
@@ -98,17 +98,17 @@ fn put(resource: Resource, limit: Rlimit) -> c_long {
 pub(super) fn set(status: RawFd, limits: &[(Resource, Rlimit)]) -> Reported<()> {
     // This takes no lock. Somebody may have changed ours since (prlimit(1)), and to have less is always allowed.
     if let (Some(soft), (0, ours)) = (OPEN_FILES.get(), get(Resource::Nofile)) {
-        check(Step::Limit, put(Resource::Nofile, Rlimit { soft: ours.soft.min(*soft), ..ours }))?;
+        check(ChildStep::Limit, put(Resource::Nofile, Rlimit { soft: ours.soft.min(*soft), ..ours }))?;
     }
     let mut detail = 0u32;
     for (resource, wanted) in limits {
-        if let Err(report) = check(Step::Limit, put(*resource, *wanted)) {
-            wish(status, Err(Report { detail, ..report }))?;
+        if let Err(report) = check(ChildStep::Limit, put(*resource, *wanted)) {
+            wish(status, Err(StepReport { detail, ..report }))?;
             let (result, mut limit) = get(*resource);
-            check(Step::Limit, result)?;
+            check(ChildStep::Limit, result)?;
             limit.hard = limit.hard.min(wanted.hard);
             limit.soft = limit.hard.min(wanted.soft);
-            check(Step::Limit, put(*resource, limit))?;
+            check(ChildStep::Limit, put(*resource, limit))?;
         }
         detail = detail.wrapping_add(1);
     }

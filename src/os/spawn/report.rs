@@ -5,7 +5,7 @@
 /// A step of the child between clone(2) and its new program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum Step {
+pub(super) enum ChildStep {
     ProcessGroup,
     Descriptors,
     Stdin,
@@ -23,7 +23,7 @@ pub(super) enum Step {
     Exec,
 }
 
-impl Step {
+impl ChildStep {
     const ALL: [Self; 15] = [
         Self::ProcessGroup,
         Self::Descriptors,
@@ -54,8 +54,8 @@ impl Step {
 
 /// What one report says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Report {
-    pub(super) step: Step,
+pub(super) struct StepReport {
+    pub(super) step: ChildStep,
     pub(super) errno: i32,
     /// Which limit, in the order of the plan.
     pub(super) detail: u32,
@@ -64,7 +64,7 @@ pub(super) struct Report {
 /// The size of a report in the pipe.
 pub(super) const REPORT_BYTES: usize = 12;
 
-impl Report {
+impl StepReport {
     pub(super) const fn to_words(self) -> [u32; 3] {
         [self.step as u32, self.errno as u32, self.detail]
     }
@@ -72,11 +72,11 @@ impl Report {
     /// None for a step that does not exist.
     pub(super) fn from_bytes(bytes: [u8; REPORT_BYTES]) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
-        let step = *Step::ALL.get(u32::from_ne_bytes([a, b, c, d]) as usize)?;
+        let step = *ChildStep::ALL.get(u32::from_ne_bytes([a, b, c, d]) as usize)?;
         let errno = i32::from_ne_bytes([e, f, g, h]);
         Some(Self { step, errno, detail: u32::from_ne_bytes([i, j, k, l]) })
     }
 }
 
 /// What a step of the child came to.
-pub(super) type Reported<T> = Result<T, Report>;
+pub(super) type Reported<T> = Result<T, StepReport>;

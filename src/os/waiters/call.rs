@@ -7,7 +7,7 @@ const ENTRIES: u64 = 1 << 16;
 
 /// What it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub(super) enum WaitCall {
     /// What is registered with this epoll.
     Epoll {
         fd: u32,
@@ -27,7 +27,7 @@ pub(super) enum Set {
     Select { address: u64, count: u64 },
 }
 
-impl Call {
+impl WaitCall {
     /// `NUMBER ARG0 ... ARG5 SP PC`, the arguments in hex; `running` and `-1 SP PC` are no system call. None: not one in
     /// which a socket is waited for.
     pub(super) fn parse(text: &str) -> Option<Self> {

@@ -6,7 +6,7 @@ use std::io;
 use nix::sys::stat::stat;
 use nix::unistd::Pid;
 
-use super::{Inode, too_much};
+use super::{SocketInode, too_much};
 use crate::os::proc::{self, Registered};
 
 /// Links of fds and epolls read in one look.
@@ -39,8 +39,13 @@ impl Files {
     }
 
     /// Which of the sockets this epoll would tell of a connection on, also through the epolls registered in it.
-    pub(super) fn registered(&mut self, pid: Pid, epoll: u32, sockets: &[Inode]) -> io::Result<Vec<bool>> {
-        let device = Inode::from(&stat(format!("/proc/{pid}/fd/{epoll}").as_str())?).device;
+    pub(super) fn registered(
+        &mut self,
+        pid: Pid,
+        epoll: u32,
+        sockets: &[SocketInode],
+    ) -> io::Result<Vec<bool>> {
+        let device = SocketInode::from(&stat(format!("/proc/{pid}/fd/{epoll}").as_str())?).device;
         let mut registered = HashSet::new();
         // Each is read once, so that a ring of them (one that a reused number seems to close) ends.
         let (mut epolls, mut read) = (vec![epoll], 0);

@@ -20,8 +20,8 @@ use nix::unistd::getpid;
 use super::*;
 use crate::os::sys::tests::eventually;
 
-fn inode(socket: impl AsFd) -> Inode {
-    Inode::from(&fstat(socket).unwrap())
+fn inode(socket: impl AsFd) -> SocketInode {
+    SocketInode::from(&fstat(socket).unwrap())
 }
 
 fn is_waited(socket: &impl AsFd) -> bool {
@@ -234,7 +234,7 @@ fn each_socket_is_answered_for_and_a_process_that_is_gone_is_nobody() {
 }
 
 /// Ends an accept(2) of this process by finding its address again.
-fn connect_to<T>(waiter: &thread::JoinHandle<T>, inode: Inode) {
+fn connect_to<T>(waiter: &thread::JoinHandle<T>, inode: SocketInode) {
     let mut fds = proc::numbers("/proc/self/fd").unwrap();
     let is_it =
         |fd: &i32| proc::socket(format!("/proc/self/fd/{fd}")).is_ok_and(|it| it == Some(inode.number));
@@ -249,10 +249,10 @@ fn what_proc_says_is_not_trusted() {
     for text in
         ["", "running", "-1 0x7ffd 0x7f2a", "x", "0", "0 3", "0 0x3", "0 0x3 0xz", "999 0x1 0x2", "\u{e9}"]
     {
-        assert_eq!(Call::parse(text), None, "{text}");
+        assert_eq!(WaitCall::parse(text), None, "{text}");
     }
     let accept = format!("{} 0xffffffff00000003 0x0 0x0", libc::SYS_accept4);
-    assert_eq!(Call::parse(&accept), Some(Call::One { fd: 3 }));
+    assert_eq!(WaitCall::parse(&accept), Some(WaitCall::One { fd: 3 }));
     for set in [Set::Poll { address: 8, count: u64::MAX }, Set::Select { address: 8, count: u64::MAX }] {
         assert!(set.length() <= 1 << 20);
         assert_eq!(set.fds(&[]), [0; 0]);
@@ -266,22 +266,23 @@ fn what_proc_says_is_not_trusted() {
 
 #[test]
 fn each_call_in_which_a_socket_is_waited_for_is_known() {
-    let parse = |number: i64| Call::parse(&format!("{number} 0x3 0x14 0x5 0x0 0x0 0x0 0x7ffd10 0x7f2a20"));
+    let parse =
+        |number: i64| WaitCall::parse(&format!("{number} 0x3 0x14 0x5 0x0 0x0 0x0 0x7ffd10 0x7f2a20"));
     let reads =
         [libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_recvmmsg];
     for number in reads.into_iter().chain([libc::SYS_read, libc::SYS_readv]) {
-        assert_eq!(parse(number), Some(Call::One { fd: 3 }), "{number}");
+        assert_eq!(parse(number), Some(WaitCall::One { fd: 3 }), "{number}");
     }
     for number in [libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2] {
-        assert_eq!(parse(number), Some(Call::Epoll { fd: 3 }), "{number}");
+        assert_eq!(parse(number), Some(WaitCall::Epoll { fd: 3 }), "{number}");
     }
-    let polls = Some(Call::Many(Set::Poll { address: 3, count: 0x14 }));
-    let selects = Some(Call::Many(Set::Select { address: 0x14, count: 3 }));
+    let polls = Some(WaitCall::Many(Set::Poll { address: 3, count: 0x14 }));
+    let selects = Some(WaitCall::Many(Set::Select { address: 0x14, count: 3 }));
     assert_eq!((parse(libc::SYS_ppoll), parse(libc::SYS_pselect6)), (polls, selects));
     #[cfg(target_arch = "x86_64")]
     {
         assert_eq!((parse(libc::SYS_poll), parse(libc::SYS_select)), (polls, selects));
-        assert_eq!(parse(libc::SYS_epoll_wait), Some(Call::Epoll { fd: 3 }));
+        assert_eq!(parse(libc::SYS_epoll_wait), Some(WaitCall::Epoll { fd: 3 }));
     }
     // Whoever sleeps in one of these serves nobody; what sleeps in io_uring_enter(2) is not to be seen.
     let others = [libc::SYS_write, libc::SYS_connect, libc::SYS_futex, libc::SYS_nanosleep, libc::SYS_wait4];

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use socket_supervise::config::command_line;
-use socket_supervise::config::directives::row::Scope;
+use socket_supervise::config::directives::row::Context;
 use socket_supervise::config::environment;
 use socket_supervise::config::specifier::{Specifiers, UnitName};
 use socket_supervise::config::unit::load;
@@ -82,7 +82,7 @@ fn specifiers_of_the_machine_follow_their_rule() {
 /// The commands of an ExecStart= in `a.service`, and whether there was a warning.
 fn commands(line: &str) -> (Option<Value>, bool) {
     let warned = Cell::new(false);
-    let scope = Scope {
+    let scope = Context {
         expand: &|text| expanded("a.service", text),
         place: "a.service:4",
         warn: &|_problem| warned.set(true),

@@ -1,6 +1,6 @@
 use super::*;
 
-fn held(text: &str) -> Place {
+fn held(text: &str) -> HeldPlace {
     // `any:0.0.0.0:80`: for port 80 was asked.
     let (is_port, text) = text.strip_prefix("any:").map_or((false, text), |rest| (true, rest));
     let (kind, text) = match text.strip_prefix("udp:") {
@@ -12,16 +12,16 @@ fn held(text: &str) -> Place {
         Some(port) => (true, format!("[::]{port}")),
         None => (false, text.to_owned()),
     };
-    Place { kind, at: Wanted::Inet(text.parse().unwrap()), takes_ipv4, is_port }
+    HeldPlace { kind, at: Wanted::Inet(text.parse().unwrap()), takes_ipv4, is_port }
 }
 
 #[track_caller]
-fn check(family: Family, wanted: &str, places: &[&str], expected: Answer) {
-    let kind = if wanted.starts_with("udp:") { Type::Datagram } else { Type::Stream };
-    let (family, v6_only) = (family, (family == Family::V6).then_some(false));
+fn check(family: WantedFamily, wanted: &str, places: &[&str], expected: Answer) {
+    let kind = if wanted.starts_with("udp:") { WantedType::Datagram } else { WantedType::Stream };
+    let (family, v6_only) = (family, (family == WantedFamily::V6).then_some(false));
     let wanted = Wanted::Inet(wanted.trim_start_matches("udp:").parse().unwrap());
-    let places: Vec<Place> = places.iter().map(|text| held(text)).collect();
-    let got = answer(Socket { family, kind, v6_only }, &wanted, &places, |_| false);
+    let places: Vec<HeldPlace> = places.iter().map(|text| held(text)).collect();
+    let got = answer(WantedSocket { family, kind, v6_only }, &wanted, &places, |_| false);
     assert_eq!(got, expected, "{wanted:?} of {places:?}");
     if got != Answer::Pass {
         assert!(is_near(&wanted, &places));
@@ -30,7 +30,7 @@ fn check(family: Family, wanted: &str, places: &[&str], expected: Answer) {
 
 #[test]
 fn the_address_itself_or_one_that_includes_it() {
-    use Family::{V4, V6};
+    use WantedFamily::{V4, V6};
     check(V4, "127.0.0.1:80", &["127.0.0.1:80"], Answer::Held(0));
     check(V4, "127.0.0.1:81", &["127.0.0.1:80"], Answer::Pass);
     check(V4, "127.0.0.2:80", &["127.0.0.1:80"], Answer::Pass);
@@ -43,7 +43,7 @@ fn the_address_itself_or_one_that_includes_it() {
 
 #[test]
 fn a_server_that_wants_all_of_a_port() {
-    use Family::{V4, V6};
+    use WantedFamily::{V4, V6};
     check(V6, "[::]:80", &["*:80"], Answer::Held(0));
     check(V6, "[::]:80", &["0.0.0.0:80"], Answer::Held(0));
     check(V6, "[::]:80", &["0.0.0.0:80", "[::]:80"], Answer::Held(1));
@@ -56,7 +56,7 @@ fn a_server_that_wants_all_of_a_port() {
 
 #[test]
 fn no_ipv4_socket_becomes_one_of_ipv6() {
-    use Family::{V4, V6};
+    use WantedFamily::{V4, V6};
     check(V4, "0.0.0.0:80", &["*:80"], Answer::WrongFamily(0));
     check(V4, "127.0.0.1:80", &["*:80"], Answer::WrongFamily(0));
     check(V4, "0.0.0.0:80", &["*:80", "udp:0.0.0.0:80"], Answer::WrongFamily(0));
@@ -69,7 +69,7 @@ fn no_ipv4_socket_becomes_one_of_ipv6() {
 fn a_socket_of_ipv6_alone_stands_beside_one_of_ipv4() {
     let places = [held("0.0.0.0:80")];
     let wanted = Wanted::Inet("[::]:80".parse().unwrap());
-    let socket = |v6_only| Socket { family: Family::V6, kind: Type::Stream, v6_only };
+    let socket = |v6_only| WantedSocket { family: WantedFamily::V6, kind: WantedType::Stream, v6_only };
     let of = |v6_only| answer(socket(v6_only), &wanted, &places, |_| false);
     assert_eq!(of(Some(true)), Answer::Beside(0));
     assert_eq!((of(Some(false)), of(None)), (Answer::Held(0), Answer::Held(0)));
@@ -79,7 +79,7 @@ fn a_socket_of_ipv6_alone_stands_beside_one_of_ipv4() {
 
 #[test]
 fn of_a_port_alone_a_server_may_have_either_family() {
-    use Family::{V4, V6};
+    use WantedFamily::{V4, V6};
     check(V6, "[::1]:80", &["any:0.0.0.0:80"], Answer::Beside(0));
     check(V6, "[::1]:80", &["0.0.0.0:80"], Answer::Pass);
     check(V6, "[::]:80", &["any:0.0.0.0:80"], Answer::Wider(0));
@@ -92,16 +92,19 @@ fn of_a_port_alone_a_server_may_have_either_family() {
 
 #[test]
 fn unix_names() {
-    let place = |kind, at| Place { kind, at, takes_ipv4: false, is_port: false };
+    let place = |kind, at| HeldPlace { kind, at, takes_ipv4: false, is_port: false };
     let path = || Wanted::Path("/run/x".into());
     let places = [place(Kind::Unix, path()), place(Kind::UnixGram, Wanted::Abstract(b"x".to_vec()))];
-    let socket = |kind| Socket { family: Family::Unix, kind, v6_only: None };
-    let is_same = |place: &Place| place.at == path();
-    assert_eq!(answer(socket(Type::Stream), &path(), &places, is_same), Answer::Held(0));
-    assert_eq!(answer(socket(Type::Stream), &path(), &places, |_| false), Answer::Pass);
-    assert_eq!(answer(socket(Type::NoStream), &path(), &places, is_same), Answer::Pass);
-    assert_eq!(answer(socket(Type::NoStream), &places[1].at.clone(), &places, is_same), Answer::Held(1));
+    let socket = |kind| WantedSocket { family: WantedFamily::Unix, kind, v6_only: None };
+    let is_same = |place: &HeldPlace| place.at == path();
+    assert_eq!(answer(socket(WantedType::Stream), &path(), &places, is_same), Answer::Held(0));
+    assert_eq!(answer(socket(WantedType::Stream), &path(), &places, |_| false), Answer::Pass);
+    assert_eq!(answer(socket(WantedType::NoStream), &path(), &places, is_same), Answer::Pass);
+    assert_eq!(
+        answer(socket(WantedType::NoStream), &places[1].at.clone(), &places, is_same),
+        Answer::Held(1)
+    );
     // A sockaddr of another family than the socket: the kernel refuses it.
-    let inet = Socket { family: Family::V4, kind: Type::Stream, v6_only: None };
+    let inet = WantedSocket { family: WantedFamily::V4, kind: WantedType::Stream, v6_only: None };
     assert_eq!(answer(inet, &path(), &places, is_same), Answer::Pass);
 }
