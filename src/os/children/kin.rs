@@ -5,7 +5,7 @@
 //! groups in which they were seen: who is in one of them later is of the same generation. What is left is decided
 //! by elimination, where one generation lives and nobody else can have children below us.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::{Children, Generation};
@@ -24,7 +24,9 @@ pub(super) struct Kin {
     known: BTreeMap<i32, (ProcessIdentity, GenerationId)>,
     /// By the number of a session or process group.
     groups: BTreeMap<i32, GenerationId>,
-    /// Every child of ours descends from a generation: we began without children, and are not pid 1, to which the kernel
+    /// Children that are processes of our own program and of no generation, the relays: they lead groups of their own.
+    own_children: BTreeSet<i32>,
+    /// Every other child of ours descends from a generation: we began without children, and are not pid 1, to which the kernel
     /// gives the orphans of others.
     has_only_ours: bool,
     own: Option<ProcessIdentity>,
@@ -35,6 +37,7 @@ impl Default for Kin {
         Self {
             known: BTreeMap::new(),
             groups: BTreeMap::new(),
+            own_children: BTreeSet::new(),
             has_only_ours: std::process::id() != 1 && !reap::has_children(),
             own: reap::identity(reap::our_pid()),
         }
@@ -44,6 +47,9 @@ impl Default for Kin {
 impl Kin {
     /// The generation of a child of ours.
     fn owner(&mut self, pid: i32, generations: &BTreeMap<GenerationId, Generation>) -> Option<GenerationId> {
+        if self.own_children.contains(&pid) {
+            return None;
+        }
         let identity = reap::identity(pid)?;
         if let Some((before, generation)) = self.known.get(&pid)
             && before.start == identity.start
@@ -52,7 +58,7 @@ impl Kin {
             self.remember(pid, identity, generation);
             return Some(generation);
         }
-        // Relays and the like stay in our own group.
+        // Those that we start and wait for at once stay in our own group.
         if self.own.is_some_and(|own| own.group == identity.group) {
             return None;
         }
@@ -112,6 +118,7 @@ impl Kin {
 
     /// It was reaped. Groups in which nobody is left go with it.
     fn forget(&mut self, pid: i32) {
+        self.own_children.remove(&pid);
         let Some((identity, _)) = self.known.remove(&pid) else { return };
         for id in [pid, identity.group, identity.session] {
             if self.groups.contains_key(&id) && !reap::has_group(id) {
@@ -167,6 +174,11 @@ impl Children {
 
     pub(super) fn no_kin(&self, pid: i32) {
         self.kin.borrow_mut().forget(pid);
+    }
+
+    /// A child of ours that is of no generation, until it is reaped: it is not ended with one, and none waits for its end.
+    pub fn is_of_nobody(&self, pid: i32) {
+        self.kin.borrow_mut().own_children.insert(pid);
     }
 
     /// Whether a process is of this generation. None: there is no such process any more.

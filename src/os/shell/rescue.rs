@@ -110,8 +110,10 @@ impl Shell {
     fn relay_to(&self, socket: &HeldSocket, fd: &OwnedFd) -> Result<Relay, String> {
         let target = socket.target(self.slots.steering.slot);
         let target = target.ok_or("it cannot be reached from this host (BindToDevice=)")?;
-        relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target)
-            .map_err(|error| format!("cannot start a process that passes it on: {error}"))
+        let relay = relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target)
+            .map_err(|error| format!("cannot start a process that passes it on: {error}"))?;
+        self.children.is_of_nobody(relay.pid);
+        Ok(relay)
     }
 
     /// `old` is about to be held no longer: what waits there goes to `new`.

@@ -63,6 +63,21 @@ fn two_hundred_in_the_queue_of_a_hung_server_are_answered_through_a_relay() {
     assert!(said.contains("address"), "that the clients' addresses are lost is said: {said}");
 }
 
+/// The relay is no process of the old server: it goes on when that is ended, and waits with its clients for the next one.
+#[test]
+fn what_a_relay_carries_outlives_an_old_server_that_is_stopped_first() {
+    let place = Place::new();
+    let options = "--handover stop-first --ready auto --kill-signal KILL --drain-quiet 50ms";
+    let mut daemon = rude(&place, "127.0.0.1:0", options).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    hang(daemon.server());
+    let mut clients = queue_up(&address, CLIENTS, "/");
+    swapped(&daemon, 2);
+    assert_answered(&mut clients, "rude generation 2\n");
+    daemon.wait_generation(2);
+}
+
 #[test]
 fn two_hundred_in_the_queue_of_a_hung_server_migrate_with_their_addresses() {
     if !namespace::enter() {
