@@ -56,7 +56,7 @@ pub enum Task {
 }
 
 /// An error of the verb itself: one line for stderr, and the exit status.
-struct Failure {
+struct VerbFailure {
     exit: u8,
     text: String,
 }
@@ -78,7 +78,7 @@ fn run_in(places: &Places, verb: &Verb, out: &mut dyn Write, err: &mut dyn Write
     };
     match done {
         Ok(exit) => exit,
-        Err(Failure { exit, text }) => {
+        Err(VerbFailure { exit, text }) => {
             // There is no one left to tell if stderr is gone.
             drop(writeln!(err, "supervise: {}", printable(&text)));
             exit
@@ -94,13 +94,13 @@ fn await_status(
     wait: Duration,
     out: &mut dyn Write,
     patience: Duration,
-) -> Result<u8, Failure> {
+) -> Result<u8, VerbFailure> {
     let begun = Instant::now();
     loop {
         let left = wait.saturating_sub(begun.elapsed());
         let request = Request::Status { wait_ns: u64::try_from(left.as_nanos()).ok() };
         match find(places, verb).and_then(|found| ask(&found, &request, verb.json, out, patience)) {
-            Err(Failure { exit: NOTHING_RUNS, .. }) if !left.is_zero() => {
+            Err(VerbFailure { exit: NOTHING_RUNS, .. }) if !left.is_zero() => {
                 let pause = PollTimeout::try_from(left.min(LOOK_AGAIN)).unwrap_or(PollTimeout::ZERO);
                 // A signal that ends it early does no harm.
                 let _ = poll(&mut [], pause);
@@ -110,8 +110,8 @@ fn await_status(
     }
 }
 
-fn find(places: &Places, verb: &Verb) -> Result<LivingInstance, Failure> {
-    let nothing = |text: String| Failure { exit: NOTHING_RUNS, text };
+fn find(places: &Places, verb: &Verb) -> Result<LivingInstance, VerbFailure> {
+    let nothing = |text: String| VerbFailure { exit: NOTHING_RUNS, text };
     if let Some(path) = &verb.control {
         let name = path.display().to_string();
         let pid = match instances::holder(path) {
@@ -142,7 +142,7 @@ fn find(places: &Places, verb: &Verb) -> Result<LivingInstance, Failure> {
         }
         _ => {
             let text = format!("several instances run, name one of them: {}", names(&living));
-            Err(Failure { exit: REFUSED, text })
+            Err(VerbFailure { exit: REFUSED, text })
         }
     }
 }
@@ -168,7 +168,7 @@ fn ask(
     json: bool,
     out: &mut dyn Write,
     patience: Duration,
-) -> Result<u8, Failure> {
+) -> Result<u8, VerbFailure> {
     let mut wire = connect(found, patience)?;
     wire.send(request);
     let within = |span| Instant::now().checked_add(span);
@@ -196,7 +196,7 @@ fn ask(
                 return answer(request, &reply, json, out);
             }
             Err(trouble) => {
-                return Err(Failure { exit: REFUSED, text: no_answer(found, &trouble, patience) });
+                return Err(VerbFailure { exit: REFUSED, text: no_answer(found, &trouble, patience) });
             }
         }
     }
@@ -237,15 +237,15 @@ fn allowance(request: &Request, patience: Duration) -> Option<Duration> {
     }
 }
 
-fn connect(found: &LivingInstance, patience: Duration) -> Result<Wire, Failure> {
+fn connect(found: &LivingInstance, patience: Duration) -> Result<Wire, VerbFailure> {
     let stream = open(found, patience).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            Failure { exit: NOTHING_RUNS, text: format!("nothing runs at {}", found.path.display()) }
+            VerbFailure { exit: NOTHING_RUNS, text: format!("nothing runs at {}", found.path.display()) }
         }
         io::ErrorKind::WouldBlock => {
-            Failure { exit: REFUSED, text: no_answer(found, &Trouble::Late, patience) }
+            VerbFailure { exit: REFUSED, text: no_answer(found, &Trouble::Late, patience) }
         }
-        _ => Failure { exit: REFUSED, text: format!("{}: {error}", found.path.display()) },
+        _ => VerbFailure { exit: REFUSED, text: format!("{}: {error}", found.path.display()) },
     })?;
     Ok(Wire::new(stream))
 }
@@ -283,8 +283,8 @@ fn no_answer(found: &LivingInstance, trouble: &Trouble, patience: Duration) -> S
     }
 }
 
-fn answer(request: &Request, reply: &Reply, json: bool, out: &mut dyn Write) -> Result<u8, Failure> {
-    let silent = |text: &str| Failure { exit: reply.exit.max(REFUSED), text: text.to_owned() };
+fn answer(request: &Request, reply: &Reply, json: bool, out: &mut dyn Write) -> Result<u8, VerbFailure> {
+    let silent = |text: &str| VerbFailure { exit: reply.exit.max(REFUSED), text: text.to_owned() };
     match (request, &reply.status) {
         (Request::Status { .. }, Some(status)) => {
             if json {
@@ -322,7 +322,7 @@ struct Listed {
     control: PathBuf,
 }
 
-fn list(places: &Places, json: bool, out: &mut dyn Write, patience: Duration) -> Result<u8, Failure> {
+fn list(places: &Places, json: bool, out: &mut dyn Write, patience: Duration) -> Result<u8, VerbFailure> {
     let request = Request::Status { wait_ns: None };
     let deadline = Instant::now().checked_add(patience);
     // All are asked before the first answer is awaited, so that several stopped ones take no longer than one.
@@ -382,17 +382,17 @@ fn row(listed: &Listed, columns: usize) -> Vec<String> {
 }
 
 /// One line of JSON, with the control characters escaped that JSON itself allows (DEL and C1).
-fn say_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Failure> {
+fn say_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), VerbFailure> {
     let text = serde_json::to_string(value).expect("plain data with text keys is always JSON");
     let escape = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     say(out, &text.chars().map(escape).collect::<String>())
 }
 
 /// A reader that went away (`| head`) is no reason to stop waiting; a full disk is one to say so.
-fn say(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+fn say(out: &mut dyn Write, text: &str) -> Result<(), VerbFailure> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure { exit: REFUSED, text: format!("stdout: {error}") })
+            Err(VerbFailure { exit: REFUSED, text: format!("stdout: {error}") })
         }
         Ok(()) | Err(_) => Ok(()),
     }

@@ -123,7 +123,7 @@
 //! `os -> core, config`; `core -> config`; `config -> std`. Within a layer no files import each other in a circle: a
 //! file uses those of the folder with its name, which may use it as a part uses its whole.
 //! tests/it/tidy/imports.rs keeps this true; tests/it/tidy.rs keeps this map complete, and sees to it that no two files
-//! define a type of one name for others.
+//! define a type of one name.
 //!
 //! # Where do I change ...
 //!

@@ -17,12 +17,19 @@ pub fn parse_file(text: &str, place: &str) -> Result<Vec<(String, String)>, Erro
         let problem = Problem::new("a NUL byte", "environment files are text: NAME=VALUE, one a line");
         return Err(problem.at(format!("{place}:{line}")));
     }
-    let mut reader =
-        Reader { state: State::BeforeName, name: String::new(), value: Value::default(), out: Vec::new() };
+    let mut reader = FileReader {
+        state: ReaderState::BeforeName,
+        name: String::new(),
+        value: RawValue::default(),
+        out: Vec::new(),
+    };
     for c in text.strip_prefix('\u{feff}').unwrap_or(text).chars() {
         reader.step(c);
     }
-    if !matches!(reader.state, State::BeforeName | State::Name | State::Comment | State::CommentEscape) {
+    if !matches!(
+        reader.state,
+        ReaderState::BeforeName | ReaderState::Name | ReaderState::Comment | ReaderState::CommentEscape
+    ) {
         reader.finish_line();
     }
     Ok(reader.out)
@@ -30,7 +37,7 @@ pub fn parse_file(text: &str, place: &str) -> Result<Vec<(String, String)>, Erro
 
 /// Where the next character falls; the states of systemd's own reader.
 #[derive(Clone, Copy)]
-enum State {
+enum ReaderState {
     BeforeName,
     Name,
     Comment,
@@ -44,21 +51,21 @@ enum State {
     DoubleEscape,
 }
 
-struct Reader {
-    state: State,
+struct FileReader {
+    state: ReaderState,
     name: String,
-    value: Value,
+    value: RawValue,
     out: Vec<(String, String)>,
 }
 
 /// A value that is being read, and where the blanks at its end begin.
 #[derive(Default)]
-struct Value {
+struct RawValue {
     text: String,
     blanks_from: Option<usize>,
 }
 
-impl Value {
+impl RawValue {
     fn push(&mut self, c: char) {
         self.blanks_from = None;
         self.text.push(c);
@@ -79,79 +86,78 @@ const fn is_newline(c: char) -> bool {
     matches!(c, '\n' | '\r')
 }
 
-impl Reader {
+impl FileReader {
     fn step(&mut self, c: char) {
         self.state = match self.state {
-            State::BeforeName => match c {
-                '#' | ';' => State::Comment,
-                c if is_blank(c) => State::BeforeName,
+            ReaderState::BeforeName => match c {
+                '#' | ';' => ReaderState::Comment,
+                c if is_blank(c) => ReaderState::BeforeName,
                 c => {
                     self.name.push(c);
-                    State::Name
+                    ReaderState::Name
                 }
             },
-            State::Name => match c {
+            ReaderState::Name => match c {
                 c if is_newline(c) => {
                     self.name.clear();
-                    State::BeforeName
+                    ReaderState::BeforeName
                 }
-                '=' => State::BeforeValue,
+                '=' => ReaderState::BeforeValue,
                 c => {
                     self.name.push(c);
-                    State::Name
+                    ReaderState::Name
                 }
             },
-            State::Comment => match c {
-                '\\' => State::CommentEscape,
-                c if is_newline(c) => State::BeforeName,
-                _ => State::Comment,
+            ReaderState::Comment => match c {
+                '\\' => ReaderState::CommentEscape,
+                c if is_newline(c) => ReaderState::BeforeName,
+                _ => ReaderState::Comment,
             },
-            State::CommentEscape => State::Comment,
-            State::BeforeValue | State::Value | State::ValueEscape => self.step_unquoted(c),
-            State::Single | State::Double | State::DoubleEscape => self.step_quoted(c),
+            ReaderState::CommentEscape => ReaderState::Comment,
+            ReaderState::BeforeValue | ReaderState::Value | ReaderState::ValueEscape => self.step_unquoted(c),
+            ReaderState::Single | ReaderState::Double | ReaderState::DoubleEscape => self.step_quoted(c),
         };
     }
 
-    fn step_unquoted(&mut self, c: char) -> State {
+    fn step_unquoted(&mut self, c: char) -> ReaderState {
         match (self.state, c) {
-            (State::ValueEscape, c) => {
+            (ReaderState::ValueEscape, c) => {
                 if !is_newline(c) {
                     self.value.push(c);
                 }
-                State::Value
+                ReaderState::Value
             }
             (_, c) if is_newline(c) => {
                 self.finish_line();
-                State::BeforeName
+                ReaderState::BeforeName
             }
             (_, '\\') => {
                 self.value.blanks_from = None;
-                State::ValueEscape
+                ReaderState::ValueEscape
             }
-            (State::BeforeValue, '\'') => State::Single,
-            (State::BeforeValue, '"') => State::Double,
-            (State::BeforeValue, c) if is_blank(c) => State::BeforeValue,
+            (ReaderState::BeforeValue, '\'') => ReaderState::Single,
+            (ReaderState::BeforeValue, '"') => ReaderState::Double,
+            (ReaderState::BeforeValue, c) if is_blank(c) => ReaderState::BeforeValue,
             (_, c) => {
                 self.value.push_unquoted(c);
-                State::Value
+                ReaderState::Value
             }
         }
     }
 
-    fn step_quoted(&mut self, c: char) -> State {
+    fn step_quoted(&mut self, c: char) -> ReaderState {
         match (self.state, c) {
-            (State::Single, '\'') | (State::Double, '"') => return State::BeforeValue,
-            (State::Double, '\\') => return State::DoubleEscape,
-            (State::DoubleEscape, '"' | '\\' | '`' | '$') | (State::Single | State::Double, _) => {
-                self.value.push(c)
-            }
+            (ReaderState::Single, '\'') | (ReaderState::Double, '"') => return ReaderState::BeforeValue,
+            (ReaderState::Double, '\\') => return ReaderState::DoubleEscape,
+            (ReaderState::DoubleEscape, '"' | '\\' | '`' | '$')
+            | (ReaderState::Single | ReaderState::Double, _) => self.value.push(c),
             (_, '\n') => {}
             (_, c) => {
                 self.value.push('\\');
                 self.value.push(c);
             }
         }
-        if matches!(self.state, State::Single) { State::Single } else { State::Double }
+        if matches!(self.state, ReaderState::Single) { ReaderState::Single } else { ReaderState::Double }
     }
 
     fn finish_line(&mut self) {

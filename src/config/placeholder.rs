@@ -72,7 +72,7 @@ pub fn expand(word: &str, sockets: &[NumberedSocket]) -> Result<String, Problem>
     Ok(out)
 }
 
-struct Found<'a> {
+struct FoundField<'a> {
     before: &'a str,
     field: Field,
     name: &'a str,
@@ -80,14 +80,14 @@ struct Found<'a> {
 }
 
 /// The first placeholder. A name has no `:` and no braces here: `{port:${X}}` belongs to somebody else.
-fn next(text: &str) -> Option<Found<'_>> {
+fn next(text: &str) -> Option<FoundField<'_>> {
     text.match_indices('{').find_map(|(start, _)| {
         let (before, tail) = text.split_at(start);
         let (field, tail) =
             FIELDS.iter().find_map(|(open, field)| Some((*field, tail.strip_prefix(open)?)))?;
         let (name, after) = tail.split_once('}')?;
         let valid = name.chars().all(|c| (' '..='~').contains(&c) && !":{".contains(c));
-        valid.then_some(Found { before, field, name, after })
+        valid.then_some(FoundField { before, field, name, after })
     })
 }
 

@@ -33,12 +33,12 @@ const DATAGRAMS: usize = 32;
 
 #[derive(Debug, Default)]
 pub struct Children {
-    generations: BTreeMap<GenerationId, Generation>,
+    generations: BTreeMap<GenerationId, LivingGeneration>,
     kin: RefCell<Kin>,
 }
 
 #[derive(Debug)]
-struct Generation {
+struct LivingGeneration {
     launcher: Rc<Launcher>,
     notify: NotifySocket,
     /// NOTIFYACCESS= changes it.
@@ -122,7 +122,7 @@ impl Children {
         if let Err(error) = watch(&notify) {
             log::warn!("{generation}: cannot listen to its notify socket: {error}");
         }
-        let admitted = Generation {
+        let admitted = LivingGeneration {
             launcher: Rc::clone(launcher),
             notify,
             notify_access: launcher.notify_access(),
@@ -315,7 +315,7 @@ impl Children {
 
     /// The generation that a process which just ended was a leader or the main process of.
     pub fn generation_of(&self, pid: i32) -> Option<GenerationId> {
-        let is_its = |running: &Generation| {
+        let is_its = |running: &LivingGeneration| {
             running.main == Some(pid)
                 || running.leaders.iter().any(|leader| leader.pid == pid && !leader.is_reaped)
         };
@@ -455,7 +455,7 @@ impl Children {
     }
 }
 
-impl Generation {
+impl LivingGeneration {
     fn main_pidfd(&self) -> Option<&OwnedFd> {
         let main = self.main?;
         let leader = self.leaders.iter().find(|leader| leader.pid == main && !leader.is_reaped);

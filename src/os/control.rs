@@ -51,21 +51,21 @@ impl std::error::Error for ControlError {}
 pub struct ControlSocket {
     choice: Instance,
     dirs: Vec<PathBuf>,
-    bound: Bound,
+    bound: BoundControl,
     /// None where the kernel gave us no inotify instance (fs.inotify.max_user_instances): then a removed socket stays
     /// removed.
     watch: Option<Inotify>,
 }
 
 #[derive(Debug)]
-struct Bound {
+struct BoundControl {
     name: String,
     path: PathBuf,
     listener: UnixListener,
-    inode: Inode,
+    inode: DeviceAndInode,
 }
 
-type Inode = (u64, u64);
+type DeviceAndInode = (u64, u64);
 
 impl ControlSocket {
     /// Binds the socket. `default_name` is the file name of the command. None: none was wanted, or there is no place
@@ -101,8 +101,8 @@ impl ControlSocket {
             Control::Search => {
                 let default_name = instances::name_from(default_name);
                 match search(&dirs, choice.name.as_deref(), &default_name, LOCK_PATIENCE)? {
-                    Found::Bound(bound) => bound,
-                    Found::Nowhere(reasons) => {
+                    FoundPath::Bound(bound) => bound,
+                    FoundPath::Nowhere(reasons) => {
                         log::warn!(
                             "no control socket, verbs cannot reach this instance: {reasons} ({NOWHERE})"
                         );
@@ -158,8 +158,10 @@ impl ControlSocket {
             Control::Search => {
                 let name = self.choice.name.as_deref();
                 match search(&self.dirs, name, &self.bound.name, Duration::ZERO)? {
-                    Found::Bound(bound) => bound,
-                    Found::Nowhere(reasons) => return Err(ControlError(format!("{reasons} ({NOWHERE})"))),
+                    FoundPath::Bound(bound) => bound,
+                    FoundPath::Nowhere(reasons) => {
+                        return Err(ControlError(format!("{reasons} ({NOWHERE})")));
+                    }
                 }
             }
         };
@@ -199,8 +201,8 @@ impl Drop for ControlSocket {
     }
 }
 
-enum Found {
-    Bound(Bound),
+enum FoundPath {
+    Bound(BoundControl),
     /// No directory would do; one reason for each.
     Nowhere(String),
 }
@@ -211,7 +213,7 @@ fn search(
     explicit: Option<&str>,
     default: &str,
     patience: Duration,
-) -> Result<Found, ControlError> {
+) -> Result<FoundPath, ControlError> {
     if let Some(name) = explicit.filter(|name| !instances::is_name(name)) {
         let rule = "1 to 64 characters, no `/`, no leading `.` or `-`";
         return Err(ControlError(format!("--name {name:?}: not a name ({rule})")));
@@ -223,14 +225,14 @@ fn search(
             bind_in(dir, dirs, explicit, default)
         });
         match bound {
-            Ok(bound) => return bound.map(Found::Bound),
+            Ok(bound) => return bound.map(FoundPath::Bound),
             Err(reason) => {
                 log::debug!("no place for the control socket: {reason}");
                 reasons.push(reason);
             }
         }
     }
-    Ok(Found::Nowhere(reasons.join("; ")))
+    Ok(FoundPath::Nowhere(reasons.join("; ")))
 }
 
 /// The outer error is a reason to try the next directory, the inner one ends the search.
@@ -239,7 +241,7 @@ fn bind_in(
     dirs: &[PathBuf],
     explicit: Option<&str>,
     default: &str,
-) -> Result<Result<Bound, ControlError>, String> {
+) -> Result<Result<BoundControl, ControlError>, String> {
     if let Some(name) = explicit {
         let path = instances::socket_path(dir, name);
         return match taken(&path, name, dirs) {
@@ -277,7 +279,7 @@ fn in_use(pid: Option<i32>, path: &Path) -> String {
 }
 
 /// `--control PATH`: nothing is asked of its directory but that we may bind there.
-fn bind_path(path: &Path, name: Option<&str>, patience: Duration) -> Result<Bound, ControlError> {
+fn bind_path(path: &Path, name: Option<&str>, patience: Duration) -> Result<BoundControl, ControlError> {
     let fail = |cause: String| ControlError(format!("--control {}: {cause}", path.display()));
     let path = std::path::absolute(path).map_err(|error| fail(error.to_string()))?;
     let Some(file) = path.file_name().map(|file| file.to_string_lossy().into_owned()) else {
@@ -316,14 +318,14 @@ pub(super) fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
 }
 
 /// Binds and listens, in place of a stale socket if there is one. The error is a sentence that names the path.
-fn bind(path: PathBuf, name: &str) -> Result<Bound, String> {
+fn bind(path: PathBuf, name: &str) -> Result<BoundControl, String> {
     match listen(&path) {
-        Ok((listener, inode)) => Ok(Bound { name: name.to_owned(), path, listener, inode }),
+        Ok((listener, inode)) => Ok(BoundControl { name: name.to_owned(), path, listener, inode }),
         Err(error) => Err(format!("{}: cannot be bound: {error}", path.display())),
     }
 }
 
-fn listen(path: &Path) -> io::Result<(UnixListener, Inode)> {
+fn listen(path: &Path) -> io::Result<(UnixListener, DeviceAndInode)> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -346,7 +348,7 @@ fn listen(path: &Path) -> io::Result<(UnixListener, Inode)> {
     }
 }
 
-fn inode(path: &Path) -> io::Result<Inode> {
+fn inode(path: &Path) -> io::Result<DeviceAndInode> {
     fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 

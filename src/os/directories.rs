@@ -27,7 +27,7 @@ use crate::core::{Stage, StartFailure};
 const DEPTH: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum DirectoryKind {
     Runtime,
     State,
     Cache,
@@ -35,7 +35,7 @@ enum Kind {
     Configuration,
 }
 
-impl Kind {
+impl DirectoryKind {
     const ALL: [Self; 5] = [Self::Runtime, Self::State, Self::Cache, Self::Logs, Self::Configuration];
 
     const fn variable(self) -> &'static str {
@@ -102,19 +102,19 @@ impl Kind {
     }
 }
 
-fn our_base(kind: Kind) -> Result<PathBuf, String> {
+fn our_base(kind: DirectoryKind) -> Result<PathBuf, String> {
     kind.base(nix::unistd::geteuid().is_root(), |name| env::var_os(name))
 }
 
 /// Where StateDirectory=`name` is made.
 #[cfg(test)]
 pub(super) fn path_of_state(name: &str) -> PathBuf {
-    our_base(Kind::State).expect("HOME is set").join(name)
+    our_base(DirectoryKind::State).expect("HOME is set").join(name)
 }
 
 /// Whether `path` is, or lies in, a directory that is made before each start.
 pub fn will_be_made(launch: &Launch, path: &Path) -> bool {
-    Kind::ALL.into_iter().any(|kind| {
+    DirectoryKind::ALL.into_iter().any(|kind| {
         let names = &kind.of(&launch.directories).names;
         our_base(kind).is_ok_and(|base| names.iter().any(|name| path.starts_with(base.join(name))))
     })
@@ -131,10 +131,10 @@ pub fn make(launch: &Launch, owner: &Identity) -> Result<Vec<(&'static str, OsSt
 fn make_below(
     directories: &Directories,
     owner: &Identity,
-    base: impl Fn(Kind) -> Result<PathBuf, String>,
+    base: impl Fn(DirectoryKind) -> Result<PathBuf, String>,
 ) -> Result<Vec<(&'static str, OsString)>, StartFailure> {
     let mut variables = Vec::new();
-    for kind in Kind::ALL {
+    for kind in DirectoryKind::ALL {
         let wanted = kind.of(directories);
         if wanted.names.is_empty() {
             continue;
@@ -143,7 +143,7 @@ fn make_below(
         let base = base(kind).map_err(|cause| failure(0, format!("{}=: {cause}", kind.key())))?;
         for name in &wanted.names {
             // What an administrator has put into the configuration is his.
-            let owner = Some(owner).filter(|_| kind != Kind::Configuration);
+            let owner = Some(owner).filter(|_| kind != DirectoryKind::Configuration);
             make_one(&base, name, wanted.mode, owner).map_err(|errno| {
                 let what = format!(
                     "{}={}: cannot make {}: {}{}",
@@ -228,7 +228,7 @@ pub fn remove_runtime(names: &[PathBuf], kept: &[PathBuf]) {
     if names.is_empty() {
         return;
     }
-    match our_base(Kind::Runtime) {
+    match our_base(DirectoryKind::Runtime) {
         Ok(base) => remove_below(&base, names, kept),
         Err(cause) => log::warn!("RuntimeDirectory=: {cause}; nothing is removed"),
     }

@@ -49,11 +49,11 @@ pub enum Received {
 #[derive(Debug)]
 pub struct NotifySocket {
     fd: OwnedFd,
-    address: Address,
+    address: NotifyAddress,
 }
 
 #[derive(Debug)]
-enum Address {
+enum NotifyAddress {
     File(SocketFile),
     /// With `@` before it.
     Abstract(String),
@@ -77,7 +77,7 @@ impl NotifySocket {
         let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
         setsockopt(&fd, sockopt::PassCred, &true)?;
         let address = match SocketFile::bind(&fd, directories) {
-            Ok(place) => Address::File(place),
+            Ok(place) => NotifyAddress::File(place),
             Err(reasons) => {
                 NO_PLACE.call_once(|| {
                     log::warn!(
@@ -85,7 +85,7 @@ impl NotifySocket {
                          no directory can hold it: {reasons} (make one of them writable: a tmpfs is enough)"
                     );
                 });
-                Address::Abstract(bind_abstract(&fd)?)
+                NotifyAddress::Abstract(bind_abstract(&fd)?)
             }
         };
         Ok(Self { fd, address })
@@ -94,8 +94,8 @@ impl NotifySocket {
     /// The value of NOTIFY_SOCKET.
     pub fn address(&self) -> String {
         match &self.address {
-            Address::File(place) => place.path().to_owned(),
-            Address::Abstract(name) => name.clone(),
+            NotifyAddress::File(place) => place.path().to_owned(),
+            NotifyAddress::Abstract(name) => name.clone(),
         }
     }
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::{Children, Generation};
+use super::{Children, LivingGeneration};
 use crate::core::{Exit, GenerationId};
 use crate::os::reap::{self, ProcessIdentity};
 use crate::os::sys;
@@ -46,7 +46,11 @@ impl Default for Kin {
 
 impl Kin {
     /// The generation of a child of ours.
-    fn owner(&mut self, pid: i32, generations: &BTreeMap<GenerationId, Generation>) -> Option<GenerationId> {
+    fn owner(
+        &mut self,
+        pid: i32,
+        generations: &BTreeMap<GenerationId, LivingGeneration>,
+    ) -> Option<GenerationId> {
         if self.own_children.contains(&pid) {
             return None;
         }
@@ -71,10 +75,10 @@ impl Kin {
         &self,
         pid: i32,
         identity: &ProcessIdentity,
-        generations: &BTreeMap<GenerationId, Generation>,
+        generations: &BTreeMap<GenerationId, LivingGeneration>,
     ) -> Option<GenerationId> {
         // The kernel's word comes first: it costs nothing more, where an environment takes a thread to read.
-        let leads = |running: &Generation| {
+        let leads = |running: &LivingGeneration| {
             running.leaders.iter().any(|leader| leader.pid == identity.group && !leader.group_is_gone)
         };
         if let Some((generation, _)) = generations.iter().find(|(_, running)| leads(running)) {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use nix::unistd::{Pid, getuid};
 
-use super::{Children, Generation};
+use super::{Children, LivingGeneration};
 use crate::core::{GenerationId, SlotId};
 use crate::os::fd_store::FdStore;
 use crate::os::fetch;
@@ -59,7 +59,7 @@ impl Children {
     }
 }
 
-impl Generation {
+impl LivingGeneration {
     /// Sends the sockets once more, to a process below a wrapper that has closed them (`supervise exec`).
     pub(super) fn pass_again(
         &self,

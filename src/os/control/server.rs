@@ -46,7 +46,7 @@ pub struct ControlServer {
 struct Connection {
     id: ClientId,
     stream: UnixStream,
-    phase: Phase,
+    phase: ConnectionPhase,
     /// The end of this connection says more than its last line: it comes when we exit. For `stop`, whose caller may
     /// want our addresses at once.
     keep: bool,
@@ -57,7 +57,7 @@ struct Connection {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ConnectionPhase {
     /// No whole line has come yet.
     Silent,
     /// Its request was handed on. `status` is one object and wants no progress.
@@ -67,7 +67,7 @@ enum Phase {
 }
 
 /// What reading brought: a whole line (or why there will be none), and whether the other side is done.
-struct Received {
+struct ReceivedLine {
     line: Option<Result<Vec<u8>, String>>,
     closed: bool,
 }
@@ -132,7 +132,7 @@ impl ControlServer {
         let line = encode(&Line::Note(text.to_owned()));
         for client in self.clients.iter_mut().flatten() {
             if !(is_logged && client.reads_our_log)
-                && client.phase == (Phase::Waiting { notes: true })
+                && client.phase == (ConnectionPhase::Waiting { notes: true })
                 && client.output.len() + line.len() <= PENDING_BYTES
             {
                 client.output.extend_from_slice(&line);
@@ -220,7 +220,7 @@ impl ControlServer {
         let connection = Connection {
             id,
             stream,
-            phase: Phase::Silent,
+            phase: ConnectionPhase::Silent,
             keep: false,
             reads_our_log: false,
             input: Vec::new(),
@@ -234,7 +234,7 @@ impl ControlServer {
         if let Some(free) = self.clients.iter().position(Option::is_none) {
             return Some(free);
         }
-        let oldest = |phase: Phase| {
+        let oldest = |phase: ConnectionPhase| {
             let clients = self.clients.iter().enumerate();
             let of_phase = clients.filter_map(|(slot, client)| Some((slot, client.as_ref()?)));
             of_phase
@@ -242,7 +242,7 @@ impl ControlServer {
                 .min_by_key(|(_, client)| client.id)
                 .map(|it| it.0)
         };
-        let slot = oldest(Phase::Silent).or_else(|| oldest(Phase::Answered))?;
+        let slot = oldest(ConnectionPhase::Silent).or_else(|| oldest(ConnectionPhase::Answered))?;
         self.close(slot);
         Some(slot)
     }
@@ -252,11 +252,11 @@ impl ControlServer {
         let waiting = self.clients.iter().flatten().filter(|client| client.is_waiting()).count();
         let Some(connection) = &mut self.clients[slot] else { return events };
         let client = connection.id;
-        if connection.phase == Phase::Answered {
+        if connection.phase == ConnectionPhase::Answered {
             self.flush(slot);
             return events;
         }
-        let Received { line, closed } = connection.receive();
+        let ReceivedLine { line, closed } = connection.receive();
         match line.map(|line| line.and_then(|line| parse(&line))) {
             // Who left before we read the request (we were stopped, say) does not want it any more.
             Some(Ok(_)) if closed => {}
@@ -269,7 +269,8 @@ impl ControlServer {
             }
             Some(Ok(request)) => {
                 connection.output.extend(encode(&Line::Accepted));
-                connection.phase = Phase::Waiting { notes: !matches!(request, Request::Status { .. }) };
+                connection.phase =
+                    ConnectionPhase::Waiting { notes: !matches!(request, Request::Status { .. }) };
                 connection.keep = request == Request::Stop;
                 connection.reads_our_log = reads_our_log(&connection.stream);
                 events.push(Event::Requested { client, request });
@@ -281,7 +282,7 @@ impl ControlServer {
             None => {}
         }
         if closed {
-            if connection.phase != Phase::Silent {
+            if connection.phase != ConnectionPhase::Silent {
                 events.push(Event::ClientGone { client });
             }
             self.close(slot);
@@ -294,7 +295,7 @@ impl ControlServer {
 
     fn answer(&mut self, slot: usize, reply: Reply) {
         if let Some(connection) = &mut self.clients[slot] {
-            connection.phase = Phase::Answered;
+            connection.phase = ConnectionPhase::Answered;
             connection.keep &= reply.exit == 0;
             connection.output.extend(encode(&Line::Reply(reply)));
             self.flush(slot);
@@ -323,13 +324,13 @@ impl ControlServer {
 
 impl Connection {
     fn is_waiting(&self) -> bool {
-        matches!(self.phase, Phase::Waiting { .. })
+        matches!(self.phase, ConnectionPhase::Waiting { .. })
     }
 
     /// Reads until there is no more. After the request nothing is expected but the end, and whoever sends as much again
     /// is treated as gone.
-    fn receive(&mut self) -> Received {
-        let mut received = Received { line: None, closed: false };
+    fn receive(&mut self) -> ReceivedLine {
+        let mut received = ReceivedLine { line: None, closed: false };
         let mut chunk = [0; REQUEST_BYTES];
         loop {
             match self.stream.read(&mut chunk) {
@@ -341,7 +342,7 @@ impl Connection {
                     return received;
                 }
             }
-            if self.phase == Phase::Silent && received.line.is_none() {
+            if self.phase == ConnectionPhase::Silent && received.line.is_none() {
                 received.line = self.take_line();
             } else if self.input.len() > REQUEST_BYTES {
                 received.closed = true;

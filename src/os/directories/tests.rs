@@ -97,16 +97,16 @@ fn removing_ends_where_it_is_too_deep() {
 #[test]
 fn bases_are_the_system_s_or_the_user_s() {
     let none = |_: &str| None;
-    let roots = Kind::ALL.map(|kind| kind.base(true, none).expect("fixed"));
+    let roots = DirectoryKind::ALL.map(|kind| kind.base(true, none).expect("fixed"));
     assert_eq!(roots, ["/run", "/var/lib", "/var/cache", "/var/log", "/etc"].map(PathBuf::from));
     let home = |name: &str| (name == "HOME").then(|| "/h".into());
-    let users = Kind::ALL.map(|kind| kind.base(false, home).ok());
+    let users = DirectoryKind::ALL.map(|kind| kind.base(false, home).ok());
     let want = ["/h/.local/state", "/h/.cache", "/h/.local/state/log", "/h/.config"];
     assert_eq!(users[0], None);
     assert_eq!(users[1..], want.map(|path| Some(PathBuf::from(path))));
     let xdg = |name: &str| Some(format!("/x/{name}").into());
-    assert_eq!(Kind::Runtime.base(false, xdg), Ok("/x/XDG_RUNTIME_DIR".into()));
-    assert_eq!(Kind::Logs.base(false, xdg), Ok("/x/XDG_STATE_HOME/log".into()));
+    assert_eq!(DirectoryKind::Runtime.base(false, xdg), Ok("/x/XDG_RUNTIME_DIR".into()));
+    assert_eq!(DirectoryKind::Logs.base(false, xdg), Ok("/x/XDG_STATE_HOME/log".into()));
     let relative = |_: &str| Some("x".into());
-    assert!(Kind::Cache.base(false, relative).is_err(), "a relative one is none");
+    assert!(DirectoryKind::Cache.base(false, relative).is_err(), "a relative one is none");
 }

@@ -43,33 +43,33 @@ pub fn run_to_end(
     }
     let has_ended = wait(&child.pidfd, timeout, signals)
         .map_err(|errno| failed(format!("cannot wait: {}", errno.desc())));
-    if !matches!(has_ended, Ok(Waited::Ended)) {
+    if !matches!(has_ended, Ok(WaitEnd::Ended)) {
         // Before it is reaped: so long the number is its own.
         reap::signal_group(&child.pidfd, child.pid, Signal::KILL)
             .map_err(|error| failed(format!("cannot end it: {error}")))?;
     }
     let exit = sys::wait_for(&child.pidfd).map_err(|error| failed(format!("cannot reap it: {error}")))?.exit;
     match (has_ended?, exit) {
-        (Waited::Asked(signal), _) => Err(failed(format!("interrupted by {signal}"))),
-        (Waited::TooLong, _) => Err(failed(format!(
+        (WaitEnd::Asked(signal), _) => Err(failed(format!("interrupted by {signal}"))),
+        (WaitEnd::TooLong, _) => Err(failed(format!(
             "not done after {timeout}, killed (raise TimeoutSec=, or correct the command)"
         ))),
-        (Waited::Ended, Exit::Code(0)) => Ok(()),
-        (Waited::Ended, Exit::Code(code)) => {
+        (WaitEnd::Ended, Exit::Code(0)) => Ok(()),
+        (WaitEnd::Ended, Exit::Code(code)) => {
             Err(failed(format!("ended with status {code} (correct it, or begin it with - to ignore that)")))
         }
-        (Waited::Ended, Exit::Signal { signal, .. }) => Err(failed(format!("was ended by {signal}"))),
+        (WaitEnd::Ended, Exit::Signal { signal, .. }) => Err(failed(format!("was ended by {signal}"))),
     }
 }
 
-enum Waited {
+enum WaitEnd {
     Ended,
     TooLong,
     /// We are to end.
     Asked(Signal),
 }
 
-fn wait(pidfd: &OwnedFd, timeout: Span, signals: Option<&Signals>) -> Result<Waited, Errno> {
+fn wait(pidfd: &OwnedFd, timeout: Span, signals: Option<&Signals>) -> Result<WaitEnd, Errno> {
     let end = Instant::now().checked_add(Duration::from_nanos(timeout.as_nanos()));
     let end = end.filter(|_| !timeout.is_infinite());
     loop {
@@ -83,12 +83,12 @@ fn wait(pidfd: &OwnedFd, timeout: Span, signals: Option<&Signals>) -> Result<Wai
         let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         fds.extend(signals.map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, patience) {
-            Ok(0) if left == Some(0) => return Ok(Waited::TooLong),
+            Ok(0) if left == Some(0) => return Ok(WaitEnd::TooLong),
             Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) if fds[0].any().unwrap_or(true) => return Ok(Waited::Ended),
+            Ok(_) if fds[0].any().unwrap_or(true) => return Ok(WaitEnd::Ended),
             Ok(_) => {
                 if let Some(signal) = signals.and_then(asked_to_end) {
-                    return Ok(Waited::Asked(signal));
+                    return Ok(WaitEnd::Asked(signal));
                 }
             }
             Err(errno) => return Err(errno),

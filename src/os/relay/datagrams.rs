@@ -49,8 +49,14 @@ impl Drop for Client {
 /// reads no more from the slot, but sends the answers that are still to come through it.
 pub(super) fn carry(post: &mut Post, target: SocketAddr) -> io::Result<()> {
     let Some(slot) = post.slot.take() else { return Ok(()) };
-    let mut relay =
-        Relay { slot, target, clients: Vec::new(), spare: None, is_short: false, buffer: vec![0; LONGEST] };
+    let mut relay = DatagramRelay {
+        slot,
+        target,
+        clients: Vec::new(),
+        spare: None,
+        is_short: false,
+        buffer: vec![0; LONGEST],
+    };
     let (mut active, mut in_vain) = (Instant::now(), 0);
     loop {
         relay.drop_done();
@@ -86,7 +92,7 @@ pub(super) fn carry(post: &mut Post, target: SocketAddr) -> io::Result<()> {
     }
 }
 
-struct Relay {
+struct DatagramRelay {
     slot: OwnedFd,
     target: SocketAddr,
     clients: Vec<Client>,
@@ -98,15 +104,15 @@ struct Relay {
 }
 
 /// What poll(2) had to say.
-struct Woken {
+struct WokenDatagrams {
     is_to_leave: bool,
     slot: PollFlags,
     /// Indices.
     clients: Vec<usize>,
 }
 
-impl Relay {
-    fn wait(&self, post: &Post, listens: bool, timeout: Duration) -> io::Result<Woken> {
+impl DatagramRelay {
+    fn wait(&self, post: &Post, listens: bool, timeout: Duration) -> io::Result<WokenDatagrams> {
         let stdout = io::stdout();
         let mut polled = post.to_poll(&stdout);
         let told = polled.len();
@@ -120,7 +126,7 @@ impl Relay {
             Err(errno) => return Err(errno.into()),
         }
         let clients = polled[first..].iter().enumerate().filter(|(_, polled)| is_ready(polled));
-        Ok(Woken {
+        Ok(WokenDatagrams {
             is_to_leave: polled[..told].iter().any(is_ready),
             slot: polled[told..first].iter().filter_map(PollFd::revents).collect(),
             clients: clients.map(|(index, _)| index).collect(),
@@ -142,7 +148,7 @@ impl Relay {
                 break;
             }
             let (length, segment, name) = match receive(&self.slot, &mut self.buffer) {
-                Ok(Received { length, segment, name: Some(name) }) => (length, segment, name),
+                Ok(ReceivedDatagram { length, segment, name: Some(name) }) => (length, segment, name),
                 Err(Errno::EAGAIN) => break,
                 Err(errno @ (Errno::EBADF | Errno::ENOTSOCK | Errno::ENOMEM)) => return Err(errno.into()),
                 // An error of an earlier datagram, told once (udp(7)).
@@ -213,14 +219,14 @@ fn is_refusal(result: &io::Result<usize>) -> bool {
     result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-struct Received {
+struct ReceivedDatagram {
     length: usize,
     /// UDP_GRO, where a server has set it (udp(7), Linux 5.0): several datagrams at once, all but the last so long.
     segment: Option<usize>,
     name: Option<SockaddrStorage>,
 }
 
-fn receive(slot: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> {
+fn receive(slot: &OwnedFd, buffer: &mut [u8]) -> Result<ReceivedDatagram, Errno> {
     let mut buffers = [IoSliceMut::new(buffer)];
     // Room for what other options of the server add.
     let mut space = cmsg_space!([u8; 512]);
@@ -232,7 +238,7 @@ fn receive(slot: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> {
             _ => None,
         })
     });
-    Ok(Received { length: message.bytes, segment, name: message.address })
+    Ok(ReceivedDatagram { length: message.bytes, segment, name: message.address })
 }
 
 /// The datagrams that came as one. An empty one is one, too.

@@ -31,7 +31,7 @@ const BLOCKED: i64 = 5;
 
 /// A connection that was accepted, on its way to the target.
 #[derive(Debug)]
-struct Call {
+struct Connecting {
     client: OwnedFd,
     server: OwnedFd,
     /// connect(2) was begun; it is over when the socket is writable. Else it is to be tried again.
@@ -43,7 +43,7 @@ struct Call {
 
 #[derive(Debug)]
 enum Item {
-    Call(Call),
+    Call(Connecting),
     /// And our own address towards the target.
     Link(Link, Option<SocketAddr>),
 }
@@ -76,28 +76,28 @@ pub(super) fn carry(post: &mut Post, target: &Target) -> io::Result<()> {
         }
         let Some(slot) = post.slot.as_ref().filter(|_| woken.slot) else { continue };
         match acceptor.take(slot, target) {
-            Taken::Call(call) if is_from_us(&call, &items, target) => {
+            TakenStream::Call(call) if is_from_us(&call, &items, target) => {
                 reset(call.client);
                 return Err(comes_back());
             }
-            Taken::Call(call) => items.extend(Item::Call(call).step([PollFlags::empty(); 2], target)),
-            Taken::Nothing => {}
-            Taken::NoRoom(error) if items.is_empty() => return Err(error),
-            Taken::NoRoom(_) => is_short = true,
-            Taken::Closed => post.slot = None,
+            TakenStream::Call(call) => items.extend(Item::Call(call).step([PollFlags::empty(); 2], target)),
+            TakenStream::Nothing => {}
+            TakenStream::NoRoom(error) if items.is_empty() => return Err(error),
+            TakenStream::NoRoom(_) => is_short = true,
+            TakenStream::Closed => post.slot = None,
         }
         active = Instant::now();
     }
 }
 
 /// What poll(2) had to say.
-struct Woken {
+struct WokenStreams {
     is_to_leave: bool,
     slot: bool,
     items: Vec<[PollFlags; 2]>,
 }
 
-fn wait(post: &Post, slot: Option<&OwnedFd>, items: &[Item], quiet: Duration) -> io::Result<Woken> {
+fn wait(post: &Post, slot: Option<&OwnedFd>, items: &[Item], quiet: Duration) -> io::Result<WokenStreams> {
     let stdout = io::stdout();
     let mut polled = post.to_poll(&stdout);
     let told = polled.len();
@@ -122,7 +122,7 @@ fn wait(post: &Post, slot: Option<&OwnedFd>, items: &[Item], quiet: Duration) ->
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno.into()),
     }
-    let mut woken = Woken {
+    let mut woken = WokenStreams {
         is_to_leave: polled[..told].iter().any(is_ready),
         slot: polled[told..first].iter().any(is_ready),
         items: vec![[PollFlags::empty(); 2]; items.len()],
@@ -191,7 +191,7 @@ impl Item {
     }
 }
 
-impl Call {
+impl Connecting {
     fn answered(mut self, result: Result<(), Errno>, target: &Target) -> Option<Item> {
         match result {
             Ok(()) => {
@@ -213,7 +213,7 @@ impl Call {
 
 /// Its client is one of our own connections to the target. A client of another address may have the same port as one
 /// of these: the kernel picks ports for each destination by itself.
-fn is_from_us(call: &Call, items: &[Item], target: &Target) -> bool {
+fn is_from_us(call: &Connecting, items: &[Item], target: &Target) -> bool {
     let Target::Tcp(target) = target else { return false };
     let asked = name(getsockname(call.client.as_raw_fd()));
     let is_asked = |asked: SocketAddr| {
@@ -222,7 +222,7 @@ fn is_from_us(call: &Call, items: &[Item], target: &Target) -> bool {
     };
     let peer = name(getpeername(call.client.as_raw_fd())).filter(|_| asked.is_some_and(is_asked));
     let is_same = |item: &Item| match item {
-        Item::Call(Call { own, .. }) | Item::Link(_, own) => *own == peer,
+        Item::Call(Connecting { own, .. }) | Item::Link(_, own) => *own == peer,
     };
     peer.is_some() && items.iter().any(is_same)
 }
@@ -246,8 +246,8 @@ fn no_delay(socket: &OwnedFd) {
 }
 
 /// What came of an attempt to take a connection out of the queue.
-enum Taken {
-    Call(Call),
+enum TakenStream {
+    Call(Connecting),
     Nothing,
     /// No fd, no memory or no permission (of a security module) for it. It stays in the queue.
     NoRoom(io::Error),
@@ -269,11 +269,11 @@ impl Acceptor {
         Ok(Self { timer: Timer::new(ClockId::CLOCK_MONOTONIC, event)? })
     }
 
-    fn take(&mut self, slot: &OwnedFd, target: &Target) -> Taken {
+    fn take(&mut self, slot: &OwnedFd, target: &Target) -> TakenStream {
         // First, so that nothing is taken that cannot be carried.
         let server = match socket_to(target) {
             Ok(server) => server,
-            Err(error) => return Taken::NoRoom(error),
+            Err(error) => return TakenStream::NoRoom(error),
         };
         let error = match self.accept(slot) {
             Ok(client) => {
@@ -281,7 +281,7 @@ impl Acceptor {
                 // What a server set on its listener is inherited: a close(2) that waits, or cuts off what is on its way.
                 let _of_sockets =
                     setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
-                return Taken::Call(Call {
+                return TakenStream::Call(Connecting {
                     client,
                     server,
                     is_begun: false,
@@ -293,11 +293,11 @@ impl Acceptor {
         };
         match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM | libc::EACCES) => {
-                Taken::NoRoom(error)
+                TakenStream::NoRoom(error)
             }
-            Some(libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => Taken::Closed,
+            Some(libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => TakenStream::Closed,
             // Interrupted, somebody else's, or a connection that is gone already (accept(2), Error handling).
-            _ => Taken::Nothing,
+            _ => TakenStream::Nothing,
         }
     }
 

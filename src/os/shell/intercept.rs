@@ -22,7 +22,7 @@ const SAID: usize = 64;
 /// What all generations have in common.
 #[derive(Debug, Default)]
 pub(super) struct Intercepting {
-    line: Option<Line>,
+    line: Option<AnswerLine>,
     /// Only one generation has been started and is not forgotten yet.
     is_alone: Arc<AtomicBool>,
     /// What was told; a swap is no reason to say it again.
@@ -32,7 +32,7 @@ pub(super) struct Intercepting {
 
 /// From the threads to the loop.
 #[derive(Debug)]
-struct Line {
+struct AnswerLine {
     sender: Sender<(GenerationId, News)>,
     receiver: Receiver<(GenerationId, News)>,
     waker: Arc<Waker>,
@@ -76,7 +76,7 @@ impl Shell {
             None => {
                 let (sender, receiver) = channel();
                 let waker = Arc::new(Waker::new(self.poll.registry(), INTERCEPTED)?);
-                self.intercepting.line.insert(Line { sender, receiver, waker })
+                self.intercepting.line.insert(AnswerLine { sender, receiver, waker })
             }
         };
         let (sender, waker) = (line.sender.clone(), Arc::clone(&line.waker));

@@ -29,7 +29,7 @@ pub(super) struct Questions {
     /// Half-open connections at the moment their slot lost the traffic.
     handshakes: BTreeMap<SlotId, Handshakes>,
     /// Of each generation that was counted.
-    silent: BTreeMap<GenerationId, Silent>,
+    silent: BTreeMap<GenerationId, QuietSince>,
     /// That the kernel does not answer was told.
     is_refusal_told: bool,
     /// What was lost by then, when the files were read last.
@@ -40,7 +40,7 @@ pub(super) struct Questions {
 }
 
 /// On AF_UNIX: since when nothing was seen in either queue of a connection, by its cookie.
-type Silent = HashMap<u64, Instant>;
+type QuietSince = HashMap<u64, Instant>;
 
 /// Clients that had to try again.
 #[derive(Debug)]
@@ -52,18 +52,18 @@ struct Lost {
 }
 
 /// One count.
-struct Counting {
+struct CountUnderWay {
     generation: GenerationId,
     slot: SlotId,
     quiet: Span,
     begun: Instant,
-    before: Silent,
-    silent: Silent,
+    before: QuietSince,
+    silent: QuietSince,
     /// What the processes of the generation have open, once somebody has asked.
     inodes: Option<Rc<HashSet<u32>>>,
 }
 
-impl Counting {
+impl CountUnderWay {
     fn new(generation: GenerationId, slot: SlotId, quiet: Span) -> Self {
         let (before, silent, inodes) = Default::default();
         Self { generation, slot, quiet, begun: Instant::now(), before, silent, inodes }
@@ -139,7 +139,8 @@ impl Shell {
         let effort = Effort::begin();
         let held = self.held().into_iter().filter(|one| one.is_steered()).collect();
         let before = self.questions.silent.remove(&generation).unwrap_or_default();
-        let mut counting = Counting { begun: effort.begun, before, ..Counting::new(generation, slot, quiet) };
+        let mut counting =
+            CountUnderWay { begun: effort.begun, before, ..CountUnderWay::new(generation, slot, quiet) };
         let traffic = self.traffic(held, &mut counting).map_err(|error| {
             if !std::mem::replace(&mut self.questions.is_refusal_told, true) {
                 log::warn!(
@@ -159,7 +160,7 @@ impl Shell {
 
     /// The connections of one generation on all sockets.
     fn connections(&mut self, generation: GenerationId, slot: SlotId) -> Option<u64> {
-        let mut counting = Counting::new(generation, slot, Span::INFINITY);
+        let mut counting = CountUnderWay::new(generation, slot, Span::INFINITY);
         let traffic = self.traffic(self.held(), &mut counting).ok()?;
         Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
     }
@@ -181,7 +182,7 @@ impl Shell {
         if self.questions.diag.learn_tcp(&tcp).is_err() {
             return vec![false; sockets.len()];
         }
-        let mut counting = Counting::new(generation, slot, Span::INFINITY);
+        let mut counting = CountUnderWay::new(generation, slot, Span::INFINITY);
         let mut has_accepted = |socket: &Rc<HeldSocket>| {
             let traffic = self.traffic(vec![Rc::clone(socket)], &mut counting);
             traffic.is_ok_and(|traffic| traffic.in_flight + traffic.recent + traffic.idle > 0)
@@ -207,7 +208,7 @@ impl Shell {
         }
     }
 
-    fn traffic(&mut self, sockets: Vec<Rc<HeldSocket>>, counting: &mut Counting) -> io::Result<Traffic> {
+    fn traffic(&mut self, sockets: Vec<Rc<HeldSocket>>, counting: &mut CountUnderWay) -> io::Result<Traffic> {
         let (unix, sockets): (Vec<_>, Vec<_>) =
             sockets.into_iter().partition(|socket| matches!(socket.kind, Kind::Unix | Kind::SeqPacket));
         let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_address()).collect();
@@ -228,7 +229,7 @@ impl Shell {
         Ok(sum)
     }
 
-    fn inodes(&self, counting: &mut Counting) -> io::Result<Rc<HashSet<u32>>> {
+    fn inodes(&self, counting: &mut CountUnderWay) -> io::Result<Rc<HashSet<u32>>> {
         if let Some(known) = &counting.inodes {
             return Ok(Rc::clone(known));
         }
@@ -242,7 +243,7 @@ impl Shell {
         &mut self,
         socket: &HeldSocket,
         at: SocketAddr,
-        counting: &mut Counting,
+        counting: &mut CountUnderWay,
     ) -> io::Result<Traffic> {
         let (slot, quiet) = (counting.slot, counting.quiet);
         let mut dump = self.questions.diag.tcp(at)?;
@@ -280,7 +281,11 @@ impl Shell {
     }
 
     /// Of all of them: one look at the server's threads is enough.
-    fn unix_traffic(&mut self, sockets: &[Rc<HeldSocket>], counting: &mut Counting) -> io::Result<Traffic> {
+    fn unix_traffic(
+        &mut self,
+        sockets: &[Rc<HeldSocket>],
+        counting: &mut CountUnderWay,
+    ) -> io::Result<Traffic> {
         let dump = self.questions.diag.unix()?;
         let of_nobody = self.of_nobody(counting.slot)?;
         let (mut all, mut quiet, mut device) = (Vec::new(), Vec::new(), 0);

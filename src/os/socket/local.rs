@@ -164,11 +164,11 @@ fn make_way(listener: &Listener, path: &Path) -> Result<(), BindError> {
         return Err(BindError::not_a_socket(listener, path, metadata.file_type()));
     }
     match probe(&there).map_err(|errno| BindError::plain(listener, "connect", errno))? {
-        Answer::Nobody => {}
-        Answer::Somebody => return Err(in_use(listener, path)),
-        Answer::Unknown(errno) => return Err(BindError::cannot_ask(listener, path, errno)),
+        PeerAnswer::Nobody => {}
+        PeerAnswer::Somebody => return Err(in_use(listener, path)),
+        PeerAnswer::Unknown(errno) => return Err(BindError::cannot_ask(listener, path, errno)),
     }
-    let still_dead = || matches!(probe(&there), Ok(Answer::Nobody));
+    let still_dead = || matches!(probe(&there), Ok(PeerAnswer::Nobody));
     match remove_inode(path, Inode::of(&metadata), still_dead) {
         Ok(true) => Ok(()),
         Ok(false) => Err(in_use(listener, path)),
@@ -182,13 +182,13 @@ pub(super) fn in_use(listener: &Listener, path: &Path) -> BindError {
     BindError::in_use(listener, &path.display().to_string(), &holder)
 }
 
-enum Answer {
+enum PeerAnswer {
     Nobody,
     Somebody,
     Unknown(Errno),
 }
 
-fn probe(inode: &File) -> nix::Result<Answer> {
+fn probe(inode: &File) -> nix::Result<PeerAnswer> {
     let asker = socket(
         AddressFamily::Unix,
         SockType::Datagram,
@@ -197,10 +197,10 @@ fn probe(inode: &File) -> nix::Result<Answer> {
     )?;
     let address = UnixAddr::new(&magic_link(inode))?;
     Ok(match connect(asker.as_raw_fd(), &address) {
-        Err(Errno::ECONNREFUSED) => Answer::Nobody,
+        Err(Errno::ECONNREFUSED) => PeerAnswer::Nobody,
         // EPERM: a datagram socket that is connected to somebody else.
-        Ok(()) | Err(Errno::EPROTOTYPE | Errno::EPERM | Errno::EAGAIN) => Answer::Somebody,
-        Err(errno) => Answer::Unknown(errno),
+        Ok(()) | Err(Errno::EPROTOTYPE | Errno::EPERM | Errno::EAGAIN) => PeerAnswer::Somebody,
+        Err(errno) => PeerAnswer::Unknown(errno),
     })
 }
 

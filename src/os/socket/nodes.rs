@@ -50,7 +50,7 @@ pub(super) struct Nodes {
     /// The public path; it goes first, while the sockets keep their inode numbers.
     public: OwnPath,
     /// Slot k at index k.
-    nodes: Vec<Node>,
+    nodes: Vec<SlotNode>,
     hidden: Hidden,
     target: SlotId,
     /// The public path was somebody else's when last looked at.
@@ -62,7 +62,7 @@ pub(super) struct Nodes {
 
 /// One slot. Its hidden name goes first, for the same reason.
 #[derive(Debug)]
-struct Node {
+struct SlotNode {
     own: OwnPath,
     fd: Rc<OwnedFd>,
     listens: bool,
@@ -119,7 +119,7 @@ impl Nodes {
             })?;
             let own = adopt(path, &hidden.of(slot)).map_err(|error| shared(&error))?;
             local::dress(listener, &own, owner).map_err(NoSlots::Bind)?;
-            nodes.insert(0, Node { own, fd: Rc::new(fd), listens: false });
+            nodes.insert(0, SlotNode { own, fd: Rc::new(fd), listens: false });
         }
         let attributes = nodes[0].own.attributes().map_err(|error| shared(&error))?;
         let mut this = Self {
@@ -384,7 +384,7 @@ impl Nodes {
         if listens {
             sys::listen(&fd, self.asked.options.backlog)?;
         }
-        self.nodes[index(slot)] = Node { own, fd: Rc::new(fd), listens };
+        self.nodes[index(slot)] = SlotNode { own, fd: Rc::new(fd), listens };
         Ok(())
     }
 
@@ -396,7 +396,7 @@ impl Nodes {
     }
 }
 
-impl Node {
+impl SlotNode {
     /// Whether somebody called shutdown(2): only then a listener hangs up.
     fn is_dead(&self) -> io::Result<bool> {
         let flags = PollFlags::from_bits_retain(libc::POLLRDHUP);

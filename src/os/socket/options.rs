@@ -25,7 +25,7 @@ pub(super) enum Family {
 
 /// Sets all that may fail, and returns a sentence for each that did.
 pub(super) fn set(fd: &OwnedFd, family: Family, kind: Kind, options: &SocketOptions) -> Vec<String> {
-    let mut setter = Setter { fd, failures: Vec::new() };
+    let mut setter = OptionSetter { fd, failures: Vec::new() };
     setter.buffers(options);
     setter.any(options);
     match family {
@@ -56,12 +56,12 @@ fn seconds(span: Span) -> i32 {
     span.as_nanos().div_ceil(1_000_000_000).min(i32::MAX as u64) as i32
 }
 
-struct Setter<'a> {
+struct OptionSetter<'a> {
     fd: &'a OwnedFd,
     failures: Vec<String>,
 }
 
-impl Setter<'_> {
+impl OptionSetter<'_> {
     fn set<O: SetSockOpt>(&mut self, directive: &str, option: O, value: &O::Val) {
         self.note(directive, setsockopt(self.fd, option, value));
     }
