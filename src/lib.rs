@@ -127,6 +127,8 @@
 //!
 //! # Where do I change ...
 //!
+//! CONTRIBUTING.md goes through all files of six of these, one after the other.
+//!
 //! | change | file |
 //! |---|---|
 //! | support one more directive or flag | a field in `config/policy.rs`, `launch.rs` or `socket.rs`, a row in `config/directives/service.rs`, `exec.rs` or `socket.rs` |

@@ -103,7 +103,8 @@ honoured, and what would be bound and run; it exits with 1 where something is no
 
 const WITHOUT: &str = "
 Sandboxing (Protect*, Private*, System*, Restrict*, ...), limits of cgroups (Memory*, CPU*, IO*, Tasks*, ...) and
-conditions (Condition*, Assert*) have no effect: a warning or, by --strict, an error. README.md lists every directive.
+conditions (Condition*, Assert*) have no effect: a warning or, by --strict, an error. docs/directives.md lists
+every directive.
 ";
 
 pub(super) const LIST: &str = "Usage: supervise list [--json]\n\nEvery instance of this user.\n";

@@ -1,5 +1,5 @@
-//! README.md and the documents beside it stay true: their commands parse, their links lead somewhere, and the messages
-//! that they explain are ours.
+//! README.md and the documents beside it stay true: their commands parse, their links lead somewhere, the messages that
+//! they explain are ours, and the table of directives is that of the program.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use socket_supervise::cli::{Parsed, parse};
+use socket_supervise::config::directives::row::{Section, Support};
+use socket_supervise::config::directives::table::DIRECTIVES;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -193,4 +195,56 @@ fn messages_that_are_explained_are_ours() {
     let is_ours = |piece: &str| source.contains(piece);
     let strange: Vec<&str> = rows.into_iter().filter(|row| !row.split('…').all(is_ours)).collect();
     assert!(strange.is_empty(), "docs/messages.md has words that src has not: {strange:#?}");
+}
+
+const TABLE_BEGINS: &str =
+    "<!-- directives: made by BLESS=1 cargo test --test it directives_of_the_docs -->\n";
+const TABLE_ENDS: &str = "<!-- directives end -->\n";
+
+/// The table of docs/directives.md: honoured directives a row each, the others by what is said of them.
+fn directives() -> String {
+    let sections = [Section::Unit, Section::Service, Section::Socket, Section::Install, Section::XSupervise];
+    let mut out = String::new();
+    for section in sections {
+        out.push_str(&format!("\n`[{}]`\n\n| directive | verdict |\n|---|---|\n", section.name()));
+        let mut rest: Vec<(String, Vec<&str>)> = Vec::new();
+        for row in DIRECTIVES.iter().filter(|row| row.section == section) {
+            let reason = match row.support {
+                Support::Honoured(_) => {
+                    let doc = row.doc.replace('|', "\\|");
+                    out.push_str(&format!("| `{}=` | honoured: {doc} |\n", row.key));
+                    continue;
+                }
+                Support::Inert(reason) => format!("inert: {reason}"),
+                Support::NotHonoured(reason) => format!("**not honoured**: {reason}"),
+            };
+            match rest.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, keys)) => keys.push(row.key),
+                None => rest.push((reason, vec![row.key])),
+            }
+        }
+        for (reason, keys) in rest {
+            let keys: Vec<String> = keys.iter().map(|key| format!("`{key}=`")).collect();
+            out.push_str(&format!("| {} | {reason} |\n", keys.join(" ")));
+        }
+    }
+    out.push('\n');
+    out
+}
+
+#[test]
+fn directives_of_the_docs() {
+    let text = fs::read_to_string(root().join("docs/directives.md")).unwrap();
+    let (head, rest) = text.split_once(TABLE_BEGINS).expect("the mark before the table");
+    let (table, tail) = rest.split_once(TABLE_ENDS).expect("the mark after the table");
+    let expected = directives();
+    if std::env::var_os("BLESS").is_some() {
+        let text = format!("{head}{TABLE_BEGINS}{expected}{TABLE_ENDS}{tail}");
+        fs::write(root().join("docs/directives.md"), text).expect("docs/directives.md is written");
+        return;
+    }
+    assert!(
+        table == expected,
+        "the table of docs/directives.md is old: BLESS=1 cargo test --test it directives_of_the_docs"
+    );
 }

@@ -3,10 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use socket_supervise::cli::{Parsed, parse};
-use socket_supervise::config::directives::row::{Section, Support};
-use socket_supervise::config::directives::table::DIRECTIVES;
-
 use super::load::get;
 use super::support::{Daemon, Launch, Place, example};
 
@@ -71,7 +67,7 @@ fn the_example_units_run_as_their_first_line_says() {
         let text = fs::read_to_string(root.join("examples/units").join(name)).unwrap();
         let first = text.lines().next().unwrap();
         assert_eq!(first, "# cargo run -- run examples/units/hello.socket examples/units/hello.service");
-        assert!(readme().contains(&first[2..]), "README.md has the same");
+        assert!(document("docs/guide.md").contains(&first[2..]), "docs/guide.md has the same");
         place.write(name, &text);
         fs::create_dir(place.path(&format!("{name}.d"))).unwrap();
     }
@@ -83,8 +79,12 @@ fn the_example_units_run_as_their_first_line_says() {
     assert_eq!(get(&daemon.address("http"), "/").unwrap(), "hello from generation 1\n");
 }
 
+fn document(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect(name)
+}
+
 fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md")
+    document("README.md")
 }
 
 #[test]
@@ -119,107 +119,6 @@ fn the_commands_for_cargo_are_run_by_ci() {
     let commands: Vec<&str> = commands.filter(|command| !command.starts_with("cargo run")).collect();
     assert!(commands.contains(&"cargo install --locked --path .") && commands.contains(&"cargo static"));
     assert!(commands.iter().all(is_run), "{commands:?}");
-}
-
-#[test]
-fn files_that_the_readme_names_exist() {
-    let text = readme();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let is_path = |word: &&str| {
-        ["src/", "tests/", "examples/", "benches/", ".ci/"].iter().any(|start| word.starts_with(start))
-    };
-    let ends = |c: char| !(c.is_alphanumeric() || "/._-".contains(c));
-    for path in text.split(ends).filter(is_path) {
-        let path = path.trim_end_matches(['.', '/']);
-        assert!(root.join(path).exists(), "README.md names {path}");
-    }
-}
-
-/// The fenced blocks of the README without its usage, line by line.
-fn fenced(text: &str) -> Vec<&str> {
-    let blocks = text.split("```").skip(1).step_by(2);
-    let typed = blocks.filter(|block| block.starts_with("sh\n") || block.starts_with("console\n"));
-    typed.flat_map(|block| block.lines().skip(1)).collect()
-}
-
-/// The commands of one line of a block: what it calls of ours, without prompt, remark and what is not its own.
-fn ours(line: &str) -> Vec<String> {
-    let line = line.trim_start_matches("$ ").split("  #").next().unwrap_or_default();
-    let parts =
-        line.split("&&").flat_map(|part| part.split('|')).map(|part| part.trim().trim_end_matches(" &"));
-    let parts = parts.map(|part| part.trim().replacen("cargo run -- ", "supervise ", 1));
-    parts.filter(|part| part.starts_with("supervise ")).collect()
-}
-
-/// Every `supervise ...` that the README shows parses: what it does is shown elsewhere, that it is spelled right here.
-#[test]
-fn the_commands_of_the_readme_are_spelled_right() {
-    let text = readme();
-    let in_blocks: Vec<String> = fenced(&text).into_iter().flat_map(ours).collect();
-    assert!(in_blocks.len() >= 4, "{in_blocks:?}");
-    let outside: String = text.split("```").step_by(2).collect();
-    let is_command = |span: &&str| span.starts_with("supervise ") && !span.contains(['[', '|', '\n']);
-    let spans: Vec<&str> = outside.split('`').filter(is_command).collect();
-    assert!(spans.len() >= 12, "{spans:?}");
-    for command in in_blocks.iter().map(String::as_str).chain(spans) {
-        let words = command.split_whitespace().map(std::ffi::OsString::from);
-        if let Parsed::Exit { status, text, .. } = parse(words) {
-            assert_eq!(status, 0, "{command}: {text}");
-        }
-    }
-}
-
-const TABLE_BEGINS: &str =
-    "<!-- directives: made by BLESS=1 cargo test --test it directives_of_the_readme -->\n";
-const TABLE_ENDS: &str = "<!-- directives end -->\n";
-
-/// The table of README.md: honoured directives a row each, the others by what is said of them.
-fn directives() -> String {
-    let sections = [Section::Unit, Section::Service, Section::Socket, Section::Install, Section::XSupervise];
-    let mut out = String::new();
-    for section in sections {
-        out.push_str(&format!("\n`[{}]`\n\n| directive | verdict |\n|---|---|\n", section.name()));
-        let mut rest: Vec<(String, Vec<&str>)> = Vec::new();
-        for row in DIRECTIVES.iter().filter(|row| row.section == section) {
-            let reason = match row.support {
-                Support::Honoured(_) => {
-                    let doc = row.doc.replace('|', "\\|");
-                    out.push_str(&format!("| `{}=` | honoured: {doc} |\n", row.key));
-                    continue;
-                }
-                Support::Inert(reason) => format!("inert: {reason}"),
-                Support::NotHonoured(reason) => format!("**not honoured**: {reason}"),
-            };
-            match rest.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, keys)) => keys.push(row.key),
-                None => rest.push((reason, vec![row.key])),
-            }
-        }
-        for (reason, keys) in rest {
-            let keys: Vec<String> = keys.iter().map(|key| format!("`{key}=`")).collect();
-            out.push_str(&format!("| {} | {reason} |\n", keys.join(" ")));
-        }
-    }
-    out.push('\n');
-    out
-}
-
-#[test]
-fn directives_of_the_readme() {
-    let text = readme();
-    let (head, rest) = text.split_once(TABLE_BEGINS).expect("the mark before the table");
-    let (table, tail) = rest.split_once(TABLE_ENDS).expect("the mark after the table");
-    let expected = directives();
-    if std::env::var_os("BLESS").is_some() {
-        let text = format!("{head}{TABLE_BEGINS}{expected}{TABLE_ENDS}{tail}");
-        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"), text)
-            .expect("README.md is written");
-        return;
-    }
-    assert!(
-        table == expected,
-        "the table of README.md is old: BLESS=1 cargo test --test it directives_of_the_readme"
-    );
 }
 
 /// The commands of the README's transcript, each with what it says it prints.
