@@ -184,17 +184,36 @@ fn source() -> String {
     lines.join("\n").replace("\\\n", "").replace("\\\"", "\"")
 }
 
-/// The first column of docs/messages.md, piece by piece between what differs.
+/// The first column of docs/messages.md.
+fn explained() -> Vec<String> {
+    let text = fs::read_to_string(root().join("docs/messages.md")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    rows.map(String::from).collect()
+}
+
+/// Piece by piece between what differs.
 #[test]
 fn messages_that_are_explained_are_ours() {
-    let text = fs::read_to_string(root().join("docs/messages.md")).unwrap();
-    let source = source();
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    let rows: Vec<&str> = rows.collect();
+    let (rows, source) = (explained(), source());
     assert!(rows.len() >= 60, "{} messages", rows.len());
     let is_ours = |piece: &str| source.contains(piece);
-    let strange: Vec<&str> = rows.into_iter().filter(|row| !row.split('…').all(is_ours)).collect();
+    let strange: Vec<&String> = rows.iter().filter(|row| !row.split('…').all(is_ours)).collect();
     assert!(strange.is_empty(), "docs/messages.md has words that src has not: {strange:#?}");
+}
+
+/// Those that are logged where they come up; the others are notes of the core, with arms of their own.
+#[test]
+fn warnings_of_the_shell_are_explained() {
+    let (rows, source) = (explained(), source());
+    let calls = source.split("log::warn!(").chain(source.split("log::error!(")).skip(1);
+    let words = calls.filter_map(|call| call.trim_start().strip_prefix('"')?.split("\",").next());
+    let words = words.map(|text| text.split("\")").next().unwrap());
+    // What only passes a sentence on has its words elsewhere.
+    let is_whole = |text: &&str| text.split(['{', '}']).step_by(2).any(|piece| piece.trim().len() >= 8);
+    let is_explained =
+        |text: &&str| rows.iter().any(|row| row.split('…').all(|piece| text.contains(piece.trim())));
+    let missing: BTreeSet<&str> = words.filter(is_whole).filter(|text| !is_explained(text)).collect();
+    assert!(missing.is_empty(), "docs/messages.md does not explain: {missing:#?}");
 }
 
 const TABLE_BEGINS: &str =
