@@ -50,11 +50,14 @@
 //!   supervisor.rs       routes events; signals, datagrams, time
 //!   service.rs          the state machine: read its essay first
 //!   generation.rs       one generation: how far its start came, whether it lives, and the data of each state
+//!   sight.rs            who waits on its sockets, as far as it is known; traffic.rs: its connections
 //!   command.rs          the commands round the main one: ExecStartPre= ... ExecStopPost=
 //!   start.rs            starting, the start limit, starts by connections
 //!   swap.rs             ready, promote, roll back, when a wanted swap begins
-//!   end.rs              stopping, exits, what is left behind, what comes next
+//!   end.rs              stopping, exits, what is left behind
+//!   finish.rs           nothing is left of a generation: what comes next
 //!   exit.rs             what the end of a main process means, by Type=
+//!   failure.rs          why one could not be started
 //!   restored.rs         the core goes on under a new shell
 //!   trial.rs            a candidate must not be stopped
 //!   slots.rs            which slot has the traffic, which are guarded; drain.rs: what an old generation finishes;

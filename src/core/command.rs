@@ -3,7 +3,7 @@
 
 use super::generation::{Generation, Progress, Running};
 use super::note::{self, Note};
-use super::restart::{Failure, Outcome, RunResult, result};
+use super::restart::{Failure, RunOutcome, RunResult, result};
 use super::service::Step;
 use super::{Action, Command, End, Exit, GenerationId, Scope, Time, limits};
 use crate::config::{CommandList, FailureMode, Policy, Signal, Type};
@@ -237,7 +237,7 @@ impl Step<'_> {
 
 impl Generation {
     /// The result so far.
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self) -> RunOutcome {
         let none_yet = End::Exited(Exit::Code(0));
         let end = self.end().unwrap_or(&none_yet);
         let status = match self.end() {
@@ -247,7 +247,7 @@ impl Generation {
             None if self.main.pid().is_none() => self.last_exit,
             None => None,
         };
-        Outcome { result: result(&self.policy, end, self.failure.as_ref()), status }
+        RunOutcome { result: result(&self.policy, end, self.failure.as_ref()), status }
     }
 }
 

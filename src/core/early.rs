@@ -5,7 +5,7 @@ use super::generation::Generation;
 use super::note::{Note, ReadyBy};
 use super::restart::{RunResult, restart_delay};
 use super::service::{Phase, Service, Step};
-use super::waiting::Sight;
+use super::sight::Sight;
 use super::{Action, End, HintAt, Time};
 
 /// So many such ends in a row are no accident.

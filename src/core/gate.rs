@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use super::generation::{Gate, Generation, Probing};
 use super::note::ReadyBy;
 use super::service::{Phase, Service, Step};
-use super::waiting::{Ask, Sight, Waiting, listed};
+use super::sight::{Ask, Sight, Waiting};
+use super::waiting::listed;
 use super::{GenerationId, Time, limits};
 use crate::config::{Ready, Span};
 

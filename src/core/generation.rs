@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::note::ReadyBy;
 use super::report::LastSwap;
 use super::restart::Failure;
-use super::waiting::Waiting;
+use super::sight::Waiting;
 use super::{ClientId, Command, End, Exit, GenerationId, SlotId, Time, Traffic, limits};
 use crate::config::{KillMode, Policy, Signal, Span, Type};
 

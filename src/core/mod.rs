@@ -12,6 +12,8 @@ mod drain;
 mod early;
 mod end;
 mod exit;
+mod failure;
+mod finish;
 mod gate;
 mod generation;
 mod health;
@@ -25,12 +27,14 @@ mod restart;
 mod restored;
 mod service;
 mod shutdown;
+mod sight;
 mod slots;
 mod start;
 mod status;
 mod supervisor;
 mod swap;
 mod timers;
+mod traffic;
 mod trial;
 mod waiting;
 
@@ -40,11 +44,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{notify::Notify, report::Reply, supervisor::Supervisor, timers::Why};
 use crate::config::{CommandList, Policy, Signal, Span};
-pub use drain::{Counted, Traffic};
+pub use failure::{Stage, StartFailure};
 pub use note::{BindNote, Damage, Note, SocketNote};
-pub use restart::{Outcome, RunResult};
-pub use start::{Stage, StartFailure};
-pub use waiting::{Ask, HintAt, Looked, Sight};
+pub use restart::{RunOutcome, RunResult};
+pub use sight::{Ask, HintAt, Looked, Sight};
+pub use traffic::{Counted, Traffic};
 
 /// The limits of the core, in one place.
 pub mod limits {
@@ -355,7 +359,7 @@ pub enum Action {
     Run {
         generation: GenerationId,
         command: Command,
-        outcome: Option<Outcome>,
+        outcome: Option<RunOutcome>,
         slot: SlotId,
     },
     /// The main process has gone to the background (Type=forking): find the one that is it now. Answered by

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, End, Exit, Stage, StartFailure, Time, limits};
+use super::{Command, End, Exit, Stage, Time, limits};
 use crate::config::{Policy, Restart, RestartDelay, Signal, Span, StatusSet, Type};
 
 /// A failure that we saw before the main process ended; it outweighs how that process then ended.
@@ -58,7 +58,7 @@ impl fmt::Display for RunResult {
 /// What ExecStop= and ExecStopPost= are told: $SERVICE_RESULT, and the status of the main process where it has one
 /// ($EXIT_CODE, $EXIT_STATUS).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct RunOutcome {
     pub result: RunResult,
     pub status: Option<Exit>,
 }
@@ -123,25 +123,6 @@ fn is_listed(set: &StatusSet, status: Exit) -> bool {
     match status {
         Exit::Code(code) => set.contains_code(code),
         Exit::Signal { signal, .. } => set.contains_signal(signal),
-    }
-}
-
-impl StartFailure {
-    const ENOENT: i32 = 2;
-    const ETXTBSY: i32 = 26;
-
-    /// 127: COMMAND is not there; 126: it is, but cannot be executed; 125: we could not get that far.
-    pub(super) fn exit_status(&self) -> u8 {
-        match (self.stage, self.errno) {
-            (Stage::Exec, Self::ENOENT) => 127,
-            (Stage::Exec, _) => 126,
-            (_, _) => 125,
-        }
-    }
-
-    /// The file is being written at this moment.
-    pub(super) fn is_text_busy(&self) -> bool {
-        self.stage == Stage::Exec && self.errno == Self::ETXTBSY
     }
 }
 
@@ -237,12 +218,12 @@ fn power(base: f64, n: u32) -> f64 {
 
 /// systemd's ratelimit: a fixed window that opens at its first event; `burst` events pass in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Window {
+pub(super) struct RateLimit {
     begin: Option<Time>,
     count: u32,
 }
 
-impl Window {
+impl RateLimit {
     /// Counts one event. `Err` is the time at which the window ends, [`Time::NEVER`] if it has no end.
     /// A burst or an interval of 0 is no limit.
     pub(super) fn admit(&mut self, now: Time, burst: u32, interval: Span) -> Result<(), Time> {
@@ -272,10 +253,10 @@ pub(super) struct Ledger {
     /// Clean ends in a row, each before anybody waited on a socket.
     pub(super) early_ends: u32,
     /// StartLimit*=
-    pub(super) starts: Window,
+    pub(super) starts: RateLimit,
     /// TriggerLimit*= and PollLimit*=
-    pub(super) triggers: Window,
-    pub(super) polls: Window,
+    pub(super) triggers: RateLimit,
+    pub(super) polls: RateLimit,
 }
 
 impl Ledger {
@@ -301,6 +282,7 @@ pub(super) fn was_healthy(ready: Option<Time>, end: Time) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::StartFailure;
     use super::*;
     use crate::config::Config;
 
@@ -415,7 +397,7 @@ mod tests {
     #[test]
     fn a_window_lets_its_burst_pass_and_opens_anew() {
         let interval = Span::from_secs(10);
-        let mut window = Window::default();
+        let mut window = RateLimit::default();
         for second in 0..3 {
             assert_eq!(window.admit(Time(0).after(Span::from_secs(second)), 3, interval), Ok(()));
         }
@@ -423,7 +405,7 @@ mod tests {
             window.admit(Time(0).after(Span::from_secs(9)), 3, interval).expect_err("the burst is used up");
         assert_eq!(window.admit(later, 3, interval), Ok(()));
         assert_eq!(window.admit(later, 0, interval), Ok(()), "no limit");
-        let mut for_ever = Window::default();
+        let mut for_ever = RateLimit::default();
         assert_eq!(for_ever.admit(Time(5), 1, Span::INFINITY), Ok(()));
         assert_eq!(for_ever.admit(Time(u64::MAX - 1), 1, Span::INFINITY), Err(Time::NEVER));
     }

@@ -1,46 +1,11 @@
 //! Starting a generation, and the limits that hold for starts nobody asked for.
 
-use serde::{Deserialize, Serialize};
-
 use super::generation::{Generation, Main, Progress};
 use super::note::{Note, ReadyBy};
 use super::restart::Failure;
 use super::service::{Attempt, Phase, Step};
-use super::{Action, ClientId, End, Exit, Found, GenerationId, limits};
+use super::{Action, ClientId, End, Exit, Found, GenerationId, StartFailure, limits};
 use crate::config::{CommandList, Ready, StartLimitAction, Type};
-
-/// Why nothing could be started; `what` is a sentence that names the file and the errno.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StartFailure {
-    pub stage: Stage,
-    pub errno: i32,
-    pub what: String,
-}
-
-/// The steps between fork and the server's first instruction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
-    /// fork(2), a pipe, the notify socket: the machine is short of something.
-    Resources,
-    /// An environment file could not be read or parsed.
-    Environment,
-    /// OpenFile=
-    OpenFile,
-    Stdin,
-    Stdout,
-    Stderr,
-    RuntimeDirectory,
-    StateDirectory,
-    CacheDirectory,
-    LogsDirectory,
-    ConfigurationDirectory,
-    User,
-    Group,
-    Directory,
-    /// Limits, nice, OOM score, stdin.
-    Setup,
-    Exec,
-}
 
 impl Step<'_> {
     /// A start that nobody asked for just now: the first, a restart, one by a connection. These count towards the limit.

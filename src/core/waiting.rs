@@ -7,107 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-
 use super::generation::Generation;
 use super::note::ReadyBy;
 use super::service::{Service, Step};
+use super::sight::{HintAt, Looked, Sight, Waiting};
 use super::{Action, End, Exit, GenerationId, Time, limits};
 use crate::config::{Signal, Span, Type};
-
-/// What one look at the processes of a generation has shown; its sockets by words that tell them apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Looked {
-    pub waited: BTreeSet<String>,
-    /// Nobody waited there, but connections that it has accepted are open.
-    pub accepted: BTreeSet<String>,
-    /// Nobody was seen there.
-    pub others: BTreeSet<String>,
-    pub sight: Sight,
-    /// What it took the shell (see [`limits::LOOK_COST`]).
-    pub cost: Span,
-}
-
-/// Whether whoever was not seen is not there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Sight {
-    #[default]
-    Clear,
-    /// It cannot be known, and it was not asked for.
-    Dim,
-    /// A connection of ours to this generation is not accepted yet.
-    Asked,
-    Accepted,
-    /// No connection of ours could reach this generation alone.
-    Blind,
-}
-
-/// Whether a connection of our own is to be accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Ask {
-    No,
-    /// Where who waits cannot be seen.
-    WhereBlind,
-    /// Also where it can be seen that nobody waits: a server may look for clients from time to time.
-    Anyway,
-}
-
-/// What a hint is given for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HintAt {
-    /// It runs, and nobody waits.
-    Running,
-    /// It runs, who waits cannot be seen, and it accepts no connection of ours.
-    Unaccepted,
-    /// It failed before anybody waited.
-    Failure,
-    /// It ended cleanly before anybody waited, as those before it did.
-    CleanEnds,
-}
-
-/// Of one generation that has sockets, from its start on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Waiting {
-    next: Time,
-    /// When the last look was ordered, and when answered.
-    ordered: Option<Time>,
-    looked: Option<Time>,
-    /// Where it was seen to wait or to have accepted so far, where not yet, and how well the last look saw.
-    pub(super) seen: BTreeSet<String>,
-    pub(super) unseen: BTreeSet<String>,
-    pub(super) sight: Sight,
-    /// It was seen to wait somewhere.
-    pub(super) waits: bool,
-    /// Since when a connection of ours is on its way to it.
-    asked: Option<Time>,
-    /// It was looked at late enough to tell who never waits.
-    is_known: bool,
-}
-
-impl Waiting {
-    /// Nothing of ours is on its way to it any more; the next look begins anew.
-    pub(super) fn ask_again(&mut self) {
-        if self.sight == Sight::Asked {
-            self.sight = Sight::Dim;
-            self.asked = None;
-        }
-    }
-
-    pub(super) fn look_soon(&mut self, now: Time) {
-        let earliest = self.ordered.map_or(now, |ordered| ordered.after(limits::LOOK_FIRST).max(now));
-        self.next = self.next.min(earliest);
-    }
-
-    /// To wait, or to have accepted a connection.
-    pub(super) fn was_seen(&self) -> bool {
-        !self.seen.is_empty() || self.sight == Sight::Accepted
-    }
-
-    /// What it shows now is known: it was looked at since then, and no answer of it is awaited.
-    pub(super) fn is_settled(&self, since: Time) -> bool {
-        self.looked.is_some_and(|looked| looked >= since) && self.sight != Sight::Asked
-    }
-}
 
 impl Service {
     /// When it is looked at next.
@@ -254,7 +159,7 @@ pub(super) fn listed(sockets: &BTreeSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Counted, Event, Setting, SlotId, Supervisor, Traffic, Why};
+    use super::super::{Ask, Counted, Event, Setting, SlotId, Supervisor, Traffic, Why};
     use super::*;
     use crate::config::Config;
 

@@ -23,8 +23,9 @@ use super::launch::{Launcher, StartRequest};
 use super::notify::{self, Notifier, NotifySocket, Received};
 use super::{reap, spawn, sys};
 use crate::config::{CommandList, NotifyAccess, Signal};
-use crate::core::{Command, Event, Found, GenerationId, Notify, Outcome, Scope, SlotId, Stage, StartFailure};
-
+use crate::core::{
+    Command, Event, Found, GenerationId, Notify, RunOutcome, Scope, SlotId, Stage, StartFailure,
+};
 pub use interception::Started;
 use kin::Kin;
 
@@ -155,7 +156,7 @@ impl Children {
         &mut self,
         generation: GenerationId,
         command: Command,
-        outcome: Option<Outcome>,
+        outcome: Option<RunOutcome>,
         store: &FdStore,
     ) -> Result<Started, StartFailure> {
         let Some(running) = self.generations.get_mut(&generation) else {

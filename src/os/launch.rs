@@ -32,7 +32,7 @@ use crate::config::{
     self, CommandList, DirectoryPath, Exec, Input, NotifyAccess, Preserve, Privileges, Problem, Span,
     command_line, printable,
 };
-use crate::core::{Command, Exit, GenerationId, Outcome, SlotId, Stage, StartFailure};
+use crate::core::{Command, Exit, GenerationId, RunOutcome, SlotId, Stage, StartFailure};
 
 /// Makes the plan of each process.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub struct StartRequest<'a> {
     /// MAINPID; None where none lives.
     pub main_pid: Option<i32>,
     /// SERVICE_RESULT, EXIT_CODE and EXIT_STATUS.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<RunOutcome>,
     /// The fd store, by name: what ExecStart= gets after the sockets.
     pub stored: &'a [(String, RawFd)],
     /// Whose sockets it gets.

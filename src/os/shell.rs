@@ -37,7 +37,7 @@ use super::socket::{Inherited, NamedSocket};
 use super::sys::{self, Waited};
 use crate::config::{CommandList, Config, Health, Instance, Policy, Signal, SocketCommands};
 use crate::core::{
-    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Outcome, Reply, Sender, SlotId,
+    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Reply, RunOutcome, Sender, SlotId,
     StartFailure, Supervisor, Terminal, Time,
 };
 use health::Asking;
@@ -430,7 +430,7 @@ impl Shell {
         self.queue.push_back(event);
     }
 
-    fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<Outcome>, slot: SlotId) {
+    fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<RunOutcome>, slot: SlotId) {
         let started = self
             .admit(generation, slot)
             .and_then(|()| self.children.start(generation, command, outcome, &self.store));

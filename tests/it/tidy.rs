@@ -163,9 +163,7 @@ fn a_type_name_has_one_meaning() {
         }
     }
     assert!(places.len() > 100, "types are found: {}", places.len());
-    // The core has two pairs of its own as yet.
-    let is_of_the_core = |files: &BTreeSet<String>| files.iter().all(|name| name.starts_with("src/core/"));
-    let twice = places.into_iter().filter(|(_, files)| files.len() > 1 && !is_of_the_core(files));
+    let twice = places.into_iter().filter(|(_, files)| files.len() > 1);
     assert_none(twice.map(|(name, files)| format!("{name} is a type in each of {files:?}")).collect());
 }
 

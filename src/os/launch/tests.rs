@@ -21,7 +21,7 @@ struct Service {
     place: TempDir,
     sockets: Vec<NamedSocket>,
     stored: Vec<(String, RawFd)>,
-    outcome: Option<Outcome>,
+    outcome: Option<RunOutcome>,
 }
 
 impl Service {
@@ -308,7 +308,7 @@ fn stop_commands_know_the_outcome() {
         (RunResult::Resources, None, "4711 resources\n"),
     ];
     for (result, status, expected) in cases {
-        service.outcome = Some(Outcome { result, status });
+        service.outcome = Some(RunOutcome { result, status });
         assert_eq!(service.run(CommandList::StopPost), Exit::Code(0));
         assert_eq!(service.read("out"), expected);
     }

@@ -8,9 +8,6 @@ use super::{assert_none, code, files, is_test};
 /// The path of a module from the root of the crate: `os`, `socket`, `inet`. Of src/lib.rs it is empty.
 type Module = Vec<String>;
 
-/// The one part whose circles are tolerated as yet.
-const STILL_ROUND: &str = "src/core/";
-
 /// What one file has of others.
 struct File {
     name: String,
@@ -177,15 +174,7 @@ impl Tree {
 #[test]
 fn no_circle_of_files() {
     let tree = Tree::new(&files("src"));
-    let (tolerated, faults): (Vec<_>, Vec<_>) = tree
-        .circles()
-        .into_iter()
-        .partition(|(round, _)| round.iter().all(|name| name.starts_with(STILL_ROUND)));
-    let mut faults: Vec<String> = faults.into_iter().map(|(_, text)| text).collect();
-    if tolerated.is_empty() {
-        faults.push(format!("{STILL_ROUND} has no circle any more: take STILL_ROUND out of this test"));
-    }
-    assert_none(faults);
+    assert_none(tree.circles().into_iter().map(|(_, text)| text).collect());
 }
 
 /// `os -> core, config` of the sentence in src/lib.rs, by layer.
