@@ -16,6 +16,7 @@
 //!         flood+      and once more, again and again, by four threads
 //!         liar+       likewise, while another thread changes the port that it asks for
 //!     udp:ADDRESS  unix:PATH      what is at the path is removed first
+//!     clients:ADDRESS             UDP, and a socket for each client: connects what it has to the client, and binds anew
 //!     twice:PATH                  likewise, and once more when it is there again; its mode is changed at the end
 //!     to:ADDRESS                  connects to it before it serves
 //!
@@ -45,7 +46,11 @@ use common::{Reply, Request, Socket};
 fn main() {
     let mut sockets = Vec::new();
     for word in std::env::args().skip(1) {
-        match open(&word) {
+        let opened = match word.strip_prefix("clients:") {
+            Some(address) => Err(serve_clients(&address.parse().expect("an address"))),
+            None => open(&word),
+        };
+        match opened {
             Ok(opened) => sockets.extend(opened.into_iter().map(|socket| (word.clone(), socket))),
             Err(error) => {
                 eprintln!("cannot bind {word}: {error}");
@@ -55,6 +60,34 @@ fn main() {
     }
     let count = sockets.len();
     common::serve_for_ever(sockets.leak(), move |request| page(request, count));
+}
+
+/// As servers do that have a process for each client: what the client has sent is still there when its socket is connected.
+fn serve_clients(address: &SocketAddr) -> io::Error {
+    let generation = std::env::var("SUPERVISE_GENERATION").unwrap_or_default();
+    let serve = || -> io::Result<()> {
+        let unbound = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&unbound, sockopt::ReuseAddr, &true)?;
+        bind(unbound.as_raw_fd(), &SockaddrStorage::from(*address))?;
+        let for_one = UdpSocket::from(unbound);
+        let (_, client) = for_one.peek_from(&mut [0; 64])?;
+        let generation = generation.clone();
+        thread::spawn(move || -> io::Result<()> {
+            for_one.connect(client)?;
+            let mut buffer = [0; 64];
+            loop {
+                let length = for_one.recv(&mut buffer)?;
+                let answer = format!("{generation} {}", String::from_utf8_lossy(&buffer[..length]));
+                for_one.send(answer.as_bytes())?;
+            }
+        });
+        Ok(())
+    };
+    loop {
+        if let Err(error) = serve() {
+            return error;
+        }
+    }
 }
 
 fn page(request: &Request, count: usize) -> Reply {

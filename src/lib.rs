@@ -102,8 +102,9 @@
 //!   socket.rs           held sockets; in os/socket/: inet.rs, plan.rs (what one of TCP or UDP is made from), local.rs (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
 //!                       in the way), error.rs; slots.rs: several sockets of one address; group.rs: those of TCP and
-//!                       UDP, with order.rs, program.rs (BPF) and restore.rs (what a server set is undone); nodes.rs:
-//!                       those of AF_UNIX, nodes/hidden.rs their directory; beside.rs: one family of a port; target.rs:
+//!                       UDP, with group/renew.rs (UDP: one for each client), order.rs, program.rs (BPF) and restore.rs
+//!                       (what a server set is undone); nodes.rs: those of AF_UNIX, nodes/hidden.rs their directory;
+//!                       beside.rs: one family of a port; target.rs:
 //!                       where clients find them
 //!   notify.rs           NOTIFY_SOCKET of a generation; in os/notify/: place.rs (its file); fd_store.rs: what it hands
 //!                       us; manager.rs: ours, upwards

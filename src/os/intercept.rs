@@ -26,6 +26,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
+use nix::sys::socket::{getsockopt, sockopt};
 
 use super::socket::{Families, HeldSocket};
 use super::sys::seccomp::{self, Call};
@@ -52,6 +53,9 @@ pub enum News {
     /// It binds `wanted`, of families that the held socket with this inode has not, or not alone: wants an answer, the
     /// socket of those families, or None where there can be none.
     Family { inode: u64, wanted: SocketAddr, families: Families, answer: Sender<Option<Held>> },
+    /// It binds the UDP socket with this inode once more: wants an answer when the slot has the socket that it is to get.
+    /// `is_alone`: it does not say by SO_REUSEPORT that several share what comes.
+    Again { inode: u64, is_alone: bool, answer: Sender<()> },
     /// The server has got the socket of a port alone, the families of which may not be known yet. It is not told again
     /// before this was set to false.
     GotPort(Arc<AtomicBool>),
@@ -143,6 +147,14 @@ impl Interceptor {
     /// The server has it, and wanted more when it bound it last.
     pub fn is_narrow(&self, inode: u64) -> bool {
         self.common.held().iter().any(|held| held.inode == inode && held.is_narrow.load(Ordering::Relaxed))
+    }
+
+    /// The generation has another socket for the address of the one with this inode.
+    pub fn exchange(&self, inode: u64, new: Held) {
+        let mut held = self.common.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = held.iter_mut().find(|held| held.inode == inode) {
+            *old = Arc::new(new);
+        }
     }
 
     /// It is not held any more.
@@ -307,7 +319,7 @@ impl Desk {
             // With a socket of its own it can at least be reached.
             Answer::Held(number) if !held[number].is_steered && held[number].is_gone() => Verdict::Bind,
             Answer::Held(number) => {
-                let held = Arc::clone(&held[number]);
+                let held = self.for_one_more_bind(&held[number], duplicate.as_ref());
                 Verdict::Give(Gift { held, target, inode, duplicate, is_narrow: false })
             }
             Answer::WrongFamily(number) | Answer::Beside(number) | Answer::Wider(number) => {
@@ -320,6 +332,21 @@ impl Desk {
                 Verdict::Give(Gift { held, target, inode, duplicate, is_narrow })
             }
         }
+    }
+
+    /// A UDP server that has `held` already may have connected it to a client, and shall get another.
+    fn for_one_more_bind(&self, held: &Arc<Held>, theirs: Option<&OwnedFd>) -> Arc<Held> {
+        if held.place.kind != Kind::Udp || !held.is_given.load(Ordering::Relaxed) {
+            return Arc::clone(held);
+        }
+        let is_alone = theirs.is_some_and(|theirs| getsockopt(theirs, sockopt::ReusePort) == Ok(false));
+        let (answer, answered) = mpsc::channel();
+        (self.tell)(News::Again { inode: held.inode, is_alone, answer });
+        if answered.recv().is_err() {
+            log::debug!("supervise ends, and makes no further socket");
+        }
+        let now = self.common.held().into_iter().find(|one| one.place == held.place);
+        now.unwrap_or_else(|| Arc::clone(held))
     }
 
     /// For a server that binds `wanted` with the socket `inode`, which `held` is not made for. None: it gets none.

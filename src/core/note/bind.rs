@@ -17,6 +17,8 @@ pub enum BindNote {
     Narrow { socket: String, wanted: String },
     /// `asked` was held, and `bound` is now, in its place or beside it.
     Families { asked: String, bound: String, wanted: String, both: bool },
+    /// It binds UDP anew for each client, and all binds get one socket.
+    OneForAll { socket: String, why: String },
     /// Some of the server's epoll sets have nothing in the place of the socket that it had put there.
     Unregistered { socket: String, why: String },
 }
@@ -61,6 +63,12 @@ impl fmt::Display for BindNote {
             Self::Families { asked, bound, wanted, both: false } => write!(
                 f,
                 "listening on {bound} in the place of {asked}: the server binds {wanted} (a swap keeps that)"
+            ),
+            Self::OneForAll { socket, why } => write!(
+                f,
+                "the server binds {socket} anew while a client of it is there, as those do that connect(2) a socket to each \
+                 client, but there is one socket for all: {why}; the other clients will not be answered (leave --handover \
+                 shared out: then each bind gets a socket)"
             ),
             Self::Unregistered { socket, why } => write!(
                 f,

@@ -227,7 +227,8 @@ fn mended(
         Damage::Connected => write!(
             f,
             "{who} has connected {socket} to somebody else, and is not found by clients any more; the next generation \
-             gets a new one (a server that undoes that works with --handover shared)"
+             gets a new one (a server that undoes that works with --handover shared; one that binds a socket for each \
+             client, with --intercept-bind and without --handover shared)"
         ),
     }
 }

@@ -255,6 +255,11 @@ impl Shell {
         })
     }
 
+    pub(super) fn has_inode(&self, generation: GenerationId, inode: u64) -> Option<bool> {
+        let inodes = self.children.pids(generation).and_then(|pids| diag::inodes_of(&pids)).ok()?;
+        Some(u32::try_from(inode).is_ok_and(|inode| inodes.contains(&inode)))
+    }
+
     fn keep_both(&mut self, pair: &Pair) {
         self.intercepting.unsettled.pairs.retain(|one| !Rc::ptr_eq(&one.beside, &pair.beside));
         let (asked, bound) = (pair.asked.shown(), pair.beside.shown());

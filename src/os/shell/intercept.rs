@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,6 +16,7 @@ use super::{INTERCEPTED, Shell};
 use crate::core::{BindNote, GenerationId, SlotId, SocketNote, Stage, StartFailure};
 use crate::os::intercept::{self, Held, Interceptor, News};
 use crate::os::launch::Launcher;
+use crate::os::socket::HeldSocket;
 
 /// So many different things are said.
 const SAID: usize = 64;
@@ -130,6 +132,11 @@ impl Shell {
                     // The thread that asked is gone when its generation is.
                     let _nobody_waits = answer.send(self.open_family(generation, inode, wanted, families));
                 }
+                News::Again { inode, is_alone, answer } => {
+                    self.renew(generation, inode, is_alone);
+                    // Likewise.
+                    let _nobody_waits = answer.send(());
+                }
                 News::PathGone(done) => {
                     self.check_paths();
                     // Whoever asked is gone when its generation is.
@@ -139,6 +146,41 @@ impl Shell {
         }
         self.settle();
         self.dispatch();
+    }
+
+    /// A UDP server binds once more what it has already. One that has closed it unconnected goes on with the same.
+    fn renew(&mut self, generation: GenerationId, inode: u64, is_alone: bool) {
+        let slots = self.children.slots();
+        let Some((_, slot)) = slots.iter().find(|(id, _)| *id == generation).copied() else { return };
+        let used: Vec<SlotId> = slots.into_iter().map(|(_, slot)| slot).collect();
+        let is_it = |socket: &Rc<HeldSocket>| socket.inode(slot).is_ok_and(|own| own == inode);
+        let Some(socket) = self.held().into_iter().find(is_it) else { return };
+        // Whoever it was connected to a client for may be done with that client already.
+        if self.has_inode(generation, inode) != Some(true) && !socket.is_lost(slot) {
+            return;
+        }
+        match socket.renew(slot, &used, is_alone) {
+            Ok(true) => {
+                self.slots.to_be_bound.remove(&(generation, socket.address.clone()));
+                for interceptor in self.children.interceptors(generation) {
+                    match Held::new(&socket, slot) {
+                        Ok(held) => interceptor.exchange(inode, held),
+                        Err(error) => log::warn!("{}: {error}", socket.address),
+                    }
+                }
+                self.arm();
+            }
+            Ok(false) => {
+                let has_client = socket.is_lost(slot) || socket.queued(slot).is_ok_and(|count| count > 0);
+                let why = socket.why_shared().filter(|_| is_alone && has_client);
+                if let Some(why) = why {
+                    self.say(BindNote::OneForAll { socket: socket.address.clone(), why });
+                }
+            }
+            Err(error) => {
+                log::warn!("{} cannot have one more socket for its server: {error}", socket.address)
+            }
+        }
     }
 
     pub(super) fn say(&mut self, note: BindNote) {

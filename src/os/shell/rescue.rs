@@ -16,7 +16,7 @@ use super::slots::Damaged;
 use crate::config::{Kind, Signal};
 use crate::core::limits::GENERATIONS;
 use crate::core::note::Damage;
-use crate::core::{Event, SlotId, SocketNote};
+use crate::core::{Event, GenerationId, SlotId, SocketNote};
 use crate::os::diag;
 use crate::os::reap;
 use crate::os::relay::{self, Relay};
@@ -96,8 +96,19 @@ impl Shell {
     fn lost_to_connect(&mut self, socket: &HeldSocket) {
         let (slot, socket) = (self.slots.steering.slot, socket.address.clone());
         let generation = self.children.on_slot(slot);
+        if let Some(generation) = generation.filter(|id| self.may_bind_again(*id)) {
+            // Tried again after a while.
+            if self.slots.to_be_bound.insert((generation, socket.clone())) {
+                return;
+            }
+        }
         self.tell_damage(Damaged { socket: socket.clone(), generation, damage: Damage::Connected });
         self.queue.push_back(Event::SocketLost { slot, socket });
+    }
+
+    /// What it binds for itself is answered.
+    fn may_bind_again(&self, generation: GenerationId) -> bool {
+        !self.children.interceptors(generation).is_empty()
     }
 
     fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> Result<(), String> {

@@ -26,6 +26,9 @@ pub(super) struct SlotWatch {
     /// Those that cannot be listened on again, and those whose path cannot be put back, were told.
     unlistened: BTreeSet<String>,
     pub(super) lost_paths: BTreeSet<String>,
+    /// UDP addresses that a generation under InterceptBind= has connected: one that binds them again within the time of
+    /// one rescue gets a new socket.
+    pub(super) to_be_bound: BTreeSet<(GenerationId, String)>,
     /// UDP addresses of which it was told that a swap moves their flows.
     moved_flows: BTreeSet<String>,
     /// What living generations did to a socket, and how often each did so again.
@@ -74,6 +77,7 @@ impl SlotWatch {
             unrescued: BTreeSet::new(),
             unlistened: BTreeSet::new(),
             lost_paths: BTreeSet::new(),
+            to_be_bound: BTreeSet::new(),
             moved_flows: BTreeSet::new(),
             damages: Vec::new(),
             told: HashSet::new(),
@@ -125,7 +129,7 @@ impl Shell {
     pub(super) fn arm(&mut self) {
         let wanted = self.slots.wanted(&self.held());
         let mut interests: HashMap<_, _> =
-            wanted.iter().map(|one| (Rc::as_ptr(&one.fd), one.interest)).collect();
+            wanted.iter().map(|one| (Rc::as_ptr(&one.fd), (one.slot, one.interest))).collect();
         let mut free = Vec::new();
         let registry = self.poll.registry();
         for (index, place) in self.slots.watched.iter_mut().enumerate() {
@@ -136,7 +140,8 @@ impl Shell {
             let fd = watched.fd.as_raw_fd();
             let source = &mut SourceFd(&fd);
             let result = match interests.remove(&Rc::as_ptr(&watched.fd)) {
-                Some(interest) => {
+                Some((slot, interest)) => {
+                    watched.slot = slot;
                     let has_changed = std::mem::replace(&mut watched.interest, interest) != interest;
                     if has_changed {
                         registry.reregister(source, Token(SOCKETS + index), interest)
@@ -270,6 +275,8 @@ impl Shell {
         };
         let has_shared_with_nobody = self.children.has_no_main();
         let known = set_of(&self.sockets);
+        let slots = self.children.slots();
+        let used: Vec<_> = slots.iter().map(|(_, used)| *used).chain([slot]).collect();
         for socket in sockets {
             let failed = |error: io::Error| StartFailure {
                 stage: Stage::Resources,
@@ -277,6 +284,7 @@ impl Shell {
                 what: format!("cannot get a socket of {} ready: {error}", socket.address),
             };
             let fd = socket.ready_slot(slot).map_err(failed)?;
+            socket.keep_heir(&used).map_err(failed)?;
             let is_new = !known.contains(&Rc::as_ptr(&socket.socket));
             if is_new {
                 // Nobody else has it.

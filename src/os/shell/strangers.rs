@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Shell;
 use crate::config::Kind;
 use crate::core::SocketNote;
-use crate::os::diag::{self, InetSocket};
+use crate::os::diag::{self, InetSocket, SocketState};
 use crate::os::socket::HeldSocket;
 
 /// How soon strangers are looked for again, as long as the end of one would move ours: nothing tells of that.
@@ -64,8 +64,15 @@ impl Shell {
         let others = |(socket, addresses): (&Rc<HeldSocket>, &Vec<SocketAddr>)| {
             let there = if socket.kind == Kind::Tcp { &tcp } else { &udp };
             let Some(address) = addresses.first() else { return Vec::new() };
+            // Connected, a UDP socket is in no group; and where servers connect theirs, those were ours before.
+            if socket.renews() {
+                return Vec::new();
+            }
             let is_other = |one: &&InetSocket| {
-                one.inode != 0 && !own.contains(&u64::from(one.inode)) && one.is_at(*address)
+                one.inode != 0
+                    && one.state != SocketState::Established
+                    && !own.contains(&u64::from(one.inode))
+                    && one.is_at(*address)
             };
             let found = addresses.iter().flat_map(|at| there.at(*at));
             let mut found: Vec<InetSocket> = found.filter(is_other).cloned().collect();

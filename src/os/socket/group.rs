@@ -11,6 +11,8 @@
 //! * shutdown(2) takes a TCP slot out of the group and listen(2) brings it back as the last: each moves indices, so the
 //!   program is attached anew. UDP stays in, whatever a server does, but for connect(2).
 
+mod renew;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,7 +24,7 @@ use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, getsockopt, setso
 
 use super::options::errno_of;
 use super::order::Order;
-use super::plan::{InetError, InetPlan};
+use super::plan::{InetError, InetPlan, NoGroup};
 use super::program::{ProbePort, program};
 use super::restore::restore;
 use super::target::Target;
@@ -42,6 +44,8 @@ pub(super) struct Group {
     steering: Steering,
     probe: Option<ProbePort>,
     is_labelled: bool,
+    /// A server has connected its socket to a client, and got another (UDP).
+    renews: bool,
 }
 
 #[derive(Debug)]
@@ -61,20 +65,6 @@ impl Slot {
     }
 }
 
-/// Why there is no group at an address.
-pub(super) enum NoGroup {
-    /// The first socket serves all generations: it is bound and listens, and the kernel refused the second one.
-    Shared(OwnedFd, String),
-    /// Nothing could be bound.
-    Bind(InetError),
-}
-
-impl From<InetError> for NoGroup {
-    fn from(error: InetError) -> Self {
-        Self::Bind(error)
-    }
-}
-
 /// Making them.
 impl Group {
     /// With `fd`, not bound yet, as slot 0.
@@ -90,6 +80,7 @@ impl Group {
             order: Order::default(),
             steering: Steering::all_to(SlotId(0)),
             probe: None,
+            renews: false,
         };
         if let Err(error) = group.label(SlotId(0), &fd, true) {
             log::debug!("{}: connections get no label: {error}", plan.listener.place);

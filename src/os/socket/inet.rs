@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use nix::errno::Errno;
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
-use super::group::{Group, NoGroup};
-use super::plan::{Families, InetError, InetPlan};
+use super::group::Group;
+use super::plan::{Families, InetError, InetPlan, NoGroup};
 use super::slots::{NOT_ASKED, Slots};
 use super::{BindError, options};
 use crate::config::{Handover, Listener, Protocol};

@@ -51,6 +51,13 @@ impl Order {
         self.add(Member::Slot(slot));
     }
 
+    /// A member is that of another slot now, which was none.
+    pub(super) fn rename(&mut self, from: SlotId, to: SlotId) {
+        if let Some(index) = self.find(Member::Slot(from)) {
+            self.0[index] = Member::Slot(to);
+        }
+    }
+
     pub(super) fn leave(&mut self, slot: SlotId) {
         self.remove(Member::Slot(slot));
     }

@@ -20,6 +20,20 @@ pub(super) struct InetError {
     pub(super) address: SocketAddr,
 }
 
+/// Why there is no group at an address.
+pub(super) enum NoGroup {
+    /// The first socket serves all generations: it is bound and listens, and the kernel refused the second one.
+    Shared(OwnedFd, String),
+    /// Nothing could be bound.
+    Bind(InetError),
+}
+
+impl From<InetError> for NoGroup {
+    fn from(error: InetError) -> Self {
+        Self::Bind(error)
+    }
+}
+
 /// Whose addresses a socket takes, all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Families {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrStorage, UnixAddr, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, UnixAddr, getpeername, getsockname, getsockopt, sockopt};
 use nix::sys::stat::fstat;
 
 use super::HeldSocket;
@@ -166,9 +166,38 @@ impl HeldSocket {
         }
     }
 
-    /// A server has taken the socket of this slot out of the group for good: connect(2) on UDP.
+    /// A server has connected the socket of this slot (UDP): where there is a group, it has left that for good.
     pub fn is_lost(&self, slot: SlotId) -> bool {
-        matches!(&*self.slots.borrow(), Slots::Group(group) if group.is_lost(slot))
+        match &*self.slots.borrow() {
+            Slots::Group(group) => group.is_lost(slot),
+            Slots::One { fd, .. } if self.kind == Kind::Udp => {
+                getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok()
+            }
+            Slots::One { .. } | Slots::Nodes(_) => false,
+        }
+    }
+
+    /// The server of this slot binds the address again. True: what it shall have is a new socket, which gets what comes,
+    /// because it has connected the one that it had to a client, or is about to where we `may_connect` it: a datagram
+    /// waits there for that. `used` are the slots of generations. All but steered UDP: false.
+    pub fn renew(&self, slot: SlotId, used: &[SlotId], may_connect: bool) -> io::Result<bool> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::One { .. } | Slots::Nodes(_) => Ok(false),
+            Slots::Group(group) => group.renew(slot, used, may_connect),
+        }
+    }
+
+    /// Servers have connected sockets of this address to clients, and got others ([`Self::renew`]).
+    pub fn renews(&self) -> bool {
+        matches!(&*self.slots.borrow(), Slots::Group(group) if group.renews())
+    }
+
+    /// A generation more has slots: those are `used`. The next [`Self::renew`] has a socket ready.
+    pub fn keep_heir(&self, used: &[SlotId]) -> io::Result<()> {
+        match &mut *self.slots.borrow_mut() {
+            Slots::One { .. } | Slots::Nodes(_) => Ok(()),
+            Slots::Group(group) => group.keep_heir(used),
+        }
     }
 
     /// shutdown(2) of a slot that has not the traffic, until [`Self::ready_slot`]: what waits there goes to the others

@@ -187,6 +187,48 @@ fn datagrams() {
     wait_for("generation 2", || (ask() == "2 hello").then_some(()));
 }
 
+/// What `socat UDP-LISTEN:PORT,fork` does. Each bind gets a socket, and what comes meanwhile waits in the next one.
+#[test]
+fn a_server_that_connects_a_udp_socket_to_each_client_gets_one_for_each() {
+    let place = Place::new();
+    let words = ["clients:{addr:http}"];
+    let mut daemon = binds(&place, "udp:127.0.0.1:0", "--ready delay:100ms", &words).start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let ask = |generation: u64| {
+        let client = UdpSocket::bind(TCP).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client.connect(&address).unwrap();
+        for word in ["hello", "again"] {
+            client.send(word.as_bytes()).unwrap();
+            let mut buffer = [0; 64];
+            let length = client.recv(&mut buffer).expect("an answer");
+            assert_eq!(String::from_utf8_lossy(&buffer[..length]), format!("{generation} {word}"));
+        }
+    };
+    for generation in 1..=3 {
+        for _ in 0..40 {
+            ask(generation);
+        }
+        for word in ["to somebody else", "can accept nothing", "by SO_REUSEPORT"] {
+            assert!(!daemon.stderr().contains(word), "{}", daemon.stderr());
+        }
+        if generation < 3 {
+            swapped(&daemon, generation + 1);
+        }
+    }
+}
+
+#[test]
+fn one_socket_for_all_is_none_for_each_client() {
+    let place = Place::new();
+    let options = "--ready delay:100ms --handover shared";
+    let mut daemon = binds(&place, "udp:127.0.0.1:0", options, &["clients:{addr:http}"]).start();
+    daemon.wait_generation(1);
+    UdpSocket::bind(TCP).unwrap().send_to(b"hello", daemon.address("http")).unwrap();
+    wait_for("the word", || daemon.stderr().contains("leave --handover shared out").then_some(()));
+}
+
 #[test]
 fn without_a_socket_there_is_nothing_to_intercept() {
     let place = Place::new();
