@@ -37,12 +37,12 @@ pub enum Parsed {
     Run(Box<RunArgs>),
     Check(Box<Check>),
     Verb(Verb),
-    /// Become this COMMAND.
+    /// `supervise exec`: this process becomes the COMMAND.
     Exec(Vec<OsString>),
     /// Nothing to do but to print this and end: help, version or an error.
     Exit {
         status: u8,
-        /// Whole lines.
+        /// What is printed: whole lines.
         text: String,
         /// Where it goes: stderr, or stdout.
         stderr: bool,
@@ -65,7 +65,7 @@ pub struct RunArgs {
 /// Unit files, and what the command line adds to them. They are read again for each swap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitArgs {
-    /// As given.
+    /// The units as they were given.
     pub paths: Vec<PathBuf>,
     /// Applied after the files.
     pub settings: Vec<Override>,

@@ -35,7 +35,7 @@ pub enum Subject {
 /// What to print, and the exit status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// For stdout.
+    /// What is printed on stdout.
     pub text: String,
     pub error: Option<Error>,
     pub status: u8,
@@ -147,7 +147,7 @@ fn as_text(loaded: &Loaded) -> String {
     out
 }
 
-/// What would happen.
+/// What a start would do, line by line: the sockets, the command, and how a swap goes.
 fn summary(config: &Config, stop_first: Option<&str>) -> String {
     let mut out = String::new();
     for (fd, listener) in (3..).zip(&config.listeners) {

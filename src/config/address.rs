@@ -43,7 +43,7 @@ pub enum Address {
     Abstract(String),
     /// The name an outer manager gave it in LISTEN_FDNAMES.
     InheritedName(String),
-    /// Its fd number.
+    /// The number that the fd has in our own process.
     InheritedNumber(i32),
 }
 
@@ -177,7 +177,7 @@ fn inherited(text: &str) -> Result<Address, Problem> {
 }
 
 impl Address {
-    /// Everything but `fd:`.
+    /// Every form of an address but `fd:`, which names an inherited socket.
     fn parse(text: &str) -> Result<Self, Problem> {
         if text.starts_with('/') {
             return path(text);

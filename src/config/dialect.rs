@@ -33,7 +33,7 @@ pub struct Passed<'a> {
 /// Reads `nginx`, or several with blanks between. `systemd`, the default, adds no variable.
 ///
 /// # Errors
-/// Another word.
+/// Where a word is none of the dialects.
 pub fn parse(text: &str) -> Result<Vec<Dialect>, Problem> {
     let names = [
         ("systemd", Dialect::Systemd),

@@ -97,7 +97,7 @@ impl Draft {
     /// Sets one option of the sockets that are being read; another directive is left alone.
     ///
     /// # Errors
-    /// As of [`Draft::set`].
+    /// The errors of [`Draft::set`].
     pub(super) fn set_socket(
         &mut self,
         key: &str,

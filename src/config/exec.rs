@@ -9,7 +9,7 @@ pub struct Exec {
     pub path: OsString,
     /// argv; its first word is `path`, or another name with the prefix `@`.
     pub words: Vec<OsString>,
-    /// Prefix `-`.
+    /// Prefix `-`: a failure of this command counts for nothing (systemd.service(5), ExecStart=).
     pub ignore_failure: bool,
     /// `$VAR` and `${VAR}` are replaced when it is executed; not with the prefix `:`, nor on the command line.
     pub expands: bool,

@@ -241,7 +241,7 @@ fn lookup(name: &str) -> Option<Fix> {
     PROGRAMS.iter().find(|(names, _)| names.contains(&name)).map(|(_, fix)| *fix)
 }
 
-/// `/usr/sbin/php-fpm8.2` is php-fpm.
+/// The name of the program, without its directory and version: of `/usr/sbin/php-fpm8.2` it is `php-fpm`.
 fn program(word: &str) -> &str {
     let file = word.rsplit('/').next().unwrap_or_default();
     let plain = file.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');

@@ -44,7 +44,7 @@ pub struct Launch {
     pub directories: Directories,
     /// OpenFile=, in order; passed after the sockets and the stored fds.
     pub open_files: Vec<OpenFile>,
-    /// PIDFile=, absolute.
+    /// PIDFile= as an absolute path.
     pub pid_file: Option<PathBuf>,
     /// GuessMainPID=: Type=forking without a PIDFile= takes the one process that is left as the main one.
     pub guess_main_pid: bool,
@@ -66,7 +66,7 @@ impl Launch {
         known::alone(&words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>())
     }
 
-    /// systemd's defaults (systemd.exec(5)).
+    /// The defaults of systemd.exec(5).
     pub(super) fn for_units() -> Self {
         Self {
             commands: Commands::default(),
@@ -178,14 +178,14 @@ pub enum Resource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     Null,
-    /// Ours.
+    /// The standard input of supervise itself.
     Inherit,
     File(PathBuf),
     /// The only socket there is.
     Socket,
     /// `fd:NAME`: the socket of this name.
     Fd(String),
-    /// StandardInputText= and StandardInputData=.
+    /// The bytes of StandardInputText= and StandardInputData=.
     Data(Vec<u8>),
 }
 
@@ -236,7 +236,7 @@ pub enum Preserve {
     /// With the last generation.
     #[default]
     No,
-    /// When we end.
+    /// They are removed when supervise ends, and stay at a restart of the server.
     Restart,
     Yes,
 }
@@ -265,7 +265,7 @@ pub enum OpenMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotifyAccess {
     None,
-    /// The main process.
+    /// The main process may speak.
     Main,
     /// The main process and the commands round it.
     Exec,

@@ -69,7 +69,7 @@ pub struct Config {
 pub struct Health {
     /// The name of the socket; None: the first stream socket.
     pub socket: Option<String>,
-    /// Begins with `/`.
+    /// The path of the request, which begins with `/`.
     pub path: String,
 }
 
@@ -97,7 +97,7 @@ impl Config {
                 timeout_stop: Span::from_secs(8),
                 kill_mode: KillMode::Mixed,
                 no_restart_ends: true,
-                // TriggerLimitBurst= alone.
+                // On the command line only TriggerLimitBurst= limits starts by connections.
                 poll_limit: Rate { burst: 0, ..units.policy.poll_limit },
                 ..units.policy
             },

@@ -51,7 +51,7 @@ pub struct Policy {
     pub final_kill_signal: Signal,
     /// WatchdogSignal=
     pub watchdog_signal: Signal,
-    /// ReloadSignal= of Type=notify-reload.
+    /// ReloadSignal=, which Type=notify-reload sends.
     pub reload_signal: Signal,
     /// SendSIGHUP=: after the kill signal, SIGHUP as well.
     pub send_sighup: bool,
@@ -139,7 +139,7 @@ impl Policy {
 /// Type= of systemd.service(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Type {
-    /// Also `idle`.
+    /// `simple`, and `idle`, which is the same here.
     Simple,
     Exec,
     Notify,
@@ -190,7 +190,7 @@ impl<T> Lists<T> {
     }
 }
 
-/// No commands.
+/// Each list is empty.
 impl<T> Default for Lists<T> {
     fn default() -> Self {
         Self {
@@ -244,7 +244,7 @@ pub struct RestartDelay {
 /// StartLimitBurst=, StartLimitIntervalSec= and StartLimitAction= (systemd.unit(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartLimit {
-    /// 0: no limit.
+    /// StartLimitBurst=; 0 is no limit.
     pub burst: u32,
     /// Zero: no limit. Infinity: the burst counts for ever.
     pub interval: Span,
@@ -287,7 +287,7 @@ pub enum Ready {
 /// Canary=: this share of the new connections, for this long, before all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
-    /// 1 to 99.
+    /// How many of a hundred new connections the candidate gets: 1 to 99.
     pub percent: u8,
     pub span: Span,
 }

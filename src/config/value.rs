@@ -233,7 +233,7 @@ impl Signal {
     /// A name with or without SIG, in any case, a number, `RTMIN+n` or `RTMAX-n`.
     ///
     /// # Errors
-    /// No such signal.
+    /// Where `text` names no signal of Linux.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         Self::find(text).ok_or_else(|| {
             Problem::new(

@@ -212,7 +212,7 @@ impl Step<'_> {
         }
     }
 
-    /// ExecStartPost= is done.
+    /// ExecStartPost= is done: the generation is active.
     pub(super) fn on_active(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
         if !generation.has_ended() && generation.policy.has_pid_file && generation.has_no_daemon() {

@@ -9,7 +9,7 @@ use super::service::{Phase, Step, Then};
 use super::{Action, End, Exit, GenerationId, Scope, Time, limits};
 use crate::config::{CommandList, KillMode, Signal, Span};
 
-/// Stopping one generation.
+/// How one generation is stopped.
 impl Step<'_> {
     /// Tells a generation to stop: ExecStop= if it was active, then the signal; SIGKILL follows after `patience`. Nothing
     /// happens to one that was told before.
@@ -95,7 +95,7 @@ impl Step<'_> {
         }
     }
 
-    /// ExecStop= is done.
+    /// ExecStop= is done: the kill signal follows, or what is left is ended.
     pub(super) fn after_stop(&mut self, id: GenerationId) {
         match self.service.get(id).map(|generation| generation.has_ended()) {
             Some(true) => self.clear(id),

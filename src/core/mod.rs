@@ -154,7 +154,7 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Without a canary.
+    /// All new connections go to `slot`.
     pub const fn all_to(slot: SlotId) -> Self {
         Self { slot, canary: None }
     }
@@ -310,7 +310,7 @@ pub enum Event {
     },
     /// After [`Action::Sweep`]: we have no child of any kind any more.
     Childless,
-    /// `next_wake` has passed.
+    /// The time of `next_wake` has come.
     Tick,
 }
 

@@ -88,7 +88,7 @@ impl Step<'_> {
         if is_up { self.on_active(id) } else { self.main_up(id) }
     }
 
-    /// StartLimitBurst= was reached.
+    /// StartLimitBurst= was reached: nothing is started any more before somebody asks for it.
     fn give_up(&mut self) {
         let limit = self.service.policy.start_limit;
         let ends = !self.service.setting.holds_sockets || limit.action == StartLimitAction::Exit;

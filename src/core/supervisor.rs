@@ -9,7 +9,7 @@ use super::timers::{self, Why};
 use super::{Action, Event, GenerationId, Manager, Notify, Scope, Sender, Setting, Terminal, Time, limits};
 use crate::config::{Policy, Signal, Span};
 
-/// The whole core.
+/// The whole core: the state of the service, and the entry to what it decides.
 #[derive(Debug)]
 pub struct Supervisor {
     service: Service,
@@ -81,7 +81,7 @@ impl Supervisor {
     }
 }
 
-/// Time and datagrams.
+/// What time and datagrams bring.
 impl Step<'_> {
     fn on_tick(&mut self) {
         let mut last = None;
@@ -177,7 +177,7 @@ impl Step<'_> {
     }
 }
 
-/// Signals to us.
+/// What signals to supervise mean.
 impl Step<'_> {
     pub(super) fn on_signal(&mut self, signal: Signal, sender: Sender, terminal: Terminal) {
         match signal {

@@ -92,7 +92,7 @@ impl fmt::Display for Why {
     }
 }
 
-/// What comes first.
+/// The deadline that comes first.
 pub(super) fn next(service: &Service) -> Option<(Time, Why)> {
     deadlines(service).into_iter().min()
 }

@@ -42,7 +42,7 @@ pub struct Children {
 struct LivingGeneration {
     launcher: Rc<Launcher>,
     notify: NotifySocket,
-    /// NOTIFYACCESS= changes it.
+    /// Who may speak by sd_notify(3); a server changes it by NOTIFYACCESS=.
     notify_access: NotifyAccess,
     /// The uid its main process was started with, and the slot it got.
     uid: u32,
@@ -97,7 +97,7 @@ pub enum Ended {
     Other,
 }
 
-/// Starting.
+/// How generations and their processes begin.
 impl Children {
     /// A new generation, of which nothing runs yet. `watch` gets its notify socket before anything can be sent there.
     ///
@@ -197,7 +197,7 @@ impl Children {
     }
 }
 
-/// Signals.
+/// The signals that generations get.
 impl Children {
     /// Sends a signal. One that comes too late, to a process that is gone, is no error.
     pub fn kill(&mut self, generation: GenerationId, signal: Signal, scope: Scope) {
@@ -304,7 +304,7 @@ impl Children {
     }
 }
 
-/// Ends.
+/// How generations and their processes end.
 impl Children {
     pub fn forget(&mut self, generation: GenerationId) -> Option<NotifySocket> {
         // What it leaves alive is known as its own later.
@@ -377,7 +377,7 @@ impl Children {
     }
 }
 
-/// Notifications.
+/// What generations send by sd_notify(3).
 impl Children {
     /// What the generation has sent, as events. True: there may be more.
     pub fn receive(

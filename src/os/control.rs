@@ -131,7 +131,7 @@ impl ControlSocket {
         &self.bound.path
     }
 
-    /// Accepts connections; non-blocking.
+    /// The listening control socket, which is non-blocking.
     pub fn listener(&self) -> &UnixListener {
         &self.bound.listener
     }

@@ -35,7 +35,7 @@ const ENTRIES: usize = 4096;
 /// Who is at a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// Nothing is there.
+    /// No file is at the path.
     Nobody,
     /// A socket on which nobody listens any more.
     Stale,

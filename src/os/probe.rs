@@ -56,7 +56,7 @@ pub struct Probe {
     head: Vec<u8>,
     /// An empty line was sent.
     has_spoken: bool,
-    /// Bytes read.
+    /// How many bytes of the answer were read.
     read: usize,
     verdict: Option<ProbeResult>,
     /// When the server will have taken too long to end its answer.

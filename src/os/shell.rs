@@ -144,7 +144,7 @@ struct Staged {
     health: Option<Health>,
 }
 
-/// One turn.
+/// The turns of the loop.
 impl Shell {
     fn turn_until_exit(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(64);

@@ -57,7 +57,7 @@ pub struct HeldSocket {
     pub kind: Kind,
     /// As getsockname(2) has it, with the port the kernel picked: `[::]:443`, `/run/x.sock`, `@abstract`.
     pub address: String,
-    /// None for AF_UNIX.
+    /// The port of an internet socket; AF_UNIX has none.
     pub port: Option<u16>,
     /// None where nobody listens (datagrams), and where the listening is an outer manager's.
     pub backlog: Option<u32>,
@@ -75,7 +75,7 @@ pub struct HeldSocket {
 /// unit files anew, and closed with the last list that has it.
 #[derive(Clone, Debug)]
 pub struct NamedSocket {
-    /// LISTEN_FDNAMES.
+    /// Its name in LISTEN_FDNAMES.
     pub name: String,
     pub socket: Rc<HeldSocket>,
 }

@@ -56,7 +56,7 @@ const KERNEL_SIGSET: usize = 8;
 #[derive(Debug)]
 pub struct Child {
     pub pid: i32,
-    /// Close-on-exec.
+    /// The pidfd of `pid`, close-on-exec.
     pub pidfd: OwnedFd,
     /// Wishes that could not be granted (limits, Nice=, OOMScoreAdjust=): sentences to warn with.
     pub shortfalls: Vec<String>,

@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn what_is_never_answered_holds_up_nobody_for_long() {
-        // Others ask, too.
+        // Other tests of this process ask as well, and at most four may be unanswered.
         alone("os::within::tests::what_is_never_answered_holds_up_nobody_for_long", || {
             assert_eq!(within_a_second(|| 7), Some(7));
             let stuck: Vec<_> = (0..MOST)

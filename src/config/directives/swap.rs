@@ -48,7 +48,7 @@ pub(super) fn bake(config: &mut Config, text: &str) -> SetResult {
     put(span, &mut config.policy.bake)
 }
 
-/// `PCT:SPAN`, or off.
+/// Canary=: `PCT:SPAN` (a share of the connections, for so long), or `off`.
 pub(super) fn canary(config: &mut Config, text: &str) -> SetResult {
     let remedy = "write a share and a time, 10:30s, or off";
     if matches!(text, "off" | "no" | "") {

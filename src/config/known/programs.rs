@@ -7,7 +7,7 @@ pub(super) enum Fix {
     Words { instead_of: &'static [&'static str], add: &'static str, told: &'static str },
     /// None of these options, nor of those `but` that have no value, and its own pid in LISTEN_PID, whatever starts it.
     Own { instead_of: &'static [&'static str], but: &'static [&'static str] },
-    /// A whole sentence.
+    /// What to say instead of a command line, as a whole sentence.
     Say(&'static [Part]),
     /// It binds for itself, and knows no other way: options of ours that it wants beside --intercept-bind, and what else to
     /// mind, as it goes on after "binds its port itself".

@@ -28,7 +28,7 @@ pub enum SwapNote {
         to: GenerationId,
         span: Span,
     },
-    /// Handover=stop-first.
+    /// Handover=stop-first: the old generation finishes what it has before it is stopped.
     FinishesFirst {
         from: GenerationId,
         drain: Span,

@@ -79,7 +79,7 @@ pub struct Activity {
     pub since_received_ms: u32,
     /// Any segment that acknowledges, with data or without.
     pub since_acknowledged_ms: u32,
-    /// Segments with data.
+    /// Segments with data that were sent, and that were received.
     pub sent: u32,
     pub received: u32,
     /// The client's FIN is one of them.

@@ -43,7 +43,7 @@ pub struct UnixSocket {
     pub inode: u32,
     /// Its own from its beginning on, accepted or not.
     pub cookie: u64,
-    /// None: unnamed.
+    /// Where it is bound; None is an unnamed socket.
     pub place: Option<Place>,
     /// The inode of the socket at the other end of a connection; 0: that one is not accepted yet.
     pub peer: Option<u32>,
@@ -99,7 +99,7 @@ impl Deref for UnixSockets {
     }
 }
 
-/// unix_diag_req.
+/// A dump of all unix sockets: struct unix_diag_req of <linux/unix_diag.h>.
 pub(super) fn request() -> Vec<u8> {
     const ALL_STATES: u32 = u32::MAX;
     const ANY: [u8; 4] = [0; 4];

@@ -33,7 +33,7 @@ pub(super) enum WantedType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HeldPlace {
     pub(super) kind: Kind,
-    /// Of AF_UNIX absolute.
+    /// Where it is bound; a path is absolute.
     pub(super) at: Wanted,
     /// `[::]` that takes IPv4 as well.
     pub(super) takes_ipv4: bool,
@@ -45,7 +45,7 @@ pub(super) struct HeldPlace {
 pub(super) enum Answer {
     /// Not ours: let it bind.
     Pass,
-    /// This one.
+    /// The held socket with this index is the one that it binds.
     Held(usize),
     /// This one was meant, but an IPv4 socket cannot be replaced by one of IPv6: the server would read the addresses of
     /// its clients into buffers that are too short.

@@ -28,7 +28,7 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-/// Of struct seccomp_data.
+/// Offsets in struct seccomp_data (seccomp(2)).
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 

@@ -360,7 +360,7 @@ fn programs_are_looked_for_where_it_was_said() {
     service.launch.search_path = vec!["/nowhere".into(), here.clone().into()];
     service.start();
     assert_eq!(service.read("out"), format!("{here}/tool x /nowhere:{here}\n"));
-    // `@`: another name.
+    // With the prefix `@` the first argument is the name that the program sees.
     service.launch.commands.start =
         vec![Exec { path: "/bin/sh".into(), ..exec(&["name", "-c", "echo $0 >out"]) }];
     service.start();

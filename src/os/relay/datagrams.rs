@@ -107,7 +107,7 @@ struct DatagramRelay {
 struct WokenDatagrams {
     is_to_leave: bool,
     slot: PollFlags,
-    /// Indices.
+    /// The clients whose fds are polled, as indices of the table.
     clients: Vec<usize>,
 }
 

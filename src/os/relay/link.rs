@@ -24,7 +24,7 @@ pub(super) enum LinkProgress {
     Carrying,
     /// Both directions came to their end.
     Done,
-    /// One side broke.
+    /// Reading or writing failed on one side.
     Broken,
 }
 

@@ -134,7 +134,7 @@ impl Shell {
                 }
                 News::Again { inode, is_alone, answer } => {
                     self.renew(generation, inode, is_alone);
-                    // Likewise.
+                    // The thread that asked is gone when its generation is.
                     let _nobody_waits = answer.send(());
                 }
                 News::PathGone(done) => {

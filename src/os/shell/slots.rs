@@ -19,7 +19,7 @@ use crate::os::socket::{self, HeldSocket, NamedSocket};
 pub(super) struct SlotWatch {
     pub(super) steering: Steering,
     pub(super) guarded: BTreeSet<SlotId>,
-    /// `Connected` is wanted.
+    /// The core wants `Connected` when a connection waits.
     pub(super) is_watching: bool,
     /// Addresses whose rescue failed, which was told.
     pub(super) unrescued: BTreeSet<String>,

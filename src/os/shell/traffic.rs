@@ -51,7 +51,7 @@ struct Lost {
     drops: HashMap<u64, u32>,
 }
 
-/// One count.
+/// One answer of the kernel to Action::Count, which is put together from several dumps.
 struct CountUnderWay {
     generation: GenerationId,
     slot: SlotId,
@@ -123,7 +123,7 @@ impl Questions {
     }
 }
 
-/// Connections.
+/// The connections of a generation.
 impl Shell {
     pub(super) fn remember_handshakes(&mut self, slot: SlotId) {
         let held = self.held();
@@ -326,7 +326,7 @@ impl Shell {
     }
 }
 
-/// Queues.
+/// The queues of listening sockets.
 impl Shell {
     /// What waits on a listening unix socket, on all of its slots, and how much may: TCP says it of itself.
     pub(super) fn unix_queue(&mut self, socket: &HeldSocket) -> Option<(u32, u32)> {
@@ -339,7 +339,7 @@ impl Shell {
     }
 }
 
-/// What was lost.
+/// Connections that the kernel dropped because a queue was full.
 impl Shell {
     pub(super) fn begin_overflows(&mut self) {
         let drops = self.held().iter().flat_map(|socket| socket.drops()).collect();

@@ -53,7 +53,7 @@ struct Slot {
     fd: Rc<OwnedFd>,
     /// As it was made: no server has had it yet, and we have not shut it.
     is_fresh: bool,
-    /// By us.
+    /// We have shut it down, so that nothing arrives there.
     is_shut: bool,
     /// A server connected it (UDP): it has left the group for good, even if it was disconnected since.
     is_out: bool,
@@ -65,7 +65,7 @@ impl Slot {
     }
 }
 
-/// Making them.
+/// How a group is made.
 impl Group {
     /// With `fd`, not bound yet, as slot 0.
     pub(super) fn make(plan: &InetPlan, fd: OwnedFd) -> Result<Self, NoGroup> {
@@ -174,7 +174,7 @@ impl Group {
     }
 }
 
-/// Looking at them.
+/// What a group is asked for.
 impl Group {
     pub(super) fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
         self.get(slot).map(|slot| Rc::clone(&slot.fd))
@@ -188,7 +188,7 @@ impl Group {
         self.is_labelled
     }
 
-    /// As in [`sys::tcp_listen_queue`].
+    /// How many connections wait, and how many may, as [`sys::tcp_listen_queue`] says of one socket.
     pub(super) fn queue(&self) -> io::Result<(u32, u32)> {
         let (mut depth, mut limit) = (0, 0);
         for id in self.order.slots() {
@@ -226,7 +226,7 @@ impl Group {
     }
 }
 
-/// Steering them.
+/// How new connections are steered.
 impl Group {
     pub(super) fn steer(&mut self, steering: Steering) -> io::Result<()> {
         self.steering = steering;

@@ -1,4 +1,4 @@
-//! TCP and UDP.
+//! How TCP and UDP sockets are bound: by themselves, or as a group with slots.
 //!
 //! SO_REUSEADDR is set on TCP, so that a restart does not wait for TIME_WAIT; two listeners still exclude each other.
 //! It is not set on UDP, where it means something else: a second socket, of any user, could bind the same port and

@@ -221,7 +221,7 @@ pub(super) fn make_directories(path: &Path, mode: u32) -> Result<(), (PathBuf, i
 
 pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
-        // Somebody was faster.
+        // Another process has made it in the meantime, which is as good.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
         result => result?,
     }

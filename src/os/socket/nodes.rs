@@ -73,7 +73,7 @@ struct SlotNode {
 pub(super) enum NoSlots {
     /// One socket for all generations can be had.
     Shared(String),
-    /// Not even that.
+    /// The path cannot be bound at all.
     Bind(BindError),
 }
 
@@ -212,7 +212,7 @@ impl Nodes {
     /// it is closed, by us and by all who have it: keep [`Self::slot`] first to rescue it.
     ///
     /// # Errors
-    /// As [`Self::ready_slot`].
+    /// The errors of [`Self::ready_slot`].
     pub(super) fn mend(&mut self, slot: SlotId) -> io::Result<bool> {
         let is_dead = self.nodes[index(slot)].is_dead()?;
         if is_dead {
@@ -289,7 +289,7 @@ impl Nodes {
         let node = &self.nodes[index(slot)].own;
         match self.there()? {
             There::Slot(there) if there == slot => {}
-            // Never replaces anything.
+            // link(2) replaces nothing: should somebody have taken the path meanwhile, it fails.
             There::Nobody => fs::hard_link(node.path(), self.public.path())?,
             There::Slot(_) => {
                 let link = self.hidden.new_link()?;

@@ -13,7 +13,7 @@ use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
 use crate::config::{Kind, Listener, Protocol, SocketOptions, Span, Timestamping};
 use crate::os::sys;
 
-/// SCTP_NODELAY of <linux/sctp.h>.
+/// An option of <linux/sctp.h> that libc lacks.
 const SCTP_NODELAY: libc::c_int = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::plan::InetPlan;
 use crate::os::sys;
 
 const SO_BUF_LOCK: libc::c_int = 72;
-/// Of <linux/udp.h>.
+/// Options of <linux/udp.h> that libc lacks.
 const UDP_CORK: libc::c_int = 1;
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;

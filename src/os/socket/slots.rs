@@ -26,7 +26,7 @@ pub(super) const NOT_ASKED: &str = "it was bound without Handover=steered";
 pub(super) enum Slots {
     /// One socket for all generations, and why.
     One { fd: Rc<OwnedFd>, why: String },
-    /// TCP and UDP.
+    /// The slots of a TCP or UDP address.
     Group(Box<Group>),
     /// AF_UNIX.
     Nodes(Box<Nodes>),

@@ -22,7 +22,7 @@ impl Target {
     /// A stream socket of its family, which does not block.
     ///
     /// # Errors
-    /// No fd.
+    /// Where the kernel has no fd left.
     pub fn stream(&self) -> io::Result<OwnedFd> {
         let family = match self {
             Self::Unix(_) | Self::Abstract(_) => libc::AF_UNIX,

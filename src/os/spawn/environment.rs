@@ -44,7 +44,7 @@ pub struct Additions<'a> {
     pub user: Option<&'a User>,
     /// RUNTIME_DIRECTORY and its kin.
     pub directories: &'a [(&'static str, OsString)],
-    /// ExecSearchPath= as PATH.
+    /// ExecSearchPath=, which becomes PATH.
     pub search_path: Option<&'a OsStr>,
     /// PassEnvironment= with the values we have.
     pub passed: &'a [(&'a str, OsString)],

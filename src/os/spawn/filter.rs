@@ -59,7 +59,7 @@ pub(super) fn install(filter: &[sock_filter], channel: RawFd) -> Reported<c_long
 /// 5.19). Before we have, some 10 µs, and in older kernels until the end, it is begun anew, or fails with EINTR where the
 /// handler is without SA_RESTART.
 fn listen(filter: &[sock_filter]) -> Reported<c_long> {
-    // A few instructions.
+    // The filter has a few instructions, so their number fits.
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     let install = |flags: libc::c_ulong| {
         let mode = libc::SECCOMP_SET_MODE_FILTER;

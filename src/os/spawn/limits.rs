@@ -28,7 +28,7 @@ pub(super) struct Rlimit {
 /// a part of us, keep ours.
 ///
 /// # Errors
-/// Those of prlimit(2).
+/// The errors of prlimit(2).
 pub fn raise_open_files() -> io::Result<()> {
     let (result, before) = get(Resource::Nofile);
     Errno::result(result)?;

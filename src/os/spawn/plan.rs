@@ -21,7 +21,7 @@ pub const FIXED_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 /// What becomes fd 0, 1 or 2 of the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// As ours is.
+    /// The same stream of supervise itself.
     Ours,
     /// /dev/null
     Null,
@@ -52,7 +52,7 @@ pub struct Plan {
     pub stdio: [Stream; 3],
     /// Files that were opened for this start: open until it is done.
     pub files: Vec<Rc<OwnedFd>>,
-    /// None: ours.
+    /// The working directory; None is that of supervise.
     pub directory: Option<PathBuf>,
     pub identity: Identity,
     pub umask: Option<u32>,
