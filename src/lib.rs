@@ -99,7 +99,8 @@
 //!   waiters.rs          which sockets processes wait on, as /proc shows it; in os/waiters/: call.rs (system calls),
 //!                       files.rs (fds)
 //!   signal.rs           signals to us, the terminal
-//!   socket.rs           held sockets; in os/socket/: inet.rs, plan.rs (what one of TCP or UDP is made from), local.rs (AF_UNIX; node.rs: its paths),
+//!   socket.rs           held sockets; in os/socket/: inet.rs, plan.rs (what one of TCP or UDP is made from), local.rs
+//!                       (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
 //!                       in the way), error.rs; slots.rs: several sockets of one address; group.rs: those of TCP and
 //!                       UDP, with group/renew.rs (UDP: one for each client), order.rs, program.rs (BPF) and restore.rs

@@ -152,7 +152,7 @@ pub(super) struct Reload {
     pub(super) clients: Vec<ClientId>,
 }
 
-/// Another generation has the traffic for good.
+/// Another generation has its place for good, or will have it when this one has finished (Handover=stop-first).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Replaced {
     pub(super) since: Time,

@@ -11,7 +11,7 @@ impl Step<'_> {
     pub(super) fn begin_probing(&mut self, id: GenerationId) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.policy.ready == Ready::Http {
+        if generation.policy.ready == Ready::Http && generation.is_gate_closed() {
             let probe = Probing { due: now, is_asking: false, asked: now, last: None };
             generation.gate = Gate::Closed { probe: Some(probe) };
         }

@@ -1,6 +1,6 @@
 //! The core goes on under a new shell, which knows the processes and the sockets and nothing of what was ordered.
-use super::service::{Phase, Step};
 
+use super::service::{Phase, Step};
 use super::{Action, limits};
 
 impl Step<'_> {

@@ -126,8 +126,8 @@ pub(super) enum Trial {
     Gate,
     /// It is ready, and has its share of the traffic.
     Canary(Window),
-    /// It has all of the traffic; the old one can take it back. `lost`: the old one can accept nothing any more, which matters
-    /// where it does.
+    /// It has all of the traffic; the old one can take it back. `lost`: why the old one can accept nothing any more, which
+    /// matters if it gets the traffic back.
     Bake { window: Window, lost: Option<String> },
 }
 

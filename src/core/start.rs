@@ -179,10 +179,8 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id).filter(|generation| !generation.has_ended()) else {
             return;
         };
-        let since = match generation.main {
-            Main::Sought { since, .. } => since,
-            Main::Absent | Main::Ordered | Main::Busy { .. } | Main::Runs { .. } => now,
-        };
+        // MAINPID= may have said it meanwhile.
+        let Main::Sought { since, .. } = generation.main else { return };
         if let Found::Main(pid) = found {
             generation.main = Main::Runs { pid };
         }
@@ -225,9 +223,18 @@ impl Step<'_> {
         if matches!(generation.main, Main::Ordered | Main::Busy { .. }) {
             return;
         }
+        let is_sought = matches!(generation.main, Main::Sought { .. });
+        if is_sought && generation.policy.has_pid_file {
+            // The file decides, and is looked for again.
+            return;
+        }
         let main = Main::Runs { pid };
+        let is_start_done = is_sought && !generation.is_up() && generation.lives();
         if std::mem::replace(&mut generation.main, main) != main {
             self.tell(Note::MainIs { generation: id, pid: Some(pid) });
+        }
+        if is_start_done {
+            self.main_done(id);
         }
     }
 
@@ -263,5 +270,36 @@ impl Step<'_> {
         if let Phase::Listening { .. } = self.service.phase {
             self.out.push(Action::Watch { on: false });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Event, Setting, Supervisor, Time};
+    use super::*;
+    use crate::config::Config;
+
+    /// Several processes are left of a daemon, and one of them says which is the main one.
+    #[test]
+    fn mainpid_ends_the_search_for_a_daemon() {
+        let setting = Setting { holds_sockets: false, steers: false, hup_ignored: false, init: false };
+        let mut policy = Config::for_command_line().policy;
+        (policy.service_type, policy.ready) = (Type::Forking, Ready::Exec);
+        let mut core = Supervisor::new(policy, setting);
+        let generation = GenerationId(1);
+        let mut step = |millis: u64, event: Event| {
+            let mut actions = Vec::new();
+            core.step(Time(millis * 1_000_000), event, &mut actions);
+            (actions, core.is_ready(generation))
+        };
+        step(0, Event::Begun);
+        step(0, Event::Started { generation, pid: 7 });
+        let (actions, _) = step(1, Event::Exited { generation, exit: Exit::Code(0) });
+        assert!(actions.contains(&Action::FindMain { generation }), "{actions:?}");
+        step(1, Event::MainSought { generation, found: Found::Unknown });
+        assert!(step(2, Event::MainChanged { generation, pid: 9 }).1, "its start is done");
+        // An answer that was on its way changes nothing any more.
+        let (actions, _) = step(3, Event::MainSought { generation, found: Found::Main(8) });
+        assert_eq!(actions, []);
     }
 }

@@ -4,10 +4,10 @@
 
 use std::fmt;
 
-use super::generation::{Gate, Generation};
-use super::service::{LastLook, Phase, Service, Stop, Trial, Window};
 use serde::{Deserialize, Serialize};
 
+use super::generation::{Gate, Generation};
+use super::service::{LastLook, Phase, Service, Stop, Trial, Window};
 use super::{ClientId, GenerationId, Time};
 use crate::config::{CommandList, Ready, Span, Type};
 

@@ -54,8 +54,8 @@ pub enum News {
     /// socket of those families, or None where there can be none.
     Family { inode: u64, wanted: SocketAddr, families: Families, answer: Sender<Option<Held>> },
     /// It binds the UDP socket with this inode once more: wants an answer when the slot has the socket that it is to get.
-    /// `is_alone`: it does not say by SO_REUSEPORT that several share what comes.
-    Again { inode: u64, is_alone: bool, answer: Sender<()> },
+    /// `may_connect`: it does not say by SO_REUSEPORT that several share what comes, so we may connect the one it has.
+    Again { inode: u64, may_connect: bool, answer: Sender<()> },
     /// The server has got the socket of a port alone, the families of which may not be known yet. It is not told again
     /// before this was set to false.
     GotPort(Arc<AtomicBool>),
@@ -339,9 +339,9 @@ impl Desk {
         if held.place.kind != Kind::Udp || !held.is_given.load(Ordering::Relaxed) {
             return Arc::clone(held);
         }
-        let is_alone = theirs.is_some_and(|theirs| getsockopt(theirs, sockopt::ReusePort) == Ok(false));
+        let may_connect = theirs.is_some_and(|theirs| getsockopt(theirs, sockopt::ReusePort) == Ok(false));
         let (answer, answered) = mpsc::channel();
-        (self.tell)(News::Again { inode: held.inode, is_alone, answer });
+        (self.tell)(News::Again { inode: held.inode, may_connect, answer });
         if answered.recv().is_err() {
             log::debug!("supervise ends, and makes no further socket");
         }

@@ -458,6 +458,7 @@ impl Shell {
         self.tell_damages(generation);
         self.tell_failed_binds(generation, true);
         self.forget_traffic(generation);
+        self.slots.to_be_bound.retain(|(id, _)| *id != generation);
         let Some(notify) = self.children.forget(generation) else { return };
         self.see_who_is_alone();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {

@@ -164,14 +164,19 @@ pub(super) fn as_somebody<'a>(place: &'a Place, launch: Launch<'a>) -> Launch<'a
     if !geteuid().is_root() {
         return launch;
     }
+    let (binary, server) = copies(place);
+    launch.command(&[&server, &place.path("how")]).user(65534, &binary)
+}
+
+/// The programs `supervise` and `waits`, where anybody may go.
+pub(super) fn copies(place: &Place) -> (String, String) {
     let copy = |from: &str, name: &str| {
         let to = place.path(name);
         std::fs::copy(from, &to).unwrap();
         to
     };
     std::fs::set_permissions(place.path(""), PermissionsExt::from_mode(0o777)).unwrap();
-    let (binary, server) = (copy(SUPERVISE, "supervise"), copy(&example("waits"), "waits"));
-    launch.command(&[&server, &place.path("how")]).user(65534, &binary)
+    (copy(SUPERVISE, "supervise"), copy(&example("waits"), "waits"))
 }
 
 #[test]

@@ -132,8 +132,8 @@ impl Shell {
                     // The thread that asked is gone when its generation is.
                     let _nobody_waits = answer.send(self.open_family(generation, inode, wanted, families));
                 }
-                News::Again { inode, is_alone, answer } => {
-                    self.renew(generation, inode, is_alone);
+                News::Again { inode, may_connect, answer } => {
+                    self.renew(generation, inode, may_connect);
                     // The thread that asked is gone when its generation is.
                     let _nobody_waits = answer.send(());
                 }
@@ -149,7 +149,7 @@ impl Shell {
     }
 
     /// A UDP server binds once more what it has already. One that has closed it unconnected goes on with the same.
-    fn renew(&mut self, generation: GenerationId, inode: u64, is_alone: bool) {
+    fn renew(&mut self, generation: GenerationId, inode: u64, may_connect: bool) {
         let slots = self.children.slots();
         let Some((_, slot)) = slots.iter().find(|(id, _)| *id == generation).copied() else { return };
         let used: Vec<SlotId> = slots.into_iter().map(|(_, slot)| slot).collect();
@@ -159,27 +159,29 @@ impl Shell {
         if self.has_inode(generation, inode) != Some(true) && !socket.is_lost(slot) {
             return;
         }
-        match socket.renew(slot, &used, is_alone) {
-            Ok(true) => {
+        let renewed = socket.renew(slot, &used, may_connect).and_then(|is_renewed| {
+            if is_renewed {
                 self.slots.to_be_bound.remove(&(generation, socket.address.clone()));
                 for interceptor in self.children.interceptors(generation) {
-                    match Held::new(&socket, slot) {
-                        Ok(held) => interceptor.exchange(inode, held),
-                        Err(error) => log::warn!("{}: {error}", socket.address),
-                    }
+                    interceptor.exchange(inode, Held::new(&socket, slot)?);
                 }
                 self.arm();
             }
+            Ok(is_renewed)
+        });
+        match renewed {
+            Ok(true) => {}
             Ok(false) => {
                 let has_client = socket.is_lost(slot) || socket.queued(slot).is_ok_and(|count| count > 0);
-                let why = socket.why_shared().filter(|_| is_alone && has_client);
-                if let Some(why) = why {
+                if let Some(why) = socket.why_shared().filter(|_| may_connect && has_client) {
                     self.say(BindNote::OneForAll { socket: socket.address.clone(), why });
                 }
             }
-            Err(error) => {
-                log::warn!("{} cannot have one more socket for its server: {error}", socket.address)
+            // A server may bind for each datagram.
+            Err(error) if self.slots.unrenewed.insert(socket.address.clone()) => {
+                log::warn!("{} cannot have one more socket for its server: {error}", socket.address);
             }
+            Err(_) => {}
         }
     }
 

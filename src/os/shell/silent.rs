@@ -5,6 +5,7 @@
 //! a server with one thread serves nobody as long as it waits for us to say something. What nobody has accepted is taken
 //! out of the queue of a generation that has ended, before clients that wait there are passed on.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -34,8 +35,8 @@ const REMEMBERED: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Silent {
-    /// Who was asked through a shared socket, and how often.
-    tried: Option<(GenerationId, u32)>,
+    /// Who was asked through a shared socket since a generation was started last, and how often.
+    tried: BTreeMap<GenerationId, u32>,
     /// Nobody had accepted them. Oldest first.
     withdrawn: Vec<Asking>,
 }
@@ -97,9 +98,9 @@ impl Shell {
     }
 
     fn may_try(&mut self, generation: GenerationId) -> bool {
-        let tried = self.silent.tried.filter(|(of, _)| *of == generation).map_or(0, |(_, tried)| tried);
-        self.silent.tried = Some((generation, tried.saturating_add(1)));
-        tried < TRIES
+        let tried = self.silent.tried.entry(generation).or_default();
+        *tried += 1;
+        *tried <= TRIES
     }
 
     fn begin_to_ask(&mut self, generation: GenerationId, slot: SlotId, named: &NamedSocket) -> Sight {
@@ -157,7 +158,7 @@ impl Shell {
 
     /// Nobody has accepted it. On a socket that is shared somebody will.
     pub(super) fn withdraw(&mut self, asking: Asking) {
-        if !asking.is_silent || !asking.socket.is_steered() {
+        if !asking.is_silent || !asking.socket.is_steered() || !is_among(&self.held(), &asking) {
             return;
         }
         asking.probe.withdraw();
@@ -170,6 +171,13 @@ impl Shell {
     /// A generation is about to get this slot: it accepts whatever waits there.
     pub(super) fn forget_withdrawn(&mut self, slot: SlotId) {
         self.silent.withdrawn.retain(|one| one.slot != slot);
+        self.silent.tried.clear();
+    }
+
+    /// A connection of ours keeps no socket bound that is not held any more.
+    pub(super) fn forget_unheld(&mut self) {
+        let held = self.held();
+        self.silent.withdrawn.retain(|one| is_among(&held, one));
     }
 
     /// How many of ours wait in the queue of this slot; None: of all of them.
@@ -215,6 +223,10 @@ impl Shell {
         }
         true
     }
+}
+
+fn is_among(held: &[Rc<HeldSocket>], asking: &Asking) -> bool {
+    held.iter().any(|one| Rc::ptr_eq(one, &asking.socket))
 }
 
 impl Questions {

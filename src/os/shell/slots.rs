@@ -29,6 +29,8 @@ pub(super) struct SlotWatch {
     /// UDP addresses that a generation under InterceptBind= has connected: one that binds them again within the time of
     /// one rescue gets a new socket.
     pub(super) to_be_bound: BTreeSet<(GenerationId, String)>,
+    /// Of these it was told that a server that connects them gets no further socket.
+    pub(super) unrenewed: BTreeSet<String>,
     /// UDP addresses of which it was told that a swap moves their flows.
     moved_flows: BTreeSet<String>,
     /// What living generations did to a socket, and how often each did so again.
@@ -78,6 +80,7 @@ impl SlotWatch {
             unlistened: BTreeSet::new(),
             lost_paths: BTreeSet::new(),
             to_be_bound: BTreeSet::new(),
+            unrenewed: BTreeSet::new(),
             moved_flows: BTreeSet::new(),
             damages: Vec::new(),
             told: HashSet::new(),
@@ -127,6 +130,7 @@ impl Shell {
 
     /// Makes the poll watch what is wanted now. epoll is told of each that goes before it is closed.
     pub(super) fn arm(&mut self) {
+        self.forget_unheld();
         let wanted = self.slots.wanted(&self.held());
         let mut interests: HashMap<_, _> =
             wanted.iter().map(|one| (Rc::as_ptr(&one.fd), (one.slot, one.interest))).collect();
@@ -284,7 +288,9 @@ impl Shell {
                 what: format!("cannot get a socket of {} ready: {error}", socket.address),
             };
             let fd = socket.ready_slot(slot).map_err(failed)?;
-            socket.keep_heir(&used).map_err(failed)?;
+            if let Err(error) = socket.keep_heir(&used) {
+                log::debug!("{}: no spare socket for a server that connects it: {error}", socket.address);
+            }
             let is_new = !known.contains(&Rc::as_ptr(&socket.socket));
             if is_new {
                 // Nobody else has it.

@@ -61,15 +61,16 @@ impl Shell {
         };
         let tcp = self.questions.diag.listeners(&of_kind(true))?;
         let udp = self.questions.diag.udp(&of_kind(false))?;
+        let known: HashSet<u64> =
+            self.questions.strangers.iter().flat_map(|(_, inodes)| inodes).copied().collect();
         let others = |(socket, addresses): (&Rc<HeldSocket>, &Vec<SocketAddr>)| {
             let there = if socket.kind == Kind::Tcp { &tcp } else { &udp };
             let Some(address) = addresses.first() else { return Vec::new() };
-            // Connected, a UDP socket is in no group; and where servers connect theirs, those were ours before.
-            if socket.renews() {
-                return Vec::new();
-            }
+            // Connected, a UDP socket is in no group; and where servers connect theirs, a new one may have been ours.
+            let is_possible = |inode: u64| !socket.renews() || known.contains(&inode);
             let is_other = |one: &&InetSocket| {
                 one.inode != 0
+                    && is_possible(one.inode.into())
                     && one.state != SocketState::Established
                     && !own.contains(&u64::from(one.inode))
                     && one.is_at(*address)

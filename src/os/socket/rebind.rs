@@ -11,8 +11,8 @@ use crate::config::{Address, Handover, Listener, SocketOptions};
 /// (ReusePort=, port 0) the first listener keeps the first. Binds the others, all or none, as `handover` says; what is kept
 /// stays steered or shared as it was bound.
 ///
-/// One for each listener, in their order, which is that of the fds, and what is held beside it (InterceptBind=). To give the new list up, drop it; what it does not
-/// have any more is closed with the last list that has it.
+/// One for each listener, in their order, which is that of the fds, and what is held beside it (InterceptBind=). To give
+/// the new list up, drop it; what it does not have any more is closed with the last list that has it.
 ///
 /// # Errors
 /// What could not be bound. Everything held before is still held.

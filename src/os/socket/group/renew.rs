@@ -1,9 +1,12 @@
 //! A new socket in the place of one that a UDP server connects to a client.
 //!
 //! Some servers fork(2) for each client: the child connects the socket that the client's datagram came to, and the parent
-//! binds a new one for the clients to come. connect(2) takes a socket out of the group, and the last member takes its
-//! index. So where that is a slot without a generation, it has what comes from that very moment on, and becomes what the
-//! parent is given.
+//! binds a new one for the clients to come. connect(2) takes this *old* socket out of the group, and the kernel
+//! moves the last member, the *heir*, to its index. Where no generation has the heir, what comes from then on waits in it,
+//! and the parent is given the heir; a *new* socket becomes the last member.
+//!
+//! A socket that is bound to one address leaves the group so from Linux 6.13 on alone (udp_lib_hash4 of net/ipv4/udp.c);
+//! one that is bound to all of them always did.
 
 use std::io;
 use std::io::IoSliceMut;
