@@ -24,15 +24,13 @@ pub fn command_line(mut draft: Draft) -> Result<(Config, Vec<Warning>), Error> {
     }
     let is_given = |key| draft.place_of(Section::Service, key).is_some();
     let given = ["RestartSec", STEPS, LONGEST].map(is_given);
-    let [_, has_steps, has_longest] = given;
     let delay = &mut draft.config.policy.delay;
     if given != [false; 3] {
+        let [_, has_steps, has_longest] = given;
         delay.steps = if has_steps { delay.steps } else { 0 };
         delay.max = if has_longest { delay.max } else { Span::INFINITY };
     }
-    if has_steps != has_longest
-        && let Some(half) = half_a_delay(&draft)
-    {
+    if let Some(half) = half_a_delay(&draft) {
         return Err(half);
     }
     for listener in &mut draft.config.listeners {

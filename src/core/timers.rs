@@ -70,7 +70,9 @@ impl fmt::Display for Why {
             }
             Self::Probe(g) => write!(f, "generation {} is asked whether it is ready", g.0),
             Self::Look(g) => write!(f, "who of generation {} waits on its sockets is looked at", g.0),
-            Self::Trial(g) => write!(f, "whether generation {} is stopped is looked at", g.0),
+            Self::Trial(g) => {
+                write!(f, "generation {} has proved itself, unless a signal has stopped it", g.0)
+            }
             Self::CanaryOver(g) => write!(f, "generation {} gets all new connections", g.0),
             Self::Rescue => write!(f, "connections that wait where nobody serves are taken elsewhere"),
             Self::Count(g) => write!(f, "the connections of generation {} are counted", g.0),
@@ -188,7 +190,6 @@ fn due_to_be_ready(
     extended: impl Fn(Time) -> Time,
 ) {
     let (id, policy) = (generation.id, &generation.policy);
-    let alone = matches!(service.phase, Phase::Up { current } if current == id);
     let alive_for = match policy.ready {
         Ready::Delay(span) => span,
         Ready::Auto => service.auto_alive(generation),
@@ -197,15 +198,48 @@ fn due_to_be_ready(
     if generation.is_gate_closed() {
         due.push((started.after(alive_for), Why::Ready(id)));
     }
-    // What only has to live for a while cannot be late, and `auto` never kills the only one there is. But Type= may
-    // still wait for something.
+    // What only has to live for a while cannot be late, and `auto` kills a candidate alone: whoever serves, also beside one,
+    // is the best there is. But Type= may still wait for something.
     let gate_cannot_be_late = !generation.is_gate_closed()
         || matches!(policy.ready, Ready::Delay(_))
-        || (policy.ready == Ready::Auto && alone);
+        || (policy.ready == Ready::Auto && !service.is_candidate(id));
     let waits_for_file = policy.has_pid_file && generation.has_no_daemon();
     let type_waits =
         (!generation.is_up() || waits_for_file) && !matches!(policy.service_type, Type::Simple | Type::Exec);
     if !gate_cannot_be_late || type_waits {
         due.push((extended(started.after(policy.timeout_start)), Why::StartTimeout(id)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Action, Event, Request, Reread, Setting, Supervisor};
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn whoever_serves_cannot_be_late_for_auto_beside_a_candidate_either() {
+        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
+        let mut policy = Config::for_command_line().policy;
+        policy.timeout_start = Span::from_secs(3);
+        let mut core = Supervisor::new(policy.clone(), setting);
+        let mut step = |millis: u64, event: Event| {
+            let mut actions = Vec::new();
+            core.step(Time(millis * 1_000_000), event, &mut actions);
+            actions
+        };
+        let started = |id, pid| Event::Started { generation: GenerationId(id), pid };
+        let is_stopped = |actions: &[Action], id| {
+            let is_it =
+                |action: &Action| matches!(action, Action::Kill { generation, .. } if generation.0 == id);
+            actions.iter().any(is_it)
+        };
+        step(0, Event::Begun);
+        step(0, started(1, 7));
+        step(4_000, Event::Requested { client: ClientId(1), request: Request::Swap { wait: true } });
+        let reread = Reread { policy, holds_sockets: true, steers: true, stored_fds: 0 };
+        step(4_000, Event::Reread { result: Ok(Box::new(reread)) });
+        step(4_001, started(2, 8));
+        assert!(!is_stopped(&step(4_100, Event::Tick), 1));
     }
 }
