@@ -65,12 +65,6 @@ fn state(service: &Service) -> State {
             Some(_) | None => State::Starting,
         },
         Phase::Swapping { .. } => State::Swapping,
-        // Handover=stop-first: the old one finishes first.
-        Phase::Replacing { current, then: Then::Start }
-            if service.get(current).is_some_and(Generation::lives) =>
-        {
-            State::Swapping
-        }
         Phase::Replacing { then: Then::Start, .. } => State::Starting,
         Phase::Replacing { then: Then::Pause, .. } | Phase::Stopping { .. } => State::Stopping,
         Phase::Waiting { .. } => State::Waiting,
