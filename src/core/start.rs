@@ -224,17 +224,13 @@ impl Step<'_> {
             return;
         }
         let is_sought = matches!(generation.main, Main::Sought { .. });
-        if is_sought && generation.policy.has_pid_file {
-            // The file decides, and is looked for again.
+        if is_sought && (!generation.is_up() || generation.policy.has_pid_file) {
+            // The search goes on, and finds it where no PIDFile= says otherwise.
             return;
         }
         let main = Main::Runs { pid };
-        let is_start_done = is_sought && !generation.is_up() && generation.lives();
         if std::mem::replace(&mut generation.main, main) != main {
             self.tell(Note::MainIs { generation: id, pid: Some(pid) });
-        }
-        if is_start_done {
-            self.main_done(id);
         }
     }
 
@@ -281,7 +277,7 @@ mod tests {
 
     /// Several processes are left of a daemon, and one of them says which is the main one.
     #[test]
-    fn mainpid_ends_the_search_for_a_daemon() {
+    fn mainpid_does_not_end_the_search_for_a_daemon() {
         let setting = Setting { holds_sockets: false, steers: false, hup_ignored: false, init: false };
         let mut policy = Config::for_command_line().policy;
         (policy.service_type, policy.ready) = (Type::Forking, Ready::Exec);
@@ -290,16 +286,14 @@ mod tests {
         let mut step = |millis: u64, event: Event| {
             let mut actions = Vec::new();
             core.step(Time(millis * 1_000_000), event, &mut actions);
-            (actions, core.is_ready(generation))
+            (actions.contains(&Action::FindMain { generation }), core.is_ready(generation))
         };
         step(0, Event::Begun);
         step(0, Event::Started { generation, pid: 7 });
-        let (actions, _) = step(1, Event::Exited { generation, exit: Exit::Code(0) });
-        assert!(actions.contains(&Action::FindMain { generation }), "{actions:?}");
+        assert_eq!(step(1, Event::Exited { generation, exit: Exit::Code(0) }), (true, false));
         step(1, Event::MainSought { generation, found: Found::Unknown });
-        assert!(step(2, Event::MainChanged { generation, pid: 9 }).1, "its start is done");
-        // An answer that was on its way changes nothing any more.
-        let (actions, _) = step(3, Event::MainSought { generation, found: Found::Main(8) });
-        assert_eq!(actions, []);
+        step(2, Event::MainChanged { generation, pid: 9 });
+        assert_eq!(step(50, Event::Tick), (true, false));
+        assert_eq!(step(50, Event::MainSought { generation, found: Found::Main(9) }), (false, true));
     }
 }
