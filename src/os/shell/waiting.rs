@@ -138,15 +138,20 @@ impl Shell {
         } else if is_given {
             "it has bound that, but does not accept yet".to_owned()
         } else if meant.len() < held.len() {
-            "it takes others of these sockets: tell it of this one in the same way, or leave it out of --listen".to_owned()
+            others_taken(&held, &meant)
         } else if launcher.intercepts() && interceptors.is_empty() {
             "--intercept-bind has no effect here, so it has to take them from LISTEN_FDS".to_owned()
         } else if launcher.intercepts() {
-            "--intercept-bind sees it bind none of them; if it binds another address, write that one with --listen; if it asks \
-             by connect(2) first whether its port is free, it finds that ours is not (in robyn _check_port=False ends \
-             that); in a chroot or container of its own, or where it binds by io_uring or is a 32-bit program, it has to \
-             take them from LISTEN_FDS (-p Protocol=systemd passes that)"
-                .to_owned()
+            let passes = match launcher.given().iter().any(|given| given == "Protocol=systemd") {
+                true => "",
+                false => " (-p Protocol=systemd passes that)",
+            };
+            format!(
+                "--intercept-bind sees it bind none of them; if it binds another address, write that one with --listen; if it asks \
+                 by connect(2) first whether its port is free, it finds that ours is not (in robyn _check_port=False ends \
+                 that); in a chroot or container of its own, or where it binds by io_uring or is a 32-bit program, it has to \
+                 take them from LISTEN_FDS{passes}"
+            )
         } else {
             let ours: Vec<String> =
                 std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -178,4 +183,19 @@ fn labels(sockets: &[NamedSocket]) -> Vec<String> {
         }
     };
     sockets.iter().map(label).collect()
+}
+
+/// The remedy where the server waits on some of what is `held`, but not on what is `meant`.
+fn others_taken(held: &[NamedSocket], meant: &[&NamedSocket]) -> String {
+    let port = |socket: &NamedSocket| socket.local_address().map(|at| at.port());
+    let is_meant = |socket: &&NamedSocket| meant.iter().any(|one| one.address == socket.address);
+    let taken: Vec<&str> =
+        held.iter().filter(|socket| !is_meant(socket)).map(|socket| &*socket.address).collect();
+    // The two families of one --listen PORT.
+    let is_one_port = held.iter().all(|one| port(one).is_some() && port(one) == port(&held[0]));
+    if is_one_port && let [taken] = taken[..] {
+        return format!("it takes {taken} alone: with --listen {taken} nothing else is held of this port");
+    }
+    "it takes others of these sockets: tell it of this one in the same way, or leave it out of --listen"
+        .to_owned()
 }

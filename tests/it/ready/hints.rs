@@ -142,3 +142,13 @@ fn three_clean_ends_of_a_service_of_a_unit_file_are_told_once() {
         assert!(said.contains("generation 3 ended without an error before it waited on http ("), "{said}");
     }
 }
+
+#[test]
+fn what_is_passed_already_is_no_remedy() {
+    let place = Place::new();
+    let options =
+        "--listen 127.0.0.1:0=http --intercept-bind -p Protocol=systemd --timeout-start-sec infinity";
+    let daemon = Launch::new(&place).args(options).command(&["sleep", "60"]).start_uncontrolled();
+    wait_for("the hint", || daemon.stderr().contains("sees it bind none of them").then_some(()));
+    assert!(!daemon.stderr().contains("Protocol=systemd"), "{}", daemon.stderr());
+}
