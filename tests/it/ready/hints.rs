@@ -47,6 +47,8 @@ fn failures_before_a_success_are_not_counted_with_those_after_it() {
     place.write("how", "accept first says");
     daemon.verb("swap").expect(0);
     let pid = daemon.wait_generation(3)["generations"][0]["pid"].as_i64().unwrap();
+    // It says READY=1 at once; by then it has been looked at, too.
+    wait_for("a look", || daemon.stderr().contains("nobody waits on other (").then_some(()));
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
     daemon.wait_state("waiting");
     place.write("how", "exit late");
