@@ -87,7 +87,7 @@ fn last_swap(swap: &LastSwap) -> String {
     };
     let mut text = match swap.to {
         Some(to) => format!("last swap: {from} -> {to}, {outcome}"),
-        None => format!("last swap: of {from}, {outcome}"),
+        None => format!("last swap: {from} -> none, {outcome}"),
     };
     let millis = |ms| rounded(Span::from_millis(ms));
     let facts = [

@@ -91,7 +91,7 @@ pub(super) enum Life {
     },
 }
 
-/// The main process.
+/// Where the main process is: whether it was ordered, runs, is looked for, or is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Main {
     /// There is none: not yet, between the commands of Type=oneshot, or because others count (ExitType=cgroup,
@@ -347,7 +347,7 @@ impl Generation {
         }
     }
 
-    /// How it ended.
+    /// How the main process ended, or why it never ran; None as long as it may still run.
     pub(super) const fn end(&self) -> Option<&End> {
         match &self.life {
             Life::Ended { end, .. } => Some(end),

@@ -34,7 +34,7 @@ pub(super) const MOST_FDS: usize = 253;
 /// What one call of [`NotifySocket::receive`] found.
 #[derive(Debug)]
 pub enum Received {
-    /// No datagram waits.
+    /// The notify socket has no datagram left to read.
     Nothing,
     Message {
         notify: Notify,

@@ -179,7 +179,11 @@ impl Shell {
             }
             // A server may bind for each datagram.
             Err(error) if self.slots.unrenewed.insert(socket.address.clone()) => {
-                log::warn!("{} cannot have one more socket for its server: {error}", socket.address);
+                log::warn!(
+                    "cannot bind one more socket of {} for its server: {error}; its other clients get no answer \
+                     (\"supervise restart\" gives it new sockets)",
+                    socket.address
+                );
             }
             Err(_) => {}
         }
