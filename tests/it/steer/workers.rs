@@ -1,5 +1,6 @@
 //! What a server does to its sockets where neither its main process nor its looks tell of it.
 
+use std::fs;
 use std::time::Duration;
 
 use super::super::load::get;
@@ -29,11 +30,26 @@ fn what_a_worker_does_that_outlives_the_main_process_is_mended() {
         kill_it(pid);
     }
     wait_for("their end", || daemon.processes_of(1).is_empty().then_some(()));
-    // With a queue for one they could not all wait. A status would have mended it as well.
+    // With a queue for one they cannot all wait, so it was mended once they do (a status would mend it as well). Who came
+    // too early knocks again by itself.
     let _clients = queue_up(&address, 5, "/");
+    wait_for("all of them wait", || (queue_of(&address) == Some(5)).then_some(()));
     let nobody = serde_json::json!([]);
     let status = daemon.wait_until("all of it is gone", |status| status["generations"] == nobody);
     assert_eq!(status["sockets"][0]["queue"], 5, "{status}");
+}
+
+/// How many wait for an accept(2), as proc_pid_net(5) shows it of the one that listens (0A): its receive queue.
+fn queue_of(address: &str) -> Option<u32> {
+    let port: u16 = address.rsplit_once(':')?.1.parse().ok()?;
+    let local = format!(":{port:04X}");
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    let queues = table.lines().filter_map(|line| {
+        let words: Vec<_> = line.split_whitespace().take(5).collect();
+        let is_one = words.len() == 5 && words[1].ends_with(&local) && words[3] == "0A";
+        u32::from_str_radix(words[4].split_once(':')?.1, 16).ok().filter(|_| is_one)
+    });
+    queues.max()
 }
 
 fn kill_it(pid: i32) {
