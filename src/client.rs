@@ -14,8 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, raise};
 use serde::Serialize;
+use signal_hook::consts::TERM_SIGNALS;
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 use crate::config::Span;
 use crate::core::report::{LastSwap, Line, State, rounded};
@@ -202,25 +204,19 @@ fn ask(
     }
 }
 
-/// Ctrl-C ends the verb and not the swap, and says so. SIGINT is blocked and a thread waits for it, so no handler runs;
-/// the verb then ends by the signal, which is what a shell looks at.
+/// Ctrl-C, and a signal that asks to end, ends the verb and not the swap, and says so. The verb then ends by the signal,
+/// which is what a shell looks at.
 fn tell_at_interrupt(found: &LivingInstance) {
     let whom = if found.path.as_os_str() == found.name.as_str() { "--control " } else { "" };
     let text = format!("the swap goes on; to take it back: supervise abort {whom}{}", found.name);
-    let interrupt = SigSet::from(Signal::SIGINT);
-    if interrupt.thread_block().is_err() {
-        return;
-    }
-    // Where there is no thread to be had, the default action comes back.
-    let waiter = thread::Builder::new().spawn(move || {
-        if interrupt.wait().is_ok() {
+    // Without a thread the default action remains: the verb ends and says nothing.
+    let _waiter = thread::Builder::new().spawn(move || {
+        let Ok(mut signals) = Signals::new(TERM_SIGNALS) else { return };
+        if let Some(signal) = signals.forever().next() {
             drop(writeln!(io::stderr(), "supervise: {}", printable(&text)));
+            let _ends = emulate_default_handler(signal);
         }
-        let _ends = interrupt.thread_unblock().and_then(|()| raise(Signal::SIGINT));
     });
-    if waiter.is_err() {
-        let _as_before = interrupt.thread_unblock();
-    }
 }
 
 /// How long the answer may take; None: as long as it does.

@@ -269,19 +269,22 @@ fn who_interrupts_a_swap_hears_that_it_goes_on() {
     let mut daemon = Launch::ready(&place, "--ready notify").start();
     daemon.wait_generation(1);
     place.flags("--never-ready");
-    let waiting = daemon.spawn_verb("swap");
-    daemon.wait_state("swapping");
-    // It blocks the signal once it knows that it was heard.
-    let is_blocked =
-        || u64::from_str_radix(&proc_status(waiting.pid(), "SigBlk")?, 16).ok().filter(|set| set & 2 != 0);
-    wait_for("it listens to Ctrl-C", is_blocked);
-    kill(Pid::from_raw(waiting.pid()), Signal::SIGINT).unwrap();
-    let ended = waiting.end().expect(128 + 2);
-    assert!(
-        ended.stderr.contains("the swap goes on; to take it back: supervise abort --control /"),
-        "{ended:?}"
-    );
-    daemon.wait_state("swapping");
-    daemon.verb("abort").expect(0);
-    daemon.wait_generation(1);
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let waiting = daemon.spawn_verb("swap");
+        daemon.wait_state("swapping");
+        // It catches the signal once it knows that its request was heard.
+        let bit = 1 << (signal as i32 - 1);
+        let is_caught = || {
+            let caught = u64::from_str_radix(&proc_status(waiting.pid(), "SigCgt")?, 16).ok()?;
+            (caught & bit != 0).then_some(())
+        };
+        wait_for("it catches the signal", is_caught);
+        kill(Pid::from_raw(waiting.pid()), signal).unwrap();
+        let ended = waiting.end().expect(128 + signal as i32);
+        let told = "the swap goes on; to take it back: supervise abort --control /";
+        assert!(ended.stderr.contains(told), "{ended:?}");
+        daemon.wait_state("swapping");
+        daemon.verb("abort").expect(0);
+        daemon.wait_generation(1);
+    }
 }
