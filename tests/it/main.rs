@@ -1,5 +1,5 @@
-//! The built `supervise` with real processes, sockets and signals: the servers of examples/ under every trouble that
-//! README.md promises to survive. One binary, so that all tests share one link step.
+//! The built `supervise` with real processes, sockets and signals: the servers of tests/servers and examples under
+//! every trouble that README.md promises to survive. One binary, so that all tests share one link step.
 //!
 //! Each test has a directory, ports and processes of its own and may run beside any other, as root or not.
 

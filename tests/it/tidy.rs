@@ -202,7 +202,7 @@ fn unsafe_stands_where_system_calls_are_made() {
         "src/os/sys.rs",
         "src/os/sys/seccomp.rs",
         "examples/common/mod.rs",
-        "examples/stamp.rs",
+        "tests/servers/stamp.rs",
     ];
     let keywords =
         ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "#[unsafe", "allow(unsafe_code)"];

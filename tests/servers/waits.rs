@@ -4,6 +4,7 @@
 //! (`accept`, `threads`, `children`, `poll`, `epoll`, `nested`: in poll on an epoll, `seldom`: it sleeps and accepts in turn,
 //! `receive`, `never`, `bind`, `exit`), and after it, in any order, `late` (two seconds pass first), `says` (READY=1 at once), `dies` (with 3, a second after its start), `hidden` (nobody may look at the process), `first` (the other sockets are left alone).
 
+#[path = "../../examples/common/mod.rs"]
 mod common;
 
 use std::io::{Read, Write};

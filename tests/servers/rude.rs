@@ -11,6 +11,7 @@
 //!
 //! A datagram comes back behind the number of the generation.
 
+#[path = "../../examples/common/mod.rs"]
 mod common;
 
 use std::path::Path;

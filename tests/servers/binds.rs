@@ -24,6 +24,7 @@
 //!     /sockets                    how many sockets it has made
 //!     /exit                       ends it, whatever its threads are at
 
+#[path = "../../examples/common/mod.rs"]
 mod common;
 
 use std::fs;

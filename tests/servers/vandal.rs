@@ -18,6 +18,7 @@
 //! disconnects it again.
 //! Anything else is answered with the number of the generation.
 
+#[path = "../../examples/common/mod.rs"]
 mod common;
 
 use std::net::{Shutdown, TcpListener};

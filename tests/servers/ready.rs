@@ -21,6 +21,7 @@
 //!
 //! `GET /exit/HOW` ends it after the answer. A datagram is answered with the body alone.
 
+#[path = "../../examples/common/mod.rs"]
 mod common;
 
 use std::collections::HashMap;
