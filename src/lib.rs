@@ -75,11 +75,14 @@
 //!   status.rs           the snapshot for status
 //! os/                 whatever can fail, block or surprise
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
-//!                       reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
+//!                       configuration.rs (what was asked for, and what a swap has read anew), reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
 //!                       kernel is asked of connections), strangers.rs (others in our groups), health.rs (Ready=http:),
 //!                       waiting.rs (Ready=auto), silent.rs (a connection of ours that is to be accepted), paths.rs
 //!                       (inotify), queues.rs (how long they are), intercept.rs (what InterceptBind= has to tell),
 //!                       families.rs (which of them a port has), woken.rs (what a poll brought)
+//!   tokens.rs           by which number each wakeup of the poll finds whom it is for
+//!   outbox.rs           events and notes that parts of the shell hand over
+//!   listeners.rs        owns the held sockets
 //!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs,
 //!                       kin.rs (whose a process is without its environment), queries.rs
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
@@ -149,7 +152,7 @@
 //! | a verb | `cli.rs`, `core::Request`, `core/request.rs` |
 //! | what systemd does with a unit file | `config/unit.rs`, `config/unit/finish.rs` |
 //! | a rule that needs several directives | `config/close.rs` |
-//! | a source of events | a variant of `core::Event`, a token in `os/shell.rs`, a line in tests/sim/world.rs |
+//! | a source of events | a variant of `core::Event`, a token in `os/tokens.rs`, a line in tests/sim/world.rs |
 
 pub mod cli;
 pub mod client;

@@ -1,5 +1,6 @@
 //! The loop: what the module above promises, carried out.
 
+mod configuration;
 mod families;
 mod health;
 mod intercept;
@@ -15,10 +16,9 @@ mod traffic;
 mod waiting;
 mod woken;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io::{self};
 use std::os::fd::{AsFd, AsRawFd};
-use std::rc::Rc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -28,18 +28,20 @@ use nix::time::{ClockId, clock_gettime};
 use super::children::{Children, Ended, Store};
 use super::control::server::ControlServer;
 use super::fd_store::FdStore;
-use super::launch::Launcher;
+use super::listeners::Listeners;
 use super::manager::ManagerSocket;
+use super::outbox::Outbox;
 use super::reap::{self, Reaped};
 use super::signal::{self, ReceivedSignal, Signals};
 use super::snapshot;
-use super::socket::{Inherited, NamedSocket};
 use super::sys::{self, Waited};
-use crate::config::{CommandList, Config, Health, Instance, Policy, Signal, SocketCommands};
+use super::tokens;
+use crate::config::{CommandList, Config, Instance, Signal};
 use crate::core::{
-    Action, ClientId, Command, End, Event, Exit, GenerationId, Note, Reply, RunOutcome, Sender, SlotId,
+    Action, ClientId, Command, End, Event, Exit, GenerationId, Reply, RunOutcome, Sender, SlotId,
     StartFailure, Supervisor, Terminal, Time,
 };
+use configuration::Configuration;
 use health::Asking;
 use intercept::Intercepting;
 use paths::Paths;
@@ -54,37 +56,13 @@ use woken::Woken;
 /// The exit status for what parses but cannot be done.
 const CANNOT: u8 = 125;
 
-const SIGNALS: Token = Token(0);
-/// The question that Ready=http: asks.
-const PROBE: Token = Token(1);
-/// inotify(7) of unix paths.
-const PATHS: Token = Token(2);
-/// A thread that answers what a server binds has something to tell.
-const INTERCEPTED: Token = Token(3);
-/// Slots of held sockets: this plus the index of what is watched.
-const SOCKETS: usize = 1 << 20;
-/// The control socket and its clients: from here on.
-const CONTROL: usize = 1 << 24;
-/// Stored fds: this plus their number.
-const STORED: usize = 1 << 25;
-/// Of each generation two: its notify socket, and its main process where we did not start it.
-const GENERATIONS: usize = 1 << 26;
-
-fn notify_token(generation: GenerationId) -> Token {
-    Token(GENERATIONS + 2 * generation.0 as usize)
-}
-
-fn main_token(generation: GenerationId) -> Token {
-    Token(GENERATIONS + 2 * generation.0 as usize + 1)
-}
-
 /// Reads the configuration anew: the units and the command line's flags.
 pub type Reader = Box<dyn FnMut() -> Result<Config, String>>;
 
 /// Holds the sockets and runs the server until there is no more to do; returns the exit status.
 pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
     let status = Shell::open(config, instance, reader).and_then(|mut shell| {
-        shell.queue.push_back(Event::Begun);
+        shell.outbox.push(Event::Begun);
         shell.dispatch();
         let status = shell.turn_until_exit();
         shell.close();
@@ -98,18 +76,15 @@ pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
 
 struct Shell {
     supervisor: Supervisor,
-    queue: VecDeque<Event>,
+    /// What is to be given to the core, and to be told.
+    outbox: Outbox,
     poll: Poll,
     signals: Signals,
-    /// What our own manager gave us; a file read anew may ask for it.
-    inherited: Inherited,
-    socket_commands: SocketCommands,
-    sockets: Vec<NamedSocket>,
+    listeners: Listeners,
     slots: SlotWatch,
     relays: Vec<Passing>,
     questions: Questions,
     queues: Queues,
-    health: Option<Health>,
     asking: Option<Asking>,
     silent: Silent,
     paths: Option<Paths>,
@@ -117,17 +92,19 @@ struct Shell {
     taken: BTreeSet<String>,
     hinted: Hinted,
     intercepting: Intercepting,
-    launcher: Rc<Launcher>,
-    policy: Policy,
-    reader: Option<Reader>,
-    /// What was read for the swap that is under way.
-    staged: Option<Staged>,
+    configuration: Configuration,
     children: Children,
     store: FdStore,
-    /// Generations that had more datagrams than one turn reads.
-    talkative: BTreeSet<GenerationId>,
     control: Option<ControlServer>,
     manager: Option<ManagerSocket>,
+    state: LoopState,
+}
+
+/// What one turn of the loop leaves for a later one.
+#[derive(Debug, Default)]
+struct LoopState {
+    /// Generations that had more datagrams than one turn reads.
+    talkative: BTreeSet<GenerationId>,
     is_sweeping: bool,
     /// A generation is waited for that may be gone already, and then no SIGCHLD tells.
     is_clearing: bool,
@@ -135,25 +112,16 @@ struct Shell {
     exit: Option<u8>,
 }
 
-#[derive(Debug)]
-struct Staged {
-    policy: Policy,
-    launcher: Rc<Launcher>,
-    sockets: Vec<NamedSocket>,
-    socket_commands: SocketCommands,
-    health: Option<Health>,
-}
-
 /// The turns of the loop.
 impl Shell {
     fn turn_until_exit(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(64);
         loop {
-            if self.is_sweeping || std::mem::take(&mut self.is_clearing) {
+            if self.state.is_sweeping || std::mem::take(&mut self.state.is_clearing) {
                 // The sweep may have found nobody, and then no SIGCHLD tells.
                 self.reap();
             }
-            if let Some(status) = self.exit {
+            if let Some(status) = self.state.exit {
                 return Ok(status);
             }
             // It may be large, and is of no use to the next turn.
@@ -170,7 +138,7 @@ impl Shell {
 
     /// How long nothing happens by itself.
     fn patience(&self) -> Option<Duration> {
-        if !self.talkative.is_empty() || self.is_clearing {
+        if !self.state.talkative.is_empty() || self.state.is_clearing {
             return Some(Duration::ZERO);
         }
         let due =
@@ -182,7 +150,7 @@ impl Shell {
 
     fn turn(&mut self, mut woken: Woken) {
         let signals = if woken.signals { self.read_signals() } else { Vec::new() };
-        woken.notified.append(&mut self.talkative);
+        woken.notified.append(&mut self.state.talkative);
         for generation in woken.notified {
             self.receive(generation);
         }
@@ -215,17 +183,19 @@ impl Shell {
             self.look_for_strangers();
         }
         if self.supervisor.next_wake().is_some_and(|(due, _)| due <= now()) {
-            self.queue.push_back(Event::Tick);
+            self.outbox.push(Event::Tick);
             self.dispatch();
         }
         // After all by which a generation may have become ready.
         self.look_at_queues();
+        self.pass_notes();
     }
 
     fn receive(&mut self, generation: GenerationId) {
-        let mut store = Store { fds: &mut self.store, registry: self.poll.registry(), tokens: STORED };
-        if self.children.receive(generation, &mut store, &mut self.queue) {
-            self.talkative.insert(generation);
+        let mut store =
+            Store { fds: &mut self.store, registry: self.poll.registry(), tokens: tokens::STORED };
+        if self.children.receive(generation, &mut store, &mut self.outbox.events) {
+            self.state.talkative.insert(generation);
         }
         self.watch_main(generation);
         self.dispatch();
@@ -234,7 +204,7 @@ impl Shell {
     /// A main process that we did not start is watched by its pidfd: who reaps it may be another.
     fn watch_main(&self, generation: GenerationId) {
         let Some(pidfd) = self.children.adopted(generation) else { return };
-        let token = main_token(generation);
+        let token = tokens::main(generation);
         let fd = pidfd.as_raw_fd();
         match self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -249,7 +219,7 @@ impl Shell {
             self.mend_sockets();
             // Its parent has its status.
             let event = self.main_ended(generation, Exit::Code(0));
-            self.queue.push_back(event);
+            self.outbox.push(event);
             self.dispatch();
         }
     }
@@ -272,12 +242,12 @@ impl Shell {
         for generation in self.children.cleared(has_children) {
             // Workers may outlive the main process.
             self.mend_sockets();
-            self.queue.push_back(Event::Cleared { generation });
+            self.outbox.push(Event::Cleared { generation });
             self.dispatch();
         }
-        if self.is_sweeping && !has_children {
-            self.is_sweeping = false;
-            self.queue.push_back(Event::Childless);
+        if self.state.is_sweeping && !has_children {
+            self.state.is_sweeping = false;
+            self.outbox.push(Event::Childless);
             self.dispatch();
         }
     }
@@ -298,7 +268,7 @@ impl Shell {
             Ended::Other if self.on_relay_gone(waited.pid) => return,
             Ended::Other => return log::debug!("reaped pid {}, which a server left behind", waited.pid),
         };
-        self.queue.push_back(event);
+        self.outbox.push(event);
         self.dispatch();
     }
 
@@ -320,13 +290,13 @@ impl Shell {
         }
         let terminal =
             if received.signal == Signal::HUP { self.signals.terminal_now() } else { Terminal::Unchanged };
-        self.queue.push_back(Event::Signalled { signal: received.signal, sender: received.sender, terminal });
+        self.outbox.push(Event::Signalled { signal: received.signal, sender: received.sender, terminal });
         self.dispatch();
     }
 
     fn on_control(&mut self, token: Token) {
         if let Some(control) = &mut self.control {
-            self.queue.extend(control.ready(token));
+            self.outbox.events.extend(control.ready(token));
             self.dispatch();
         }
     }
@@ -336,15 +306,17 @@ impl Shell {
 impl Shell {
     /// Gives every queued fact to the core and carries out what follows.
     fn dispatch(&mut self) {
+        self.pass_notes();
         let mut actions = Vec::new();
-        while let Some(event) = self.queue.pop_front() {
+        while let Some(event) = self.outbox.events.pop_front() {
             self.supervisor.step(now(), event, &mut actions);
             // The answers to these orders come before anything that was queued earlier.
-            let waiting = std::mem::take(&mut self.queue);
+            let waiting = std::mem::take(&mut self.outbox.events);
             for action in actions.drain(..) {
                 self.apply(action);
+                self.pass_notes();
             }
-            self.queue.extend(waiting);
+            self.outbox.events.extend(waiting);
         }
     }
 
@@ -357,11 +329,11 @@ impl Shell {
             Action::FindMain { generation } => {
                 let found = self.children.find_main(generation);
                 self.watch_main(generation);
-                self.queue.push_back(Event::MainSought { generation, found });
+                self.outbox.push(Event::MainSought { generation, found });
             }
             Action::AwaitClear { generation } => {
                 self.children.await_clear(generation);
-                self.is_clearing = true;
+                self.state.is_clearing = true;
             }
             Action::Reread => {
                 self.begin_overflows();
@@ -369,7 +341,7 @@ impl Shell {
             }
             Action::Adopt => self.adopt(),
             Action::Discard => {
-                self.staged = None;
+                (self.configuration.staged, self.listeners.staged) = (None, None);
                 self.arm();
             }
             Action::Kill { generation, signal, scope } => self.children.kill(generation, signal, scope),
@@ -388,7 +360,7 @@ impl Shell {
             Action::TellOverflows => self.tell_overflows(),
             Action::Sweep { signal } => self.sweep(signal),
             Action::Reply { client, reply } => self.reply(client, reply),
-            Action::Tell(note) => self.tell(&note),
+            Action::Tell(note) => self.outbox.tell(note),
             Action::TellManager(message) => {
                 if let Some(manager) = &self.manager
                     && let Err(error) = manager.tell(&message)
@@ -403,9 +375,9 @@ impl Shell {
                 }
                 // SIGCONT is read in the next turn; the time that passed must not count in this one.
                 let (sender, terminal) = (Sender::Kernel, Terminal::Unchanged);
-                self.queue.push_back(Event::Signalled { signal: Signal::CONT, sender, terminal });
+                self.outbox.push(Event::Signalled { signal: Signal::CONT, sender, terminal });
             }
-            Action::Exit(status) => self.exit = Some(status),
+            Action::Exit(status) => self.state.exit = Some(status),
         }
     }
 
@@ -427,7 +399,7 @@ impl Shell {
             }
             Err(failure) => Event::StartFailed { generation, failure },
         };
-        self.queue.push_back(event);
+        self.outbox.push(event);
     }
 
     fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<RunOutcome>, slot: SlotId) {
@@ -437,16 +409,16 @@ impl Shell {
         match started {
             Ok(_started) => self.announce(),
             Err(failure) => {
-                self.queue.push_back(Event::CommandEnded { generation, end: End::NotStarted(failure) });
+                self.outbox.push(Event::CommandEnded { generation, end: End::NotStarted(failure) });
             }
         }
     }
 
     fn admit(&mut self, generation: GenerationId, slot: SlotId) -> Result<(), StartFailure> {
-        let launcher = self.staged.as_ref().map_or(&self.launcher, |staged| &staged.launcher);
+        let launcher = &self.configuration.next().launcher;
         let registry = self.poll.registry();
         let admitted = self.children.admit(generation, launcher, slot, |notify| {
-            let token = notify_token(generation);
+            let token = tokens::notify(generation);
             registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
         });
         self.see_who_is_alone();
@@ -454,7 +426,7 @@ impl Shell {
     }
 
     fn forget(&mut self, generation: GenerationId) {
-        self.talkative.remove(&generation);
+        self.state.talkative.remove(&generation);
         self.tell_damages(generation);
         self.tell_failed_binds(generation, true);
         self.forget_traffic(generation);
@@ -466,13 +438,12 @@ impl Shell {
         }
     }
 
-    fn tell(&mut self, note: &Note) {
-        let text = note.to_string();
-        log::log!(note.level(), "{text}");
-        if let Some(control) = &mut self.control
-            && !note.is_conclusion()
-        {
-            control.note_all(&text, log::log_enabled!(note.level()));
+    /// Whoever follows over the control socket hears what was told.
+    fn pass_notes(&mut self) {
+        for (text, is_logged) in self.outbox.take_notes() {
+            if let Some(control) = &mut self.control {
+                control.note_all(&text, is_logged);
+            }
         }
     }
 
@@ -481,9 +452,16 @@ impl Shell {
             && let Some(name) = self.control.as_ref().map(|control| control.socket().name().to_owned())
         {
             self.look_at_queues_now();
-            snapshot::complete(status, &name, &self.sockets, self.policy.handover, now());
+            snapshot::complete(
+                status,
+                &name,
+                &self.listeners.current,
+                self.configuration.current.policy.handover,
+                now(),
+            );
             self.complete_traffic(status);
         }
+        self.pass_notes();
         if let Some(control) = &mut self.control {
             control.reply(client, reply);
         }

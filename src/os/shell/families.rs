@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Shell;
+use super::configuration::Configuration;
 use crate::core::{BindNote, Event, GenerationId, SlotId, Steering};
 use crate::os::children::Children;
 use crate::os::diag;
@@ -136,7 +137,7 @@ impl Shell {
             return None;
         }
         let is_it = |one: &&NamedSocket| one.inode(slot).is_ok_and(|own| own == inode);
-        let asked = self.sockets.iter().find(is_it)?.clone();
+        let asked = self.listeners.current.iter().find(is_it)?.clone();
         let opened = asked.beside(families).and_then(|beside| {
             // Nobody else has it.
             beside.steer(&Steering::all_to(slot))?;
@@ -160,9 +161,9 @@ impl Shell {
             had_both: false,
             unused: None,
         });
-        insert_beside(&mut self.sockets, &asked, &beside);
-        if let Some(staged) = &mut self.staged {
-            insert_beside(&mut staged.sockets, &asked, &beside);
+        insert_beside(&mut self.listeners.current, &asked, &beside);
+        if let Some(staged) = &mut self.listeners.staged {
+            insert_beside(staged, &asked, &beside);
         }
         self.use_sockets(generation);
         self.intercepting.unsettled.begin_anew();
@@ -182,15 +183,16 @@ impl Shell {
         let own = self.children.launcher(generation).cloned();
         let is_own = |one: &Rc<Launcher>| own.as_ref().is_some_and(|own| Rc::ptr_eq(own, one));
         let with = |launcher: &Launcher, sockets: &[NamedSocket]| Rc::new(launcher.on(sockets));
-        let is_ours = is_own(&self.launcher);
-        self.launcher = with(&self.launcher, &self.sockets);
-        let mut new = is_ours.then(|| Rc::clone(&self.launcher));
-        if let Some(staged) = &mut self.staged {
+        let Configuration { current, staged, .. } = &mut self.configuration;
+        let is_ours = is_own(&current.launcher);
+        current.launcher = with(&current.launcher, &self.listeners.current);
+        let mut new = is_ours.then(|| Rc::clone(&current.launcher));
+        if let (Some(staged), Some(sockets)) = (staged, &self.listeners.staged) {
             let is_staged = is_own(&staged.launcher);
-            staged.launcher = with(&staged.launcher, &staged.sockets);
+            staged.launcher = with(&staged.launcher, sockets);
             new = if is_staged { Some(Rc::clone(&staged.launcher)) } else { new };
         }
-        if let Some(new) = new.or_else(|| Some(with(own.as_deref()?, &self.sockets))) {
+        if let Some(new) = new.or_else(|| Some(with(own.as_deref()?, &self.listeners.current))) {
             self.children.set_launcher(generation, new);
         }
         self.arm();
@@ -216,7 +218,9 @@ impl Shell {
         let mut bound = Bound::default();
         self.tell_lasting_binds(&mut bound);
         // During a swap both are for both generations.
-        let Some((generation, slot)) = self.alone().filter(|_| self.staged.is_none()) else { return };
+        let Some((generation, slot)) = self.alone().filter(|_| self.listeners.staged.is_none()) else {
+            return;
+        };
         for pair in self.intercepting.unsettled.pairs.clone() {
             let mut has = |socket: &HeldSocket| self.has_bound(&mut bound, generation, slot, socket);
             let found = (has(&pair.asked), has(&pair.beside));
@@ -287,14 +291,14 @@ impl Shell {
             self.end_probe(asked);
             if !is_silent {
                 let result = Err("the server has bound another address meanwhile".to_owned());
-                self.queue.push_back(Event::Probed { generation: asked, result });
+                self.outbox.push(Event::Probed { generation: asked, result });
             }
         }
         if let Ok(inode) = gone.inode(slot) {
             self.children.interceptors(generation).iter().for_each(|one| one.forget(inode));
         }
         self.questions.strangers.retain(|(socket, _)| !Rc::ptr_eq(socket, gone));
-        self.sockets.retain(|named| !Rc::ptr_eq(&named.socket, gone));
+        self.listeners.current.retain(|named| !Rc::ptr_eq(&named.socket, gone));
         self.use_sockets(generation);
         self.end_beside(kept);
         if Rc::ptr_eq(kept, &pair.beside) {

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 use mio::unix::SourceFd;
 
-use super::{PROBE, Shell};
+use super::Shell;
 use crate::config::{Health, Kind};
 use crate::core::{Event, GenerationId, SlotId};
 use crate::os::probe::Probe;
 use crate::os::socket::{self, HeldSocket, NamedSocket, Target};
+use crate::os::tokens::PROBE;
 
 /// A question under way.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub(super) fn begin_probe(
 impl Shell {
     pub(super) fn probe(&mut self, generation: GenerationId, slot: SlotId) {
         if let Err(why) = self.ask(generation, slot) {
-            self.queue.push_back(Event::Probed { generation, result: Err(why) });
+            self.outbox.push(Event::Probed { generation, result: Err(why) });
         }
     }
 
@@ -81,15 +82,11 @@ impl Shell {
             self.end_probe(generation);
             if !is_silent {
                 let result = Err("another generation was asked meanwhile".to_owned());
-                self.queue.push_back(Event::Probed { generation, result });
+                self.outbox.push(Event::Probed { generation, result });
             }
         }
-        let (health, sockets) = match &self.staged {
-            Some(staged) => (&staged.health, &staged.sockets),
-            None => (&self.health, &self.sockets),
-        };
-        let Some(health) = health else { return Err("nothing to ask".to_owned()) };
-        let socket = socket_of(health, sockets)?;
+        let Some(health) = &self.configuration.next().health else { return Err("nothing to ask".to_owned()) };
+        let socket = socket_of(health, self.listeners.next())?;
         let mut probe = begin_probe(&socket, slot, |target| Probe::begin(target, &health.path))?;
         let asked = probe.connect().and_then(|()| {
             let fd = probe.as_fd().as_raw_fd();
@@ -113,7 +110,7 @@ impl Shell {
         if let Some(result) = asking.probe.ready().or_else(|| asking.probe.expired(Instant::now())) {
             let generation = asking.generation;
             self.end_probe(generation);
-            self.queue.push_back(Event::Probed { generation, result });
+            self.outbox.push(Event::Probed { generation, result });
             self.dispatch();
         }
     }

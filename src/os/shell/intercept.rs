@@ -11,12 +11,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use mio::Waker;
 
+use super::Shell;
 use super::families::Unsettled;
-use super::{INTERCEPTED, Shell};
 use crate::core::{BindNote, GenerationId, SlotId, SocketNote, Stage, StartFailure};
 use crate::os::intercept::{self, Held, Interceptor, News};
 use crate::os::launch::Launcher;
 use crate::os::socket::HeldSocket;
+use crate::os::tokens::INTERCEPTED;
 
 /// So many different things are said.
 const SAID: usize = 64;
@@ -154,7 +155,7 @@ impl Shell {
         let Some((_, slot)) = slots.iter().find(|(id, _)| *id == generation).copied() else { return };
         let used: Vec<SlotId> = slots.into_iter().map(|(_, slot)| slot).collect();
         let is_it = |socket: &Rc<HeldSocket>| socket.inode(slot).is_ok_and(|own| own == inode);
-        let Some(socket) = self.held().into_iter().find(is_it) else { return };
+        let Some(socket) = self.listeners.held().into_iter().find(is_it) else { return };
         // Whoever it was connected to a client for may be done with that client already.
         if self.has_inode(generation, inode) != Some(true) && !socket.is_lost(slot) {
             return;
@@ -192,7 +193,7 @@ impl Shell {
     pub(super) fn say(&mut self, note: BindNote) {
         let said = &mut self.intercepting.said;
         if said.len() < SAID && said.insert(note.to_string()) {
-            self.tell(&SocketNote::Bind(note).into());
+            self.outbox.tell(SocketNote::Bind(note));
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Everything that can fail before something is started.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
-use std::rc::Rc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 
+use super::configuration::{Configuration, Setup};
 use super::health;
 use super::intercept::Intercepting;
 use super::queues::Queues;
@@ -15,7 +15,7 @@ use super::silent::Silent;
 use super::slots::SlotWatch;
 use super::traffic::Questions;
 use super::waiting::Hinted;
-use super::{CONTROL, Reader, SIGNALS, Shell};
+use super::{LoopState, Reader, Shell};
 use crate::config::{
     Config, Exec, Handover, Input, Instance, Kind, Policy, SocketCommands, SocketOptions, Span,
 };
@@ -25,13 +25,16 @@ use crate::os::control::ControlSocket;
 use crate::os::control::server::ControlServer;
 use crate::os::diag;
 use crate::os::fd_store::FdStore;
-use crate::os::launch::{self, Launcher};
+use crate::os::launch;
+use crate::os::listeners::Listeners;
 use crate::os::manager::ManagerSocket;
 use crate::os::notify;
+use crate::os::outbox::Outbox;
 use crate::os::reap;
 use crate::os::signal::{HupIgnored, Signals};
 use crate::os::socket::{self, Inherited, NamedSocket};
 use crate::os::spawn::raise_open_files;
+use crate::os::tokens::{CONTROL, SIGNALS};
 
 impl Shell {
     /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
@@ -70,26 +73,19 @@ impl Shell {
             init: std::process::id() == 1,
         };
         let store = FdStore::new(config.launch.fd_store_max);
-        let launcher = Launcher::new(config.launch, config.policy.watchdog, &sockets)
-            .map_err(|problem| problem.to_string())?;
+        let current = Setup::new(config, &sockets)?;
         Ok(Self {
-            inherited,
-            socket_commands: config.socket_commands,
-            launcher: Rc::new(launcher),
-            reader,
-            staged: None,
+            supervisor: Supervisor::new(current.policy.clone(), setting),
+            configuration: Configuration { current, staged: None, reader },
+            listeners: Listeners { inherited, current: sockets, staged: None },
             store,
-            supervisor: Supervisor::new(config.policy.clone(), setting),
-            policy: config.policy,
-            queue: VecDeque::new(),
+            outbox: Outbox::default(),
             poll,
             signals,
-            sockets,
             slots: SlotWatch::new(),
             relays: Vec::new(),
             questions: Questions::default(),
             queues: Queues::default(),
-            health: config.health,
             asking: None,
             silent: Silent::default(),
             paths: None,
@@ -97,19 +93,16 @@ impl Shell {
             hinted: Hinted::default(),
             intercepting: Intercepting::default(),
             children: Children::default(),
-            talkative: BTreeSet::new(),
             control,
             manager: ManagerSocket::from_environment(),
-            is_sweeping: false,
-            is_clearing: false,
-            is_announced: false,
-            exit: None,
+            state: LoopState::default(),
         })
     }
 
     /// The end: what goes with us, and the commands round the closing of the sockets.
     pub(super) fn close(self) {
-        let Self { socket_commands, launcher, sockets, signals, children, .. } = self;
+        let Self { configuration, listeners, signals, children, .. } = self;
+        let Setup { socket_commands, launcher, .. } = configuration.current;
         let SocketCommands { stop_pre, stop_post, timeout, .. } = socket_commands;
         let run = |key, list: &[Exec]| {
             if let Err(error) = run_commands(key, list, timeout, &signals) {
@@ -121,20 +114,20 @@ impl Shell {
         drop(children);
         notify::leave();
         // It holds them, too.
-        drop((sockets, launcher));
+        drop((listeners, launcher));
         run("ExecStopPost", &stop_post);
     }
 
     /// Said once something runs: what could not even be started is one line.
     pub(super) fn announce(&mut self) {
-        if std::mem::replace(&mut self.is_announced, true) {
+        if std::mem::replace(&mut self.state.is_announced, true) {
             return;
         }
-        for (socket, fd) in self.sockets.iter().zip(3..) {
+        for (socket, fd) in self.listeners.current.iter().zip(3..) {
             log::info!("listening on {} as {} (fd {fd})", socket.shown(), socket.name);
         }
-        for note in departures(self.policy.handover, self.sockets.iter()) {
-            self.tell(&note);
+        for note in departures(self.configuration.current.policy.handover, self.listeners.current.iter()) {
+            self.outbox.tell(note);
         }
         if let Some(control) = &self.control {
             let socket = control.socket();

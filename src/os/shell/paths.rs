@@ -13,10 +13,11 @@ use mio::unix::SourceFd;
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 
+use super::Shell;
 use super::slots::Damaged;
-use super::{PATHS, Shell};
 use crate::core::{Damage, Event, SocketNote};
 use crate::os::socket::{PathState, WATCH};
+use crate::os::tokens::PATHS;
 
 /// How long we do not listen after a look: two of these, and the time that mending takes, are within a tenth of a second.
 const REST: Duration = Duration::from_millis(25);
@@ -46,7 +47,7 @@ impl Paths {
 impl Shell {
     /// Watches the nodes there are now; one that is watched already stays so.
     pub(super) fn watch_paths(&mut self) {
-        let paths: Vec<_> = self.held().iter().flat_map(|socket| socket.watch_paths()).collect();
+        let paths: Vec<_> = self.listeners.held().iter().flat_map(|socket| socket.watch_paths()).collect();
         if paths.is_empty() {
             return;
         }
@@ -113,14 +114,14 @@ impl Shell {
     /// Whether one was found to be taken that was not so before.
     fn look_at_paths(&mut self) -> bool {
         let mut is_taken_anew = false;
-        for socket in self.held() {
+        for socket in self.listeners.held() {
             let checked = match socket.check_path() {
                 Ok(Some(checked)) => checked,
                 Ok(None) => continue,
                 Err(error) => {
                     let (socket, why) = (socket.address.clone(), error.to_string());
                     if self.slots.lost_paths.insert(socket.clone()) {
-                        self.tell(&SocketNote::PathLost { socket, why }.into());
+                        self.outbox.tell(SocketNote::PathLost { socket, why });
                     }
                     continue;
                 }
@@ -132,7 +133,7 @@ impl Shell {
                 if let Some(generation) = self.children.on_slot(slot) {
                     let (generation, damage) = (Some(generation), Damage::Ended);
                     self.tell_damage(Damaged { socket: address.clone(), generation, damage });
-                    self.queue.push_back(Event::SocketLost { slot, socket: address.clone() });
+                    self.outbox.push(Event::SocketLost { slot, socket: address.clone() });
                 }
             }
             let was_taken = checked.state != PathState::Taken && self.taken.remove(&address);
@@ -141,7 +142,7 @@ impl Shell {
             }
             match checked.state {
                 PathState::Ours | PathState::LinkedBack if was_taken => {
-                    self.tell(&SocketNote::PathBack { socket: address }.into());
+                    self.outbox.tell(SocketNote::PathBack { socket: address });
                 }
                 PathState::Ours => {}
                 PathState::LinkedBack => {
@@ -152,7 +153,7 @@ impl Shell {
                 PathState::Taken if !self.taken.contains(&address) => {
                     self.taken.insert(address.clone());
                     is_taken_anew = true;
-                    self.tell(&SocketNote::PathTaken { socket: address }.into());
+                    self.outbox.tell(SocketNote::PathTaken { socket: address });
                 }
                 PathState::Taken => {}
             }

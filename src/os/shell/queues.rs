@@ -35,7 +35,7 @@ impl Shell {
         let somaxconn = diag::somaxconn().unwrap_or(0);
         // A queue is no longer than it allowed at the last listen(2).
         let is_raised = self.queues.somaxconn.replace(somaxconn).is_none_or(|before| before < somaxconn);
-        for socket in self.held() {
+        for socket in self.listeners.held() {
             let wanted = socket.backlog.map_or(0, |asked| asked.min(somaxconn));
             if self.limit(&socket).is_none_or(|limit| limit >= wanted) {
                 continue;

@@ -44,7 +44,7 @@ fn kernel_migrates() -> bool {
 
 impl Shell {
     pub(super) fn rescue(&mut self, slot: SlotId) {
-        for socket in self.held().into_iter().filter(|socket| socket.is_steered()) {
+        for socket in self.listeners.held().into_iter().filter(|socket| socket.is_steered()) {
             let queued = socket.queued(slot).unwrap_or(0);
             let is_passing = |one: &Passing| {
                 !one.has_left && one.last.is_none() && one.slot == slot && Rc::ptr_eq(&one.socket, &socket)
@@ -56,17 +56,17 @@ impl Shell {
                 Ok(relayed) => {
                     self.slots.unrescued.remove(&socket.address);
                     let count = (socket.kind == Kind::Tcp).then_some(queued);
-                    self.tell(&SocketNote::Rescued { socket: socket.address.clone(), count, relayed }.into());
+                    self.outbox.tell(SocketNote::Rescued { socket: socket.address.clone(), count, relayed });
                 }
                 Err(_) if socket.is_lost(self.slots.steering.slot) => {
                     self.lost_to_connect(&socket);
-                    self.queue.push_back(Event::RescueFailed { slot });
+                    self.outbox.push(Event::RescueFailed { slot });
                 }
                 Err(why) => {
-                    self.queue.push_back(Event::RescueFailed { slot });
+                    self.outbox.push(Event::RescueFailed { slot });
                     // It is tried again and again.
                     if self.slots.unrescued.insert(socket.address.clone()) {
-                        self.tell(&SocketNote::NotRescued { socket: socket.address.clone(), why }.into());
+                        self.outbox.tell(SocketNote::NotRescued { socket: socket.address.clone(), why });
                     }
                 }
             }
@@ -103,7 +103,7 @@ impl Shell {
             }
         }
         self.tell_damage(Damaged { socket: socket.clone(), generation, damage: Damage::Connected });
-        self.queue.push_back(Event::SocketLost { slot, socket });
+        self.outbox.push(Event::SocketLost { slot, socket });
     }
 
     /// What it binds for itself is answered.
@@ -208,7 +208,7 @@ impl Shell {
 
     /// Relays are no left-overs: no server is left that they could pass anything on to.
     pub(super) fn sweep(&mut self, signal: Signal) {
-        self.is_sweeping = true;
+        self.state.is_sweeping = true;
         self.kill_relays();
         match reap::sweep(signal) {
             // Those are gone in a moment.

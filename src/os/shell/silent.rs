@@ -158,7 +158,7 @@ impl Shell {
 
     /// Nobody has accepted it. On a socket that is shared somebody will.
     pub(super) fn withdraw(&mut self, asking: Asking) {
-        if !asking.is_silent || !asking.socket.is_steered() || !is_among(&self.held(), &asking) {
+        if !asking.is_silent || !asking.socket.is_steered() || !is_among(&self.listeners.held(), &asking) {
             return;
         }
         asking.probe.withdraw();
@@ -176,7 +176,7 @@ impl Shell {
 
     /// A connection of ours keeps no socket bound that is not held any more.
     pub(super) fn forget_unheld(&mut self) {
-        let held = self.held();
+        let held = self.listeners.held();
         self.silent.withdrawn.retain(|one| is_among(&held, one));
     }
 

@@ -9,10 +9,11 @@ use mio::event::Event as Ready;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
-use super::{SOCKETS, Shell};
+use super::Shell;
 use crate::config::Kind;
 use crate::core::{Damage, Event, GenerationId, SlotId, SocketNote, Stage, StartFailure, Steering, limits};
 use crate::os::socket::{self, HeldSocket, NamedSocket};
+use crate::os::tokens::SOCKETS;
 
 /// What is wanted of the slots, and what the poll was told.
 #[derive(Debug)]
@@ -120,18 +121,10 @@ impl SlotWatch {
 
 /// What the poll watches.
 impl Shell {
-    /// Every socket we hold, once: those that the swap under way has bound as well.
-    pub(super) fn held(&self) -> Vec<Rc<HeldSocket>> {
-        let staged = self.staged.iter().flat_map(|staged| &staged.sockets);
-        let mut known = HashSet::new();
-        let named = self.sockets.iter().chain(staged).map(|named| &named.socket);
-        named.filter(|socket| known.insert(Rc::as_ptr(socket))).cloned().collect()
-    }
-
     /// Makes the poll watch what is wanted now. epoll is told of each that goes before it is closed.
     pub(super) fn arm(&mut self) {
         self.forget_unheld();
-        let wanted = self.slots.wanted(&self.held());
+        let wanted = self.slots.wanted(&self.listeners.held());
         let mut interests: HashMap<_, _> =
             wanted.iter().map(|one| (Rc::as_ptr(&one.fd), (one.slot, one.interest))).collect();
         let mut free = Vec::new();
@@ -215,9 +208,9 @@ impl Shell {
         let waits = socket.queued(slot).is_ok_and(|queued| queued > 0);
         if waits && self.slots.is_watched(&socket, slot) {
             self.watch(false);
-            self.queue.push_back(Event::Connected);
+            self.outbox.push(Event::Connected);
         } else if waits && self.slots.guarded.contains(&slot) {
-            self.queue.push_back(Event::Arrived { slot });
+            self.outbox.push(Event::Arrived { slot });
         }
         self.dispatch();
     }
@@ -232,9 +225,9 @@ impl Shell {
         // Before slots of ours come back to their groups, behind whoever is there.
         self.look_for_strangers();
         // What only one of the two generations of a swap has stays with it.
-        let mut common = self.held();
-        if let Some(staged) = &self.staged {
-            let (now, then) = (set_of(&self.sockets), set_of(&staged.sockets));
+        let mut common = self.listeners.held();
+        if let Some(staged) = &self.listeners.staged {
+            let (now, then) = (set_of(&self.listeners.current), set_of(staged));
             common.retain(|one| now.contains(&Rc::as_ptr(one)) && then.contains(&Rc::as_ptr(one)));
         }
         let mut failed = Vec::new();
@@ -249,7 +242,7 @@ impl Shell {
             }
         }
         if !failed.is_empty() {
-            self.queue.push_back(Event::SteerFailed { why: failed.join(", ") });
+            self.outbox.push(Event::SteerFailed { why: failed.join(", ") });
         }
         if old != steering.slot {
             self.remember_handshakes(old);
@@ -260,7 +253,7 @@ impl Shell {
     /// The group of a UDP socket picks by datagram: the kernel keeps no flows that could stay with the old generation.
     fn tell_flows_move(&mut self, address: &str) {
         if self.slots.moved_flows.insert(address.to_owned()) {
-            self.tell(&SocketNote::FlowsMove { socket: address.to_owned() }.into());
+            self.outbox.tell(SocketNote::FlowsMove { socket: address.to_owned() });
         }
     }
 
@@ -270,18 +263,15 @@ impl Shell {
         self.end_relays(slot);
         self.forget_withdrawn(slot);
         // Before anything of ours ran, nobody can be a stranger.
-        if self.is_announced {
+        if self.state.is_announced {
             self.look_for_strangers();
         }
-        let (launcher, sockets) = match &self.staged {
-            Some(staged) => (&staged.launcher, &staged.sockets),
-            None => (&self.launcher, &self.sockets),
-        };
+        let non_blocking = self.configuration.next().launcher.non_blocking();
         let has_shared_with_nobody = self.children.has_no_main();
-        let known = set_of(&self.sockets);
+        let known = set_of(&self.listeners.current);
         let slots = self.children.slots();
         let used: Vec<_> = slots.iter().map(|(_, used)| *used).chain([slot]).collect();
-        for socket in sockets {
+        for socket in self.listeners.next() {
             let failed = |error: io::Error| StartFailure {
                 stage: Stage::Resources,
                 errno: error.raw_os_error().unwrap_or(0),
@@ -297,7 +287,7 @@ impl Shell {
                 socket.steer(&Steering::all_to(slot)).map_err(failed)?;
             }
             if socket.is_steered() || is_new || has_shared_with_nobody {
-                socket::set_non_blocking(&fd, launcher.non_blocking()).map_err(failed)?;
+                socket::set_non_blocking(&fd, non_blocking).map_err(failed)?;
             }
         }
         Ok(())
@@ -309,7 +299,7 @@ impl Shell {
     /// At each exit: shutdown(2) and a small listen(2) are undone. The queue of a socket that nobody runs on is as
     /// long as it was asked for.
     pub(super) fn mend_sockets(&mut self) {
-        for socket in self.held() {
+        for socket in self.listeners.held() {
             self.listen_again(&socket);
         }
         // Where what is there could not be watched.
@@ -332,7 +322,7 @@ impl Shell {
                 let socket = socket.address.clone();
                 self.tell_damage(Damaged { socket: socket.clone(), generation, damage });
                 if is_new {
-                    self.queue.push_back(Event::SocketLost { slot, socket });
+                    self.outbox.push(Event::SocketLost { slot, socket });
                 }
                 self.arm();
             }
@@ -366,11 +356,11 @@ impl Shell {
         let Damaged { socket, generation, damage } = done.clone();
         self.slots.damages.push((done, 0));
         let launcher = generation.and_then(|generation| self.children.launcher(generation));
-        let program = launcher.unwrap_or(&self.launcher).words();
+        let program = launcher.unwrap_or(&self.configuration.current.launcher).words();
         let is_mended = matches!(damage, Damage::Shutdown | Damage::Unlinked | Damage::Shortened);
         let is_new = self.slots.told.insert((program, socket.clone(), damage));
         if is_new || !is_mended {
-            self.tell(&SocketNote::Mended { socket, generation, damage }.into());
+            self.outbox.tell(SocketNote::Mended { socket, generation, damage });
         }
     }
 
@@ -380,7 +370,7 @@ impl Shell {
         let over: Vec<_> = self.slots.damages.extract_if(.., is_over).collect();
         for (Damaged { socket, generation, .. }, again) in over {
             if again > 1 {
-                self.tell(&SocketNote::MendedAgain { socket, generation, again }.into());
+                self.outbox.tell(SocketNote::MendedAgain { socket, generation, again });
             }
         }
     }

@@ -32,8 +32,12 @@ impl Shell {
     }
 
     pub(super) fn look_for_strangers(&mut self) {
-        let held: Vec<_> =
-            self.held().into_iter().filter(|one| one.is_steered() && one.kind != Kind::Unix).collect();
+        let held: Vec<_> = self
+            .listeners
+            .held()
+            .into_iter()
+            .filter(|one| one.is_steered() && one.kind != Kind::Unix)
+            .collect();
         // What a swap has removed is not kept open for them.
         self.questions.strangers.retain(|(one, _)| held.iter().any(|socket| Rc::ptr_eq(socket, one)));
         match self.strangers_of(&held) {
@@ -50,7 +54,7 @@ impl Shell {
     /// numbers, which is that in which they came.
     fn strangers_of(&mut self, sockets: &[Rc<HeldSocket>]) -> io::Result<Vec<Vec<InetSocket>>> {
         let mut own = HashSet::new();
-        for held in self.held().iter().chain(self.replaced()) {
+        for held in self.listeners.held().iter().chain(self.replaced()) {
             own.extend(held.inodes()?);
         }
         let addresses: Vec<Vec<SocketAddr>> = sockets.iter().map(|socket| addresses_of(socket)).collect();
@@ -103,7 +107,7 @@ impl Shell {
             let told = &mut self.questions.told_strangers;
             let others = |told: &ToldStranger| told.socket == socket.address && told.other.is_some();
             if inodes.is_empty() && told.extract_if(others).count() > 0 {
-                self.tell(&SocketNote::StrangerGone { socket: socket.address.clone() }.into());
+                self.outbox.tell(SocketNote::StrangerGone { socket: socket.address.clone() });
             }
         }
         if !inodes.is_empty() {
@@ -124,7 +128,7 @@ impl Shell {
         let other = (!is_server).then(|| who.clone());
         let told = ToldStranger { socket: socket.clone(), takes: takes.clone(), other };
         if self.questions.told_strangers.insert(told) {
-            self.tell(&SocketNote::Stranger { socket, who, takes, is_server }.into());
+            self.outbox.tell(SocketNote::Stranger { socket, who, takes, is_server });
         }
     }
 }

@@ -126,7 +126,7 @@ impl Questions {
 /// The connections of a generation.
 impl Shell {
     pub(super) fn remember_handshakes(&mut self, slot: SlotId) {
-        let held = self.held();
+        let held = self.listeners.held();
         let steered = held.iter().filter(|socket| socket.is_steered() && socket.kind == Kind::Tcp);
         let addresses: Vec<_> = steered.filter_map(|socket| socket.local_address()).collect();
         let begun = self.questions.diag.handshakes(&addresses).map(|found| diag::handshakes(found.all()));
@@ -137,7 +137,7 @@ impl Shell {
     /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
     pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
         let effort = Effort::begin();
-        let held = self.held().into_iter().filter(|one| one.is_steered()).collect();
+        let held = self.listeners.held().into_iter().filter(|one| one.is_steered()).collect();
         let before = self.questions.silent.remove(&generation).unwrap_or_default();
         let mut counting =
             CountUnderWay { begun: effort.begun, before, ..CountUnderWay::new(generation, slot, quiet) };
@@ -151,7 +151,7 @@ impl Shell {
         self.questions.silent.insert(generation, counting.silent);
         let is_stopped = self.children.is_stopped(generation);
         let counted = Counted { traffic: traffic.ok(), is_stopped, cost: effort.cost() };
-        self.queue.push_back(Event::Counted { generation, counted });
+        self.outbox.push(Event::Counted { generation, counted });
     }
 
     pub(super) fn forget_traffic(&mut self, generation: GenerationId) {
@@ -161,7 +161,7 @@ impl Shell {
     /// The connections of one generation on all sockets.
     fn connections(&mut self, generation: GenerationId, slot: SlotId) -> Option<u64> {
         let mut counting = CountUnderWay::new(generation, slot, Span::INFINITY);
-        let traffic = self.traffic(self.held(), &mut counting).ok()?;
+        let traffic = self.traffic(self.listeners.held(), &mut counting).ok()?;
         Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
     }
 
@@ -198,7 +198,7 @@ impl Shell {
             of.connections = slot.and_then(|(generation, slot)| self.connections(*generation, *slot));
         }
         for (index, of) in status.sockets.iter_mut().enumerate() {
-            let socket = self.sockets.get(index).map(|named| Rc::clone(&named.socket));
+            let socket = self.listeners.current.get(index).map(|named| Rc::clone(&named.socket));
             let unix = socket.clone().filter(|one| matches!(one.kind, Kind::Unix | Kind::SeqPacket));
             if let Some((queue, limit)) = unix.and_then(|socket| self.unix_queue(&socket)) {
                 (of.queue, of.backlog) = (Some(queue), Some(limit));
@@ -271,8 +271,7 @@ impl Shell {
 
     /// By its number or name, since the kernel does not know. There a handshake alone is no request.
     fn speaks_tls(&self, socket: &HeldSocket, at: SocketAddr) -> bool {
-        let staged = self.staged.iter().flat_map(|staged| &staged.sockets);
-        let mut named = self.sockets.iter().chain(staged);
+        let mut named = self.listeners.named();
         let is_said = |name: &str| ["https", "tls", "ssl"].iter().any(|word| name.contains(word));
         at.port() % 1000 == 443
             || named.any(|one| {
@@ -342,7 +341,7 @@ impl Shell {
 /// Connections that the kernel dropped because a queue was full.
 impl Shell {
     pub(super) fn begin_overflows(&mut self) {
-        let drops = self.held().iter().flat_map(|socket| socket.drops()).collect();
+        let drops = self.listeners.held().iter().flat_map(|socket| socket.drops()).collect();
         self.questions.lost = diag::listen_overflows().ok().map(|overflows| Lost { overflows, drops });
     }
 
@@ -352,7 +351,7 @@ impl Shell {
             return;
         };
         let (mut dropped, mut sockets) = (0, Vec::new());
-        for socket in self.held() {
+        for socket in self.listeners.held() {
             let known: HashMap<u64, u32> = socket.drops().into_iter().collect();
             let since =
                 |(inode, drops): (u64, u32)| drops.wrapping_sub(*before.drops.get(&inode).unwrap_or(&0));
@@ -364,7 +363,7 @@ impl Shell {
         }
         let count = now.saturating_sub(before.overflows).min(dropped);
         if count > 0 {
-            self.tell(&SocketNote::Overflowed { count, sockets: sockets.join(", ") }.into());
+            self.outbox.tell(SocketNote::Overflowed { count, sockets: sockets.join(", ") });
         }
     }
 }

@@ -71,12 +71,12 @@ impl Shell {
             self.hinted.failures = 0;
         }
         looked.cost = effort.cost();
-        self.queue.push_back(Event::Looked { generation, looked });
+        self.outbox.push(Event::Looked { generation, looked });
     }
 
     /// Those that it was started with.
     fn sockets_of(&self, generation: GenerationId) -> Vec<NamedSocket> {
-        self.children.launcher(generation).unwrap_or(&self.launcher).sockets().to_vec()
+        self.children.launcher(generation).unwrap_or(&self.configuration.current.launcher).sockets().to_vec()
     }
 
     fn waiters(
@@ -100,7 +100,7 @@ impl Shell {
             && let Some(note) = self.hint(generation, sockets, at)
         {
             self.hinted.is_told |= has_failed;
-            self.tell(&note);
+            self.outbox.tell(note);
         }
     }
 
@@ -112,7 +112,7 @@ impl Shell {
     /// `sockets`: by their labels; none of them are all. None: as InterceptBind= saw it, it has met no address in use, or
     /// that was told.
     fn hint(&self, generation: GenerationId, sockets: &BTreeSet<String>, at: HintAt) -> Option<Note> {
-        let launcher = self.children.launcher(generation).unwrap_or(&self.launcher);
+        let launcher = self.children.launcher(generation).unwrap_or(&self.configuration.current.launcher);
         let interceptors = self.children.interceptors(generation);
         let held = self.sockets_of(generation);
         let (held, _) = self.intercepting.unsettled.as_one(held, Vec::new());

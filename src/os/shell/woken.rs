@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use mio::{Events, Token};
 
-use super::{CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED, Shell, main_token, slots};
+use super::{Shell, slots};
 use crate::core::GenerationId;
 use crate::os::signal::ReceivedSignal;
+use crate::os::tokens::{self, CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED};
 
 /// What one poll brought.
 #[derive(Default)]
@@ -28,7 +29,7 @@ impl From<&Events> for Woken {
                 SIGNALS => woken.signals = true,
                 Token(token) if token >= GENERATIONS => {
                     let generation = GenerationId(((token - GENERATIONS) / 2) as u64);
-                    let is_main = event.token() == main_token(generation);
+                    let is_main = event.token() == tokens::main(generation);
                     let set = if is_main { &mut woken.mains } else { &mut woken.notified };
                     set.insert(generation);
                 }

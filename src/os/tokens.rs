@@ -1,0 +1,29 @@
+//! The tokens of the poll: by its number each wakeup finds whom it is for.
+
+use mio::Token;
+
+use crate::core::GenerationId;
+
+pub const SIGNALS: Token = Token(0);
+/// The question that Ready=http: asks.
+pub const PROBE: Token = Token(1);
+/// inotify(7) of unix paths.
+pub const PATHS: Token = Token(2);
+/// A thread that answers what a server binds has something to tell.
+pub const INTERCEPTED: Token = Token(3);
+/// Slots of held sockets: this plus the index of what is watched.
+pub const SOCKETS: usize = 1 << 20;
+/// The control socket and its clients: from here on.
+pub const CONTROL: usize = 1 << 24;
+/// Stored fds: this plus their number.
+pub const STORED: usize = 1 << 25;
+/// Of each generation two: its notify socket, and its main process where we did not start it.
+pub const GENERATIONS: usize = 1 << 26;
+
+pub fn notify(generation: GenerationId) -> Token {
+    Token(GENERATIONS + 2 * generation.0 as usize)
+}
+
+pub fn main(generation: GenerationId) -> Token {
+    Token(GENERATIONS + 2 * generation.0 as usize + 1)
+}
