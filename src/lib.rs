@@ -2,7 +2,7 @@
 //!
 //! # The map
 //!
-//! A pure core in a thin shell: `core` decides (facts in, orders out, time an argument), `os` does (one thread, one
+//! A pure core in a thin shell: `core` decides (facts in, orders out, time an argument), `os` does (one loop, one
 //! poll), `config` is what the user asked for. The core is simulated in tests/sim; the same situations run with real
 //! processes in tests/it.
 //!
@@ -74,15 +74,18 @@
 //!   report.rs           the types of status and of the control socket
 //!   status.rs           the snapshot for status
 //! os/                 whatever can fail, block or surprise
-//!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/: open.rs,
-//!                       configuration.rs (what was asked for, and what a swap has read anew), reread.rs, slots.rs (what is watched, steered and mended), rescue.rs, traffic.rs (what the
-//!                       kernel is asked of connections), strangers.rs (others in our groups), health.rs (Ready=http:),
-//!                       waiting.rs (Ready=auto), silent.rs (a connection of ours that is to be accepted), paths.rs
-//!                       (inotify), queues.rs (how long they are), intercept.rs (what InterceptBind= has to tell),
-//!                       families.rs (which of them a port has), woken.rs (what a poll brought)
+//!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/:
+//!                       open.rs, configuration.rs (what was asked for, and what a swap has read anew), reread.rs,
+//!                       ask.rs (orders to ask), woken.rs (what a poll brought)
+//!   listeners.rs        owns the held sockets; in os/listeners/: slots.rs (what is watched, and who gets the traffic),
+//!                       damages.rs (what servers do to them is mended), rescue.rs, strangers.rs (others in our groups),
+//!                       paths.rs (inotify), queues.rs (how long they are), intercept.rs (what InterceptBind= has to
+//!                       tell), families.rs (which of them a port has)
+//!   questions.rs        what the kernel and servers are asked; in os/questions/: traffic.rs (connections), health.rs
+//!                       (Ready=http:), waiting.rs (Ready=auto, and the hint), silent.rs (a connection of ours that is
+//!                       to be accepted)
+//!   outbox.rs           events and notes that these hand over to the shell
 //!   tokens.rs           by which number each wakeup of the poll finds whom it is for
-//!   outbox.rs           events and notes that parts of the shell hand over
-//!   listeners.rs        owns the held sockets
 //!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs,
 //!                       kin.rs (whose a process is without its environment), queries.rs
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,

@@ -1,4 +1,13 @@
-//! The shell: everything that can fail, block or surprise. One thread, one poll, no decisions.
+//! The shell: everything that can fail, block or surprise. One loop with one poll, in the main thread.
+//!
+//! There are two other kinds of threads: of [`intercept`] one for each process under InterceptBind=, which answers what that
+//! binds and sends the loop a message where it takes more than its own copies of the sockets; of `within` one for each question
+//! that may never be answered.
+//!
+//! What becomes of a generation is decided in the core. Here is decided how an order is carried out: [`listeners`] mends what
+//! servers do to the sockets, picks the way on which waiting connections are passed on, and settles which families of a
+//! port stay bound; [`questions`] judges what the kernel shows: which connections are idle, who waits on a socket, whether
+//! it takes a connection of our own to know, and which remedy a hint has.
 //!
 //! [`run`] opens what an instance needs and turns the loop. Each turn gathers facts in a fixed order and gives each
 //! to the core, whose orders are carried out before the next fact. The order, and why:
@@ -25,6 +34,7 @@ pub mod manager;
 pub mod notify;
 pub mod outbox;
 pub mod probe;
+pub mod questions;
 pub mod reap;
 pub mod relay;
 pub mod signal;

@@ -1,19 +1,9 @@
 //! The loop: what the module above promises, carried out.
 
+mod ask;
 mod configuration;
-mod families;
-mod health;
-mod intercept;
 mod open;
-mod paths;
-mod queues;
 mod reread;
-mod rescue;
-mod silent;
-mod slots;
-mod strangers;
-mod traffic;
-mod waiting;
 mod woken;
 
 use std::collections::BTreeSet;
@@ -28,9 +18,10 @@ use nix::time::{ClockId, clock_gettime};
 use super::children::{Children, Ended, Store};
 use super::control::server::ControlServer;
 use super::fd_store::FdStore;
-use super::listeners::Listeners;
+use super::listeners::{ListenerContext, Listeners};
 use super::manager::ManagerSocket;
 use super::outbox::Outbox;
+use super::questions::Questions;
 use super::reap::{self, Reaped};
 use super::signal::{self, ReceivedSignal, Signals};
 use super::snapshot;
@@ -42,15 +33,6 @@ use crate::core::{
     StartFailure, Supervisor, Terminal, Time,
 };
 use configuration::Configuration;
-use health::Asking;
-use intercept::Intercepting;
-use paths::Paths;
-use queues::Queues;
-use rescue::Passing;
-use silent::Silent;
-use slots::SlotWatch;
-use traffic::Questions;
-use waiting::Hinted;
 use woken::Woken;
 
 /// The exit status for what parses but cannot be done.
@@ -81,17 +63,7 @@ struct Shell {
     poll: Poll,
     signals: Signals,
     listeners: Listeners,
-    slots: SlotWatch,
-    relays: Vec<Passing>,
     questions: Questions,
-    queues: Queues,
-    asking: Option<Asking>,
-    silent: Silent,
-    paths: Option<Paths>,
-    /// Paths that were told to be somebody else's.
-    taken: BTreeSet<String>,
-    hinted: Hinted,
-    intercepting: Intercepting,
     configuration: Configuration,
     children: Children,
     store: FdStore,
@@ -143,9 +115,7 @@ impl Shell {
         }
         let due =
             self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
-        let strangers = self.may_strangers_move_us().then_some(strangers::STRANGERS);
-        let asked = self.probe_patience().into_iter().chain(self.paths_patience());
-        due.into_iter().chain(strangers).chain(asked).chain(self.settle_patience()).min()
+        due.into_iter().chain(self.listeners.patience()).chain(self.questions.patience()).min()
     }
 
     fn turn(&mut self, mut woken: Woken) {
@@ -170,25 +140,46 @@ impl Shell {
         if let Some(control) = &mut self.control {
             control.catch_up();
         }
-        self.on_probe();
+        self.outbox.events.extend(self.questions.on_probe());
+        self.dispatch();
         self.on_intercepted();
-        self.wake_paths();
+        self.listeners.wake_paths();
         if woken.paths {
-            self.on_paths();
+            self.with_listeners(Listeners::on_paths);
+            self.dispatch();
         }
         for socket in woken.sockets {
-            self.on_socket(socket);
+            self.with_listeners(|listeners, cx| listeners.on_socket(socket, cx));
+            self.dispatch();
         }
-        if self.may_strangers_move_us() {
-            self.look_for_strangers();
+        if self.listeners.may_strangers_move_us() {
+            self.with_listeners(Listeners::look_for_strangers);
         }
         if self.supervisor.next_wake().is_some_and(|(due, _)| due <= now()) {
             self.outbox.push(Event::Tick);
             self.dispatch();
         }
         // After all by which a generation may have become ready.
-        self.look_at_queues();
+        self.look_at_queues(false);
         self.pass_notes();
+    }
+
+    /// Lends the owner of the sockets what its methods may look at and hand over to.
+    fn with_listeners<T>(&mut self, call: impl FnOnce(&mut Listeners, &mut ListenerContext<'_>) -> T) -> T {
+        let mut cx = ListenerContext {
+            children: &self.children,
+            launcher: &self.configuration.current.launcher,
+            questions: &mut self.questions,
+            outbox: &mut self.outbox,
+        };
+        call(&mut self.listeners, &mut cx)
+    }
+
+    /// `now`: somebody wants to know.
+    fn look_at_queues(&mut self, now: bool) {
+        let serving = self.children.on_slot(self.listeners.target());
+        let serving = serving.map(|generation| (generation, self.supervisor.is_ready(generation)));
+        self.with_listeners(|listeners, cx| listeners.look_at_queues(serving, now, cx));
     }
 
     fn receive(&mut self, generation: GenerationId) {
@@ -216,7 +207,7 @@ impl Shell {
 
     fn on_main_gone(&mut self, generation: GenerationId) {
         if self.children.lost_main(generation) {
-            self.mend_sockets();
+            self.with_listeners(Listeners::mend_sockets);
             // Its parent has its status.
             let event = self.main_ended(generation, Exit::Code(0));
             self.outbox.push(event);
@@ -241,7 +232,7 @@ impl Shell {
         };
         for generation in self.children.cleared(has_children) {
             // Workers may outlive the main process.
-            self.mend_sockets();
+            self.with_listeners(Listeners::mend_sockets);
             self.outbox.push(Event::Cleared { generation });
             self.dispatch();
         }
@@ -261,11 +252,11 @@ impl Shell {
         self.on_intercepted();
         let event = match self.children.reaped(waited.pid) {
             Ended::Main(generation) => {
-                self.mend_sockets();
+                self.with_listeners(Listeners::mend_sockets);
                 self.main_ended(generation, waited.exit)
             }
             Ended::Command(generation) => Event::CommandEnded { generation, end: End::Exited(waited.exit) },
-            Ended::Other if self.on_relay_gone(waited.pid) => return,
+            Ended::Other if self.listeners.on_relay_gone(waited.pid) => return,
             Ended::Other => return log::debug!("reaped pid {}, which a server left behind", waited.pid),
         };
         self.outbox.push(event);
@@ -291,6 +282,14 @@ impl Shell {
         let terminal =
             if received.signal == Signal::HUP { self.signals.terminal_now() } else { Terminal::Unchanged };
         self.outbox.push(Event::Signalled { signal: received.signal, sender: received.sender, terminal });
+        self.dispatch();
+    }
+
+    fn on_intercepted(&mut self) {
+        for generation in self.with_listeners(Listeners::on_intercepted) {
+            let sockets = (self.listeners.current(), self.listeners.staged());
+            self.configuration.use_sockets(sockets, generation, &mut self.children);
+        }
         self.dispatch();
     }
 
@@ -336,28 +335,32 @@ impl Shell {
                 self.state.is_clearing = true;
             }
             Action::Reread => {
-                self.begin_overflows();
+                self.questions.begin_overflows(&self.listeners.held());
                 self.reread();
             }
             Action::Adopt => self.adopt(),
             Action::Discard => {
-                (self.configuration.staged, self.listeners.staged) = (None, None);
-                self.arm();
+                self.configuration.staged = None;
+                self.listeners.discard(&mut self.questions);
             }
             Action::Kill { generation, signal, scope } => self.children.kill(generation, signal, scope),
             Action::Forget { generation } => self.forget(generation),
-            Action::Watch { on } => self.watch(on),
-            Action::Steer(steering) => self.steer(steering),
-            Action::Guard { slot, on } => self.guard(slot, on),
-            Action::Rescue { slot } => self.rescue(slot),
+            Action::Watch { on } => self.listeners.watch(on),
+            Action::Steer(steering) => self.with_listeners(|listeners, cx| listeners.steer(steering, cx)),
+            Action::Guard { slot, on } => self.listeners.guard(slot, on),
+            Action::Rescue { slot } => self.with_listeners(|listeners, cx| listeners.rescue(slot, cx)),
             Action::Count { generation, slot, quiet } => self.count(generation, slot, quiet),
             Action::Probe { generation, slot } => self.probe(generation, slot),
-            Action::EndProbe { generation } => self.end_probe(generation),
-            Action::Look { generation, slot, ask } => self.look(generation, slot, ask),
-            Action::Hint { generation, sockets, at } => {
-                self.tell_hint(generation, &sockets, at);
+            Action::EndProbe { generation } => {
+                self.questions.end_probe(generation, &self.listeners.held());
             }
-            Action::TellOverflows => self.tell_overflows(),
+            Action::Look { generation, slot, ask } => self.look(generation, slot, ask),
+            Action::Hint { generation, sockets, at } => self.hint(generation, &sockets, at),
+            Action::TellOverflows => {
+                if let Some(note) = self.questions.overflows(&self.listeners.held()) {
+                    self.outbox.tell(note);
+                }
+            }
             Action::Sweep { signal } => self.sweep(signal),
             Action::Reply { client, reply } => self.reply(client, reply),
             Action::Tell(note) => self.outbox.tell(note),
@@ -383,17 +386,27 @@ impl Shell {
 
     fn spawn(&mut self, generation: GenerationId, index: usize, slot: SlotId) {
         let main = Command { list: CommandList::Start, index };
-        let started = self.admit(generation, slot).and_then(|()| self.ready_slot(slot)).and_then(|()| {
-            let interceptor = self.interceptor(generation, slot)?;
+        let started = self.admit(generation, slot).and_then(|()| {
+            let non_blocking = self.configuration.next().launcher.non_blocking();
+            // Before anything of ours ran, nobody can be a stranger.
+            if self.state.is_announced {
+                self.with_listeners(Listeners::look_for_strangers);
+            }
+            let interceptor = self.with_listeners(|listeners, cx| {
+                listeners.ready_slot(slot, non_blocking, cx)?;
+                listeners.interceptor(generation, slot, cx)
+            })?;
             Ok((self.children.start(generation, main, None, &self.store)?, interceptor))
         });
         // A slot may have a new socket.
-        self.arm();
+        self.listeners.arm();
         let event = match started {
             Ok((started, interceptor)) => {
                 self.announce();
-                if let (Some(interceptor), Some(listener)) = (interceptor, started.listener) {
-                    self.intercept(generation, interceptor, listener);
+                if let (Some(interceptor), Some(listener)) = (interceptor, started.listener)
+                    && let Some(answers) = self.listeners.intercept(interceptor, listener, &mut self.outbox)
+                {
+                    self.children.intercept(generation, answers);
                 }
                 Event::Started { generation, pid: started.pid.unsigned_abs() }
             }
@@ -421,18 +434,28 @@ impl Shell {
             let token = tokens::notify(generation);
             registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
         });
-        self.see_who_is_alone();
+        self.listeners.see_who_is_alone(&self.children);
         admitted
+    }
+
+    /// Relays are no left-overs.
+    fn sweep(&mut self, signal: Signal) {
+        self.state.is_sweeping = true;
+        let relays = self.listeners.kill_relays();
+        match reap::sweep(signal) {
+            // Those are gone in a moment.
+            Ok(count) if count <= relays => {}
+            Ok(_) => log::info!("sent {signal} to what is left over"),
+            Err(error) => log::warn!("cannot look for processes left over: {error}"),
+        }
     }
 
     fn forget(&mut self, generation: GenerationId) {
         self.state.talkative.remove(&generation);
-        self.tell_damages(generation);
-        self.tell_failed_binds(generation, true);
-        self.forget_traffic(generation);
-        self.slots.to_be_bound.retain(|(id, _)| *id != generation);
+        self.listeners.forget(generation, &mut self.outbox);
+        self.questions.forget_traffic(generation);
         let Some(notify) = self.children.forget(generation) else { return };
-        self.see_who_is_alone();
+        self.listeners.see_who_is_alone(&self.children);
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");
         }
@@ -451,15 +474,10 @@ impl Shell {
         if let Some(status) = &mut reply.status
             && let Some(name) = self.control.as_ref().map(|control| control.socket().name().to_owned())
         {
-            self.look_at_queues_now();
-            snapshot::complete(
-                status,
-                &name,
-                &self.listeners.current,
-                self.configuration.current.policy.handover,
-                now(),
-            );
-            self.complete_traffic(status);
+            self.look_at_queues(true);
+            let (sockets, handover) = (self.listeners.current(), self.configuration.current.policy.handover);
+            snapshot::complete(status, &name, sockets, handover, now());
+            self.questions.complete(status, sockets, &self.listeners.facts(&self.children, &self.store));
         }
         self.pass_notes();
         if let Some(control) = &mut self.control {

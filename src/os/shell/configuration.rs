@@ -4,6 +4,8 @@ use std::rc::Rc;
 
 use super::Reader;
 use crate::config::{Config, Health, Policy, SocketCommands};
+use crate::core::GenerationId;
+use crate::os::children::Children;
 use crate::os::launch::Launcher;
 use crate::os::socket::NamedSocket;
 
@@ -40,5 +42,29 @@ impl Configuration {
     /// What the next generation is started by.
     pub(super) fn next(&self) -> &Setup {
         self.staged.as_ref().unwrap_or(&self.current)
+    }
+
+    /// The sockets, current and staged, have changed by what this generation bound.
+    pub(super) fn use_sockets(
+        &mut self,
+        (sockets, staged_sockets): (&[NamedSocket], Option<&[NamedSocket]>),
+        generation: GenerationId,
+        children: &mut Children,
+    ) {
+        // Where the files were read anew, ours is for the next generation.
+        let own = children.launcher(generation).cloned();
+        let is_own = |one: &Rc<Launcher>| own.as_ref().is_some_and(|own| Rc::ptr_eq(own, one));
+        let with = |launcher: &Launcher, sockets: &[NamedSocket]| Rc::new(launcher.on(sockets));
+        let is_ours = is_own(&self.current.launcher);
+        self.current.launcher = with(&self.current.launcher, sockets);
+        let mut new = is_ours.then(|| Rc::clone(&self.current.launcher));
+        if let (Some(staged), Some(sockets)) = (&mut self.staged, staged_sockets) {
+            let is_staged = is_own(&staged.launcher);
+            staged.launcher = with(&staged.launcher, sockets);
+            new = if is_staged { Some(Rc::clone(&staged.launcher)) } else { new };
+        }
+        if let Some(new) = new.or_else(|| Some(with(own.as_deref()?, sockets))) {
+            children.set_launcher(generation, new);
+        }
     }
 }

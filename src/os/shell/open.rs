@@ -1,6 +1,5 @@
 //! Everything that can fail before something is started.
 
-use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -8,17 +7,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 
 use super::configuration::{Configuration, Setup};
-use super::health;
-use super::intercept::Intercepting;
-use super::queues::Queues;
-use super::silent::Silent;
-use super::slots::SlotWatch;
-use super::traffic::Questions;
-use super::waiting::Hinted;
 use super::{LoopState, Reader, Shell};
-use crate::config::{
-    Config, Exec, Handover, Input, Instance, Kind, Policy, SocketCommands, SocketOptions, Span,
-};
+use crate::config::{Config, Exec, Handover, Input, Instance, Kind, SocketCommands, SocketOptions, Span};
 use crate::core::{Note, Setting, SocketNote, Supervisor};
 use crate::os::children::Children;
 use crate::os::control::ControlSocket;
@@ -30,6 +20,7 @@ use crate::os::listeners::Listeners;
 use crate::os::manager::ManagerSocket;
 use crate::os::notify;
 use crate::os::outbox::Outbox;
+use crate::os::questions::{self, Questions};
 use crate::os::reap;
 use crate::os::signal::{HupIgnored, Signals};
 use crate::os::socket::{self, Inherited, NamedSocket};
@@ -58,10 +49,7 @@ impl Shell {
         let poll = Poll::new().map_err(cannot("make a poll"))?;
         let control = open_control(instance, &config, &poll)?;
         let sockets = hold_sockets(&config, &inherited, &signals)?;
-        if let Some(health) = &config.health {
-            health::socket_of(health, &sockets)?;
-        }
-        check_canary(&config.policy, &sockets)?;
+        check(&config, &sockets)?;
         let fd = signals.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)
@@ -73,25 +61,17 @@ impl Shell {
             init: std::process::id() == 1,
         };
         let store = FdStore::new(config.launch.fd_store_max);
+        let registry = poll.registry().try_clone().map_err(cannot("make a poll"))?;
         let current = Setup::new(config, &sockets)?;
         Ok(Self {
             supervisor: Supervisor::new(current.policy.clone(), setting),
             configuration: Configuration { current, staged: None, reader },
-            listeners: Listeners { inherited, current: sockets, staged: None },
+            listeners: Listeners::new(sockets, inherited, registry),
             store,
             outbox: Outbox::default(),
             poll,
             signals,
-            slots: SlotWatch::new(),
-            relays: Vec::new(),
             questions: Questions::default(),
-            queues: Queues::default(),
-            asking: None,
-            silent: Silent::default(),
-            paths: None,
-            taken: BTreeSet::new(),
-            hinted: Hinted::default(),
-            intercepting: Intercepting::default(),
             children: Children::default(),
             control,
             manager: ManagerSocket::from_environment(),
@@ -123,10 +103,10 @@ impl Shell {
         if std::mem::replace(&mut self.state.is_announced, true) {
             return;
         }
-        for (socket, fd) in self.listeners.current.iter().zip(3..) {
+        for (socket, fd) in self.listeners.current().iter().zip(3..) {
             log::info!("listening on {} as {} (fd {fd})", socket.shown(), socket.name);
         }
-        for note in departures(self.configuration.current.policy.handover, self.listeners.current.iter()) {
+        for note in departures(self.configuration.current.policy.handover, self.listeners.current()) {
             self.outbox.tell(note);
         }
         if let Some(control) = &self.control {
@@ -137,10 +117,7 @@ impl Shell {
 }
 
 /// What is not as it was asked for.
-pub(super) fn departures<'a>(
-    handover: Handover,
-    sockets: impl Iterator<Item = &'a NamedSocket>,
-) -> Vec<Note> {
+pub(super) fn departures(handover: Handover, sockets: &[NamedSocket]) -> Vec<Note> {
     let somaxconn = diag::somaxconn().unwrap_or(u32::MAX);
     let mut notes = Vec::new();
     for socket in sockets {
@@ -157,10 +134,14 @@ pub(super) fn departures<'a>(
     notes
 }
 
-/// Canary= wants a socket whose connections can be shared out.
-pub(super) fn check_canary(policy: &Policy, sockets: &[NamedSocket]) -> Result<(), String> {
+/// Whether there are the sockets that directives want: Ready=http: one that reaches one generation alone, Canary= one whose
+/// connections can be shared out.
+pub(super) fn check(config: &Config, sockets: &[NamedSocket]) -> Result<(), String> {
+    if let Some(health) = &config.health {
+        questions::socket_of(health, sockets)?;
+    }
     let can = |one: &NamedSocket| one.is_steered() && matches!(one.kind, Kind::Tcp | Kind::Udp);
-    if policy.canary.is_none() || sockets.iter().any(can) {
+    if config.policy.canary.is_none() || sockets.iter().any(can) {
         return Ok(());
     }
     let why = sockets.iter().find_map(|one| one.why_shared()).unwrap_or_default();

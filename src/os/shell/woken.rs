@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use mio::{Events, Token};
 
-use super::{Shell, slots};
+use super::Shell;
 use crate::core::GenerationId;
+use crate::os::listeners::WokenSocket;
 use crate::os::signal::ReceivedSignal;
 use crate::os::tokens::{self, CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED};
 
@@ -14,7 +15,7 @@ use crate::os::tokens::{self, CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, S
 pub(super) struct Woken {
     pub(super) signals: bool,
     pub(super) paths: bool,
-    pub(super) sockets: Vec<slots::WokenSocket>,
+    pub(super) sockets: Vec<WokenSocket>,
     pub(super) notified: BTreeSet<GenerationId>,
     pub(super) mains: BTreeSet<GenerationId>,
     pub(super) stored: Vec<usize>,
@@ -40,7 +41,7 @@ impl From<&Events> for Woken {
                 // It is asked at every turn.
                 PROBE | INTERCEPTED => {}
                 PATHS => woken.paths = true,
-                Token(_) => woken.sockets.push(slots::WokenSocket::new(event)),
+                Token(_) => woken.sockets.push(WokenSocket::new(event)),
             }
         }
         woken

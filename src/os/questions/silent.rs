@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::fstat;
 
-use super::Shell;
+use super::Questions;
 use super::health::{Asking, begin_probe};
-use super::traffic::Questions;
 use crate::config::Kind;
 use crate::core::{GenerationId, Sight, SlotId};
-use crate::os::diag::{self, SocketState};
+use crate::os::children::Children;
+use crate::os::diag::{self, Diag, InetSocket, SocketState};
 use crate::os::probe::{Heard, Probe};
 use crate::os::socket::{self, HeldSocket, NamedSocket};
 use crate::os::sys;
@@ -49,7 +49,7 @@ enum Fate {
     Missed,
 }
 
-impl Shell {
+impl Questions {
     /// Has one silent connection on its way to this generation, and says what has become of it.
     pub(super) fn ask_to_accept(
         &mut self,
@@ -57,6 +57,7 @@ impl Shell {
         slot: SlotId,
         sockets: &[NamedSocket],
         is_blind: bool,
+        children: &Children,
     ) -> Sight {
         let can_be_reached =
             |one: &&NamedSocket| matches!(one.kind, Kind::Tcp | Kind::Unix) && one.target(slot).is_some();
@@ -66,7 +67,7 @@ impl Shell {
         let Some(named) = steered.or_else(shared) else { return Sight::Blind };
         match self.asking.take() {
             Some(mut asking) if asking.generation == generation && asking.is_silent => {
-                let fate = self.fate(&mut asking);
+                let fate = self.fate(&mut asking, children);
                 self.asking = Some(asking);
                 match fate {
                     Ok(Fate::Waits) => return Sight::Asked,
@@ -120,7 +121,7 @@ impl Shell {
         Sight::Asked
     }
 
-    fn fate(&mut self, asking: &mut Asking) -> io::Result<Fate> {
+    fn fate(&mut self, asking: &mut Asking, children: &Children) -> io::Result<Fate> {
         let Asking { generation, socket, slot, probe, begun, .. } = asking;
         let is_steered = socket.is_steered();
         let over = || Ok(if is_steered { Fate::Accepted } else { Fate::Missed });
@@ -130,13 +131,13 @@ impl Shell {
             Heard::Nothing => {}
         }
         let is_silent_for_long = begun.elapsed() >= SILENCE;
-        match self.questions.other_end(socket, probe) {
+        match other_end(&mut self.diag, socket, probe) {
             Ok(Some((SocketState::Established | SocketState::CloseWait, 0))) => Ok(Fate::Waits),
             Ok(Some((SocketState::Established | SocketState::CloseWait, _))) if is_steered => {
                 Ok(Fate::Accepted)
             }
             Ok(Some((SocketState::Established | SocketState::CloseWait, inode))) => {
-                let inodes = diag::inodes_of(&self.children.pids(*generation)?)?;
+                let inodes = diag::inodes_of(&children.pids(*generation)?)?;
                 Ok(if inodes.contains(&inode) { Fate::Accepted } else { Fate::Missed })
             }
             Ok(Some((SocketState::SynReceived, _)) | None) => {
@@ -157,8 +158,8 @@ impl Shell {
     }
 
     /// Nobody has accepted it. On a socket that is shared somebody will.
-    pub(super) fn withdraw(&mut self, asking: Asking) {
-        if !asking.is_silent || !asking.socket.is_steered() || !is_among(&self.listeners.held(), &asking) {
+    pub(super) fn withdraw(&mut self, asking: Asking, held: &[Rc<HeldSocket>]) {
+        if !asking.is_silent || !asking.socket.is_steered() || !is_among(held, &asking) {
             return;
         }
         asking.probe.withdraw();
@@ -169,26 +170,25 @@ impl Shell {
     }
 
     /// A generation is about to get this slot: it accepts whatever waits there.
-    pub(super) fn forget_withdrawn(&mut self, slot: SlotId) {
+    pub fn forget_withdrawn(&mut self, slot: SlotId) {
         self.silent.withdrawn.retain(|one| one.slot != slot);
         self.silent.tried.clear();
     }
 
     /// A connection of ours keeps no socket bound that is not held any more.
-    pub(super) fn forget_unheld(&mut self) {
-        let held = self.listeners.held();
-        self.silent.withdrawn.retain(|one| is_among(&held, one));
+    pub fn forget_unheld(&mut self, held: &[Rc<HeldSocket>]) {
+        self.silent.withdrawn.retain(|one| is_among(held, one));
     }
 
     /// How many of ours wait in the queue of this slot; None: of all of them.
     pub(super) fn ours_in(&mut self, socket: &HeldSocket, slot: Option<SlotId>) -> u32 {
-        let Self { silent, asking, questions, .. } = self;
+        let Self { silent, asking, diag, .. } = self;
         let all = silent.withdrawn.iter().chain(asking.iter().filter(|one| one.is_silent));
         let is_there = |one: &Asking| slot.is_none_or(|slot| one.slot == slot);
         let here = all.filter(|one| is_there(one) && std::ptr::eq(Rc::as_ptr(&one.socket), socket));
         let waits = |one: &&Asking| {
             matches!(
-                questions.other_end(socket, &one.probe),
+                other_end(diag, socket, &one.probe),
                 Ok(Some((SocketState::Established | SocketState::CloseWait, 0)))
             )
         };
@@ -196,19 +196,19 @@ impl Shell {
     }
 
     /// Where nothing waits but connections of ours, those are taken out. True: nothing is left to be passed on.
-    pub(super) fn take_out_ours(&mut self, socket: &HeldSocket, slot: SlotId) -> bool {
+    pub fn take_out_ours(&mut self, socket: &HeldSocket, slot: SlotId, children: &Children) -> bool {
         let is_any = self.silent.withdrawn.iter().any(|one| one.slot == slot);
         if !is_any {
             return false;
         }
         // What it was at the beginning of this turn is not what it is now. A client that comes later is behind ours.
-        self.questions.diag.forget();
+        self.diag.forget();
         let ours = self.ours_in(socket, Some(slot));
-        if ours == 0 || self.questions.waiting_in(socket, slot) != Some(ours) {
+        if ours == 0 || self.waiting_in(socket, slot) != Some(ours) {
             return false;
         }
         // O_NONBLOCK is for those who run there, too: who lives may still accept them.
-        if self.children.on_slot(slot).is_none()
+        if children.on_slot(slot).is_none()
             && let Some(fd) = socket.slot(slot)
         {
             let taken = socket::set_non_blocking(&fd, true)
@@ -223,25 +223,6 @@ impl Shell {
         }
         true
     }
-}
-
-fn is_among(held: &[Rc<HeldSocket>], asking: &Asking) -> bool {
-    held.iter().any(|one| Rc::ptr_eq(one, &asking.socket))
-}
-
-impl Questions {
-    /// The server's side of a connection of ours: its state, and its inode, which is 0 as long as it is not accepted.
-    /// None: there is none.
-    fn other_end(&mut self, socket: &HeldSocket, probe: &Probe) -> io::Result<Option<(SocketState, u32)>> {
-        if let Some(at) = socket.local_address() {
-            return self.other_side(at, probe.local_address()?);
-        }
-        let own = fstat(probe.as_fd())?.st_ino;
-        let peer = self.diag.unix()?.of_inode(own).and_then(|one| one.peer);
-        // A kernel, or an end, that says nothing of the other one.
-        let peer = peer.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
-        Ok(Some((SocketState::Established, peer)))
-    }
 
     /// How many connections wait in the queue of this slot.
     fn waiting_in(&mut self, socket: &HeldSocket, slot: SlotId) -> Option<u32> {
@@ -250,4 +231,23 @@ impl Questions {
             _ => Some(self.diag.unix().ok()?.of_inode(socket.inode(slot).ok()?)?.rqueue),
         }
     }
+}
+
+fn is_among(held: &[Rc<HeldSocket>], asking: &Asking) -> bool {
+    held.iter().any(|one| Rc::ptr_eq(one, &asking.socket))
+}
+
+/// The server's side of a connection of ours: its state, and its inode, which is 0 as long as it is not accepted.
+/// None: there is none.
+fn other_end(diag: &mut Diag, socket: &HeldSocket, probe: &Probe) -> io::Result<Option<(SocketState, u32)>> {
+    if let Some(at) = socket.local_address() {
+        let (from, sockets) = (probe.local_address()?, diag.tcp(at)?);
+        let is_it = |one: &&InetSocket| one.is_at(at) && one.remote == from;
+        return Ok(sockets.iter().find(is_it).map(|one| (one.state, one.inode)));
+    }
+    let own = fstat(probe.as_fd())?.st_ino;
+    let peer = diag.unix()?.of_inode(own).and_then(|one| one.peer);
+    // A kernel, or an end, that says nothing of the other one.
+    let peer = peer.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+    Ok(Some((SocketState::Established, peer)))
 }

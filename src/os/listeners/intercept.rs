@@ -11,11 +11,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use mio::Waker;
 
-use super::Shell;
-use super::families::Unsettled;
+use super::families::{Bound, Unsettled};
+use super::{ListenerContext, Listeners};
 use crate::core::{BindNote, GenerationId, SlotId, SocketNote, Stage, StartFailure};
+use crate::os::children::Children;
 use crate::os::intercept::{self, Held, Interceptor, News};
 use crate::os::launch::Launcher;
+use crate::os::outbox::Outbox;
 use crate::os::socket::HeldSocket;
 use crate::os::tokens::INTERCEPTED;
 
@@ -31,6 +33,11 @@ pub(super) struct Intercepting {
     /// What was told; a swap is no reason to say it again.
     said: BTreeSet<String>,
     pub(super) unsettled: Unsettled,
+    /// UDP addresses that a generation has connected: one that binds them again within the time of one rescue gets a new
+    /// socket.
+    pub(super) to_be_bound: BTreeSet<(GenerationId, String)>,
+    /// Of these it was told that a server that connects them gets no further socket.
+    unrenewed: BTreeSet<String>,
 }
 
 /// From the threads to the loop.
@@ -41,24 +48,32 @@ struct AnswerLine {
     waker: Arc<Waker>,
 }
 
-impl Shell {
+impl Intercepting {
+    pub(super) fn forget(&mut self, generation: GenerationId) {
+        self.to_be_bound.retain(|(id, _)| *id != generation);
+    }
+}
+
+impl Listeners {
     /// Before a process is started that is to have a filter: who will answer it. None: it gets none.
     ///
     /// # Errors
     /// No thread or fd is left for that.
-    pub(super) fn interceptor(
+    pub fn interceptor(
         &mut self,
         generation: GenerationId,
         slot: SlotId,
+        cx: &mut ListenerContext<'_>,
     ) -> Result<Option<Interceptor>, StartFailure> {
-        let launcher = self.children.launcher(generation).cloned();
-        let Some(launcher) = launcher.filter(|launcher| launcher.intercepts()) else { return Ok(None) };
+        let Some(launcher) = cx.children.launcher(generation).filter(|launcher| launcher.intercepts()) else {
+            return Ok(None);
+        };
         if let Err(why) = intercept::program() {
-            self.say(BindNote::NotIntercepted { why: why.to_owned() });
+            self.say(BindNote::NotIntercepted { why: why.to_owned() }, cx.outbox);
             return Ok(None);
         }
         let interceptor =
-            self.open_interceptor(generation, slot, &launcher).map_err(|error| StartFailure {
+            self.open_interceptor(generation, slot, launcher).map_err(|error| StartFailure {
                 stage: Stage::Resources,
                 errno: error.raw_os_error().unwrap_or(0),
                 what: format!("cannot intercept what it binds: {error}"),
@@ -78,7 +93,7 @@ impl Shell {
             Some(line) => line,
             None => {
                 let (sender, receiver) = channel();
-                let waker = Arc::new(Waker::new(self.poll.registry(), INTERCEPTED)?);
+                let waker = Arc::new(Waker::new(&self.registry, INTERCEPTED)?);
                 self.intercepting.line.insert(AnswerLine { sender, receiver, waker })
             }
         };
@@ -94,36 +109,41 @@ impl Shell {
     }
 
     /// The process was started; `listener` is that of its filter. Until it is answered its bind(2) waits.
-    pub(super) fn intercept(
+    pub fn intercept(
         &mut self,
-        generation: GenerationId,
         interceptor: Interceptor,
         listener: io::Result<OwnedFd>,
-    ) {
+        outbox: &mut Outbox,
+    ) -> Option<Interceptor> {
         match listener {
             Ok(listener) => {
                 interceptor.answer(listener);
-                self.children.intercept(generation, interceptor);
+                Some(interceptor)
             }
-            Err(error) => self.say(BindNote::NotIntercepted { why: intercept::why_not(&error) }),
+            Err(error) => {
+                self.say(BindNote::NotIntercepted { why: intercept::why_not(&error) }, outbox);
+                None
+            }
         }
     }
 
     /// A generation has come or gone.
-    pub(super) fn see_who_is_alone(&mut self) {
-        self.intercepting.is_alone.store(self.children.slots().len() == 1, Ordering::Relaxed);
+    pub fn see_who_is_alone(&mut self, children: &Children) {
+        self.intercepting.is_alone.store(children.slots().len() == 1, Ordering::Relaxed);
         self.intercepting.unsettled.begin_anew();
     }
 
-    pub(super) fn on_intercepted(&mut self) {
-        let Some(line) = &self.intercepting.line else { return };
+    /// What the threads had to tell. The generations whose sockets have changed by it.
+    pub fn on_intercepted(&mut self, cx: &mut ListenerContext<'_>) -> BTreeSet<GenerationId> {
+        let mut changed = BTreeSet::new();
+        let Some(line) = &self.intercepting.line else { return changed };
         // Each thread has a few things to tell in all its life, and waits for an answer to whatever else it sends.
         let news: Vec<_> = line.receiver.try_iter().collect();
         for (generation, news) in news {
             match news {
-                News::Told(note) => self.say(note),
+                News::Told(note) => self.say(note, cx.outbox),
                 // Of one that is gone nobody asks any more.
-                News::Beside(_) if self.children.launcher(generation).is_none() => {}
+                News::Beside(_) if cx.children.launcher(generation).is_none() => {}
                 News::Beside(tried) => self.intercepting.unsettled.tried(generation, tried),
                 News::GotPort(is_untold) => {
                     is_untold.store(false, Ordering::Relaxed);
@@ -131,39 +151,47 @@ impl Shell {
                 }
                 News::Family { inode, wanted, families, answer } => {
                     // The thread that asked is gone when its generation is.
-                    let _nobody_waits = answer.send(self.open_family(generation, inode, wanted, families));
+                    let opened = self.open_family((generation, inode), wanted, families, cx.children);
+                    changed.extend(opened.is_some().then_some(generation));
+                    let _nobody_waits = answer.send(opened);
                 }
                 News::Again { inode, may_connect, answer } => {
-                    self.renew(generation, inode, may_connect);
+                    self.renew(generation, inode, may_connect, cx);
                     // The thread that asked is gone when its generation is.
                     let _nobody_waits = answer.send(());
                 }
                 News::PathGone(done) => {
-                    self.check_paths();
+                    self.check_paths(cx);
                     // Whoever asked is gone when its generation is.
                     let _nobody_waits = done.send(());
                 }
             }
         }
-        self.settle();
-        self.dispatch();
+        changed.extend(self.settle(cx));
+        changed
     }
 
     /// A UDP server binds once more what it has already. One that has closed it unconnected goes on with the same.
-    fn renew(&mut self, generation: GenerationId, inode: u64, may_connect: bool) {
-        let slots = self.children.slots();
+    fn renew(
+        &mut self,
+        generation: GenerationId,
+        inode: u64,
+        may_connect: bool,
+        cx: &mut ListenerContext<'_>,
+    ) {
+        let slots = cx.children.slots();
         let Some((_, slot)) = slots.iter().find(|(id, _)| *id == generation).copied() else { return };
         let used: Vec<SlotId> = slots.into_iter().map(|(_, slot)| slot).collect();
         let is_it = |socket: &Rc<HeldSocket>| socket.inode(slot).is_ok_and(|own| own == inode);
-        let Some(socket) = self.listeners.held().into_iter().find(is_it) else { return };
+        let Some(socket) = self.held().into_iter().find(is_it) else { return };
         // Whoever it was connected to a client for may be done with that client already.
-        if self.has_inode(generation, inode) != Some(true) && !socket.is_lost(slot) {
+        if Bound::default().has(cx.children, generation, inode) != Some(true) && !socket.is_lost(slot) {
             return;
         }
         let renewed = socket.renew(slot, &used, may_connect).and_then(|is_renewed| {
             if is_renewed {
-                self.slots.to_be_bound.remove(&(generation, socket.address.clone()));
-                for interceptor in self.children.interceptors(generation) {
+                self.intercepting.to_be_bound.remove(&(generation, socket.address.clone()));
+                for interceptor in cx.children.interceptors(generation) {
                     interceptor.exchange(inode, Held::new(&socket, slot)?);
                 }
                 self.arm();
@@ -175,11 +203,11 @@ impl Shell {
             Ok(false) => {
                 let has_client = socket.is_lost(slot) || socket.queued(slot).is_ok_and(|count| count > 0);
                 if let Some(why) = socket.why_shared().filter(|_| may_connect && has_client) {
-                    self.say(BindNote::OneForAll { socket: socket.address.clone(), why });
+                    self.say(BindNote::OneForAll { socket: socket.address.clone(), why }, cx.outbox);
                 }
             }
             // A server may bind for each datagram.
-            Err(error) if self.slots.unrenewed.insert(socket.address.clone()) => {
+            Err(error) if self.intercepting.unrenewed.insert(socket.address.clone()) => {
                 log::warn!(
                     "cannot bind one more socket of {} for its server: {error}; its other clients get no answer \
                      (\"supervise restart\" gives it new sockets)",
@@ -190,10 +218,10 @@ impl Shell {
         }
     }
 
-    pub(super) fn say(&mut self, note: BindNote) {
+    pub(super) fn say(&mut self, note: BindNote, outbox: &mut Outbox) {
         let said = &mut self.intercepting.said;
         if said.len() < SAID && said.insert(note.to_string()) {
-            self.outbox.tell(SocketNote::Bind(note));
+            outbox.tell(SocketNote::Bind(note));
         }
     }
 }

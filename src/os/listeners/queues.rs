@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::Shell;
-use super::slots::Damaged;
+use super::damages::Damaged;
+use super::{ListenerContext, Listeners};
 use crate::config::Kind;
 use crate::core::{Damage, GenerationId};
 use crate::os::diag;
+use crate::os::questions::Questions;
 use crate::os::socket::HeldSocket;
 
 /// How often, where something else wakes us that often.
@@ -23,48 +24,47 @@ pub(super) struct Queues {
     somaxconn: Option<u32>,
 }
 
-impl Shell {
-    pub(super) fn look_at_queues(&mut self) {
-        let Some(generation) = self.children.on_slot(self.slots.steering.slot) else { return };
+impl Listeners {
+    /// `serving`: the generation that has the traffic, and whether it is ready. `now`: somebody wants to know, however short
+    /// ago the last look was.
+    pub fn look_at_queues(
+        &mut self,
+        serving: Option<(GenerationId, bool)>,
+        now: bool,
+        cx: &mut ListenerContext<'_>,
+    ) {
+        let Some((generation, is_ready)) = serving else { return };
         let is_first = self.queues.seen != Some(generation);
-        let is_early = || self.queues.next.is_some_and(|next| Instant::now() < next);
-        if if is_first { !self.is_ready(generation) } else { is_early() } {
+        let is_early = || !now && self.queues.next.is_some_and(|next| Instant::now() < next);
+        if if is_first { !is_ready } else { is_early() } {
             return;
         }
         // Where it cannot be read nothing is known to be short.
         let somaxconn = diag::somaxconn().unwrap_or(0);
         // A queue is no longer than it allowed at the last listen(2).
         let is_raised = self.queues.somaxconn.replace(somaxconn).is_none_or(|before| before < somaxconn);
-        for socket in self.listeners.held() {
+        for socket in self.held() {
             let wanted = socket.backlog.map_or(0, |asked| asked.min(somaxconn));
-            if self.limit(&socket).is_none_or(|limit| limit >= wanted) {
+            if self.limit(&socket, cx.questions).is_none_or(|limit| limit >= wanted) {
                 continue;
             }
             if self.listen_again(&socket) && !is_first && !is_raised {
                 let (socket, generation) = (socket.address.clone(), Some(generation));
-                self.tell_damage(Damaged { socket, generation, damage: Damage::Shortened });
+                self.tell_damage(Damaged { socket, generation, damage: Damage::Shortened }, cx);
             }
-            self.questions.diag.forget();
+            cx.questions.diag.forget();
         }
         self.queues.seen = Some(generation);
         self.queues.next = Some(Instant::now() + GAP);
     }
 
-    /// Somebody wants to know now.
-    pub(super) fn look_at_queues_now(&mut self) {
-        self.queues.next = None;
-        self.look_at_queues();
-    }
-
-    fn is_ready(&self, generation: GenerationId) -> bool {
-        self.supervisor.is_ready(generation)
-    }
-
     /// How many may wait. None: the kernel does not say, or it is no listener.
-    fn limit(&mut self, socket: &HeldSocket) -> Option<u32> {
+    fn limit(&self, socket: &HeldSocket, questions: &mut Questions) -> Option<u32> {
         match socket.kind {
             Kind::Tcp => socket.queue().1,
-            Kind::Unix | Kind::SeqPacket => self.unix_queue(socket).map(|(_, limit)| limit),
+            Kind::Unix | Kind::SeqPacket => {
+                questions.unix_queue(socket, self.slots.steering.slot).map(|(_, limit)| limit)
+            }
             _ => None,
         }
     }

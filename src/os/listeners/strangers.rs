@@ -6,18 +6,33 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Shell;
+use super::{ListenerContext, Listeners};
 use crate::config::Kind;
 use crate::core::SocketNote;
-use crate::os::diag::{self, InetSocket, SocketState};
+use crate::os::diag::{self, Diag, InetSocket, SocketState};
 use crate::os::socket::HeldSocket;
 
 /// How soon strangers are looked for again, as long as the end of one would move ours: nothing tells of that.
 pub(super) const STRANGERS: Duration = Duration::from_millis(100);
 
+/// Other people's sockets in our groups, and what was told of them.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    /// By ours.
+    found: Vec<(Rc<HeldSocket>, Vec<u64>)>,
+    told: HashSet<ToldStranger>,
+}
+
+impl Strangers {
+    /// The socket is held no longer.
+    pub(super) fn forget(&mut self, gone: &Rc<HeldSocket>) {
+        self.found.retain(|(socket, _)| !Rc::ptr_eq(socket, gone));
+    }
+}
+
 /// What was told, until whoever it was about has gone; of a process of a server for good.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct ToldStranger {
+struct ToldStranger {
     socket: String,
     /// What it was said to take.
     takes: Option<String>,
@@ -26,24 +41,20 @@ pub(super) struct ToldStranger {
 }
 
 /// Whoever else listens there.
-impl Shell {
-    pub(super) fn may_strangers_move_us(&self) -> bool {
-        self.questions.strangers.iter().any(|(socket, _)| socket.may_move())
+impl Listeners {
+    pub fn may_strangers_move_us(&self) -> bool {
+        self.strangers.found.iter().any(|(socket, _)| socket.may_move())
     }
 
-    pub(super) fn look_for_strangers(&mut self) {
-        let held: Vec<_> = self
-            .listeners
-            .held()
-            .into_iter()
-            .filter(|one| one.is_steered() && one.kind != Kind::Unix)
-            .collect();
+    pub fn look_for_strangers(&mut self, cx: &mut ListenerContext<'_>) {
+        let held: Vec<_> =
+            self.held().into_iter().filter(|one| one.is_steered() && one.kind != Kind::Unix).collect();
         // What a swap has removed is not kept open for them.
-        self.questions.strangers.retain(|(one, _)| held.iter().any(|socket| Rc::ptr_eq(socket, one)));
-        match self.strangers_of(&held) {
+        self.strangers.found.retain(|(one, _)| held.iter().any(|socket| Rc::ptr_eq(socket, one)));
+        match self.strangers_of(&held, &mut cx.questions.diag) {
             Ok(found) => {
                 for (socket, found) in held.into_iter().zip(found) {
-                    self.set_strangers(socket, found);
+                    self.set_strangers(socket, found, cx);
                 }
             }
             Err(error) => log::debug!("cannot see who else has our addresses: {error}"),
@@ -52,9 +63,9 @@ impl Shell {
 
     /// For each: sockets of others at the port that get, or could get, what comes to ours; in the order of their inode
     /// numbers, which is that in which they came.
-    fn strangers_of(&mut self, sockets: &[Rc<HeldSocket>]) -> io::Result<Vec<Vec<InetSocket>>> {
+    fn strangers_of(&self, sockets: &[Rc<HeldSocket>], diag: &mut Diag) -> io::Result<Vec<Vec<InetSocket>>> {
         let mut own = HashSet::new();
-        for held in self.listeners.held().iter().chain(self.replaced()) {
+        for held in self.held().iter().chain(self.replaced()) {
             own.extend(held.inodes()?);
         }
         let addresses: Vec<Vec<SocketAddr>> = sockets.iter().map(|socket| addresses_of(socket)).collect();
@@ -63,10 +74,10 @@ impl Shell {
                 sockets.iter().zip(&addresses).filter(|(socket, _)| (socket.kind == Kind::Tcp) == is_tcp);
             meant.flat_map(|(_, at)| at.iter().copied()).collect()
         };
-        let tcp = self.questions.diag.listeners(&of_kind(true))?;
-        let udp = self.questions.diag.udp(&of_kind(false))?;
+        let tcp = diag.listeners(&of_kind(true))?;
+        let udp = diag.udp(&of_kind(false))?;
         let known: HashSet<u64> =
-            self.questions.strangers.iter().flat_map(|(_, inodes)| inodes).copied().collect();
+            self.strangers.found.iter().flat_map(|(_, inodes)| inodes).copied().collect();
         let others = |(socket, addresses): (&Rc<HeldSocket>, &Vec<SocketAddr>)| {
             let there = if socket.kind == Kind::Tcp { &tcp } else { &udp };
             let Some(address) = addresses.first() else { return Vec::new() };
@@ -87,10 +98,15 @@ impl Shell {
         Ok(sockets.iter().zip(&addresses).map(others).collect())
     }
 
-    fn set_strangers(&mut self, socket: Rc<HeldSocket>, found: Vec<InetSocket>) {
+    fn set_strangers(
+        &mut self,
+        socket: Rc<HeldSocket>,
+        found: Vec<InetSocket>,
+        cx: &mut ListenerContext<'_>,
+    ) {
         let inodes: Vec<u64> = found.iter().map(|one| one.inode.into()).collect();
-        let known = self.questions.strangers.iter().position(|(one, _)| Rc::ptr_eq(one, &socket));
-        let before = known.map(|at| self.questions.strangers.swap_remove(at).1).unwrap_or_default();
+        let known = self.strangers.found.iter().position(|(one, _)| Rc::ptr_eq(one, &socket));
+        let before = known.map(|at| self.strangers.found.swap_remove(at).1).unwrap_or_default();
         if inodes != before {
             // Only those of the same address have a place in the group.
             let is_member = |one: &&InetSocket| socket.local_address().is_some_and(|own| own == one.local);
@@ -102,24 +118,30 @@ impl Shell {
                 );
             }
             for new in found.iter().filter(|one| !before.contains(&one.inode.into())) {
-                self.tell_stranger(&socket, new, !is_member(&new));
+                self.tell_stranger(&socket, new, !is_member(&new), cx);
             }
-            let told = &mut self.questions.told_strangers;
+            let told = &mut self.strangers.told;
             let others = |told: &ToldStranger| told.socket == socket.address && told.other.is_some();
             if inodes.is_empty() && told.extract_if(others).count() > 0 {
-                self.outbox.tell(SocketNote::StrangerGone { socket: socket.address.clone() });
+                cx.outbox.tell(SocketNote::StrangerGone { socket: socket.address.clone() });
             }
         }
         if !inodes.is_empty() {
-            self.questions.strangers.push((socket, inodes));
+            self.strangers.found.push((socket, inodes));
         }
     }
 
     /// Once: each thread of a server may have a socket of its own, and each of its generations has them anew.
-    fn tell_stranger(&mut self, socket: &HeldSocket, stranger: &InetSocket, takes: bool) {
+    fn tell_stranger(
+        &mut self,
+        socket: &HeldSocket,
+        stranger: &InetSocket,
+        takes: bool,
+        cx: &mut ListenerContext<'_>,
+    ) {
         // Mostly it is a process of a server of ours. All of this machine would be too many to look at.
-        let of_generation = |(generation, _)| self.children.pids(generation).unwrap_or_default();
-        let pids: Vec<_> = self.children.slots().into_iter().flat_map(of_generation).collect();
+        let of_generation = |(generation, _)| cx.children.pids(generation).unwrap_or_default();
+        let pids: Vec<_> = cx.children.slots().into_iter().flat_map(of_generation).collect();
         let server = diag::holder(stranger.inode, &pids);
         let is_server = server.is_some();
         let who = server.unwrap_or_else(|| format!("a process of uid {}", stranger.uid));
@@ -127,8 +149,8 @@ impl Shell {
         let socket = socket.address.clone();
         let other = (!is_server).then(|| who.clone());
         let told = ToldStranger { socket: socket.clone(), takes: takes.clone(), other };
-        if self.questions.told_strangers.insert(told) {
-            self.outbox.tell(SocketNote::Stranger { socket, who, takes, is_server });
+        if self.strangers.told.insert(told) {
+            cx.outbox.tell(SocketNote::Stranger { socket, who, takes, is_server });
         }
     }
 }

@@ -4,6 +4,7 @@
 //! each look we do not listen for a while, and nobody can keep us busy. Only a server under InterceptBind= that binds a path
 //! it has removed is answered at once: one look for each such bind(2).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use mio::unix::SourceFd;
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 
-use super::Shell;
-use super::slots::Damaged;
+use super::damages::Damaged;
+use super::{ListenerContext, Listeners};
 use crate::core::{Damage, Event, SocketNote};
 use crate::os::socket::{PathState, WATCH};
 use crate::os::tokens::PATHS;
@@ -24,14 +25,39 @@ const REST: Duration = Duration::from_millis(25);
 /// Buffers of events that one look reads. What they say does not matter, so what is left is for the next.
 const READS: usize = 8;
 
-#[derive(Debug)]
+/// What is watched, and what was told of it.
+#[derive(Debug, Default)]
 pub(super) struct Paths {
+    watch: Option<PathWatch>,
+    /// Addresses whose path is somebody else's, and those whose path cannot be put back, were told.
+    taken: BTreeSet<String>,
+    lost: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct PathWatch {
     inotify: Inotify,
     /// Until then it is not in the poll.
     rests: Option<Instant>,
 }
 
 impl Paths {
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let until = self.watch.as_ref()?.rests?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The path of this address was just switched, so it is ours.
+    pub(super) fn lead_to_us(&mut self, address: &str) {
+        self.taken.remove(address);
+    }
+
+    pub(super) fn is_any_taken(&self) -> bool {
+        !self.taken.is_empty()
+    }
+}
+
+impl PathWatch {
     /// Takes events away, so that the next one wakes us.
     fn drain(&self) {
         for _ in 0..READS {
@@ -44,20 +70,20 @@ impl Paths {
     }
 }
 
-impl Shell {
+impl Listeners {
     /// Watches the nodes there are now; one that is watched already stays so.
     pub(super) fn watch_paths(&mut self) {
-        let paths: Vec<_> = self.listeners.held().iter().flat_map(|socket| socket.watch_paths()).collect();
+        let paths: Vec<_> = self.held().iter().flat_map(|socket| socket.watch_paths()).collect();
         if paths.is_empty() {
             return;
         }
-        if self.paths.is_none() {
+        if self.paths.watch.is_none() {
             match self.open_paths() {
-                Ok(inotify) => self.paths = Some(Paths { inotify, rests: None }),
+                Ok(inotify) => self.paths.watch = Some(PathWatch { inotify, rests: None }),
                 Err(error) => return log::warn!("cannot watch unix sockets: {error} (see fs.inotify)"),
             }
         }
-        let Some(Paths { inotify, .. }) = &self.paths else { return };
+        let Some(PathWatch { inotify, .. }) = &self.paths.watch else { return };
         for path in paths {
             if let Err(errno) = inotify.add_watch(&path, WATCH) {
                 log::debug!("cannot watch {}: {}", path.display(), errno.desc());
@@ -73,19 +99,14 @@ impl Shell {
 
     fn listen_to(&self, inotify: &Inotify) -> io::Result<()> {
         let fd = inotify.as_fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&fd), PATHS, Interest::READABLE)
-    }
-
-    pub(super) fn paths_patience(&self) -> Option<Duration> {
-        let until = self.paths.as_ref()?.rests?;
-        Some(until.saturating_duration_since(Instant::now()))
+        self.registry.register(&mut SourceFd(&fd), PATHS, Interest::READABLE)
     }
 
     /// Listens again. What came meanwhile is told at once.
-    pub(super) fn wake_paths(&mut self) {
-        let Some(paths) = &mut self.paths else { return };
+    pub fn wake_paths(&mut self) {
+        let Some(paths) = &mut self.paths.watch else { return };
         if paths.rests.take_if(|until| *until <= Instant::now()).is_some()
-            && let Some(Paths { inotify, .. }) = &self.paths
+            && let Some(PathWatch { inotify, .. }) = &self.paths.watch
             && let Err(error) = self.listen_to(inotify)
         {
             log::warn!("cannot watch unix sockets: {error}");
@@ -93,67 +114,66 @@ impl Shell {
     }
 
     /// Something has happened to a node: which, is soon seen.
-    pub(super) fn on_paths(&mut self) {
-        let Some(paths) = &mut self.paths else { return };
+    pub fn on_paths(&mut self, cx: &mut ListenerContext<'_>) {
+        let Some(paths) = &mut self.paths.watch else { return };
         paths.drain();
         let fd = paths.inotify.as_fd().as_raw_fd();
-        match self.poll.registry().deregister(&mut SourceFd(&fd)) {
+        match self.registry.deregister(&mut SourceFd(&fd)) {
             Ok(()) => paths.rests = Some(Instant::now() + REST),
             Err(error) => log::warn!("cannot stop watching unix sockets: {error}"),
         }
-        self.check_paths();
-        self.dispatch();
+        self.check_paths(cx);
     }
 
     /// Puts back what is gone, and says so.
-    pub(super) fn check_paths(&mut self) {
+    pub(super) fn check_paths(&mut self, cx: &mut ListenerContext<'_>) {
         // Whoever took a path in the meantime is watched from now on, and may have gone before that.
-        while self.look_at_paths() {}
+        while self.look_at_paths(cx) {}
     }
 
     /// Whether one was found to be taken that was not so before.
-    fn look_at_paths(&mut self) -> bool {
+    fn look_at_paths(&mut self, cx: &mut ListenerContext<'_>) -> bool {
         let mut is_taken_anew = false;
-        for socket in self.listeners.held() {
+        for socket in self.held() {
             let checked = match socket.check_path() {
                 Ok(Some(checked)) => checked,
                 Ok(None) => continue,
                 Err(error) => {
                     let (socket, why) = (socket.address.clone(), error.to_string());
-                    if self.slots.lost_paths.insert(socket.clone()) {
-                        self.outbox.tell(SocketNote::PathLost { socket, why });
+                    if self.paths.lost.insert(socket.clone()) {
+                        cx.outbox.tell(SocketNote::PathLost { socket, why });
                     }
                     continue;
                 }
             };
             let address = socket.address.clone();
-            self.slots.lost_paths.remove(&address);
+            self.paths.lost.remove(&address);
             for slot in checked.anew {
                 // Whoever runs there has a socket that nobody can find any more.
-                if let Some(generation) = self.children.on_slot(slot) {
+                if let Some(generation) = cx.children.on_slot(slot) {
                     let (generation, damage) = (Some(generation), Damage::Ended);
-                    self.tell_damage(Damaged { socket: address.clone(), generation, damage });
-                    self.outbox.push(Event::SocketLost { slot, socket: address.clone() });
+                    self.tell_damage(Damaged { socket: address.clone(), generation, damage }, cx);
+                    cx.outbox.push(Event::SocketLost { slot, socket: address.clone() });
                 }
             }
-            let was_taken = checked.state != PathState::Taken && self.taken.remove(&address);
+            let was_taken = checked.state != PathState::Taken && self.paths.taken.remove(&address);
             if was_taken && let Err(error) = socket.steer(&self.slots.steering) {
                 log::warn!("cannot steer {address}: {error}");
             }
             match checked.state {
                 PathState::Ours | PathState::LinkedBack if was_taken => {
-                    self.outbox.tell(SocketNote::PathBack { socket: address });
+                    cx.outbox.tell(SocketNote::PathBack { socket: address });
                 }
                 PathState::Ours => {}
                 PathState::LinkedBack => {
                     let damage = Damage::Unlinked;
-                    self.tell_damage(Damaged { socket: address, generation: None, damage });
+                    self.tell_damage(Damaged { socket: address, generation: None, damage }, cx);
                 }
                 // Its own events may come many times.
-                PathState::Taken if !self.taken.contains(&address) => {
-                    self.taken.insert(address.clone());
+                PathState::Taken if !self.paths.taken.contains(&address) => {
+                    self.paths.taken.insert(address.clone());
                     is_taken_anew = true;
-                    self.outbox.tell(SocketNote::PathTaken { socket: address });
+                    cx.outbox.tell(SocketNote::PathTaken { socket: address });
                 }
                 PathState::Taken => {}
             }

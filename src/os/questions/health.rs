@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mio::Interest;
 use mio::unix::SourceFd;
+use mio::{Interest, Registry};
 
-use super::Shell;
+use super::Questions;
 use crate::config::{Health, Kind};
 use crate::core::{Event, GenerationId, SlotId};
+use crate::os::outbox::Outbox;
 use crate::os::probe::Probe;
 use crate::os::socket::{self, HeldSocket, NamedSocket, Target};
 use crate::os::tokens::PROBE;
@@ -31,7 +32,7 @@ pub(super) struct Asking {
 ///
 /// # Errors
 /// It cannot be asked for one generation alone; a sentence.
-pub(super) fn socket_of(health: &Health, sockets: &[NamedSocket]) -> Result<Rc<HeldSocket>, String> {
+pub fn socket_of(health: &Health, sockets: &[NamedSocket]) -> Result<Rc<HeldSocket>, String> {
     let is_it = |one: &&NamedSocket| {
         matches!(one.kind, Kind::Tcp | Kind::Unix)
             && health.socket.as_ref().is_none_or(|name| *name == one.name)
@@ -68,58 +69,76 @@ pub(super) fn begin_probe(
     Ok(probe)
 }
 
-impl Shell {
-    pub(super) fn probe(&mut self, generation: GenerationId, slot: SlotId) {
-        if let Err(why) = self.ask(generation, slot) {
-            self.outbox.push(Event::Probed { generation, result: Err(why) });
-        }
-    }
-
-    fn ask(&mut self, generation: GenerationId, slot: SlotId) -> Result<(), String> {
-        if let Some((generation, is_silent)) =
-            self.asking.as_ref().map(|asking| (asking.generation, asking.is_silent))
-        {
-            self.end_probe(generation);
-            if !is_silent {
-                let result = Err("another generation was asked meanwhile".to_owned());
-                self.outbox.push(Event::Probed { generation, result });
-            }
-        }
-        let Some(health) = &self.configuration.next().health else { return Err("nothing to ask".to_owned()) };
-        let socket = socket_of(health, self.listeners.next())?;
+impl Questions {
+    /// Asks a generation for Ready=http:; whoever is asked already is not asked on, which `outbox` is told.
+    ///
+    /// # Errors
+    /// A sentence: it cannot be asked.
+    pub fn ask(
+        &mut self,
+        (generation, slot): (GenerationId, SlotId),
+        health: Option<&Health>,
+        sockets: &[NamedSocket],
+        held: &[Rc<HeldSocket>],
+        registry: &Registry,
+        outbox: &mut Outbox,
+    ) -> Result<(), String> {
+        self.end_other("another generation was asked meanwhile", |_| true, held, outbox);
+        let health = health.ok_or("nothing to ask")?;
+        let socket = socket_of(health, sockets)?;
         let mut probe = begin_probe(&socket, slot, |target| Probe::begin(target, &health.path))?;
         let asked = probe.connect().and_then(|()| {
             let fd = probe.as_fd().as_raw_fd();
             let interest = Interest::READABLE | Interest::WRITABLE;
-            let registered = self.poll.registry().register(&mut SourceFd(&fd), PROBE, interest);
+            let registered = registry.register(&mut SourceFd(&fd), PROBE, interest);
             registered.map_err(|error| error.to_string())
         });
         let begun = Instant::now();
         self.asking = Some(Asking { generation, slot, socket, probe, is_silent: false, begun });
-        asked.inspect_err(|_| self.end_probe(generation))
+        asked.inspect_err(|_| drop(self.close_probe()))
     }
 
     /// How long the server may take to end an answer whose status is known.
-    pub(super) fn probe_patience(&self) -> Option<Duration> {
+    pub fn patience(&self) -> Option<Duration> {
         let asking = self.asking.as_ref().filter(|asking| !asking.is_silent)?;
         Some(asking.probe.deadline()?.saturating_duration_since(Instant::now()))
     }
 
-    pub(super) fn on_probe(&mut self) {
-        let Some(asking) = self.asking.as_mut().filter(|asking| !asking.is_silent) else { return };
-        if let Some(result) = asking.probe.ready().or_else(|| asking.probe.expired(Instant::now())) {
-            let generation = asking.generation;
-            self.end_probe(generation);
-            self.outbox.push(Event::Probed { generation, result });
-            self.dispatch();
+    /// The answer, where there is one by now.
+    pub fn on_probe(&mut self) -> Option<Event> {
+        let asking = self.asking.as_mut().filter(|asking| !asking.is_silent)?;
+        let result = asking.probe.ready().or_else(|| asking.probe.expired(Instant::now()))?;
+        let generation = asking.generation;
+        self.close_probe();
+        Some(Event::Probed { generation, result })
+    }
+
+    /// The socket is about to be held no longer: whoever is asked there is asked at another one next.
+    pub fn leave(&mut self, gone: &Rc<HeldSocket>, held: &[Rc<HeldSocket>], outbox: &mut Outbox) {
+        let why = "the server has bound another address meanwhile";
+        self.end_other(why, |asking| Rc::ptr_eq(&asking.socket, gone), held, outbox);
+    }
+
+    fn end_other(
+        &mut self,
+        why: &str,
+        is_meant: impl Fn(&Asking) -> bool,
+        held: &[Rc<HeldSocket>],
+        outbox: &mut Outbox,
+    ) {
+        let Some(asking) = self.asking.as_ref().filter(|asking| is_meant(asking)) else { return };
+        let (generation, is_silent) = (asking.generation, asking.is_silent);
+        self.end_probe(generation, held);
+        if !is_silent {
+            outbox.push(Event::Probed { generation, result: Err(why.to_owned()) });
         }
     }
 
-    pub(super) fn end_probe(&mut self, generation: GenerationId) {
+    pub fn end_probe(&mut self, generation: GenerationId, held: &[Rc<HeldSocket>]) {
         if self.asking.as_ref().is_some_and(|asking| asking.generation == generation)
             && let Some(asking) = self.close_probe()
         {
-            self.withdraw(asking);
+            self.withdraw(asking, held);
         }
     }
 

@@ -1,8 +1,7 @@
 //! What waits on a slot where nobody serves is taken to the one with the traffic: by the kernel, or by a relay.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -11,20 +10,33 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal as NixSignal, kill};
 use nix::unistd::Pid;
 
-use super::Shell;
-use super::slots::Damaged;
-use crate::config::{Kind, Signal};
+use super::damages::Damaged;
+use super::{ListenerContext, Listeners};
+use crate::config::Kind;
 use crate::core::limits::GENERATIONS;
 use crate::core::note::Damage;
-use crate::core::{Event, GenerationId, SlotId, SocketNote};
-use crate::os::diag;
-use crate::os::reap;
+use crate::core::{Event, SlotId, SocketNote};
+use crate::os::children::Children;
 use crate::os::relay::{self, Relay};
 use crate::os::socket::HeldSocket;
 
+/// The relays there are.
+#[derive(Debug, Default)]
+pub(super) struct Relays {
+    passing: Vec<Passing>,
+    /// Addresses whose rescue failed, which was told.
+    unrescued: BTreeSet<String>,
+}
+
+impl Relays {
+    pub(super) fn pids(&self) -> Vec<(SlotId, Pid)> {
+        self.passing.iter().map(|passing| (passing.slot, Pid::from_raw(passing.relay.pid))).collect()
+    }
+}
+
 /// A relay that was not reaped yet.
 #[derive(Debug)]
-pub(super) struct Passing {
+struct Passing {
     relay: Relay,
     socket: Rc<HeldSocket>,
     slot: SlotId,
@@ -42,31 +54,34 @@ fn kernel_migrates() -> bool {
     fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|value| value.trim() == "1")
 }
 
-impl Shell {
-    pub(super) fn rescue(&mut self, slot: SlotId) {
-        for socket in self.listeners.held().into_iter().filter(|socket| socket.is_steered()) {
+impl Listeners {
+    pub fn rescue(&mut self, slot: SlotId, cx: &mut ListenerContext<'_>) {
+        for socket in self.held().into_iter().filter(|socket| socket.is_steered()) {
             let queued = socket.queued(slot).unwrap_or(0);
             let is_passing = |one: &Passing| {
                 !one.has_left && one.last.is_none() && one.slot == slot && Rc::ptr_eq(&one.socket, &socket)
             };
-            if queued == 0 || self.relays.iter().any(is_passing) || self.take_out_ours(&socket, slot) {
+            if queued == 0
+                || self.relays.passing.iter().any(is_passing)
+                || cx.questions.take_out_ours(&socket, slot, cx.children)
+            {
                 continue;
             }
-            match self.rescue_one(&socket, slot) {
+            match self.rescue_one(&socket, slot, cx.children) {
                 Ok(relayed) => {
-                    self.slots.unrescued.remove(&socket.address);
+                    self.relays.unrescued.remove(&socket.address);
                     let count = (socket.kind == Kind::Tcp).then_some(queued);
-                    self.outbox.tell(SocketNote::Rescued { socket: socket.address.clone(), count, relayed });
+                    cx.outbox.tell(SocketNote::Rescued { socket: socket.address.clone(), count, relayed });
                 }
                 Err(_) if socket.is_lost(self.slots.steering.slot) => {
-                    self.lost_to_connect(&socket);
-                    self.outbox.push(Event::RescueFailed { slot });
+                    self.lost_to_connect(&socket, cx);
+                    cx.outbox.push(Event::RescueFailed { slot });
                 }
                 Err(why) => {
-                    self.outbox.push(Event::RescueFailed { slot });
+                    cx.outbox.push(Event::RescueFailed { slot });
                     // It is tried again and again.
-                    if self.slots.unrescued.insert(socket.address.clone()) {
-                        self.outbox.tell(SocketNote::NotRescued { socket: socket.address.clone(), why });
+                    if self.relays.unrescued.insert(socket.address.clone()) {
+                        cx.outbox.tell(SocketNote::NotRescued { socket: socket.address.clone(), why });
                     }
                 }
             }
@@ -76,7 +91,12 @@ impl Shell {
     }
 
     /// True: by a relay.
-    fn rescue_one(&mut self, socket: &Rc<HeldSocket>, slot: SlotId) -> Result<bool, String> {
+    fn rescue_one(
+        &mut self,
+        socket: &Rc<HeldSocket>,
+        slot: SlotId,
+        children: &Children,
+    ) -> Result<bool, String> {
         let target = self.slots.steering.slot;
         // A server may have steered it there, with a program of its own or by leaving the group and coming back: a
         // relay would come back to itself.
@@ -89,84 +109,81 @@ impl Shell {
             return Ok(false);
         }
         let fd = socket.slot(slot).ok_or("its slot is gone")?;
-        self.pass_on(socket, slot, &fd)?;
+        self.pass_on(socket, slot, &fd, children)?;
         Ok(true)
     }
 
-    fn lost_to_connect(&mut self, socket: &HeldSocket) {
+    fn lost_to_connect(&mut self, socket: &HeldSocket, cx: &mut ListenerContext<'_>) {
         let (slot, socket) = (self.slots.steering.slot, socket.address.clone());
-        let generation = self.children.on_slot(slot);
-        if let Some(generation) = generation.filter(|id| self.may_bind_again(*id)) {
-            // Tried again after a while.
-            if self.slots.to_be_bound.insert((generation, socket.clone())) {
+        let generation = cx.children.on_slot(slot);
+        if let Some(generation) = generation.filter(|id| !cx.children.interceptors(*id).is_empty()) {
+            // What it binds for itself is answered: this is tried again after a while.
+            if self.intercepting.to_be_bound.insert((generation, socket.clone())) {
                 return;
             }
         }
-        self.tell_damage(Damaged { socket: socket.clone(), generation, damage: Damage::Connected });
-        self.outbox.push(Event::SocketLost { slot, socket });
+        self.tell_damage(Damaged { socket: socket.clone(), generation, damage: Damage::Connected }, cx);
+        cx.outbox.push(Event::SocketLost { slot, socket });
     }
 
-    /// What it binds for itself is answered.
-    fn may_bind_again(&self, generation: GenerationId) -> bool {
-        !self.children.interceptors(generation).is_empty()
-    }
-
-    fn pass_on(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, fd: &OwnedFd) -> Result<(), String> {
-        let relay = self.relay_to(socket, fd)?;
+    fn pass_on(
+        &mut self,
+        socket: &Rc<HeldSocket>,
+        slot: SlotId,
+        fd: &OwnedFd,
+        children: &Children,
+    ) -> Result<(), String> {
+        let relay = self.relay_to(socket, fd, children)?;
         let socket = Rc::clone(socket);
-        self.relays.push(Passing { relay, socket, slot, has_left: false, last: None });
+        self.relays.passing.push(Passing { relay, socket, slot, has_left: false, last: None });
         Ok(())
     }
 
-    fn relay_to(&self, socket: &HeldSocket, fd: &OwnedFd) -> Result<Relay, String> {
+    fn relay_to(&self, socket: &HeldSocket, fd: &OwnedFd, children: &Children) -> Result<Relay, String> {
         let target = socket.target(self.slots.steering.slot);
         let target = target.ok_or("it cannot be reached from this host (BindToDevice=)")?;
         let relay = relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target)
             .map_err(|error| format!("cannot start a process that passes it on: {error}"))?;
-        self.children.is_of_nobody(relay.pid);
+        children.is_of_nobody(relay.pid);
         Ok(relay)
     }
 
     /// `old` is about to be held no longer: what waits there goes to `new`.
-    pub(super) fn pass_to(&mut self, new: &Rc<HeldSocket>, old: &Rc<HeldSocket>) {
-        for passing in self.relays.iter_mut().filter(|passing| Rc::ptr_eq(&passing.socket, old)) {
+    pub(super) fn pass_to(&mut self, new: &Rc<HeldSocket>, old: &Rc<HeldSocket>, children: &Children) {
+        for passing in self.relays.passing.iter_mut().filter(|passing| Rc::ptr_eq(&passing.socket, old)) {
             (passing.socket, passing.last) = (Rc::clone(new), Some((Rc::clone(old), Instant::now())));
         }
         // One that was opened for a candidate had its connections on the slot of that.
         let slots = SlotId::all().take(if old.is_steered() { GENERATIONS } else { 1 });
         for slot in slots.filter(|slot| old.slot(*slot).is_some()) {
-            self.pass_slot_to(new, old, slot);
+            self.pass_slot_to(new, old, slot, children);
         }
     }
 
-    fn pass_slot_to(&mut self, new: &Rc<HeldSocket>, old: &Rc<HeldSocket>, slot: SlotId) {
+    fn pass_slot_to(
+        &mut self,
+        new: &Rc<HeldSocket>,
+        old: &Rc<HeldSocket>,
+        slot: SlotId,
+        children: &Children,
+    ) {
         let queued = old.queued(slot).unwrap_or(0);
         if queued == 0 {
             return;
         }
-        match self.relay_to(new, &old.of(slot)) {
+        match self.relay_to(new, &old.of(slot), children) {
             Ok(relay) => {
                 let (socket, last) = (Rc::clone(new), Some((Rc::clone(old), Instant::now())));
-                self.relays.push(Passing { relay, socket, slot, has_left: false, last });
+                self.relays.passing.push(Passing { relay, socket, slot, has_left: false, last });
                 log::info!("what waits on {} is passed on to {}", old.address, new.address);
             }
             Err(why) => log::warn!("{}: {queued} connections are lost: {why}", old.address),
         }
     }
 
-    /// Connections that are not for a generation to finish, though they carry the label of its slot: those of relays, and
-    /// those in the store, which the next one gets.
-    pub(super) fn of_nobody(&self, slot: SlotId) -> io::Result<HashSet<u32>> {
-        let relays = self.relays.iter().filter(|passing| passing.slot == slot);
-        let pids: Vec<Pid> = relays.map(|passing| Pid::from_raw(passing.relay.pid)).collect();
-        let mut found = if pids.is_empty() { HashSet::new() } else { diag::inodes_of(&pids)? };
-        found.extend(self.store.sockets());
-        Ok(found)
-    }
-
     /// Sockets that are no longer held, and are open until what waits in them was passed on.
     pub(super) fn replaced(&self) -> impl Iterator<Item = &Rc<HeldSocket>> {
-        self.relays.iter().filter_map(|passing| passing.last.as_ref().map(|(old, _)| old))
+        self.relays.passing.iter().filter_map(|passing| passing.last.as_ref().map(|(old, _)| old))
     }
 
     /// A generation is about to get the slot: what waits there from now on is its own.
@@ -192,11 +209,12 @@ impl Shell {
             })
         };
         self.end_relays_if(is_over);
-        self.relays.iter().any(|passing| passing.last.is_some())
+        self.relays.passing.iter().any(|passing| passing.last.is_some())
     }
 
     fn end_relays_if(&mut self, is_meant: impl Fn(&Passing) -> bool) {
-        for passing in self.relays.iter_mut().filter(|passing| !passing.has_left && is_meant(passing)) {
+        for passing in self.relays.passing.iter_mut().filter(|passing| !passing.has_left && is_meant(passing))
+        {
             // What it was replaced by has all that comes from now on.
             (passing.has_left, passing.last) = (true, None);
             // Not reaped yet, so the number is still its own.
@@ -206,30 +224,22 @@ impl Shell {
         }
     }
 
-    /// Relays are no left-overs: no server is left that they could pass anything on to.
-    pub(super) fn sweep(&mut self, signal: Signal) {
-        self.state.is_sweeping = true;
-        self.kill_relays();
-        match reap::sweep(signal) {
-            // Those are gone in a moment.
-            Ok(count) if count <= self.relays.len() => {}
-            Ok(_) => log::info!("sent {signal} to what is left over"),
-            Err(error) => log::warn!("cannot look for processes left over: {error}"),
-        }
-    }
-
-    fn kill_relays(&self) {
-        for passing in &self.relays {
+    /// At the end of everything, when no server is left that they could pass anything on to: how many there are.
+    pub fn kill_relays(&self) -> usize {
+        for passing in &self.relays.passing {
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGKILL) {
                 log::debug!("cannot end the relay {}: {errno}", passing.relay.pid);
             }
         }
+        self.relays.passing.len()
     }
 
     /// Whether this was a relay. What came to its slot at its very end is looked for again.
-    pub(super) fn on_relay_gone(&mut self, pid: i32) -> bool {
-        let Some(at) = self.relays.iter().position(|passing| passing.relay.pid == pid) else { return false };
-        let Passing { mut relay, socket, slot, .. } = self.relays.swap_remove(at);
+    pub fn on_relay_gone(&mut self, pid: i32) -> bool {
+        let Some(at) = self.relays.passing.iter().position(|passing| passing.relay.pid == pid) else {
+            return false;
+        };
+        let Passing { mut relay, socket, slot, .. } = self.relays.passing.swap_remove(at);
         match relay.carried() {
             Ok(carried) if carried.refused > 0 => log::warn!(
                 "{}: {} of the connections passed on were refused by the server",

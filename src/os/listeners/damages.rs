@@ -1,0 +1,109 @@
+//! What servers do to the held sockets and must not: undone, and told.
+
+use std::collections::{BTreeSet, HashSet};
+use std::rc::Rc;
+
+use super::{ListenerContext, Listeners};
+use crate::core::{Damage, Event, GenerationId, SlotId, SocketNote};
+use crate::os::outbox::Outbox;
+use crate::os::socket::HeldSocket;
+
+/// What was done, and what was told of it.
+#[derive(Debug, Default)]
+pub(super) struct Damages {
+    /// What living generations did to a socket, and how often each did so again.
+    done: Vec<(Damaged, u32)>,
+    /// What was told that a program did to a socket. Many a server does the same at the end of each generation; as no
+    /// connection is lost then, it is told once.
+    told: HashSet<(Vec<String>, String, Damage)>,
+    /// Addresses that cannot be listened on again, which was told.
+    unlistened: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Damaged {
+    pub(super) socket: String,
+    pub(super) generation: Option<GenerationId>,
+    pub(super) damage: Damage,
+}
+
+impl Listeners {
+    /// At each exit: shutdown(2) and a small listen(2) are undone. The queue of a socket that nobody runs on is as
+    /// long as it was asked for.
+    pub fn mend_sockets(&mut self, cx: &mut ListenerContext<'_>) {
+        for socket in self.held() {
+            self.listen_again(&socket);
+        }
+        // Where what is there could not be watched.
+        if self.paths.is_any_taken() {
+            self.check_paths(cx);
+        }
+    }
+
+    pub(super) fn mend(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, cx: &mut ListenerContext<'_>) {
+        // Of a unix socket that is replaced; its queue is reset when the last one closes it.
+        let old = socket.slot(slot);
+        match socket.mend(slot) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.end_relays_of(socket, slot);
+                let is_new =
+                    old.is_some_and(|old| socket.slot(slot).is_some_and(|new| !Rc::ptr_eq(&old, &new)));
+                let damage = if is_new { Damage::Ended } else { Damage::Shutdown };
+                let generation = cx.children.on_slot(slot);
+                let socket = socket.address.clone();
+                self.tell_damage(Damaged { socket: socket.clone(), generation, damage }, cx);
+                if is_new {
+                    cx.outbox.push(Event::SocketLost { slot, socket });
+                }
+                self.arm();
+            }
+            Err(error) => log::warn!("{} was shut down and cannot be mended: {error}", socket.address),
+        }
+    }
+
+    /// True: it listens with the queue that was asked for. That it does not is told once.
+    pub(super) fn listen_again(&mut self, socket: &HeldSocket) -> bool {
+        let result = socket.refresh();
+        let Err(error) = &result else {
+            self.damages.unlistened.remove(&socket.address);
+            return true;
+        };
+        if self.damages.unlistened.insert(socket.address.clone()) {
+            log::warn!(
+                "cannot listen on {} again: {error} (its queue may be short; \"supervise restart\" gives the server new sockets)",
+                socket.address
+            );
+        }
+        false
+    }
+
+    /// The first time; neither a server that does it in a loop nor one that does it at each of its ends fills the log. What
+    /// costs a generation its socket is told of each.
+    pub(super) fn tell_damage(&mut self, done: Damaged, cx: &mut ListenerContext<'_>) {
+        if let Some((_, again)) = self.damages.done.iter_mut().find(|(told, _)| *told == done) {
+            *again = again.saturating_add(1);
+            return;
+        }
+        let Damaged { socket, generation, damage } = done.clone();
+        self.damages.done.push((done, 0));
+        let launcher = generation.and_then(|generation| cx.children.launcher(generation));
+        let program = launcher.unwrap_or(cx.launcher).words();
+        let is_mended = matches!(damage, Damage::Shutdown | Damage::Unlinked | Damage::Shortened);
+        let is_new = self.damages.told.insert((program, socket.clone(), damage));
+        if is_new || !is_mended {
+            cx.outbox.tell(SocketNote::Mended { socket, generation, damage });
+        }
+    }
+
+    /// How often it did so again, if that is many times, and what was done by nobody knows whom meanwhile.
+    pub(super) fn tell_damages(&mut self, ended: GenerationId, outbox: &mut Outbox) {
+        let is_over = |(told, _): &mut (Damaged, u32)| told.generation.is_none_or(|id| id == ended);
+        let over: Vec<_> = self.damages.done.extract_if(.., is_over).collect();
+        for (Damaged { socket, generation, .. }, again) in over {
+            if again > 1 {
+                outbox.tell(SocketNote::MendedAgain { socket, generation, again });
+            }
+        }
+    }
+}
