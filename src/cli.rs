@@ -1,8 +1,8 @@
-//! The command line (CLI.md): words go in, a [`Parsed`] comes out. Its flags are the rows of
-//! [`DIRECTIVES`](crate::config::directives::DIRECTIVES) that have one, so nothing is declared twice.
+//! The command line (CLI.md): argv goes in, a [`Parsed`] comes out. The options are the rows of
+//! [`DIRECTIVES`](crate::config::directives::DIRECTIVES) that have a flag, so nothing is declared twice.
 //!
-//! clap splits words into options and values; what they mean, and every message, is ours: one line with the place,
-//! the cause and what to type instead. Only the command that is needed is built, by its first word.
+//! clap splits the words into options and values. Their meaning and every message are ours: one line with the place,
+//! the cause and what to type instead. Only the clap command for the first word is built.
 
 mod check;
 mod help;
@@ -37,43 +37,43 @@ pub enum Parsed {
     Run(Box<RunArgs>),
     Check(Box<Check>),
     Verb(Verb),
-    /// `supervise exec`: this process becomes the COMMAND.
+    /// `supervise exec`: this process becomes COMMAND.
     Exec(Vec<OsString>),
-    /// Nothing to do but to print this and end: help, version or an error.
+    /// Print this and exit: help, version or an error.
     Exit {
         status: u8,
-        /// What is printed: whole lines.
+        /// The text, in whole lines.
         text: String,
-        /// Where it goes: stderr, or stdout.
+        /// Whether the text goes to stderr rather than stdout.
         stderr: bool,
     },
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunArgs {
-    /// What COMMAND and its options say; of `run`, the defaults of units, for which `units` are to be loaded.
+    /// The configuration by COMMAND and its options; for `run` the defaults of units, until `units` are loaded.
     pub config: Config,
-    /// `supervise run UNIT...`
+    /// The units of `supervise run UNIT...`; `None` for a COMMAND.
     pub units: Option<UnitArgs>,
     pub instance: Instance,
-    /// 0, less with each `-q`, more with each `-v`.
+    /// 0, minus 1 for each `-q`, plus 1 for each `-v`.
     pub verbosity: i8,
     pub color: Color,
     pub warnings: Vec<Warning>,
 }
 
-/// Unit files, and what the command line adds to them. They are read again for each swap.
+/// Unit files and the settings that the command line adds. They are read again for each swap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitArgs {
-    /// The units as they were given.
+    /// The paths as typed.
     pub paths: Vec<PathBuf>,
-    /// Applied after the files.
+    /// Settings applied after the files.
     pub settings: Vec<Override>,
-    /// A warning is an error.
+    /// `--strict`: a warning is an error.
     pub strict: bool,
 }
 
-/// The verbs that talk to an instance, as they are typed, and what they do.
+/// The verbs that talk to an instance: name, form and purpose.
 const VERBS: [(&str, &str, &str); 9] = [
     (
         "swap",
@@ -102,7 +102,7 @@ const VERBS: [(&str, &str, &str); 9] = [
     ),
 ];
 
-/// Reads the words of a command line, the program's name first. `-E NAME` is looked up in our own environment.
+/// Reads argv, the program's name first. `-E NAME` is looked up in our own environment.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Parsed {
     read(args).unwrap_or_else(|error| Parsed::Exit {
         status: 2,
@@ -117,7 +117,7 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
     let mut command = None;
     while let Some(word) = args.next() {
         if word == "--" {
-            // What comes after it is not ours: any bytes will do.
+            // The words after `--` are COMMAND's and need not be UTF-8.
             command = Some(args.collect::<Vec<_>>());
             break;
         }
@@ -139,7 +139,7 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
         Some("exec") => return verbs::read_exec(&words[1..], command),
         _ => {}
     }
-    // Of a verb, or of something that is none, all words are read as its own.
+    // Only a command line without a verb treats the words after `--` apart; verbs read them as their own.
     if let Some(command) = command {
         words.push("--".to_owned());
         words.extend(command.iter().map(|word| word.to_string_lossy().into_owned()));
@@ -158,7 +158,7 @@ fn answer(text: String) -> Parsed {
     Parsed::Exit { status: 0, text, stderr: false }
 }
 
-/// Neither help nor version by clap: its texts have many lines and another form.
+/// A clap command without clap's own help and version, which have another form.
 fn command() -> Command {
     Command::new("supervise")
         .no_binary_name(true)
@@ -173,12 +173,13 @@ fn switch(id: &'static str) -> Arg {
     Arg::new(id).action(ArgAction::SetTrue)
 }
 
-/// An option that may be repeated. `-1` is a value, so that its own parser can say what is wrong with it.
+/// An option that may be repeated. It accepts `-1` as its value, so that the parser of the value reports what is
+/// wrong.
 fn option(id: &'static str) -> Arg {
     Arg::new(id).action(ArgAction::Append).allow_negative_numbers(true)
 }
 
-/// Every option; `positional` takes the words that are none.
+/// The clap command with every option; `positional` takes the other words.
 fn run_command(positional: Arg) -> Command {
     let directives = DIRECTIVES.iter().filter_map(|directive| {
         let mut arg = option(directive.key).long(directive.flag?);
@@ -188,7 +189,7 @@ fn run_command(positional: Arg) -> Command {
         if directive.is_switch() {
             arg = arg.num_args(0..=1).require_equals(true).default_missing_value("yes");
         }
-        // `-` before the path is part of its value.
+        // The value may begin with `-` (a missing file is no error).
         Some(if directive.key == "EnvironmentFile" { arg.allow_hyphen_values(true) } else { arg })
     });
     command()
@@ -209,7 +210,7 @@ fn run_command(positional: Arg) -> Command {
         .arg(positional)
 }
 
-/// Help and version, which beat everything else.
+/// The help or version that was asked for; it takes precedence over everything else.
 fn informed(matches: &ArgMatches) -> Option<Parsed> {
     if matches.get_flag("long-help") {
         return Some(answer(help::long()));
@@ -221,9 +222,9 @@ fn informed(matches: &ArgMatches) -> Option<Parsed> {
     matches.get_flag("version").then(version)
 }
 
-/// `command` is what came after `--`; None: there was none.
+/// Reads a command line without a verb. `command` holds the words after `--`; `None` where there is no `--`.
 fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
-    // Nothing belongs there; it is caught to say where it does.
+    // A word between the options is an error; it is parsed in order to report where it belongs.
     let stray_words = Arg::new("stray").num_args(0..).trailing_var_arg(true);
     let matches = run_command(stray_words)
         .try_get_matches_from(options)
@@ -243,7 +244,7 @@ fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parse
     Ok(Parsed::Run(Box::new(RunArgs { config, units: None, instance, verbosity, color, warnings })))
 }
 
-/// A command line is a unit file written inline.
+/// Makes a configuration of COMMAND and its options, which act like the lines of a unit file.
 fn command_config(
     matches: &ArgMatches,
     settings: &[Override],
@@ -290,7 +291,7 @@ fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {
     Ok(listeners)
 }
 
-/// Flags and `-p` in the order in which they were written: the later one wins.
+/// Options and `-p` in the order in which they were typed, so that the later one wins.
 fn settings(matches: &ArgMatches) -> Result<Vec<Override>, Error> {
     let mut found: Vec<(usize, &str, &str)> = Vec::new();
     for id in DIRECTIVES.iter().filter(|row| row.flag.is_some()).map(|row| row.key).chain(["p"]) {
@@ -308,7 +309,7 @@ fn setting(id: &str, value: &str) -> Result<Override, Error> {
     };
     match id {
         "p" => match value.split_once('=') {
-            // Its value may be a secret.
+            // The place leaves the value out, which may be a secret.
             Some(("Environment", value)) => directive("Environment", value, "-p Environment".to_owned()),
             Some((key, text)) => directive(key, text, place("-p", value)),
             None => Err(Problem::new("no `=`", "write -p KEY=VALUE, as in -p LimitNOFILE=65536")
@@ -340,7 +341,7 @@ fn apply(settings: &[Override], draft: &mut Draft) -> Result<Vec<Warning>, Error
     Ok(warnings)
 }
 
-/// `-E NAME=VALUE`, or `-E NAME` with the value it has here.
+/// Reads `-E NAME=VALUE`, or `-E NAME` with its value in our environment.
 fn variable(name: &str, text: &str) -> Result<(String, String), Problem> {
     match std::env::var(name) {
         Err(VarError::NotUnicode(_)) if name == text => Err(Problem::new(
@@ -380,7 +381,7 @@ fn color(matches: &ArgMatches) -> Result<Color, Error> {
     choice(text, &colors).map_err(|problem| problem.at(place("--color", text)))
 }
 
-/// The last value of a repeated option.
+/// The last value of an option that may be repeated.
 fn last<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a str> {
     matches.get_many::<String>(id)?.next_back().map(String::as_str)
 }
@@ -389,7 +390,7 @@ fn place(option: &str, value: &str) -> String {
     if value.is_empty() { format!("{option} ''") } else { format!("{option} {}", printable(value)) }
 }
 
-/// The name of an instance, which is also a file name and a word of the verbs.
+/// Checks the name of an instance, which is also a file name and an argument of the verbs.
 fn check_name(name: &str) -> Result<String, Problem> {
     let cause = if name.is_empty() {
         "the name is empty".to_owned()
@@ -403,7 +404,7 @@ fn check_name(name: &str) -> Result<String, Problem> {
     Err(Problem::new(cause, "write a short word: web"))
 }
 
-/// What a verb calls an instance: its name, and before it the user whose it is, if that is another one.
+/// Checks the NAME of a verb: the name of an instance, or USER/NAME for one of another user.
 fn check_instance(name: &str) -> Result<String, Problem> {
     match name.split_once('/') {
         Some((user, of_user)) if !user.is_empty() => check_name(of_user).map(|_| name.to_owned()),
@@ -411,7 +412,7 @@ fn check_instance(name: &str) -> Result<String, Problem> {
     }
 }
 
-/// clap's block of lines as one of ours.
+/// Turns clap's error of several lines into one of ours.
 fn one_line(error: &clap::Error, here: &str) -> Error {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),

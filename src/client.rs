@@ -1,8 +1,8 @@
-//! The verbs that talk to a running instance: find it, ask, print what it says, exit with its answer.
+//! The verbs: find the instance, send one request, print its answer, exit with its status.
 //!
-//! A verb that waits for something waits as long as the connection lives; one that only asks gives up after
-//! [`PATIENCE`], for a stopped supervisor accepts connections and never answers. What servers wrote about themselves
-//! (STATUS=) is printed with its control characters replaced: it must not steer the terminal.
+//! A verb that waits for an event waits as long as the connection lives. One that only asks gives up after
+//! [`PATIENCE`], because a stopped supervisor (SIGSTOP) accepts connections and never answers. What servers wrote
+//! about themselves (STATUS=) is printed with its control characters replaced, so that it cannot steer the terminal.
 
 mod render;
 mod wire;
@@ -26,10 +26,10 @@ use crate::os::instances::{self, Holder, LivingInstance, Places, others};
 use render::printable;
 use wire::{Trouble, Wire};
 
-/// What a question that needs no waiting may take.
+/// How long a verb waits for an answer that needs no event.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often a supervise that is not up yet is looked for.
+/// How often `status --wait` looks for an instance that does not run yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Exit statuses of verbs (CLI.md, "Exit status").
@@ -40,30 +40,30 @@ const NOTHING_RUNS: u8 = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verb {
     pub task: Task,
-    /// NAME; None: the only one that runs.
+    /// NAME; `None`: the only instance that runs.
     pub name: Option<String>,
-    /// `--control PATH`, instead of a name.
+    /// `--control PATH`, in place of a name.
     pub control: Option<PathBuf>,
-    /// `--json`: the object alone, no progress.
+    /// `--json`: print the object alone, without progress.
     pub json: bool,
 }
 
 /// What the verb does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Every instance of this user.
+    /// List the instances of this user.
     List,
-    /// Anything that one instance answers.
+    /// Send a request to one instance.
     Ask(Request),
 }
 
-/// An error of the verb itself: one line for stderr, and the exit status.
+/// A failure of the verb itself: one line for stderr, and the exit status.
 struct VerbFailure {
     exit: u8,
     text: String,
 }
 
-/// Does what the verb says; the result is the exit status. Answers go to stdout, errors of our own to stderr.
+/// Runs a verb and returns the exit status. Answers go to stdout, our own errors to stderr.
 pub fn run(verb: &Verb) -> u8 {
     run_in(&Places::find(verb.name.is_some()), verb, &mut io::stdout(), &mut io::stderr(), PATIENCE)
 }
@@ -81,15 +81,15 @@ fn run_in(places: &Places, verb: &Verb, out: &mut dyn Write, err: &mut dyn Write
     match done {
         Ok(exit) => exit,
         Err(VerbFailure { exit, text }) => {
-            // There is no one left to tell if stderr is gone.
+            // If stderr is gone, there is nowhere left to report that.
             drop(writeln!(err, "supervise: {}", printable(&text)));
             exit
         }
     }
 }
 
-/// `status --wait`: also for a supervise that is not up yet. It may come up in any of the directories, some of which
-/// do not exist yet, so it is looked for again and again.
+/// Waits until an instance runs (`status --wait`). It is looked for again and again, because it may appear in any of
+/// several directories, some of which do not exist yet.
 fn await_status(
     places: &Places,
     verb: &Verb,
@@ -104,7 +104,7 @@ fn await_status(
         match find(places, verb).and_then(|found| ask(&found, &request, verb.json, out, patience)) {
             Err(VerbFailure { exit: NOTHING_RUNS, .. }) if !left.is_zero() => {
                 let pause = PollTimeout::try_from(left.min(LOOK_AGAIN)).unwrap_or(PollTimeout::ZERO);
-                // A signal that ends it early does no harm.
+                // A signal that ends the pause early does no harm.
                 let _ = poll(&mut [], pause);
             }
             done => return done,
@@ -137,7 +137,7 @@ fn find(places: &Places, verb: &Verb) -> Result<LivingInstance, VerbFailure> {
     match living.len() {
         1 => Ok(living.remove(0)),
         0 => {
-            // What is another user's has to be meant.
+            // An instance of another user is never chosen implicitly; it has to be named.
             let theirs = names(&others::living(&places.others));
             let hint = if theirs.is_empty() { theirs } else { format!("; name one of others: {theirs}") };
             Err(nothing(format!("no instance of this user runs{hint}")))
@@ -149,7 +149,7 @@ fn find(places: &Places, verb: &Verb) -> Result<LivingInstance, VerbFailure> {
     }
 }
 
-/// Ours first, then those of others.
+/// The instances of this user, then those of others that we may reach.
 fn everybody(places: &Places) -> Vec<LivingInstance> {
     let mut found = instances::living(&places.own);
     found.extend(others::living(&places.others));
@@ -174,11 +174,11 @@ fn ask(
     let mut wire = connect(found, patience)?;
     wire.send(request);
     let within = |span| Instant::now().checked_add(span);
-    // However long the answer takes, a supervisor that lives says at once that it has the request.
+    // Even if the answer takes long, a living supervisor acknowledges the request at once.
     let mut deadline = within(patience);
     let mut waits = false;
     loop {
-        // Now and then it is looked whether who is waited for has been stopped meanwhile.
+        // While it waits, it checks now and then whether the supervisor has been stopped (SIGSTOP).
         match wire.line(if waits { within(patience) } else { deadline }) {
             Err(Trouble::Late) if waits && !found.is_stopped() => {}
             Ok(Line::Accepted) => {
@@ -204,12 +204,12 @@ fn ask(
     }
 }
 
-/// Ctrl-C, and a signal that asks to end, ends the verb and not the swap, and says so. The verb then ends by the signal,
-/// which is what a shell looks at.
+/// Makes SIGINT and the other termination signals end the verb with a line that the swap goes on. The verb then dies
+/// by that signal, which is what its shell expects.
 fn tell_at_interrupt(found: &LivingInstance) {
     let whom = if found.path.as_os_str() == found.name.as_str() { "--control " } else { "" };
     let text = format!("the swap goes on; to take it back: supervise abort {whom}{}", found.name);
-    // Without a thread the default action remains: the verb ends and says nothing.
+    // Without a thread the default action remains, and the verb ends without that line.
     let _waiter = thread::Builder::new().spawn(move || {
         let Ok(mut signals) = Signals::new(TERM_SIGNALS) else { return };
         if let Some(signal) = signals.forever().next() {
@@ -219,7 +219,7 @@ fn tell_at_interrupt(found: &LivingInstance) {
     });
 }
 
-/// How long the answer may take; None: as long as it does.
+/// How long the answer may take; `None`: without limit.
 fn allowance(request: &Request, patience: Duration) -> Option<Duration> {
     match request {
         Request::Status { wait_ns } => patience.checked_add(Duration::from_nanos(wait_ns.unwrap_or(0))),
@@ -246,7 +246,8 @@ fn connect(found: &LivingInstance, patience: Duration) -> Result<Wire, VerbFailu
     Ok(Wire::new(stream))
 }
 
-/// A connection to the instance. What was another user's when it was found may have been replaced since.
+/// Connects to the instance. Since it was found, another user may have replaced the socket, so its owner is checked
+/// again.
 fn open(found: &LivingInstance, patience: Duration) -> io::Result<UnixStream> {
     let stream = instances::connect(&found.path, patience)?;
     match (found.owner, instances::peer(&stream)?.uid()) {
@@ -308,10 +309,10 @@ fn answer(request: &Request, reply: &Reply, json: bool, out: &mut dyn Write) -> 
 #[derive(Serialize)]
 struct Listed {
     name: String,
-    /// Whose it is: a uid.
+    /// The uid of its user.
     owner: u32,
     pid: Option<i32>,
-    /// Null: it did not answer in time.
+    /// Null if it did not answer in time.
     state: Option<State>,
     /// The address of its first socket.
     address: Option<String>,
@@ -321,7 +322,8 @@ struct Listed {
 fn list(places: &Places, json: bool, out: &mut dyn Write, patience: Duration) -> Result<u8, VerbFailure> {
     let request = Request::Status { wait_ns: None };
     let deadline = Instant::now().checked_add(patience);
-    // All are asked before the first answer is awaited, so that several stopped ones take no longer than one.
+    // All requests are sent before the first answer is awaited, so that several stopped instances cost one time
+    // limit.
     let asked: Vec<(LivingInstance, Option<Wire>)> = everybody(places)
         .into_iter()
         .map(|found| {
@@ -377,14 +379,15 @@ fn row(listed: &Listed, columns: usize) -> Vec<String> {
     cells
 }
 
-/// One line of JSON, with the control characters escaped that JSON itself allows (DEL and C1).
+/// Prints one line of JSON, with DEL and C1 controls escaped as well, which JSON would permit.
 fn say_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), VerbFailure> {
     let text = serde_json::to_string(value).expect("plain data with text keys is always JSON");
     let escape = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     say(out, &text.chars().map(escape).collect::<String>())
 }
 
-/// A reader that went away (`| head`) is no reason to stop waiting; a full disk is one to say so.
+/// Prints a line. A closed pipe (`| head`) is no reason to stop waiting; any other error, such as a full disk, is
+/// returned.
 fn say(out: &mut dyn Write, text: &str) -> Result<(), VerbFailure> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -1,4 +1,5 @@
-//! `supervise`: parse, dispatch, exit status. Nothing else. (A relay has no command line to parse.)
+//! The binary: parses the command line, calls what it asks for, exits with the status. A relay has no command line to
+//! parse.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -28,11 +29,11 @@ fn main() -> ExitCode {
     })
 }
 
-/// Writes to stdout; the result is `status`, or another one where it could not be written.
+/// Writes to stdout and returns `status`; if that fails, a status other than 0.
 fn print(text: &str, status: u8) -> u8 {
     let mut stdout = std::io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // Whoever closed the pipe does not want to know.
+        // A closed pipe is no error.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             let _ = writeln!(std::io::stderr(), "supervise: stdout: {error}");
             status.max(1)
@@ -41,7 +42,7 @@ fn print(text: &str, status: u8) -> u8 {
     }
 }
 
-/// Cannot be done (CLI.md, Exit status).
+/// The status when something parses but cannot be done (CLI.md, Exit status).
 const CANNOT: u8 = 125;
 
 fn run(mut arguments: RunArgs) -> u8 {
@@ -62,7 +63,7 @@ fn run(mut arguments: RunArgs) -> u8 {
                 return CANNOT;
             }
         }
-        // What was warned about when they were read last is not said again; `supervise check` says all of it.
+        // A warning of the last reading is not repeated; `supervise check` shows all.
         let mut told: BTreeSet<String> = arguments.warnings.iter().map(ToString::to_string).collect();
         reader = Some(Box::new(move || {
             let (config, warnings) = units::load(&files).map_err(|error| error.to_string())?;

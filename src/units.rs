@@ -1,4 +1,4 @@
-//! Reads unit files and what they want read beside them, as often as they are asked for.
+//! Reads unit files and the files that belong to them, for `run`, `check` and each swap.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,10 @@ use crate::config::unit_file::Unit;
 use crate::config::{Config, Error, Problem, Warning, printable};
 use crate::os::{host, unit_files};
 
-/// What the files say now.
+/// The configuration that the files describe now.
 ///
 /// # Errors
-/// A file cannot be read, or what it says makes no service; with `strict` also the first warning.
+/// A file cannot be read, or the files make no valid service; with `strict` also the first warning.
 pub fn load(arguments: &UnitArgs) -> Result<(Config, Vec<Warning>), Error> {
     let Loaded { config, warnings, .. } = loaded(arguments)?;
     let config = config?;
@@ -44,7 +44,7 @@ fn loaded(arguments: &UnitArgs) -> Result<Loaded, Error> {
     Ok(unit::load(&read(&arguments.paths)?, &arguments.settings, &host::specifier))
 }
 
-/// The units of these paths, then those beside them; each round adds what the one before did not have.
+/// Reads the units of these paths, then the files that they require, until none is missing.
 fn read(paths: &[PathBuf]) -> Result<Vec<Unit>, Error> {
     let mut units = paths.iter().map(|path| unit_files::read(path)).collect::<Result<Vec<_>, _>>()?;
     loop {
@@ -59,7 +59,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Unit>, Error> {
     }
 }
 
-/// The service of a socket that was named alone is not there: where it may be instead.
+/// The error for a socket that was named without its service, with the files that name it.
 fn missing(units: &[Unit], service: &Path) -> Option<Error> {
     let is_for = |unit: &&Unit| {
         companions(std::slice::from_ref(*unit), &host::specifier).iter().any(|path| path == service)

@@ -1,4 +1,4 @@
-//! `supervise check`: a verdict for each line, then what would be bound, passed and run. Nothing is started.
+//! `supervise check`: a verdict on each line, then what would be bound, passed and run. Nothing is started.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use crate::config::{
     CommandList, Config, Error, Exec, Handover, KillMode, Kind, Problem, Ready, Restart, Warning, printable,
 };
 
-/// What `check` looks at.
+/// The arguments of `check`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
     pub subject: Subject,
@@ -32,10 +32,10 @@ pub enum Subject {
     },
 }
 
-/// What to print, and the exit status.
+/// The result of `check`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What is printed on stdout.
+    /// The text for stdout.
     pub text: String,
     pub error: Option<Error>,
     pub status: u8,
@@ -68,11 +68,11 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
     Ok(Parsed::Check(Box::new(Check { subject, json })))
 }
 
-/// The verdict about one option of a command line that was accepted.
+/// The verdict on an option of the command line that was accepted.
 fn line(setting: &Override, warnings: &[Warning]) -> CheckedLine {
     let (place, key, value) = match setting {
         Override::Directive { key, value, place } => (place.clone(), key.clone(), value.clone()),
-        // Without the value: it may be a secret.
+        // The place leaves the value out, which may be a secret.
         Override::Variable(name, _) => (format!("-E {name}"), "Environment".to_owned(), name.clone()),
     };
     let warning = warnings.iter().find(|Warning(error)| error.place == place);
@@ -82,7 +82,7 @@ fn line(setting: &Override, warnings: &[Warning]) -> CheckedLine {
 }
 
 impl Report {
-    /// An error counts as wrong, and a warning by `--strict` as an error.
+    /// An error makes status 1, and with `strict` a warning does as well.
     pub fn new(loaded: &Loaded, strict: bool, json: bool) -> Self {
         let error = match &loaded.config {
             Err(error) => Some(error.clone()),
@@ -99,7 +99,7 @@ impl Report {
     }
 }
 
-/// Warnings that no line shows already.
+/// Warnings that do not belong to a line.
 fn further(loaded: &Loaded) -> impl Iterator<Item = &Error> {
     let shown = |error: &&Error| {
         loaded.lines.iter().any(|line| {
@@ -147,7 +147,7 @@ fn as_text(loaded: &Loaded) -> String {
     out
 }
 
-/// What a start would do, line by line: the sockets, the command, and how a swap goes.
+/// What a start would do: the sockets, the commands, and how a swap goes.
 fn summary(config: &Config, stop_first: Option<&str>) -> String {
     let mut out = String::new();
     for (fd, listener) in (3..).zip(&config.listeners) {

@@ -12,7 +12,7 @@ struct Other {
     flag: &'static str,
     value: &'static str,
     doc: &'static str,
-    /// Left out of `-h`.
+    /// Whether `-h` leaves it out.
     rare: bool,
 }
 
@@ -131,7 +131,7 @@ pub(super) fn verb(verb: &str) -> String {
     )
 }
 
-/// What to write after `flag`, for the message that it is missing.
+/// The placeholder of a flag's value, for the message that the value is missing.
 pub(super) fn value_of(flag: &str) -> &'static str {
     let directive = DIRECTIVES.iter().find(|row| {
         let long = row.flag.is_some_and(|long| flag.strip_prefix("--") == Some(long));
@@ -143,7 +143,7 @@ pub(super) fn value_of(flag: &str) -> &'static str {
     directive.map(|row| row.value).or_else(|| other().map(|other| other.value)).unwrap_or("VALUE")
 }
 
-/// The verbs of `-h`, in a few words each.
+/// The verbs as `-h` lists them.
 const BRIEF: &str = "\
 Verbs:
   swap     start a new server, then stop the old one     status    what runs, and what happens next
@@ -153,10 +153,10 @@ Verbs:
   pause    stop it, connections wait; resume starts it   exec      -- COMMAND: become it, below a wrapper
 ";
 
-/// Rows of the table that `-h` leaves out, beside lists of exit statuses.
+/// Directives that `-h` leaves out, in addition to lists of exit statuses.
 const RARE: [&str; 4] = ["RestartSteps", "StartLimitIntervalSec", "StartLimitAction", "UMask"];
 
-/// One screen: the flags in groups, a line each.
+/// The text of `-h`: one screen, one line for each flag.
 pub(super) fn short() -> String {
     let mut out = format!("{USAGE}{BRIEF}");
     for (group, title) in
@@ -179,7 +179,7 @@ pub(super) fn short() -> String {
     out
 }
 
-/// Everything: verbs, flags, and the directives that only `-p` sets.
+/// The text of `--help`: verbs, flags, and the directives that only `-p` sets.
 pub(super) fn long() -> String {
     let mut out = format!("{USAGE}\nVerbs:\n");
     let others = [
@@ -213,7 +213,8 @@ pub(super) fn long() -> String {
     out
 }
 
-/// What only a file says: COMMAND and --listen are its like on the command line, and another row has the same key.
+/// Whether a directive is for unit files alone: the command line has COMMAND and --listen instead, or its key belongs
+/// to an earlier row.
 pub(super) fn is_of_files(row: &Directive) -> bool {
     let first = DIRECTIVES.iter().find(|other| other.key == row.key);
     row.key.starts_with("Listen")

@@ -34,7 +34,7 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
     Ok(Parsed::Run(Box::new(RunArgs { config, units: Some(units), instance, verbosity, color, warnings })))
 }
 
-/// The unit files and settings of `run` and `check`. What is wrong with an option is told now, with status 2.
+/// The unit files and settings of `run` and `check`. An invalid option is an error here, with status 2.
 pub(super) fn unit_args(matches: &ArgMatches, verb: &str) -> Result<UnitArgs, Error> {
     let here = format!("supervise {verb}");
     if let Some(text) = last(matches, "listen") {

@@ -1,10 +1,10 @@
-//! A first word that is no verb, and a word where only options belong: what was probably meant.
+//! The errors for a first word that is no verb and for a word between options, with what was probably meant.
 
 use super::VERBS;
 use crate::config::choice::nearest;
 use crate::config::{Error, Problem, printable, typed};
 
-/// Words of other programs for what a verb or an option of ours does.
+/// Verbs of other programs, and the verb or option of ours that does the same.
 const ELSEWHERE: [(&str, &str); 10] = [
     ("ps", "list"),
     ("ls", "list"),
@@ -17,11 +17,11 @@ const ELSEWHERE: [(&str, &str); 10] = [
     ("help", "--help"),
     ("man", "--help"),
 ];
-/// Words of other programs for what supervise does without a verb.
+/// Verbs of other programs for what supervise does without a verb.
 const BEGIN: [&str; 4] = ["start", "up", "enable", "serve"];
 const FORMS: &str = "supervise -- COMMAND, or supervise run UNIT...";
 
-/// The first of `words` begins with no dash and is no verb.
+/// The error for a first word that is neither an option nor a verb.
 pub(super) fn unknown_word(words: &[String]) -> Error {
     let word = &words[0];
     let known = VERBS.iter().map(|(name, ..)| *name).chain(["list", "run", "check", "exec"]);
@@ -37,7 +37,7 @@ pub(super) fn unknown_word(words: &[String]) -> Error {
     Problem::new("no verb of supervise", format!("did you mean: {remedy}")).at(printable(word))
 }
 
-/// The last `count` words are no options, where only options belong.
+/// The error for the last `count` words, which are no options. `dashes`: a `--` follows them.
 pub(super) fn stray(options: &[String], count: usize, dashes: bool) -> Error {
     let (options, strays) = options.split_at(options.len() - count);
     let word = &strays[0];
@@ -64,7 +64,7 @@ fn is_unit(word: &str) -> bool {
     word.ends_with(".service") || word.ends_with(".socket")
 }
 
-/// What another program's verb, and the words after it, are here.
+/// What to type here in place of another program's verb and the words after it.
 fn elsewhere(words: &[String]) -> Option<String> {
     let (word, rest) = words.split_first()?;
     if BEGIN.contains(&word.as_str()) {
@@ -84,7 +84,7 @@ fn elsewhere(words: &[String]) -> Option<String> {
     })
 }
 
-/// A command line in quotes is one word, and no program has that name.
+/// The command line to suggest. A command quoted as one word is split, as no program has a name with blanks.
 fn as_command(words: &[String]) -> String {
     match words {
         [line] if line.contains(|c: char| "|&;<>()$`\"'\\*?#~".contains(c)) && line.contains(' ') => {

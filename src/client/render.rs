@@ -1,4 +1,4 @@
-//! `status` and `list` for people: aligned, short, safe for a terminal.
+//! The text of `status` and `list`: aligned, short, safe for a terminal.
 
 use std::fmt::{Display, Write as _};
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::config::Span;
 use crate::core::report::{GenerationStatus, LastSwap, Outcome, Role, SocketStatus, State, Status, rounded};
 
-/// The whole of `status`; `now` makes ages of points in time.
+/// The text of `status`; `now` turns points in time into ages.
 pub(super) fn status(status: &Status, now: Timestamp) -> String {
     let mut parts = vec![head(status, now)];
     if !status.generations.is_empty() {
@@ -128,7 +128,7 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-/// A number, or a dash for what is not known.
+/// A number, or a dash where it is unknown.
 pub(super) fn figure(number: Option<impl Display>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
@@ -142,14 +142,14 @@ fn memory(kb: u64) -> String {
     }
 }
 
-/// How long ago an RFC 3339 time was; anything else stays as it is.
+/// How long ago an RFC 3339 time was; another text is returned unchanged.
 fn age(since: &str, now: Timestamp) -> String {
     let Ok(since) = since.parse::<Timestamp>() else { return since.to_owned() };
     let millis = now.as_millisecond().saturating_sub(since.as_millisecond());
     rounded(Span::from_millis(u64::try_from(millis).unwrap_or(0)))
 }
 
-/// Columns as wide as their widest cell, two spaces apart; no trailing spaces.
+/// Columns as wide as their widest cell, two blanks apart, without trailing blanks.
 pub(super) fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(headings)
@@ -168,8 +168,8 @@ pub(super) fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) 
     text
 }
 
-/// `text` on one line and without a means to steer the terminal: control characters, and those that turn the
-/// direction of writing round, are replaced.
+/// `text` on one line, without means to steer a terminal: control characters and those that change the direction of
+/// text are replaced.
 pub(super) fn printable(text: &str) -> String {
     let steers = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()

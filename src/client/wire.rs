@@ -1,4 +1,4 @@
-//! The client's end of a control connection: one request out, lines in, by a deadline.
+//! The client's end of a control connection: sends one request, reads lines until a deadline.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::core::Request;
 use crate::core::report::Line;
 
-/// No line is longer, with all the generations and sockets that a status may list.
+/// The longest line: a status with all the generations and sockets that there can be.
 const LINE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Why no line came.
+/// Why no line was read.
 #[derive(Debug)]
 pub(super) enum Trouble {
     Late,
@@ -30,7 +30,8 @@ impl Wire {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// A failure shows when the answer is read, which may well be there: a full server answers without reading.
+    /// Sends the request. An error is ignored: it shows when the answer is read, and a full server answers without
+    /// reading.
     pub(super) fn send(&mut self, request: &Request) {
         let mut line = serde_json::to_vec(request).expect("plain data with text keys is always JSON");
         line.push(b'\n');
@@ -39,7 +40,7 @@ impl Wire {
         }
     }
 
-    /// The next line, before `deadline` if there is one.
+    /// Reads the next line, until `deadline` if there is one.
     pub(super) fn line(&mut self, deadline: Option<Instant>) -> Result<Line, Trouble> {
         let mut chunk = [0; 8192];
         let mut searched = 0;
@@ -67,14 +68,14 @@ impl Wire {
         }
     }
 
-    /// Waits for the other side to end. After the last line, whatever ends the connection is as good.
+    /// Waits until the other side closes the connection; an error ends it as well.
     pub(super) fn until_closed(&mut self) {
         while self.line(None).is_ok() {}
     }
 
     fn allow_until(&self, deadline: Option<Instant>) -> Result<(), Trouble> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // Also when it is late, what has arrived is read.
+        // Data that has arrived is read even after the deadline, so the timeout is never zero.
         let left = left.map(|left| left.max(Duration::from_millis(1)));
         self.stream.set_read_timeout(left).map_err(Trouble::Broken)
     }

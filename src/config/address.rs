@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::{Error, Problem, SocketOptions, printable};
 
-/// One held socket, as asked for.
+/// One held socket as the user asked for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub kind: Kind,
@@ -14,7 +14,7 @@ pub struct Listener {
     /// LISTEN_FDNAMES: 0 to 255 printable ASCII characters without `:`.
     pub name: String,
     pub options: SocketOptions,
-    /// Where it was asked for, for messages: `--listen 0.0.0.0:443=https`.
+    /// The option or line that asked for it, for messages: `--listen 0.0.0.0:443=https`, `web.socket:3`.
     pub place: String,
 }
 
@@ -25,36 +25,37 @@ pub enum Kind {
     Unix,
     UnixGram,
     SeqPacket,
-    /// Inherited from whoever started us.
+    /// A listening socket that the process which started us (systemd, another supervise) passed.
     Fd,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// A port alone: `[::]` for both families, or `0.0.0.0` where the host has no IPv6. 0 lets the kernel pick.
+    /// A port without an address: `[::]` for both families, or `0.0.0.0` where the host has no IPv6. With 0 the
+    /// kernel picks.
     Port(u16),
     Inet {
         address: SocketAddr,
-        /// `%eth0` after the port: name or number of an interface.
+        /// What follows `%` after the port: the name or number of an interface.
         interface: Option<String>,
     },
     Path(PathBuf),
-    /// Without the leading `@`.
+    /// An abstract name without its leading `@`.
     Abstract(String),
     /// The name an outer manager gave it in LISTEN_FDNAMES.
     InheritedName(String),
-    /// The number that the fd has in our own process.
+    /// The number of the fd in our own process.
     InheritedNumber(i32),
 }
 
 const KINDS: [Kind; 6] = [Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixGram, Kind::SeqPacket, Kind::Fd];
 const TRY_ADDRESSES: &str = "try 8080, 127.0.0.1:8080, [::1]:8080, /run/x.sock or @x";
-/// sun_path of unix(7) without its final NUL.
+/// The most bytes that sun_path (unix(7)) holds beside its final NUL.
 const PATH_MAX: usize = 107;
 
 impl Listener {
-    /// Reads one `--listen`. `default_kind` stands for the kind that is not written: None takes what the address
-    /// suggests (`tcp` or `unix`), [`Kind::Udp`] datagrams (`udp` or `unixgram`), as `--datagram` asks for.
+    /// Reads one `--listen`. `default_kind` stands in for a kind that is not written: with `None` the address decides
+    /// (`tcp` or `unix`), with [`Kind::Udp`] it is `udp` or `unixgram`, as `--datagram` asks for.
     ///
     /// The last `=` begins the name, so an address with a `=` of its own needs one: `/run/a=b.sock=web`. Without it
     /// the name is the port (`0` stays `0`: a name must not change with the port the kernel picks), the file name of
@@ -73,7 +74,7 @@ impl Listener {
     }
 
     /// Reads the value of ListenStream= (no kind), ListenDatagram= ([`Kind::Udp`]) or ListenSequentialPacket=
-    /// ([`Kind::SeqPacket`]). The name and the options are those of its whole unit and come later.
+    /// ([`Kind::SeqPacket`]). The caller sets the name and the options once it has read the whole unit.
     ///
     /// # Errors
     /// What is wrong with the address.
@@ -105,7 +106,8 @@ impl Listener {
         Ok((kind, address, name))
     }
 
-    /// Whether `{port:NAME}` can stand for it; of an inherited socket only its owner knows.
+    /// Whether `{port:NAME}` can name this socket. An inherited one may have a port; that is known once it is taken
+    /// over.
     pub fn may_have_port(&self) -> bool {
         matches!(self.kind, Kind::Tcp | Kind::Udp | Kind::Fd)
     }
@@ -125,7 +127,7 @@ pub fn check_name(name: &str) -> Result<(), Problem> {
     Err(Problem::new(cause, "give it a name of printable ASCII characters without a colon: ADDRESS=web"))
 }
 
-/// The part before the first `:`, where that is a kind; everything, where it is not.
+/// Splits at the first `:` where a kind stands before it; else there is no kind and all of `spec` is the address.
 fn split_kind(spec: &str) -> (Option<Kind>, &str) {
     let split = spec.split_once(':');
     let known =
@@ -136,7 +138,7 @@ fn split_kind(spec: &str) -> (Option<Kind>, &str) {
     }
 }
 
-/// The kind of socket for this address, or why there is none.
+/// The kind of socket for this address, or why the two do not fit.
 fn fit(kind: Option<Kind>, default: Option<Kind>, address: &Address) -> Result<Kind, Problem> {
     let natural = match (address, default) {
         (Address::InheritedName(_) | Address::InheritedNumber(_), _) => Kind::Fd,
@@ -177,7 +179,7 @@ fn inherited(text: &str) -> Result<Address, Problem> {
 }
 
 impl Address {
-    /// Every form of an address but `fd:`, which names an inherited socket.
+    /// Reads every form of an address except `fd:`, which names an inherited socket.
     fn parse(text: &str) -> Result<Self, Problem> {
         if text.starts_with('/') {
             return path(text);
@@ -201,7 +203,7 @@ impl Address {
         Ok(Self::Inet { address: SocketAddr::new(IpAddr::V4(ip), port(number)?), interface: None })
     }
 
-    /// The port asked for; None where the address has none of its own.
+    /// The port as asked for; `None` where the address has none, or only its socket knows.
     pub const fn port(&self) -> Option<u16> {
         match self {
             Self::Port(port) => Some(*port),
@@ -286,7 +288,7 @@ fn abstract_name(name: &str) -> Result<Address, Problem> {
     }
 }
 
-/// For everything that is no address: what was probably meant.
+/// The error for a text that is no address, with what was probably meant.
 fn unreadable(text: &str) -> Problem {
     let shown = printable(text);
     let tail = || text.rsplit(':').next().filter(|tail| port(tail).is_ok()).unwrap_or("8080");
@@ -347,7 +349,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// As `--listen` reads it, a port alone with its wildcard: `[::]:443`, `[fe80::1]:80%eth0`, `/run/x.sock`, `@x`, `fd:3`.
+/// The form that `--listen` reads; a bare port gets its wildcard: `[::]:443`, `[fe80::1]:80%eth0`, `/run/x.sock`,
+/// `@x`, `fd:3`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

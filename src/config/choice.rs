@@ -1,4 +1,4 @@
-//! One word of several: the value that it names, or the one that was probably meant.
+//! Reads a word out of a fixed set, and finds the word that a misspelled one probably means.
 
 use super::{Problem, printable};
 
@@ -18,7 +18,8 @@ pub fn choice<T: Copy>(text: &str, values: &[(&str, T)]) -> Result<T, Problem> {
     Err(Problem::new(format!("unknown value {:?}", printable(text)), remedy))
 }
 
-/// The candidate that `text` was probably meant to be: up to two letters wrong, a third of a short word, case ignored.
+/// The candidate that `text` probably means: at most two edits away, a third of the length for short words, case
+/// ignored.
 pub fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if text.len() > 64 {
         return None;
@@ -27,7 +28,7 @@ pub fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
     let allowed = (length / 3).min(2);
     let text = text.to_lowercase();
     candidates
-        // Each letter too few or too many is an edit, and there are hundreds of candidates.
+        // A difference in length is at least as many edits; this skips most of the hundreds of candidates.
         .filter(|candidate| candidate.chars().count().abs_diff(length) <= allowed)
         .map(|candidate| (distance(&text, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= allowed)
@@ -35,7 +36,7 @@ pub fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, candidate)| candidate)
 }
 
-/// Edits between two words (Levenshtein), two letters swapped counting as one.
+/// Edit distance (Levenshtein, a transposition of neighbours counts as one edit).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before: Vec<usize> = Vec::new();

@@ -1,4 +1,5 @@
-//! Closes a [`Draft`], from wherever it came: the rules that need several directives, and what follows from them.
+//! Checks and completes a [`Draft`] from either source (command line or unit files) by the rules that need several
+//! directives.
 
 use std::collections::HashMap;
 
@@ -12,10 +13,10 @@ use super::{
 const STEPS: &str = "RestartSteps";
 const LONGEST: &str = "RestartMaxDelaySec";
 
-/// Closes a command line, where the delay grows unless something was said of it (CLI.md, Options).
+/// Completes the draft of a command line. Unless an option sets the restart delay, it grows (CLI.md, Options).
 ///
 /// # Errors
-/// No COMMAND, half a growing delay, and those of [`close`].
+/// No COMMAND, only one of the two options for a growing delay, and those of [`close`].
 pub fn command_line(mut draft: Draft) -> Result<(Config, Vec<Warning>), Error> {
     let commands = &draft.config.launch.commands.start;
     if commands.first().is_none_or(|exec| exec.path.is_empty()) {
@@ -40,11 +41,11 @@ pub fn command_line(mut draft: Draft) -> Result<(Config, Vec<Warning>), Error> {
     Ok((draft.config, warnings))
 }
 
-/// What holds for every draft. `whole` is the place of what is said nowhere.
+/// Applies the rules that hold for every draft. `whole` is the place for messages about something that no line says.
 ///
 /// # Errors
-/// Two sockets of one address, a placeholder without its socket, a stream that no socket can be, what cannot be had
-/// without steering.
+/// Two sockets of one address, a placeholder without its socket, a standard stream without its socket, or an option
+/// that needs steering without it.
 pub(super) fn close(draft: &mut Draft, whole: &str) -> Result<Vec<Warning>, Error> {
     let mut warnings: Vec<Warning> = lower_delay(draft).into_iter().collect();
     known_handover(draft);
@@ -61,7 +62,7 @@ pub(super) fn close(draft: &mut Draft, whole: &str) -> Result<Vec<Warning>, Erro
     Ok(warnings)
 }
 
-/// A delay grows in steps and to a maximum; one of the two alone has no effect, which this says.
+/// The error that RestartSteps= or RestartMaxDelaySec= is set without the other and so has no effect.
 pub(super) fn half_a_delay(draft: &Draft) -> Option<Error> {
     let delay = &draft.config.policy.delay;
     let (half, missing, remedy) = match (delay.steps > 0, !delay.max.is_infinite()) {
@@ -76,7 +77,7 @@ pub(super) fn half_a_delay(draft: &Draft) -> Option<Error> {
     Some(Problem::new(cause, remedy).at(place))
 }
 
-/// As systemd does it.
+/// Lowers RestartSec= to RestartMaxDelaySec= where it is longer, with a warning, as systemd does.
 fn lower_delay(draft: &mut Draft) -> Option<Warning> {
     let place = draft.place_of(Section::Service, LONGEST).unwrap_or(LONGEST).to_owned();
     let delay = &mut draft.config.policy.delay;
@@ -89,9 +90,9 @@ fn lower_delay(draft: &mut Draft) -> Option<Warning> {
     Some(Warning(Problem::new(cause, remedy).at(place)))
 }
 
-/// {fd:NAME} and its kin name sockets that there are.
+/// Checks that each `{fd:NAME}`, `{port:NAME}` and `{addr:NAME}` names a socket.
 fn check_placeholders(config: &Config) -> Result<(), Error> {
-    // A word that is not text has no placeholder either.
+    // Placeholders are ASCII, but a word that is not UTF-8 is passed on unread.
     let words = |exec: &Exec| {
         exec.words.iter().filter_map(|word| word.to_str()).map(str::to_owned).collect::<Vec<_>>()
     };
@@ -102,16 +103,16 @@ fn check_placeholders(config: &Config) -> Result<(), Error> {
         }
     }
     for (name, value) in &config.launch.environment {
-        // Without the value: it may be a secret.
+        // The place leaves the value out, which may be a secret.
         let place = || format!("-E {name}");
         placeholder::check([value.as_str()], &config.listeners).map_err(|problem| problem.at(place()))?;
     }
     Ok(())
 }
 
-/// One address held twice is a typing error; the second bind would only say that the address is in use.
+/// Checks that no address is held twice. That is a typing error, and bind(2) would only report the address as in use.
 fn check_listeners(config: &Config) -> Result<(), Error> {
-    // There may be thousands.
+    // A map, because there may be thousands of listeners.
     let mut places: HashMap<(Kind, &Address), &str> = HashMap::new();
     for listener in &config.listeners {
         let picked = listener.address.port() == Some(0) || listener.options.reuse_port;
@@ -128,7 +129,7 @@ fn check_listeners(config: &Config) -> Result<(), Error> {
     check_links(&config.listeners)
 }
 
-/// Symlinks= needs one path to lead to: listeners with the same ones are those of one .socket file.
+/// Checks that each set of Symlinks= has one path to point to. Listeners with equal lists come from one .socket file.
 fn check_links(listeners: &[Listener]) -> Result<(), Error> {
     for listener in listeners.iter().filter(|listener| !listener.options.symlinks.is_empty()) {
         let same = listeners.iter().filter(|other| other.options.symlinks == listener.options.symlinks);
@@ -142,10 +143,11 @@ fn check_links(listeners: &[Listener]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A stream that is a socket needs it: the only one there is, or one of its name. `place` is where a key was written.
+/// Checks that a stream connected to a socket (StandardInput=socket, fd:NAME) has exactly one to take: the only one
+/// held, or the one named. `place` gives the line that set a key.
 fn check_streams(config: &Config, place: impl Fn(&'static str) -> String) -> Result<(), Error> {
     let (launch, listeners) = (&config.launch, &config.listeners);
-    // How many sockets an outer manager passes under a name is known when they are taken over.
+    // How many sockets an outer manager passes under a name is known only when they are taken over.
     if listeners.iter().any(|listener| listener.kind == Kind::Fd) {
         return Ok(());
     }
@@ -187,7 +189,8 @@ fn check_streams(config: &Config, place: impl Fn(&'static str) -> String) -> Res
     Ok(())
 }
 
-/// The default for servers of which two cannot run at once, unless something else that was asked for needs both.
+/// Defaults to stop-first for a server of which two cannot run at once, unless Handover=, Canary= or Ready=http:
+/// needs both.
 fn known_handover(draft: &mut Draft) {
     let is_given = draft.place_of(Section::XSupervise, "Handover").is_some();
     let policy = &mut draft.config.policy;
@@ -197,8 +200,8 @@ fn known_handover(draft: &mut Draft) {
     }
 }
 
-/// Ready=http: and Canary= reach one generation alone, which takes steering and a socket to do it with. `place` is where
-/// a key was written.
+/// Checks that Ready=http: and Canary=, which reach one generation alone, have steering and a stream socket. `place`
+/// gives the line that set a key.
 fn check_steering(config: &Config, place: impl Fn(&'static str) -> String) -> Result<(), Error> {
     let is_steered = config.policy.handover == Handover::Steered;
     let remedy = "write --handover steered (Handover=steered), or leave it out";
@@ -242,7 +245,7 @@ fn check_steering(config: &Config, place: impl Fn(&'static str) -> String) -> Re
     }
 }
 
-/// What to write where one address is to take the place of another.
+/// The remedy for an address that was meant to replace an earlier one.
 pub(super) fn replacing(key: &str) -> String {
     format!("an empty {key}= before this line replaces that")
 }

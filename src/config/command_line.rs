@@ -1,5 +1,5 @@
-//! The value of ExecStart= and its kin (systemd.service(5), Command Lines), and the quoting that other directives
-//! share with it (systemd.syntax(7), Quoting).
+//! The value of ExecStart= and similar directives (systemd.service(5), Command Lines), and the quoting that other
+//! directives share with it (systemd.syntax(7), Quoting).
 
 use std::ffi::OsString;
 
@@ -7,14 +7,14 @@ use super::directives::row::Context;
 use super::unit_file::is_blank;
 use super::{Exec, Privileges, Problem, Search, printable};
 
-/// Linux lets argv and the environment have 6 MiB together (execve(2), E2BIG): what is longer need not be built whole.
+/// Expansion stops here. Linux limits argv and the environment to 6 MiB together (execve(2), E2BIG).
 const ARGV_BYTES: usize = 8 << 20;
 
-/// The commands of one assignment: none where the value is empty, several where a lone `;` stands between them.
+/// The commands of one assignment: none where the value is empty, several where a `;` between blanks separates them.
 ///
 /// # Errors
 /// A quote that is not closed, an unknown specifier, or a program that is neither an absolute path nor a name without
-/// a slash. With the prefix `-` that is a warning, and what follows in this value is lost, as in systemd.
+/// a slash. With the prefix `-` this is only a warning and the rest of the value is ignored, as in systemd.
 pub fn parse(text: &str, scope: &Context<'_>) -> Result<Vec<Exec>, Problem> {
     let mut commands = Vec::new();
     let mut rest = text;
@@ -39,16 +39,16 @@ pub fn parse(text: &str, scope: &Context<'_>) -> Result<Vec<Exec>, Problem> {
 #[derive(Clone, Copy, Default)]
 struct Prefixes {
     ignore_failure: bool,
-    /// `@`: the next word is argv[0].
+    /// `@`: the next word becomes argv[0].
     names_itself: bool,
-    /// `:`
+    /// `:`: no `$VAR` is replaced.
     verbatim: bool,
-    /// `+`, `!` or `!!`
+    /// `+`, `!` or `!!`: User= and Group= do not apply.
     privileged: bool,
 }
 
 impl Prefixes {
-    /// Those before the program, in any order, each once.
+    /// Splits the prefixes, in any order and each at most once, from the program.
     fn of(word: &str) -> Result<(Self, &str), Problem> {
         let mut prefixes = Self::default();
         let mut rest = word;
@@ -66,7 +66,7 @@ impl Prefixes {
                 }
                 _ => return Ok((prefixes, rest)),
             };
-            // A second one belongs to the name of the program.
+            // A repeated prefix is the first letter of the program's name.
             if std::mem::replace(flag, true) {
                 return Ok((prefixes, rest));
             }
@@ -75,7 +75,7 @@ impl Prefixes {
     }
 }
 
-/// One command; leaves in `rest` what follows its `;`.
+/// Reads one command up to its `;` and leaves what follows in `rest`.
 fn command(prefixes: Prefixes, program: &str, rest: &mut &str, scope: &Context<'_>) -> Result<Exec, Problem> {
     let path = (scope.expand)(program)?;
     check_program(&path)?;
@@ -84,7 +84,7 @@ fn command(prefixes: Prefixes, program: &str, rest: &mut &str, scope: &Context<'
         words.push(OsString::from(path.as_str()));
     }
     loop {
-        // Only as they stand here, unquoted, do these two mean something.
+        // `;` and `\;` are special only unquoted.
         if let Some(after) = lone(rest, ";") {
             *rest = after;
             break;
@@ -111,7 +111,7 @@ fn command(prefixes: Prefixes, program: &str, rest: &mut &str, scope: &Context<'
     })
 }
 
-/// What follows `token` where it is the next word.
+/// What follows `token` if `token` is the next word of `text`.
 fn lone<'a>(text: &'a str, token: &str) -> Option<&'a str> {
     let after = text.trim_start_matches(is_blank).strip_prefix(token)?;
     (after.is_empty() || after.starts_with(is_blank)).then_some(after)
@@ -135,9 +135,9 @@ fn check_program(path: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// argv as the process gets it: from the second word on `$NAME` alone becomes the words of its value (none if it is
-/// not set), `${NAME}` its value as it is, `$$` a dollar sign. Anything else, such as `a$NAME` and `${NAME:-x}`,
-/// stays. Where the result is too long for execve(2) it ends early, and is still too long.
+/// Expands argv as systemd does, from the second word on: a word `$NAME` becomes the words of its value (none if
+/// unset), `${NAME}` its value as it is, `$$` a dollar sign. Anything else, such as `a$NAME` or `${NAME:-x}`, stays.
+/// It stops above 8 MiB, where execve(2) fails with E2BIG in any case.
 pub fn expand(exec: &Exec, lookup: &dyn Fn(&str) -> Option<OsString>) -> Vec<OsString> {
     if !exec.expands {
         return exec.words.clone();
@@ -149,7 +149,7 @@ pub fn expand(exec: &Exec, lookup: &dyn Fn(&str) -> Option<OsString>) -> Vec<OsS
             break;
         }
         let done = argv.len();
-        // Words that are not text come from no unit file.
+        // Only the command line has words that are not UTF-8, and there nothing is expanded.
         let Some(text) = word.to_str() else {
             argv.push(word.clone());
             continue;
@@ -163,8 +163,8 @@ pub fn expand(exec: &Exec, lookup: &dyn Fn(&str) -> Option<OsString>) -> Vec<OsS
     argv
 }
 
-/// The value of `$NAME` at its blanks. Quotes count and a backslash takes the next character literally; one that is
-/// left open ends with the value. A value that is not UTF-8 is one word.
+/// Splits the value of `$NAME` at blanks. Quotes group, a backslash quotes the next character, and an open quote ends
+/// with the value. A value that is not UTF-8 is one word.
 fn split_value(value: OsString) -> Vec<OsString> {
     let Some(text) = value.to_str() else { return vec![value] };
     let mut words = Vec::new();
@@ -208,11 +208,11 @@ fn expand_braces(text: &str, lookup: &dyn Fn(&str) -> Option<OsString>) -> OsStr
     out
 }
 
-/// The words of `text`: quotes of both kinds anywhere in a word, C escapes inside and outside of them. An unknown
-/// escape stays as written and is told to `warn`.
+/// Splits `text` into words: quotes of both kinds may stand anywhere in a word, C escapes inside and outside of them.
+/// An unknown escape stays as written and is reported to `warn`.
 ///
 /// # Errors
-/// A quote that is not closed, or `\x` escapes that make no UTF-8.
+/// A quote that is not closed, or `\x` escapes whose bytes are not UTF-8.
 pub fn unquote(text: &str, warn: &dyn Fn(Problem)) -> Result<Vec<String>, Problem> {
     let mut words = Vec::new();
     let mut rest = text;
@@ -222,7 +222,7 @@ pub fn unquote(text: &str, warn: &dyn Fn(Problem)) -> Result<Vec<String>, Proble
     Ok(words)
 }
 
-/// The first word, taken off `rest`; None when only blanks are left.
+/// Takes the first word off `rest`; `None` when only blanks are left.
 fn take_word(rest: &mut &str, warn: &dyn Fn(Problem)) -> Result<Option<String>, Problem> {
     let text = rest.trim_start_matches(is_blank);
     *rest = text;
@@ -238,7 +238,8 @@ fn take_word(rest: &mut &str, warn: &dyn Fn(Problem)) -> Result<Option<String>, 
         left = match c {
             '\\' => unescape(after, &mut word).unwrap_or_else(|| {
                 unknown = true;
-                // Together with the next character, also where that is a blank.
+                // The backslash stays in front of the next character, also where that is a blank and would end the
+                // word.
                 let length = 1 + after.chars().next().map_or(0, char::len_utf8);
                 word.extend_from_slice(&left.as_bytes()[..length]);
                 &left[length..]
@@ -274,8 +275,8 @@ fn take_word(rest: &mut &str, warn: &dyn Fn(Problem)) -> Result<Option<String>, 
     Ok(Some(word))
 }
 
-/// What the C escape at the start of `text`, behind its backslash, stands for; returns what follows it. None for an
-/// unknown one, and for one that stands for NUL.
+/// Decodes the C escape at the start of `text` (its backslash is gone) into `out` and returns the rest. `None` for an
+/// unknown escape and for NUL.
 fn unescape<'a>(text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
     let kind = text.chars().next()?;
     let plain = match kind {
@@ -304,7 +305,7 @@ fn unescape_number<'a>(kind: char, text: &'a str, out: &mut Vec<u8>) -> Option<&
         '0'..='7' => (0, 3, 8),
         _ => return None,
     };
-    // from_str_radix would take a sign.
+    // from_str_radix alone would accept a sign.
     let digits =
         text.get(start..start + length).filter(|digits| digits.chars().all(|c| c.is_digit(radix)))?;
     let number = u32::from_str_radix(digits, radix).ok().filter(|number| *number != 0)?;

@@ -1,39 +1,41 @@
-//! Protocol=: servers that were told of their sockets before LISTEN_FDS, or beside it, in variables of their own.
+//! Protocol=: the environment variables by which servers older than LISTEN_FDS, or beside it, learn of inherited
+//! sockets.
 //!
-//! Each dialect adds its variables to LISTEN_FDS and takes nothing away. What it has no words for is left out; the
-//! server still has the fd.
+//! Each dialect adds its variables to LISTEN_FDS and takes nothing away. A socket that a dialect cannot express is
+//! left out of its variables; the server still has the fd.
 
 use super::choice::choice;
 use super::{Address, Kind, Listener, Problem, Warning};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// LISTEN_FDS, which everybody gets; written out, a server under InterceptBind= gets it as well.
+    /// LISTEN_FDS, which every server gets; under InterceptBind= only one that asks for it by this word.
     Systemd,
-    /// Server::Starter(3pm): `SERVER_STARTER_PORT=127.0.0.1:8080=3;/run/x.sock=4`. Starlet, Starman, h2o.
+    /// Server::Starter(3pm), read by Starlet, Starman and h2o: `SERVER_STARTER_PORT=127.0.0.1:8080=3;/run/x.sock=4`.
     ServerStarter,
-    /// Einhorn's README: EINHORN_FD_COUNT, EINHORN_FD_0 ... Its clients ask for EINHORN_MASTER_PID, their parent.
+    /// Einhorn (README, "Environment variables"): EINHORN_FD_COUNT, EINHORN_FD_0, ...; EINHORN_MASTER_PID must be the
+    /// parent.
     Einhorn,
-    /// nginx's upgrade on the fly: `NGINX=3;4;`. It knows the sockets by their addresses (getsockname(2)).
+    /// nginx's binary upgrade: `NGINX=3;4;`. nginx finds the address of each fd by getsockname(2).
     Nginx,
     /// The reload of php-fpm: `FPM_SOCKETS=127.0.0.1:9000=3,/run/x.sock=4`.
     Fpm,
 }
 
-/// A socket as a generation gets it.
+/// A socket as it is passed to a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed<'a> {
-    /// Its number in the server.
+    /// The number of the fd in the server.
     pub fd: i32,
     pub kind: Kind,
-    /// As shown in `status`: `127.0.0.1:8080`, `[::]:443`, `/run/x.sock`.
+    /// The address as `status` shows it: `127.0.0.1:8080`, `[::]:443`, `/run/x.sock`.
     pub address: &'a str,
 }
 
-/// Reads `nginx`, or several with blanks between. `systemd`, the default, adds no variable.
+/// Reads one or several names separated by blanks: `nginx einhorn`. `systemd`, the default, adds no variable.
 ///
 /// # Errors
-/// Where a word is none of the dialects.
+/// A word that names no dialect.
 pub fn parse(text: &str) -> Result<Vec<Dialect>, Problem> {
     let names = [
         ("systemd", Dialect::Systemd),
@@ -63,7 +65,7 @@ impl Dialect {
         }
     }
 
-    /// Whether a variable belongs to it: an inherited one would speak of somebody else's fds.
+    /// Whether the variable `name` belongs to this dialect. An inherited one describes the fds of another process.
     pub fn owns(self, name: &str) -> bool {
         match self {
             Self::Systemd => false,
@@ -74,7 +76,7 @@ impl Dialect {
         }
     }
 
-    /// Why it has no words for a socket.
+    /// Why this dialect cannot express a socket; `None` where it can.
     pub fn refuses(self, kind: Kind, address: &str) -> Option<&'static str> {
         let is_path = address.starts_with('/');
         let has = |signs: &[char]| is_path && address.contains(signs);
@@ -92,8 +94,8 @@ impl Dialect {
         }
     }
 
-    /// What tells a server of `sockets`; nothing where there is none to tell of. `parent` is the pid of the server's
-    /// parent.
+    /// The variables that describe `sockets`; none where no socket can be expressed. `parent` is the pid of the
+    /// server's parent.
     pub fn variables(self, sockets: &[Passed<'_>], generation: u64, parent: u32) -> Vec<(String, String)> {
         let known: Vec<&Passed<'_>> =
             sockets.iter().filter(|socket| self.refuses(socket.kind, socket.address).is_none()).collect();
@@ -129,7 +131,7 @@ impl Dialect {
     }
 }
 
-/// The name of the address family in socket(2), which Einhorn's clients look up by it.
+/// The name of the address family (socket(2)) that Einhorn's clients expect.
 fn family(socket: &Passed<'_>) -> &'static str {
     match socket.kind {
         Kind::Tcp | Kind::Udp if socket.address.starts_with('[') => "AF_INET6",
@@ -138,7 +140,8 @@ fn family(socket: &Passed<'_>) -> &'static str {
     }
 }
 
-/// php-fpm compares what inet_ntop(3) makes of its `listen`, a colon and the port: no brackets, no interface.
+/// The key that php-fpm looks for: its `listen` address as inet_ntop(3) prints it, a colon and the port, without
+/// brackets.
 fn fpm_key(address: &str) -> String {
     match address.strip_prefix('[') {
         Some(v6) => v6.split('%').next().unwrap_or_default().replace(']', ""),
@@ -146,7 +149,7 @@ fn fpm_key(address: &str) -> String {
     }
 }
 
-/// What a dialect will not tell of. Of inherited sockets only their owner knows.
+/// Warnings about the sockets that a dialect cannot express. Inherited ones are known later and left out here.
 pub fn untold(dialects: &[Dialect], listeners: &[Listener]) -> Vec<Warning> {
     let mut all = Vec::new();
     for listener in listeners {
@@ -162,7 +165,7 @@ pub fn untold(dialects: &[Dialect], listeners: &[Listener]) -> Vec<Warning> {
     all
 }
 
-/// The sentence about a socket that is left out.
+/// The message about a socket that a dialect cannot express.
 pub fn problem(dialect: Dialect, name: &str, why: &str) -> Problem {
     let cause = format!("Protocol={} does not tell of the socket {name:?}: {why}", dialect.as_str());
     Problem::new(cause, format!("the server finds it in LISTEN_FDS, or by {{fd:{name}}}"))

@@ -1,6 +1,6 @@
 //! A [`Draft`]: a [`Config`] that is being filled, one directive after the other, each by its row of [`DIRECTIVES`].
 //!
-//! The command line, its help and unit files are made from that one table. A new directive is a field of [`Config`]
+//! That one table makes the options, `--help` and the keys of unit files. A new directive is a field of [`Config`]
 //! and a row in `service`, `exec` or `socket`.
 
 mod exec;
@@ -19,27 +19,27 @@ use super::{Config, Error, Problem, Warning, printable};
 use row::{Context, Directive, Section, Setter, Support};
 use table::DIRECTIVES;
 
-/// The row of a key in its section; the same key may mean another thing in another section.
+/// The row of `key` in `section`. A key may mean another thing in another section.
 pub fn find(section: Section, key: &str) -> Option<&'static Directive> {
     DIRECTIVES.iter().find(|directive| directive.section == section && directive.key == key)
 }
 
-/// The row that `-p KEY=` means.
+/// The row of a `-p KEY=`, where no section is given.
 fn find_by_key(key: &str) -> Option<&'static Directive> {
     [Section::Service, Section::Unit, Section::Socket, Section::XSupervise]
         .into_iter()
         .find_map(|section| find(section, key))
 }
 
-/// A [`Config`] that is being filled. Some rules ask what was written, not what holds: that is kept here.
+/// A [`Config`] that is being filled, and which directives were written where; some rules depend on that.
 #[derive(Clone, Debug)]
 pub struct Draft {
     pub config: Config,
-    /// The last place of each directive that was set.
+    /// The place of the last value of each directive that was set.
     written: Vec<(Section, &'static str, String)>,
 }
 
-/// What became of one line.
+/// What a line did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Honoured,
@@ -59,10 +59,10 @@ impl Draft {
     }
 
     /// Sets one directive of the command line. A later value replaces an earlier one; lists grow, and an empty value
-    /// empties them. The warning is about a directive that has no effect here.
+    /// empties them. Returns a warning about a directive that has no effect here.
     ///
     /// # Errors
-    /// An unknown key or a value that is refused, also where a unit file would only be warned about.
+    /// An unknown key or an invalid value, also where a unit file would only get a warning.
     pub fn set(&mut self, key: &str, value: &str, place: &str) -> Result<Option<Warning>, Error> {
         let instead = match key {
             "ExecStart" => Some("COMMAND comes after --: supervise -l 8080 -- ./server"),
@@ -94,10 +94,11 @@ impl Draft {
         })
     }
 
-    /// Sets one option of the sockets that are being read; another directive is left alone.
+    /// Sets a directive of [Socket] for the sockets that are being read; does nothing for a directive of another
+    /// section.
     ///
     /// # Errors
-    /// The errors of [`Draft::set`].
+    /// Those of [`Draft::set`].
     pub(super) fn set_socket(
         &mut self,
         key: &str,
@@ -110,10 +111,10 @@ impl Draft {
         }
     }
 
-    /// Sets one directive of any origin.
+    /// Sets one directive, whatever its origin.
     ///
     /// # Errors
-    /// The value is refused.
+    /// An invalid value.
     pub fn apply(
         &mut self,
         directive: &'static Directive,
@@ -140,14 +141,14 @@ impl Draft {
     }
 }
 
-/// What a line that cannot be honoured is told.
+/// The warning about a line that is not honoured.
 pub(super) fn no_effect(key: &str, reason: &str, place: &str) -> Warning {
     Warning(Problem::new(format!("{key}= has no effect"), reason).at(place))
 }
 
-/// Whether a directive that is not honoured asks for nothing. A number is not: `MemoryMax=0` asks for much.
+/// Whether the value of a directive that is not honoured asks for nothing (`no`). A number does ask: `MemoryMax=0`.
 fn is_off(key: &str, value: &str) -> bool {
-    // Of these, the word or its absence is a wish.
+    // Any word for these asks for something, `no` and the empty value included.
     if matches!(
         key,
         "CapabilityBoundingSet" | "SetLoginEnvironment" | "MemoryZSwapWriteback" | "AcceptFileDescriptors"

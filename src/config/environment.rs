@@ -1,16 +1,16 @@
-//! Variables: `-E NAME[=VALUE]`, Environment= and the files of EnvironmentFile= (systemd.exec(5)).
+//! Environment variables: `-E NAME[=VALUE]`, Environment= and the files of EnvironmentFile= (systemd.exec(5)).
 
 use super::{Error, Problem, printable};
 
 /// The variables of an environment file, in order; a later one of the same name wins.
 ///
-/// A line is `NAME=VALUE`; one without `=`, or with what cannot be a variable, is skipped as systemd does.
-/// `#` and `;` begin comment lines, and one that ends in a backslash goes on in the next line. A value is trimmed;
-/// in it a backslash takes the next character literally and joins lines; `'...'` is verbatim; in `"..."` a backslash
-/// goes before `"`, `\`, `` ` `` and `$` only. Nothing is expanded.
+/// A line is `NAME=VALUE`; a line without `=`, or that makes no valid variable, is skipped as in systemd. `#` and `;`
+/// begin comments. A backslash at the end of a line continues it. A value is trimmed; in it a backslash quotes the
+/// next character and joins lines; `'...'` is verbatim; in `"..."` a backslash quotes only `"`, `\`, `` ` `` and `$`.
+/// Nothing is expanded.
 ///
 /// # Errors
-/// A NUL byte, which no variable can hold: this is no text file. The place is `PLACE:LINE`.
+/// A NUL byte, which no variable can hold. The place is `PLACE:LINE`.
 pub fn parse_file(text: &str, place: &str) -> Result<Vec<(String, String)>, Error> {
     if let Some(nul) = text.find('\0') {
         let line = text[..nul].matches('\n').count() + 1;
@@ -35,14 +35,14 @@ pub fn parse_file(text: &str, place: &str) -> Result<Vec<(String, String)>, Erro
     Ok(reader.out)
 }
 
-/// Where the next character falls; the states of systemd's own reader.
+/// The state of the reader, named for where the next character falls; the states are those of systemd's reader.
 #[derive(Clone, Copy)]
 enum ReaderState {
     BeforeName,
     Name,
     Comment,
     CommentEscape,
-    /// After `=` or a closing quote: blanks are dropped, a quote opens.
+    /// After `=` or a closing quote: blanks are dropped, and a quote opens.
     BeforeValue,
     Value,
     ValueEscape,
@@ -58,7 +58,7 @@ struct FileReader {
     out: Vec<(String, String)>,
 }
 
-/// A value that is being read, and where the blanks at its end begin.
+/// A value that is being read, and where its trailing blanks begin.
 #[derive(Default)]
 struct RawValue {
     text: String,
@@ -165,24 +165,24 @@ impl FileReader {
         let mut value = std::mem::take(&mut self.value);
         value.text.truncate(value.blanks_from.unwrap_or(value.text.len()));
         let name = name.trim_end_matches(is_blank);
-        // systemd drops values with control characters, too.
+        // systemd drops values with control characters as well.
         if is_name(name) && !value.text.chars().any(|c| c.is_ascii_control() && c != '\t' && c != '\n') {
             self.out.push((name.to_owned(), value.text));
         }
     }
 }
 
-/// `[A-Za-z_][A-Za-z0-9_]*`, as systemd has it.
+/// Whether `text` is a valid name: `[A-Za-z_][A-Za-z0-9_]*`, systemd's rule.
 pub fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// `NAME=VALUE`; NAME alone takes its value from `lookup` (our own environment) and is empty where that has none, as
-/// with systemd-socket-activate.
+/// Reads `NAME=VALUE`. NAME alone takes its value from `lookup` (our own environment), or is empty where that has
+/// none, as with systemd-socket-activate.
 ///
 /// # Errors
-/// NAME is no name of a variable, or there is a NUL byte.
+/// NAME is no valid name of a variable, or the value has a NUL byte.
 pub fn assignment(
     text: &str,
     lookup: impl FnOnce(&str) -> Option<String>,

@@ -1,44 +1,45 @@
-//! One command: a program, its words, and with which rights and where it is looked for.
+//! One command to run: its program, argv, prefixes, and where its program is looked for.
 
 use std::ffi::OsString;
 
 /// One command (systemd.service(5), Command Lines).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exec {
-    /// The program. With a slash: this file. Without: looked for in ExecSearchPath=, else along [`Exec::path`].
+    /// The program: a path if it has a slash, else a name that is looked for as `search` says.
     pub path: OsString,
-    /// argv; its first word is `path`, or another name with the prefix `@`.
+    /// argv. Its first word is `path`, or with the prefix `@` another name.
     pub words: Vec<OsString>,
-    /// Prefix `-`: a failure of this command counts for nothing (systemd.service(5), ExecStart=).
+    /// The prefix `-`: a failure of this command is ignored (systemd.service(5), ExecStart=).
     pub ignore_failure: bool,
-    /// `$VAR` and `${VAR}` are replaced when it is executed; not with the prefix `:`, nor on the command line.
+    /// Whether `$VAR` and `${VAR}` are replaced at execution: not on the command line, nor with the prefix `:`.
     pub expands: bool,
     pub privileges: Privileges,
-    /// Where a program without a slash is looked for.
+    /// Where a program without a slash is looked for, unless ExecSearchPath= says it.
     pub search: Search,
-    /// Where it was asked for, for messages: `web.service:7`.
+    /// The line that asked for it, for messages: `web.service:7`.
     pub place: String,
 }
 
-/// The prefixes `+`, `!` and `!!`.
+/// The user that a command runs as (the prefixes `+`, `!` and `!!`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privileges {
-    /// User=, Group= and the rest apply.
+    /// User=, Group= and all that depends on them apply.
     User,
-    /// Not those: `+`, `!` and `!!`, which mean the same without a sandbox.
+    /// The user of supervise. `+`, `!` and `!!` all mean this, as there is no sandbox to tell them apart.
     Full,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Search {
-    /// PATH of the new process: COMMAND of the command line.
+    /// PATH of the new process, for COMMAND of the command line.
     Path,
-    /// systemd's own: /usr/local/sbin, /usr/local/bin, /usr/sbin, /usr/bin (and /sbin, /bin where they are apart).
+    /// The fixed path of systemd: /usr/local/sbin, /usr/local/bin, /usr/sbin, /usr/bin (and /sbin, /bin where these
+    /// differ).
     Fixed,
 }
 
 impl Exec {
-    /// COMMAND of the command line: its words as they are.
+    /// COMMAND of the command line, its words unchanged.
     pub fn plain(words: Vec<OsString>) -> Self {
         Self {
             path: words.first().cloned().unwrap_or_default(),

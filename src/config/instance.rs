@@ -1,11 +1,11 @@
-//! What is asked of `supervise` itself rather than of its server.
+//! Options of supervise itself rather than of its server.
 
 use std::path::PathBuf;
 
-/// Under which name it can be reached, and where.
+/// The name of the instance, its control socket, and the colour of its log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Instance {
-    /// None: the command's file name.
+    /// `None`: the file name of the command.
     pub name: Option<String>,
     pub control: Control,
 }
@@ -13,7 +13,7 @@ pub struct Instance {
 /// Where the control socket goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Control {
-    /// NAME.sock in the first usable of the usual directories.
+    /// NAME.sock in the first usable directory of CLI.md, Verbs.
     #[default]
     Search,
     Path(PathBuf),

@@ -1,5 +1,4 @@
-//! How well-known servers take a held socket: one sentence with the fix for this very command, for whoever reads the
-//! log at two in the morning.
+//! How well-known servers take a held socket: one sentence that tells the user how to change this very command.
 
 mod programs;
 mod servers;
@@ -11,27 +10,28 @@ use programs::{BINDS, COMMANDS, DAPHNE_ON_UNIX, Fix, PREFIXES, PROGRAMS, PYTHON,
 use servers::{Foreground, SERVERS, Server};
 use whole::Typed;
 
-/// A held socket that nobody waits on.
+/// A held socket on which no process waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
     pub name: String,
-    /// As shown in `status`: `127.0.0.1:8080`, `[::]:443`, `/run/x.sock`.
+    /// The address as `status` shows it: `127.0.0.1:8080`, `[::]:443`, `/run/x.sock`.
     pub address: String,
 }
 
-/// What else the words of a remedy depend on.
+/// What the words of a remedy depend on besides the server's command.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// The words that we were started with.
+    /// The command line of supervise itself.
     pub ours: &'a [String],
-    /// What its processes are told already, as directives and variables: `Protocol=nginx`, `FD=3`.
+    /// What the server is told already, as directives and variables: `Protocol=nginx`, `FD=3`.
     pub given: &'a [String],
-    /// How a shell finds us: `supervise`, or an absolute path.
+    /// How a shell finds supervise: `supervise`, or an absolute path.
     pub supervise: &'a str,
 }
 
 impl Asked<'_> {
-    /// Whether this is there already, as `WORD`, `WORD=VALUE` or `WORD:VALUE`: also among `words`, the server's own.
+    /// Whether `option` is given, as `WORD`, `WORD=VALUE` or `WORD:VALUE`, in what we were told or in the server's
+    /// `words`.
     fn is_given(&self, words: &[String], option: &str) -> bool {
         let is_it = |word: &String| {
             word.strip_prefix(option).is_some_and(|rest| rest.is_empty() || rest.starts_with(['=', ':']))
@@ -39,7 +39,7 @@ impl Asked<'_> {
         self.given.iter().chain(words).any(is_it)
     }
 
-    /// The sentence without what is given.
+    /// Joins `parts` to a sentence, leaving out each part whose option is given.
     fn sentence(&self, parts: &[Part], words: &[String]) -> String {
         let text = |part: &Part| match *part {
             Part::Text(text) => text,
@@ -50,19 +50,19 @@ impl Asked<'_> {
     }
 }
 
-/// What a command is, as far as it is known.
+/// A command that was recognised.
 struct Known {
     name: String,
-    /// Which word says so.
+    /// The index of the word that names it.
     at: usize,
-    /// Its first word: its interpreter, if it has one.
+    /// The index of the first word of the command: of its interpreter, if it has one.
     first: usize,
     fix: Fix,
 }
 
-/// What to change so that the first of `sockets`, on which nobody waits, is taken by the server that `words` start: a
-/// sentence of bounded length, without a capital and a full stop, as it comes after a semicolon. Where our own words are the
-/// command line of that server, the whole of what works is said.
+/// How to change the command so that the server takes the first of `sockets`, on which nobody waits: a clause of
+/// bounded length, without a capital and a full stop, that follows a semicolon. If supervise's own command line
+/// starts that server, it is the whole command line that works.
 pub fn remedy(words: &[String], sockets: &[Socket], asked: Asked<'_>) -> String {
     let nameless = Socket { name: "NAME".to_owned(), address: "ADDRESS".to_owned() };
     let socket = sockets.first().unwrap_or(&nameless);
@@ -124,8 +124,8 @@ pub fn remedy(words: &[String], sockets: &[Socket], asked: Asked<'_>) -> String 
     format!("start it as: {}", line.unwrap_or_else(|| typed(&command)))
 }
 
-/// How the server that `words` start is kept in the foreground: a clause without a full stop, which names nothing that they
-/// have already.
+/// How the server that `words` start is kept in the foreground: a clause without a full stop. It names no option that
+/// `words` have already.
 pub fn foreground(words: &[String]) -> String {
     let Some((name, server, own)) = server(words) else {
         return "look for its option, such as --foreground, -F, -D or --no-daemon".to_owned();
@@ -148,8 +148,8 @@ pub fn foreground(words: &[String]) -> String {
     }
 }
 
-/// Why two of the server that `words` start cannot run at once, as far as that is known. Where they name the generation,
-/// each may have folders of its own.
+/// Why two instances of the server that `words` start cannot run at once; `None` where that is not known, or where
+/// `words` name the generation and so may give each its own directory.
 pub fn alone(words: &[String]) -> Option<String> {
     let (name, server, _) = server(words)?;
     let is_apart = words.iter().any(|word| word.contains("SUPERVISE_GENERATION"));
@@ -157,19 +157,19 @@ pub fn alone(words: &[String]) -> Option<String> {
         .then(|| format!("two of {name} cannot run at once, because of {}", server.alone))
 }
 
-/// The row for a command, the name that it was found by, and its own words.
+/// The row of the server that `words` start, the name that it was found by, and its own words.
 fn server(words: &[String]) -> Option<(String, Server, Vec<String>)> {
     let at = past_prefixes(words)?;
     let name = program(words.get(at)?);
     match SERVERS.iter().find(|server| server.names.contains(&name)) {
         Some(row) => Some((name.to_owned(), *row, words[at + 1..].to_vec())),
-        // `sh -c '...; exec mariadbd ...'`, as unit files have it.
+        // Unit files have `sh -c '...; exec mariadbd ...'`.
         None if SHELLS.contains(&name) => commands(words, at).into_iter().find_map(|words| server(&words)),
         None => None,
     }
 }
 
-/// Where the program is that prefixes like `env` and `nice` run in the end.
+/// The index of the program that prefixes such as `env` and `nice` execute in the end.
 fn past_prefixes(words: &[String]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -188,7 +188,7 @@ fn past_prefixes(words: &[String]) -> Option<usize> {
     }
 }
 
-/// Looks through prefixes and interpreters for a program of the table.
+/// Looks behind prefixes and interpreters for a program of the table.
 fn identify(words: &[String]) -> Option<Known> {
     let at = past_prefixes(words)?;
     let name = program(words.get(at)?);
@@ -202,14 +202,13 @@ fn identify(words: &[String]) -> Option<Known> {
     Some(Known { fix, name, at, first: at })
 }
 
-/// The program that a shell is given to run in its next word but one, if that binds for itself: `sh -c 'cd x && node y'`.
+/// The program that a shell's `-c` text runs, if that program binds for itself: `sh -c 'cd x && node y'`.
 fn inline(words: &[String], shell: usize) -> Option<Known> {
     let binds = |words: Vec<String>| identify(&words).filter(|known| matches!(known.fix, Intercept { .. }));
     commands(words, shell).into_iter().find_map(binds)
 }
 
-/// The commands in the text that a shell is given to run, without what comes before a program. Of one that is a shell itself
-/// nothing is looked at.
+/// The commands in a shell's `-c` text, each from its program on. A nested shell is not looked into.
 fn commands(words: &[String], shell: usize) -> Vec<Vec<String>> {
     let has_text = |option: &&String| option.starts_with('-') && option.ends_with('c');
     let Some(text) = words.get(shell + 1).filter(has_text).and_then(|_| words.get(shell + 2)) else {
@@ -229,7 +228,7 @@ fn commands(words: &[String], shell: usize) -> Vec<Vec<String>> {
 /// What python runs: a module, a script of a known name, or something else that binds for itself.
 fn script(words: &[String], python: usize) -> Known {
     let at = skip(words, python + 1, PYTHON, false);
-    // skip() goes over -m as over any option.
+    // skip() passes over -m as over any option.
     let name = words.get(at).map(|word| program(word).trim_end_matches(".py")).unwrap_or_default();
     match lookup(name) {
         Some(fix) => Known { fix, name: name.to_owned(), at, first: python },
@@ -241,14 +240,14 @@ fn lookup(name: &str) -> Option<Fix> {
     PROGRAMS.iter().find(|(names, _)| names.contains(&name)).map(|(_, fix)| *fix)
 }
 
-/// The name of the program, without its directory and version: of `/usr/sbin/php-fpm8.2` it is `php-fpm`.
+/// The name of a program without its directory and version: `/usr/sbin/php-fpm8.2` is `php-fpm`.
 fn program(word: &str) -> &str {
     let file = word.rsplit('/').next().unwrap_or_default();
     let plain = file.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     if plain.is_empty() { file } else { plain }
 }
 
-/// The first word from `at` on that is no option, nor the value of one, nor (for env) a variable.
+/// The index of the first word from `at` on that is neither an option nor an option's value nor (for env) a variable.
 fn skip(words: &[String], mut at: usize, with_value: &[&str], variables: bool) -> usize {
     while let Some(word) = words.get(at) {
         if with_value.contains(&word.as_str()) {
@@ -281,12 +280,12 @@ fn without(words: &[String], options: &[&str]) -> Vec<String> {
     kept
 }
 
-/// Replaces the marks of a text, each once: a name may look like one.
+/// Replaces each mark of a text once, so that a socket's name that looks like a mark stays.
 fn fill(text: &str, socket: &Socket, program: &str, supervise: &str) -> String {
     let (name, address) = (printable(&socket.name), printable(&socket.address));
     let listen = match address.get(..1) {
         Some("/") => format!("unix:{address}"),
-        // An address for IPv4 as well; nginx needs it said.
+        // nginx needs ipv6only=off to accept IPv4 on an IPv6 address.
         Some("[") if address.starts_with("[::]:") => format!("{address} ipv6only=off"),
         _ => address.clone(),
     };

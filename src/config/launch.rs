@@ -1,4 +1,4 @@
-//! What is needed to start the processes of a generation. Paths, users and files are looked up anew for each.
+//! What is needed to start the processes of a generation. Paths, users and files are resolved at each start.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,27 +11,27 @@ pub struct Launch {
     pub user: Option<String>,
     pub group: Option<String>,
     pub supplementary_groups: Vec<String>,
-    /// None: the directory we were started in, by its logical path.
+    /// WorkingDirectory=; `None`: the directory supervise was started in, by its logical path (`$PWD`).
     pub directory: Option<Directory>,
-    /// The child gets our own environment first. InheritEnvironment=no: PATH and LANG alone.
+    /// Whether the child inherits our environment. With InheritEnvironment=no it gets PATH and LANG alone.
     pub inherit_environment: bool,
-    /// PassEnvironment=: names that are passed on also without `inherit_environment`.
+    /// PassEnvironment=: variables that the child inherits even without `inherit_environment`.
     pub pass_environment: Vec<String>,
-    /// Environment=, in order; later wins.
+    /// Environment=, in order; a later one of the same name wins.
     pub environment: Vec<(String, String)>,
-    /// EnvironmentFile=, in order, after `environment`.
+    /// EnvironmentFile=, in order, applied after `environment`.
     pub environment_files: Vec<EnvironmentFile>,
-    /// UnsetEnvironment=, last: `NAME`, or `NAME=VALUE` to unset it only where it has this value.
+    /// UnsetEnvironment=, applied last: `NAME`, or `NAME=VALUE` to unset it only where it has this value.
     pub unset_environment: Vec<String>,
-    /// ExecSearchPath=: where programs without a slash are looked for; empty: see [`Exec::path`].
+    /// ExecSearchPath=: where programs without a slash are looked for; where it is empty, [`Exec::search`] says that.
     pub search_path: Vec<PathBuf>,
     pub umask: Option<u32>,
     pub stdin: Input,
     pub stdout: Output,
     pub stderr: Output,
-    /// NonBlocking=: O_NONBLOCK on the sockets passed.
+    /// NonBlocking=: sets O_NONBLOCK on the passed sockets.
     pub non_blocking: bool,
-    /// InterceptBind=: what ExecStart= binds for itself at a held address is answered with the held socket.
+    /// InterceptBind=: a bind(2) of ExecStart= to a held address gets the held socket.
     pub intercept_bind: bool,
     /// IgnoreSIGPIPE=
     pub ignore_sigpipe: bool,
@@ -46,21 +46,21 @@ pub struct Launch {
     pub open_files: Vec<OpenFile>,
     /// PIDFile= as an absolute path.
     pub pid_file: Option<PathBuf>,
-    /// GuessMainPID=: Type=forking without a PIDFile= takes the one process that is left as the main one.
+    /// GuessMainPID=: without a PIDFile=, Type=forking takes the only process that is left as the main process.
     pub guess_main_pid: bool,
     /// Type=forking
     pub forks: bool,
-    /// Protocol=: beside LISTEN_FDS, which is always there.
+    /// Protocol=, in addition to LISTEN_FDS.
     pub dialects: Vec<Dialect>,
     pub notify_access: NotifyAccess,
-    /// FileDescriptorStoreMax=; 0: nothing is stored.
+    /// FileDescriptorStoreMax=; 0 stores nothing.
     pub fd_store_max: u32,
-    /// Where directives that can fail only later were written, by their key: `User`, `web.service:7`.
+    /// The line of each directive that can fail only at a start, by its key: `User`, `web.service:7`.
     pub places: BTreeMap<&'static str, String>,
 }
 
 impl Launch {
-    /// Why two of its servers cannot run at once, where it is known that they cannot.
+    /// Why two instances of its server cannot run at once; `None` where that is not known.
     pub fn runs_alone(&self) -> Option<String> {
         let words = self.commands.start.iter().flat_map(|exec| &exec.words);
         known::alone(&words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>())
@@ -103,11 +103,11 @@ impl Launch {
     }
 }
 
-/// The commands of a service. Those of the command line: one in `start`.
+/// The commands of a service. A command line has one, in `start`.
 pub type Commands = Lists<Exec>;
 
 impl Commands {
-    /// What the core needs to know of them.
+    /// The part of the commands that the core needs.
     pub fn policy(&self) -> CommandPolicy {
         let of = |list: &[Exec]| list.iter().map(|exec| exec.ignore_failure).collect();
         CommandPolicy {
@@ -126,7 +126,7 @@ impl Commands {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     pub path: DirectoryPath,
-    /// `-` before it: a missing one is no error; the root directory then.
+    /// The prefix `-`: if the directory is missing, the root directory is used.
     pub optional: bool,
 }
 
@@ -139,13 +139,13 @@ pub enum DirectoryPath {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvironmentFile {
-    /// In unit files it may be a glob(7) pattern.
+    /// The path; in unit files it may be a glob(7) pattern.
     pub path: PathBuf,
-    /// `-` before the path: a missing file is no error.
+    /// The prefix `-`: a missing file is no error.
     pub optional: bool,
 }
 
-/// One resource limit; None is `infinity`.
+/// One resource limit (setrlimit(2)), soft and hard; `None` is `infinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     pub resource: Resource,
@@ -181,9 +181,9 @@ pub enum Input {
     /// The standard input of supervise itself.
     Inherit,
     File(PathBuf),
-    /// The only socket there is.
+    /// `socket`: the only held socket.
     Socket,
-    /// `fd:NAME`: the socket of this name.
+    /// `fd:NAME`: the held socket of this name.
     Fd(String),
     /// The bytes of StandardInputText= and StandardInputData=.
     Data(Vec<u8>),
@@ -192,12 +192,13 @@ pub enum Input {
 /// StandardOutput= and StandardError=
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Our own stdout or stderr: the default, `journal`, `kmsg` and `tty`.
+    /// The stdout or stderr of supervise: the default, and `journal`, `kmsg` and `tty`.
     Ours,
-    /// `inherit`: a copy of the fd before it; of our own, or of a stdin that is /dev/null, it is our own.
+    /// `inherit`: a copy of the standard fd before it. Where that is ours, or a stdin from /dev/null, it is ours as
+    /// well.
     Inherit,
     Null,
-    /// Opened from its start, nothing cut off.
+    /// `file:`: opened at its start without truncation, as in systemd.
     File(PathBuf),
     Append(PathBuf),
     Truncate(PathBuf),
@@ -205,7 +206,7 @@ pub enum Output {
     Fd(String),
 }
 
-/// RuntimeDirectory= and its kin (systemd.exec(5)): made before the start, owned by the user.
+/// RuntimeDirectory= and similar directives (systemd.exec(5)): made before the start, owned by the user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directories {
     pub runtime: ManagedDirectory,
@@ -230,13 +231,13 @@ impl Default for ManagedDirectory {
     }
 }
 
-/// When runtime directories go.
+/// RuntimeDirectoryPreserve=: when runtime directories are removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preserve {
-    /// With the last generation.
+    /// When the last generation ends.
     #[default]
     No,
-    /// They are removed when supervise ends, and stay at a restart of the server.
+    /// When supervise ends; they survive a restart of the server.
     Restart,
     Yes,
 }
@@ -245,29 +246,29 @@ pub enum Preserve {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenFile {
     pub path: PathBuf,
-    /// LISTEN_FDNAMES
+    /// Its name in LISTEN_FDNAMES.
     pub name: String,
     pub mode: OpenMode,
-    /// A file that cannot be opened is left out.
+    /// `graceful`: a file that cannot be opened is left out.
     pub graceful: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
-    /// For both where that is allowed, else for reading.
+    /// Read and write where both are permitted, else read-only.
     ReadWrite,
     ReadOnly,
     Append,
     Truncate,
 }
 
-/// NotifyAccess=: whose datagrams count.
+/// NotifyAccess=: whose notifications are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotifyAccess {
     None,
-    /// The main process may speak.
+    /// The main process only.
     Main,
-    /// The main process and the commands round it.
+    /// The main process and the commands before and after it (ExecStartPre= ... ExecStopPost=).
     Exec,
     /// Every process of the generation.
     All,

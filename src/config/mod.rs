@@ -1,8 +1,8 @@
-//! What the user asked for, as plain data: text goes in, a [`Config`] or an [`Error`] comes out. No I/O here.
+//! The configuration as plain data: text goes in, a [`Config`] or an [`Error`] comes out, without I/O.
 //!
-//! A command line is a unit file written inline, so both fill this one structure through one table,
-//! [`directives`]. Values keep their systemd meaning; where the command line has another default than systemd
-//! ([`Config::for_units`]), [`Config::for_command_line`] is the place that says so.
+//! A command line is a unit file written inline, so both fill this one structure through one table, [`directives`].
+//! Values keep their systemd meaning; [`Config::for_units`] has systemd's defaults, [`Config::for_command_line`]
+//! those that differ on the command line.
 
 pub mod address;
 pub mod choice;
@@ -46,30 +46,30 @@ pub use socket::{Protocol, SocketCommands, SocketOptions, Timestamping};
 pub use status::StatusSet;
 pub use value::{Signal, Span};
 
-/// Everything one instance needs to know.
+/// The configuration of one instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The service's name without `.service`: what the instance is called unless --name says otherwise.
+    /// The name of the service without `.service`: the default name of the instance.
     pub name: Option<String>,
-    /// Description= of [Unit], for the log.
+    /// Description= of [Unit], shown in the log.
     pub description: Option<String>,
-    /// In the order of the fds: the first is fd 3.
+    /// The sockets in the order of their fds; the first is fd 3.
     pub listeners: Vec<Listener>,
-    /// Options of the listeners that are being read; each [`Listener`] gets a copy.
+    /// The options of the listeners that are being read; each [`Listener`] gets a copy.
     pub socket: SocketOptions,
     pub socket_commands: SocketCommands,
     pub launch: Launch,
-    /// Ready=http:, which is then what `policy.ready` says.
+    /// The request of Ready=http:, which `policy.ready` then is.
     pub health: Option<Health>,
     pub policy: Policy,
 }
 
-/// What Ready=http: asks for.
+/// The request of Ready=http:.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// The name of the socket; None: the first stream socket.
+    /// The name of the socket; `None`: the first stream socket.
     pub socket: Option<String>,
-    /// The path of the request, which begins with `/`.
+    /// The path of the request; it begins with `/`.
     pub path: String,
 }
 
@@ -78,7 +78,7 @@ impl Config {
     pub fn for_command_line() -> Self {
         let units = Self::for_units();
         Self {
-            // A path that we made goes with us.
+            // The command line has no RemoveOnStop=: paths that we made are removed.
             socket: SocketOptions { remove_on_stop: true, ..SocketOptions::new() },
             launch: Launch {
                 directory: None,
@@ -97,7 +97,7 @@ impl Config {
                 timeout_stop: Span::from_secs(8),
                 kill_mode: KillMode::Mixed,
                 no_restart_ends: true,
-                // On the command line only TriggerLimitBurst= limits starts by connections.
+                // Of the limits on starts by connections, the command line has TriggerLimitBurst= alone.
                 poll_limit: Rate { burst: 0, ..units.policy.poll_limit },
                 ..units.policy
             },
@@ -120,13 +120,13 @@ impl Config {
     }
 }
 
-/// Why a text was refused: where it stands, what is wrong with it, what to write instead.
+/// Why a text was refused: where it stands, what is wrong with it, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// `--listen 8080=a:b`, or `web.service:7`.
+    /// The option or line: `--listen 8080=a:b`, `web.service:7`.
     pub place: String,
     pub cause: String,
-    /// Empty only where the cause already says what to do.
+    /// What to write instead; empty only where the cause says it already.
     pub remedy: String,
 }
 
@@ -139,7 +139,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// An [`Error`] before its place is known: parsers of values do not know who asked.
+/// An [`Error`] whose place is not yet known: the parser of a value does not know who called it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub cause: String,
@@ -148,7 +148,7 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        // Both may quote what was typed, and a message is one line.
+        // Both texts may quote what was typed, and a message must stay one line.
         let line = |text: String| if text.contains(char::is_control) { escape(text.chars()) } else { text };
         Self { cause: line(cause.into()), remedy: line(remedy.into()) }
     }
@@ -158,7 +158,7 @@ impl Problem {
     }
 }
 
-/// Something that was understood but has no effect, or another than it seems; one line for the user.
+/// A message about a line that has no effect or not the one it seems to have; prints as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning(pub Error);
 
@@ -168,7 +168,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// `text` as it may stand in a one-line message: control characters escaped, cut after 200 characters.
+/// `text` for a one-line message: control characters escaped, cut after 200 characters.
 pub fn printable(text: &str) -> String {
     let mut chars = text.chars();
     let mut out = escape(chars.by_ref().take(200));
@@ -178,12 +178,12 @@ pub fn printable(text: &str) -> String {
     out
 }
 
-/// Words as one would type them again, cut where they are long.
+/// Words as a shell reads them back, cut after 200 characters.
 pub fn typed(words: &[String]) -> String {
     printable(&quoted(words))
 }
 
-/// Words as one would type them again.
+/// Words as a shell reads them back.
 pub fn quoted(words: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,[]{}".contains(c);
     let quote = |word: &String| {

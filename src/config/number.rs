@@ -2,7 +2,7 @@
 
 use super::{Limit, Problem, Resource, Span, printable};
 
-/// `1 yes y true t on` or `0 no n false f off`, in any case.
+/// Reads `1 yes y true t on` or `0 no n false f off`, in any case.
 pub fn boolean(text: &str) -> Result<bool, Problem> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "yes" | "y" | "true" | "t" | "on" => Ok(true),
@@ -11,7 +11,7 @@ pub fn boolean(text: &str) -> Result<bool, Problem> {
     }
 }
 
-/// A decimal number from `min` to `max`.
+/// Reads a decimal number from `min` to `max`.
 pub fn integer(text: &str, min: i64, max: i64) -> Result<i64, Problem> {
     text.parse().ok().filter(|number| (min..=max).contains(number)).ok_or_else(|| {
         Problem::new(format!("{:?} is no number that fits", printable(text)), format!("{min} to {max}"))
@@ -23,7 +23,7 @@ pub fn unsigned(text: &str) -> Result<u32, Problem> {
     Ok(u32::try_from(number).expect("the range was checked"))
 }
 
-/// Bytes, with K, M, G, T, P or E to the base of 1024.
+/// Reads a number of bytes, with an optional K, M, G, T, P or E to the base of 1024.
 pub fn size(text: &str) -> Result<u64, Problem> {
     let (digits, shift) = match text.bytes().last() {
         Some(b'B') => (&text[..text.len() - 1], 0),
@@ -44,7 +44,7 @@ pub fn size(text: &str) -> Result<u64, Problem> {
     })
 }
 
-/// File mode bits in octal, up to `max`.
+/// Reads the bits of a file mode in octal, up to `max`.
 pub fn octal(text: &str, max: u32) -> Result<u32, Problem> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= max);
@@ -53,7 +53,7 @@ pub fn octal(text: &str, max: u32) -> Result<u32, Problem> {
     })
 }
 
-/// `soft[:hard]`; one value alone is both. None is `infinity`.
+/// Reads `soft[:hard]`; a single value sets both. `infinity` becomes `None`.
 pub fn limit(resource: Resource, text: &str) -> Result<Limit, Problem> {
     let (soft, hard) = text.split_once(':').unwrap_or((text, text));
     let (soft, hard) = (limit_value(resource, soft)?, limit_value(resource, hard)?);
@@ -89,12 +89,13 @@ fn limit_value(resource: Resource, text: &str) -> Result<Option<u64>, Problem> {
     }
 }
 
-/// In whole `unit`s (of nanoseconds), rounded up: a limit of 100 ms of processor time must not become none at all.
+/// The span in whole `unit`s (nanoseconds each), rounded up: a limit of 100 ms of CPU time must not become 0. `None`
+/// for infinity.
 fn finite(span: Span, unit: u64) -> Result<Option<u64>, Problem> {
     Ok((!span.is_infinite()).then(|| span.as_nanos().div_ceil(unit)))
 }
 
-/// RLIMIT_NICE is 20 minus the nice level; with a sign it is the level that is meant.
+/// Reads a value of RLIMIT_NICE, which is 20 minus the nice level. A number with a sign is a nice level.
 fn nice_limit(text: &str) -> Result<u64, Problem> {
     let number =
         if text.starts_with(['+', '-']) { 20 - integer(text, -20, 19)? } else { integer(text, 0, 40)? };

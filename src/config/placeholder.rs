@@ -4,15 +4,15 @@
 
 use super::{Listener, Problem, printable};
 
-/// One socket as a generation gets it.
+/// One socket as it is passed to a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NumberedSocket {
     pub name: String,
-    /// Its number in the server.
+    /// The number of the fd in the server.
     pub fd: i32,
-    /// None for unix sockets.
+    /// `None` for unix sockets.
     pub port: Option<u16>,
-    /// As shown in `status`: `127.0.0.1:8080`, `/run/x.sock`.
+    /// The address as `status` shows it: `127.0.0.1:8080`, `/run/x.sock`.
     pub address: String,
 }
 
@@ -25,7 +25,7 @@ enum Field {
 
 const FIELDS: [(&str, Field); 3] = [("{fd:", Field::Fd), ("{port:", Field::Port), ("{addr:", Field::Address)];
 
-/// Whether every placeholder of `words` can be replaced once the sockets are held.
+/// Checks that every placeholder of `words` can be replaced once the sockets are held.
 ///
 /// # Errors
 /// An unknown NAME, or `{port:NAME}` of a socket that has none.
@@ -45,15 +45,15 @@ pub fn check<'a>(words: impl IntoIterator<Item = &'a str>, listeners: &[Listener
     Ok(())
 }
 
-/// Whether there is a `{fd:NAME}` in `word`: the server is told the number of an fd.
+/// Whether `word` has an `{fd:NAME}`, by which the server learns the number of an fd.
 pub fn names_fd(word: &str) -> bool {
     std::iter::successors(next(word), |found| next(found.after)).any(|found| matches!(found.field, Field::Fd))
 }
 
-/// `word` with its placeholders replaced, each by the first socket of that name.
+/// Replaces the placeholders of `word`, each by the first socket of that name.
 ///
 /// # Errors
-/// As for [`check`]; after it only for an inherited socket without a port.
+/// Those of [`check`]; once that has passed, only an inherited socket without a port.
 pub fn expand(word: &str, sockets: &[NumberedSocket]) -> Result<String, Problem> {
     let mut out = String::with_capacity(word.len());
     let mut rest = word;
@@ -79,7 +79,7 @@ struct FoundField<'a> {
     after: &'a str,
 }
 
-/// The first placeholder. A name has no `:` and no braces here: `{port:${X}}` belongs to somebody else.
+/// Finds the first placeholder. A NAME has no `:` and no braces here, so `{port:${X}}` is none.
 fn next(text: &str) -> Option<FoundField<'_>> {
     text.match_indices('{').find_map(|(start, _)| {
         let (before, tail) = text.split_at(start);

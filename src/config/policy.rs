@@ -4,74 +4,75 @@ use serde::{Deserialize, Serialize};
 
 use super::{Signal, Span, StatusSet};
 
-/// Everything that the core knows of the configuration; nothing here names a file or an fd.
+/// The part of the configuration that the core knows; it names neither files nor fds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
     pub service_type: Type,
-    /// The commands round the main one, by what of them the core needs.
+    /// How many commands run before and after the main one, and which may fail.
     pub commands: CommandPolicy,
     pub restart: Restart,
     pub delay: RestartDelay,
     pub start_limit: StartLimit,
-    /// TriggerLimitIntervalSec= and TriggerLimitBurst= (systemd.socket(5)): starts caused by connections. Beyond it they
-    /// wait for the end of the interval; the socket stays open.
+    /// TriggerLimitIntervalSec= and TriggerLimitBurst= (systemd.socket(5)): starts caused by connections. Above it
+    /// connections wait until the interval ends; unlike in systemd the socket stays open.
     pub trigger_limit: Rate,
-    /// PollLimitIntervalSec= and PollLimitBurst=: how often a waiting connection is looked at. Of all sockets together.
+    /// PollLimitIntervalSec= and PollLimitBurst=: how often all sockets together are looked at for waiting
+    /// connections.
     pub poll_limit: Rate,
-    /// SuccessExitStatus=: clean besides 0, SIGHUP, SIGINT, SIGTERM and SIGPIPE.
+    /// SuccessExitStatus=: clean in addition to 0, SIGHUP, SIGINT, SIGTERM and SIGPIPE.
     pub success: StatusSet,
     /// RestartPreventExitStatus=
     pub prevent: StatusSet,
     /// RestartForceExitStatus=
     pub force: StatusSet,
     pub ready: Ready,
-    /// TimeoutStartSec=; [`Span::INFINITY`] is never. Of each command before and after the main one, too.
+    /// TimeoutStartSec=, also of each command before and after the main one; [`Span::INFINITY`] is none.
     pub timeout_start: Span,
-    /// TimeoutStopSec=: from the kill signal to the last SIGKILL. Of each ExecStop= and ExecStopPost= command, too.
+    /// TimeoutStopSec=: from the kill signal to the last SIGKILL, also of each ExecStop= and ExecStopPost= command.
     pub timeout_stop: Span,
-    /// TimeoutAbortSec=: the same after WatchdogSignal=. None: as `timeout_stop`.
+    /// TimeoutAbortSec=: the same after WatchdogSignal=; `None`: as `timeout_stop`.
     pub timeout_abort: Option<Span>,
     /// TimeoutStartFailureMode= and TimeoutStopFailureMode=
     pub start_failure_mode: FailureMode,
     pub stop_failure_mode: FailureMode,
-    /// RuntimeMaxSec=, counted from the end of the start; [`Span::INFINITY`] is never.
+    /// RuntimeMaxSec=, counted from the end of the start; [`Span::INFINITY`] is none.
     pub runtime_max: Span,
-    /// RuntimeRandomizedExtraSec=: up to so much more.
+    /// RuntimeRandomizedExtraSec=: a random extra of up to this is added to `runtime_max`.
     pub runtime_extra: Span,
-    /// RemainAfterExit=: up also without a process, after a clean exit.
+    /// RemainAfterExit=: the service stays active after its processes have exited cleanly.
     pub remain_after_exit: bool,
-    /// ExitType=cgroup: lives as long as any of its processes does.
+    /// ExitType=: whether the service ends with its main process or (`cgroup`) with its last one.
     pub exit_type: ExitType,
-    /// PIDFile= is given: Type=forking waits for it.
+    /// Whether there is a PIDFile=, which Type=forking then waits for.
     pub has_pid_file: bool,
     pub kill_signal: Signal,
-    /// RestartKillSignal=: in place of `kill_signal` where another start follows at once.
+    /// RestartKillSignal=: replaces `kill_signal` where a start follows at once.
     pub restart_kill_signal: Option<Signal>,
     /// FinalKillSignal=
     pub final_kill_signal: Signal,
     /// WatchdogSignal=
     pub watchdog_signal: Signal,
-    /// ReloadSignal=, which Type=notify-reload sends.
+    /// ReloadSignal=, sent by Type=notify-reload.
     pub reload_signal: Signal,
-    /// SendSIGHUP=: after the kill signal, SIGHUP as well.
+    /// SendSIGHUP=: SIGHUP follows the kill signal.
     pub send_sighup: bool,
     /// SendSIGKILL=
     pub send_sigkill: bool,
     pub kill_mode: KillMode,
     /// WatchdogSec=; [`Span::ZERO`] is off.
     pub watchdog: Span,
-    /// How long the old generation stays untouched after the new one was ready.
+    /// Bake=: how long the old generation stays untouched after the new one was ready.
     pub bake: Span,
-    /// Drain=: how long the old generation may finish what is in flight before its kill signal.
+    /// Drain=: how long the old generation may finish its connections before its kill signal.
     pub drain: Span,
-    /// DrainQuiet=: a connection that is quiet this long after an answer is idle.
+    /// DrainQuiet=: a connection counts as idle once it has been quiet this long after an answer.
     pub drain_quiet: Span,
-    /// Canary=; None: all new connections at once.
+    /// Canary=; `None`: all new connections switch at once.
     pub canary: Option<Canary>,
     pub handover: Handover,
-    /// Handover= was written: it holds whatever we find out.
+    /// Whether Handover= was written; then nothing that is found out about the server changes it.
     pub handover_given: bool,
-    /// Restart=no, asked for on the command line: the server's end is ours, also where sockets are held.
+    /// Restart=no on the command line: supervise ends with its server, even with sockets held.
     pub no_restart_ends: bool,
 }
 
@@ -123,14 +124,14 @@ impl Policy {
         }
     }
 
-    /// Whether old and new are to run at once even where that is known to do harm: Handover= asks for it, or Canary= or
-    /// Ready=http:, which need both of them.
+    /// Whether old and new have to run at once even where that is known to do harm: Handover= says so, or Canary= or
+    /// Ready=http: need both.
     pub fn must_overlap(&self) -> bool {
         let overlaps = self.handover != Handover::StopFirst;
         overlaps && (self.handover_given || self.canary.is_some() || self.ready == Ready::Http)
     }
 
-    /// Whether the end of a server that is not restarted is the end of everything, sockets or not.
+    /// Whether supervise ends when the server has ended and is not restarted, even with sockets held.
     pub fn ends_with_server(&self) -> bool {
         self.restart == Restart::No && self.no_restart_ends
     }
@@ -139,7 +140,7 @@ impl Policy {
 /// Type= of systemd.service(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Type {
-    /// `simple`, and `idle`, which is the same here.
+    /// `simple`; `idle` is read as this.
     Simple,
     Exec,
     Notify,
@@ -153,7 +154,7 @@ pub enum Type {
 pub enum CommandList {
     Condition,
     StartPre,
-    /// ExecStart=: the main process; several with Type=oneshot.
+    /// ExecStart=: the main process; Type=oneshot may have several.
     Start,
     StartPost,
     Reload,
@@ -161,7 +162,7 @@ pub enum CommandList {
     StopPost,
 }
 
-/// Something for each command of each list.
+/// One value of `T` for each command of each list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lists<T> {
     pub condition: Vec<T>,
@@ -173,7 +174,7 @@ pub struct Lists<T> {
     pub stop_post: Vec<T>,
 }
 
-/// How many commands each list has: one entry a command, true for the prefix `-` (its failure is ignored).
+/// For each command whether its failure is ignored (the prefix `-`).
 pub type CommandPolicy = Lists<bool>;
 
 impl<T> Lists<T> {
@@ -190,7 +191,7 @@ impl<T> Lists<T> {
     }
 }
 
-/// Each list is empty.
+/// All lists empty.
 impl<T> Default for Lists<T> {
     fn default() -> Self {
         Self {
@@ -206,7 +207,7 @@ impl<T> Default for Lists<T> {
 }
 
 impl CommandList {
-    /// The directive that fills it.
+    /// The directive whose commands these are.
     pub const fn key(self) -> &'static str {
         match self {
             Self::Condition => "ExecCondition",
@@ -235,23 +236,23 @@ pub enum Restart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartDelay {
     pub base: Span,
-    /// 0: the delay does not grow.
+    /// The number of steps to `max`; 0: the delay does not grow.
     pub steps: u32,
-    /// [`Span::INFINITY`]: the delay does not grow.
+    /// The delay after the last step; [`Span::INFINITY`]: the delay does not grow.
     pub max: Span,
 }
 
 /// StartLimitBurst=, StartLimitIntervalSec= and StartLimitAction= (systemd.unit(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartLimit {
-    /// StartLimitBurst=; 0 is no limit.
+    /// StartLimitBurst=; 0: no limit.
     pub burst: u32,
-    /// Zero: no limit. Infinity: the burst counts for ever.
+    /// StartLimitIntervalSec=; zero: no limit, infinity: all starts count.
     pub interval: Span,
     pub action: StartLimitAction,
 }
 
-/// At most `burst` events in `interval`; zero in either: no limit.
+/// At most `burst` events per `interval`; zero in either: no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     pub burst: u32,
@@ -260,49 +261,50 @@ pub struct Rate {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartLimitAction {
-    /// Hold the sockets, state `failed`.
+    /// Keep the sockets; the state is `failed`.
     None,
-    /// End with the server's last status.
+    /// Exit with the server's last status.
     Exit,
 }
 
 /// Ready=: when a generation counts as ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ready {
-    /// Seen to wait on its sockets, and READY=1 where the server sends it or the current one did. READY=1 is enough
-    /// where nobody else was seen.
+    /// It is seen waiting on its sockets, and sends READY=1 if it does so at all or the current one did. READY=1
+    /// alone is enough where no generation was ever seen waiting.
     Auto,
-    /// READY=1 and nothing else.
+    /// READY=1 alone.
     Notify,
-    /// Type=notify without Ready=: READY=1, and seen to wait on its sockets where the current one was.
+    /// Type=notify without Ready=: READY=1, and seen waiting on its sockets if the current one was.
     NotifyType,
-    /// execve(2) succeeded; with Type=forking the daemon has gone to the background, with oneshot all is done.
+    /// execve(2) has succeeded; with Type=forking the daemon is in the background, with oneshot all commands have
+    /// ended.
     Exec,
-    /// Alive for this long.
+    /// It has lived this long.
     Delay(Span),
-    /// A GET of [`super::Health`] was answered with 2xx or 3xx. Only with [`Handover::Steered`].
+    /// A GET of [`super::Health`] was answered with 2xx or 3xx; needs [`Handover::Steered`].
     Http,
 }
 
-/// Canary=: this share of the new connections, for this long, before all of them.
+/// Canary=: the candidate gets this share of the new connections for this long, then all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
-    /// How many of a hundred new connections the candidate gets: 1 to 99.
+    /// The candidate's share in percent, 1 to 99.
     pub percent: u8,
     pub span: Span,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KillMode {
-    /// The kill signal to the main process, SIGKILL to what it leaves behind.
+    /// The kill signal goes to the main process, SIGKILL to all that are left.
     Mixed,
-    /// The kill signal to the whole process group.
+    /// The kill signal goes to the whole process group.
     ControlGroup,
-    /// The main process alone, always.
+    /// All signals go to the main process alone.
     Process,
 }
 
-/// What a timeout brings: the kill signal, WatchdogSignal=, or SIGKILL.
+/// What is sent after a timeout: the kill signal, WatchdogSignal=, or SIGKILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureMode {
     Terminate,
@@ -318,11 +320,11 @@ pub enum ExitType {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Handover {
-    /// Each generation has sockets of its own for an address, and we say which get the new connections. Where a socket
-    /// cannot be steered it is shared.
+    /// Each generation has its own socket for an address, and supervise chooses which of them gets new connections. A
+    /// socket that cannot be steered is shared.
     Steered,
-    /// Both generations accept from one socket while they overlap.
+    /// Both generations accept from one socket while both run.
     Shared,
-    /// The old generation is gone before the new one starts.
+    /// The old generation ends before the new one starts.
     StopFirst,
 }

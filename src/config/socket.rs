@@ -4,24 +4,24 @@ use std::path::PathBuf;
 
 use super::{Exec, Span};
 
-/// The same for all listeners of the command line, and for all of one .socket file.
+/// The options of a held socket; equal for all of the command line, and for all of one .socket file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SocketOptions {
-    /// FileDescriptorName=; None: the name of the .socket file.
+    /// FileDescriptorName=; `None`: the name of the .socket file.
     pub name: Option<String>,
     /// Backlog=; the kernel caps it at net.core.somaxconn.
     pub backlog: u32,
-    /// BindIPv6Only=; None leaves it to net.ipv6.bindv6only.
+    /// BindIPv6Only=; `None`: net.ipv6.bindv6only decides.
     pub v6_only: Option<bool>,
-    /// SocketMode= of a unix path; DirectoryMode= of the directories made for it.
+    /// SocketMode= of a unix path, and DirectoryMode= of directories that are made for it.
     pub mode: u32,
     pub directory_mode: u32,
     /// SocketUser= and SocketGroup= of a unix path.
     pub user: Option<String>,
     pub group: Option<String>,
-    /// Symlinks= to the path.
+    /// Symlinks=: symbolic links to the path.
     pub symlinks: Vec<PathBuf>,
-    /// RemoveOnStop=: the path and its symlinks go when we end.
+    /// RemoveOnStop=: the path and its symlinks are removed when supervise ends.
     pub remove_on_stop: bool,
     pub free_bind: bool,
     pub transparent: bool,
@@ -31,13 +31,13 @@ pub struct SocketOptions {
     pub protocol: Option<Protocol>,
     pub no_delay: bool,
     pub keep_alive: bool,
-    /// KeepAliveTimeSec=, KeepAliveIntervalSec= (whole seconds) and KeepAliveProbes=; None leaves the kernel's.
+    /// KeepAliveTimeSec=, KeepAliveIntervalSec= (whole seconds) and KeepAliveProbes=; `None`: the kernel's default.
     pub keep_alive_time: Option<Span>,
     pub keep_alive_interval: Option<Span>,
     pub keep_alive_probes: Option<u32>,
-    /// DeferAcceptSec=; zero is off, whole seconds.
+    /// DeferAcceptSec= in whole seconds; zero is off.
     pub defer_accept: Span,
-    /// ReceiveBuffer= and SendBuffer=, bytes.
+    /// ReceiveBuffer= and SendBuffer= in bytes.
     pub receive_buffer: Option<u64>,
     pub send_buffer: Option<u64>,
     pub priority: Option<i32>,
@@ -66,16 +66,17 @@ pub enum Timestamping {
     Nanoseconds,
 }
 
-/// The commands of [Socket]; each is waited for. Not those of the service, which have the same names.
+/// The ExecStartPre= ... ExecStopPost= of [Socket], which are not those of [Service]. supervise waits for each to
+/// end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SocketCommands {
-    /// Before the sockets of this unit are bound, and after.
+    /// Run before and after the sockets of this unit are bound.
     pub start_pre: Vec<Exec>,
     pub start_post: Vec<Exec>,
-    /// Before they are closed at our end, and after.
+    /// Run before and after they are closed, when supervise ends.
     pub stop_pre: Vec<Exec>,
     pub stop_post: Vec<Exec>,
-    /// TimeoutSec= of [Socket]; infinity is never.
+    /// TimeoutSec= of [Socket]; infinity is none.
     pub timeout: Span,
 }
 

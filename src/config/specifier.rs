@@ -6,7 +6,7 @@ use super::{Problem, printable};
 
 /// UNIT_NAME_MAX of systemd without its NUL.
 const NAME_BYTES: usize = 255;
-/// LONG_LINE_MAX of systemd: no value of a unit file is longer, with its specifiers replaced neither.
+/// LONG_LINE_MAX of systemd: the longest value of a unit file, before and after its specifiers are replaced.
 const VALUE_BYTES: usize = 1 << 20;
 
 /// A valid name of a service or socket unit: `web.service`, `web@blue.service`, or the template `web@.service`.
@@ -14,10 +14,10 @@ const VALUE_BYTES: usize = 1 << 20;
 pub struct UnitName(String);
 
 impl UnitName {
-    /// A file name as systemd takes it (unit_name_is_valid).
+    /// Checks a file name by systemd's rule (unit_name_is_valid).
     ///
     /// # Errors
-    /// Another suffix than `.service` and `.socket`, nothing before it, more than 255 bytes, or a character besides
+    /// A suffix other than `.service` and `.socket`, nothing before it, more than 255 bytes, or a character besides
     /// ASCII letters, digits and `:-_.\@`.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let bad = |what: &str, remedy: &str| {
@@ -40,17 +40,17 @@ impl UnitName {
         Ok(Self(text.to_owned()))
     }
 
-    /// `web@blue.service` (%n)
+    /// The full name (%n): `web@blue.service`.
     pub fn full(&self) -> &str {
         &self.0
     }
 
-    /// `web@blue` (%N)
+    /// The name without its suffix (%N): `web@blue`.
     pub fn stem(&self) -> &str {
         self.split().0
     }
 
-    /// `service` or `socket`
+    /// The suffix without its dot: `service` or `socket`.
     pub fn suffix(&self) -> &str {
         self.split().1
     }
@@ -59,17 +59,17 @@ impl UnitName {
         self.0.rsplit_once('.').expect("parse has seen the suffix")
     }
 
-    /// `web` (%p)
+    /// The part before `@` (%p): `web`.
     pub fn prefix(&self) -> &str {
         self.stem().split_once('@').map_or_else(|| self.stem(), |(prefix, _)| prefix)
     }
 
-    /// `blue` (%i); empty for the template itself, None for a name without `@`.
+    /// The part after `@` (%i): `blue`; empty for the template itself, `None` for a name without `@`.
     pub fn instance(&self) -> Option<&str> {
         self.stem().split_once('@').map(|(_, instance)| instance)
     }
 
-    /// `web@.service`, None for a name that has no template or is one.
+    /// The template of an instance: `web@.service`; `None` for a name that is no instance.
     pub fn template(&self) -> Option<Self> {
         self.instance()
             .filter(|instance| !instance.is_empty())
@@ -77,18 +77,18 @@ impl UnitName {
     }
 }
 
-/// What the specifiers of one unit stand for.
+/// The values of the specifiers of one unit.
 #[expect(missing_debug_implementations, reason = "a closure has nothing to show")]
 pub struct Specifiers<'a> {
     pub unit: &'a UnitName,
     /// The absolute path of the unit's file (%y).
     pub path: &'a Path,
-    /// Those that ask about this machine, user or its directories; None for a letter it has no answer to.
+    /// Answers specifiers about this machine, its user and directories; `None` for a letter that it does not know.
     pub host: &'a dyn Fn(char) -> Option<String>,
 }
 
 impl Specifiers<'_> {
-    /// `text` with its specifiers replaced. `%%` is a percent sign; before anything but a letter or digit, and at the
+    /// Replaces the specifiers of `text`. `%%` is a percent sign; before anything but a letter or digit, and at the
     /// end, `%` stands for itself.
     ///
     /// # Errors
@@ -145,7 +145,7 @@ fn path_text(path: &Path) -> Result<String, &'static str> {
     path.to_str().map(str::to_owned).ok_or("is a path that is not UTF-8")
 }
 
-/// The reverse of `systemd-escape`: `-` is `/`, `\xHH` a byte.
+/// The reverse of `systemd-escape`: `-` becomes `/`, `\xHH` a byte.
 fn unescape(text: &str) -> Result<String, &'static str> {
     const BAD: &str = "asks to unescape what systemd-escape has not written";
     let mut out = Vec::with_capacity(text.len());
@@ -171,7 +171,7 @@ fn unescape_path(text: &str) -> Result<String, &'static str> {
         return Ok("/".to_owned());
     }
     let path = unescape(text)?;
-    // Also nothing at all, and a slash at either end.
+    // These include an empty path, and a slash at either end.
     if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err("asks for a path that the name does not hold");
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problem, Signal, printable};
 
-/// A list such as SuccessExitStatus=: exit codes and signals.
+/// A set of exit codes and signals.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusSet {
     pub codes: BTreeSet<u8>,
@@ -49,11 +49,11 @@ impl StatusSet {
         self.signals.contains(&signal)
     }
 
-    /// Adds the words of `text`: a number is always an exit code, a name an exit status or a signal. An empty text
-    /// empties the set. Nothing is added when a word is wrong.
+    /// Adds the words of `text`: a number is an exit code, a name an exit status or a signal. An empty text empties
+    /// the set. If one word is wrong, nothing is added.
     ///
     /// # Errors
-    /// A word that is none of these.
+    /// A word that is neither.
     pub fn add(&mut self, text: &str) -> Result<(), Problem> {
         let mut new = Self::default();
         for word in text.split_ascii_whitespace() {

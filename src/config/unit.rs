@@ -1,7 +1,7 @@
-//! From unit files to a [`Config`]: which lines count, what they make together, and what systemd would say.
+//! Makes a [`Config`] of unit files: which lines count, and what they mean together.
 //!
-//! What systemd warns about and skips, we warn about and skip; what makes it refuse a unit is an error. Beyond that a
-//! Listen line that would be lost is an error, too: a typing error must not cost a port.
+//! Where systemd warns and skips a line, so do we; where it refuses a unit, that is an error. Beyond systemd, a
+//! Listen...= line that cannot be honoured is an error as well, since otherwise a typing error would cost a port.
 
 mod counts;
 mod finish;
@@ -30,14 +30,14 @@ pub enum Override {
     Variable(String, String),
 }
 
-/// What was made of unit files.
+/// The result of reading unit files.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Result<Config, Error>,
     pub warnings: Vec<Warning>,
-    /// Every line, for `check`.
+    /// A verdict on every line, for `check`.
     pub lines: Vec<CheckedLine>,
-    /// The line that makes stop-first the default of Handover=.
+    /// The line that makes stop-first the default of Handover=, if there is one.
     pub stop_first: Option<String>,
 }
 
@@ -45,7 +45,7 @@ pub struct Loaded {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedLine {
     pub place: String,
-    /// Empty for the command line.
+    /// The section; empty for the command line.
     pub section: String,
     pub key: String,
     pub value: String,
@@ -55,30 +55,30 @@ pub struct CheckedLine {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LineOutcome {
     Honoured,
-    /// Honoured, and perhaps not what was meant.
+    /// Honoured, though probably not what was meant; the text says why.
     Beside(String),
     Inert(String),
     NotHonoured(String),
-    /// It has no effect, or makes all of it fail.
+    /// Without effect, or an error of the whole unit.
     Wrong(Problem),
 }
 
-/// One unit, its lines read.
+/// One unit and its parsed lines.
 struct Read<'a> {
     unit: &'a Unit,
     assignments: Vec<Assignment>,
-    /// The lines that begin its sections.
+    /// The lines that begin a section, with the section's name.
     headers: Vec<(String, String)>,
 }
 
 impl Read<'_> {
-    /// `web.service`
+    /// The full name of the unit: `web.service`.
     fn name(&self) -> &str {
         self.unit.name.full()
     }
 
-    /// The line that a reader has to look at where this section has no such key: the last one that empties it, else the
-    /// one that begins the section.
+    /// The line to name where `section` lacks `key`: the last line that empties it, else the one that begins the
+    /// section.
     fn place_without(&self, section: &str, key: &str) -> &str {
         let emptied =
             self.assignments.iter().rfind(|line| line.section == section && line.key.starts_with(key));
@@ -94,16 +94,16 @@ impl Read<'_> {
 struct Loader<'a> {
     draft: Draft,
     host: &'a dyn Fn(char) -> Option<String>,
-    /// The names of the units.
+    /// The names of the units that the user gave.
     given: Vec<&'a str>,
     warnings: Vec<Warning>,
     lines: Vec<CheckedLine>,
-    /// The first one; the rest is read all the same, for `check`.
+    /// The first error. The rest is read all the same, for `check`.
     error: Option<Error>,
 }
 
-/// Reads units that were found, sockets in the order given, then the command line's settings. `host` answers the
-/// specifiers that ask about this machine and user.
+/// Reads the units, sockets in the order given, then the settings of the command line. `host` answers the specifiers
+/// that ask about this machine and user.
 pub fn load(units: &[Unit], flags: &[Override], host: &dyn Fn(char) -> Option<String>) -> Loaded {
     let draft = Draft::new(Config::for_units());
     let given = units.iter().map(|unit| unit.name.full()).collect();
@@ -161,7 +161,8 @@ impl Loader<'_> {
         all
     }
 
-    /// The options, commands and Listen lines of a .socket file are its own, also where they are emptied.
+    /// Reads one .socket file. Its options, commands and Listen...= lines are its own, and emptying them affects no
+    /// other file.
     fn socket(&mut self, read: &Read<'_>, flags: &[Override]) {
         let listeners = std::mem::take(&mut self.draft.config.listeners);
         let commands = std::mem::take(&mut self.draft.config.socket_commands);
@@ -169,7 +170,7 @@ impl Loader<'_> {
         self.unit(read);
         for flag in flags {
             let Override::Directive { key, value, place } = flag else { continue };
-            // What is wrong with it is told once, where the flags are applied.
+            // An error is ignored here: it is reported where the flags are applied to the whole.
             let _ = self.draft.set_socket(key, value, place);
         }
         let accepts = read.assignments.iter().rfind(|line| line.section == "Socket" && line.key == "Accept");
@@ -298,7 +299,7 @@ impl Loader<'_> {
         }
     }
 
-    /// It cannot do without a service or socket that was not given with it.
+    /// Whether the line requires a service or socket that was not given.
     fn wants_another(&self, key: &str, value: &str, specifiers: &Specifiers<'_>) -> bool {
         let runs = |name: &&str| name.ends_with(".service") || name.ends_with(".socket");
         let names = specifiers.expand(value).unwrap_or_default();
@@ -316,14 +317,14 @@ impl Loader<'_> {
                     Ok(warning) => self.warnings.extend(warning),
                     Err(error) => self.fail(error),
                 }
-                // In a file it is systemd's default and word: the next connection starts the server.
+                // In a file, Restart=no is systemd's default, after which the next connection starts the server.
                 self.draft.config.policy.no_restart_ends |= key == "Restart";
             }
         }
     }
 }
 
-/// Those of each .socket file run in the order of the files; one timeout holds for all, the last one.
+/// Puts the socket commands of earlier files before these; the timeout of the last file holds for all.
 fn merge(own: &mut SocketCommands, mut earlier: SocketCommands) {
     let lists = [
         (&mut own.start_pre, &mut earlier.start_pre),
@@ -337,7 +338,7 @@ fn merge(own: &mut SocketCommands, mut earlier: SocketCommands) {
     }
 }
 
-/// Paths of unit files begin at the root.
+/// Checks that a path of a unit file is absolute.
 fn absolute(directive: &Directive, value: &str) -> Result<(), Problem> {
     let path = value.strip_prefix('-').unwrap_or(value);
     let is_path = match directive.key {
@@ -351,7 +352,8 @@ fn absolute(directive: &Directive, value: &str) -> Result<(), Problem> {
     Err(Problem::new(format!("{:?} is no absolute path", printable(path)), "write it from the root on"))
 }
 
-/// Where systemd refuses the unit rather than skip the line, and where a port would be lost.
+/// Whether a wrong value is an error rather than a warning: where systemd refuses the unit, and where a port would be
+/// lost.
 fn is_fatal(directive: &Directive, value: &str) -> bool {
     match directive.key {
         "ExecSearchPath" => false,

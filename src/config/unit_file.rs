@@ -1,62 +1,62 @@
 //! The grammar of a unit file (systemd.syntax(7)): text to assignments, each with the line it begins on.
 //!
-//! What the assignments mean is the business of [`super::directives`]; unknown sections and keys are told there.
+//! [`super::directives`] knows what they mean and reports unknown sections and keys.
 
 use std::path::PathBuf;
 
 use super::specifier::UnitName;
 use super::{Error, Problem, Warning, printable};
 
-/// LONG_LINE_MAX of systemd, and thus a file of one line; real unit files have a few KiB.
+/// The largest unit file that is read: LONG_LINE_MAX of systemd. Real ones have a few KiB.
 pub const FILE_BYTES: usize = 1 << 20;
-/// A file that has more lines amiss is no unit file, and nobody reads on.
+/// The most warnings about one file; a file with more is no unit file.
 const WARNINGS: usize = 50;
 
-/// One file as read.
+/// One file and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// How messages call it: the path as given, of a drop-in its own.
+    /// Its name in messages: the path as given; of a drop-in its own.
     pub name: String,
     pub text: Vec<u8>,
 }
 
-/// One unit as found.
+/// One unit as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     pub name: UnitName,
-    /// Of the unit's main file, absolute.
+    /// The absolute path of its main file.
     pub path: PathBuf,
-    /// The main file, then its drop-ins in order.
+    /// The main file, then its drop-ins in the order in which they apply.
     pub sources: Vec<Source>,
-    /// Drop-ins that are no files.
+    /// Warnings about drop-ins that are no regular files.
     pub skipped: Vec<Warning>,
 }
 
-/// `Key=Value`, without the blanks around either.
+/// One `Key=Value`, without the blanks around either.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
     pub section: String,
     pub key: String,
     pub value: String,
-    /// `web.service:7`, the line it begins on.
+    /// The line it begins on: `web.service:7`.
     pub place: String,
 }
 
-/// What a file says.
+/// The content of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedSource {
-    /// In order; a section that is repeated goes on.
+    /// In order; a repeated section continues the earlier one.
     pub assignments: Vec<Assignment>,
-    /// The lines that begin a section, with its name.
+    /// The lines that begin a section, with the section's name.
     pub headers: Vec<(String, String)>,
     pub warnings: Vec<Warning>,
 }
 
-/// Reads one file. As in systemd, a line that is no assignment, stands before the first section or is not UTF-8 has
-/// no effect besides a warning, and what begins with `X-` (sections other than `[X-Supervise]`, keys) not even that.
+/// Reads one file. As in systemd, a line that is no assignment, stands before the first section or is not UTF-8 is
+/// skipped with a warning; sections (other than `[X-Supervise]`) and keys that begin with `X-` are skipped without.
 ///
 /// # Errors
-/// The whole file fails: larger than 1 MiB, or with a malformed section header (systemd's "Bad message").
+/// The file is larger than 1 MiB, or a section header is malformed (systemd: "Bad message").
 pub fn parse(source: &Source) -> Result<ParsedSource, Error> {
     if source.text.len() > FILE_BYTES {
         let problem = Problem::new("the file is larger than 1 MiB", "this is no unit file");
@@ -64,10 +64,10 @@ pub fn parse(source: &Source) -> Result<ParsedSource, Error> {
     }
     let mut parser = Parser { name: printable(&source.name), section: None, parsed: ParsedSource::default() };
     let text = source.text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&source.text);
-    // The logical line that goes on, and where it began.
+    // A line that a backslash continues, and the number of its first line.
     let mut joined: Option<(Vec<u8>, usize)> = None;
     for (index, line) in Lines(text).enumerate() {
-        // Also between the lines of one that goes on.
+        // Comments may also stand between the parts of a continued line.
         if matches!(line.trim_ascii_start().first(), Some(b'#' | b';')) {
             continue;
         }
@@ -88,8 +88,8 @@ pub fn parse(source: &Source) -> Result<ParsedSource, Error> {
     Ok(parser.parsed)
 }
 
-/// Physical lines as systemd's read_line() ends them: by a newline, a carriage return or a NUL, where a run of
-/// different ones (CR LF) is one end.
+/// Physical lines as systemd's read_line() splits them: a newline, a carriage return or a NUL ends a line, and a run
+/// of different ones (CR LF) counts once.
 struct Lines<'a>(&'a [u8]);
 
 impl<'a> Iterator for Lines<'a> {
@@ -112,13 +112,13 @@ impl<'a> Iterator for Lines<'a> {
 
 struct Parser {
     name: String,
-    /// None before the first one.
+    /// The current section; `None` before the first header.
     section: Option<String>,
     parsed: ParsedSource,
 }
 
 impl Parser {
-    /// One logical line, which begins in line `number`.
+    /// Reads one logical line that begins in line `number`.
     fn line(&mut self, line: &[u8], number: usize) -> Result<(), Error> {
         let place = format!("{}:{number}", self.name);
         let Ok(text) = std::str::from_utf8(line) else {
@@ -126,7 +126,7 @@ impl Parser {
             return Ok(());
         };
         let text = text.trim_matches(is_blank);
-        // A comment only where it follows a byte order mark or was joined to a line of blanks.
+        // Such a comment follows a byte order mark, or was joined to a line of blanks.
         if text.is_empty() || text.starts_with(['#', ';']) {
             return Ok(());
         }

@@ -1,5 +1,4 @@
-//! The small values of directives: time spans and signals. Numbers are in [`super::number`], lists of exit statuses
-//! in [`super::status`].
+//! Time spans and signals. Numbers are in [`super::number`], lists of exit statuses in [`super::status`].
 
 use std::fmt;
 
@@ -7,11 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Problem;
 
-/// A length of time in nanoseconds; the maximum stands for systemd's `infinity`.
+/// A length of time in nanoseconds; the maximum is systemd's `infinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
 pub struct Span(u64);
 
-/// In microseconds, systemd's resolution. A name stands before its own prefixes: the first match is taken.
+/// Units in microseconds, the resolution of systemd. The first match counts, so a name stands before its own
+/// prefixes.
 const UNITS: [(&str, u64); 30] = [
     ("seconds", 1_000_000),
     ("second", 1_000_000),
@@ -80,7 +80,7 @@ impl Span {
         self.0 == u64::MAX
     }
 
-    /// A time span as in systemd.time(7), seconds where no unit is given, rounded down to microseconds. What is
+    /// Reads a time span (systemd.time(7)), in seconds where no unit is given, rounded down to microseconds. A span
     /// longer than 584 years, the range of nanoseconds, is [`Span::INFINITY`].
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Span {
         Self::parse_with_unit(text, 1_000_000)
     }
 
-    /// The same with another default unit, in microseconds (LimitRTTIME= counts in those).
+    /// The same with another default unit, in microseconds (LimitRTTIME= has microseconds).
     pub(super) fn parse_with_unit(text: &str, default_unit: u64) -> Result<Self, Problem> {
         let mut rest = text.trim_matches(BLANKS);
         if rest.is_empty() {
@@ -108,7 +108,7 @@ impl Span {
     }
 }
 
-/// One `NUM[.FRAC][ ]UNIT` at the start of `text`: its microseconds and what follows it.
+/// Reads one `NUM[.FRAC][ ]UNIT` at the start of `text`: its microseconds and what follows it.
 fn component(text: &str, default_unit: u64) -> Result<(u64, &str), Problem> {
     if text.starts_with('-') {
         return Err(Problem::new("a time span cannot be negative", TRY_SPANS));
@@ -116,7 +116,7 @@ fn component(text: &str, default_unit: u64) -> Result<(u64, &str), Problem> {
     let unsigned = text.strip_prefix('+').unwrap_or(text);
     let (whole, after) = digits(unsigned);
     let (fraction, after) = match after.strip_prefix('.') {
-        // systemd reads `.5` but not `+.5`.
+        // As in systemd, `.5` is valid and `+.5` is not.
         Some(after) if !whole.is_empty() || unsigned == text => {
             let (fraction, after) = digits(after);
             if fraction.is_empty() {
@@ -131,7 +131,7 @@ fn component(text: &str, default_unit: u64) -> Result<(u64, &str), Problem> {
     let unit = UNITS.iter().find_map(|(name, micros)| Some((*micros, trimmed.strip_prefix(name)?)));
     let (unit, after) = match unit {
         Some(found) => found,
-        // Without a unit the next number needs a blank before it: `12.34.56` is a typing error.
+        // After a number without a unit the next one needs a blank: `12.34.56` is a typing error.
         None if trimmed.len() == after.len() && !after.is_empty() => return Err(no_unit(after)),
         None => (default_unit, trimmed),
     };
@@ -159,7 +159,7 @@ fn too_long() -> Problem {
     Problem::new("the time span is too long", "write infinity for no limit")
 }
 
-/// As a sum of whole units, exact to the microsecond: reading it again gives the same span.
+/// Prints a sum of whole units, exact to the microsecond; it parses back to the same span.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: [(&str, u64); 9] = [
@@ -196,7 +196,7 @@ impl fmt::Display for Span {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Signal(i32);
 
-/// signal(7), the numbers of x86 and ARM, from 1 on.
+/// The names of signal(7) on x86 and ARM, in order from 1.
 const SIGNALS: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
     "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
@@ -204,7 +204,7 @@ const SIGNALS: [&str; 31] = [
 ];
 const SIGNAL_ALIASES: [(&str, i32); 3] = [("IOT", 6), ("CLD", 17), ("POLL", 29)];
 
-/// As glibc has it: it keeps 32 and 33 for itself.
+/// SIGRTMIN as glibc has it, which keeps 32 and 33 for itself.
 const RTMIN: i32 = 34;
 const RTMAX: i32 = 64;
 
@@ -221,7 +221,7 @@ impl Signal {
     pub const TSTP: Self = Self(20);
     pub const WINCH: Self = Self(28);
 
-    /// None outside 1 to 64.
+    /// `None` for a number outside 1 to 64.
     pub const fn from_number(number: i32) -> Option<Self> {
         if number >= 1 && number <= 64 { Some(Self(number)) } else { None }
     }
@@ -230,10 +230,10 @@ impl Signal {
         self.0
     }
 
-    /// A name with or without SIG, in any case, a number, `RTMIN+n` or `RTMAX-n`.
+    /// Reads a name with or without SIG, in any case, a number, `RTMIN+n` or `RTMAX-n`.
     ///
     /// # Errors
-    /// Where `text` names no signal of Linux.
+    /// `text` names no signal of Linux.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         Self::find(text).ok_or_else(|| {
             Problem::new(
@@ -243,7 +243,7 @@ impl Signal {
         })
     }
 
-    /// None where there is no such signal.
+    /// The signal that `text` names, or `None`.
     pub(super) fn find(text: &str) -> Option<Self> {
         if text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Self::from_number(text.parse().ok()?);
@@ -271,7 +271,7 @@ impl Signal {
     }
 }
 
-/// `SIGTERM`, `SIGRTMIN+3`; the two numbers without a name print as `32` and `33`.
+/// Prints `SIGTERM` or `SIGRTMIN+3`; the two numbers without a name print as `32` and `33`.
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {

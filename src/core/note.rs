@@ -1,4 +1,4 @@
-//! Every line we log while we run, as one type: the words are here and nowhere else.
+//! The lines that the core logs, as one type with all their words.
 
 mod bind;
 mod socket;
@@ -18,14 +18,14 @@ use super::restart::Failure;
 use super::{End, Exit, GenerationId, HintAt, limits};
 use crate::config::{Signal, Span, StartLimit};
 
-/// One line of the log; clients that wait see it too.
+/// One line of the log; verbs that wait print it too.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Note {
     Started {
         generation: GenerationId,
         pid: u32,
     },
-    /// None: the very first, whose failure ends us.
+    /// `None`: the very first generation, whose failure ends supervise.
     CannotStart {
         generation: Option<GenerationId>,
         what: String,
@@ -39,7 +39,7 @@ pub enum Note {
         generation: GenerationId,
         sockets: String,
         at: HintAt,
-        /// Binding one of them wants a privilege.
+        /// Whether binding one of them needs a privilege.
         privileged: bool,
         remedy: String,
     },
@@ -54,18 +54,18 @@ pub enum Note {
         what: String,
         is_no: bool,
     },
-    /// Another process is the main one (MAINPID=, PIDFile=). None: Type=forking, and it cannot be known which.
+    /// The main process has changed (MAINPID=, PIDFile=). `None`: Type=forking left several, and which is unknown.
     MainIs {
         generation: GenerationId,
         pid: Option<u32>,
     },
-    /// STOPPING=1
+    /// The server sent STOPPING=1.
     StopsItself {
         generation: GenerationId,
         patience: Span,
     },
     Reload(GenerationId, ReloadNote),
-    /// A living generation is stopped because of this.
+    /// A living generation is stopped for this reason.
     Failed {
         reason: String,
     },
@@ -76,19 +76,19 @@ pub enum Note {
         holds_sockets: bool,
     },
     Listening,
-    /// The server ends too early, too often.
+    /// The server has ended early several times, so the next start is delayed.
     ListeningLater {
         span: Span,
     },
     TriggersHeld {
         span: Span,
     },
-    /// `ends`: and we end with it.
+    /// `ends`: supervise ends as well.
     LimitHit {
         limit: StartLimit,
         ends: bool,
     },
-    /// The current generation goes before another starts, or for a pause.
+    /// The current generation is stopped before the next starts, or for a pause.
     Replacing {
         generation: GenerationId,
         patience: Span,
@@ -98,17 +98,17 @@ pub enum Note {
         after: Span,
         signal: Signal,
     },
-    /// `cut`: so many connections were not idle.
+    /// `cut`: the number of connections that were not idle.
     Gone {
         generation: GenerationId,
         after: Span,
         cut: u32,
     },
-    /// SendSIGKILL=no
+    /// SendSIGKILL=no spares its processes.
     LeftAlone {
         generation: GenerationId,
     },
-    /// None: processes that belong to no generation.
+    /// Processes survive SIGKILL. `None`: they belong to no generation.
     LeftBehind {
         generation: Option<GenerationId>,
     },
@@ -126,49 +126,49 @@ pub enum Note {
     },
 }
 
-/// What a reload has come to.
+/// The progress of a reload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReloadNote {
     Begun,
     Done {
         after: Span,
     },
-    /// `serves`: it goes on with what it had.
+    /// `serves`: the generation goes on with what it had loaded.
     Failed {
         why: String,
         serves: bool,
     },
 }
 
-/// What made a generation count as ready.
+/// The evidence by which a generation counts as ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadyBy {
-    /// READY=1
+    /// It sent READY=1.
     Notify,
     Exec,
-    /// It lived for long enough.
+    /// It has lived long enough.
     Alive,
-    /// It answered.
+    /// It answered the GET of Ready=http:.
     Http,
-    /// It was seen to wait on these.
+    /// It was seen waiting on these sockets.
     Waits {
         sockets: String,
     },
-    /// It has accepted connections of clients there.
+    /// It has accepted connections of clients on these sockets.
     Serves {
         sockets: String,
     },
-    /// It accepted a connection of ours: who waits cannot be seen.
+    /// It accepted our silent connection; whether it waits cannot be seen.
     Accepted,
-    /// It lived for long enough; nothing else can be known.
+    /// It has lived long enough; nothing else can be seen.
     Blind,
-    /// Nobody waits on these, but it is all there is.
+    /// Nobody waits on these sockets, but no other generation exists.
     Unseen {
         sockets: String,
     },
-    /// It has not accepted the connection of ours, but it is all there is.
+    /// It has not accepted our silent connection, but no other generation exists.
     NotAccepted,
-    /// It did not say READY=1 as earlier ones did, but it is all there is.
+    /// It sent no READY=1 as earlier ones did, but no other generation exists.
     Alone,
 }
 
@@ -245,7 +245,7 @@ impl Note {
 }
 
 impl Note {
-    /// The reply to whoever asked says the same.
+    /// Whether the reply to a verb says the same, so that the verb need not print both.
     pub fn is_conclusion(&self) -> bool {
         matches!(
             self,
@@ -357,7 +357,7 @@ impl ReloadNote {
 }
 
 impl ReadyBy {
-    /// Why it may not serve.
+    /// Why it may not serve, for evidence that is a doubt.
     pub fn doubt(&self) -> Option<String> {
         let is_doubtful = matches!(self, Self::Unseen { .. } | Self::NotAccepted | Self::Alone);
         is_doubtful.then(|| self.to_string().trim_start_matches(": ").to_owned())
@@ -435,7 +435,7 @@ fn then_kill(patience: Span) -> String {
     if patience.is_infinite() { String::new() } else { format!("; SIGKILL follows in {}", rounded(patience)) }
 }
 
-/// `exited with status 3`, `was killed by SIGSEGV (core dumped)`.
+/// How a process ended: `exited with status 3`, `was killed by SIGSEGV (core dumped)`.
 pub(super) fn ended(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with status {code}"),
@@ -444,7 +444,7 @@ pub(super) fn ended(exit: Exit) -> String {
     }
 }
 
-/// `ExecStartPre= exited with status 1`; for a failure that is none of a command, what it was.
+/// How a command failed: `ExecStartPre= exited with status 1`; empty for another failure.
 pub(super) fn command_failed(failure: &Failure) -> String {
     let Failure::Command(command, end) = failure else { return String::new() };
     let which = match command.index {

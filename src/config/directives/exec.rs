@@ -178,13 +178,14 @@ fn environment_file(config: &mut Config, text: &str) -> SetResult {
     Ok(())
 }
 
-/// The words of a list, their specifiers replaced; one that has none to replace by is warned of and left out.
+/// The words of a list with their specifiers replaced. A word with a specifier that cannot be replaced is left out
+/// with a warning.
 fn words(text: &str, scope: &Context<'_>) -> Result<Vec<String>, Problem> {
     let words = command_line::unquote(text, scope.warn)?;
     Ok(words.iter().filter_map(|word| (scope.expand)(word).map_err(scope.warn).ok()).collect())
 }
 
-/// Names of variables; with `values` also NAME=VALUE.
+/// Names of variables; with `values` also NAME=VALUE. An empty text empties `field`.
 fn names(text: &str, scope: &Context<'_>, values: bool, field: &mut Vec<String>) -> SetResult {
     let mut new = Vec::new();
     for word in words(text, scope)? {
@@ -250,7 +251,7 @@ fn input_text(config: &mut Config, text: &str, scope: &Context<'_>) -> SetResult
     if text.is_empty() {
         return reset_data(config);
     }
-    // One item in quotes of its own: blanks stay, escapes are replaced.
+    // The text is one quoted item: its blanks stay, its escapes are replaced.
     let quoted = format!("\"{}\"", text.replace('"', "\\\""));
     let line = command_line::unquote(&quoted, scope.warn)?.concat();
     append_data(config, format!("{}\n", (scope.expand)(&line)?).as_bytes())
@@ -272,7 +273,7 @@ fn reset_data(config: &mut Config) -> SetResult {
     Ok(())
 }
 
-/// Input that was given is read, also without StandardInput=data.
+/// Appends to the input data. As in systemd this does not depend on StandardInput=data.
 fn append_data(config: &mut Config, bytes: &[u8]) -> SetResult {
     const MOST: usize = 1 << 20;
     if !matches!(config.launch.stdin, Input::Data(_)) {
@@ -286,7 +287,7 @@ fn append_data(config: &mut Config, bytes: &[u8]) -> SetResult {
     Ok(())
 }
 
-/// RFC 4648, blanks ignored.
+/// Decodes base64 (RFC 4648), ignoring blanks; `None` where it is malformed.
 fn base64(text: &str) -> Option<Vec<u8>> {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let text: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
@@ -374,7 +375,7 @@ fn preserve(config: &mut Config, text: &str) -> SetResult {
     put(value, &mut config.launch.directories.preserve)
 }
 
-/// The last one of a resource counts; an empty text takes it away.
+/// Sets the limit of one resource, replacing an earlier one; an empty text removes it.
 fn set_limit(config: &mut Config, resource: Resource, text: &str) -> SetResult {
     let new = if text.is_empty() { None } else { Some(limit(resource, text)?) };
     config.launch.limits.retain(|limit| limit.resource != resource);

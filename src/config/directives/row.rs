@@ -1,8 +1,8 @@
-//! What a row of the table is, and how one is written down: its key, section and flag, and what its value does.
+//! One row of the table of directives: its key, section, flag and help, and how its value is read.
 
 use super::super::{Config, Problem};
 
-/// What a setter says of a value.
+/// The result of a setter: nothing, or why the value is refused.
 pub(super) type SetResult = Result<(), Problem>;
 
 pub(super) const SPAN: &str = "SPAN";
@@ -17,23 +17,23 @@ pub(super) const COMMAND: &str = "COMMAND";
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Directive {
-    /// As in a unit file: `RestartSec`.
+    /// The key of a unit file: `RestartSec`.
     pub key: &'static str,
     pub section: Section,
-    /// The heading it stands under in the help.
+    /// The heading of `--help` that it stands under.
     pub group: Heading,
-    /// What its value is, for the help.
+    /// The placeholder for its value in `--help`: `SPAN`.
     pub value: &'static str,
-    /// The long flag, without the dashes. Without one it is set by `-p KEY=VALUE`.
+    /// The long flag without its dashes; without one, only `-p KEY=VALUE` sets it.
     pub flag: Option<&'static str>,
     pub short: Option<char>,
-    /// Of the command line, as one would write it; empty where there is none.
+    /// The default of the command line as a user would write it; empty where there is none.
     pub default: &'static str,
     pub support: Support,
     pub doc: &'static str,
 }
 
-/// The section of a unit file it belongs in.
+/// The section of a unit file that the directive belongs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     Unit,
@@ -58,41 +58,41 @@ pub enum Heading {
 #[derive(Clone, Copy, Debug)]
 pub enum Support {
     Honoured(Setter),
-    /// Accepted, because it has no meaning here; why.
+    /// Accepted without a warning, as it has no meaning here; the text says why.
     Inert(&'static str),
-    /// Known from systemd, without effect here, which is a loss; why, and what does it instead.
+    /// Known from systemd but without effect here, which is reported; the text says why and what to use instead.
     NotHonoured(&'static str),
 }
 
-/// How a value gets into the [`Config`].
+/// How a value is put into the [`Config`].
 #[derive(Clone, Copy, Debug)]
 pub enum Setter {
-    /// The text as it stands.
+    /// Gets the text as it stands.
     Plain(fn(&mut Config, &str) -> Result<(), Problem>),
-    /// The text with its `%` specifiers replaced.
+    /// Gets the text with its `%` specifiers replaced.
     Expanded(fn(&mut Config, &str) -> Result<(), Problem>),
-    /// The text as it stands, which has words of its own whose specifiers are replaced one by one.
+    /// Gets the text as it stands, splits it into words, and replaces the specifiers of each.
     Scoped(fn(&mut Config, &str, &Context<'_>) -> Result<(), Problem>),
 }
 
-/// Where a value was written, as far as its meaning depends on it.
+/// What the meaning of a value depends on besides its text.
 #[expect(missing_debug_implementations, reason = "a closure has nothing to show")]
 pub struct Context<'a> {
-    /// Replaces the `%` specifiers; on the command line there are none, and the text stays as it is.
+    /// Replaces the `%` specifiers. On the command line there are none, and it returns the text unchanged.
     pub expand: &'a dyn Fn(&str) -> Result<String, Problem>,
-    /// `web.service:7`, or `-p ExecReload=...`.
+    /// The place for messages: `web.service:7`, or `-p ExecReload=...`.
     pub place: &'a str,
-    /// Takes what systemd warns about and goes on with.
+    /// Takes warnings about parts of the value that systemd skips.
     pub warn: &'a dyn Fn(Problem),
 }
 
 impl Directive {
-    /// Its flag alone means yes.
+    /// Whether the flag alone, without a value, means yes.
     pub fn is_switch(&self) -> bool {
         self.value == SWITCH
     }
 
-    /// A further value is added to those before it, and an empty one takes all of them back.
+    /// Whether values accumulate and an empty one empties the list.
     pub fn is_list(&self) -> bool {
         matches!(self.value, LIST | COMMAND)
             || self.key.starts_with("Listen")
@@ -124,7 +124,7 @@ impl Directive {
 }
 
 impl Section {
-    /// As between its brackets.
+    /// The name as it stands between brackets in a unit file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unit => "Unit",
@@ -163,7 +163,7 @@ const fn honoured(
     Directive { key, section, group, value, flag: None, short: None, default: "", support, doc }
 }
 
-/// A row whose value is read as it stands.
+/// A row whose setter gets the value as it stands.
 pub(super) const fn row(
     key: &'static str,
     section: Section,
@@ -175,7 +175,7 @@ pub(super) const fn row(
     honoured(key, section, group, value, Setter::Plain(set), doc)
 }
 
-/// A row whose `%` specifiers are replaced first.
+/// A row whose setter gets the value with its `%` specifiers replaced.
 pub(super) const fn expanded(
     key: &'static str,
     section: Section,
@@ -187,7 +187,7 @@ pub(super) const fn expanded(
     honoured(key, section, group, value, Setter::Expanded(set), doc)
 }
 
-/// A row that takes its value apart itself.
+/// A row whose setter splits the value into words itself.
 pub(super) const fn scoped(
     key: &'static str,
     section: Section,

@@ -170,7 +170,7 @@ fn timeout_abort(config: &mut Config, text: &str) -> SetResult {
     put(Some(value), field)
 }
 
-/// Word by word, as a wrong one does not take the others with it.
+/// Reads a list word by word, so that a wrong word does not take the others with it (as in systemd).
 fn statuses(text: &str, scope: &Context<'_>, field: &mut StatusSet) -> SetResult {
     if text.trim().is_empty() {
         return field.add("");

@@ -1,4 +1,4 @@
-//! Rows of [Socket]. Each .socket file has its own options; the loader gives every listener a copy.
+//! Rows of [Socket]. The loader copies the options of each .socket file into its listeners.
 
 use std::path::PathBuf;
 
@@ -121,7 +121,7 @@ pub(super) const ROWS: &[Directive] = &[
         "how long each of these may take; 0 or infinity: for ever").default("90s"),
 ];
 
-/// An empty text takes back all Listen lines of the file.
+/// Adds an address; an empty text removes all Listen...= lines of the file.
 fn listen(config: &mut Config, kind: Option<Kind>, text: &str, scope: &Context<'_>) -> SetResult {
     if text.is_empty() {
         config.listeners.clear();
@@ -167,14 +167,14 @@ fn protocol(config: &mut Config, text: &str) -> SetResult {
     put(Some(choice(text, &protocols)?), &mut config.socket.protocol)
 }
 
-/// Zero leaves the kernel's.
+/// A keep-alive time; zero leaves the kernel's default.
 fn keep_alive(text: &str, field: &mut Option<Span>) -> SetResult {
     put(Some(Span::parse(text)?).filter(|span| *span != Span::ZERO), field)
 }
 
 fn defer_accept(config: &mut Config, text: &str) -> SetResult {
     let value = Span::parse(text)?;
-    // The option is an int of seconds; a day is beyond anything the kernel retries for.
+    // The socket option is an int of seconds, and the kernel gives up long before a day.
     if value > Span::from_secs(86_400) {
         return Err(Problem::new("longer than a day", "write seconds: 5"));
     }
@@ -195,7 +195,7 @@ fn buffer(text: &str, field: &mut Option<u64>) -> SetResult {
     put(Some(bytes), field)
 }
 
-/// -1 is what systemd writes for none.
+/// A number from `min` to `max`; -1 unsets it, as in systemd.
 fn number(text: &str, min: i32, max: i32, field: &mut Option<i32>) -> SetResult {
     if text == "-1" {
         return put(None, field);

@@ -1,4 +1,4 @@
-//! What decides a swap: Ready=, Bake=, Canary= and Handover=.
+//! The setters of what decides a swap: Ready=, Bake=, Canary= and Handover=.
 
 use super::super::choice::choice;
 use super::super::{Canary, Config, Handover, Health, Problem, Ready, Span, printable};
@@ -26,7 +26,7 @@ pub(super) fn ready(config: &mut Config, text: &str) -> SetResult {
     put(ready, &mut config.policy.ready)
 }
 
-/// `[NAME]/PATH`. What goes into a request line must not end it.
+/// Reads `[NAME]/PATH`. The path becomes part of a request line, so it must have no blanks and control characters.
 fn parse_health(text: &str) -> Result<Health, Problem> {
     let Some(slash) = text.find('/') else {
         return Err(Problem::new("http: needs a path", "write http:/health, or http:NAME/health"));
@@ -39,7 +39,7 @@ fn parse_health(text: &str) -> Result<Health, Problem> {
     Ok(Health { socket: (!name.is_empty()).then(|| name.to_owned()), path: path.to_owned() })
 }
 
-/// As long as it lasts there is no other swap.
+/// Bake=: finite, because no other swap begins before it is over.
 pub(super) fn bake(config: &mut Config, text: &str) -> SetResult {
     let span = Span::parse(text)?;
     if span.is_infinite() {
@@ -48,7 +48,7 @@ pub(super) fn bake(config: &mut Config, text: &str) -> SetResult {
     put(span, &mut config.policy.bake)
 }
 
-/// Canary=: `PCT:SPAN` (a share of the connections, for so long), or `off`.
+/// Canary=: `PCT:SPAN` (a share of the new connections, for how long), or `off`.
 pub(super) fn canary(config: &mut Config, text: &str) -> SetResult {
     let remedy = "write a share and a time, 10:30s, or off";
     if matches!(text, "off" | "no" | "") {

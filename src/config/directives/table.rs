@@ -1,17 +1,17 @@
-//! THE table, put together from the sections: rows with a setter, and keys that do nothing here.
+//! The table of all directives, put together from the rows with a setter and the keys that do nothing here.
 
 use super::row::{Directive, Section, Support, bare};
 use super::without::WITHOUT;
 use super::{exec, service, socket};
 
-/// Why keys of systemd.exec(5) do nothing in [Socket].
+/// The verdict on keys of systemd.exec(5) in [Socket].
 const COMMANDS_OF_SOCKETS: Support =
     Support::NotHonoured("the commands of a socket run as supervise itself does; write it in [Service]");
 
-/// Every directive there is, in the order of the help.
+/// Every directive, in the order of `--help`.
 pub const DIRECTIVES: &[Directive] = &gather::<COUNT>();
 
-/// The rows with a setter; those of the latter list are known to [Socket] as well.
+/// The rows with a setter; those of SHARED are valid in [Socket] as well.
 const ROWS: [&[Directive]; 2] = [service::ROWS, socket::ROWS];
 const SHARED: [&[Directive]; 3] = [service::KILL, exec::ROWS, exec::LIMITS];
 

@@ -1,4 +1,4 @@
-//! The kinds of values that many directives share: how each is read and put into its field.
+//! Setters for the kinds of values that many directives share.
 
 use super::super::number::unsigned;
 use super::super::specifier::UnitName;
@@ -18,13 +18,13 @@ pub(super) fn count(text: &str, field: &mut u32) -> SetResult {
     put(unsigned(text)?, field)
 }
 
-/// systemd reads a timeout of 0 as none.
+/// A timeout; 0 means none, as in systemd.
 pub(super) fn timeout(text: &str, field: &mut Span) -> SetResult {
     let value = Span::parse(text)?;
     put(if value == Span::ZERO { Span::INFINITY } else { value }, field)
 }
 
-/// An empty text resets these to None.
+/// A text; an empty one resets the field to `None`.
 pub(super) fn optional(text: &str, field: &mut Option<String>) -> SetResult {
     put((!text.is_empty()).then(|| text.to_owned()), field)
 }
@@ -33,7 +33,7 @@ pub(super) fn signal(text: &str, field: &mut Option<Signal>) -> SetResult {
     put(Some(Signal::parse(text)?), field)
 }
 
-/// A list grows; an empty text empties it.
+/// Appends to a list; an empty text empties it.
 pub(super) fn grow<T>(list: &mut Vec<T>, new: Vec<T>, text: &str) -> SetResult {
     if text.trim().is_empty() {
         list.clear();
@@ -42,7 +42,7 @@ pub(super) fn grow<T>(list: &mut Vec<T>, new: Vec<T>, text: &str) -> SetResult {
     Ok(())
 }
 
-/// Names of units with this suffix.
+/// Checks that each word is the name of a unit with this suffix.
 pub(super) fn units(text: &str, suffix: &str) -> SetResult {
     let wrong = |word: &&str| UnitName::parse(word).ok().is_none_or(|name| name.suffix() != suffix);
     match text.split_ascii_whitespace().find(wrong) {

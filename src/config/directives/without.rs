@@ -1,12 +1,12 @@
-//! The directives of systemd 252 to 259 that do nothing here, in groups with one reason each.
+//! The directives of systemd 252 to 259 that do nothing here, grouped by the reason.
 
 use super::row::Section::{self, Install, Service, Socket, Unit};
 use super::row::Support::{self, Inert, NotHonoured};
 
-/// Keys of one section that share a verdict.
+/// Keys of one section with the same verdict.
 pub(super) struct Without {
     pub section: Section,
-    /// Of systemd.exec(5), systemd.kill(5) or systemd.resource-control(5): [Socket] knows them, too.
+    /// Whether [Socket] knows them as well: keys of systemd.exec(5), systemd.kill(5) and systemd.resource-control(5).
     pub shared: bool,
     pub support: Support,
     pub keys: &'static [&'static str],

@@ -1,18 +1,20 @@
-//! How well-known programs take a socket, a row each, and the programs that only run others.
+//! The table of well-known programs and how each takes a socket, and of the programs that only execute others.
 
-/// How a program is brought to take a socket. Texts have marks that [`fill`] replaces.
+/// How to make a program take a held socket. The texts have marks that [`fill`] replaces.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fix {
-    /// Words of its own: options that say where to bind go, these come. `told` is in a word where they are there already.
+    /// Replace its options `instead_of`, which say where to bind, by `add`. If a word contains `told`, it has them
+    /// already.
     Words { instead_of: &'static [&'static str], add: &'static str, told: &'static str },
-    /// None of these options, nor of those `but` that have no value, and its own pid in LISTEN_PID, whatever starts it.
+    /// Remove its options `instead_of` and (without a value) `but`; its LISTEN_PID must be its own pid, whatever
+    /// starts it.
     Own { instead_of: &'static [&'static str], but: &'static [&'static str] },
-    /// What to say instead of a command line, as a whole sentence.
+    /// A whole sentence in place of a command line.
     Say(&'static [Part]),
-    /// It binds for itself, and knows no other way: options of ours that it wants beside --intercept-bind, and what else to
-    /// mind, as it goes on after "binds its port itself".
+    /// It can only bind for itself: options of supervise to use beside --intercept-bind, and a clause that follows
+    /// "binds its port itself".
     Intercept { with: &'static [&'static str], mind: &'static [Part] },
-    /// It starts the server as its child, or runs a script that does: what to do there.
+    /// It starts the server as its child or by a script: what to change there.
     Wrapper(&'static str),
 }
 
@@ -29,18 +31,18 @@ const fn binds(mind: &'static [Part]) -> Fix {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part {
     Text(&'static str),
-    /// Left out where one of these is given already: an option or variable of ours, or a word of the server's own.
+    /// A text that is left out if one of these is given: an option or variable of supervise, or a word of the server.
     Unless(&'static [&'static str], &'static str),
 }
 
-/// Its --fd is for TCP alone.
+/// Daphne's --fd works for TCP only.
 pub(super) const DAPHNE_ON_UNIX: Fix = Words {
     instead_of: &["-b", "--bind", "-p", "--port", "-u", "--unix-socket", "--fd"],
     add: "-e systemd:domain=UNIX:name=<name>",
     told: "systemd:",
 };
 
-/// Programs by the name of their file without its version, or by the module of `python -m`.
+/// Programs by their file name without its version, or by the module of `python -m`.
 pub(super) const PROGRAMS: &[(&[&str], Fix)] = &[
     (
         &["uvicorn"],
@@ -63,11 +65,11 @@ pub(super) const PROGRAMS: &[(&[&str], Fix)] = &[
             told: "--fd",
         },
     ),
-    // It takes LISTEN_FDS where LISTEN_PID is its own; with fd:// as well it would take them twice, and close them. With
-    // --reuse-port it takes none.
+    // gunicorn takes LISTEN_FDS if LISTEN_PID is its own pid, but not with --reuse-port. With fd:// as well it takes
+    // the fds twice and closes them.
     (&["gunicorn"], Own { instead_of: &["-b", "--bind"], but: &["--reuse-port"] }),
     (&["unicorn"], Own { instead_of: &["-l", "--listen"], but: &[] }),
-    // What it inherits by itself it serves by a protocol of its own.
+    // uWSGI serves sockets it finds by itself with its own protocol, not HTTP.
     (
         &["uwsgi", "uwsgi-core"],
         Words {
@@ -262,7 +264,7 @@ pub(super) const PROGRAMS: &[(&[&str], Fix)] = &[
 
 pub(super) const SHELLS: &[&str] = &["sh", "bash", "dash", "ash", "zsh", "fish", "busybox"];
 
-/// Programs that run the rest of their words, and those of their options that take a word.
+/// Programs that execute the rest of their words, and their options that take a value.
 pub(super) const PREFIXES: &[(&str, &[&str])] = &[
     ("env", &["-u", "--unset", "-C", "--chdir"]),
     ("nice", &["-n", "--adjustment"]),
@@ -274,7 +276,7 @@ pub(super) const PREFIXES: &[(&str, &[&str])] = &[
     ("bunx", &[]),
 ];
 
-/// The same, after a word of their own.
+/// Programs that do so after a subcommand.
 pub(super) const RUNNERS: &[(&str, &str, &[&str])] = &[
     (
         "uv",
@@ -290,8 +292,8 @@ pub(super) const RUNNERS: &[(&str, &str, &[&str])] = &[
     ("yarn", "exec", &[]),
 ];
 
-/// Of a text for a shell, so many commands, and of each so many words, are looked at.
+/// The most commands that are read of a shell's text, and the most words of each.
 pub(super) const COMMANDS: usize = 32;
 
-/// Options of python that take a word.
+/// Options of python that take a value.
 pub(super) const PYTHON: &[&str] = &["-X", "-W"];

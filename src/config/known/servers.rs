@@ -1,25 +1,25 @@
-//! Well-known servers by the name of their program, one row each: what keeps one in the foreground, and why two of one
-//! kind cannot run at the same time.
+//! The table of well-known servers by the name of their program: what keeps each in the foreground, and why two
+//! instances of one cannot run at the same time.
 
 /// What is known of a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Server {
     pub(super) names: &'static [&'static str],
     pub(super) foreground: Foreground,
-    /// What two of them would fight for. Empty: two can run.
+    /// The resource that two instances would fight for; empty where two can run.
     pub(super) alone: &'static str,
 }
 
 /// How a server is kept in the foreground.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Foreground {
-    /// It stays there, unless one of these sends it away.
+    /// It stays in the foreground unless one of these words is there.
     Without(&'static [&'static str]),
-    /// By this, unless one of `told` is there already.
+    /// `add` keeps it there, unless one of `told` does so already.
     With { add: &'static str, told: &'static [&'static str] },
 }
 
-/// By this, or by one of these others.
+/// `add` keeps it in the foreground, or one of `told`.
 const fn with(add: &'static str, told: &'static [&'static str]) -> Foreground {
     Foreground::With { add, told }
 }

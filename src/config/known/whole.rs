@@ -1,24 +1,24 @@
-//! The whole command line of ours under which a server works.
+//! The complete command line of supervise under which a server works.
 
 use crate::config::quoted;
 
-/// The longest line that is said as a whole.
+/// The longest command line that a message shows.
 const LONGEST: usize = 1000;
 
-/// Options that may hold a secret, which belongs into no log.
+/// Options that may hold a secret; a command line with one of them is not logged.
 const SECRET: &[&str] = &["-E", "--setenv", "Environment"];
 
-/// How a server was started.
+/// A command line of supervise, in two parts.
 #[derive(Clone, Copy)]
 pub(super) struct Typed<'a> {
-    /// Our own name and options.
+    /// The name of our program and its options.
     ours: &'a [String],
-    /// Its command, with its `{fd:NAME}` and the like.
+    /// The server's command, with its `{fd:NAME}` and the like unreplaced.
     pub(super) command: &'a [String],
 }
 
 impl<'a> Typed<'a> {
-    /// `words` are those that we were started with. None: they are not what has started `server`.
+    /// Splits our own argv. `None` where it has not started `server`.
     pub(super) fn find(words: &'a [String], server: &[String]) -> Option<Self> {
         let (ours, command) = words.split_at(words.iter().position(|word| word == "--")?);
         let command = &command[1..];
@@ -27,7 +27,7 @@ impl<'a> Typed<'a> {
         is_all.then_some(Self { ours, command })
     }
 
-    /// Whether this option of ours was typed.
+    /// Whether this option of supervise was typed.
     pub(super) fn has(&self, option: &str) -> bool {
         let is_it = |word: &String| {
             word.strip_prefix(option).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
@@ -35,8 +35,8 @@ impl<'a> Typed<'a> {
         self.ours.iter().any(is_it)
     }
 
-    /// The line with `more` options and with `command` in the place of its own. None: it may hold a secret, or is too long
-    /// to be said as a whole.
+    /// The line with `more` options and `command` in place of the typed one; `None` where it may hold a secret or is
+    /// too long.
     pub(super) fn with(&self, more: &[&str], command: &[String]) -> Option<String> {
         if self.ours.iter().any(|word| SECRET.iter().any(|secret| word.contains(secret))) {
             return None;

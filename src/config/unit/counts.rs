@@ -1,4 +1,4 @@
-//! Which lines of a unit count: a later one may replace an earlier one, or take it back.
+//! Finds the lines of a unit that have no effect because a later line replaces or empties them.
 
 use std::collections::HashMap;
 
@@ -7,19 +7,19 @@ use super::super::directives::find;
 use super::super::directives::row::Section;
 use super::{CheckedLine, LineOutcome};
 
-/// The sections that a unit file may have lines in.
+/// The sections of a unit file.
 const SECTIONS: [Section; 5] =
     [Section::Unit, Section::Service, Section::Socket, Section::Install, Section::XSupervise];
 
-/// What is emptied together: an empty line of one kind of `Listen` takes back all of them.
+/// The name of the keys that an empty value empties together: an empty Listen...= of one kind empties all.
 fn group(key: &str) -> &str {
     if key.starts_with("Listen") { "Listen" } else { key }
 }
 
-/// Changes the verdict about lines of one unit that were accepted and have no effect. `main` is the name of its file, as
-/// opposed to its drop-ins.
+/// Corrects the verdicts on lines of one unit that were accepted and have no effect. `main` is the name of its file,
+/// as opposed to its drop-ins.
 pub(super) fn judge(lines: &mut [CheckedLine], main: &str) {
-    // The place of the line that makes those before it void, by section and key.
+    // The place of the line that voids those before it, by section and key.
     let mut last: HashMap<(String, String), String> = HashMap::new();
     for line in lines.iter_mut().rev() {
         let section = SECTIONS.into_iter().find(|section| section.name() == line.section);
@@ -38,7 +38,7 @@ pub(super) fn judge(lines: &mut [CheckedLine], main: &str) {
     beside(lines, main);
 }
 
-/// A drop-in that is to replace an address, and only adds one, holds both.
+/// Marks an address of a drop-in that was probably meant to replace the one of the main file but adds to it.
 fn beside(lines: &mut [CheckedLine], main: &str) {
     let is_main = |line: &CheckedLine| line.place.rsplit_once(':').is_some_and(|(file, _)| file == main);
     let listens = |line: &CheckedLine| {

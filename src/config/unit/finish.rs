@@ -1,4 +1,4 @@
-//! The rules of a whole service: what systemd refuses, and the defaults that follow from other lines.
+//! The rules of a whole service: what systemd refuses, and the defaults that depend on other lines.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::super::{
 
 type Host<'a> = &'a dyn Fn(char) -> Option<String>;
 
-/// What is looked up when a process is started, and may turn out wrong only then.
+/// Directives that are resolved when a process is started, so their errors need their place then.
 const LATE: [&str; 8] = [
     "User",
     "Group",
@@ -24,8 +24,8 @@ const LATE: [&str; 8] = [
     "StandardError",
 ];
 
-/// Closes the configuration; `no_command` is the place for its problem that nothing is to be started. Returns the place
-/// of the line that makes stop-first the default.
+/// Completes the configuration. `no_command` is the place for the error that nothing is to be started. Returns the
+/// line that makes stop-first the default of Handover=.
 pub(super) fn finish(
     draft: &mut Draft,
     (service, no_command): (&str, &str),
@@ -33,7 +33,7 @@ pub(super) fn finish(
     warnings: &mut Vec<Warning>,
 ) -> Result<Option<String>, Error> {
     check_commands(draft, service, no_command)?;
-    // As systemd does it: one of the two alone is ignored.
+    // systemd ignores it as well.
     if let Some(half) = half_a_delay(draft) {
         warnings.push(Warning(half));
         let delay = &mut draft.config.policy.delay;
@@ -73,7 +73,8 @@ fn check_commands(draft: &Draft, service: &str, no_command: &str) -> Result<(), 
     Ok(())
 }
 
-/// As systemd's manager of the system or, for others than root, of a user has them.
+/// The parents of RuntimeDirectory= and similar directives: those of systemd's system manager for root, else of its
+/// user manager.
 fn directories(draft: &mut Draft, host: Host<'_>) {
     let is_given = draft.place_of(Section::Service, "WorkingDirectory").is_some();
     let launch = &mut draft.config.launch;
@@ -113,7 +114,8 @@ fn readiness(draft: &mut Draft) {
     }
 }
 
-/// Servers that assume that the old one is gone when the new one starts.
+/// Makes stop-first the default for units that assume the old process is gone when the new one starts; returns their
+/// line.
 fn handover(draft: &mut Draft) -> Option<String> {
     if draft.place_of(Section::XSupervise, "Handover").is_some() {
         return None;

@@ -1,4 +1,5 @@
-//! Which .socket files are for which .service: what the user named together beats what systemd would look for.
+//! Decides which .socket files belong to a .service. What the user names together takes precedence over what the
+//! files say.
 
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use super::super::unit_file::{Source, Unit, parse};
 use super::super::{Error, Problem, Warning, printable};
 use super::Read;
 
-/// The last value of a key, its specifiers replaced, and where it stands; None where it is not given or is emptied.
+/// The last value of a key with its specifiers replaced, and its place; `None` where it is not given or is emptied.
 fn value(
     read: &Read<'_>,
     section: &str,
@@ -20,7 +21,7 @@ fn value(
     Some((text, line.place.clone()))
 }
 
-/// One .service, and .socket files that do not ask for another.
+/// Checks that there is one .service and that no .socket asks for another.
 pub(super) fn check(
     units: &[Read<'_>],
     host: &dyn Fn(char) -> Option<String>,
@@ -59,7 +60,7 @@ pub(super) fn check(
     Ok(warnings)
 }
 
-/// The files that `units` want read beside them: the service of a socket that is given alone, and the sockets of
+/// The files to read in addition to `units`: the service of a socket that is given alone, and the sockets of
 /// Sockets=.
 pub fn companions(units: &[Unit], host: &dyn Fn(char) -> Option<String>) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -76,7 +77,7 @@ pub fn companions(units: &[Unit], host: &dyn Fn(char) -> Option<String>) -> Vec<
             let own = || format!("{}.service", unit.name.stem());
             vec![value(&read, "Socket", "Service", host).map_or_else(own, |(name, _)| name)]
         };
-        // What is no name of a unit is told when the line is read.
+        // An invalid name is reported when the line is read.
         for name in wanted.iter().filter_map(|name| UnitName::parse(name).ok()) {
             let path = unit.path.with_file_name(name.full());
             if units.iter().all(|unit| unit.name != name) && !found.contains(&path) {
@@ -87,7 +88,7 @@ pub fn companions(units: &[Unit], host: &dyn Fn(char) -> Option<String>) -> Vec<
     found
 }
 
-/// How a service (its file without drop-ins) says that it is for this socket: the key that names it.
+/// The key by which a service (its file without drop-ins) names this socket; `None` where it does not.
 pub fn asks_for(service: &Source, socket: &str) -> Option<&'static str> {
     const KEYS: [(&str, &str); 4] =
         [("Service", "Sockets"), ("Unit", "Requires"), ("Unit", "BindsTo"), ("Unit", "Wants")];
@@ -102,7 +103,7 @@ pub fn asks_for(service: &Source, socket: &str) -> Option<&'static str> {
     KEYS.into_iter().find(|(section, key)| names(section, key)).map(|(_, key)| key)
 }
 
-/// Sockets= of a service, which grows and is emptied.
+/// The value of Sockets= of a service, a list that an empty line empties.
 fn sockets(read: &Read<'_>, host: &dyn Fn(char) -> Option<String>) -> Vec<String> {
     let specifiers = Specifiers { unit: &read.unit.name, path: &read.unit.path, host };
     let mut names = Vec::new();

@@ -1,25 +1,26 @@
-//! The words for what a server binds for itself.
+//! The words about sockets that a server binds for itself.
 
 use std::fmt;
 
-/// What InterceptBind= cannot do.
+/// What InterceptBind= has done, or cannot do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindNote {
     /// InterceptBind= has no effect.
     NotIntercepted { why: String },
-    /// It has none on a process of this name.
+    /// InterceptBind= has no effect on a process of this name.
     Unseen { process: String, why: String },
-    /// The server binds `wanted` (as `--listen` has it) on an IPv4 socket, which that of `socket` cannot stand for.
+    /// The server binds `wanted` (in the form of `--listen`) on an IPv4 socket, which `socket`, an IPv6 one, cannot
+    /// replace.
     WrongFamily { socket: String, wanted: String },
-    /// It binds `wanted` as well, for IPv6 alone, and only `socket` is held.
+    /// The server also binds `wanted`, for IPv6 alone, and only `socket` is held.
     Beside { socket: String, wanted: String },
-    /// It binds `wanted`, and has got `socket`, of IPv4 alone, as the one before it wanted that.
+    /// The server binds `wanted` and got `socket`, for IPv4 alone, because the generation before it wanted that.
     Narrow { socket: String, wanted: String },
-    /// `asked` was held, and `bound` is now, in its place or beside it.
+    /// `asked` was held; now `bound` is, in its place or (`both`) beside it.
     Families { asked: String, bound: String, wanted: String, both: bool },
-    /// It binds UDP anew for each client, and all binds get one socket.
+    /// The server binds UDP anew for each client, and all binds get one socket.
     OneForAll { socket: String, why: String },
-    /// Some of the server's epoll sets have nothing in the place of the socket that it had put there.
+    /// The server had registered its own socket with epoll, and the held one could not be registered in its place.
     Unregistered { socket: String, why: String },
 }
 

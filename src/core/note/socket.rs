@@ -1,4 +1,4 @@
-//! The words for what happens to the sockets: who did what to them, and what was done about it.
+//! The words about held sockets: what happened to one, by whom, and what supervise did.
 
 use std::fmt;
 
@@ -8,28 +8,28 @@ use crate::core::GenerationId;
 /// One line about a held socket; `socket` is its address.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SocketNote {
-    /// It has no slots, although steering was asked for.
+    /// Steering was asked for, but the socket has no slots.
     Shared {
         socket: String,
         why: String,
     },
-    /// New connections may go where they should not.
+    /// New connections may go to the wrong slot.
     NotSteered {
         why: String,
     },
-    /// None: nobody runs on that slot.
+    /// A server damaged a socket, and it was repaired. `None`: nobody runs on that slot.
     Mended {
         socket: String,
         generation: Option<GenerationId>,
         damage: Damage,
     },
-    /// The same, so many times more.
+    /// The same damage again, so many more times.
     MendedAgain {
         socket: String,
         generation: Option<GenerationId>,
         again: u32,
     },
-    /// What waits on a slot without a server stays there for now.
+    /// Connections wait on a slot without a server and cannot be taken elsewhere for now.
     NotRescued {
         socket: String,
         why: String,
@@ -38,18 +38,18 @@ pub enum SocketNote {
     PathTaken {
         socket: String,
     },
-    /// Who had taken it has removed it.
+    /// The path is ours again.
     PathBack {
         socket: String,
     },
-    /// It is gone, and could not be put back.
+    /// The path is gone and cannot be made again.
     PathLost {
         socket: String,
         why: String,
     },
-    /// Another process has joined the address by SO_REUSEPORT.
-    /// `takes`: not at the same address, where it gets nothing, but at this one, which goes before ours.
-    /// `is_server`: a process of a generation, which InterceptBind= would give ours.
+    /// Another process listens on the port by SO_REUSEPORT. `takes`: the more specific address at which it takes
+    /// connections from ours; at the same address it gets none. `is_server`: a process of a generation, whose bind
+    /// InterceptBind= would answer with the held socket.
     Stranger {
         socket: String,
         who: String,
@@ -59,25 +59,25 @@ pub enum SocketNote {
     StrangerGone {
         socket: String,
     },
-    /// What waited on a slot without a server was taken to the one with the traffic. `relayed`: by a process of ours,
-    /// which the server sees as the client.
+    /// Connections on a slot without a server were taken to the slot with the traffic. `relayed`: by a process of
+    /// ours, which the server then sees as the client.
     Rescued {
         socket: String,
         count: Option<u32>,
         relayed: bool,
     },
-    /// What InterceptBind= has to do with it.
+    /// What InterceptBind= did.
     Bind(BindNote),
-    /// The first swap of a UDP socket that is steered.
+    /// The first swap of a steered UDP socket.
     FlowsMove {
         socket: String,
     },
-    /// Connections that found a queue of ours full during a swap. `sockets`: where.
+    /// Connections found a queue of ours full during a swap. `sockets`: which.
     Overflowed {
         count: u64,
         sockets: String,
     },
-    /// Backlog= is more than net.core.somaxconn.
+    /// Backlog= is above net.core.somaxconn.
     BacklogCapped {
         socket: String,
         backlog: u32,
@@ -88,20 +88,20 @@ pub enum SocketNote {
 /// What a server did to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Damage {
-    /// shutdown(2) or connect(2) on TCP: it listens again, for the server as well.
+    /// shutdown(2) or connect(2) on TCP; supervise listens again, which holds for the server's fd as well.
     Shutdown,
-    /// shutdown(2) on a unix socket or the removal of all its links, which is for good: the next generation gets a new
-    /// one.
+    /// shutdown(2) on a unix socket, or all its links removed. Both are final, so the next generation gets a new
+    /// socket.
     Ended,
-    /// unlink(2) of the path.
+    /// The path was removed by unlink(2).
     Unlinked,
-    /// listen(2) with a smaller backlog, after it was ready.
+    /// listen(2) with a smaller backlog, after the generation was ready.
     Shortened,
-    /// connect(2) on UDP, which is for good, undone or not: the next generation gets a new one.
+    /// connect(2) on UDP. Even if it is undone, the next generation gets a new socket.
     Connected,
 }
 
-/// What a server that binds for itself is to do.
+/// The remedy for a server that binds for itself.
 const INSTEAD: &str = "add --intercept-bind, or let it take the socket that is passed as LISTEN_FDS";
 
 impl SocketNote {

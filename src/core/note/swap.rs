@@ -1,4 +1,4 @@
-//! The words of a swap.
+//! The words about swaps.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::config::{Canary, Span};
 use crate::core::report::rounded;
 use crate::core::{GenerationId, Traffic};
 
-/// What a swap has come to.
+/// The progress of a swap.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SwapNote {
     Begun {
@@ -15,11 +15,11 @@ pub enum SwapNote {
         within: Span,
     },
     Waits,
-    /// The files cannot be taken as they are.
+    /// The unit files cannot be read or say something invalid.
     Refused {
         why: String,
     },
-    /// Too many generations live.
+    /// As many generations live as there are slots, so the swap waits.
     Held {
         generations: usize,
     },
@@ -28,12 +28,12 @@ pub enum SwapNote {
         to: GenerationId,
         span: Span,
     },
-    /// Handover=stop-first: the old generation finishes what it has before it is stopped.
+    /// Handover=stop-first: the old generation finishes its connections before it is stopped.
     FinishesFirst {
         from: GenerationId,
         drain: Span,
     },
-    /// Fds are stored, which the next generation gets. `both`: it gets them while the old one has them.
+    /// Stored fds go to the next generation. `both`: the old one still has them then.
     Stored {
         from: GenerationId,
         count: usize,
@@ -43,24 +43,24 @@ pub enum SwapNote {
         to: GenerationId,
         canary: Canary,
     },
-    /// `drain`: how long the old one may finish what it has. None: it is told to stop at once.
+    /// `drain`: how long the old generation may finish its connections; `None`: it is told to stop at once.
     Done {
         from: GenerationId,
         to: GenerationId,
         drain: Option<Span>,
     },
-    /// What an old generation still has to do.
+    /// The connections that an old generation still has.
     Draining {
         generation: GenerationId,
         traffic: Traffic,
     },
-    /// It is told to stop, with this left.
+    /// An old generation is told to stop, with these connections left.
     Drained {
         generation: GenerationId,
         after: Span,
         left: Traffic,
     },
-    /// It takes nothing out of its queue any more, so others get it.
+    /// An old generation accepts nothing any more, so its queue is taken to the current one.
     QueueStuck {
         generation: GenerationId,
         queued: u32,
@@ -70,7 +70,7 @@ pub enum SwapNote {
         to: GenerationId,
         reason: String,
     },
-    /// It took over, but nobody has ever been seen to serve.
+    /// The new generation took over, though nothing shows that it serves.
     Unseen {
         reason: String,
     },
@@ -149,7 +149,7 @@ impl fmt::Display for SwapNote {
     }
 }
 
-/// Why a swap is not called one, and what makes it one.
+/// Why a swap ends as `taken over unseen`, and how to avoid that.
 pub(in crate::core) fn unseen(to: GenerationId) -> String {
     format!(
         "{to} lives and has the traffic, but no generation was ever seen to wait on its sockets or to accept a \
@@ -170,7 +170,7 @@ fn fds(count: usize) -> String {
     if count == 1 { "a stored fd".to_owned() } else { format!("{count} stored fds") }
 }
 
-/// `3 in flight, 5 idle`: what there is of it.
+/// The connections by kind, leaving out what there is none of: `3 in flight, 5 idle`.
 fn connections(traffic: Traffic) -> String {
     let Traffic { in_flight, recent, idle, queued, handshakes } = traffic;
     let counts = [
