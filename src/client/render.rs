@@ -250,9 +250,9 @@ last swap: 1 -> 2, swapped, ready in 120ms, drained in 1.5s, 0 connections cut
 
     #[test]
     fn a_doubt_stands_beside_the_state() {
-        let doubt = Some("nobody waits on web, but it is all there is".to_owned());
+        let doubt = Some("nobody waits on web; kept, because no other generation exists".to_owned());
         let text = head(&Status { state: State::Running, doubt, ..example() }, Timestamp::UNIX_EPOCH);
-        let first = "node (pid 42): running (nobody waits on web, but it is all there is), generation 2,";
+        let first = "node (pid 42): running (nobody waits on web; kept, because no other generation exists), generation 2,";
         assert!(text.starts_with(first), "{text}");
     }
 

@@ -281,41 +281,52 @@ impl fmt::Display for Note {
                 write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
             }
             Self::CommandFailed { generation, what, is_no } => {
-                write!(f, "{generation}: {what}{}", if *is_no { ": it is not started" } else { "" })
+                write!(
+                    f,
+                    "{generation}: {what}{}",
+                    if *is_no { "; supervise does not start the server" } else { "" }
+                )
             }
             Self::MainIs { generation, pid } => f.write_str(&main_is(*generation, *pid)),
             Self::StopsItself { generation, patience } => {
-                write!(f, "{generation} says that it stops{}", then_kill(*patience))
+                write!(f, "{generation} has sent STOPPING=1{}", then_kill(*patience))
             }
             Self::Reload(generation, reload) => reload.write(f, *generation),
-            Self::Failed { reason } => write!(f, "{reason}; stopping it"),
+            Self::Failed { reason } => write!(f, "{reason}; supervise stops it"),
             Self::Restarting { after, holds_sockets } => {
                 let meanwhile = if *holds_sockets { "; connections wait in the queue" } else { "" };
                 write!(f, "restart in {}{meanwhile}", rounded(*after))
             }
             Self::Listening => write!(f, "listening; the next connection starts the server"),
             Self::ListeningLater { span } => {
-                write!(f, "listening; a connection starts the server, in {} at the earliest", rounded(*span))
+                write!(
+                    f,
+                    "listening; the next connection starts the server, in {} at the earliest",
+                    rounded(*span)
+                )
             }
             Self::TriggersHeld { span } => write!(
                 f,
-                "connections start a server that ends again and again; the next start is in {} at the earliest",
+                "connections start the server again and again, and it ends; supervise starts it again in {} at the earliest",
                 rounded(*span)
             ),
             Self::LimitHit { limit, ends } => f.write_str(&limit_hit(*limit, *ends)),
             Self::Replacing { generation, patience } => {
-                write!(f, "{generation} is told to stop{}", then_kill(*patience))
+                write!(f, "supervise tells {generation} to stop{}", then_kill(*patience))
             }
             Self::Killing { generation, after, signal } => {
-                write!(f, "{generation} did not stop within {}: {signal}", rounded(*after))
+                write!(f, "{generation} did not stop within {}; supervise sends {signal}", rounded(*after))
             }
             Self::Gone { generation, after, cut } => f.write_str(&gone(*generation, *after, *cut)),
             Self::LeftAlone { generation } => {
-                write!(f, "{generation} has not ended; it is left alone, as SendSIGKILL=no says")
+                write!(f, "{generation} has not ended; supervise sends no SIGKILL (SendSIGKILL=no)")
             }
             Self::LeftBehind { generation } => {
                 let who = generation.map_or_else(|| "there are".to_owned(), |id| format!("{id} has"));
-                write!(f, "{who} processes that SIGKILL does not end; going on without them")
+                write!(
+                    f,
+                    "{who} processes that SIGKILL does not end; supervise goes on without them (see /proc/PID/stack)"
+                )
             }
             Self::Swap(swap) => swap.fmt(f),
             Self::Socket(socket) => socket.fmt(f),
@@ -326,11 +337,11 @@ impl fmt::Display for Note {
             Self::Stopping { signal, patience } => {
                 write!(f, "stopping with {signal}{}", then_kill(*patience))
             }
-            Self::StopForced => write!(f, "stopping at once: SIGKILL"),
+            Self::StopForced => write!(f, "stopping at once with SIGKILL"),
             Self::HangUp => write!(f, "the terminal has closed"),
-            Self::HangUpIgnored => write!(f, "the terminal has closed; going on, as nohup asked"),
+            Self::HangUpIgnored => write!(f, "the terminal has closed; supervise goes on (nohup)"),
             Self::SignalDropped { signal } => {
-                write!(f, "{signal} dropped: no server runs that could have it (said once)")
+                write!(f, "supervise dropped {signal}, because no server runs (said once)")
             }
         }
     }
@@ -375,12 +386,12 @@ impl fmt::Display for ReadyBy {
             Self::Accepted => " (accepted a connection of ours)",
             Self::Blind => " (it is alive; who waits on its sockets cannot be seen)",
             Self::Unseen { sockets } => {
-                return write!(f, ": nobody waits on {sockets}, but it is all there is");
+                return write!(f, ": nobody waits on {sockets}; kept, because no other generation exists");
             }
             Self::NotAccepted => {
-                ": it has not accepted a connection of ours, and who waits cannot be seen, but it is all there is"
+                ": it has not accepted a connection of ours, and who waits cannot be seen; kept, because no other generation exists"
             }
-            Self::Alone => ": it sent no READY=1 as earlier ones did, but it is all there is",
+            Self::Alone => ": it sent no READY=1 as earlier ones did; kept, because no other generation exists",
         })
     }
 }
@@ -398,7 +409,7 @@ fn hint(generation: GenerationId, sockets: &str, at: HintAt, privileged: bool, r
         HintAt::Unaccepted => {
             let after = limits::HINT;
             format!(
-                "{generation} has not accepted a connection of ours on {sockets} for {after}: {remedy} (said once)"
+                "{generation} has not accepted a connection of ours on {sockets} for {after} (said once): {remedy}"
             )
         }
         HintAt::Failure => {
@@ -406,29 +417,29 @@ fn hint(generation: GenerationId, sockets: &str, at: HintAt, privileged: bool, r
                 if privileged { ", or that permission is denied for a port below 1024," } else { "," };
             format!(
                 "{generation} ended before it waited on {sockets}; if it says that the address is in use{denied} it does \
-                 not know of the socket (said once): {remedy}"
+                 not take the socket (said once): {remedy}"
             )
         }
         HintAt::CleanEnds => format!(
-            "{generation} ended without an error before it waited on {sockets}, as those before it did, so starts get \
-             rarer; if it says nothing itself, it went into the background: a server must stay in the foreground; \
-             {remedy}"
+            "{generation} ended without an error before it waited on {sockets}, as those before it did, so supervise \
+             waits longer before each start; if it reports no error, it went into the background, and a server must stay in \
+             the foreground: {remedy}"
         ),
     }
 }
 
 fn limit_hit(limit: StartLimit, ends: bool) -> String {
     let hint = if ends { "" } else { "; \"supervise swap\" or SIGHUP starts it again" };
-    format!("gave up after {} starts in {}{hint}", limit.burst, limit.interval)
+    format!("supervise gave up after {} starts in {}{hint}", limit.burst, limit.interval)
 }
 
 fn gone(generation: GenerationId, after: Span, cut: u32) -> String {
     let cut = match cut {
         0 => String::new(),
-        1 => "; 1 connection that was not idle was cut".to_owned(),
-        cut => format!("; {cut} connections that were not idle were cut"),
+        1 => "; 1 connection was cut that was not idle".to_owned(),
+        cut => format!("; {cut} connections were cut that were not idle"),
     };
-    format!("{generation} is gone, {} after it was told{cut}", rounded(after))
+    format!("{generation} has ended, {} after it was told to stop{cut}", rounded(after))
 }
 
 fn then_kill(patience: Span) -> String {

@@ -144,7 +144,7 @@ fn a_candidate_that_died_by_itself_was_not_told_to() {
     place.flags("");
     daemon.verb("swap").expect(0);
     daemon.wait_generation(3);
-    assert!(daemon.stderr().contains("generation 1 is gone"), "one that was told: {}", daemon.stderr());
+    assert!(daemon.stderr().contains("generation 1 has ended"), "one that was told: {}", daemon.stderr());
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn a_candidate_has_to_wait_where_the_current_one_does_and_nowhere_else() {
     // It is alone, so both are wanted; nobody ever waits on the other.
     let status = daemon.wait_generation(1);
     assert!(ready_ms(&status) >= 10_000, "{status}");
-    assert_eq!(ready_by(&daemon, 1), "nobody waits on other, but it is all there is");
+    assert_eq!(ready_by(&daemon, 1), "nobody waits on other; kept, because no other generation exists");
     daemon.verb("swap").expect(0);
     daemon.wait_generation(2);
     assert_eq!(ready_by(&daemon, 2), "(waits on http)");

@@ -32,14 +32,14 @@ impl fmt::Display for BindNote {
             }
             Self::Unseen { process, why } => write!(
                 f,
-                "--intercept-bind (InterceptBind=) has no effect on {process:?}, whose memory we may not read: {why} (let \
-                 supervise run as its user, or with CAP_SYS_PTRACE)"
+                "--intercept-bind (InterceptBind=) has no effect on {process:?}, whose memory supervise may not read: {why} \
+                 (run supervise as its user, or with CAP_SYS_PTRACE)"
             ),
             Self::WrongFamily { socket, wanted } => {
                 write!(
                     f,
-                    "the server binds {wanted} for itself, on an IPv4 socket, which {socket}, of IPv6, cannot stand \
-                     for (write --listen {wanted}"
+                    "the server binds {wanted} for itself, on an IPv4 socket, which {socket}, an IPv6 one, cannot \
+                     replace (write --listen {wanted}"
                 )?;
                 if socket.contains("[::]:") && wanted.contains("0.0.0.0:") {
                     write!(f, ", or if it binds {socket} as well, {}", both(wanted, socket))?;
@@ -48,14 +48,14 @@ impl fmt::Display for BindNote {
             }
             Self::Beside { socket, wanted } => write!(
                 f,
-                "the server binds {wanted} as well as {socket}, which is not held: old and new cannot both have it \
-                 during a swap (write {})",
+                "the server binds {wanted} as well as {socket}, and supervise does not hold it: a swap fails, because old \
+                 and new cannot both bind it (write {})",
                 both(socket, wanted)
             ),
             Self::Narrow { socket, wanted } => write!(
                 f,
-                "the server binds {wanted}, for IPv6 as well, and has got {socket}, which the one before it bound: \
-                 clients that come by IPv6 are refused (`supervise restart` binds what it wants; or write {})",
+                "the server binds {wanted}, for IPv6 as well, and got {socket}, which the one before it bound: the kernel \
+                 refuses clients that come by IPv6 (`supervise restart` binds what it wants; or write {})",
                 both(socket, wanted)
             ),
             Self::Families { asked, bound, both: true, .. } => {
@@ -63,19 +63,19 @@ impl fmt::Display for BindNote {
             }
             Self::Families { asked, bound, wanted, both: false } => write!(
                 f,
-                "listening on {bound} in the place of {asked}: the server binds {wanted} (a swap keeps that)"
+                "listening on {bound} instead of {asked}: the server binds {wanted} (a swap keeps that)"
             ),
             Self::OneForAll { socket, why } => write!(
                 f,
-                "the server binds {socket} anew while a client of it is there, as those do that connect(2) a socket to each \
-                 client, but there is one socket for all: {why}; the other clients will not be answered (leave --handover \
-                 shared out: then each bind gets a socket)"
+                "the server binds {socket} anew while it has a client, as servers do that connect(2) a socket to each \
+                 client, but there is one socket for all: {why}; its other clients get no answer (leave --handover shared out: \
+                 then each bind gets a socket)"
             ),
             Self::Unregistered { socket, why } => write!(
                 f,
                 "the server registered a socket with epoll(7) before it bound it, and {socket}, which it got instead, could \
-                 not be registered everywhere in its place: {why}; it will not hear of connections there (register after \
-                 bind, or take the socket from LISTEN_FDS)"
+                 not be registered everywhere in its place: {why}; it does not hear of connections there (have it register \
+                 after bind, or take the socket from LISTEN_FDS)"
             ),
         }
     }

@@ -132,69 +132,68 @@ impl fmt::Display for SocketNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shared { socket, why } => {
-                write!(f, "{socket} is shared by old and new during a swap, not steered: {why}")
+                write!(f, "old and new generation share {socket} during a swap, it is not steered: {why}")
             }
             Self::Mended { socket, generation, damage } => mended(f, socket, *generation, *damage),
             Self::MendedAgain { socket, generation, again } => {
-                let who = generation.map_or_else(|| "somebody".to_owned(), |id| id.to_string());
+                let who = generation.map_or_else(|| "a process".to_owned(), |id| id.to_string());
                 write!(
                     f,
-                    "{who} has done the same to {socket} {again} times more, and it was mended each time"
+                    "{who} has done the same to {socket} {again} times more; supervise repaired it each time"
                 )
             }
             Self::FlowsMove { socket } => write!(
                 f,
                 "UDP flows in progress on {socket} move to the new generation with their next datagram; a protocol \
-                 that keeps state for each client (QUIC, DTLS) has to begin anew (said once)"
+                 that keeps state for each client (QUIC, DTLS) has to start again (said once)"
             ),
             Self::NotRescued { socket, why } => write!(
                 f,
-                "{socket}: clients wait where nobody accepts and cannot be taken elsewhere: {why}; it is tried again \
-                 every second"
+                "{socket}: clients wait where nobody accepts, and supervise cannot take them elsewhere: {why}; it tries \
+                 again every second"
             ),
             Self::NotSteered { why } => write!(
                 f,
-                "connections cannot be steered as they should: {why}; some may wait where nobody serves (\"supervise \
-                 restart\" gives the server new sockets)"
+                "supervise cannot steer connections: {why}; some may wait where nobody accepts (\"supervise restart\" gives \
+                 the server new sockets)"
             ),
             Self::Bind(note) => note.fmt(f),
             Self::PathTaken { socket } => write!(
                 f,
-                "{socket} is somebody else's by now, and is left alone; clients do not reach us until that is gone (a \
-                 server that binds it itself: add --intercept-bind; else move away what is there)"
+                "a file of another process is at {socket}; clients do not reach supervise until it is gone (move it away, \
+                 or for a server that binds the path itself: add --intercept-bind)"
             ),
             Self::PathBack { socket } => {
-                write!(f, "{socket} leads to us again: what somebody else had put there is gone")
+                write!(f, "{socket} leads to supervise again: the file of another process is gone")
             }
             Self::PathLost { socket, why } => write!(
                 f,
-                "{socket} does not lead to us any more, and cannot be put back: {why} (see that we may write where it \
-                 was, then \"supervise swap\")"
+                "{socket} is gone, and supervise cannot put it back: {why} (let supervise write into its directory, then \
+                 \"supervise swap\")"
             ),
             Self::Stranger { socket, who, takes: None, is_server } => {
                 let remedy = if *is_server { INSTEAD } else { "let it take another port" };
                 write!(
                     f,
-                    "{who} has bound {socket} as well, by SO_REUSEPORT, and gets nothing there ({remedy})"
+                    "{who} has bound {socket} as well, by SO_REUSEPORT, and gets no connection there ({remedy})"
                 )
             }
             Self::Stranger { socket, who, takes: Some(address), is_server } => write!(
                 f,
-                "{who} has bound {address}, and gets the connections to it, which {socket} is meant for ({}listen on \
-                 {address} as well)",
+                "{who} has bound {address}, and takes the connections to it from {socket} ({}listen on {address} as well)",
                 if *is_server { format!("{INSTEAD}, or ") } else { String::new() }
             ),
-            Self::StrangerGone { socket } => write!(f, "{socket} is ours alone again"),
+            Self::StrangerGone { socket } => write!(f, "supervise alone listens on {socket} again"),
             Self::Rescued { socket, count, relayed } => rescued(f, socket, *count, *relayed),
             Self::Overflowed { count, sockets } => write!(
                 f,
-                "{count} connections found a full queue during the swap and had to try again, on {sockets} (see \
+                "{count} connections found a full queue during the swap and had to try again, on {sockets} (raise \
                  Backlog= and net.core.somaxconn)"
             ),
             Self::BacklogCapped { socket, backlog, somaxconn } => write!(
                 f,
-                "{socket}: Backlog={backlog} is cut to net.core.somaxconn, {somaxconn} (sysctl -w \
-                 net.core.somaxconn={backlog} allows it)"
+                "{socket}: the kernel limits Backlog={backlog} to net.core.somaxconn, {somaxconn} (to allow it: sysctl -w \
+                 net.core.somaxconn={backlog})"
             ),
         }
     }
@@ -209,26 +208,29 @@ fn mended(
     let who = generation.map_or_else(|| "a process that is gone".to_owned(), |id| id.to_string());
     match damage {
         Damage::Shutdown => {
-            write!(f, "{who} has shut {socket} down; it listens again (the server must not do that)")
+            write!(f, "{who} has shut {socket} down; supervise listens again (the server must not do that)")
         }
         Damage::Ended => write!(
             f,
-            "{who} has shut {socket} down or removed all its links; connections wait in a new one, which only the \
-             next generation gets"
+            "{who} has shut {socket} down or removed all its links; connections wait in a new socket, which the next \
+             generation gets (\"supervise swap\")"
         ),
         Damage::Unlinked => {
-            write!(f, "somebody has removed {socket}; it is there again (the server must not do that)")
+            write!(
+                f,
+                "a process has removed {socket}; supervise has put it back (the server must not do that)"
+            )
         }
         Damage::Shortened => write!(
             f,
-            "{who} has made the queue of {socket} shorter by a listen(2) of its own; it is as long as before (give the \
-             server a larger backlog, and this ends)"
+            "{who} has made the queue of {socket} shorter by a listen(2) of its own; supervise has undone that (give the \
+             server a larger backlog)"
         ),
         Damage::Connected => write!(
             f,
-            "{who} has connected {socket} to somebody else, and is not found by clients any more; the next generation \
-             gets a new one (a server that undoes that works with --handover shared; one that binds a socket for each \
-             client, with --intercept-bind and without --handover shared)"
+            "{who} has connected {socket} to one client and does not hear the others; the next generation gets a new \
+             socket (a server that undoes that works with --handover shared; one that binds a socket for each client, with \
+             --intercept-bind and without --handover shared)"
         ),
     }
 }
@@ -241,11 +243,11 @@ fn rescued(f: &mut fmt::Formatter<'_>, socket: &str, count: Option<u32>, relayed
     };
     let how = match (relayed, count) {
         (true, Some(_)) => {
-            "passed on to the queue that is served now or next, by a server that sees us as the client (sysctl \
-             net.ipv4.tcp_migrate_req=1 keeps client addresses)"
+            "supervise passes them on to the generation that serves now or next, which sees supervise as the client (to \
+             keep client addresses: sysctl net.ipv4.tcp_migrate_req=1)"
         }
-        (true, None) => "passed on to the queue that is served now or next",
-        (false, _) => "moved to the queue that is served now or next",
+        (true, None) => "supervise passes them on to the generation that serves now or next",
+        (false, _) => "supervise has moved them to the generation that serves now or next",
     };
-    write!(f, "{socket}: {what} waited where nobody accepts: {how}")
+    write!(f, "{socket}: {what} waited where nobody accepts; {how}")
 }

@@ -86,29 +86,35 @@ impl fmt::Display for SwapNote {
             Self::Begun { from, to, within } => {
                 write!(f, "swap: {to} starts beside {from}{}", must_be_ready(*within))
             }
-            Self::Waits => write!(f, "swap: one more swap follows the one under way"),
+            Self::Waits => write!(f, "swap: another swap follows the one under way"),
             Self::Refused { why } => write!(f, "no swap, nothing is changed: {why}"),
             Self::Held { generations } => {
-                write!(f, "swap: it waits until one of {generations} living generations has ended")
+                write!(
+                    f,
+                    "swap: it waits for a free slot: one of {generations} living generations has to end first"
+                )
             }
             Self::Baking { from, to, span } => {
                 write!(f, "{from} stays untouched for another {}, in case {to} dies", rounded(*span))
             }
             Self::FinishesFirst { from, drain } => {
                 let long =
-                    if drain.is_infinite() { String::new() } else { format!(" for {}", rounded(*drain)) };
-                write!(f, "swap: {from} may finish what it has{long}; new connections wait for the next one")
+                    if drain.is_infinite() { String::new() } else { format!(" within {}", rounded(*drain)) };
+                write!(
+                    f,
+                    "swap: {from} finishes its connections{long}; new ones wait in the queue for the next generation"
+                )
             }
             Self::Stored { from, count, both: false } => write!(
                 f,
-                "swap: {from} is stopped first, because of {} (FileDescriptorStoreMax=), and two that read one \
-                 connection would each get a part (where they can share them: --handover steered)",
+                "swap: supervise stops {from} first: it has {} (FileDescriptorStoreMax=), and of a connection that two \
+                 generations read each gets a part (if they can share it: --handover steered)",
                 fds(*count)
             ),
             Self::Stored { from, count, both: true } => write!(
                 f,
-                "swap: the new server gets {} (FileDescriptorStoreMax=) while {from} still has them: of a connection that \
-                 both read each gets a part (--handover stop-first gives them to one at a time)",
+                "swap: the new server gets {} (FileDescriptorStoreMax=) while {from} still has them; of a connection that \
+                 both read each gets a part (one at a time: --handover stop-first)",
                 fds(*count)
             ),
             Self::Canary { to, canary } => write!(
@@ -118,33 +124,38 @@ impl fmt::Display for SwapNote {
                 rounded(canary.span)
             ),
             Self::Done { from, to, drain: None } => {
-                write!(f, "swapped: {to} took over; {from} is told to stop")
+                write!(f, "swapped: {to} has taken over; supervise tells {from} to stop")
             }
             Self::Done { from, to, drain: Some(drain) } if drain.is_infinite() => {
-                write!(f, "{to} has the traffic for good; {from} finishes what it has")
+                write!(f, "{to} has taken over; {from} finishes its connections")
             }
             Self::Done { from, to, drain: Some(drain) } => write!(
                 f,
-                "{to} has the traffic for good; {from} may finish what it has for {}",
+                "{to} has taken over; {from} may take {} to finish its connections",
                 rounded(*drain)
             ),
             Self::Draining { generation, traffic } => {
-                write!(f, "{generation} finishes: {}", connections(*traffic))
+                write!(f, "{generation} is draining: {}", connections(*traffic))
             }
             Self::Drained { generation, after, left } => {
                 let left = if left.is_over() {
-                    format!("has finished what it had after {}", rounded(*after))
+                    format!("has finished its connections after {}", rounded(*after))
                 } else {
                     format!("still has {} after {} (Drain=)", connections(*left), rounded(*after))
                 };
-                write!(f, "{generation} {left}; it is told to stop")
+                write!(f, "{generation} {left}; supervise tells it to stop")
             }
             Self::QueueStuck { generation, queued } => {
-                write!(f, "{generation} takes nothing out of its queue, where {queued} wait")
+                write!(
+                    f,
+                    "{generation} accepts nothing from its queue; supervise takes the {queued} connections there to the current one"
+                )
             }
             Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),
             Self::Unseen { reason } => write!(f, "taken over unseen: {reason}"),
-            Self::OldDied { old, new } => write!(f, "{old} ended during the swap; {new} is all there is"),
+            Self::OldDied { old, new } => {
+                write!(f, "{old} ended during the swap; clients wait in the queue for {new}")
+            }
         }
     }
 }
@@ -152,9 +163,8 @@ impl fmt::Display for SwapNote {
 /// Why a swap ends as `taken over unseen`, and how to avoid that.
 pub(in crate::core) fn unseen(to: GenerationId) -> String {
     format!(
-        "{to} lives and has the traffic, but no generation was ever seen to wait on its sockets or to accept a \
-         connection; have the server send READY=1 (sd_notify), ask it by --ready http:/PATH, or say by --ready delay:SPAN \
-         how long it takes"
+        "{to} runs and gets the new connections, but no generation was ever seen to wait on its sockets or to accept a \
+         connection; have the server send READY=1 (sd_notify), or use --ready http:/PATH or --ready delay:SPAN"
     )
 }
 

@@ -131,7 +131,7 @@ fn a_port_alone_has_the_family_that_its_server_binds() {
         place.write("go", "");
         daemon.wait_generation(1);
         let said =
-            format!("listening on 0.0.0.0:{port} in the place of [::]:{port}: the server binds {ip}:{port}");
+            format!("listening on 0.0.0.0:{port} instead of [::]:{port}: the server binds {ip}:{port}");
         wait_for("that to be told", || daemon.stderr().contains(&said).then_some(()));
         load.let_pass(10);
         // A client that tries it first goes on to IPv4.

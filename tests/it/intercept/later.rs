@@ -19,7 +19,7 @@ fn of_ipv4(place: &Place, options: &str) -> (Daemon, u16) {
     let mut daemon = by_file(place, options, "0.0.0.0:PORT").start();
     daemon.wait_generation(1);
     let port = port(&daemon);
-    let said = format!("listening on 0.0.0.0:{port} in the place of [::]:{port}");
+    let said = format!("listening on 0.0.0.0:{port} instead of [::]:{port}");
     wait_for("that to be told", || daemon.stderr().contains(&said).then_some(()));
     (daemon, port)
 }
@@ -91,7 +91,7 @@ fn a_later_generation_of_both_families_is_told_to_restart_and_then_has_them() {
     assert_eq!(daemon.stderr().matches(&said).count(), 1, "{}", daemon.stderr());
     daemon.verb("restart").expect(0);
     daemon.wait_generation(4);
-    let said = format!("listening on [::]:{port} in the place of 0.0.0.0:{port}");
+    let said = format!("listening on [::]:{port} instead of 0.0.0.0:{port}");
     wait_for("that to be told", || daemon.stderr().contains(&said).then_some(()));
     for generation in 4..=5 {
         assert_answers(&format!("127.0.0.1:{port}"), generation);
@@ -126,6 +126,6 @@ fn a_server_that_goes_on_binding_its_port_is_looked_at() {
     let place = Place::new();
     let daemon = by_file(&place, "", "flood+0.0.0.0:PORT").start();
     let port = port(&daemon);
-    let said = format!("listening on 0.0.0.0:{port} in the place of [::]:{port}");
+    let said = format!("listening on 0.0.0.0:{port} instead of [::]:{port}");
     wait_for("that to be told", || daemon.stderr().contains(&said).then_some(()));
 }

@@ -134,7 +134,7 @@ fn three_were_there() -> bool {
     let _second = daemon.spawn_verb("swap");
     assert_answered(&mut clients, "rude generation 2\n");
     let said = daemon.stderr();
-    let of_queue = said.find("generation 1 takes nothing out of its queue").unwrap();
+    let of_queue = said.find("generation 1 accepts nothing from its queue").unwrap();
     said.find("generation 3 started").is_some_and(|at| at < of_queue)
 }
 

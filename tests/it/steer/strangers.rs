@@ -103,7 +103,7 @@ fn what_a_server_binds_beside_us_is_told_once_with_the_option_that_mends_it() {
     let said = daemon.stderr();
     let of_it: Vec<_> = said.lines().filter(|line| line.contains("by SO_REUSEPORT")).collect();
     assert!(matches!(of_it[..], [line] if line.contains("(add --intercept-bind, or")), "{said}");
-    assert!(!said.contains("ours alone again"), "{said}");
+    assert!(!said.contains("supervise alone listens on"), "{said}");
 }
 
 /// Clients of IPv4 are its own: a socket of their family goes before one of both.
@@ -121,13 +121,13 @@ fn a_stranger_for_ipv4_beside_a_socket_of_both_families_is_named_with_what_it_ge
     swapped(&daemon, 2);
     let own = format!("[::1]:{}", at.port());
     assert_eq!(get(&own, "/").unwrap(), "vandal generation 2\n");
-    let takes = format!("has bound 0.0.0.0:{}, and gets the connections to it", at.port());
+    let takes = format!("has bound 0.0.0.0:{}, and takes the connections to it", at.port());
     let named = |daemon: &super::Daemon| daemon.stderr().matches(&takes).count();
     wait_for("its name", || (named(&daemon) == 1).then_some(()));
     swapped(&daemon, 3);
     drop(stranger);
     swapped(&daemon, 4);
     assert_eq!(named(&daemon), 1, "once: {}", daemon.stderr());
-    wait_for("the news that it left", || daemon.stderr().contains("is ours alone again").then_some(()));
+    wait_for("the news that it left", || daemon.stderr().contains("supervise alone listens on").then_some(()));
     assert_eq!(get(&format!("127.0.0.1:{}", at.port()), "/").unwrap(), "vandal generation 4\n");
 }

@@ -233,11 +233,11 @@ fn a_server_that_shuts_its_listener_down_in_each_generation_is_told_of_once() {
     }
     daemon.wait_generation(4);
     let said = daemon.stderr();
-    assert_eq!(said.matches(" down; it listens again (the server must not do that)").count(), 1, "{said}");
+    assert_eq!(said.matches(" down; supervise listens again (the server must not do that)").count(), 1, "{said}");
     assert!(!said.contains("has done the same"), "{said}");
 }
 
-/// Nothing of somebody else's is replaced; once it was moved away the path leads to us again.
+/// Nothing of somebody else's is replaced; once it was moved away the path leads to supervise again.
 #[test]
 fn whoever_takes_the_path_of_a_socket_is_told_of_each_time() {
     let place = Place::new();
@@ -249,7 +249,7 @@ fn whoever_takes_the_path_of_a_socket_is_told_of_each_time() {
         let stranger = UnixListener::bind(&theirs).unwrap();
         fs::rename(&theirs, &path).unwrap();
         wait_for("the news", || {
-            (daemon.stderr().matches("is somebody else's by now").count() == times).then_some(())
+            (daemon.stderr().matches("a file of another process is at").count() == times).then_some(())
         });
         UnixStream::connect(&path).unwrap();
         stranger.accept().unwrap();
@@ -281,7 +281,7 @@ fn a_path_that_somebody_takes_and_removes_again_is_ours_again() {
     for times in 1..=2 {
         let theirs = take();
         wait_for("the news", || {
-            (daemon.stderr().matches("is somebody else's by now").count() == times).then_some(())
+            (daemon.stderr().matches("a file of another process is at").count() == times).then_some(())
         });
         drop(theirs);
         fs::remove_file(&path).unwrap();
@@ -296,7 +296,7 @@ fn a_path_that_somebody_takes_and_removes_again_is_ours_again() {
     assert_eq!(get_once_there(&path), "vandal generation 3\n");
     let said = daemon.stderr();
     assert!(!said.contains("os error"), "{said}");
-    assert!(said.contains("leads to us again"), "{said}");
+    assert!(said.contains("leads to supervise again"), "{said}");
 }
 
 /// Nothing in the kernel tells of a listen(2), so it is seen when somebody looks.

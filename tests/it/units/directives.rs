@@ -137,7 +137,7 @@ fn while_fds_are_stored_a_swap_stops_the_old_one_first_unless_it_is_told_otherwi
                 [ -e DIR/said ] || NOTIFY --fd=DIR/main.sh FDSTORE=1\n\
                 echo $$ >DIR/said\nNOTIFY --ready\nexec sleep 60\n";
     for (lines, words, overlaps) in [
-        ("FileDescriptorStoreMax=1", "is stopped first, because of a stored fd", ""),
+        ("FileDescriptorStoreMax=1", "supervise stops generation 1 first: it has a stored fd", ""),
         ("FileDescriptorStoreMax=0", "starts beside generation 1", "both\n"),
         ("FileDescriptorStoreMax=1\n[X-Supervise]\nHandover=steered", "still has them", "both\n"),
         ("FileDescriptorStoreMax=1\n[X-Supervise]\nHandover=shared", "still has them", "both\n"),
