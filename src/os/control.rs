@@ -1,8 +1,8 @@
-//! The control socket of one instance: its name, its place in the file system, and that it stays there.
+//! The control socket of one instance: its name, its path, and binding it again when it was removed.
 //!
-//! Probing for a living instance and binding are two system calls, and so are bind(2) and listen(2); a lock on the
-//! directory round all of them keeps two supervisors that start in the same instant from getting the same name.
-//! Who connects, and what is said, is the matter of [`server`].
+//! Looking for a living instance and binding are two system calls, and so are bind(2) and listen(2). A lock on the
+//! directory around all of them keeps two supervisors that start at the same instant from getting the same name.
+//! [`server`] speaks with the clients.
 
 pub mod server;
 
@@ -24,17 +24,17 @@ use nix::sys::stat::{Mode, fchmod};
 use super::instances::{self, Holder};
 use crate::config::{Control, Instance};
 
-/// How long a start waits for another one that holds the lock; it needs it for less than a millisecond.
+/// How long a start waits for the lock, which another start holds for less than a millisecond.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
-/// Connections not yet accepted; verbs are rare.
+/// The backlog of the control socket.
 const BACKLOG: i32 = 128;
-/// What to do where no directory will do.
+/// The remedy where no directory is usable.
 const NOWHERE: &str = "pass --control PATH, or make one of these directories writable; a tmpfs is enough";
-/// NAME, NAME-2, ... up to this number.
+/// The highest number of NAME-2, NAME-3, ...
 const NAMES: u32 = 9999;
 
-/// Why there is no control socket although one was asked for; ends the start with 125.
+/// Why a control socket that was asked for explicitly cannot be had; supervise then exits with 125.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlError(String);
 
@@ -46,14 +46,13 @@ impl fmt::Display for ControlError {
 
 impl std::error::Error for ControlError {}
 
-/// A bound socket that listens, with what is needed to notice its removal.
+/// A listening socket, with what is needed to notice its removal.
 #[derive(Debug)]
 pub struct ControlSocket {
     choice: Instance,
     dirs: Vec<PathBuf>,
     bound: BoundControl,
-    /// None where the kernel gave us no inotify instance (fs.inotify.max_user_instances): then a removed socket stays
-    /// removed.
+    /// `None` where inotify cannot be had (fs.inotify.max_user_instances); then a removed socket is not bound again.
     watch: Option<Inotify>,
 }
 
@@ -68,12 +67,12 @@ struct BoundControl {
 type DeviceAndInode = (u64, u64);
 
 impl ControlSocket {
-    /// Binds the socket. `default_name` is the file name of the command. None: none was wanted, or there is no place
-    /// for it, about which there is one warning in the log.
+    /// Binds the socket. `default_name` is the file name of the command. `None`: none was wanted, or no directory is
+    /// usable, which is one warning in the log.
     ///
     /// # Errors
-    /// An explicit name that lives or cannot be a name; an explicit path that lives or cannot be bound; a directory
-    /// that the user has named and that will not do.
+    /// An explicit name that another instance has or that is no name; an explicit path that is in use or cannot be
+    /// bound; an unusable directory that the user named.
     pub fn open(choice: &Instance, default_name: &str) -> Result<Option<Self>, ControlError> {
         let dirs = instances::directories();
         if choice.control == Control::Search
@@ -89,7 +88,7 @@ impl ControlSocket {
         Self::open_in(dirs, choice, default_name)
     }
 
-    /// [`ControlSocket::open`] among these directories.
+    /// [`ControlSocket::open`] with these directories.
     pub fn open_in(
         dirs: Vec<PathBuf>,
         choice: &Instance,
@@ -122,7 +121,7 @@ impl ControlSocket {
         Ok(Some(socket))
     }
 
-    /// The name it got, `node-2` where `node` lives.
+    /// The name of the instance: `node-2` where another one is called `node`.
     pub fn name(&self) -> &str {
         &self.bound.name
     }
@@ -131,22 +130,22 @@ impl ControlSocket {
         &self.bound.path
     }
 
-    /// The listening control socket, which is non-blocking.
+    /// The listener, which is non-blocking.
     pub fn listener(&self) -> &UnixListener {
         &self.bound.listener
     }
 
-    /// Readable when [`ControlSocket::heal`] may have something to do.
+    /// The fd that becomes readable when [`ControlSocket::heal`] may have something to do.
     pub fn watch_fd(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().map(|watch| watch.as_fd())
     }
 
-    /// Binds the socket again if it is no longer where it was, and returns the listener it replaced, for the caller
-    /// to deregister and close. When nothing is amiss it costs two system calls.
+    /// Binds the socket again if its path is gone, and returns the listener it replaced, which the caller deregisters
+    /// and closes. If the path is there, it costs two system calls.
     ///
     /// # Errors
-    /// It is gone and cannot be bound again. The old listener stays, but nothing wakes us for another try: who calls this
-    /// once more at some other occasion may have more luck.
+    /// The path is gone and cannot be bound again. The old listener stays; no event announces when another try could
+    /// succeed.
     pub fn heal(&mut self) -> Result<Option<UnixListener>, ControlError> {
         while self.watch.as_ref().is_some_and(|watch| watch.read_events().is_ok()) {}
         if self.is_in_place() {
@@ -174,8 +173,8 @@ impl ControlSocket {
         inode(&self.bound.path).is_ok_and(|found| found == self.bound.inode)
     }
 
-    /// The socket's inode itself is watched (an unlink changes its link count), so that a busy directory does not wake
-    /// us; its directory only for being moved away.
+    /// Watches the inode of the socket itself (unlink(2) changes its link count), so that a busy directory does not
+    /// wake us, and the directory only for being moved.
     fn watch_path(&self) {
         let Some(watch) = &self.watch else { return };
         let path = &self.bound.path;
@@ -190,7 +189,7 @@ impl ControlSocket {
     }
 }
 
-/// Unlinks the socket, unless its path is another's by now.
+/// Removes the path, unless another process has replaced the file.
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         if self.is_in_place()
@@ -203,11 +202,11 @@ impl Drop for ControlSocket {
 
 enum FoundPath {
     Bound(BoundControl),
-    /// No directory would do; one reason for each.
+    /// No directory is usable, with one reason for each.
     Nowhere(String),
 }
 
-/// Binds `explicit`, or the first free of `default`, `default-2`, ..., in the first directory that takes it.
+/// Binds `explicit`, or the first free of `default`, `default-2`, ..., in the first usable directory.
 fn search(
     dirs: &[PathBuf],
     explicit: Option<&str>,
@@ -235,7 +234,7 @@ fn search(
     Ok(FoundPath::Nowhere(reasons.join("; ")))
 }
 
-/// The outer error is a reason to try the next directory, the inner one ends the search.
+/// The outer error is a reason to try the next directory; the inner one ends the search.
 fn bind_in(
     dir: &Path,
     dirs: &[PathBuf],
@@ -259,7 +258,7 @@ fn bind_in(
     Ok(Err(ControlError(format!("{default} to {default}-{NAMES} are all in use (choose another --name)"))))
 }
 
-/// Why `name` is not to be had: it lives in one of the directories, or its path is something else's.
+/// Why `name` is taken: an instance in one of the directories has it, or another file is at its path.
 fn taken(path: &Path, name: &str, dirs: &[PathBuf]) -> Option<String> {
     if let Some(found) = instances::named(dirs, name) {
         return Some(in_use(found.pid, &found.path));
@@ -278,7 +277,7 @@ fn in_use(pid: Option<i32>, path: &Path) -> String {
     format!("{} is in use by {holder} (stop it, or choose another name)", path.display())
 }
 
-/// `--control PATH`: nothing is asked of its directory but that we may bind there.
+/// Binds `--control PATH`. Nothing is required of its directory except that we may bind there.
 fn bind_path(path: &Path, name: Option<&str>, patience: Duration) -> Result<BoundControl, ControlError> {
     let fail = |cause: String| ControlError(format!("--control {}: {cause}", path.display()));
     let path = std::path::absolute(path).map_err(|error| fail(error.to_string()))?;
@@ -299,8 +298,8 @@ fn bind_path(path: &Path, name: Option<&str>, patience: Duration) -> Result<Boun
     bind(path, &name).map_err(|cause| ControlError(format!("--control {cause} ({remedy})")))
 }
 
-/// Takes the lock of a directory until the result is dropped. Where it cannot be had in time we go on without: in a
-/// directory of others anybody may hold it for ever, and only two starts in the same instant need it.
+/// Locks a directory until the result is dropped. `None` after `patience`: the start goes on without, because in a
+/// directory of others anybody may hold the lock for ever, and only two starts at the same instant need it.
 pub(super) fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
     let end = Instant::now() + patience;
     let mut dir = dir;
@@ -317,7 +316,7 @@ pub(super) fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
     }
 }
 
-/// Binds and listens, in place of a stale socket if there is one. The error is a sentence that names the path.
+/// Binds and listens, replacing a stale socket. The error is a sentence that names the path.
 fn bind(path: PathBuf, name: &str) -> Result<BoundControl, String> {
     match listen(&path) {
         Ok((listener, inode)) => Ok(BoundControl { name: name.to_owned(), path, listener, inode }),
@@ -332,7 +331,7 @@ fn listen(path: &Path) -> io::Result<(UnixListener, DeviceAndInode)> {
     }
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    // Linux gives the mode of the socket to the file that bind(2) makes: it is never open to others, whatever the umask.
+    // bind(2) gives the file the mode of the socket, so it is never open to others, whatever the umask.
     fchmod(&fd, Mode::from_bits_truncate(instances::CONTROL_MODE))?;
     instances::with_address(path, |address| socket::bind(fd.as_raw_fd(), address))?;
     let listening = inode(path).and_then(|inode| {

@@ -1,8 +1,8 @@
 //! RuntimeDirectory=, StateDirectory=, CacheDirectory=, LogsDirectory= and ConfigurationDirectory= (systemd.exec(5)):
-//! made before each process of a generation, and the first kind removed at the end.
+//! makes them before each process of a generation, and removes runtime directories at the end.
 //!
-//! The user may own what lies above a directory (`RuntimeDirectory=a a/b`), while we may be root: no symbolic link is
-//! ever followed below the base.
+//! The user may own what is above a directory (`RuntimeDirectory=a a/b`), while we may be root, so no symbolic link
+//! below the base is ever followed.
 
 use std::collections::HashSet;
 use std::env;
@@ -23,7 +23,7 @@ use super::users::{self, Identity};
 use crate::config::{Directories, Launch, ManagedDirectory};
 use crate::core::{Stage, StartFailure};
 
-/// Directories within each other that are removed; each holds an fd and a frame of the stack meanwhile.
+/// The deepest nesting that is removed; each level holds an fd and a stack frame.
 const DEPTH: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl DirectoryKind {
         }
     }
 
-    /// Where they lie: of the system for root, else of our own user (file-hierarchy(7)).
+    /// The parent directory: of the system for root, else of our user (file-hierarchy(7)).
     fn base(self, is_root: bool, variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, String> {
         let given = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let home = |name: &str, below: &str| {
@@ -106,13 +106,13 @@ fn our_base(kind: DirectoryKind) -> Result<PathBuf, String> {
     kind.base(nix::unistd::geteuid().is_root(), |name| env::var_os(name))
 }
 
-/// Where StateDirectory=`name` is made.
+/// The path of StateDirectory=`name`.
 #[cfg(test)]
 pub(super) fn path_of_state(name: &str) -> PathBuf {
     our_base(DirectoryKind::State).expect("HOME is set").join(name)
 }
 
-/// Whether `path` is, or lies in, a directory that is made before each start.
+/// Whether `path` is one of the directories made before each start, or lies in one.
 pub fn will_be_made(launch: &Launch, path: &Path) -> bool {
     DirectoryKind::ALL.into_iter().any(|kind| {
         let names = &kind.of(&launch.directories).names;
@@ -120,10 +120,11 @@ pub fn will_be_made(launch: &Launch, path: &Path) -> bool {
     })
 }
 
-/// Makes all that `launch` names, owned by the user where we may change that, and returns the variables that tell of them.
+/// Makes all directories of `launch`, owned by the user where we may change the owner, and returns the variables that
+/// name them (RUNTIME_DIRECTORY and so on).
 ///
 /// # Errors
-/// The first one that cannot be made or given to the user.
+/// The first directory that cannot be made or given to the user.
 pub fn make(launch: &Launch, owner: &Identity) -> Result<Vec<(&'static str, OsString)>, StartFailure> {
     make_below(&launch.directories, owner, our_base)
 }
@@ -142,7 +143,7 @@ fn make_below(
         let failure = |errno, what| StartFailure { stage: kind.stage(), errno, what };
         let base = base(kind).map_err(|cause| failure(0, format!("{}=: {cause}", kind.key())))?;
         for name in &wanted.names {
-            // What an administrator has put into the configuration is his.
+            // A configuration directory keeps its owner: its files belong to the administrator.
             let owner = Some(owner).filter(|_| kind != DirectoryKind::Configuration);
             make_one(&base, name, wanted.mode, owner).map_err(|errno| {
                 let what = format!(
@@ -173,7 +174,7 @@ const fn remedy(errno: Errno) -> &'static str {
 
 const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// The components of a name; what is not plain (`..`) was refused by the parser, and is here.
+/// The components of a name. The parser refuses `..` and the like, and so does this.
 fn components(name: &Path) -> Result<Vec<&OsStr>, Errno> {
     let plain = |component| match component {
         Component::Normal(part) => Ok(part),
@@ -185,12 +186,12 @@ fn components(name: &Path) -> Result<Vec<&OsStr>, Errno> {
 }
 
 fn open_base(base: &Path) -> Result<OwnedFd, Errno> {
-    // The base is the system's or our user's: its links (/var/run) are to be followed.
+    // Symbolic links in the base (/var/run) are followed: it belongs to the system or to our user.
     open(base, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Mode and owner are for the last component alone, as in systemd, and are set anew each time; without an owner they
-/// are left as they were found.
+/// Makes the directory and its parents. As in systemd, mode and owner apply to the last component, each time; without
+/// an owner they are left as they are.
 fn make_one(base: &Path, name: &Path, mode: u32, owner: Option<&Identity>) -> Result<(), Errno> {
     let parts = components(name)?;
     fs::create_dir_all(base).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
@@ -204,7 +205,7 @@ fn make_one(base: &Path, name: &Path, mode: u32, owner: Option<&Identity>) -> Re
             Err(errno) => return Err(errno),
         };
         if made.is_ok() {
-            // Our umask does not count.
+            // fchmod(2) ignores the umask.
             fchmod(&at, mode)?;
         }
     }
@@ -215,15 +216,15 @@ fn make_one(base: &Path, name: &Path, mode: u32, owner: Option<&Identity>) -> Re
     if !is_theirs {
         fchown(&at, owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw))?;
     }
-    // After fchown(2), which takes away the set-ID bits.
+    // fchown(2) clears the set-ID bits, so the mode comes after it.
     if !is_theirs || Mode::from_bits_truncate(found.st_mode) != mode {
         fchmod(&at, mode)?;
     }
     Ok(())
 }
 
-/// Removes the runtime directories with all that is in them, but for what `kept` leads to and the directories that hold
-/// that; RuntimeDirectoryPreserve= is for the caller to look at. What cannot be removed is told and left.
+/// Removes the runtime directories and their content, except the files that `kept` leads to and the directories above
+/// them. The caller applies RuntimeDirectoryPreserve=. What cannot be removed is logged and left.
 pub fn remove_runtime(names: &[PathBuf], kept: &[PathBuf]) {
     if names.is_empty() {
         return;
@@ -234,7 +235,7 @@ pub fn remove_runtime(names: &[PathBuf], kept: &[PathBuf]) {
     }
 }
 
-/// By inode: the same file may be named by several paths, of which a link above it is part.
+/// Device and inode of what is kept; different paths may lead to the same file.
 type Kept = HashSet<(u64, u64)>;
 
 fn remove_below(base: &Path, names: &[PathBuf], kept: &[PathBuf]) {
@@ -263,7 +264,7 @@ fn remove_one(base: &Path, name: &Path, kept: &Kept) -> Result<(), Errno> {
     remove(&at, last, kept, DEPTH).map(drop)
 }
 
-/// False: it is kept, or something in it is.
+/// Removes an entry with all below it. `false`: it, or something in it, is kept.
 fn remove(parent: &OwnedFd, name: &OsStr, kept: &Kept, depth: usize) -> Result<bool, Errno> {
     if !kept.is_empty() {
         let there = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -278,7 +279,7 @@ fn remove(parent: &OwnedFd, name: &OsStr, kept: &Kept, depth: usize) -> Result<b
     };
     let directory = match opened {
         Ok(directory) => directory,
-        // No directory: a file, or a symbolic link, which is not followed.
+        // It is a file or a symbolic link, which is not followed.
         Err(Errno::ENOTDIR | Errno::ELOOP) => {
             return unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).map(|()| true);
         }
@@ -301,11 +302,12 @@ fn remove(parent: &OwnedFd, name: &OsStr, kept: &Kept, depth: usize) -> Result<b
     Ok(is_empty)
 }
 
-/// EXDEV for a mount: what is in it is somebody else's. Comparing devices would not do, a bind mount may be on the same.
+/// Opens a subdirectory. EXDEV for a mount point, whose content belongs to another file system. Comparing devices
+/// would miss a bind mount.
 fn open_below(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_NO_XDEV);
     match openat2(parent, name, how) {
-        // Before Linux 5.6, or a sandbox.
+        // ENOSYS before Linux 5.6; EPERM in a sandbox.
         Err(Errno::ENOSYS | Errno::EPERM) => {
             let there = openat(parent, name, DIRECTORY, Mode::empty())?;
             if fstat(&there)?.st_dev == fstat(parent)?.st_dev { Ok(there) } else { Err(Errno::EXDEV) }
@@ -314,13 +316,13 @@ fn open_below(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// By the fd and not by a path, which may lead elsewhere meanwhile.
+/// The entries by way of the fd, since a path may lead elsewhere meanwhile.
 fn entries(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
     let list = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
     list.map(|entry| Ok(entry?.file_name())).collect()
 }
 
-/// The home directory of WorkingDirectory=~: of the user, else ours.
+/// The home directory for WorkingDirectory=~: of the user, else our own.
 pub fn home(owner: &Identity) -> Option<PathBuf> {
     let home = match &owner.user {
         Some(user) => user.home.clone(),

@@ -1,9 +1,9 @@
-//! `supervise exec -- COMMAND`: becomes COMMAND, with our own pid where the protocols want the server's.
+//! `supervise exec -- COMMAND`: becomes COMMAND, with our own pid where the protocols require that of the server.
 //!
-//! A wrapper that forks (npm, make, `sh -c`) leaves LISTEN_PID at its own pid, and a server that is strict about it
-//! takes no socket; and many of them close what they do not know (node, Python's subprocess, sudo). This stands between
-//! the two: it fetches the sockets anew. Signals are as std leaves them for a new program: none blocked,
-//! SIGPIPE at its default.
+//! A wrapper that forks (npm, make, `sh -c`) leaves LISTEN_PID at its own pid, so a server that checks it takes no
+//! socket; many wrappers also close inherited fds (node, Python's subprocess, sudo). This program runs between the
+//! two and fetches the sockets anew. COMMAND gets the signals as std leaves them: none blocked, SIGPIPE at its
+//! default.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -15,7 +15,7 @@ use std::process::{self, Command};
 
 use super::{fetch, spawn, sys};
 
-/// Returns only where COMMAND cannot be executed: the exit status, and the sentence for it.
+/// Executes COMMAND. It returns only if that fails: the exit status, and the sentence for it.
 pub fn exec(words: &[OsString]) -> (u8, String) {
     let Some((program, arguments)) = words.split_first() else {
         return (CANNOT, "no COMMAND (write it after --: supervise exec -- ./server)".to_owned());
@@ -29,12 +29,12 @@ pub fn exec(words: &[OsString]) -> (u8, String) {
     let address = variables.iter().find(|(name, _)| name == fetch::VARIABLE).map(|(_, address)| address);
     match sockets(&mut command, address.map(OsString::as_os_str)) {
         Ok(true) => {
-            // systemd's number of the pidfd of the process it started.
+            // LISTEN_PIDFDID is systemd's identifier of the process that it started, which COMMAND is not.
             command.env("LISTEN_PID", process::id().to_string()).env_remove("LISTEN_PIDFDID");
         }
-        // Somebody may run the same script without us, for instance as a developer.
+        // A developer may run the same script without supervise.
         Ok(false) => {
-            // Whoever closed stderr does not want to know.
+            // If stderr is closed, there is nowhere to report that.
             let _ = writeln!(io::stderr(), "supervise: exec: {NOT_PASSED}");
         }
         Err(cause) => return (CANNOT, cause),
@@ -42,7 +42,7 @@ pub fn exec(words: &[OsString]) -> (u8, String) {
     if has_watchdog(OsStr::new("WATCHDOG_USEC")) {
         command.env("WATCHDOG_PID", process::id().to_string());
     }
-    // The other way round: Einhorn's clients look for their parent's.
+    // EINHORN_MASTER_PID must be the parent's pid.
     if env::var_os("EINHORN_FD_COUNT").is_some() {
         command.env("EINHORN_MASTER_PID", parent_id().to_string());
     }
@@ -50,13 +50,13 @@ pub fn exec(words: &[OsString]) -> (u8, String) {
     (if errno == libc::ENOENT { 127 } else { 126 }, spawn::not_executed(words, errno))
 }
 
-/// How a shell finds this very program: by its name where that is in PATH, else by its path.
+/// How a shell finds this program: by its name if that is found along PATH, else by its path.
 pub(super) fn how_a_shell_finds_us() -> String {
     let found = |directory: PathBuf| fs::canonicalize(directory.join(NAME)).ok();
     let path = env::var_os("PATH").unwrap_or_default();
     let first = env::split_paths(&path).find_map(found);
     match env::current_exe() {
-        // Another program has that name, too: daemontools' supervise.
+        // Another program has that name as well: daemontools' supervise.
         Ok(ours) if first.as_ref() != Some(&ours) && ours.is_file() => ours.to_string_lossy().into_owned(),
         Ok(_) | Err(_) => NAME.to_owned(),
     }
@@ -64,13 +64,13 @@ pub(super) fn how_a_shell_finds_us() -> String {
 
 const NAME: &str = "supervise";
 
-/// Cannot be done (CLI.md, Exit status).
+/// The exit status for a failure (CLI.md, Exit status).
 const CANNOT: u8 = 125;
 
 const NOT_PASSED: &str = "no LISTEN_FDS here, so COMMAND starts without sockets (run it below supervise --listen, and let no \
      wrapper clear the environment and become another user, as su - and sudo -u do: -u USER of supervise does that)";
 
-/// Fetches them; what nobody gives may still be there. Whether there are any.
+/// Fetches the sockets; if none are given, the inherited ones may still be there. Returns whether there are any.
 fn sockets(command: &mut Command, address: Option<&OsStr>) -> Result<bool, String> {
     let inherited = || passed(env::var_os("LISTEN_FDS").as_deref());
     let Some(address) = address else { return inherited() };
@@ -85,12 +85,12 @@ fn sockets(command: &mut Command, address: Option<&OsStr>) -> Result<bool, Strin
     Ok(true)
 }
 
-/// Whether there are sockets. A variable that outlived its fds would send the server to somebody else's files.
+/// Whether LISTEN_FDS is true. A variable that outlived its fds would make the server use unrelated files.
 fn passed(count: Option<&OsStr>) -> Result<bool, String> {
     let Some(count) = count.filter(|count| !count.is_empty()) else { return Ok(false) };
     let number = count.to_str().and_then(|count| count.parse::<u32>().ok());
     let number = number.ok_or_else(|| format!("LISTEN_FDS={count:?} is no number (unset it)"))?;
-    // Without /proc nobody knows.
+    // Without /proc the fds cannot be checked.
     if !fs::exists("/proc/self/fd").unwrap_or(false) {
         return Ok(true);
     }

@@ -1,6 +1,6 @@
-//! The file descriptor store (sd_notify(3), FDSTORE=1): what a server gives us to keep for the next generation.
+//! The file descriptor store (sd_notify(3), FDSTORE=1): fds that a server gives us to keep for the next generation.
 //!
-//! One for all generations: it outlives restarts and swaps, and ends with us.
+//! There is one for all generations; it survives restarts and swaps, and ends with supervise.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,14 +14,14 @@ use nix::sys::stat::fstat;
 use super::sys;
 use crate::core::Notify;
 
-/// FDNAME= where none was given.
+/// The name of an fd that came without FDNAME=.
 const DEFAULT_NAME: &str = "stored";
 
 #[derive(Debug, Default)]
 pub struct FdStore {
-    /// FileDescriptorStoreMax=
+    /// FileDescriptorStoreMax=: the most fds that are kept.
     max: usize,
-    /// The newest first: that is the order in which they are passed.
+    /// The stored fds, newest first, which is the order in which they are passed.
     entries: VecDeque<Entry>,
     is_full_told: bool,
 }
@@ -34,12 +34,12 @@ struct Entry {
     watch: Watch,
 }
 
-/// Whether its end (EPOLLHUP, EPOLLERR) takes it out of the store.
+/// Whether a hang-up (EPOLLHUP, EPOLLERR) removes an fd from the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watch {
     Wanted,
     Registered,
-    /// FDPOLL=0, or nothing that can be polled (a file).
+    /// It does not: FDPOLL=0, or the fd cannot be polled (a file).
     No,
 }
 
@@ -48,12 +48,12 @@ impl FdStore {
         Self { max: max as usize, ..Self::default() }
     }
 
-    /// Whether fds are taken at all.
+    /// Whether fds are accepted at all.
     pub const fn is_open(&self) -> bool {
         self.max > 0
     }
 
-    /// What is too many now goes, the oldest first.
+    /// Changes the maximum; if it shrinks, the oldest fds are closed.
     pub fn set_max(&mut self, registry: &Registry, max: u32) {
         self.max = max as usize;
         for entry in self.entries.drain(self.max.min(self.entries.len())..) {
@@ -61,7 +61,7 @@ impl FdStore {
         }
     }
 
-    /// Does with the fds of a message what it asks for. Those that are not stored are closed.
+    /// Stores or removes fds as a message asks. Fds that are not stored are closed.
     pub fn take(&mut self, registry: &Registry, notify: &Notify, fds: Vec<OwnedFd>, tokens: usize) {
         if notify.fd_store_remove {
             if let Some(name) = &notify.fd_name {
@@ -89,7 +89,7 @@ impl FdStore {
             log::log!(level, "a fd was not stored: there are {} (raise FileDescriptorStoreMax=)", self.max);
             return;
         }
-        // The lowest that is free: they are poll tokens, which have a limit.
+        // The lowest free number. Numbers are poll tokens, of which there is a limited range.
         let number =
             (1..).find(|number| self.entries.iter().all(|entry| entry.number != *number)).unwrap_or(1);
         let watch = if notify.fd_no_poll { Watch::No } else { Watch::Wanted };
@@ -99,7 +99,7 @@ impl FdStore {
 
     fn watch(&mut self, registry: &Registry, tokens: usize) {
         for entry in self.entries.iter_mut().filter(|entry| entry.watch == Watch::Wanted) {
-            // The end is reported in any case; for nothing else do we wake up.
+            // epoll reports a hang-up in any case, so nothing else is asked for.
             let fd = entry.fd.as_raw_fd();
             let token = Token(tokens + entry.number);
             entry.watch = match registry.register(&mut SourceFd(&fd), token, Interest::PRIORITY) {
@@ -113,7 +113,7 @@ impl FdStore {
         }
     }
 
-    /// Something happened to a stored fd. If its other end is gone, so is its use.
+    /// Removes a stored fd if its other end is gone.
     pub fn hung_up(&mut self, registry: &Registry, number: usize) {
         if let Some(index) = self.entries.iter().position(|entry| entry.number == number)
             && self.entries[index].is_over()
@@ -128,28 +128,30 @@ impl FdStore {
         self.entries.len()
     }
 
-    /// The inodes of the sockets among them.
+    /// The inodes of the stored sockets.
     pub fn sockets(&self) -> Vec<u32> {
         let found = self.entries.iter().filter_map(|entry| fstat(&entry.fd).ok());
         let sockets = found.filter(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFSOCK);
         sockets.filter_map(|stat| u32::try_from(stat.st_ino).ok()).collect()
     }
 
-    /// Names and fds, in the order in which they are passed.
+    /// Names and fds in the order in which they are passed.
     pub fn list(&self) -> Vec<(String, RawFd)> {
         self.entries.iter().map(|entry| (entry.name.clone(), entry.fd.as_raw_fd())).collect()
     }
 }
 
 impl Entry {
-    /// Asks again, for the event may have been urgent data of a peer (EPOLLPRI): no reason to drop a connection.
+    /// Whether the fd has hung up. The event alone may have been urgent data (EPOLLPRI), which is no reason to drop
+    /// it.
     fn is_over(&self) -> bool {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
-        // An error is a shortage of memory: the fd is kept rather than lost.
+        // An error means a shortage of memory, in which case the fd is kept.
         nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
-    /// Before its fd is closed: another process may have the same open file, and epoll would go on reporting it.
+    /// To be called before the fd is closed: another process may share the open file description, and epoll would go
+    /// on reporting it.
     fn unwatch(&self, registry: &Registry) {
         if self.watch == Watch::Registered
             && let Err(error) = registry.deregister(&mut SourceFd(&self.fd.as_raw_fd()))

@@ -1,7 +1,8 @@
-//! Sockets that a wrapper has closed, fetched from us: what `supervise exec` asks for, and how it is answered.
+//! Fetches the sockets that a wrapper has closed: the request of `supervise exec`, and its answer.
 //!
-//! The question is a datagram to the socket of the generation, which knows its processes; it brings one end of a pair of
-//! sockets along, on which the answer comes (SCM_RIGHTS of unix(7)). An end that is closed without one is a refusal.
+//! The request is a datagram to the notify socket of the generation, which knows its processes. It passes one end of
+//! a socketpair(2), on which the answer arrives (SCM_RIGHTS, unix(7)); if that end is closed without one, it was
+//! refused.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -22,25 +23,25 @@ use nix::sys::socket::{
 use super::notify::{MOST_FDS, control_messages};
 use super::{proc, reap, sys};
 
-/// The variable that says where to ask.
+/// The environment variable with the address to ask.
 pub const VARIABLE: &str = "SUPERVISE_SOCKETS";
 
-/// The question, as sd_notify(3) has its lines.
+/// The request, a line as in sd_notify(3).
 const QUESTION: &[u8] = b"X_SUPERVISE_FETCH=1";
 
-/// A name has 255 bytes at most, and one `:` behind it.
+/// The longest answer without its fds: names of at most 255 bytes, each followed by `:`.
 const LONGEST: usize = MOST_FDS * 256 + 16;
 
-/// A supervise that is stopped or very busy.
+/// How long the answer may take; a supervisor may be stopped or busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between a wrapper and the process that we started.
+/// The most ancestors that are looked at between us and the process that supervise started.
 const ANCESTORS: usize = 64;
 
-/// Answers: each message has the number of all, a line feed, and the names of those that come with it.
+/// Sends the sockets. Each message has the total number, a line feed, and the names of the fds that it passes.
 ///
 /// # Errors
-/// Whoever asked does not wait for it, or gave something else than such a socket.
+/// The process that asked does not wait for the answer, or passed something other than such a socket.
 pub fn answer(to: &OwnedFd, passed: &[(String, RawFd)]) -> io::Result<()> {
     for part in passed.chunks(MOST_FDS) {
         let names: Vec<&str> = part.iter().map(|(name, _)| name.as_str()).collect();
@@ -53,10 +54,10 @@ pub fn answer(to: &OwnedFd, passed: &[(String, RawFd)]) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks at `address`, the value of the variable. The names, joined as in LISTEN_FDNAMES, and the sockets.
+/// Asks at `address`, the value of [`VARIABLE`]; returns the names, joined as in LISTEN_FDNAMES, and the sockets.
 ///
 /// # Errors
-/// Nobody answers, or what we are gets none.
+/// No process answers, or the request is refused.
 pub fn fetch(address: &OsStr) -> io::Result<(String, Vec<OwnedFd>)> {
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     let question = UnixDatagram::unbound()?;
@@ -78,7 +79,7 @@ pub fn fetch(address: &OsStr) -> io::Result<(String, Vec<OwnedFd>)> {
     }
 }
 
-/// Returns how many there are altogether.
+/// Receives one message of the answer and returns the total number of sockets.
 fn next_part(from: &OwnedFd, names: &mut Vec<String>, sockets: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
     if poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], patience)? == 0 {
@@ -111,8 +112,8 @@ fn next_part(from: &OwnedFd, names: &mut Vec<String>, sockets: &mut Vec<OwnedFd>
     Ok(count)
 }
 
-/// The variables of `names` that the nearest process above us has which knows where to ask: sudo, su and `env -i` clear
-/// the environment. One that we may not look into is passed over.
+/// The variables `names` of the nearest ancestor that has [`VARIABLE`], as sudo, su and `env -i` clear the
+/// environment. An ancestor whose environment we may not read is skipped.
 pub fn of_ancestors(names: &[&str]) -> Vec<(OsString, OsString)> {
     let mut pid = i32::try_from(process::id()).unwrap_or(0);
     for _ in 0..ANCESTORS {
@@ -133,7 +134,8 @@ pub fn of_ancestors(names: &[&str]) -> Vec<(OsString, OsString)> {
     Vec::new()
 }
 
-/// Of ourselves, or else of [`of_ancestors`]. Empty where there is no supervise that could be asked.
+/// [`VARIABLE`] and its companions from our environment, else [`of_ancestors`]; empty where no supervise can be
+/// asked.
 pub fn variables() -> Vec<(OsString, OsString)> {
     match env::var_os(VARIABLE) {
         Some(address) => vec![(VARIABLE.into(), address)],

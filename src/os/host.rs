@@ -1,4 +1,4 @@
-//! What the specifiers that ask about this machine, user or its directories stand for (systemd.unit(5), Specifiers).
+//! The values of specifiers about this machine, its user and directories (systemd.unit(5), Specifiers).
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use super::unit_files::read_regular;
 use super::users;
 use crate::config::environment;
 
-/// Files like os-release are a few hundred bytes.
+/// The most that is read of a file such as os-release.
 const FILE_BYTES: usize = 64 << 10;
 
-/// The value of `%LETTER`, looked up when asked. As root the system's directories, else the user's; `%u`, `%h` and
-/// their like are ours, not those of User=. None for an unknown letter, and where this machine has no answer.
+/// The value of `%LETTER`, looked up at each call: for root the system's directories, else the user's. `%u`, `%h` and
+/// the like are those of supervise, not of User=. `None` for an unknown letter, and where this machine has no value.
 pub fn specifier(letter: char) -> Option<String> {
     Some(match letter {
         'a' => architecture().to_owned(),
@@ -47,7 +47,7 @@ fn line(path: &str) -> Option<String> {
     text.lines().next().filter(|line| !line.is_empty()).map(str::to_owned)
 }
 
-/// From /proc: gethostname(2) would say no more.
+/// The host name from /proc, which is what gethostname(2) returns.
 fn hostname() -> Option<String> {
     line("/proc/sys/kernel/hostname")
 }
@@ -56,7 +56,7 @@ fn short_hostname() -> Option<String> {
     hostname().map(|name| name.split('.').next().unwrap_or_default().to_owned())
 }
 
-/// systemd's names of architectures (ConditionArchitecture=) where they differ from Rust's.
+/// The name of the architecture in systemd's terms (ConditionArchitecture=) where Rust has another.
 fn architecture() -> &'static str {
     match env::consts::ARCH {
         "x86_64" => "x86-64",
@@ -69,7 +69,7 @@ fn architecture() -> &'static str {
     }
 }
 
-/// A variable of the first of `paths` that can be read; empty where there is none, as systemd has it.
+/// A variable of the first of `paths` that can be read; empty where it is not set, as in systemd.
 fn field(paths: &[&str], name: &str) -> String {
     let Some(text) = paths.iter().find_map(|path| read_regular(Path::new(path), FILE_BYTES).ok()) else {
         return String::new();
@@ -82,7 +82,7 @@ fn os_release(name: &str) -> String {
     field(&["/etc/os-release", "/usr/lib/os-release"], name)
 }
 
-/// Who we are; root as systemd's system manager sees it, whatever the environment says.
+/// The user of supervise. For root these are fixed, as in systemd's system manager, whatever the environment says.
 fn user(letter: char) -> Option<String> {
     let (uid, gid) = (unistd::geteuid(), unistd::getegid());
     let entry = || users::find_user(&uid.to_string()).ok();

@@ -1,7 +1,7 @@
-//! Where instances of `supervise` are found: the directories of control sockets, and who answers in them.
+//! Finds instances of supervise: the directories of control sockets, and which processes answer there.
 //!
-//! Supervisor and verbs share this file, so that what one creates the other finds. A directory counts only if it
-//! is ours alone: whoever may write to it could put a socket of his own under our name.
+//! The supervisor and the verbs share this file, so that one creates what the other finds. Only a directory that no
+//! other user may write to counts: otherwise another user could put a socket there under our name.
 
 pub mod others;
 
@@ -24,40 +24,40 @@ use super::reap;
 
 /// The longest path that fits into sockaddr_un beside its final NUL (unix(7)).
 pub(super) const SUN_PATH: usize = 107;
-/// Leaves room for `/proc/self/fd/N/` before and `.sock` after it, see [`with_address`].
+/// The longest name; leaves room for `/proc/self/fd/N/` before and `.sock` after it, see [`with_address`].
 const NAME_BYTES: usize = 64;
-/// The mode of a control socket. Nobody else may connect; the sticky bit, which means nothing for a socket, tells it from
-/// those that a server has in the same directory.
+/// The mode of a control socket: nobody else may connect. The sticky bit, which has no meaning for a socket,
+/// distinguishes it from the sockets of servers in the same directory.
 pub const CONTROL_MODE: u32 = 0o1600;
-/// One directory is read up to this many entries, however full it is.
+/// The most entries of one directory that are read.
 const ENTRIES: usize = 4096;
 
-/// Who is at a path.
+/// The state of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// No file is at the path.
+    /// There is no file.
     Nobody,
-    /// A socket on which nobody listens any more.
+    /// A socket on which no process listens.
     Stale,
-    /// It answers; None: its pid cannot be known (the backlog is full, or it runs in another pid namespace).
+    /// An instance answers. `None`: its pid is unknown (the backlog is full, or it runs in another pid namespace).
     Lives(Option<i32>),
-    /// Nothing that we may replace; the sentence says why.
+    /// A file that we must not replace; the sentence says why.
     Foreign(String),
 }
 
-/// A supervisor that answers.
+/// An instance that answers.
 #[derive(Debug)]
 pub struct LivingInstance {
     pub name: String,
     pub path: PathBuf,
-    /// The process that called listen(2) on the socket.
+    /// The process that called listen(2) on its socket.
     pub pid: Option<i32>,
-    /// Of another user; None: ours, or what `--control` says.
+    /// The uid of another user; `None`: our own user's, or given by `--control`.
     pub owner: Option<u32>,
 }
 
 impl LivingInstance {
-    /// By a signal (SIGSTOP, Ctrl-Z), so that it answers nobody.
+    /// Whether it is stopped by a signal (SIGSTOP, SIGTSTP) and so cannot answer.
     pub fn is_stopped(&self) -> bool {
         self.pid.is_some_and(reap::is_stopped)
     }
@@ -67,7 +67,7 @@ impl LivingInstance {
     }
 }
 
-/// The directories in which a verb looks for the control socket of an instance.
+/// The directories in which a verb looks for control sockets.
 #[derive(Debug)]
 pub struct Places {
     pub own: Vec<PathBuf>,
@@ -75,7 +75,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// For a verb with a NAME everywhere; without one, where SUPERVISE_RUNTIME_DIR is set, in that directory alone.
+    /// All directories for a verb with a NAME; without one, and with SUPERVISE_RUNTIME_DIR set, that directory alone.
     pub fn find(has_name: bool) -> Self {
         let own = if has_name { everywhere() } else { directories() };
         let others = if has_name || !is_named() { others::homes() } else { Vec::new() };
@@ -83,12 +83,12 @@ impl Places {
     }
 }
 
-/// Why a directory will not do.
+/// Why a directory is not usable.
 #[derive(Debug)]
 pub struct Unusable {
-    /// A sentence that names it.
+    /// A sentence that names the directory.
     pub cause: String,
-    /// What makes it usable, where that is one command.
+    /// The command that makes it usable, if there is one.
     pub remedy: Option<String>,
 }
 
@@ -99,8 +99,8 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// The directories to make an instance in and to look in, best first. None of them need exist. Where
-/// SUPERVISE_RUNTIME_DIR is set it is the only one: a verb without a name must not reach somebody else's instance.
+/// The directories of instances, best first; they need not exist. Where SUPERVISE_RUNTIME_DIR is set it is the only
+/// one, so that a verb without a name does not reach the instance of somebody else.
 pub fn directories() -> Vec<PathBuf> {
     let mut found = everywhere();
     if is_named() {
@@ -109,12 +109,12 @@ pub fn directories() -> Vec<PathBuf> {
     found
 }
 
-/// Where an instance whose name is given may be, best first.
+/// All directories in which a named instance may be, best first.
 pub fn everywhere() -> Vec<PathBuf> {
     candidates(|name| std::env::var_os(name), geteuid().as_raw())
 }
 
-/// Whether the user has named the directory himself.
+/// Whether the user has named the directory (SUPERVISE_RUNTIME_DIR).
 pub fn is_named() -> bool {
     std::env::var_os("SUPERVISE_RUNTIME_DIR").is_some_and(|value| !value.is_empty())
 }
@@ -122,7 +122,7 @@ pub fn is_named() -> bool {
 fn candidates(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<PathBuf> {
     let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let explicit = set("SUPERVISE_RUNTIME_DIR").and_then(|dir| std::path::absolute(dir).ok());
-    // `su` and `sudo` may leave the variable of another user behind: his directory is no place for our sockets.
+    // `su` and `sudo` may leave the variable of another user, in whose directory our sockets must not be.
     let runtime = set("XDG_RUNTIME_DIR")
         .filter(|dir| dir.is_absolute() && fs::metadata(dir).is_ok_and(|found| found.uid() == uid))
         .map(|dir| dir.join("supervise"));
@@ -140,8 +140,8 @@ fn candidates(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<Path
     found
 }
 
-/// Opens `dir` if it is a directory of ours that nobody else may enter; with `create` it is made where it is absent
-/// (its parent is not).
+/// Opens `dir` if it is our own directory and nobody else may enter it; `create` makes it where it is absent (but not
+/// its parent).
 pub fn usable(dir: &Path, create: bool) -> Result<File, Unusable> {
     usable_by(dir, create, geteuid().as_raw())
 }
@@ -159,7 +159,7 @@ fn usable_by(dir: &Path, create: bool, uid: u32) -> Result<File, Unusable> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(dir);
     let handle = match open {
         Ok(handle) => handle,
-        // What open(2) says of a link with these flags would mislead.
+        // With these flags, the error of open(2) for a symbolic link would be misleading.
         Err(_) if dir.is_symlink() => return Err(unusable(format!("{place} is a symbolic link"))),
         Err(error) => return Err(unusable(format!("{place}: {error}"))),
     };
@@ -175,13 +175,13 @@ fn usable_by(dir: &Path, create: bool, uid: u32) -> Result<File, Unusable> {
     Ok(handle)
 }
 
-/// A name that can be the stem of a file and a word of a command line.
+/// Whether `text` can be both the stem of a file name and an argument of a verb.
 pub fn is_name(name: &str) -> bool {
     let ends = !name.starts_with('.') && !name.starts_with('-');
     (1..=NAME_BYTES).contains(&name.len()) && ends && !name.contains(|c: char| c == '/' || c.is_control())
 }
 
-/// The nearest name to `text` (the file name of a command), with room for `-2` and its like.
+/// The valid name closest to `text` (the file name of a command), short enough for `-2` and the like.
 pub fn name_from(text: &str) -> String {
     let mut name: String =
         text.chars().map(|c| if c == '/' || c.is_control() || c.is_whitespace() { '-' } else { c }).collect();
@@ -196,7 +196,7 @@ pub fn socket_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.sock"))
 }
 
-/// Every instance that answers in `dirs`, sorted by name within each; stale sockets are skipped.
+/// The instances that answer in `dirs`, sorted by name within each; stale sockets are skipped.
 pub fn living(dirs: &[PathBuf]) -> Vec<LivingInstance> {
     let mut found = Vec::new();
     for dir in dirs.iter().filter(|dir| usable(dir, false).is_ok()) {
@@ -205,7 +205,7 @@ pub fn living(dirs: &[PathBuf]) -> Vec<LivingInstance> {
     found
 }
 
-/// What may be instances, sorted.
+/// The names of files that may be control sockets, sorted.
 fn names_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     let mut names: Vec<String> = entries
@@ -217,7 +217,7 @@ fn names_in(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The instance `name`, in the first of `dirs` where it answers.
+/// The instance `name`, from the first of `dirs` in which it answers.
 pub fn named(dirs: &[PathBuf], name: &str) -> Option<LivingInstance> {
     let mut ours = dirs.iter().filter(|dir| is_name(name) && usable(dir, false).is_ok());
     ours.find_map(|dir| answering(dir, name.to_owned()))
@@ -231,15 +231,17 @@ fn answering(dir: &Path, name: String) -> Option<LivingInstance> {
     }
 }
 
-/// Whether a socket was made by a supervise to be asked, and not by a server, which would not understand us.
+/// Whether a socket is the control socket of a supervise and not that of a server, which would not understand a
+/// request.
 fn is_control(path: &Path) -> bool {
     fs::symlink_metadata(path)
         .is_ok_and(|found| found.file_type().is_socket() && found.mode() & 0o7777 == CONTROL_MODE)
 }
 
-/// Asks who listens at `path`, without waiting. A connection that is closed at once is all the other side sees.
+/// Finds out, without waiting, which process listens at `path`. The other side sees a connection that is closed at
+/// once.
 pub fn holder(path: &Path) -> Holder {
-    // connect(2) says ECONNREFUSED for any file that is no socket, too.
+    // connect(2) also fails with ECONNREFUSED for a file that is no socket.
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Holder::Nobody,
         Err(error) => return Holder::Foreign(error.to_string()),
@@ -247,7 +249,7 @@ pub fn holder(path: &Path) -> Holder {
         Ok(_) => {}
     }
     match connect(path, Duration::ZERO) {
-        // 0: it runs in a pid namespace that we cannot see into.
+        // 0: the process is in a pid namespace that we cannot see.
         Ok(stream) => Holder::Lives(peer(&stream).ok().map(|peer| peer.pid()).filter(|pid| *pid > 0)),
         Err(error) => match error.kind() {
             io::ErrorKind::WouldBlock => Holder::Lives(None),
@@ -258,13 +260,13 @@ pub fn holder(path: &Path) -> Holder {
     }
 }
 
-/// The process at the other end: who connected, or who called listen(2) (SO_PEERCRED, unix(7)).
+/// The process at the other end (SO_PEERCRED, unix(7)): the one that connected, or the one that called listen(2).
 pub fn peer(stream: &impl AsFd) -> nix::Result<socket::UnixCredentials> {
     socket::getsockopt(stream, sockopt::PeerCredentials)
 }
 
-/// Connects a blocking stream. While the backlog is full it waits for `patience` (zero: not at all), then fails with
-/// `WouldBlock`: a stopped supervisor accepts nothing.
+/// Connects a blocking stream. While the backlog is full it waits for `patience` (zero: not at all) and then fails
+/// with `WouldBlock`; a stopped supervisor accepts nothing.
 pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let flags = if patience.is_zero() { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags | SockFlag::SOCK_CLOEXEC, None)?;
@@ -278,7 +280,7 @@ pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Calls `act` with an address for `path`, which may be longer than sun_path: then by way of an fd of its directory.
+/// Calls `act` with an address for `path`. A path longer than sun_path is addressed by an fd of its directory.
 pub fn with_address<T>(path: &Path, act: impl FnOnce(&UnixAddr) -> nix::Result<T>) -> io::Result<T> {
     if path.as_os_str().len() <= SUN_PATH {
         return Ok(act(&UnixAddr::new(path)?)?);

@@ -1,4 +1,4 @@
-//! Everything that is looked up anew for each process of a generation: user, directories, environment files, words.
+//! Resolves all that is looked up anew for each process of a generation: user, directories, environment files, argv.
 
 mod check;
 mod environment_file;
@@ -34,42 +34,43 @@ use crate::config::{
 };
 use crate::core::{Command, Exit, GenerationId, RunOutcome, SlotId, Stage, StartFailure};
 
-/// Makes the plan of each process.
+/// Makes the [`Plan`] of each process of a generation.
 #[derive(Debug)]
 pub struct Launcher {
     launch: config::Launch,
-    /// None: ours as it is, or the home directory of the user.
+    /// The directory to enter; `None`: our own as it is, or the home directory of the user.
     directory: Option<PathBuf>,
     watchdog: Span,
-    /// A server under InterceptBind= binds for itself. One that takes inherited sockets as well (uWSGI serves those by a
-    /// protocol of its own) would have them twice, so it gets them only where the user asks for that.
+    /// Whether the server gets inherited sockets. Under InterceptBind= it binds for itself, and one that takes
+    /// inherited sockets as well (uWSGI) would have them twice, so there only if the user asks for them.
     passes_sockets: bool,
-    /// Held until the last generation of this launcher is gone, also where a swap has closed them for the next one.
+    /// The held sockets. They stay open until the last generation of this launcher has ended, even if a swap closes
+    /// them for the next one.
     sockets: Vec<NamedSocket>,
 }
 
-/// What is to be started, and what is known of its generation at this moment.
+/// The command to start, and what is known of its generation now.
 #[derive(Clone, Copy, Debug)]
 pub struct StartRequest<'a> {
-    /// Its generation, and the address of its socket, which is told where NotifyAccess= is not `none`. None: it
-    /// belongs to none.
+    /// The generation and the value of its NOTIFY_SOCKET, which is passed unless NotifyAccess=none. `None`: a command
+    /// of [Socket].
     pub generation: Option<(GenerationId, &'a str)>,
     pub command: Command,
-    /// MAINPID; None where none lives.
+    /// MAINPID; `None` where there is no main process.
     pub main_pid: Option<i32>,
-    /// SERVICE_RESULT, EXIT_CODE and EXIT_STATUS.
+    /// SERVICE_RESULT, EXIT_CODE and EXIT_STATUS, once the main process has ended.
     pub outcome: Option<RunOutcome>,
-    /// The fd store, by name: what ExecStart= gets after the sockets.
+    /// The stored fds by name; ExecStart= gets them after the sockets.
     pub stored: &'a [(String, RawFd)],
-    /// Whose sockets it gets.
+    /// The slot whose sockets it gets.
     pub slot: SlotId,
 }
 
 impl Launcher {
-    /// Replaces the placeholders: what they stand for is known now and never changes.
+    /// Replaces the placeholders, since the sockets they stand for never change from here on.
     ///
     /// # Errors
-    /// A word asks for the port of a socket that has none.
+    /// `{port:NAME}` of a socket that has no port.
     pub fn new(
         mut launch: config::Launch,
         watchdog: Span,
@@ -84,7 +85,7 @@ impl Launcher {
         let held: Vec<NumberedSocket> = held.collect();
         let passes_sockets = !launch.intercept_bind || !launch.dialects.is_empty() || names_fd(&launch);
         for (name, value) in &mut launch.environment {
-            // The value itself may be a secret.
+            // The place leaves the value out, which may be a secret.
             *value = placeholder::expand(value, &held).map_err(|problem| problem.at(format!("-E {name}")))?;
         }
         for word in launch.commands.start.iter_mut().flat_map(|exec| &mut exec.words) {
@@ -93,7 +94,7 @@ impl Launcher {
                     placeholder::expand(text, &held).map_err(|problem| problem.at(printable(text)))?.into();
             }
         }
-        // Of the others the configuration has said so.
+        // For sockets of a known kind the configuration has warned already.
         for socket in sockets.iter().filter(|socket| socket.was_of_unknown_kind()) {
             for dialect in &launch.dialects {
                 if let Some(why) = dialect.refuses(socket.kind, &socket.address) {
@@ -114,7 +115,7 @@ impl Launcher {
         Ok(Self { launch, directory, watchdog, passes_sockets, sockets: sockets.to_vec() })
     }
 
-    /// With other sockets: placeholders stay what they were.
+    /// A copy with other sockets; placeholders keep their values.
     pub fn on(&self, sockets: &[NamedSocket]) -> Self {
         Self {
             launch: self.launch.clone(),
@@ -125,22 +126,22 @@ impl Launcher {
         }
     }
 
-    /// Its processes get the sockets as fds.
+    /// Whether its processes get the sockets as fds.
     pub fn passes_sockets(&self) -> bool {
         self.passes_sockets
     }
 
-    /// NonBlocking=: to be set on the sockets before a spawn.
+    /// NonBlocking=, which the caller applies to the sockets before a spawn.
     pub fn non_blocking(&self) -> bool {
         self.launch.non_blocking
     }
 
-    /// InterceptBind=
+    /// InterceptBind=.
     pub fn intercepts(&self) -> bool {
         self.launch.intercept_bind
     }
 
-    /// Those that its processes get.
+    /// The sockets that its processes get.
     pub fn sockets(&self) -> &[NamedSocket] {
         &self.sockets
     }
@@ -153,23 +154,24 @@ impl Launcher {
         self.launch.pid_file.as_deref()
     }
 
-    /// GuessMainPID=
+    /// GuessMainPID=.
     pub fn guesses_main_pid(&self) -> bool {
         self.launch.guess_main_pid
     }
 
-    /// Type=forking
+    /// Whether Type=forking.
     pub fn forks(&self) -> bool {
         self.launch.forks
     }
 
-    /// COMMAND, as it is started, for messages.
+    /// The words of COMMAND, for messages.
     pub fn words(&self) -> Vec<String> {
         let words = self.launch.commands.start.first().map(|exec| &exec.words);
         words.into_iter().flatten().map(|word| word.to_string_lossy().into_owned()).collect()
     }
 
-    /// What its processes are told of the sockets, for messages: `Protocol=nginx`, and the names and values of variables.
+    /// What its processes are told of the sockets, for messages: `Protocol=nginx`, and the names and values of
+    /// variables.
     pub fn given(&self) -> Vec<String> {
         let dialects = self.launch.dialects.iter().map(|dialect| format!("Protocol={}", dialect.as_str()));
         let variables = self.launch.environment.iter().map(|(name, value)| format!("{name}={value}"));
@@ -182,14 +184,14 @@ impl Launcher {
         self.launch.fd_store_max
     }
 
-    /// A generation of this launcher is gone; `living` are the launchers of those that are left.
+    /// Cleans up after a generation that has ended. `living` are the launchers of the generations that are left.
     pub fn is_gone<'a>(&self, mut living: impl Iterator<Item = &'a Self>) {
         if self.launch.directories.preserve != Preserve::No {
             return;
         }
         let mut names = self.launch.directories.runtime.names.clone();
         let mut pid_file = self.launch.pid_file.as_ref();
-        // What we hold is not the generation's.
+        // Unix paths that supervise holds do not belong to the generation.
         let mut kept: Vec<PathBuf> = self.sockets.iter().flat_map(|one| one.made_paths()).collect();
         for other in living.by_ref() {
             kept.extend(other.sockets.iter().flat_map(|one| one.made_paths()));
@@ -197,7 +199,7 @@ impl Launcher {
             pid_file = pid_file.filter(|path| other.launch.pid_file.as_ref() != Some(path));
         }
         directories::remove_runtime(&names, &kept);
-        // As systemd does: a daemon may refuse to start while the file of its predecessor is there.
+        // As systemd does: a daemon may refuse to start while the PID file of its predecessor exists.
         if let Some(path) = pid_file
             && let Err(error) = fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound
@@ -206,17 +208,17 @@ impl Launcher {
         }
     }
 
-    /// Neither will there be another one, and the sockets may go as well.
+    /// Cleans up when supervise ends: no generation will follow, so the paths of the sockets may be removed as well.
     pub fn we_end(&self) {
         if self.launch.directories.preserve != Preserve::Yes {
             directories::remove_runtime(&self.launch.directories.runtime.names, &[]);
         }
     }
 
-    /// Makes the directories of the generation and opens its files, too.
+    /// Resolves everything for one process; also makes its directories and opens its files.
     ///
     /// # Errors
-    /// Something that is not there now; the stage says what.
+    /// Something that is missing at this moment; the stage says what.
     pub fn plan(&self, request: &StartRequest<'_>) -> Result<Plan, StartFailure> {
         let Command { list, index } = request.command;
         let exec = self.launch.commands.list(list).get(index).ok_or_else(|| StartFailure {
@@ -259,7 +261,7 @@ impl Launcher {
         Ok(Plan { words, directory, stdio, files, fds, filter, ..plan })
     }
 
-    /// The sockets, what was stored, and OpenFile=: in systemd's order.
+    /// The fds to pass in systemd's order: the sockets, the stored fds, OpenFile=.
     fn passed(
         &self,
         sockets: &[(String, Rc<OwnedFd>)],
@@ -277,7 +279,7 @@ impl Launcher {
         Ok(passed.into_iter().unzip())
     }
 
-    /// What Protocol= says of the sockets that are passed.
+    /// The variables of Protocol= for the sockets that are passed.
     fn told(&self, request: &StartRequest<'_>) -> Vec<(String, String)> {
         let sockets: Vec<Passed<'_>> = (3..)
             .zip(&self.sockets)
@@ -333,7 +335,7 @@ impl Launcher {
             facts: &facts(request, if is_main { launch.fd_store_max } else { 0 }),
             generation: request.generation.map(|(generation, _)| generation.0),
         };
-        // Later wins: PWD says where the process is, by the path it was entered.
+        // The later one wins: PWD is the path by which the directory was entered.
         let directory = directory.into_iter().map(|path| ("PWD".into(), path.into()));
         Ok(build_environment(inherited.into_iter().chain(directory), additions))
     }
@@ -353,14 +355,14 @@ impl Launcher {
     }
 }
 
-/// COMMAND or a variable names an fd.
+/// Whether COMMAND or a variable has an `{fd:NAME}`.
 fn names_fd(launch: &config::Launch) -> bool {
     let words = launch.commands.start.iter().flat_map(|exec| &exec.words).filter_map(|word| word.to_str());
     let values = launch.environment.iter().map(|(_, value)| value.as_str());
     words.chain(values).any(placeholder::names_fd)
 }
 
-/// The variables that tell of this very moment.
+/// The variables about this moment (MAINPID, SERVICE_RESULT and so on).
 fn facts(request: &StartRequest<'_>, fd_store_max: u32) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if fd_store_max > 0 {
@@ -384,8 +386,8 @@ fn facts(request: &StartRequest<'_>, fd_store_max: u32) -> Vec<(&'static str, St
     facts
 }
 
-/// `$PWD` where it names our directory: entered by this path before each start, a link in it (`current ->
-/// releases/42`) is followed anew. None: our directory as it is.
+/// `$PWD` if it names our directory; entering it by this path before each start follows a link in it (`current ->
+/// releases/42`) anew. `None`: use our directory as it is.
 fn logical_directory() -> Option<PathBuf> {
     let logical = PathBuf::from(env::var_os("PWD")?);
     let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();

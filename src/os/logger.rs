@@ -1,7 +1,7 @@
-//! Our own lines on stderr: `supervise: ...`, through env_logger so that RUST_LOG works.
+//! Our lines on stderr, `supervise: ...`, written by env_logger so that RUST_LOG works.
 //!
-//! Our messages come from two crates, the library and the program; who writes RUST_LOG need not know: `supervise` and
-//! `socket_supervise` mean both, and a level alone means us as well.
+//! They come from two crates, the library and the program. A user of RUST_LOG need not know that: both `supervise`
+//! and `socket_supervise` select all of them, and so does a level alone.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -12,12 +12,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::config::Color;
 
-/// A pipe that is writable takes PIPE_BUF bytes at once (pipe(7)); a longer line, its newline included, is cut there.
+/// The longest line with its newline; longer ones are cut. A pipe takes PIPE_BUF bytes at once if it is writable
+/// (pipe(7)).
 const LONGEST: usize = 4096;
-/// The crates whose lines are ours.
+/// The crates of our lines.
 const CRATES: [&str; 2] = ["supervise", "socket_supervise"];
 
-/// Sets the process's logger up; to be called once. RUST_LOG beats `level`, NO_COLOR beats `Color::Auto`.
+/// Sets up the logger; to be called once. RUST_LOG takes precedence over `level`, NO_COLOR over `Color::Auto`.
 pub fn init(level: LevelFilter, color: Color) {
     let color = match color {
         Color::Always => true,
@@ -43,9 +44,9 @@ pub fn init(level: LevelFilter, color: Color) {
     builder.init();
 }
 
-/// The filters for env_logger: ours have `level`, what the libraries have to say is for RUST_LOG alone.
+/// The filters for env_logger: `level` for our crates; RUST_LOG alone decides about libraries.
 ///
-/// The longest name that fits decides there, so that a level without a name would never reach us.
+/// env_logger takes the longest name that matches, so a level without a name would not reach our crates.
 fn filters(level: LevelFilter, rust_log: &str) -> String {
     let directives = || rust_log.split('/').next().unwrap_or_default().split(',').map(str::trim);
     let bare = directives().filter_map(|directive| directive.parse::<LevelFilter>().ok()).next_back();
@@ -61,7 +62,7 @@ fn filters(level: LevelFilter, rust_log: &str) -> String {
     if rust_log.is_empty() { all } else { format!("{all},{rust_log}") }
 }
 
-/// `text` in at most `room` bytes; one that is cut ends with dots.
+/// Cuts `text` to at most `room` bytes, ending in dots.
 fn cut(text: &str, room: usize) -> Cow<'_, str> {
     const DOTS: &str = "...";
     if text.len() <= room {
@@ -74,8 +75,8 @@ fn cut(text: &str, room: usize) -> Cow<'_, str> {
     format!("{}{DOTS}", &text[..end]).into()
 }
 
-/// Stderr that drops a line rather than wait for its reader: a stopped terminal or a full pipe must not make the
-/// supervisor deaf. O_NONBLOCK cannot be used, the server shares the open file.
+/// A stderr that drops a line rather than wait for its reader: a stopped terminal or a full pipe must not block us.
+/// O_NONBLOCK would affect the server, which shares the open file description.
 #[derive(Default)]
 struct Stderr {
     dropped: u64,

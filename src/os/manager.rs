@@ -1,4 +1,4 @@
-//! sd_notify(3) upwards: what we tell whoever started us.
+//! Tells the service manager that started supervise about its state (sd_notify(3)).
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -10,14 +10,14 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::core;
 
-/// The NOTIFY_SOCKET we were started with.
+/// The NOTIFY_SOCKET that supervise was started with.
 #[derive(Clone, Debug)]
 pub struct ManagerSocket {
     address: OsString,
 }
 
 impl ManagerSocket {
-    /// None where nobody wants to be told.
+    /// `None` where NOTIFY_SOCKET is not set.
     pub fn from_environment() -> Option<Self> {
         Self::new(std::env::var_os("NOTIFY_SOCKET")?)
     }
@@ -26,7 +26,7 @@ impl ManagerSocket {
         (!address.is_empty()).then_some(Self { address })
     }
 
-    /// Sends one message, without waiting. An error is for one warning: nothing of ours depends on it.
+    /// Sends one message without waiting.
     pub fn tell(&self, message: &core::Manager) -> io::Result<()> {
         let text = match message {
             core::Manager::Ready => "READY=1".to_owned(),
@@ -47,7 +47,8 @@ impl ManagerSocket {
     }
 }
 
-/// A path, or an abstract name after `@`. systemd's third form, vsock, is for virtual machines.
+/// Reads a path, or an abstract name after `@`. systemd's third form, vsock, is for virtual machines and not
+/// supported.
 fn parse(address: &OsStr) -> io::Result<SocketAddr> {
     match address.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),

@@ -1,8 +1,9 @@
 //! The NOTIFY_SOCKET of one generation (sd_notify(3)).
 //!
-//! Each generation has its own, so that a late message of an old one cannot be taken for the new one's. It is a file, as
-//! systemd's is: some clients take any name for one. Where no directory will do it is an abstract name, picked by the
-//! kernel. Anybody can send to it, hence the look at the sender, for whose pid and uid the kernel vouches.
+//! Each generation has its own, so that a late message of an old one cannot be taken for the new one's. Like
+//! systemd's it is a path, because some clients take any name for one; where no directory is usable, it is an
+//! abstract name picked by the kernel. Every process can send to it, so the sender's pid and uid, which the kernel
+//! attests, are checked.
 
 mod place;
 
@@ -24,17 +25,17 @@ use super::sys;
 use crate::config::NotifyAccess;
 use crate::core::Notify;
 
-/// Longest message; systemd has the same limit (NOTIFY_BUFFER_MAX).
+/// The longest message (systemd's NOTIFY_BUFFER_MAX).
 const LONGEST: usize = 4096;
-/// That there is no place for a file is told once.
+/// Makes the warning about an abstract name come once.
 static NO_PLACE: Once = Once::new();
 /// The most fds that one message can carry (SCM_MAX_FD of unix(7)).
 pub(super) const MOST_FDS: usize = 253;
 
-/// What one call of [`NotifySocket::receive`] found.
+/// The result of one call of [`NotifySocket::receive`].
 #[derive(Debug)]
 pub enum Received {
-    /// The notify socket has no datagram left to read.
+    /// There is no datagram to read.
     Nothing,
     Message {
         notify: Notify,
@@ -42,7 +43,7 @@ pub enum Received {
         uid: u32,
         fds: Vec<OwnedFd>,
     },
-    /// A datagram that does not count, and why, for the debug log.
+    /// A datagram that is ignored, and why, for the log.
     Dropped(String),
 }
 
@@ -55,7 +56,7 @@ pub struct NotifySocket {
 #[derive(Debug)]
 enum NotifyAddress {
     File(SocketFile),
-    /// With `@` before it.
+    /// The abstract name with its leading `@`.
     Abstract(String),
 }
 
@@ -66,8 +67,10 @@ impl AsFd for NotifySocket {
 }
 
 impl NotifySocket {
+    /// Opens a notify socket.
+    ///
     /// # Errors
-    /// The kernel gives us no such socket.
+    /// socket(2) or bind(2) fails.
     pub fn open() -> io::Result<Self> {
         Self::open_in(&place::directories())
     }
@@ -99,12 +102,12 @@ impl NotifySocket {
         }
     }
 
-    /// Reads one datagram, without waiting. The caller limits how many it reads in a row: senders may be faster than we
-    /// are.
+    /// Reads one datagram without waiting. The caller limits how many it reads in a row, as senders may be faster
+    /// than we are.
     ///
-    /// Without `takes_fds` the control buffer has room for the credentials, which the kernel writes first, and for the one
-    /// fd on which sockets are asked for. More (FDSTORE=1) find none: they never become ours, and the kernel closes them
-    /// within this call. What came is closed when the message is dropped: `systemd-notify` waits for that (BARRIER=1).
+    /// Without `takes_fds` the control buffer has room for the credentials, which the kernel writes first, and for
+    /// the one fd of a request for sockets. Further fds (FDSTORE=1) do not fit, so the kernel closes them within this
+    /// call. Fds that fit are closed when the message is dropped; `systemd-notify` waits for that (BARRIER=1).
     pub fn receive(&self, takes_fds: bool) -> Received {
         let mut payload = [0; LONGEST];
         let mut control = if takes_fds {
@@ -133,7 +136,7 @@ impl NotifySocket {
             return Received::Dropped(format!("longer than {LONGEST} bytes"));
         }
         if takes_fds && flags.contains(MsgFlags::MSG_CTRUNC) {
-            // There was room in the buffer for all that one message can carry, so it was our table that had none.
+            // The buffer has room for all fds of one message, so the truncation means that our fd table is full.
             let why = "with more fds than we may have open; raise our own limit (ulimit -n)";
             return Received::Dropped(why.to_owned());
         }
@@ -145,7 +148,7 @@ impl NotifySocket {
 }
 
 fn bind_abstract(fd: &OwnedFd) -> io::Result<String> {
-    // A bind with nothing but the family is autobind (unix(7)).
+    // bind(2) with an address of the family alone is autobind (unix(7)).
     bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
     let bound: UnixAddr = getsockname(fd.as_raw_fd())?;
     let name = bound.as_abstract().and_then(|name| std::str::from_utf8(name).ok());
@@ -153,21 +156,21 @@ fn bind_abstract(fd: &OwnedFd) -> io::Result<String> {
     Ok(format!("@{name}"))
 }
 
-/// Who sent a datagram, as seen from the generation whose socket it is.
+/// The sender of a datagram, from the view of the generation that owns the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notifier {
     Main,
-    /// A command beside the main process: ExecStartPre=, ExecReload=, ...
+    /// A command before, beside or after the main process: ExecStartPre=, ExecReload=, ...
     Command,
     /// Another process of the generation.
     Other,
     Stranger,
 }
 
-/// NotifyAccess= (systemd.service(5)).
+/// Applies NotifyAccess= (systemd.service(5)).
 ///
 /// # Errors
-/// Why the message does not count: a sentence with the remedy.
+/// Why the message is ignored: a sentence with the remedy.
 pub fn judge(access: NotifyAccess, sender: Notifier, pid: i32, uid: u32) -> Result<(), String> {
     let from = format!("from pid {pid} (uid {uid}), which is");
     match (access, sender) {
@@ -182,17 +185,17 @@ pub fn judge(access: NotifyAccess, sender: Notifier, pid: i32, uid: u32) -> Resu
     }
 }
 
-/// What a process that is not the main one says only of itself. True: it was said, and does not count.
+/// Removes STOPPING=1 unless the main process sent it, and returns whether it did.
 ///
-/// A worker that ends may say STOPPING=1, and the server goes on. systemd lets it count from every process that
-/// NotifyAccess= lets speak; with us it would end a server that serves.
+/// A worker that ends may send STOPPING=1 while the server goes on. systemd accepts it from every process that
+/// NotifyAccess= admits; here it would end a generation that serves.
 pub fn drop_what_main_alone_may_say(notify: &mut Notify, sender: Notifier) -> bool {
     sender != Notifier::Main && std::mem::take(&mut notify.stopping)
 }
 
-/// The parts of a control buffer of SOL_SOCKET (cmsg(3)): `struct cmsghdr` (length, level, type), then its data, each
-/// aligned to a word. Read here because nix refuses to look into a buffer that had no room for everything, and what the
-/// kernel has put into our fd table must be found in any case.
+/// The messages of a SOL_SOCKET control buffer (cmsg(3)): `struct cmsghdr` (length, level, type), then the data, each
+/// aligned to a word. nix refuses to read a truncated buffer, but the fds that the kernel has put into our table must
+/// be found in any case.
 pub(super) fn control_messages(control: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
     const HEADER: usize = size_of::<libc::cmsghdr>();
     let mut rest = control;
@@ -211,7 +214,7 @@ pub(super) fn control_messages(control: &[u8]) -> impl Iterator<Item = (i32, &[u
     })
 }
 
-/// `struct ucred`: pid, uid, gid.
+/// Reads `struct ucred`: pid, uid, gid.
 fn pid_and_uid(data: &[u8]) -> Option<(i32, u32)> {
     let pid = i32::from_ne_bytes(*data.first_chunk()?);
     Some((pid, u32::from_ne_bytes(*data.get(4..)?.first_chunk()?)))

@@ -1,4 +1,4 @@
-//! Finds and reads what a user names as UNIT: the file, its template, its drop-ins.
+//! Finds and reads the files of a UNIT: its main file or template, and its drop-ins.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,22 +12,21 @@ use crate::config::unit;
 use crate::config::unit_file::{FILE_BYTES, Source, Unit};
 use crate::config::{Error, Problem, Warning, printable};
 
-/// More is a mistake, or meant to exhaust us.
+/// The most drop-ins of one unit.
 const DROP_INS: usize = 256;
 
-/// How much of a directory is searched for a service, how much of a file, and how many are named.
+/// The limits of a search for the service of a socket: entries of the directory, bytes of a file, services named.
 const ENTRIES: usize = 4096;
 const SERVICE_BYTES: usize = 64 << 10;
 const FOUND: usize = 3;
 
 /// Reads the unit file at `unit` and the drop-ins `*.conf` of `FILE.d` beside it, in the order of their names. For
-/// `x@NAME.service` that is `x@.service` where it has no file of its own, and the drop-ins are those of both, of which
-/// one in `x@NAME.service.d` hides its namesake in `x@.service.d` (systemd.unit(5)). Nothing is looked for in other
-/// directories.
+/// `x@NAME.service` that is `x@.service` where it has no file of its own, and the drop-ins of both, of which one in
+/// `x@NAME.service.d` hides its namesake in `x@.service.d` (systemd.unit(5)). No other directory is searched.
 ///
 /// # Errors
-/// What is named is no unit, does not exist, is no regular file, or has more than 256 drop-ins. A file over 1 MiB is
-/// read only so far that parsing refuses it.
+/// `unit` is no name of a unit, does not exist, is no regular file, or has more than 256 drop-ins. A file over 1 MiB
+/// is read only as far as parsing needs to refuse it.
 pub fn read(unit: &Path) -> Result<Unit, Error> {
     let place = printable(&unit.to_string_lossy());
     let file_name = unit.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -51,7 +50,7 @@ pub fn read(unit: &Path) -> Result<Unit, Error> {
         match read_regular(&path, FILE_BYTES) {
             Ok(text) => sources.push(Source { name: path.display().to_string(), text }),
             Err(_) if is_masked(&path) => {}
-            // A link to nowhere, a directory, a FIFO: systemd goes on without it.
+            // systemd skips a dangling link, a directory or a FIFO as well.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
                 let problem =
                     Problem::new("this drop-in is no file and is skipped", "remove it, or mend the link");
@@ -83,13 +82,13 @@ fn unreadable(path: &Path, error: &io::Error) -> Error {
     problem.at(place)
 }
 
-/// systemd's way to switch a file off.
+/// Whether the unit is masked: a link to /dev/null.
 fn is_masked(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|data| data.file_type().is_char_device())
         && fs::canonicalize(path).is_ok_and(|path| path == Path::new("/dev/null"))
 }
 
-/// The drop-ins of a unit and of its template, sorted by file name; of two namesakes the unit's own.
+/// The drop-ins of a unit and of its template, sorted by file name; of two with the same name, the unit's.
 fn drop_ins(template: Option<&Path>, unit: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
     for file in template.into_iter().chain([unit]) {
@@ -118,7 +117,7 @@ fn drop_ins(template: Option<&Path>, unit: &Path) -> Result<Vec<PathBuf>, Error>
     Ok(found.into_values().collect())
 }
 
-/// The .service files in `directory` that name this socket, and by which key; the first few in the order of their names.
+/// The first .service files in `directory`, by name, that refer to this socket, and the key by which they do.
 pub fn who_asks_for(socket: &str, directory: &Path) -> Vec<(String, &'static str)> {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
@@ -135,8 +134,8 @@ pub fn who_asks_for(socket: &str, directory: &Path) -> Vec<(String, &'static str
     names.into_iter().filter_map(|name| asks(&name).map(|key| (name, key))).take(FOUND).collect()
 }
 
-/// The first bytes of a regular file, one more than `limit` at most, so that the reader can tell. A FIFO or a
-/// terminal in its place does not make us wait: it is [`io::ErrorKind::InvalidInput`].
+/// The start of a regular file, at most `limit` + 1 bytes, so that the caller can tell if it is longer. Anything
+/// else, such as a FIFO or a terminal, is [`io::ErrorKind::InvalidInput`] without waiting.
 pub(super) fn read_regular(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if !file.metadata()?.is_file() {

@@ -1,7 +1,7 @@
-//! Users and groups by name or number, read from /etc/passwd and /etc/group by ourselves.
+//! Looks up users and groups by name or number in /etc/passwd and /etc/group.
 //!
-//! A static binary has no NSS (glibc would have to load its modules at run time), and a look-up over the network
-//! could block the one thread that everything waits for. Users that only LDAP or the like knows are given by number.
+//! This does without NSS: a static binary has none (glibc loads its modules at run time), and a look-up over the
+//! network could block our only thread. Users that only LDAP or the like knows must be given by number.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,7 +15,7 @@ use crate::core::{Stage, StartFailure};
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
-/// More than a hundred thousand users; beyond it the file is not what it should be.
+/// The most that is read of a file: more than a hundred thousand users.
 const FILE_BYTES: u64 = 16 << 20;
 
 /// One line of passwd(5) with the groups that list the user.
@@ -23,28 +23,28 @@ const FILE_BYTES: u64 = 16 << 20;
 pub struct User {
     pub name: String,
     pub uid: u32,
-    /// None for a number without a line in /etc/passwd: nothing says which group is its own.
+    /// `None` for a number without a line in /etc/passwd, whose group is unknown.
     pub gid: Option<u32>,
     pub home: Option<OsString>,
-    /// None also for nologin and false, as systemd does: no program can use them.
+    /// `None` also for nologin and false, as in systemd: no program can use them.
     pub shell: Option<OsString>,
-    /// The groups of /etc/group that name the user, and its own.
+    /// Its own group, and the groups of /etc/group that list the user.
     pub groups: Vec<u32>,
 }
 
-/// Which credentials a server gets; None leaves that part as ours is.
+/// The credentials of a server; `None` keeps ours for that part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// For USER, LOGNAME, HOME, SHELL and for messages.
+    /// The user, for USER, LOGNAME, HOME, SHELL and for messages.
     pub user: Option<User>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
-    /// setgroups(2)
+    /// The supplementary groups (setgroups(2)).
     pub groups: Option<Vec<u32>>,
 }
 
 impl Identity {
-    /// Looks up User=, Group= and SupplementaryGroups= (systemd.exec(5)) as the files are now.
+    /// Looks up User=, Group= and SupplementaryGroups= (systemd.exec(5)) in the files as they are now.
     pub fn resolve(launch: &Launch) -> Result<Self, StartFailure> {
         let user = match &launch.user {
             Some(name) => Some(find_user(name).map_err(|what| failure(Stage::User, what))?),
@@ -74,7 +74,7 @@ impl Identity {
             groups.extend(extra);
             identity.groups = Some(groups);
         } else if identity.is_already_ours() {
-            // So that `-u app` works for app itself, who may call neither setgroups(2) nor setresuid(2).
+            // So `-u app` works for app itself, who may call neither setgroups(2) nor setresuid(2).
             (identity.uid, identity.gid, identity.groups) = (None, None, None);
         }
         if let Some(groups) = &mut identity.groups {
@@ -84,7 +84,7 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Whether the child has to call any of setgroups(2), setresgid(2) and setresuid(2).
+    /// Whether the child has to call setgroups(2), setresgid(2) or setresuid(2).
     pub fn changes_credentials(&self) -> bool {
         self.uid.is_some() || self.gid.is_some() || self.groups.is_some()
     }
@@ -107,12 +107,13 @@ fn failure(stage: Stage, what: String) -> StartFailure {
     StartFailure { stage, errno: libc::ESRCH, what }
 }
 
-/// A user by name, or by number if it is all digits. Errors are sentences.
+/// A user by name, or by number if `name` is all digits. The error is a sentence.
 pub fn find_user(name: &str) -> Result<User, String> {
     parse_user(name, &read(PASSWD)?, &read(GROUP)?)
 }
 
-/// A group by name, or by number if it is all digits; a number needs no line in the file. Errors are sentences.
+/// A group by name, or by number if `name` is all digits; a number needs no line in the file. The error is a
+/// sentence.
 pub fn find_group(name: &str) -> Result<u32, String> {
     match name.parse::<u32>() {
         Ok(gid) => usable(gid, name),
@@ -120,7 +121,7 @@ pub fn find_group(name: &str) -> Result<u32, String> {
     }
 }
 
-/// The name of a group, None where /etc/group has none for it.
+/// The name of a group; `None` where /etc/group has none for it.
 pub fn group_name(gid: u32) -> Option<String> {
     let text = read(GROUP).ok()?;
     let entry = entries(&text, 3).find(|entry| id(entry[2]) == Some(gid))?;
@@ -129,7 +130,7 @@ pub fn group_name(gid: u32) -> Option<String> {
 
 fn read(path: &str) -> Result<Vec<u8>, String> {
     let mut text = Vec::new();
-    // A container made from scratch has no such file; then there are simply no names.
+    // A container made from scratch has no such file, so it knows no names.
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(text),
@@ -143,12 +144,12 @@ fn read(path: &str) -> Result<Vec<u8>, String> {
     Ok(text)
 }
 
-/// All ones means "leave it" to setresuid(2), so a server would keep our rights.
+/// setresuid(2) takes the highest number for "unchanged", so a server would keep our rights.
 fn usable(id: u32, name: &str) -> Result<u32, String> {
     if id == u32::MAX { Err(format!("{name} is no valid number of a user or group")) } else { Ok(id) }
 }
 
-/// The fields of each line; lines for NIS (`+`, `-`) and short ones are no entries.
+/// The fields of each line; NIS lines (`+`, `-`) and short ones are skipped.
 fn entries(text: &[u8], fields: usize) -> impl Iterator<Item = Vec<&[u8]>> {
     text.split(|byte| *byte == b'\n')
         .filter(|line| !matches!(line.first(), None | Some(b'+' | b'-' | b'#')))

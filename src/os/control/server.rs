@@ -1,8 +1,8 @@
-//! The line server behind the control socket: one request per connection, progress lines, one reply.
+//! The server behind the control socket: one request per connection, lines of progress, one reply.
 //!
-//! It never waits for a client: input and output are buffered within fixed limits, and a client that says nothing
-//! costs a slot in a table until somebody needs that slot. mio is edge-triggered, so everything is read, written and
-//! accepted until the kernel says EWOULDBLOCK, and a connection is deregistered before it is closed.
+//! It never waits for a client: input and output are buffered within limits, and a silent client takes a slot in a
+//! table until that slot is needed. mio is edge-triggered, so everything is read, written and accepted until the
+//! kernel says EWOULDBLOCK, and a connection is deregistered before it is closed.
 
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
@@ -20,13 +20,13 @@ use crate::core::report::Line;
 use crate::core::{ClientId, Event, Reply, Request, limits};
 use crate::os::instances;
 
-/// A request is shorter than this, its newline included.
+/// The longest request with its newline.
 const REQUEST_BYTES: usize = 4096;
-/// Progress that a client has not read yet; more is dropped, the reply is not.
+/// The most progress that is kept for a client that does not read; more is dropped, but never the reply.
 const PENDING_BYTES: usize = 64 * 1024;
-/// How many tokens a [`ControlServer`] uses, beginning with its first: listener, watch, clients.
+/// The number of poll tokens that a [`ControlServer`] uses, from its first on: listener, watch, clients.
 pub const TOKENS: usize = 2 + SLOTS;
-/// A few more than may wait: `status` and `stop` get through whatever the others wait for.
+/// The number of connections. There are more than clients that may wait, so `status` and `stop` always get through.
 const SLOTS: usize = limits::CLIENTS + 8;
 
 /// The control socket and its clients.
@@ -36,9 +36,9 @@ pub struct ControlServer {
     registry: Registry,
     first: usize,
     last_id: u64,
-    /// A connection could not be accepted for want of an fd, and no event will tell of it again.
+    /// Whether a connection could not be accepted for lack of an fd; no event will announce it again.
     is_behind: bool,
-    /// Always `SLOTS` slots; the token of a connection is its slot.
+    /// The connections; their index gives the poll token. There are always `SLOTS` entries.
     clients: Vec<Option<Connection>>,
 }
 
@@ -47,10 +47,10 @@ struct Connection {
     id: ClientId,
     stream: UnixStream,
     phase: ConnectionPhase,
-    /// The end of this connection says more than its last line: it comes when we exit. For `stop`, whose caller may
-    /// want our addresses at once.
+    /// Whether the connection stays open until supervise exits, which tells the caller of `stop` that all addresses
+    /// are free.
     keep: bool,
-    /// What we log appears on the terminal that its answer is printed on.
+    /// Whether our log goes to the terminal on which the client prints.
     reads_our_log: bool,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -58,15 +58,15 @@ struct Connection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectionPhase {
-    /// No whole line has come yet.
+    /// No whole line has arrived.
     Silent,
-    /// Its request was handed on. `status` is one object and wants no progress.
+    /// The request was handed to the core. `notes`: whether the client gets progress; `status` does not.
     Waiting { notes: bool },
-    /// The last line is on its way out.
+    /// The reply is being written.
     Answered,
 }
 
-/// What reading brought: a whole line (or why there will be none), and whether the other side is done.
+/// The result of reading: a whole line, or why there is none, and whether the other side is closed.
 struct ReceivedLine {
     line: Option<Result<Vec<u8>, String>>,
     closed: bool,
@@ -93,8 +93,8 @@ impl ControlServer {
         &self.socket
     }
 
-    /// Does whatever there is to do for `token`; one that is none of ours is ignored. Returns `Requested` and
-    /// `ClientGone` events, the latter only for clients that wait for an answer, and once.
+    /// Handles the readiness of `token`; a token of something else is ignored. Returns `Requested` and `ClientGone`
+    /// events, the latter once and only for clients that wait for an answer.
     pub fn ready(&mut self, token: Token) -> Vec<Event> {
         match token.0.checked_sub(self.first) {
             Some(0) => {
@@ -107,12 +107,12 @@ impl ControlServer {
         Vec::new()
     }
 
-    /// Binds the socket again if it was removed. Called by `ready`; harmless at any other time.
+    /// Binds the socket again if it was removed. [`Self::ready`] calls this; it is harmless at any time.
     pub fn heal(&mut self) {
         match self.socket.heal() {
             Ok(None) => {}
             Ok(Some(old)) => {
-                // Who connected before the path went away is served like anybody else.
+                // Clients that connected before the path was removed are served all the same.
                 self.accept_from(&old);
                 let fd = old.as_raw_fd();
                 let moved = self.registry.deregister(&mut SourceFd(&fd));
@@ -127,7 +127,8 @@ impl ControlServer {
         }
     }
 
-    /// Progress for every client that waits for an answer. What was logged is not said again on our own terminal.
+    /// Sends progress to every client that waits. If `is_logged`, clients on the terminal of our log do not get it
+    /// twice.
     pub fn note_all(&mut self, text: &str, is_logged: bool) {
         let line = encode(&Line::Note(text.to_owned()));
         for client in self.clients.iter_mut().flatten() {
@@ -136,15 +137,14 @@ impl ControlServer {
                 && client.output.len() + line.len() <= PENDING_BYTES
             {
                 client.output.extend_from_slice(&line);
-                // A broken connection comes back as an event of its own, which reports the client as gone.
+                // A broken connection shows as an event of its own, which reports the client as gone.
                 drop(client.flush());
             }
         }
     }
 
-    /// The last line for `client`; the connection is closed after its last byte, that of a `stop` that was done when
-    /// the server is dropped or the process ends. Unknown clients are ignored: they
-    /// left while the answer was made.
+    /// Sends the reply; the connection is closed after its last byte, or for a successful `stop` when the process
+    /// ends. An unknown client is ignored: it left while the answer was made.
     pub fn reply(&mut self, client: ClientId, reply: Reply) {
         let is_it = |slot: &Option<Connection>| slot.as_ref().is_some_and(|found| found.id == client);
         if let Some(slot) = self.clients.iter().position(is_it) {
@@ -157,7 +157,7 @@ impl ControlServer {
         self.registry.register(&mut SourceFd(&fd), Token(self.first), Interest::READABLE)
     }
 
-    /// Accepts who had to wait for an fd. To be called now and then: when fds are free again, nothing tells.
+    /// Accepts connections that had to wait for an fd. To be called now and then, as no event announces a free fd.
     pub fn catch_up(&mut self) {
         if self.is_behind {
             self.accept();
@@ -177,7 +177,7 @@ impl ControlServer {
         while self.admit(accept(listener)) {}
     }
 
-    /// Takes a connection in; false: there is none to take now.
+    /// Admits a connection. `false`: there is none to accept now.
     fn admit(&mut self, accepted: io::Result<UnixStream>) -> bool {
         match accepted {
             Ok(stream) => {
@@ -190,7 +190,7 @@ impl ControlServer {
                 false
             }
             Err(error) => {
-                // Out of fds, most likely: the client stays in the backlog.
+                // Most likely we have no fd left, so the client stays in the backlog.
                 if !std::mem::replace(&mut self.is_behind, true) {
                     log::warn!("control connections have to wait: {error}");
                 }
@@ -229,7 +229,7 @@ impl ControlServer {
         self.clients[slot] = Some(connection);
     }
 
-    /// A free slot, made free by the oldest client that said nothing, or that does not read its answer.
+    /// A free slot; if there is none, the oldest client that is silent or does not read its answer loses its own.
     fn free_slot(&mut self) -> Option<usize> {
         if let Some(free) = self.clients.iter().position(Option::is_none) {
             return Some(free);
@@ -258,7 +258,7 @@ impl ControlServer {
         }
         let ReceivedLine { line, closed } = connection.receive();
         match line.map(|line| line.and_then(|line| parse(&line))) {
-            // Who left before we read the request (we were stopped, say) does not want it any more.
+            // A client that left before its request was read (we were stopped, say) does not want it any more.
             Some(Ok(_)) if closed => {}
             Some(Ok(request))
                 if waiting >= limits::CLIENTS
@@ -302,7 +302,7 @@ impl ControlServer {
         }
     }
 
-    /// Writes what is left to an answered client, and closes when that is nothing or nobody reads it.
+    /// Writes what is left for an answered client, and closes the connection once all is written or it is broken.
     fn flush(&mut self, slot: usize) {
         let Some(connection) = &mut self.clients[slot] else { return };
         match connection.flush() {
@@ -327,8 +327,8 @@ impl Connection {
         matches!(self.phase, ConnectionPhase::Waiting { .. })
     }
 
-    /// Reads until there is no more. After the request nothing is expected but the end, and whoever sends as much again
-    /// is treated as gone.
+    /// Reads until the kernel has no more. After the request only the end is expected; a client that sends as much
+    /// again is treated as gone.
     fn receive(&mut self) -> ReceivedLine {
         let mut received = ReceivedLine { line: None, closed: false };
         let mut chunk = [0; REQUEST_BYTES];
@@ -365,7 +365,7 @@ impl Connection {
         }
     }
 
-    /// True: everything is out.
+    /// Writes what is buffered. `true`: all is written.
     fn flush(&mut self) -> io::Result<bool> {
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
@@ -382,7 +382,7 @@ impl Connection {
     }
 }
 
-/// The next connection; WouldBlock until there is another one.
+/// Accepts the next connection; WouldBlock if there is none.
 fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
     loop {
         match listener.accept() {
@@ -395,8 +395,7 @@ fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
     }
 }
 
-/// Whether the client prints to the terminal that our stderr is. The names are compared first: what has no name below
-/// /dev is not looked at.
+/// Whether the client prints to the terminal that is our stderr. Only names below /dev are looked at.
 fn reads_our_log(client: &UnixStream) -> bool {
     let Ok(peer) = instances::peer(client) else { return false };
     if !io::stderr().is_terminal() {
@@ -418,7 +417,7 @@ fn too_many() -> String {
     format!("{} clients wait for an answer already (try again later)", limits::CLIENTS)
 }
 
-/// Says why and lets the connection be closed; what does not fit at once is lost, for nobody waits here.
+/// Sends the reason and closes the connection; what does not fit into its buffer is lost, because nobody waits here.
 fn refuse(stream: &UnixStream, why: &str) {
     let line = encode(&Line::Reply(Reply::failed(why)));
     let sent = stream.set_nonblocking(true).and_then(|()| (&*stream).write(&line));
@@ -428,7 +427,7 @@ fn refuse(stream: &UnixStream, why: &str) {
 fn parse(line: &[u8]) -> Result<Request, String> {
     let request: Request =
         serde_json::from_slice(line).map_err(|error| format!("the request was not understood: {error}"))?;
-    // The derived reader takes any number.
+    // The derived deserialiser accepts any number.
     if let Request::Kill { signal } = request
         && Signal::from_number(signal.number()).is_none()
     {

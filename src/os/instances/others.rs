@@ -1,9 +1,8 @@
-//! What root sees of other users: the directories in which their instances are made without being told where.
+//! Finds the instances of other users for root, in the default directories of those users.
 //!
-//! Such a directory is its user's to fill as he likes, and a link or a socket in it may lead anywhere. So it counts only
-//! while it belongs to the user whose number is in its path, and nothing is said to whoever answers there but a process
-//! of that user (SO_PEERCRED). What is found is asked for by a thread: a file system of the user's own (FUSE) may never
-//! answer.
+//! A user may put anything into such a directory, and a link or socket there may lead anywhere. So a directory counts
+//! only while it belongs to the user whose number is in its path, and we speak only to a process of that user
+//! (SO_PEERCRED). A thread does the look-up, because a file system of the user's own (FUSE) may never answer.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -16,7 +15,7 @@ use super::{LivingInstance, answering, connect, is_name, names_in, peer, usable_
 use crate::os::users;
 use crate::os::within::within_a_second;
 
-/// So many entries of /tmp are looked at, however full others make it.
+/// The most entries of /tmp that are looked at.
 const ENTRIES: usize = 65_536;
 
 /// A directory that may hold instances of another user.
@@ -26,7 +25,7 @@ pub struct Home {
     pub uid: u32,
 }
 
-/// Those of all other users, sorted; none for anybody but root.
+/// The directories of all other users, sorted; none unless we are root.
 pub fn homes() -> Vec<Home> {
     if geteuid().is_root() { homes_in(Path::new("/run/user"), Path::new("/tmp")) } else { Vec::new() }
 }
@@ -36,7 +35,7 @@ fn homes_in(run_user: &Path, tmp: &Path) -> Vec<Home> {
         let entries = fs::read_dir(dir).into_iter().flatten().take(ENTRIES);
         let uid = |name: &str| {
             let uid: u32 = name.strip_prefix(prefix)?.parse().ok()?;
-            // Nothing but the number as we write it.
+            // Only the number exactly as we write it counts.
             (uid != geteuid().as_raw() && name == format!("{prefix}{uid}")).then_some(uid)
         };
         let mut found: Vec<u32> =
@@ -51,13 +50,13 @@ fn homes_in(run_user: &Path, tmp: &Path) -> Vec<Home> {
     of_run.chain(of_tmp).collect()
 }
 
-/// Every instance that answers in them.
+/// Every instance that answers in these directories.
 pub fn living(homes: &[Home]) -> Vec<LivingInstance> {
     let mut found = Vec::new();
     for home in homes {
         let names = in_time(home, |opened, _| names_in(opened)).unwrap_or_default();
         for name in names {
-            // One user keeps us waiting once.
+            // A user whose directory does not answer is waited for once.
             let Some(answer) = in_time(home, move |opened, home| theirs(opened, home, name)) else { break };
             found.extend(answer);
         }
@@ -65,7 +64,7 @@ pub fn living(homes: &[Home]) -> Vec<LivingInstance> {
     found
 }
 
-/// The one of this user, by name or number.
+/// The instance `name` of this user, given by name or number.
 pub fn named(homes: &[Home], user: &str, name: &str) -> Option<LivingInstance> {
     let uid = users::find_user(user).map_or_else(|_| user.parse().ok(), |user| Some(user.uid))?;
     let name = Some(name).filter(|name| is_name(name))?;
@@ -75,8 +74,8 @@ pub fn named(homes: &[Home], user: &str, name: &str) -> Option<LivingInstance> {
     })
 }
 
-/// What a question about the directory is answered by its file system, if that answers and the directory is its user's. It
-/// is asked about what was opened and judged, whatever a link leads to by then.
+/// Asks a question about the directory within a time limit, if the directory is its user's. The question gets the
+/// opened directory, so that a link that is changed meanwhile does not matter.
 fn in_time<T: Send + 'static>(
     home: &Home,
     question: impl FnOnce(&Path, &Home) -> T + Send + 'static,

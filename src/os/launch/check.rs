@@ -1,4 +1,4 @@
-//! What can be found wrong before anything is bound or started.
+//! Finds errors before anything is bound or started: in users, directories, environment files.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use crate::core::Stage;
 use crate::os::directories;
 use crate::os::users::Identity;
 
-/// The user, the groups, the directory and the environment files.
+/// Checks the user, the groups, the directory and the environment files.
 ///
 /// # Errors
 /// A sentence with the remedy.
@@ -25,7 +25,7 @@ pub fn check(launch: &Launch) -> Result<(), String> {
 }
 
 fn check_environment(file: &EnvironmentFile) -> Result<(), String> {
-    // A pipe (`<(...)` of the shell) can be read once, and that is for the first generation.
+    // A pipe (`<(...)` of the shell) can be read only once, so it is left to the first generation.
     let is_pipe = fs::metadata(&file.path).is_ok_and(|meta| !meta.is_file());
     if !is_pipe {
         environment_file::read(file).map_err(|failure| failure.what)?;
@@ -46,7 +46,7 @@ fn check_directory(launch: &Launch) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             "there is no such directory (mkdir -p it, or correct the path)"
         }
-        // Whether the server's user may enter it is known when it does.
+        // Whether the user of the server may enter it shows at the start.
         Ok(_) | Err(_) => return Ok(()),
     };
     let key = "WorkingDirectory";
@@ -55,7 +55,7 @@ fn check_directory(launch: &Launch) -> Result<(), String> {
     Err(placed(launch, key, &format!("{asked}: {cause}")))
 }
 
-/// With file and line, where it was written in one.
+/// Puts the file and line of a directive, if it has one, before a message.
 fn placed(launch: &Launch, key: &str, what: &str) -> String {
     launch.places.get(key).map_or_else(|| what.to_owned(), |place| format!("{place}: {what}"))
 }

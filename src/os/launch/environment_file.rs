@@ -1,4 +1,4 @@
-//! EnvironmentFile=: which files it means, and what is in them.
+//! EnvironmentFile=: finds its files and reads them.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -12,9 +12,9 @@ use super::glob;
 use crate::config::{EnvironmentFile, environment};
 use crate::core::{Stage, StartFailure};
 
-/// An environment file is read up to here; a longer one is an error.
+/// The longest file; a longer one is an error.
 const FILE_BYTES: u64 = 1 << 20;
-/// How long a pipe may be empty.
+/// How long a pipe may be without data.
 const PATIENCE_MS: u16 = 5_000;
 
 fn failure(errno: i32, what: String) -> StartFailure {
@@ -24,7 +24,7 @@ fn failure(errno: i32, what: String) -> StartFailure {
 /// The variables of all files that it names, in the order of their names.
 ///
 /// # Errors
-/// One that cannot be read, or none where the path may not be missing.
+/// A file that cannot be read; no file at all, unless it may be missing.
 pub(super) fn read(file: &EnvironmentFile) -> Result<Vec<(String, String)>, StartFailure> {
     let mut variables = Vec::new();
     for path in paths(file)? {
@@ -33,7 +33,7 @@ pub(super) fn read(file: &EnvironmentFile) -> Result<Vec<(String, String)>, Star
     Ok(variables)
 }
 
-/// A path that is there is itself, whatever it is called; others may be patterns.
+/// The files that it names. A path that exists is taken literally; any other may be a pattern.
 pub(super) fn paths(file: &EnvironmentFile) -> Result<Vec<PathBuf>, StartFailure> {
     if !glob::is_pattern(&file.path) || fs::symlink_metadata(&file.path).is_ok() {
         return Ok(vec![file.path.clone()]);
@@ -69,7 +69,7 @@ fn read_one(path: &Path, optional: bool) -> Result<Vec<(String, String)>, StartF
     environment::parse_file(&text, &path.display().to_string()).map_err(|error| failure(0, error.to_string()))
 }
 
-/// A pipe (`<(...)` of the shell) may have nothing yet: it is waited for, but not for ever.
+/// A reader that waits for a pipe (`<(...)` of the shell), within a time limit.
 struct Patient(File);
 
 impl Read for Patient {
@@ -92,7 +92,7 @@ impl Read for Patient {
 
 fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    // The open of a FIFO would wait for a writer, and everything with it.
+    // Without O_NONBLOCK, open(2) of a FIFO would wait for a writer and block the only thread.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let mut reader = Patient(file).take(FILE_BYTES + 1);
     reader.read_to_string(&mut text)?;

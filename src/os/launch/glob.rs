@@ -1,4 +1,4 @@
-//! glob(7) patterns of paths: `*`, `?` and `[...]` within a component. Sorted, as glob(3) does; bounded.
+//! glob(7) patterns of paths: `*`, `?` and `[...]` within a component, sorted as in glob(3), with limits.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -6,16 +6,16 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-/// More paths than anybody means; beyond it the pattern is an error.
+/// The most paths of one pattern; more are an error.
 const PATHS: usize = 1000;
-/// Entries of a directory that are looked at.
+/// The most entries of one directory that are looked at.
 const ENTRIES: usize = 1 << 16;
 
 pub(super) fn is_pattern(path: &Path) -> bool {
     path.as_os_str().as_bytes().iter().any(|byte| b"*?[".contains(byte))
 }
 
-/// The paths that are there and match. A directory that cannot be read has none, as for glob(3).
+/// The existing paths that match. A directory that cannot be read has none, as in glob(3).
 pub(super) fn paths(pattern: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::new()];
     for component in pattern.components() {
@@ -57,7 +57,7 @@ fn matches_in(directory: &Path, pattern: &OsStr) -> io::Result<Vec<OsString>> {
             return Err(io::Error::other(format!("{} has more than {ENTRIES} entries", here.display())));
         }
         let name = entry?.file_name();
-        // A leading dot must be written.
+        // A leading dot matches only a dot in the pattern.
         if name.as_bytes().starts_with(b".") && !pattern.starts_with(b".") {
             continue;
         }
@@ -69,7 +69,7 @@ fn matches_in(directory: &Path, pattern: &OsStr) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// In time of at most the product of the two lengths: only the last `*` is ever tried anew.
+/// Whether `name` matches, in time of at most the product of the lengths: only the last `*` is retried.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -90,7 +90,7 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
-/// The length of the first piece of the pattern, if it matches this byte.
+/// The length of the pattern's first element if it matches this byte.
 fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     match pattern {
         [b'?', ..] => Some(1),
@@ -98,7 +98,7 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
         [b'[', rest @ ..] => match set(rest, byte) {
             Some((true, length)) => Some(1 + length),
             Some((false, _)) => None,
-            // Not closed: an ordinary character.
+            // A bracket that is not closed is an ordinary character.
             None => (byte == b'[').then_some(1),
         },
         [first, ..] => (*first == byte).then_some(1),
@@ -106,7 +106,8 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// What follows a `[`: whether the byte is in it, and its length with the `]`. None where it is not closed.
+/// Reads what follows a `[`: whether the byte is in the set, and the length with the `]`. `None` where it is not
+/// closed.
 fn set(rest: &[u8], byte: u8) -> Option<(bool, usize)> {
     let negated = matches!(rest.first(), Some(b'!' | b'^'));
     let start = usize::from(negated);

@@ -1,4 +1,4 @@
-//! One command run to its end before the loop exists: those of [Socket].
+//! Runs one command to its end before the event loop exists: those of [Socket].
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use crate::core::{Command, Exit, SlotId, Stage};
 use crate::os::signal::Signals;
 use crate::os::{reap, spawn, sys};
 
-/// Starts it and waits until it has ended. At the timeout its process group gets SIGKILL.
+/// Starts a command and waits for its end. After `timeout` its process group gets SIGKILL.
 ///
 /// # Errors
-/// It cannot be started, fails, or takes too long: a sentence with its place. The prefix `-` is for the caller.
+/// It cannot be started, fails, or takes too long: a sentence with its place. The caller applies the prefix `-`.
 pub fn run_to_end(
     launch: &Launch,
     exec: &Exec,
@@ -34,7 +34,7 @@ pub fn run_to_end(
     };
     let plan = launcher.plan_of(exec, &request).map_err(|failure| failed(failure.what))?;
     let child = spawn::spawn(&plan).map_err(|failure| match failure.stage {
-        // It begins with the place.
+        // This message has its place already.
         Stage::Exec => failure.what,
         _ => failed(failure.what),
     })?;
@@ -44,7 +44,7 @@ pub fn run_to_end(
     let has_ended = wait(&child.pidfd, timeout, signals)
         .map_err(|errno| failed(format!("cannot wait: {}", errno.desc())));
     if !matches!(has_ended, Ok(WaitEnd::Ended)) {
-        // Before it is reaped: so long the number is its own.
+        // Before it is reaped, its pid cannot belong to another process.
         reap::signal_group(&child.pidfd, child.pid, Signal::KILL)
             .map_err(|error| failed(format!("cannot end it: {error}")))?;
     }
@@ -65,7 +65,7 @@ pub fn run_to_end(
 enum WaitEnd {
     Ended,
     TooLong,
-    /// We are to end.
+    /// A signal asks supervise to end.
     Asked(Signal),
 }
 
@@ -74,7 +74,7 @@ fn wait(pidfd: &OwnedFd, timeout: Span, signals: Option<&Signals>) -> Result<Wai
     let end = end.filter(|_| !timeout.is_infinite());
     loop {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-        // Rounded up, or the last millisecond would be spent spinning.
+        // Rounded up to milliseconds; otherwise the last one would be spent in a busy loop.
         let left = left.map(|left| (left + Duration::from_nanos(999_999)).as_millis());
         let patience = left.map_or(PollTimeout::NONE, |left| {
             i32::try_from(left)
@@ -96,7 +96,7 @@ fn wait(pidfd: &OwnedFd, timeout: Span, signals: Option<&Signals>) -> Result<Wai
     }
 }
 
-/// The first of those that wait which ends us; the others are dropped: nothing runs yet, or no longer, that they are for.
+/// The first pending signal that ends supervise; others are dropped, as no server runs that could get them.
 fn asked_to_end(signals: &Signals) -> Option<Signal> {
     std::iter::from_fn(|| signals.read().ok().flatten())
         .map(|received| received.signal)

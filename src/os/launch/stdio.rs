@@ -1,6 +1,6 @@
-//! StandardInput=, StandardOutput=, StandardError= and OpenFile=: what is opened for a process before it is started.
+//! Opens files for StandardInput=, StandardOutput=, StandardError= and OpenFile= before a process is started.
 //!
-//! With our own rights, as in systemd, and by us: a child that waited in open(2) would hold us up.
+//! We open them with our own rights, as systemd does. A child that waits in open(2) would block us.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -34,12 +34,12 @@ fn named(sockets: &[(String, Rc<OwnedFd>)], wanted: &str) -> Result<Stream, Stri
     })
 }
 
-/// The only socket is stdin, stdout or stderr: then nothing is passed as fd 3.
+/// Whether the only socket becomes stdin, stdout or stderr, in which case it is not passed as fd 3.
 pub(super) fn uses_socket(launch: &Launch) -> bool {
     launch.stdin == Input::Socket || launch.stdout == Output::Socket || launch.stderr == Output::Socket
 }
 
-/// What becomes fd 0, 1 and 2. What had to be opened goes to `files`.
+/// What becomes fd 0, 1 and 2. Files that were opened for them are added to `files`.
 pub(super) fn streams(
     launch: &Launch,
     sockets: &[(String, Rc<OwnedFd>)],
@@ -74,21 +74,21 @@ pub(super) fn streams(
         }
     };
     let stdout = match &launch.stdout {
-        // stdin as it is, where it is more than the input that everything has.
+        // `inherit` copies stdin, except where that is input data or /dev/null.
         Output::Inherit if matches!(launch.stdin, Input::Data(_)) || stdin == Stream::Null => Stream::Ours,
         Output::Inherit => stdin,
         output => one(output, &STDOUT, launch, sockets, stdin, &mut keep)?,
     };
     let stderr = match &launch.stderr {
         Output::Inherit => stdout,
-        // One open file for both, so that they do not write over each other.
+        // One open file description for both, so that they do not overwrite each other.
         output if path_of(output).is_some() && *output == launch.stdout => stdout,
         output => one(output, &STDERR, launch, sockets, stdin, &mut keep)?,
     };
     Ok([stdin, stdout, stderr])
 }
 
-/// Which of the two outputs.
+/// The names of one of the two outputs.
 struct Which {
     key: &'static str,
     stage: Stage,
@@ -137,7 +137,7 @@ fn path_of(output: &Output) -> Option<&Path> {
     }
 }
 
-/// OpenFile=. None where it cannot be opened and need not be.
+/// Opens a file of OpenFile=. `None` where it cannot be opened and is `graceful`.
 pub(super) fn open_file(file: &OpenFile) -> Result<Option<OwnedFd>, StartFailure> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -164,7 +164,7 @@ pub(super) fn open_file(file: &OpenFile) -> Result<Option<OwnedFd>, StartFailure
     }
 }
 
-/// Never waits: a FIFO without a reader is opened for both directions, and a socket is connected to.
+/// Opens a path without waiting: a FIFO without a reader is opened for both directions, and a socket is connected to.
 fn open(path: &Path, options: &mut OpenOptions, mask: Option<u32>) -> io::Result<OwnedFd> {
     options.mode(0o666).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     let ours = mask.map(|mask| umask(Mode::from_bits_truncate(mask)));
@@ -187,7 +187,7 @@ fn open(path: &Path, options: &mut OpenOptions, mask: Option<u32>) -> io::Result
     Ok(opened)
 }
 
-/// Of whichever kind listens there.
+/// Connects to a unix socket of any type.
 fn connect_to(path: &Path) -> io::Result<OwnedFd> {
     let address = UnixAddr::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -205,7 +205,7 @@ fn connect_to(path: &Path) -> io::Result<OwnedFd> {
     Err(last.into())
 }
 
-/// StandardInputText= and StandardInputData=
+/// A memfd with the bytes of StandardInputText= and StandardInputData=.
 fn memory(data: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create(c"stdin", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(data)?;

@@ -1,8 +1,8 @@
-//! Where the file of a NOTIFY_SOCKET is: in a directory of ours through which every user may pass.
+//! The path of a NOTIFY_SOCKET: in a directory of ours that every user may search.
 //!
-//! The directory of the control sockets will not do, because a server under `User=` cannot reach what is inside. This one
-//! can be searched by all and listed by us alone. Who sends is judged by what the kernel says of the sender, so the
-//! socket itself is open to everybody, as an abstract one would be.
+//! The directory of the control sockets does not serve, because a server under `User=` cannot enter it. This one can
+//! be searched by all and listed by us alone. Senders are judged by their credentials, so the socket itself may be
+//! writable to everybody, as an abstract one would be.
 
 use std::env;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -22,39 +22,39 @@ use nix::unistd::geteuid;
 use crate::os::control;
 use crate::os::instances::SUN_PATH;
 
-/// Everybody may pass through, nobody else may list or write.
+/// The mode of the directory: everybody may search it, only we may list or write it.
 const DIRECTORY_MODE: u32 = 0o711;
-/// Every user may send to it: who the sender is, its credentials say.
+/// The mode of the socket: everybody may send to it, since the credentials tell who did.
 const SOCKET_MODE: u32 = 0o666;
 /// How long we wait for another start that holds the lock of the directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-/// So many names are tried: one that exists is another's, in another pid namespace.
+/// The most names that are tried. One that exists belongs to a supervise in another pid namespace.
 const NAMES: u32 = 1000;
-/// One directory is read up to this many entries, however full it is.
+/// The most entries of one directory that are read.
 const ENTRIES: usize = 4096;
 
-/// Who owns /tmp as seen from a user namespace: its uid is not mapped there (kernel.overflowuid).
+/// The owner of /tmp as seen from a user namespace in which its uid is not mapped (kernel.overflowuid).
 const UNMAPPED: u32 = 65534;
 
-/// A part of each name, so that no two sockets of one process meet.
+/// A number in each name, so that the sockets of one process differ.
 static NUMBER: AtomicU32 = AtomicU32::new(1);
-/// What was left behind is looked for once, at the first socket.
+/// Makes the search for left-over sockets happen once, at the first socket.
 static SWEEP: Once = Once::new();
 
-/// The file of a socket. Dropped, it is removed; its directory stays for the next one until [`leave`].
+/// The path of a socket. Dropping it removes the file; its directory stays until [`leave`].
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: String,
     inode: (u64, u64),
-    /// A process that we forked does not remove what is ours.
+    /// The pid that made it: a forked process must not remove it.
     owner: u32,
 }
 
 impl SocketFile {
-    /// Binds `fd` in the first of `directories` that will do.
+    /// Binds `fd` in the first usable of `directories`.
     ///
     /// # Errors
-    /// None will; a reason for each.
+    /// None is usable, with a reason for each.
     pub(super) fn bind(fd: &OwnedFd, directories: &[PathBuf]) -> Result<Self, String> {
         let mut reasons = Vec::new();
         for directory in directories {
@@ -69,7 +69,8 @@ impl SocketFile {
 
     fn bind_in(fd: &OwnedFd, directory: &Path) -> Result<Self, String> {
         let handle = usable(directory)?;
-        // A file is there a moment before its socket is, and would look like one that was left behind.
+        // bind(2) makes the file a moment before its socket, and without the lock another start could take it for a
+        // left-over.
         let lock = control::lock(handle, LOCK_PATIENCE);
         if lock.is_some() {
             SWEEP.call_once(|| sweep(directory));
@@ -91,7 +92,7 @@ impl SocketFile {
         Err("has no name left".to_owned())
     }
 
-    /// The umask was applied to the mode of the file.
+    /// chmod(2), as bind(2) has applied the umask.
     fn opened(path: String) -> io::Result<Self> {
         let inode = inode(&path)?;
         let place = Self { path, inode, owner: process::id() };
@@ -115,10 +116,10 @@ impl Drop for SocketFile {
     }
 }
 
-/// At our end: the directories go, but for those in which another has a socket.
+/// Removes the directories when supervise ends, except those in which another supervise has a socket.
 pub(in crate::os) fn leave() {
     for directory in directories() {
-        // It is not empty, was never there, or is not ours.
+        // An error means that it is not empty, was never made, or is not ours.
         let _kept = fs::remove_dir(directory);
     }
 }
@@ -127,7 +128,7 @@ fn inode(path: &str) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
-/// The directories that are tried, best first. In those that are open to all, another may have taken the first name.
+/// The directories, best first. In those that are open to all, somebody else may have taken the first name.
 pub(super) fn directories() -> Vec<PathBuf> {
     let uid = geteuid().as_raw();
     let first = if uid == 0 {
@@ -145,7 +146,7 @@ pub(super) fn directories() -> Vec<PathBuf> {
     found
 }
 
-/// Opens `directory`, made where it is absent, if it is ours and nobody else can put another in its place.
+/// Opens `directory`, making it where it is absent, if it is ours and nobody else can replace it.
 fn usable(directory: &Path) -> Result<File, String> {
     let us = geteuid().as_raw();
     if let Some(above) = directory.parent() {
@@ -174,7 +175,7 @@ fn usable(directory: &Path) -> Result<File, String> {
         return Err(format!("belongs to uid {}", found.uid()));
     }
     if found.mode() & 0o7777 != DIRECTORY_MODE {
-        // The umask was applied to it, or somebody changed ours.
+        // mkdir(2) has applied the umask, or somebody changed the mode.
         handle
             .set_permissions(PermissionsExt::from_mode(DIRECTORY_MODE))
             .map_err(|error| error.to_string())?;
@@ -182,7 +183,7 @@ fn usable(directory: &Path) -> Result<File, String> {
     Ok(handle)
 }
 
-/// Removes what a supervise left that was killed: sockets of ours that nobody has open any more.
+/// Removes the sockets of a supervise that was killed: those of ours that no process has open.
 fn sweep(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for path in entries.take(ENTRIES).filter_map(|entry| Some(entry.ok()?.path())) {

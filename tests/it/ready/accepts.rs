@@ -63,7 +63,8 @@ fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
         daemon.wait_generation(1);
         // Nobody has asked it yet.
         let status = daemon.verb("status").expect(0).stdout;
-        let doubt = ": running (nobody waits on http; kept, because no other generation exists), generation 1\n";
+        let doubt =
+            ": running (nobody waits on http; kept, because no other generation exists), generation 1\n";
         assert!(status.contains(doubt), "{status}");
     }
     for daemon in &mut daemons {

@@ -128,6 +128,8 @@ fn a_stranger_for_ipv4_beside_a_socket_of_both_families_is_named_with_what_it_ge
     drop(stranger);
     swapped(&daemon, 4);
     assert_eq!(named(&daemon), 1, "once: {}", daemon.stderr());
-    wait_for("the news that it left", || daemon.stderr().contains("supervise alone listens on").then_some(()));
+    wait_for("the news that it left", || {
+        daemon.stderr().contains("supervise alone listens on").then_some(())
+    });
     assert_eq!(get(&format!("127.0.0.1:{}", at.port()), "/").unwrap(), "vandal generation 4\n");
 }

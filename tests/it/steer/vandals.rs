@@ -233,7 +233,11 @@ fn a_server_that_shuts_its_listener_down_in_each_generation_is_told_of_once() {
     }
     daemon.wait_generation(4);
     let said = daemon.stderr();
-    assert_eq!(said.matches(" down; supervise listens again (the server must not do that)").count(), 1, "{said}");
+    assert_eq!(
+        said.matches(" down; supervise listens again (the server must not do that)").count(),
+        1,
+        "{said}"
+    );
     assert!(!said.contains("has done the same"), "{said}");
 }
 
