@@ -281,11 +281,7 @@ impl fmt::Display for Note {
                 write!(f, "{generation} {} after {}", ended(*exit), rounded(*after))
             }
             Self::CommandFailed { generation, what, is_no } => {
-                write!(
-                    f,
-                    "{generation}: {what}{}",
-                    if *is_no { "; supervise does not start the server" } else { "" }
-                )
+                write!(f, "{generation}: {what}{}", if *is_no { "; the server is not started" } else { "" })
             }
             Self::MainIs { generation, pid } => f.write_str(&main_is(*generation, *pid)),
             Self::StopsItself { generation, patience } => {
@@ -299,11 +295,7 @@ impl fmt::Display for Note {
             }
             Self::Listening => write!(f, "listening; the next connection starts the server"),
             Self::ListeningLater { span } => {
-                write!(
-                    f,
-                    "listening; the next connection starts the server, in {} at the earliest",
-                    rounded(*span)
-                )
+                write!(f, "listening; a connection starts the server, in {} at the earliest", rounded(*span))
             }
             Self::TriggersHeld { span } => write!(
                 f,
@@ -323,10 +315,7 @@ impl fmt::Display for Note {
             }
             Self::LeftBehind { generation } => {
                 let who = generation.map_or_else(|| "there are".to_owned(), |id| format!("{id} has"));
-                write!(
-                    f,
-                    "{who} processes that SIGKILL does not end; supervise goes on without them (see /proc/PID/stack)"
-                )
+                write!(f, "{who} processes that SIGKILL does not end; supervise goes on without them")
             }
             Self::Swap(swap) => swap.fmt(f),
             Self::Socket(socket) => socket.fmt(f),
@@ -341,7 +330,7 @@ impl fmt::Display for Note {
             Self::HangUp => write!(f, "the terminal has closed"),
             Self::HangUpIgnored => write!(f, "the terminal has closed; supervise goes on (nohup)"),
             Self::SignalDropped { signal } => {
-                write!(f, "supervise dropped {signal}, because no server runs (said once)")
+                write!(f, "dropped {signal}, because no server runs (said once)")
             }
         }
     }
@@ -430,7 +419,7 @@ fn hint(generation: GenerationId, sockets: &str, at: HintAt, privileged: bool, r
 
 fn limit_hit(limit: StartLimit, ends: bool) -> String {
     let hint = if ends { "" } else { "; \"supervise swap\" or SIGHUP starts it again" };
-    format!("supervise gave up after {} starts in {}{hint}", limit.burst, limit.interval)
+    format!("gave up after {} starts in {}{hint}", limit.burst, limit.interval)
 }
 
 fn gone(generation: GenerationId, after: Span, cut: u32) -> String {

@@ -154,7 +154,7 @@ impl fmt::Display for SocketNote {
             ),
             Self::NotSteered { why } => write!(
                 f,
-                "supervise cannot steer connections: {why}; some may wait where nobody accepts (\"supervise restart\" gives \
+                "cannot steer connections: {why}; some may wait where nobody accepts (\"supervise restart\" gives \
                  the server new sockets)"
             ),
             Self::Bind(note) => note.fmt(f),
