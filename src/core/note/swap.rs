@@ -105,18 +105,7 @@ impl fmt::Display for SwapNote {
                     "swap: {from} finishes its connections{long}; new ones wait in the queue for the next generation"
                 )
             }
-            Self::Stored { from, count, both: false } => write!(
-                f,
-                "swap: supervise stops {from} first: it has {} (FileDescriptorStoreMax=), and of a connection that two \
-                 generations read each gets a part (if they can share it: --handover steered)",
-                fds(*count)
-            ),
-            Self::Stored { from, count, both: true } => write!(
-                f,
-                "swap: the new server gets {} (FileDescriptorStoreMax=) while {from} still has them; of a connection that \
-                 both read each gets a part (one at a time: --handover stop-first)",
-                fds(*count)
-            ),
+            Self::Stored { from, count, both } => f.write_str(&stored(*from, *count, *both)),
             Self::Canary { to, canary } => write!(
                 f,
                 "{to} gets {} % of the new connections for {}",
@@ -176,8 +165,19 @@ fn must_be_ready(within: Span) -> String {
     }
 }
 
-fn fds(count: usize) -> String {
-    if count == 1 { "a stored fd".to_owned() } else { format!("{count} stored fds") }
+fn stored(from: GenerationId, count: usize, both: bool) -> String {
+    let fds = if count == 1 { "a stored fd".to_owned() } else { format!("{count} stored fds") };
+    if both {
+        format!(
+            "swap: the new server gets {fds} (FileDescriptorStoreMax=) while {from} still has them; of a connection that both \
+             read each gets a part (one at a time: --handover stop-first)"
+        )
+    } else {
+        format!(
+            "swap: supervise stops {from} first: it has {fds} (FileDescriptorStoreMax=), and of a connection that two \
+             generations read each gets a part (if they can share it: --handover steered)"
+        )
+    }
 }
 
 /// The connections by kind, leaving out what there is none of: `3 in flight, 5 idle`.
