@@ -173,8 +173,7 @@ fn switch(id: &'static str) -> Arg {
     Arg::new(id).action(ArgAction::SetTrue)
 }
 
-/// An option that may be repeated. It accepts `-1` as its value, so that the parser of the value reports what is
-/// wrong.
+/// An option that may be repeated. It accepts `-1` as its value, so that the parser of the value reports what is wrong.
 fn option(id: &'static str) -> Arg {
     Arg::new(id).action(ArgAction::Append).allow_negative_numbers(true)
 }

@@ -246,8 +246,7 @@ fn connect(found: &LivingInstance, patience: Duration) -> Result<Wire, VerbFailu
     Ok(Wire::new(stream))
 }
 
-/// Connects to the instance. Since it was found, another user may have replaced the socket, so its owner is checked
-/// again.
+/// Connects to the instance. Another user may have replaced the socket since, so its owner is checked again.
 fn open(found: &LivingInstance, patience: Duration) -> io::Result<UnixStream> {
     let stream = instances::connect(&found.path, patience)?;
     match (found.owner, instances::peer(&stream)?.uid()) {
@@ -322,8 +321,7 @@ struct Listed {
 fn list(places: &Places, json: bool, out: &mut dyn Write, patience: Duration) -> Result<u8, VerbFailure> {
     let request = Request::Status { wait_ns: None };
     let deadline = Instant::now().checked_add(patience);
-    // All requests are sent before the first answer is awaited, so that several stopped instances cost one time
-    // limit.
+    // All requests are sent before the first answer is awaited, so that several stopped instances cost one time limit.
     let asked: Vec<(LivingInstance, Option<Wire>)> = everybody(places)
         .into_iter()
         .map(|found| {
@@ -386,7 +384,7 @@ fn say_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), VerbFailu
     say(out, &text.chars().map(escape).collect::<String>())
 }
 
-/// Prints a line. A closed pipe (`| head`) is no reason to stop waiting; any other error, such as a full disk, is
+/// Prints a line. A closed pipe (`| head`) is ignored, so that waiting goes on; other errors (a full disk) are
 /// returned.
 fn say(out: &mut dyn Write, text: &str) -> Result<(), VerbFailure> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {

@@ -1,5 +1,4 @@
-//! The binary: parses the command line, calls what it asks for, exits with the status. A relay has no command line to
-//! parse.
+//! The binary: parses the command line, calls what it asks for, exits with the status.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

@@ -168,8 +168,7 @@ pub(super) fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) 
     text
 }
 
-/// `text` on one line, without means to steer a terminal: control characters and those that change the direction of
-/// text are replaced.
+/// `text` without means to steer a terminal: control characters and those that change the direction are replaced.
 pub(super) fn printable(text: &str) -> String {
     let steers = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()

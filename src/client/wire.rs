@@ -30,8 +30,7 @@ impl Wire {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// Sends the request. An error is ignored: it shows when the answer is read, and a full server answers without
-    /// reading.
+    /// Sends the request. An error is ignored: it shows on reading, and a full server answers without reading.
     pub(super) fn send(&mut self, request: &Request) {
         let mut line = serde_json::to_vec(request).expect("plain data with text keys is always JSON");
         line.push(b'\n');

@@ -31,8 +31,7 @@ pub enum Kind {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// A port without an address: `[::]` for both families, or `0.0.0.0` where the host has no IPv6. With 0 the
-    /// kernel picks.
+    /// A bare port: `[::]` for both families, or `0.0.0.0` where the host has no IPv6. With 0 the kernel picks.
     Port(u16),
     Inet {
         address: SocketAddr,
@@ -106,8 +105,7 @@ impl Listener {
         Ok((kind, address, name))
     }
 
-    /// Whether `{port:NAME}` can name this socket. An inherited one may have a port; that is known once it is taken
-    /// over.
+    /// Whether `{port:NAME}` can name this socket. An inherited one may; that shows later.
     pub fn may_have_port(&self) -> bool {
         matches!(self.kind, Kind::Tcp | Kind::Udp | Kind::Fd)
     }
@@ -349,8 +347,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The form that `--listen` reads; a bare port gets its wildcard: `[::]:443`, `[fe80::1]:80%eth0`, `/run/x.sock`,
-/// `@x`, `fd:3`.
+/// The form that `--listen` reads; a bare port gets its wildcard: `[::]:443`, `/run/x.sock`, `@x`, `fd:3`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

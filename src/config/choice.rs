@@ -18,8 +18,7 @@ pub fn choice<T: Copy>(text: &str, values: &[(&str, T)]) -> Result<T, Problem> {
     Err(Problem::new(format!("unknown value {:?}", printable(text)), remedy))
 }
 
-/// The candidate that `text` probably means: at most two edits away, a third of the length for short words, case
-/// ignored.
+/// The candidate that `text` probably means: at most two edits away (short words: a third), case ignored.
 pub fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if text.len() > 64 {
         return None;

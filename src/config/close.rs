@@ -1,5 +1,4 @@
-//! Checks and completes a [`Draft`] from either source (command line or unit files) by the rules that need several
-//! directives.
+//! Checks and completes a [`Draft`] of the command line or of unit files by the rules that need several directives.
 
 use std::collections::HashMap;
 
@@ -43,9 +42,8 @@ pub fn command_line(mut draft: Draft) -> Result<(Config, Vec<Warning>), Error> {
 
 /// Applies the rules that hold for every draft. `whole` is the place for messages about something that no line says.
 ///
-/// # Errors
-/// Two sockets of one address, a placeholder without its socket, a standard stream without its socket, or an option
-/// that needs steering without it.
+/// # Errors Two sockets of one address, a placeholder or standard stream without its socket, or an option that lacks
+/// steering.
 pub(super) fn close(draft: &mut Draft, whole: &str) -> Result<Vec<Warning>, Error> {
     let mut warnings: Vec<Warning> = lower_delay(draft).into_iter().collect();
     known_handover(draft);
@@ -189,8 +187,7 @@ fn check_streams(config: &Config, place: impl Fn(&'static str) -> String) -> Res
     Ok(())
 }
 
-/// Defaults to stop-first for a server of which two cannot run at once, unless Handover=, Canary= or Ready=http:
-/// needs both.
+/// Makes stop-first the default if two of the server cannot run at once, unless an option needs both.
 fn known_handover(draft: &mut Draft) {
     let is_given = draft.place_of(Section::XSupervise, "Handover").is_some();
     let policy = &mut draft.config.policy;
@@ -200,8 +197,7 @@ fn known_handover(draft: &mut Draft) {
     }
 }
 
-/// Checks that Ready=http: and Canary=, which reach one generation alone, have steering and a stream socket. `place`
-/// gives the line that set a key.
+/// Checks that Ready=http: and Canary=, which reach one generation alone, have steering and a stream socket.
 fn check_steering(config: &Config, place: impl Fn(&'static str) -> String) -> Result<(), Error> {
     let is_steered = config.policy.handover == Handover::Steered;
     let remedy = "write --handover steered (Handover=steered), or leave it out";

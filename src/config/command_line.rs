@@ -238,8 +238,7 @@ fn take_word(rest: &mut &str, warn: &dyn Fn(Problem)) -> Result<Option<String>, 
         left = match c {
             '\\' => unescape(after, &mut word).unwrap_or_else(|| {
                 unknown = true;
-                // The backslash stays in front of the next character, also where that is a blank and would end the
-                // word.
+                // The backslash stays in front of the next character, even of a blank.
                 let length = 1 + after.chars().next().map_or(0, char::len_utf8);
                 word.extend_from_slice(&left.as_bytes()[..length]);
                 &left[length..]
@@ -275,8 +274,7 @@ fn take_word(rest: &mut &str, warn: &dyn Fn(Problem)) -> Result<Option<String>, 
     Ok(Some(word))
 }
 
-/// Decodes the C escape at the start of `text` (its backslash is gone) into `out` and returns the rest. `None` for an
-/// unknown escape and for NUL.
+/// Decodes the C escape behind a backslash into `out` and returns the rest. `None` for an unknown one and for NUL.
 fn unescape<'a>(text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
     let kind = text.chars().next()?;
     let plain = match kind {

@@ -1,5 +1,4 @@
-//! Protocol=: the environment variables by which servers older than LISTEN_FDS, or beside it, learn of inherited
-//! sockets.
+//! Protocol=: environment variables other than LISTEN_FDS by which servers learn of inherited sockets.
 //!
 //! Each dialect adds its variables to LISTEN_FDS and takes nothing away. A socket that a dialect cannot express is
 //! left out of its variables; the server still has the fd.
@@ -13,8 +12,7 @@ pub enum Dialect {
     Systemd,
     /// Server::Starter(3pm), read by Starlet, Starman and h2o: `SERVER_STARTER_PORT=127.0.0.1:8080=3;/run/x.sock=4`.
     ServerStarter,
-    /// Einhorn (README, "Environment variables"): EINHORN_FD_COUNT, EINHORN_FD_0, ...; EINHORN_MASTER_PID must be the
-    /// parent.
+    /// Einhorn's README: EINHORN_FD_COUNT, EINHORN_FD_0, ...; EINHORN_MASTER_PID must be the parent.
     Einhorn,
     /// nginx's binary upgrade: `NGINX=3;4;`. nginx finds the address of each fd by getsockname(2).
     Nginx,
@@ -94,8 +92,7 @@ impl Dialect {
         }
     }
 
-    /// The variables that describe `sockets`; none where no socket can be expressed. `parent` is the pid of the
-    /// server's parent.
+    /// The variables that describe `sockets`; none if it can express none. `parent` is the pid of the server's parent.
     pub fn variables(self, sockets: &[Passed<'_>], generation: u64, parent: u32) -> Vec<(String, String)> {
         let known: Vec<&Passed<'_>> =
             sockets.iter().filter(|socket| self.refuses(socket.kind, socket.address).is_none()).collect();
@@ -140,8 +137,7 @@ fn family(socket: &Passed<'_>) -> &'static str {
     }
 }
 
-/// The key that php-fpm looks for: its `listen` address as inet_ntop(3) prints it, a colon and the port, without
-/// brackets.
+/// The key that php-fpm looks for: its `listen` address by inet_ntop(3), a colon, the port, no brackets.
 fn fpm_key(address: &str) -> String {
     match address.strip_prefix('[') {
         Some(v6) => v6.split('%').next().unwrap_or_default().replace(']', ""),

@@ -94,8 +94,7 @@ impl Draft {
         })
     }
 
-    /// Sets a directive of [Socket] for the sockets that are being read; does nothing for a directive of another
-    /// section.
+    /// Sets a directive of [Socket] for the sockets that are being read; ignores other sections.
     ///
     /// # Errors
     /// Those of [`Draft::set`].

@@ -5,9 +5,8 @@ use super::{Error, Problem, printable};
 /// The variables of an environment file, in order; a later one of the same name wins.
 ///
 /// A line is `NAME=VALUE`; a line without `=`, or that makes no valid variable, is skipped as in systemd. `#` and `;`
-/// begin comments. A backslash at the end of a line continues it. A value is trimmed; in it a backslash quotes the
-/// next character and joins lines; `'...'` is verbatim; in `"..."` a backslash quotes only `"`, `\`, `` ` `` and `$`.
-/// Nothing is expanded.
+/// begin comments. A backslash at the end of a line continues it. A value is trimmed; in it a backslash quotes the next
+/// character and joins lines; `'...'` is verbatim; in `"..."` only `"`, `\`, `` ` `` and `$`.
 ///
 /// # Errors
 /// A NUL byte, which no variable can hold. The place is `PLACE:LINE`.

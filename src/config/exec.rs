@@ -33,8 +33,7 @@ pub enum Privileges {
 pub enum Search {
     /// PATH of the new process, for COMMAND of the command line.
     Path,
-    /// The fixed path of systemd: /usr/local/sbin, /usr/local/bin, /usr/sbin, /usr/bin (and /sbin, /bin where these
-    /// differ).
+    /// The fixed path of systemd: /usr/local/sbin, /usr/local/bin, /usr/sbin, /usr/bin (and /sbin, /bin if separate).
     Fixed,
 }
 

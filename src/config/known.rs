@@ -30,8 +30,7 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Whether `option` is given, as `WORD`, `WORD=VALUE` or `WORD:VALUE`, in what we were told or in the server's
-    /// `words`.
+    /// Whether `option` (`WORD`, `WORD=VALUE` or `WORD:VALUE`) was given to us or is among the server's `words`.
     fn is_given(&self, words: &[String], option: &str) -> bool {
         let is_it = |word: &String| {
             word.strip_prefix(option).is_some_and(|rest| rest.is_empty() || rest.starts_with(['=', ':']))
@@ -124,8 +123,8 @@ pub fn remedy(words: &[String], sockets: &[Socket], asked: Asked<'_>) -> String 
     format!("start it as: {}", line.unwrap_or_else(|| typed(&command)))
 }
 
-/// How the server that `words` start is kept in the foreground: a clause without a full stop. It names no option that
-/// `words` have already.
+/// How the server that `words` start is kept in the foreground: a clause without a full stop and without what `words`
+/// have.
 pub fn foreground(words: &[String]) -> String {
     let Some((name, server, own)) = server(words) else {
         return "look for its option, such as --foreground, -F, -D or --no-daemon".to_owned();

@@ -194,8 +194,7 @@ pub enum Input {
 pub enum Output {
     /// The stdout or stderr of supervise: the default, and `journal`, `kmsg` and `tty`.
     Ours,
-    /// `inherit`: a copy of the standard fd before it. Where that is ours, or a stdin from /dev/null, it is ours as
-    /// well.
+    /// `inherit`: a copy of the standard fd before it. Where that is ours or a /dev/null, it is ours.
     Inherit,
     Null,
     /// `file:`: opened at its start without truncation, as in systemd.

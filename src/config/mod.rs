@@ -1,8 +1,8 @@
 //! The configuration as plain data: text goes in, a [`Config`] or an [`Error`] comes out, without I/O.
 //!
 //! A command line is a unit file written inline, so both fill this one structure through one table, [`directives`].
-//! Values keep their systemd meaning; [`Config::for_units`] has systemd's defaults, [`Config::for_command_line`]
-//! those that differ on the command line.
+//! Values keep their systemd meaning; [`Config::for_units`] has systemd's defaults, [`Config::for_command_line`] the
+//! others.
 
 pub mod address;
 pub mod choice;

@@ -89,8 +89,7 @@ fn limit_value(resource: Resource, text: &str) -> Result<Option<u64>, Problem> {
     }
 }
 
-/// The span in whole `unit`s (nanoseconds each), rounded up: a limit of 100 ms of CPU time must not become 0. `None`
-/// for infinity.
+/// The span in whole `unit`s (nanoseconds each), rounded up: 100 ms of CPU time must not become 0. `None` for infinity.
 fn finite(span: Span, unit: u64) -> Result<Option<u64>, Problem> {
     Ok((!span.is_infinite()).then(|| span.as_nanos().div_ceil(unit)))
 }

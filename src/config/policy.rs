@@ -16,8 +16,7 @@ pub struct Policy {
     /// TriggerLimitIntervalSec= and TriggerLimitBurst= (systemd.socket(5)): starts caused by connections. Above it
     /// connections wait until the interval ends; unlike in systemd the socket stays open.
     pub trigger_limit: Rate,
-    /// PollLimitIntervalSec= and PollLimitBurst=: how often all sockets together are looked at for waiting
-    /// connections.
+    /// PollLimitIntervalSec= and PollLimitBurst=: how often all sockets together are looked at for waiting connections.
     pub poll_limit: Rate,
     /// SuccessExitStatus=: clean in addition to 0, SIGHUP, SIGINT, SIGTERM and SIGPIPE.
     pub success: StatusSet,
@@ -124,8 +123,7 @@ impl Policy {
         }
     }
 
-    /// Whether old and new have to run at once even where that is known to do harm: Handover= says so, or Canary= or
-    /// Ready=http: need both.
+    /// Whether old and new must run at once even if that does harm, by Handover=, Canary= or Ready=http:.
     pub fn must_overlap(&self) -> bool {
         let overlaps = self.handover != Handover::StopFirst;
         overlaps && (self.handover_given || self.canary.is_some() || self.ready == Ready::Http)
@@ -277,8 +275,7 @@ pub enum Ready {
     Notify,
     /// Type=notify without Ready=: READY=1, and seen waiting on its sockets if the current one was.
     NotifyType,
-    /// execve(2) has succeeded; with Type=forking the daemon is in the background, with oneshot all commands have
-    /// ended.
+    /// execve(2) has succeeded; Type=forking: it is in the background; oneshot: all commands have ended.
     Exec,
     /// It has lived this long.
     Delay(Span),

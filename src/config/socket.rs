@@ -66,8 +66,7 @@ pub enum Timestamping {
     Nanoseconds,
 }
 
-/// The ExecStartPre= ... ExecStopPost= of [Socket], which are not those of [Service]. supervise waits for each to
-/// end.
+/// The ExecStartPre= ... ExecStopPost= of [Socket], which are not those of [Service]. supervise waits for each to end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SocketCommands {
     /// Run before and after the sockets of this unit are bound.

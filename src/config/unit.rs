@@ -77,8 +77,7 @@ impl Read<'_> {
         self.unit.name.full()
     }
 
-    /// The line to name where `section` lacks `key`: the last line that empties it, else the one that begins the
-    /// section.
+    /// The line to name where `section` lacks `key`: the last that empties it, else the section's header.
     fn place_without(&self, section: &str, key: &str) -> &str {
         let emptied =
             self.assignments.iter().rfind(|line| line.section == section && line.key.starts_with(key));
@@ -161,8 +160,7 @@ impl Loader<'_> {
         all
     }
 
-    /// Reads one .socket file. Its options, commands and Listen...= lines are its own, and emptying them affects no
-    /// other file.
+    /// Reads one .socket file. Its options, commands and Listen...= lines affect no other file.
     fn socket(&mut self, read: &Read<'_>, flags: &[Override]) {
         let listeners = std::mem::take(&mut self.draft.config.listeners);
         let commands = std::mem::take(&mut self.draft.config.socket_commands);
@@ -352,8 +350,7 @@ fn absolute(directive: &Directive, value: &str) -> Result<(), Problem> {
     Err(Problem::new(format!("{:?} is no absolute path", printable(path)), "write it from the root on"))
 }
 
-/// Whether a wrong value is an error rather than a warning: where systemd refuses the unit, and where a port would be
-/// lost.
+/// Whether a wrong value is an error and no warning: systemd refuses the unit, or a port would be lost.
 fn is_fatal(directive: &Directive, value: &str) -> bool {
     match directive.key {
         "ExecSearchPath" => false,

@@ -10,8 +10,7 @@ use super::Problem;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
 pub struct Span(u64);
 
-/// Units in microseconds, the resolution of systemd. The first match counts, so a name stands before its own
-/// prefixes.
+/// Units in microseconds, the resolution of systemd. The first match counts, so a name stands before its own prefixes.
 const UNITS: [(&str, u64); 30] = [
     ("seconds", 1_000_000),
     ("second", 1_000_000),

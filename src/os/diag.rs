@@ -1,8 +1,8 @@
-//! What the kernel says about sockets: sock_diag(7) for connections, queues and whoever else is on a port, /proc for
-//! what it does not answer. Only facts: [`traffic`] sorts them by the rules of draining, others decide.
+//! What the kernel says about sockets: sock_diag(7) for connections, queues and other sockets on a port, /proc for
+//! the rest. It reports facts; [`traffic`] sorts them by the rules of draining.
 //!
-//! A dump is not one moment: the kernel walks its tables in pieces, so a connection that moves between two pieces may be
-//! seen twice or not at all. Whoever acts on "nothing left" looks twice.
+//! A dump is not a snapshot: the kernel walks its tables in pieces, so a connection that moves between two pieces may
+//! be seen twice or not at all. A caller that acts on "nothing left" looks twice.
 
 mod inet;
 mod local;
@@ -24,32 +24,32 @@ pub use super::socket::holder::of_inode as holder;
 
 use netlink::Channel;
 
-/// The netlink socket is opened at the first question: most runs of `supervise` never ask one. It belongs to the
-/// network namespace it was opened in.
+/// The netlink socket is opened at the first question, since most runs of supervise never ask one. It belongs to the
+/// network namespace in which it was opened.
 #[derive(Debug, Default)]
 pub struct Diag {
     channel: Option<Channel>,
-    /// Answers that whoever asks the same gets until [`Diag::forget`]: a dump takes the kernel milliseconds.
+    /// Answers that are kept until [`Diag::forget`], because a dump takes the kernel milliseconds.
     tcp: HashMap<Port, Rc<[InetSocket]>>,
     unix: Option<Rc<UnixSockets>>,
 }
 
-/// Whether it is of IPv4, and the number.
+/// Whether the port is of IPv4, and its number.
 type Port = (bool, u16);
 
 fn port_of(at: SocketAddr) -> Port {
     (at.is_ipv4(), at.port())
 }
 
-/// Ranges of ports in one question: the kernel compares each socket with each.
+/// The most ranges of ports in one question; the kernel compares each socket with each.
 const RANGES: usize = 16;
 
-/// The answer about several addresses.
+/// The sockets found on several addresses.
 #[derive(Debug, Default)]
 pub struct FoundSockets(HashMap<Port, Vec<InetSocket>>);
 
 impl FoundSockets {
-    /// Those of this address's family on its port.
+    /// The sockets of this address's family on its port.
     pub fn at(&self, at: SocketAddr) -> &[InetSocket] {
         self.0.get(&port_of(at)).map_or(&[], Vec::as_slice)
     }
@@ -60,17 +60,17 @@ impl FoundSockets {
 }
 
 impl Diag {
-    /// All TCP sockets of this address's family on its port, of any process: listeners, handshakes, connections and what is
-    /// left of them. A socket for IPv6 has its IPv4 clients among those of IPv6. The kernel walks a table as large as the
-    /// machine's memory makes it: milliseconds, whatever is in it. So the answer stays the same until [`Self::forget`].
+    /// All TCP sockets of this address's family on its port, of any process: listeners, handshakes, connections and
+    /// their remains. IPv4 clients of an IPv6 socket are among those of IPv6. The kernel walks a table whose size
+    /// depends on the machine's memory, which takes milliseconds, so the answer is kept until [`Self::forget`].
     ///
-    /// Errors: a kernel or sandbox without sock_diag, an answer that makes no sense. The next question starts afresh.
+    /// Errors: a kernel or sandbox without sock_diag, or a malformed answer. The next question starts afresh.
     pub fn tcp(&mut self, at: SocketAddr) -> io::Result<Rc<[InetSocket]>> {
         self.learn_tcp(&[at])?;
         Ok(self.tcp.get(&port_of(at)).map(Rc::clone).unwrap_or_default())
     }
 
-    /// Asks once for all of these that [`Self::tcp`] is about to ask for one by one.
+    /// Asks in one question for all these addresses, before [`Self::tcp`] is called for each.
     pub fn learn_tcp(&mut self, at: &[SocketAddr]) -> io::Result<()> {
         let is_unknown = |at: &SocketAddr| !self.tcp.contains_key(&port_of(*at));
         let unknown: Vec<SocketAddr> = at.iter().copied().filter(is_unknown).collect();
@@ -82,7 +82,7 @@ impl Diag {
         Ok(())
     }
 
-    /// All unix sockets of the network namespace, until [`Self::forget`]; the kernel cannot choose among them.
+    /// All unix sockets of the network namespace, kept until [`Self::forget`]; the kernel cannot filter them.
     pub fn unix(&mut self) -> io::Result<Rc<UnixSockets>> {
         if let Some(known) = &self.unix {
             return Ok(Rc::clone(known));
@@ -92,29 +92,29 @@ impl Diag {
         Ok(found)
     }
 
-    /// What was true is not any more: the next question is the kernel's again.
+    /// Drops the kept answers, so that the next question goes to the kernel.
     pub fn forget(&mut self) {
         self.tcp.clear();
         self.unix = None;
     }
 
-    /// Those of them that are handshakes.
+    /// The handshakes among the sockets of these addresses.
     pub fn handshakes(&mut self, at: &[SocketAddr]) -> io::Result<FoundSockets> {
         self.inet(libc::IPPROTO_TCP, at, SocketState::SynReceived.mask())
     }
 
-    /// Those of them that listen: cheap however many connections there are. Of a listener `rqueue` is how
-    /// many wait to be accepted and `wqueue` how many may.
+    /// The listeners among them, which is cheap however many connections there are. For a listener `rqueue` is the
+    /// length of its accept queue and `wqueue` the limit.
     pub fn listeners(&mut self, at: &[SocketAddr]) -> io::Result<FoundSockets> {
         self.inet(libc::IPPROTO_TCP, at, SocketState::Listen.mask())
     }
 
-    /// The UDP sockets of these addresses' families on their ports; `rqueue` is the memory, in bytes, that unread datagrams take.
+    /// The UDP sockets of these addresses' families and ports; `rqueue` is the memory in bytes of unread data.
     pub fn udp(&mut self, at: &[SocketAddr]) -> io::Result<FoundSockets> {
         self.inet(libc::IPPROTO_UDP, at, inet::ALL_STATES)
     }
 
-    /// One question for each family, however many ports: what an answer costs is mostly the walk.
+    /// Asks once for each family, however many ports there are, since the walk costs most.
     fn inet(&mut self, protocol: libc::c_int, at: &[SocketAddr], states: u32) -> io::Result<FoundSockets> {
         let mut found = FoundSockets::default();
         for (family, is_ipv4) in [(libc::AF_INET, true), (libc::AF_INET6, false)] {
@@ -126,7 +126,7 @@ impl Diag {
             let ranges = inet::ranges(&ports, RANGES);
             let request = inet::request(family as u8, protocol as u8, &ranges, states);
             for socket in self.ask(&request, inet::parse)? {
-                // Others may lie between them, and a kernel that took no notice of the filter would mix in all.
+                // A range may contain other ports, and a kernel that ignores the filter reports all.
                 if ports.contains(&socket.local.port()) {
                     found.0.entry((is_ipv4, socket.local.port())).or_default().push(socket);
                 }
@@ -135,7 +135,7 @@ impl Diag {
         Ok(found)
     }
 
-    /// A channel that failed is dropped: the rest of a broken answer is not to be read as the next one.
+    /// Asks and parses. After an error the channel is dropped, lest the rest be read as the next answer.
     fn ask<T>(&mut self, request: &[u8], parse: fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
         let mut channel = match self.channel.take() {
             Some(channel) => channel,

@@ -1,9 +1,8 @@
 //! `supervise exec -- COMMAND`: becomes COMMAND, with our own pid where the protocols require that of the server.
 //!
 //! A wrapper that forks (npm, make, `sh -c`) leaves LISTEN_PID at its own pid, so a server that checks it takes no
-//! socket; many wrappers also close inherited fds (node, Python's subprocess, sudo). This program runs between the
-//! two and fetches the sockets anew. COMMAND gets the signals as std leaves them: none blocked, SIGPIPE at its
-//! default.
+//! socket; many wrappers also close inherited fds (node, Python's subprocess, sudo). This program runs between the two
+//! and fetches the sockets anew. COMMAND gets the signals as std leaves them: none blocked, SIGPIPE at its default.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

@@ -142,16 +142,14 @@ impl FdStore {
 }
 
 impl Entry {
-    /// Whether the fd has hung up. The event alone may have been urgent data (EPOLLPRI), which is no reason to drop
-    /// it.
+    /// Whether the fd has hung up. The event alone may have been urgent data (EPOLLPRI), which is no reason to drop it.
     fn is_over(&self) -> bool {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
         // An error means a shortage of memory, in which case the fd is kept.
         nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
-    /// To be called before the fd is closed: another process may share the open file description, and epoll would go
-    /// on reporting it.
+    /// Comes before close(2): while another process shares the open file description, epoll would go on reporting it.
     fn unwatch(&self, registry: &Registry) {
         if self.watch == Watch::Registered
             && let Err(error) = registry.deregister(&mut SourceFd(&self.fd.as_raw_fd()))

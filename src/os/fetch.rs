@@ -1,8 +1,7 @@
 //! Fetches the sockets that a wrapper has closed: the request of `supervise exec`, and its answer.
 //!
-//! The request is a datagram to the notify socket of the generation, which knows its processes. It passes one end of
-//! a socketpair(2), on which the answer arrives (SCM_RIGHTS, unix(7)); if that end is closed without one, it was
-//! refused.
+//! The request is a datagram to the notify socket of the generation, which knows its processes. It passes one end of a
+//! socketpair(2), on which the answer arrives (SCM_RIGHTS, unix(7)); if that end is closed without one, it was refused.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -134,8 +133,7 @@ pub fn of_ancestors(names: &[&str]) -> Vec<(OsString, OsString)> {
     Vec::new()
 }
 
-/// [`VARIABLE`] and its companions from our environment, else [`of_ancestors`]; empty where no supervise can be
-/// asked.
+/// [`VARIABLE`] and its companions from our environment, else [`of_ancestors`]; empty where no supervise can be asked.
 pub fn variables() -> Vec<(OsString, OsString)> {
     match env::var_os(VARIABLE) {
         Some(address) => vec![(VARIABLE.into(), address)],

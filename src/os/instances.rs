@@ -140,8 +140,7 @@ fn candidates(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<Path
     found
 }
 
-/// Opens `dir` if it is our own directory and nobody else may enter it; `create` makes it where it is absent (but not
-/// its parent).
+/// Opens `dir` if it is ours and nobody else may enter it; `create` makes it (but not its parent).
 pub fn usable(dir: &Path, create: bool) -> Result<File, Unusable> {
     usable_by(dir, create, geteuid().as_raw())
 }
@@ -231,15 +230,13 @@ fn answering(dir: &Path, name: String) -> Option<LivingInstance> {
     }
 }
 
-/// Whether a socket is the control socket of a supervise and not that of a server, which would not understand a
-/// request.
+/// Whether a socket is the control socket of a supervise and not that of a server.
 fn is_control(path: &Path) -> bool {
     fs::symlink_metadata(path)
         .is_ok_and(|found| found.file_type().is_socket() && found.mode() & 0o7777 == CONTROL_MODE)
 }
 
-/// Finds out, without waiting, which process listens at `path`. The other side sees a connection that is closed at
-/// once.
+/// Finds out, without waiting, which process listens at `path`, by a connection that is closed at once.
 pub fn holder(path: &Path) -> Holder {
     // connect(2) also fails with ECONNREFUSED for a file that is no socket.
     match fs::symlink_metadata(path) {

@@ -1,12 +1,12 @@
-//! InterceptBind=: a server that binds for itself gets the held socket in the place of its own.
+//! InterceptBind=: the bind(2) of a server that does not know LISTEN_FDS is answered with the held socket.
 //!
-//! Each process that we start has its `filter`, and each filter a thread of ours that answers it (seccomp_unotify(2)).
-//! `address` reads what the server wants, `target` looks at its socket, `answer` decides. A thread and not the loop:
-//! reading another's memory and putting an fd into it can take as long as that other likes (a page of a file system
-//! that does not answer, an SO_LINGER of what was in the place), and nothing else must wait for that.
+//! Each process that we start gets a seccomp `filter`, and for each filter one thread of ours answers
+//! (seccomp_unotify(2)). `address` reads what the server wants, `target` looks at its socket, `answer` decides. It is a
+//! thread because reading the memory of another process or replacing an fd in it can take as long as that process likes
+//! (a page of a file system that does not answer, an SO_LINGER of the replaced fd).
 //!
-//! It is a convenience and no sandbox: what is read here is read again by the kernel, and whoever lies about it gets
-//! what he would have got without us, or a socket that was passed to him anyway.
+//! It is a convenience and no sandbox: the kernel reads again what was read here, and a process that changes it in
+//! between gets what it would have got without us, or a socket that was passed to it anyway.
 
 mod address;
 mod answer;
@@ -40,56 +40,55 @@ pub use held::Held;
 use held::stand_in;
 use target::BindTarget;
 
-/// What one filter has to tell in all its life.
+/// The most notes that one filter may cause.
 const NEWS: usize = 16;
 
-/// From the thread to the loop.
+/// What the thread tells the event loop.
 #[derive(Debug)]
 pub enum News {
-    /// Each once in the life of a filter.
+    /// A note for the log; each comes once for a filter.
     Told(BindNote),
-    /// The server binds something beside what is held, and is let: whether that is worth a word is known later.
+    /// The server binds something beside the held sockets and may do so; whether that needs a word shows later.
     Beside(Tried),
-    /// It binds `wanted`, of families that the held socket with this inode has not, or not alone: wants an answer, the
-    /// socket of those families, or None where there can be none.
+    /// The server binds `wanted`, of families that the held socket with this inode does not have. The answer is the
+    /// socket for those families, or `None` where there can be none.
     Family { inode: u64, wanted: SocketAddr, families: Families, answer: Sender<Option<Held>> },
-    /// It binds the UDP socket with this inode once more: wants an answer when the slot has the socket that it is to get.
-    /// `may_connect`: it does not say by SO_REUSEPORT that several share what comes, so we may connect the one it has.
+    /// The server binds the UDP socket with this inode once more. The answer comes when the slot has another socket for
+    /// it. `may_connect`: it does not share its datagrams by SO_REUSEPORT, so we may connect the socket that it has.
     Again { inode: u64, may_connect: bool, answer: Sender<()> },
-    /// The server has got the socket of a port alone, the families of which may not be known yet. It is not told again
-    /// before this was set to false.
+    /// The server has got the socket of a bare port, whose families may not be known yet. Not sent again while the flag
+    /// is `true`.
     GotPort(Arc<AtomicBool>),
-    /// The server has removed the path that it binds: wants an answer when all paths are where they belong.
+    /// The server has removed the path that it binds. The answer comes when all paths are back.
     PathGone(Sender<()>),
 }
 
-/// A bind(2) of the server's own that is let through, or answered with less than it wants.
+/// A bind(2) that was let through, or that was answered with less than it wants.
 #[derive(Clone, Debug)]
 pub struct Tried {
     pub note: BindNote,
-    /// Of the socket that the server has then.
+    /// The inode of the socket that the server then has.
     pub inode: u64,
-    /// What is held is in the way of it.
+    /// Whether it fails because a held socket is in the way.
     pub fails: bool,
 }
 
-/// Answers the calls of one filter for as long as somebody is under it. Dropped: lets all of them pass from then on,
-/// and closes its sockets.
+/// Answers the calls of one filter for as long as a process is under it. Dropping it lets all later calls pass.
 #[derive(Debug)]
 pub struct Interceptor {
     common: Arc<Common>,
     listener: Sender<OwnedFd>,
 }
 
-/// What the thread and the loop both have.
+/// The state that the thread and the event loop share.
 #[derive(Debug)]
 struct Common {
     held: Mutex<Vec<Arc<Held>>>,
-    /// There is no other generation, so that what is not steered is this one's alone.
+    /// Whether no other generation exists, so that sockets that are not steered belong to this one alone.
     is_alone: Arc<AtomicBool>,
-    /// It was let bind something for itself, what is held may be in the way of that, and it was not told of.
+    /// Whether a bind(2) was let through that may fail because of a held socket, without a note about it.
     has_passed: AtomicBool,
-    /// The loop has not heard yet that it has got the socket of a port alone.
+    /// Whether the event loop has not yet been told that the server got the socket of a bare port.
     has_got_port: Arc<AtomicBool>,
 }
 
@@ -106,11 +105,11 @@ impl Drop for Interceptor {
 }
 
 impl Interceptor {
-    /// Waits for the listener of a filter that is yet to be installed: a process under one that nobody answers can bind
-    /// nothing. `tell` is called by the thread that does.
+    /// Starts the thread that waits for the listener of a filter to be installed; under a filter that nobody answers
+    /// a process could bind nothing. The thread calls `tell`.
     ///
     /// # Errors
-    /// There can be no further thread.
+    /// No further thread can be created.
     pub fn new(
         held: Vec<Held>,
         is_alone: Arc<AtomicBool>,
@@ -126,7 +125,7 @@ impl Interceptor {
         let ours = Arc::clone(&common);
         let (listener, receiver) = mpsc::channel();
         thread::Builder::new().name("intercept".to_owned()).stack_size(256 << 10).spawn(move || {
-            // None comes where the process or its filter could not be had.
+            // The sender is dropped if the process or its filter could not be made.
             if let Ok(listener) = receiver.recv() {
                 Desk { listener, common: ours, tell: Box::new(tell), told: Vec::new(), beside: 0 }.serve();
             }
@@ -138,18 +137,18 @@ impl Interceptor {
         self.listener.send(listener).expect("the thread waits for it");
     }
 
-    /// The server has this socket in the place of one of its own.
+    /// Whether the server was given this socket in place of its own.
     pub fn has_given(&self, socket: &HeldSocket) -> bool {
         let is_it = |held: &Held| held.place.kind == socket.kind && held.address == socket.address;
         self.common.held().iter().any(|held| is_it(held) && held.is_given.load(Ordering::Relaxed))
     }
 
-    /// The server has it, and wanted more when it bound it last.
+    /// Whether the server has the socket with this inode and wanted more when it last bound it.
     pub fn is_narrow(&self, inode: u64) -> bool {
         self.common.held().iter().any(|held| held.inode == inode && held.is_narrow.load(Ordering::Relaxed))
     }
 
-    /// The generation has another socket for the address of the one with this inode.
+    /// Replaces the socket with this inode by another for the same address.
     pub fn exchange(&self, inode: u64, new: Held) {
         let mut held = self.common.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = held.iter_mut().find(|held| held.inode == inode) {
@@ -157,53 +156,53 @@ impl Interceptor {
         }
     }
 
-    /// It is not held any more.
+    /// Removes a socket that is not held any more.
     pub fn forget(&self, inode: u64) {
         let mut held = self.common.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|one| one.inode != inode);
     }
 
-    /// The server may have met an address in use, and was not told of.
+    /// Whether the server may have met EADDRINUSE without a note about it.
     pub fn may_have_failed(&self) -> bool {
         self.common.has_passed.load(Ordering::Relaxed)
     }
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct Desk {
     listener: OwnedFd,
     common: Arc<Common>,
     tell: Box<dyn Fn(News) + Send>,
     told: Vec<BindNote>,
-    /// How much was told of what the server binds beside.
+    /// The number of notes about sockets that the server binds beside the held ones.
     beside: usize,
 }
 
-/// What a server gets in the place of its own socket.
+/// The socket that a server gets in place of its own.
 struct Gift {
     held: Arc<Held>,
     target: BindTarget,
-    /// The inode of its own socket, and that itself where we may have it.
+    /// The inode of the server's own socket, and a duplicate of it where we may have one.
     inode: u64,
     duplicate: Option<OwnedFd>,
-    /// It wants more than that.
+    /// Whether the server wants more than the held socket has.
     is_narrow: bool,
 }
 
 /// What is done about a call.
 enum Verdict {
-    /// The kernel goes on as if we were not there.
+    /// The kernel carries it out.
     Pass,
-    /// So it does, and the server may meet what is held.
+    /// The kernel carries it out, and a held socket may be in the way.
     Bind,
-    /// Nothing is to be done: it has what it asks for.
+    /// It succeeds without effect, as the server has what it asks for.
     Done,
     Give(Gift),
 }
 
 impl Desk {
     fn serve(mut self) {
-        // Signals are for the main thread.
+        // Signals are handled by the main thread.
         if let Err(errno) = SigSet::all().thread_block() {
             log::debug!("cannot block signals: {}", errno.desc());
         }
@@ -217,7 +216,7 @@ impl Desk {
             if events.contains(PollFlags::POLLIN) {
                 self.next();
             } else if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
-                // Nobody is left under the filter.
+                // No process is left under the filter.
                 return;
             }
         }
@@ -226,7 +225,7 @@ impl Desk {
     fn next(&mut self) {
         let call = match seccomp::receive(self.listener.as_fd()) {
             Ok(call) => call,
-            // It went away meanwhile.
+            // The call was interrupted meanwhile.
             Err(error) => return log::trace!("seccomp: {error}"),
         };
         let held = self.common.held();
@@ -234,26 +233,26 @@ impl Desk {
         let listener = self.listener.as_fd();
         let answered = match verdict {
             Verdict::Give(gift) => self.give(&call, &gift),
-            // Read by its number: was it still that thread?
+            // The listener was identified by the thread's number, so that thread must still be waiting.
             Verdict::Done if seccomp::is_waiting(listener, call.id) => seccomp::succeed(listener, call.id),
             Verdict::Bind => self.let_bind(&call),
             Verdict::Done | Verdict::Pass => seccomp::pass(listener, call.id),
         };
         if let Err(error) = answered {
-            // ENOENT: a signal took it out of the call, or it is gone.
+            // ENOENT: a signal interrupted the call, or the process has ended.
             log::debug!("a system call of thread {} went unanswered: {error}", call.thread);
         }
     }
 
     fn judge(&mut self, call: &Call, held: &[Arc<Held>]) -> Verdict {
-        // An fd is an int, whatever else the register has.
+        // An fd is an int; the register may have more bits.
         let target = BindTarget { thread: call.thread, fd: call.args[0] as RawFd };
         if call.thread == 0 || target.fd < 0 || held.is_empty() {
             return Verdict::Pass;
         }
         if call.number == libc::SYS_listen {
             let inode = target.inode();
-            // Ours listens already, and as long as it was asked for.
+            // The held socket listens already, with its own backlog.
             return if held.iter().any(|held| Some(held.inode) == inode) {
                 Verdict::Done
             } else {
@@ -274,10 +273,10 @@ impl Desk {
         }
     }
 
-    /// None: it cannot be read. Some(None): it is none that could be held.
+    /// `None`: the address cannot be read. `Some(None)`: no held socket could have it.
     fn read_wanted(&mut self, target: BindTarget, address: u64, length: usize) -> Option<Option<Wanted>> {
         let bytes = target.memory(address, length).or_else(|error| {
-            // Another user's, and we are root without CAP_SYS_PTRACE, as in containers: root may act as that user.
+            // As root without CAP_SYS_PTRACE (in containers) we may act as the user of the process.
             if target.act_as_its_user() { target.memory(address, length) } else { Err(error) }
         });
         match bytes {
@@ -286,7 +285,7 @@ impl Desk {
                 let name = target.read("comm").unwrap_or_default();
                 self.tell(BindNote::Unseen { process: name.trim_end().to_owned(), why: error.to_string() });
             }
-            // Not its own memory, which the kernel will tell it, or it is gone.
+            // The address is invalid, which the kernel will report, or the process has ended.
             Err(error) => log::debug!("the memory of thread {}: {error}", target.thread),
         }
         None
@@ -305,8 +304,8 @@ impl Desk {
             _ => false,
         };
         if let Some(number) = held.iter().position(|held| held.inode == inode) {
-            // A signal took the thread out of the call after we had put it there, and the call begins anew. What is bound
-            // cannot be bound to another address, and the kernel says so.
+            // A signal interrupted the call after its socket was replaced, and the server repeats it. A bound socket
+            // cannot be bound to another address, which the kernel reports.
             return match answer::answer(socket, wanted, &places[number..=number], is_same_path) {
                 Answer::Held(_) => Verdict::Done,
                 Answer::Wider(_) => Verdict::Done,
@@ -316,7 +315,7 @@ impl Desk {
         let answer = answer::answer(socket, wanted, &places, is_same_path);
         match answer {
             Answer::Pass => Verdict::Bind,
-            // With a socket of its own it can at least be reached.
+            // With its own socket the server can at least be reached.
             Answer::Held(number) if !held[number].is_steered && held[number].is_gone() => Verdict::Bind,
             Answer::Held(number) => {
                 let held = self.for_one_more_bind(&held[number], duplicate.as_ref());
@@ -334,7 +333,7 @@ impl Desk {
         }
     }
 
-    /// A UDP server that has `held` already may have connected it to a client, and shall get another.
+    /// The socket for another bind(2) of `held`. A UDP server may have connected its first one, so it gets a new one.
     fn for_one_more_bind(&self, held: &Arc<Held>, theirs: Option<&OwnedFd>) -> Arc<Held> {
         if held.place.kind != Kind::Udp || !held.is_given.load(Ordering::Relaxed) {
             return Arc::clone(held);
@@ -349,7 +348,7 @@ impl Desk {
         now.unwrap_or_else(|| Arc::clone(held))
     }
 
-    /// For a server that binds `wanted` with the socket `inode`, which `held` is not made for. None: it gets none.
+    /// The socket for a server that binds `wanted` by the socket `inode`, whose family `held` does not fit.
     fn other_family(
         &mut self,
         answer: Answer,
@@ -381,14 +380,14 @@ impl Desk {
         None
     }
 
-    /// What the server wants, bound by the loop: for a port alone was asked, so that it may say which families that has.
+    /// Has the event loop bind the socket that the server wants, since a bare port leaves the choice of families to it.
     fn open(&self, held: &Held, wanted: SocketAddr, families: Families) -> Option<Arc<Held>> {
         if !held.place.is_port {
             return None;
         }
         let (answer, answered) = mpsc::channel();
         (self.tell)(News::Family { inode: held.inode, wanted, families, answer });
-        // Nobody answers once supervise ends.
+        // When supervise ends, nobody answers.
         let held = Arc::new(answered.recv().ok()??);
         self.common.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&held));
         Some(held)
@@ -403,7 +402,7 @@ impl Desk {
         is_bound: bool,
     ) {
         let socket = held.address.clone();
-        // As --listen has it.
+        // In the form of --listen.
         let udp = if held.place.kind == Kind::Udp { "udp:" } else { "" };
         let wanted = format!("{udp}{wanted}");
         let fails = families == Families::V4 && !is_bound && held.place.takes_ipv4;
@@ -426,7 +425,7 @@ impl Desk {
             Some(_) => Registrations::of(*target, *inode),
             None => Registrations::default(),
         };
-        // All of this was read by a number.
+        // All of this was read by the thread's number.
         if !seccomp::is_waiting(listener, call.id) {
             return Err(Errno::ENOENT.into());
         }
@@ -462,7 +461,8 @@ impl Desk {
         seccomp::pass(self.listener.as_fd(), call.id)
     }
 
-    /// Who binds a path may chmod(2) it at once. The loop never waits for us, so this is over soon.
+    /// Has removed paths put back before bind(2) returns, because the server may chmod(2) its path at once. The event
+    /// loop never waits for this thread, so this does not take long.
     fn have_paths_put_back(&self) {
         let (done, is_done) = mpsc::channel();
         (self.tell)(News::PathGone(done));
@@ -471,7 +471,7 @@ impl Desk {
         }
     }
 
-    /// A server that binds whatever there is has not more to tell than one that is honest.
+    /// Sends a note, up to a limit for servers that bind whatever there is.
     fn tell(&mut self, told: BindNote) {
         if self.told.len() < NEWS && !self.told.contains(&told) {
             self.told.push(told.clone());
@@ -480,7 +480,7 @@ impl Desk {
     }
 }
 
-/// Why a child could not have a filter, and what to do about it.
+/// Why a child could not have a filter, with the remedy.
 pub fn why_not(error: &io::Error) -> String {
     let cause = match error.raw_os_error() {
         Some(libc::EBUSY) => {

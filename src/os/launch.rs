@@ -44,16 +44,14 @@ pub struct Launcher {
     /// Whether the server gets inherited sockets. Under InterceptBind= it binds for itself, and one that takes
     /// inherited sockets as well (uWSGI) would have them twice, so there only if the user asks for them.
     passes_sockets: bool,
-    /// The held sockets. They stay open until the last generation of this launcher has ended, even if a swap closes
-    /// them for the next one.
+    /// The held sockets. They stay open for the generations of this launcher, even if a swap closes them for the next.
     sockets: Vec<NamedSocket>,
 }
 
 /// The command to start, and what is known of its generation now.
 #[derive(Clone, Copy, Debug)]
 pub struct StartRequest<'a> {
-    /// The generation and the value of its NOTIFY_SOCKET, which is passed unless NotifyAccess=none. `None`: a command
-    /// of [Socket].
+    /// The generation and its NOTIFY_SOCKET, which NotifyAccess=none withholds; `None`: a command of [Socket].
     pub generation: Option<(GenerationId, &'a str)>,
     pub command: Command,
     /// MAINPID; `None` where there is no main process.
@@ -170,8 +168,7 @@ impl Launcher {
         words.into_iter().flatten().map(|word| word.to_string_lossy().into_owned()).collect()
     }
 
-    /// What its processes are told of the sockets, for messages: `Protocol=nginx`, and the names and values of
-    /// variables.
+    /// What its processes are told of the sockets, for messages: `Protocol=nginx`, and variables.
     pub fn given(&self) -> Vec<String> {
         let dialects = self.launch.dialects.iter().map(|dialect| format!("Protocol={}", dialect.as_str()));
         let variables = self.launch.environment.iter().map(|(name, value)| format!("{name}={value}"));

@@ -12,8 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::config::Color;
 
-/// The longest line with its newline; longer ones are cut. A pipe takes PIPE_BUF bytes at once if it is writable
-/// (pipe(7)).
+/// The longest line with its newline: PIPE_BUF, which a writable pipe takes at once (pipe(7)). Longer ones are cut.
 const LONGEST: usize = 4096;
 /// The crates of our lines.
 const CRATES: [&str; 2] = ["supervise", "socket_supervise"];

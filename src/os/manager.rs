@@ -47,8 +47,7 @@ impl ManagerSocket {
     }
 }
 
-/// Reads a path, or an abstract name after `@`. systemd's third form, vsock, is for virtual machines and not
-/// supported.
+/// Reads a path, or an abstract name after `@`. systemd's third form, vsock, is for virtual machines and not supported.
 fn parse(address: &OsStr) -> io::Result<SocketAddr> {
     match address.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),

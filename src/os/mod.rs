@@ -9,13 +9,13 @@
 //! port stay bound; [`questions`] judges what the kernel shows: which connections are idle, who waits on a socket, whether
 //! it takes a connection of our own to know, and which remedy a hint has.
 //!
-//! [`run`] opens what an instance needs and turns the loop. Each turn gathers facts in a fixed order and gives each
-//! to the core, whose orders are carried out before the next fact. The order, and why:
+//! [`run`] opens what an instance needs and runs the event loop. Each turn gathers facts in a fixed order and gives each
+//! to the core, whose actions are carried out before the next fact. The order, and its reasons:
 //!
-//! 1. notify datagrams: a last READY=1 or STATUS= of a process that is already dead still counts;
-//! 2. exits, then what became of their process groups: nothing below signals the dead;
+//! 1. notify datagrams: the last READY=1 or STATUS= of a process that has already ended still counts;
+//! 2. exits, then what is left of their process groups: after this nothing signals a process that has ended;
 //! 3. signals, 4. control requests, 5. the control socket's own file, 6. connections;
-//! 7. time: whatever arrived in time was in time.
+//! 7. time: what arrived in the same turn as a deadline was in time.
 
 pub mod children;
 pub mod control;

@@ -102,8 +102,7 @@ impl NotifySocket {
         }
     }
 
-    /// Reads one datagram without waiting. The caller limits how many it reads in a row, as senders may be faster
-    /// than we are.
+    /// Reads one datagram without waiting. The caller limits how many it reads in a row.
     ///
     /// Without `takes_fds` the control buffer has room for the credentials, which the kernel writes first, and for
     /// the one fd of a request for sockets. Further fds (FDSTORE=1) do not fit, so the kernel closes them within this
@@ -194,8 +193,7 @@ pub fn drop_what_main_alone_may_say(notify: &mut Notify, sender: Notifier) -> bo
 }
 
 /// The messages of a SOL_SOCKET control buffer (cmsg(3)): `struct cmsghdr` (length, level, type), then the data, each
-/// aligned to a word. nix refuses to read a truncated buffer, but the fds that the kernel has put into our table must
-/// be found in any case.
+/// aligned to a word. nix refuses to read a truncated buffer, but the fds in it are in our table already.
 pub(super) fn control_messages(control: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
     const HEADER: usize = size_of::<libc::cmsghdr>();
     let mut rest = control;

@@ -1,11 +1,10 @@
-//! Ready=http: one GET over HTTP/1.1, as a state machine for the shell's poll; Ready=auto: a silent connection, which only
-//! has to be accepted.
+//! The connections of readiness checks, as state machines for the event loop: one GET over HTTP/1.1 (Ready=http:), or
+//! a silent connection that only has to be accepted (Ready=auto).
 //!
-//! Over TCP the source port is bound before the connection is made: the steering program lets that port alone reach the
-//! candidate. The server closes first (Connection: close); then, or where it does not, we close with a RST. So neither
-//! side keeps a TIME_WAIT, and probes every 100 ms never meet an earlier one on the same port. Who has said nothing yet
-//! may accept us only later, and some servers end when they then find a reset: from them we part as a client that has
-//! thought better of it.
+//! Over TCP the source port is bound before connect(2), because the steering program lets that port alone reach the
+//! candidate. The server closes first (Connection: close), or else we close with a RST, so neither side keeps a
+//! TIME_WAIT and a probe never meets an earlier one on its port. Some servers end when they accept a silent connection
+//! that was reset, so that one is closed in the ordinary way.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,54 +20,53 @@ use nix::unistd::{read, write};
 use super::socket::Target;
 use super::sys;
 
-/// How long a server may take to end an answer whose status is known, before we end it. A server that is cut off while
-/// it writes would log that.
+/// How long a server may take to finish an answer whose status is known. Cutting it off earlier would show in its log.
 const FAREWELL: Duration = Duration::from_millis(100);
 
-/// The longest head that is searched for a status line.
+/// The most bytes that are searched for a status line.
 const LONGEST_HEAD: usize = 8 * 1024;
 
 /// The longest answer that is read to its end.
 const LONGEST: usize = 64 * 1024;
 
-/// The longest reason phrase that is passed on.
+/// The longest reason phrase that is reported.
 const LONGEST_REASON: usize = 40;
 
-/// One 2xx or 3xx suffices; otherwise a few words that say why not.
+/// Success (one 2xx or 3xx), or a few words that say why not.
 pub type ProbeResult = Result<(), String>;
 
-/// What came of a silent connection.
+/// The state of a silent connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     Nothing,
     Something,
 }
 
-/// One GET on its way.
+/// One connection of a readiness check.
 #[derive(Debug)]
 pub struct Probe {
     socket: OwnedFd,
     to: Target,
     is_begun: bool,
-    /// What is still to be sent.
+    /// The bytes still to be sent.
     request: Vec<u8>,
-    /// What has come, until the status is known.
+    /// The bytes received until the status is known.
     head: Vec<u8>,
-    /// An empty line was sent.
+    /// Whether an empty line was sent on a silent connection.
     has_spoken: bool,
-    /// How many bytes of the answer were read.
+    /// The number of bytes of the answer that were read.
     read: usize,
     verdict: Option<ProbeResult>,
-    /// When the server will have taken too long to end its answer.
+    /// When the server has taken too long to finish its answer.
     farewell: Option<Instant>,
 }
 
 impl Probe {
-    /// A socket of the target's family, over TCP bound to a port that the kernel picked; not yet connected. `path` begins
-    /// with `/` and is printable ASCII without spaces, as the configuration sees to.
+    /// Makes a socket of the target's family, not yet connected; over TCP bound to a port that the kernel picks.
+    /// `path` begins with `/` and is printable ASCII without spaces, which the configuration checks.
     ///
     /// # Errors
-    /// No fd, or no port is free; datagrams.
+    /// No fd or no port is free; the target takes datagrams.
     pub fn begin(to: Target, path: &str) -> io::Result<Self> {
         let (socket, host) = socket_for(&to)?;
         let request = format!(
@@ -92,29 +90,29 @@ impl Probe {
         }
     }
 
-    /// The same without a question.
+    /// Makes the socket of a silent connection.
     ///
     /// # Errors
-    /// No fd, or no port is free; datagrams.
+    /// No fd or no port is free; the target takes datagrams.
     pub fn silent(to: Target) -> io::Result<Self> {
         let (socket, _) = socket_for(&to)?;
         Ok(Self::new(socket, to, Vec::new()))
     }
 
-    /// The address that a server on TCP will see.
+    /// The client address that a server on TCP sees.
     ///
     /// # Errors
-    /// Those of getsockname(2), which a socket of ours does not have; Unsupported for unix sockets.
+    /// Those of getsockname(2), which do not occur; Unsupported for unix sockets.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         let name: SockaddrStorage = getsockname(self.socket.as_raw_fd())?;
         let address = sys::inet_address(&name).ok_or(io::ErrorKind::Unsupported)?;
         Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
-    /// Whether the other side of a silent connection has said anything, or ended it.
+    /// Whether the server has sent anything on a silent connection, or closed it.
     ///
     /// # Errors
-    /// There is no connection, and there will be none.
+    /// The connection could not be made or is broken.
     pub fn heard(&mut self) -> io::Result<Heard> {
         match read(&self.socket, &mut [0; 64]) {
             Err(Errno::EAGAIN | Errno::ENOTCONN | Errno::EINTR) => Ok(Heard::Nothing),
@@ -123,10 +121,10 @@ impl Probe {
         }
     }
 
-    /// Sends an empty line, once: TCP_DEFER_ACCEPT wants a byte. True: it was sent now.
+    /// Sends an empty line once, since TCP_DEFER_ACCEPT needs a byte. `true`: it was sent now.
     ///
     /// # Errors
-    /// There is no connection any more.
+    /// The connection is broken.
     pub fn say_something(&mut self) -> io::Result<bool> {
         if self.has_spoken {
             return Ok(false);
@@ -139,48 +137,48 @@ impl Probe {
         Ok(true)
     }
 
-    /// Nothing will be said or heard on a silent connection any more, as if it were closed; it stays known by its name.
+    /// Shuts a silent connection down as if it were closed, but keeps the fd so that sock_diag still identifies it.
     pub fn withdraw(&self) {
         if let Err(errno) = shutdown(self.socket.as_raw_fd(), Shutdown::Both) {
             log::debug!("a connection of ours was over already: {}", errno.desc());
         }
     }
 
-    /// Begins the connection, once the steering program knows the port.
+    /// Calls connect(2), once the steering program knows the port.
     ///
     /// # Errors
-    /// Why this probe has failed at once.
+    /// Why it failed at once.
     pub fn connect(&mut self) -> ProbeResult {
         let result = self.to.connect(&self.socket);
         self.is_begun = true;
         match result {
             Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
-            // Only unix sockets say so (connect(2)).
+            // Only unix sockets fail so (connect(2)).
             Err(Errno::EAGAIN) => Err("its queue is full".to_owned()),
             Err(errno) => Err(why(errno)),
         }
     }
 
-    /// To be called on every event, also edge-triggered ones: goes on until it would block. None: not done yet.
+    /// Goes on until it would block, as events may be edge-triggered. `None`: it is not finished.
     pub fn ready(&mut self) -> Option<ProbeResult> {
-        // A socket that is registered before it is connected has events, too: it hangs up.
+        // A socket that is not yet connected already reports EPOLLHUP.
         if !self.is_begun {
             return None;
         }
         match self.send().and_then(|()| self.receive()) {
             Ok(()) => self.verdict.take(),
             Err(Errno::EAGAIN) => None,
-            // Whatever ends it after the status is as good as an end.
+            // Once the status is known, any end will do.
             Err(errno) => self.verdict.take().or_else(|| Some(Err(why(errno)))),
         }
     }
 
-    /// When [`expired`](Self::expired) is to be asked, once the status is known.
+    /// The time to call [`expired`](Self::expired), once the status is known.
     pub fn deadline(&self) -> Option<Instant> {
         self.farewell
     }
 
-    /// The verdict of a probe that was not ended by the server in time.
+    /// The result of a probe whose connection the server has not closed in time.
     pub fn expired(&mut self, now: Instant) -> Option<ProbeResult> {
         let is_over = self.farewell.is_some_and(|farewell| now >= farewell);
         self.verdict.take_if(|_| is_over)
@@ -197,7 +195,7 @@ impl Probe {
         while !self.request.is_empty() {
             match write(&self.socket, &self.request) {
                 Ok(length) => drop(self.request.drain(..length)),
-                // An event of the time before connect(2), and the connection is not made yet.
+                // The event came before connect(2) was finished.
                 Err(Errno::ENOTCONN) => return Err(Errno::EAGAIN),
                 Err(errno) => return Err(errno),
             }
@@ -205,7 +203,7 @@ impl Probe {
         Ok(())
     }
 
-    /// Reads to the end, or as much as is worth it. Ok: there is a verdict.
+    /// Reads to the end of the answer or the limit. `Ok`: there is a verdict.
     fn receive(&mut self) -> Result<(), Errno> {
         let mut buffer = [0; 4096];
         loop {
@@ -232,15 +230,15 @@ impl AsFd for Probe {
     }
 }
 
-/// A socket for one connection to the target, over TCP bound to the same address and a port of the kernel's choice; and
-/// the host's name for the target.
+/// A socket for one connection to the target, over TCP bound to the same IP address and a port of the kernel's
+/// choice; and the value of the Host header.
 fn socket_for(to: &Target) -> io::Result<(OwnedFd, String)> {
     match to {
         Target::Udp(_) => Err(io::ErrorKind::Unsupported.into()),
         Target::Unix(_) | Target::Abstract(_) => Ok((to.stream()?, "localhost".to_owned())),
         Target::Tcp(address) => {
             let socket = to.stream()?;
-            // With the scope that it has.
+            // A copy keeps the scope id.
             let mut beside = *address;
             beside.set_port(0);
             bind(socket.as_raw_fd(), &SockaddrStorage::from(beside))?;
@@ -249,7 +247,7 @@ fn socket_for(to: &Target) -> io::Result<(OwnedFd, String)> {
     }
 }
 
-/// What the beginning of an answer says, if that is enough of it. `head` loses informational answers (RFC 9110, 15.2).
+/// The result that the start of an answer allows. Informational ones (RFC 9110, 15.2) are removed from `head`.
 fn judge(head: &mut Vec<u8>, is_all: bool) -> Option<ProbeResult> {
     let is_too_long = head.len() >= LONGEST_HEAD;
     loop {
@@ -257,7 +255,7 @@ fn judge(head: &mut Vec<u8>, is_all: bool) -> Option<ProbeResult> {
         let Some(end) = head.iter().position(|byte| *byte == b'\n') else {
             let is_possible = head.iter().zip(b"HTTP/1.").all(|(is, wanted)| is == wanted);
             return match head.first() {
-                // A TLS alert: the answer to a request that is no ClientHello.
+                // A TLS alert, which a TLS server sends when it gets something other than a ClientHello.
                 Some(0x15) => Some(Err("TLS, not HTTP".to_owned())),
                 None if is_all => Some(Err("closed without an answer".to_owned())),
                 _ if is_all || is_too_long || !is_possible => not_http(),
@@ -276,7 +274,7 @@ fn judge(head: &mut Vec<u8>, is_all: bool) -> Option<ProbeResult> {
     }
 }
 
-/// `HTTP/1.1 404 Not Found`; the reason is for people and may be anything.
+/// Reads `HTTP/1.1 404 Not Found`; the reason phrase may be any bytes.
 fn status_line(line: &[u8]) -> Option<(u16, String)> {
     let rest = line.strip_prefix(b"HTTP/1.")?;
     let (version, rest) = rest.split_first()?;
@@ -292,7 +290,7 @@ fn status_line(line: &[u8]) -> Option<(u16, String)> {
     (status >= 100).then(|| (status, printable.take(LONGEST_REASON).map(|byte| char::from(*byte)).collect()))
 }
 
-/// An error of a connection, in as few words.
+/// The error of a connection in a few words.
 fn why(errno: Errno) -> String {
     match errno {
         Errno::ECONNREFUSED => "refused".to_owned(),

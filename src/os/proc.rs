@@ -1,5 +1,5 @@
-//! Files of /proc/PID as the kernel writes them, read and taken apart in one place. Processes choose part of what they say:
-//! nothing is read without end, and what makes no sense is None.
+//! Reads and parses files of /proc/PID. A process decides part of what they contain, so every read has a limit, and
+//! what cannot be parsed is `None`.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -7,14 +7,14 @@ use std::path::Path;
 
 use nix::sys::stat::{FileStat, minor};
 
-/// Of one file. The longest is the fdinfo of an epoll, a line of some 80 bytes for each fd.
+/// The most that is read of one file. The longest is the fdinfo of an epoll, with some 80 bytes for each fd.
 const FILE_BYTES: u64 = 4 << 20;
 
-/// A socket as /proc names it: fdinfo by device and inode, the links of fds by inode alone.
+/// How /proc identifies a socket: fdinfo by device and inode, the links of fds by inode alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SocketInode {
     pub number: u64,
-    /// The minor number of the kernel's file system of all sockets.
+    /// The minor device number of the kernel's socket file system.
     pub device: u64,
 }
 
@@ -24,7 +24,7 @@ impl From<&FileStat> for SocketInode {
     }
 }
 
-/// In an epoll (epoll_ctl(2)). `fd` is the number that the file had then.
+/// An fd registered in an epoll (epoll_ctl(2)). `fd` is the number that it had at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Registered {
     pub(super) fd: i32,
@@ -34,8 +34,8 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    /// `tfd: 5 events: 19 data: 5 pos:0 ino:61ef sdev:8` in fdinfo, the numbers but for the first in hex
-    /// (proc_pid_fdinfo(5)). None: not such a line.
+    /// Reads a line `tfd: 5 events: 19 data: 5 pos:0 ino:61ef sdev:8` of fdinfo (proc_pid_fdinfo(5)), all numbers but
+    /// the first in hex. `None` for another line.
     pub(super) fn parse(line: &str) -> Option<Self> {
         const MINOR: u64 = 0xf_ffff;
         let rest = line.strip_prefix("tfd:")?;
@@ -50,29 +50,29 @@ impl Registered {
     }
 }
 
-/// The file up to 4 MiB.
+/// The first 4 MiB of a file.
 pub(super) fn bytes(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(FILE_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Likewise; the name that a process gave itself need not be UTF-8.
+/// The first 4 MiB of a file as text; the name that a process gave itself need not be UTF-8.
 pub(super) fn text(path: impl AsRef<Path>) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes(path)?).into_owned())
 }
 
-/// What stands behind `name`, as `Tgid:`, in a file of such lines: status, fdinfo.
+/// The value after `name` (`Tgid:`) in a file of such lines, as status and fdinfo are.
 pub(super) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
-/// The inode of the socket that a link in fd leads to; None for any other file.
+/// The inode of the socket that a link in /proc/PID/fd leads to; `None` for any other file.
 pub(super) fn socket(link: impl AsRef<Path>) -> io::Result<Option<u64>> {
     Ok(named(link, "socket:[")?.and_then(|inode| inode.parse().ok()))
 }
 
-/// Whether it leads to a file without a place that the kernel calls so, as `eventpoll`.
+/// Whether such a link leads to an anonymous inode of this name, such as `eventpoll`.
 pub(super) fn is_anonymous(link: impl AsRef<Path>, name: &str) -> bool {
     named(link, "anon_inode:[").is_ok_and(|found| found.as_deref() == Some(name))
 }
@@ -83,12 +83,12 @@ fn named(link: impl AsRef<Path>, kind: &str) -> io::Result<Option<String>> {
     Ok(name.map(str::to_owned))
 }
 
-/// The entries that are numbers: the processes in /proc, the fds in fd.
+/// The entries of a directory that are numbers: the processes in /proc, the fds in /proc/PID/fd.
 pub(super) fn numbers(directory: impl AsRef<Path>) -> io::Result<impl Iterator<Item = i32>> {
     Ok(fs::read_dir(directory)?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
 }
 
-/// The process, the thread or the fd went away between two looks.
+/// Whether a process, thread or fd has disappeared between two reads.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }

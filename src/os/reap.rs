@@ -1,7 +1,7 @@
-//! Children: how they end, signals to them and to their groups, and what they leave behind.
+//! Children: how they end, signals to them and their process groups, and the processes that they leave behind.
 //!
-//! Whatever a server forks and abandons becomes our child (we are a subreaper, or pid 1), so nothing escapes: it is
-//! found in /proc, told apart by SUPERVISE_GENERATION in its environment, signalled, and reaped.
+//! A process that a server forks and abandons becomes our child (we are a subreaper or pid 1), so none escapes: it is
+//! found in /proc, attributed by SUPERVISE_GENERATION in its environment, signalled, and reaped.
 
 use std::collections::HashSet;
 use std::fs;
@@ -18,15 +18,15 @@ use super::unit_files::read_regular;
 use super::within::within_a_second;
 use crate::config::Signal;
 
-/// Descendants looked at in one walk: more than any default pids.max or kernel.pid_max of 32768.
+/// The most descendants in one walk, which is above the default pids.max and kernel.pid_max of 32768.
 const DESCENDANTS: usize = 1 << 16;
-/// How far up a process tree is followed.
+/// The most ancestors that are followed.
 const ANCESTORS: usize = 256;
-/// A sweep looks again for children that were forked while it went round, but not for ever.
+/// How often a sweep looks again for children that were forked meanwhile.
 const ROUNDS: usize = 8;
 
-/// Makes orphans our children (PR_SET_CHILD_SUBREAPER, prctl(2)). Before the first child; `Signals::open` sees to it
-/// that the kernel does not reap them for us.
+/// Makes orphans our children (PR_SET_CHILD_SUBREAPER, prctl(2)). To be called before the first child;
+/// `Signals::open` keeps the kernel from reaping them by itself.
 pub fn prepare() -> io::Result<()> {
     if std::process::id() != 1 {
         nix::sys::prctl::set_child_subreaper(true)?;
@@ -37,14 +37,14 @@ pub fn prepare() -> io::Result<()> {
 /// The answer of [`next`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaped {
-    /// This child ended and is gone: its pid must not be signalled any more.
+    /// This child has ended and is reaped, so its pid must not be signalled any more.
     Ended(Waited),
-    /// Children live, none has ended.
+    /// There are children, but none has ended.
     NoneYet,
     NoChildren,
 }
 
-/// Reaps one child of any kind, without waiting. SIGCHLD merges: call it until it has no more.
+/// Reaps one child of any kind without waiting. As SIGCHLD merges, it is called until there is none.
 pub fn next() -> io::Result<Reaped> {
     match sys::wait_any() {
         Ok(Some(waited)) => Ok(Reaped::Ended(waited)),
@@ -54,19 +54,19 @@ pub fn next() -> io::Result<Reaped> {
     }
 }
 
-/// Signals the process itself; false if it is gone. A pidfd never means another process of the same number.
+/// Signals the process; `false` if it has ended. A pidfd never means another process of the same number.
 pub fn signal_main(pidfd: &OwnedFd, signal: Signal) -> io::Result<bool> {
     delivered(sys::pidfd_send_signal(pidfd.as_fd(), Some(signal)))
 }
 
-/// Signals the group that the child `pid` leads or led; false if nobody is in it. Zombies count until they are
-/// reaped. Works after the leader was reaped: by the pidfd (Linux 6.9) in any case; before that by number, which the
-/// kernel gives to nobody else as long as the group has a member, but a caller that knows it empty must not ask again.
+/// Signals the process group that the child `pid` leads or led; `false` if it is empty. Zombies count until they are
+/// reaped. It works after the leader was reaped: by the pidfd (Linux 6.9), or before that by number, which the kernel
+/// gives to nobody else while the group has a member; a caller that knows it empty must not ask again.
 pub fn signal_group(pidfd: &OwnedFd, pid: i32, signal: Signal) -> io::Result<bool> {
     to_group(pidfd, pid, Some(signal))
 }
 
-/// Whether the group has a member: `signal_group` with signal 0.
+/// Whether the process group has a member: `signal_group` with signal 0.
 pub fn group_lives(pidfd: &OwnedFd, pid: i32) -> io::Result<bool> {
     to_group(pidfd, pid, None)
 }
@@ -74,7 +74,7 @@ pub fn group_lives(pidfd: &OwnedFd, pid: i32) -> io::Result<bool> {
 fn to_group(pidfd: &OwnedFd, pid: i32, signal: Option<Signal>) -> io::Result<bool> {
     let result = sys::pidfd_send_signal_to_group(pidfd.as_fd(), signal);
     match result {
-        // Of our arguments only the flag can be invalid. 1 and 0 would be everyone, and our own group.
+        // EINVAL can only concern the flag. Group 1 and 0 would be everyone, and our own group.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) && pid > 1 => {
             delivered(sys::kill(-pid, signal))
         }
@@ -82,7 +82,7 @@ fn to_group(pidfd: &OwnedFd, pid: i32, signal: Option<Signal>) -> io::Result<boo
     }
 }
 
-/// ESRCH says that there is nobody; EPERM that there is somebody who is not ours to signal any more (set-user-ID).
+/// ESRCH: there is none; EPERM: there is one that we may not signal (set-user-ID).
 fn delivered(result: io::Result<()>) -> io::Result<bool> {
     match result {
         Ok(()) => Ok(true),
@@ -91,7 +91,7 @@ fn delivered(result: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-/// Our children that are no known main process: orphans we adopted. Ended ones are among them until reaped.
+/// Our children that are no known main process: adopted orphans, and zombies until they are reaped.
 pub fn strays(known_mains: &[i32]) -> io::Result<Vec<i32>> {
     if !sys::has_children()? {
         return Ok(Vec::new());
@@ -101,22 +101,21 @@ pub fn strays(known_mains: &[i32]) -> io::Result<Vec<i32>> {
     Ok(children)
 }
 
-/// The generation a process was started in, from the environment it was executed with. None where that cannot be
-/// read (another user's; an instant during execve(2); not within a second), was written over (setproctitle(3) in many servers), or never
-/// named one.
+/// The generation in whose environment a process was executed. `None` where that cannot be read (another user's; an
+/// instant during execve(2); not within a second), was overwritten (setproctitle(3) in many servers), or names none.
 pub fn generation_of(pid: i32) -> Option<u64> {
     let environment = within_a_second(move || proc::bytes(format!("/proc/{pid}/environ")))?.ok()?;
     generation_in(&environment)
 }
 
-/// What the kernel says of a process, readable until it is reaped.
+/// What the kernel says about a process, readable until it is reaped.
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessIdentity {
-    /// It has ended, reaped or not: of its memory nothing is left to read.
+    /// Whether it has ended, reaped or not; then its memory is gone.
     pub has_ended: bool,
     pub group: i32,
     pub session: i32,
-    /// In clock ticks since boot: with the pid it names one process.
+    /// Its start in clock ticks since boot; together with the pid it identifies the process.
     pub start: u64,
 }
 
@@ -139,12 +138,12 @@ pub fn has_children() -> bool {
     sys::has_children().unwrap_or(true)
 }
 
-/// Whether somebody is in a process group.
+/// Whether the process group has a member.
 pub fn has_group(id: i32) -> bool {
     id > 1 && delivered(sys::kill(-id, None)).unwrap_or(true)
 }
 
-/// The child of ours that is this process or above it; 0 where it does not descend from us. None: there is none such.
+/// Our child that is this process or an ancestor of it; 0 if it does not descend from us, `None` if it does not exist.
 pub fn child_above(pid: i32) -> Option<i32> {
     let mut at = pid;
     for _ in 0..ANCESTORS {
@@ -158,7 +157,7 @@ pub fn child_above(pid: i32) -> Option<i32> {
     Some(0)
 }
 
-/// Whether a process is `head`, in its group or below either.
+/// Whether a process is `head`, in its group, or a descendant of either.
 pub fn is_below(pid: i32, head: i32) -> bool {
     let mut at = pid;
     for _ in 0..ANCESTORS {
@@ -180,8 +179,8 @@ pub fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
     Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
-/// The pid in a PIDFile= (systemd.service(5)): its first line, blanks before it; PostgreSQL writes more below. None for
-/// anything else. While it is being written it may be a shorter number, that of another process.
+/// The pid in a PIDFile= (systemd.service(5)): its first line, with leading blanks; PostgreSQL writes more lines.
+/// `None` for anything else. A file that is being written may show a shorter number, that of another process.
 pub fn pid_in_file(path: &Path) -> Option<i32> {
     let text = read_regular(path, 4096).ok()?;
     let line = text.split(|byte| *byte == b'\n').next()?;
@@ -194,8 +193,8 @@ fn generation_in(environment: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// Signals every descendant, each once, also those forked meanwhile; as pid 1 every process there is. Returns how many
-/// got it; for pid 1, that cannot count them, at most one.
+/// Signals every descendant once, also those forked meanwhile; as pid 1 every process. Returns how many got it; as
+/// pid 1, which cannot count them, at most one.
 pub fn sweep(signal: Signal) -> io::Result<usize> {
     if our_pid() == 1 {
         return delivered(sys::kill(-1, Some(signal))).map(usize::from);
@@ -215,11 +214,11 @@ pub fn sweep(signal: Signal) -> io::Result<usize> {
     Ok(delivered)
 }
 
-/// A grandchild may be reaped by its parent at any time and its number be given away, so the number is pinned first
-/// and its parent compared then. True: it was sent. What cannot be signalled must not keep the others from it.
+/// Signals a process if it is still a child of `parent`. A grandchild may be reaped and its number reused at any
+/// time, so a pidfd is opened first and its parent compared then. Errors do not keep the others from their signal.
 fn signal_if_still(pid: i32, parent: i32, signal: Signal) -> bool {
     let sent = sys::pidfd_open(pid).and_then(|pidfd| {
-        // Ours by now: its parent ended in between.
+        // If its parent has ended in between, it is our child now.
         if !parent_of(pid).is_some_and(|now| now == parent || now == our_pid()) {
             return Ok(false);
         }
@@ -239,12 +238,12 @@ pub fn our_pid() -> i32 {
     nix::unistd::getpid().as_raw()
 }
 
-/// All below us with their parents, parents first.
+/// All our descendants with their parents, parents first.
 fn descendants() -> io::Result<Vec<(i32, i32)>> {
     below(children_of(our_pid())?)
 }
 
-/// Children of ours and all below them, with their parents, parents first.
+/// These children of ours and their descendants, with their parents, parents first.
 fn below(children: Vec<i32>) -> io::Result<Vec<(i32, i32)>> {
     let mut found: Vec<(i32, i32)> = children.into_iter().map(|child| (child, our_pid())).collect();
     let mut seen: HashSet<i32> = found.iter().map(|(pid, _)| *pid).collect();
@@ -260,12 +259,12 @@ fn below(children: Vec<i32>) -> io::Result<Vec<(i32, i32)>> {
     Ok(found)
 }
 
-/// Children of ours and all below them.
+/// The pids of these children of ours and their descendants.
 pub fn trees(children: Vec<i32>) -> io::Result<Vec<Pid>> {
     Ok(below(children)?.into_iter().map(|(pid, _)| Pid::from_raw(pid)).collect())
 }
 
-/// Signals `children` of ours and all below them, but for those in the process `groups`, who are signalled as such.
+/// Signals these children of ours and their descendants, and the process `groups` as groups.
 pub fn signal_trees(children: Vec<i32>, groups: &[i32], signal: Signal) -> io::Result<()> {
     for (pid, parent) in below(children)? {
         if parent_and_group_of(pid).is_some_and(|(_, of)| !groups.contains(&of)) {
@@ -275,8 +274,8 @@ pub fn signal_trees(children: Vec<i32>, groups: &[i32], signal: Signal) -> io::R
     Ok(())
 }
 
-/// The children of a process; none if it is gone. /proc/PID/task/TID/children needs CONFIG_PROC_CHILDREN; without it
-/// every process is asked for its parent.
+/// The children of a process; none if it has ended. /proc/PID/task/TID/children needs CONFIG_PROC_CHILDREN; without
+/// it every process is asked for its parent.
 fn children_of(pid: i32) -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
     let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
@@ -290,7 +289,7 @@ fn children_of(pid: i32) -> io::Result<Vec<i32>> {
     for task in tasks.flatten() {
         match proc::bytes(task.path().join("children")) {
             Ok(list) => children.extend(numbers(&list)),
-            // The thread ended, or the file does not exist on this kernel.
+            // The thread has ended, or this kernel does not have the file.
             Err(_) if task.path().exists() => return children_by_parent(pid),
             Err(_) => {}
         }
@@ -310,12 +309,12 @@ fn parent_of(pid: i32) -> Option<i32> {
     parent_and_group_of(pid).map(|(parent, _)| parent)
 }
 
-/// Whether its first thread, and with it all others, is stopped (SIGSTOP and its kin).
+/// Whether the process is stopped by a signal (SIGSTOP and so on), by the state of its first thread.
 pub fn is_stopped(pid: i32) -> bool {
     state_of(pid) == Some(b'T')
 }
 
-/// Neither stopped by a signal nor ended.
+/// Whether it is neither stopped by a signal nor ended.
 pub fn runs(pid: i32) -> bool {
     state_of(pid).is_some_and(|state| !b"TZX".contains(&state))
 }
@@ -328,7 +327,7 @@ pub fn parent_and_group_of(pid: i32) -> Option<(i32, i32)> {
     parent_and_group_in(&proc::bytes(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// proc_pid_stat(5): `pid (comm) state ppid pgrp`, and comm may contain anything, also `) R 1`.
+/// Reads proc_pid_stat(5): `pid (comm) state ppid pgrp`, where comm may contain anything, even `) R 1`.
 fn parent_and_group_in(stat: &[u8]) -> Option<(i32, i32)> {
     let mut numbers =
         fields_after_comm(stat)?.skip(1).map(|field| std::str::from_utf8(field).ok()?.parse().ok());

@@ -1,10 +1,10 @@
-//! The rescue relay: a short-lived process of our own binary that accepts what waits in a slot whose server is gone or
-//! hangs, and passes it on to the address, where the steering program gives it to a living one. Nothing is lost but
-//! the client's address. A process of its own: what is carried may take hours, and the supervisor goes on.
+//! The rescue relay: a short-lived process of our own binary that accepts the connections in a slot whose server has
+//! ended or hangs, and passes them on to the address, where the steering program gives them to a living server. Only
+//! the client's address is lost. It is a process because a connection may last for hours, while the supervisor goes on.
 //!
 //! It ends when its queue is empty and nothing has been carried for [`QUIET`]. SIGTERM, or the end of the supervisor
-//! that started it, closes its slot at once; what is carried is finished. Every connection is told to the supervisor
-//! by one byte in a pipe, which a SIGKILL cannot take back.
+//! that started it, makes it close its slot at once and finish what it carries. It reports each connection to the
+//! supervisor by one byte in a pipe, which even a SIGKILL does not lose.
 
 mod datagrams;
 mod link;
@@ -30,16 +30,16 @@ use super::socket::Target;
 use super::{logger, sys};
 use crate::config::{Color, Signal};
 
-/// The binary of this very process, even when the file has been replaced since (proc_pid_exe(5)).
+/// Our own binary, even if the file has been replaced since (proc_pid_exe(5)).
 pub const OURSELVES: &str = "/proc/self/exe";
 
-/// The first argument of a relay. No verb of a person begins so, and help does not name it.
+/// The first argument of a relay. `--help` does not show it.
 const WORD: &str = "_relay";
 
-/// An empty queue and nothing carried for so long is the end.
+/// A relay ends after this long with an empty queue and nothing carried.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// One that failed stays for so many milliseconds. Its end has the next one started for what is still in the queue.
+/// How long, in milliseconds, a relay that failed stays; then the supervisor starts the next one.
 const FAILED: u16 = 1_000;
 
 impl Target {
@@ -64,29 +64,28 @@ impl Target {
     }
 }
 
-/// What a relay has done until now.
+/// What a relay has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
-    /// Connections (UDP: clients) that reached the target.
+    /// The number of connections (UDP: clients) that reached the target.
     pub passed_on: u64,
-    /// Connections that the target refused: the client got a RST.
+    /// The number of connections that the target refused; their clients got a RST.
     pub refused: u64,
 }
 
-/// A relay that was started. It is a child of ours like any other: whoever reaps all children reaps it.
+/// A running relay. It is our child, so the loop that reaps all children reaps it.
 #[derive(Debug)]
 pub struct Relay {
-    /// Its process, which leads a group of its own.
+    /// The pid, which is also that of its process group.
     pub pid: i32,
     report: PipeReader,
     carried: Carried,
 }
 
-/// Starts a relay for what waits in `slot`, a listening stream socket or a bound UDP socket. `program` is
-/// [`OURSELVES`] for all but tests.
+/// Starts a relay for `slot`, a listening stream or bound UDP socket. `program` is [`OURSELVES`] except in tests.
 ///
 /// # Errors
-/// No process could be started, or no pipe be made.
+/// clone or pipe2(2) failed.
 pub fn start(program: &Path, slot: BorrowedFd<'_>, target: &Target) -> io::Result<Relay> {
     let (report, writer) = io::pipe()?;
     fcntl(&report, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -105,11 +104,11 @@ pub fn start(program: &Path, slot: BorrowedFd<'_>, target: &Target) -> io::Resul
 }
 
 impl Relay {
-    /// What it has carried until now; after its end, all of it. A pipe that nobody reads holds 65,536: what comes
-    /// beyond that is carried, but not counted.
+    /// What it has carried so far; after its end, all of it. The pipe holds 65,536 bytes, and connections beyond that
+    /// are carried but not counted.
     ///
     /// # Errors
-    /// Those of read(2), which no pipe of ours has.
+    /// Those of read(2), which do not occur on our own pipe.
     pub fn carried(&mut self) -> io::Result<Carried> {
         let mut bytes = [0; 4096];
         loop {
@@ -131,13 +130,13 @@ impl Relay {
 const PASSED_ON: u8 = b'+';
 const REFUSED: u8 = b'-';
 
-/// Runs as a relay if that is what the command line, the program's name first, asks for: the exit status then.
+/// Runs as a relay if argv asks for that, and returns the exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
     let mut arguments = arguments.into_iter().skip(1);
     if arguments.next()? != WORD {
         return None;
     }
-    // What supervise was started with and does not know (a lock, the other end of a pipe) must not live on in here.
+    // Fds that supervise inherited and does not know (a lock, the end of a pipe) must not stay open here.
     let closed = sys::close_inherited();
     logger::init(LevelFilter::Warn, Color::Never);
     if let Err(error) = closed {
@@ -150,7 +149,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
     };
     let Err(error) = result else { return Some(0) };
     log::error!("relay: {error} (supervise starts this itself; connections that wait stay in their queue)");
-    // With nothing to wait for, poll(2) only takes its time.
+    // poll(2) without fds waits for the timeout.
     let _ = poll(&mut [], FAILED);
     Some(1)
 }
@@ -163,15 +162,15 @@ fn carry(target: &Target) -> io::Result<()> {
     }
 }
 
-/// What a relay has from its supervisor: a slot, until it is told to leave it, and the pipe that counts.
+/// A relay's side towards its supervisor: the slot, until it is told to leave it, and the pipe for counting.
 struct Post {
     slot: Option<OwnedFd>,
-    /// None once it was told: what said so would be ready for ever.
+    /// `None` after SIGTERM, which would otherwise keep the fd readable.
     signals: Option<SignalFd>,
 }
 
 impl Post {
-    /// Takes the slot out of fd 0, so that closing it is enough to leave it.
+    /// Takes the slot from fd 0, so that closing the slot leaves no copy.
     fn open() -> io::Result<Self> {
         let signals = sys::signal_set([Signal::TERM]);
         signals.thread_block()?;
@@ -182,18 +181,18 @@ impl Post {
         Ok(Self { slot: Some(slot), signals: Some(signals) })
     }
 
-    /// One connection more. A pipe without a reader or without room is no reason to stop carrying.
+    /// Reports one connection. A pipe without a reader or without room is ignored.
     fn count(byte: u8) {
         let _uncounted = write(io::stdout(), &[byte]);
     }
 
-    /// What to poll for: a signal, and the end of the pipe's reader, which is the supervisor's.
+    /// The fds to poll: for a signal, and for the end of the supervisor, which reads the pipe.
     fn to_poll<'a>(&'a self, stdout: &'a io::Stdout) -> Vec<PollFd<'a>> {
         let Some(signals) = &self.signals else { return Vec::new() };
         vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), PollFlags::empty())]
     }
 
-    /// Accepts no more. The slot of datagrams is kept by who sends answers through it.
+    /// Stops accepting. For datagrams the slot stays open, since answers are sent through it.
     fn leave(&mut self) {
         self.slot = None;
         self.signals = None;
@@ -204,17 +203,17 @@ impl Post {
     }
 }
 
-/// The steering program gives us what we pass on ourselves: it would go round for ever.
+/// The error when the steering program gives us our own connections, which would go round for ever.
 fn comes_back() -> io::Error {
     io::Error::other("what is passed on comes back")
 }
 
-/// The name that a listener sees, be it of both families or of one.
+/// The address as a listener sees it, whether it is of one family or of both.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Whether poll(2) had anything to say about it.
+/// Whether poll(2) reported an event.
 fn is_ready(polled: &PollFd<'_>) -> bool {
     polled.revents().is_some_and(|events| !events.is_empty())
 }

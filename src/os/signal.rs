@@ -1,5 +1,5 @@
-//! Signals to the supervisor. They are blocked and read from a signalfd(2), so no handler of ours ever runs, least of
-//! all between fork and exec, and each comes with its sender.
+//! Signals to the supervisor. They are blocked and read from a signalfd(2), so that no handler of ours ever runs,
+//! above all not between fork and exec, and each comes with its sender.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -13,13 +13,12 @@ use super::sys::{self, Disposition};
 use crate::config::Signal;
 use crate::core::{Sender, Terminal};
 
-/// si_code of kill(2), and of a signal that the kernel itself made (<asm-generic/siginfo.h>). What a process sends by
-/// other calls is negative.
+/// The si_code of kill(2) and of the kernel (<asm-generic/siginfo.h>); other calls have negative ones.
 const SI_USER: i32 = 0;
 const SI_KERNEL: i32 = 0x80;
 
-/// What supervise acts on or passes on (CLI.md, Signals to supervise), besides the real-time ones. Not here: the
-/// signals that tell of a fault of our own (SEGV and its kin), which keep their action.
+/// The signals that supervise acts on or passes on (CLI.md, Signals to supervise), besides the real-time ones.
+/// Signals that report a fault of our own (SIGSEGV and so on) keep their action.
 const READ: [i32; 19] = [
     libc::SIGCHLD,
     libc::SIGHUP,
@@ -43,8 +42,7 @@ const READ: [i32; 19] = [
 ];
 
 /// A client that left before its answer, or a terminal that we write to from the background, is an error of write(2)
-/// or none at all, and no reason to end or stop. SIGCHLD ignored, as a parent may have left it, would make the kernel
-/// reap our children.
+/// and no reason to end or stop. If a parent left SIGCHLD ignored, the kernel would reap our children.
 const ACTIONS: [(i32, Disposition); 4] = [
     (libc::SIGPIPE, Disposition::Ignore),
     (libc::SIGTTIN, Disposition::Ignore),
@@ -52,18 +50,18 @@ const ACTIONS: [(i32, Disposition); 4] = [
     (libc::SIGCHLD, Disposition::Default),
 ];
 
-/// Whether SIGHUP was ignored when we were started (nohup).
+/// Whether SIGHUP was ignored when supervise was started (nohup).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HupIgnored(pub bool);
 
-/// One signal. Equal ones that come before the first is read are one, with the sender of the first.
+/// One signal. Equal signals merge until the first is read, and its sender is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceivedSignal {
     pub signal: Signal,
     pub sender: Sender,
 }
 
-/// The signals of this process, blocked for good.
+/// The signals of this process, which stay blocked.
 #[derive(Debug)]
 pub struct Signals {
     fd: SignalFd,
@@ -71,7 +69,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks them in the calling thread, which must be the only one, and sets the actions of those not read.
+    /// Blocks the signals in the calling thread, which must be the only one, and sets the actions of the others.
     pub fn open() -> io::Result<(Self, HupIgnored)> {
         let hup_ignored = HupIgnored(sys::is_ignored(Signal::HUP)?);
         for (number, disposition) in ACTIONS {
@@ -86,7 +84,7 @@ impl Signals {
         Ok((Self { fd, had_tty: open_tty().is_ok() }, hup_ignored))
     }
 
-    /// The next signal, None when there is none now.
+    /// The next signal; `None` when none is pending.
     pub fn read(&self) -> io::Result<Option<ReceivedSignal>> {
         let Some(info) = self.fd.read_signal()? else { return Ok(None) };
         let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(Signal::from_number) else {
@@ -97,8 +95,8 @@ impl Signals {
         Ok(Some(ReceivedSignal { signal, sender }))
     }
 
-    /// What became of the terminal we were started from. Opening it is the only way to ask: a session keeps its
-    /// name after the line hung up.
+    /// The state of the terminal that supervise was started from. Only open(2) of /dev/tty shows it: a session keeps
+    /// its terminal's name after a hang-up.
     pub fn terminal_now(&self) -> Terminal {
         match open_tty() {
             Err(error) if self.had_tty && is_gone(&error) => Terminal::Gone,
@@ -113,7 +111,7 @@ impl AsFd for Signals {
     }
 }
 
-/// Stops ourselves, as SIGTSTP would have. Returns when somebody continued us.
+/// Stops this process as SIGTSTP would have; returns after SIGCONT.
 pub fn suspend() -> io::Result<()> {
     sys::kill(getpid().as_raw(), Some(Signal::STOP))
 }
@@ -126,13 +124,13 @@ fn sender(code: i32, pid: u32, session: i32) -> Sender {
     }
 }
 
-/// Neither waits for a carrier nor makes it our controlling terminal.
+/// Opens /dev/tty without waiting for a carrier and without making it our controlling terminal.
 fn open_tty() -> io::Result<()> {
     let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
     OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/tty").map(|_| ())
 }
 
-/// Being short of memory or fds says nothing about the terminal.
+/// A lack of memory or fds says nothing about the terminal.
 fn is_gone(error: &io::Error) -> bool {
     !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR))
 }

@@ -1,4 +1,4 @@
-//! What only the shell can see of a `status`: names, queues, memory, and the time of day.
+//! The part of `status` that only the shell knows: names, queues, memory, and the time of day.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use crate::config::Handover;
 use crate::core::Time;
 use crate::core::report::{SocketStatus, Status};
 
-/// Fills in what the core left open, and turns its times (CLOCK_MONOTONIC) into those of the clock on the wall.
+/// Completes the core's status, and turns its times (CLOCK_MONOTONIC) into wall-clock time.
 pub fn complete(status: &mut Status, name: &str, sockets: &[NamedSocket], handover: Handover, now: Time) {
     name.clone_into(&mut status.name);
     status.pid = std::process::id();
@@ -43,20 +43,20 @@ fn of_socket(socket: &NamedSocket, fd: i32, handover: Handover) -> SocketStatus 
     }
 }
 
-/// Nanoseconds since 1970 of a moment on CLOCK_MONOTONIC.
+/// A moment on CLOCK_MONOTONIC in nanoseconds since 1970.
 fn wall_nanos(time: Time, now: Time) -> u64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     (wall + time.since(now).as_nanos()).saturating_sub(now.since(time).as_nanos())
 }
 
-/// The same as text, to the millisecond. `monotonic` is the number the core wrote.
+/// The same in RFC 3339, to the millisecond. `monotonic` is the number that the core wrote.
 fn rfc3339(monotonic: &str, now: Time) -> String {
     let nanos = wall_nanos(Time(monotonic.parse().unwrap_or(now.0)), now);
     let millis = i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX);
     Timestamp::from_millisecond(millis).map_or_else(|_| String::new(), |time| format!("{time:.3}"))
 }
 
-/// VmRSS of proc_pid_status(5); None for a process that is gone or without memory of its own (a zombie).
+/// VmRSS in kB (proc_pid_status(5)); `None` for a process that has ended or has no memory of its own (a zombie).
 fn rss_kb(pid: u32) -> Option<u64> {
     let status = proc::text(format!("/proc/{pid}/status")).ok()?;
     proc::field(&status, "VmRSS:")?.strip_suffix("kB")?.trim().parse().ok()

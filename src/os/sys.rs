@@ -21,10 +21,10 @@ use crate::core::Exit;
 /// PIDFD_SIGNAL_PROCESS_GROUP of <linux/pidfd.h>, Linux 6.9.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
-/// Of <asm-generic/socket.h>; the C library has it for Android alone.
+/// From <asm-generic/socket.h>; the libc crate has it for Android alone.
 const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
 
-/// A child that was waited for, and how it ended.
+/// A child that has ended, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waited {
     pub pid: i32,
@@ -35,16 +35,16 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// The fds of an SCM_RIGHTS message (unix(7)), which the kernel has put into our table just now. `data` must come from a
-/// control buffer that recvmsg(2) filled, and be read once.
+/// The fds of an SCM_RIGHTS message (unix(7)), which the kernel has just put into our table. `data` must come from a
+/// control buffer that recvmsg(2) filled, and be read only once.
 pub fn received_fds(data: &[u8]) -> Vec<OwnedFd> {
     let numbers = data.as_chunks::<4>().0.iter().map(|bytes| RawFd::from_ne_bytes(*bytes));
     // SAFETY: new in our table, and nobody else knows these numbers yet.
     numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 
-/// Whether two fds are one open file description (kcmp(2)). Where a sandbox forbids the question, sockets are told by
-/// their inode, which no two of them share; of anything else a file may be open more than once: it is said to differ.
+/// Whether two fds share one open file description (kcmp(2)). Where a sandbox forbids kcmp(2), sockets are compared
+/// by inode, which is unique; other files, which may be opened more than once, are taken to differ.
 pub fn is_same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     const KCMP_FILE: libc::c_int = 0;
     let pid = std::process::id();
@@ -69,7 +69,7 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// pidfd_send_signal(2), Linux 5.1, to the process alone. None is signal 0: only look whether it is there.
+/// pidfd_send_signal(2), Linux 5.1, to the process alone. `None` is signal 0, which only checks that it exists.
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Option<Signal>) -> io::Result<()> {
     send(pidfd, signal, 0)
 }
@@ -104,13 +104,13 @@ pub fn wait_any() -> io::Result<Option<Waited>> {
     waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG)
 }
 
-/// A child that has ended and is not reaped by this.
+/// A child that has ended, without reaping it.
 pub fn ended_child() -> Option<i32> {
     let waited = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
     waited.ok().flatten().map(|waited| waited.pid)
 }
 
-/// Whether we have a child of any kind, zombies included: one call, where /proc takes eight.
+/// Whether we have a child of any kind, zombies included, by one call instead of eight reads of /proc.
 pub fn has_children() -> io::Result<bool> {
     match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
         Ok(_) => Ok(true),
@@ -119,13 +119,13 @@ pub fn has_children() -> io::Result<bool> {
     }
 }
 
-/// Whether one of our children has not ended: asked for those that are stopped, the kernel passes zombies over.
+/// Whether one of our children has not ended. Asked for stopped children, waitid(2) ignores zombies.
 pub fn has_living_children() -> bool {
     let asked = waitid(libc::P_ALL, 0, libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT);
     !asked.is_err_and(|error| error.raw_os_error() == Some(libc::ECHILD))
 }
 
-/// Waits until this very child (of ours, not yet reaped) has ended. P_PIDFD is Linux 5.4.
+/// Waits until this child, not yet reaped, has ended. P_PIDFD needs Linux 5.4.
 pub fn wait_for(pidfd: impl AsFd) -> io::Result<Waited> {
     let fd = pidfd.as_fd().as_raw_fd();
     waitid(libc::P_PIDFD, fd as libc::id_t, libc::WEXITED)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
@@ -160,14 +160,14 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Resul
     Ok(Some(Waited { pid, exit }))
 }
 
-/// The signal actions that run no code of ours.
+/// Signal actions without a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     Default,
     Ignore,
 }
 
-/// sigaction(2) of the whole process, with no handler.
+/// Sets the action of a signal for the whole process.
 pub fn set_disposition(signal: Signal, disposition: Disposition) -> io::Result<()> {
     // SAFETY: a zeroed sigaction is a valid one: SIG_DFL, no flags, an empty mask.
     let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
@@ -180,8 +180,8 @@ pub fn set_disposition(signal: Signal, disposition: Disposition) -> io::Result<(
     Ok(())
 }
 
-/// Gives SIGALRM a handler that does nothing but make a blocking call fail with EINTR (no SA_RESTART), and unblocks it.
-/// For a process of its own (the relay): in the supervisor no handler of ours ever runs.
+/// Gives SIGALRM a handler that only makes a blocking call fail with EINTR (no SA_RESTART), and unblocks it. Only a
+/// relay calls this; in the supervisor no handler of ours ever runs.
 pub fn let_alarms_interrupt() -> io::Result<()> {
     extern "C" fn nothing(_signal: libc::c_int) {}
     // SAFETY: a zeroed sigaction is a valid one: no flags, an empty mask.
@@ -193,7 +193,7 @@ pub fn let_alarms_interrupt() -> io::Result<()> {
     Ok(signal_set(Signal::from_number(libc::SIGALRM)).thread_unblock()?)
 }
 
-/// Whether the signal is ignored now: at start that is what whoever started us (nohup, a shell) wanted.
+/// Whether the signal is ignored; at start this is what the parent (nohup, a shell) has set.
 pub fn is_ignored(signal: Signal) -> io::Result<bool> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a null new action changes nothing; `action` is a whole sigaction to write to.
@@ -202,7 +202,7 @@ pub fn is_ignored(signal: Signal) -> io::Result<bool> {
     Ok(unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN)
 }
 
-/// A set with any signal numbers; those the C library keeps for itself (32, 33, musl also 34) are left out.
+/// A set of any signal numbers; those that the C library reserves (32, 33, musl also 34) are left out.
 pub fn signal_set(signals: impl IntoIterator<Item = Signal>) -> SigSet {
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: sigemptyset(3) initialises the set it is given.
@@ -222,15 +222,15 @@ pub fn can_mark_ranges() -> bool {
     unsafe { libc::syscall(libc::SYS_close_range, last, last, libc::CLOSE_RANGE_CLOEXEC) == 0 }
 }
 
-/// Closes all fds but 0, 1 and 2, as close_range(2) does (Linux 5.9). For the very beginning of a program, where whatever
-/// else is open was inherited and has no owner in it.
+/// Closes all fds but 0, 1 and 2 by close_range(2) (Linux 5.9). To be called at the very beginning of a program, when
+/// all other fds are inherited and have no owner.
 pub fn close_inherited() -> io::Result<()> {
     // SAFETY: plain integers; by contract nobody in this process owns a fd of this range.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// setsockopt(2) with an int, for what nix has no type for.
+/// setsockopt(2) with an int, for options without a type in nix.
 pub fn set_int_option(
     socket: impl AsFd,
     level: libc::c_int,
@@ -245,7 +245,7 @@ pub fn set_int_option(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The same read back.
+/// getsockopt(2) with an int.
 pub fn int_option(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut length = size_of_val(&value) as libc::socklen_t;
@@ -261,7 +261,7 @@ pub fn attach_reuseport_program(socket: impl AsFd, program: &[libc::sock_filter]
     attach(socket, SO_ATTACH_REUSEPORT_CBPF, program)
 }
 
-/// SO_ATTACH_FILTER: what the program says 0 of is dropped. EPERM: SO_LOCK_FILTER is set.
+/// SO_ATTACH_FILTER: packets for which the program returns 0 are dropped. EPERM: SO_LOCK_FILTER is set.
 pub fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
     attach(socket, libc::SO_ATTACH_FILTER, program)
 }
@@ -286,8 +286,8 @@ fn attach(socket: impl AsFd, name: libc::c_int, program: &[libc::sock_filter]) -
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Gives a socket option of `target` the value that it has on `model`, where it differs. An option of up to 64 bytes that
-/// the model does not have is left alone.
+/// Copies a socket option of up to 64 bytes from `model` to `target` where they differ. One that `model` lacks is left
+/// alone.
 pub fn copy_option(
     model: impl AsFd,
     target: impl AsFd,
@@ -305,7 +305,7 @@ pub fn copy_option(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether an option is as it is on another socket; so it is where neither has it.
+/// Whether an option has the same value on two sockets, or neither has it.
 pub fn is_same_option(one: impl AsFd, other: impl AsFd, level: libc::c_int, name: libc::c_int) -> bool {
     option(one, level, name).ok() == option(other, level, name).ok()
 }
@@ -323,7 +323,7 @@ fn option(
     if result == 0 { Ok((value, length)) } else { Err(io::Error::last_os_error()) }
 }
 
-/// socket(2) with SOCK_CLOEXEC and any protocol number: nix knows neither UDP-Lite nor MPTCP.
+/// socket(2) with SOCK_CLOEXEC and any protocol number; nix has neither UDP-Lite nor MPTCP.
 pub fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: plain integers; the call touches no memory of ours.
     let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) }.into())?;
@@ -331,7 +331,7 @@ pub fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> 
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// accept4(2): a non-blocking, close-on-exec connection. EINTR is an error here: somebody wanted it to return.
+/// accept4(2) of a non-blocking, close-on-exec connection. EINTR is an error.
 pub fn accept(socket: impl AsFd) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: null pointers ask for no address; the borrow keeps the fd open.
@@ -368,7 +368,7 @@ pub fn drops(socket: impl AsFd) -> io::Result<u32> {
     Ok(drops)
 }
 
-/// The first numbers of an option of a socket. The kernel fills no more than it is given room for.
+/// The first N numbers of a socket option. The kernel fills no more than the given room.
 fn numbers<const N: usize>(socket: impl AsFd, level: i32, option: i32) -> io::Result<[u32; N]> {
     let mut info = [0u32; N];
     let mut length = size_of_val(&info) as libc::socklen_t;
@@ -385,14 +385,13 @@ fn numbers<const N: usize>(socket: impl AsFd, level: i32, option: i32) -> io::Re
     Ok(info)
 }
 
-/// None: of another family.
+/// The IP address and port; `None` for another family.
 pub fn inet_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
 }
 
-/// A close-on-exec duplicate of an fd that we were started with and know by its number alone. Fails with EBADF where
-/// nothing is open.
+/// A close-on-exec duplicate of an inherited fd, known by its number. Fails with EBADF where nothing is open.
 pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes no pointers; a number that is not open is EBADF.
     let new = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
@@ -403,7 +402,7 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
-/// Makes these files 3, 4, ... for the program that we are about to become; whatever had these numbers is closed.
+/// Makes these files fd 3, 4, ... for the program that we are about to execute; other fds of these numbers are closed.
 pub fn pass_on(files: Vec<OwnedFd>) -> io::Result<()> {
     const FIRST: RawFd = 3;
     let above = FIRST.saturating_add(files.len().try_into().unwrap_or(RawFd::MAX));
@@ -426,7 +425,7 @@ pub fn pass_on(files: Vec<OwnedFd>) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets close-on-exec on an fd known by its number alone. Fails with EBADF where nothing is open.
+/// Sets close-on-exec on an fd known by its number. Fails with EBADF where nothing is open.
 pub fn close_on_exec(number: RawFd) -> io::Result<()> {
     // SAFETY: fcntl(2) with F_SETFD takes no pointers; a number that is not open is EBADF.
     let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };

@@ -112,8 +112,7 @@ pub fn find_user(name: &str) -> Result<User, String> {
     parse_user(name, &read(PASSWD)?, &read(GROUP)?)
 }
 
-/// A group by name, or by number if `name` is all digits; a number needs no line in the file. The error is a
-/// sentence.
+/// A group by name, or by number if `name` is all digits; a number needs no line in the file. The error is a sentence.
 pub fn find_group(name: &str) -> Result<u32, String> {
     match name.parse::<u32>() {
         Ok(gid) => usable(gid, name),

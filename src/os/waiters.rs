@@ -1,13 +1,13 @@
-//! Which sockets the processes of a generation wait on, as /proc shows it: the moment at which a server that never heard
-//! of READY=1 is ready.
+//! Finds the sockets on which the processes of a generation wait, as /proc shows it. So a server that sends no READY=1
+//! is seen to be ready.
 //!
-//! A socket that a process merely has says nothing: all of them inherit it. What counts is a thread that sleeps in a
-//! system call which this socket would end: accept(2) or recvmsg(2) on it, poll(2) or select(2) with it in the set, or
-//! epoll_wait(2) on an epoll in which it is registered. An epoll may itself be in a set or in another epoll (so
-//! EventMachine sleeps). System calls of other architectures than ours are not known.
+//! Having a socket says nothing, since all processes inherit it. What counts is a thread that sleeps in a system call
+//! which this socket would wake: accept(2) or recvmsg(2) on it, poll(2) or select(2) with it in the set, or
+//! epoll_wait(2) on an epoll in which it is registered. That epoll may itself be in a set or in another epoll (as
+//! with EventMachine). System calls of foreign architectures are not recognised.
 //!
-//! Everything is read at one moment of a process that goes on meanwhile. A thread, an fd or a process that is gone by then
-//! is no waiter, and who cannot be looked at within a second is not seen.
+//! The processes run on while they are read. A thread, an fd or a process that has disappeared by then is no waiter,
+//! and a process that cannot be read within a second is not seen.
 
 mod call;
 mod files;
@@ -26,17 +26,17 @@ pub use super::proc::SocketInode;
 use super::proc::{self, is_gone};
 use super::within::within_a_second;
 
-/// Processes looked at in one look, and threads of all of them together.
+/// The most processes in one look, and the most threads of all of them together.
 const PROCESSES: usize = 1024;
 const THREADS: usize = 8192;
 
-/// What one look has shown.
+/// The result of one look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiters {
-    /// Of each socket: somebody waits on it.
+    /// For each socket, whether a thread waits on it.
     pub waited: Vec<bool>,
-    /// There may be waiters that cannot be seen: a process that we may not look at, one that uses io_uring, or more of
-    /// everything than one look goes through.
+    /// Whether there may be waiters that cannot be seen: a process that we may not read, one with an io_uring, or
+    /// more than one look covers.
     pub is_blind: bool,
 }
 
@@ -46,13 +46,12 @@ impl Waiters {
     }
 }
 
-/// Looks at all threads of these processes, until a waiter is known for each socket.
+/// Looks at the threads of these processes until a waiter is known for each socket.
 pub fn look(pids: &[Pid], sockets: &[SocketInode]) -> Waiters {
     look_for(pids, sockets, false)
 }
 
-/// Likewise, but only who waits for this socket and nothing else counts: whoever waits for several may be at work for
-/// one of them meanwhile.
+/// The same, but a thread counts only if it waits for this socket alone. Others may be working for another socket.
 pub fn look_for_readers(pids: &[Pid], sockets: &[SocketInode]) -> Waiters {
     look_for(pids, sockets, true)
 }
@@ -87,15 +86,18 @@ fn look_now(pids: &[Pid], sockets: &[SocketInode], one_alone: bool) -> Waiters {
 struct Look<'a> {
     sockets: &'a [SocketInode],
     one_alone: bool,
-    /// How many may still be looked at.
+    /// The number of threads that may still be looked at.
     threads: usize,
     files: Files,
-    /// What the epolls of this process that were asked for have registered, by fd: several threads may share one.
+    /// For each epoll of this process that was read, by fd, which sockets are registered in it; threads may share it.
     epolls: HashMap<u32, Vec<bool>>,
 }
 
 impl Look<'_> {
-    /// Errors: EACCES or EPERM, where we may not look; `Other` beyond a limit, and where the kernel lacks the files.
+    /// Looks at one process.
+    ///
+    /// # Errors
+    /// EACCES or EPERM where we may not read it; `Other` beyond a limit, and where the kernel lacks the files.
     fn process(&mut self, pid: Pid, waited: &mut [bool]) -> io::Result<()> {
         self.epolls.clear();
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -160,7 +162,7 @@ impl Look<'_> {
     }
 }
 
-/// The set as it stands in the memory of the process now; what the kernel made of it at the call is not shown.
+/// Reads the fds of a set from the memory of the process. It may have changed since the system call began.
 fn read_set(pid: Pid, set: Set) -> io::Result<Vec<u32>> {
     let mut bytes = vec![0; set.length()];
     let remote = RemoteIoVec { base: set.address() as usize, len: bytes.len() };

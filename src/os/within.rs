@@ -1,19 +1,19 @@
-//! Questions that may be answered late or never. A process decides itself when its memory can be read (userfaultfd(2), a
-//! mapped file of FUSE), and it holds locks that files of /proc wait for; a directory of another user may be his own file
-//! system.
+//! Asks, in threads, questions that may be answered late or never. A process can delay reads of its memory for ever
+//! (userfaultfd(2), a mapped file of FUSE) and hold locks that files of /proc wait for; the directory of another user
+//! may be on a file system of that user.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Nobody waits for an answer longer than that.
+/// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// So many may be unanswered; then nothing is asked any more.
+/// The most unanswered questions; beyond it nothing is asked.
 const MOST: usize = 4;
 static UNANSWERED: AtomicUsize = AtomicUsize::new(0);
 
-/// The answer of `ask`, which a thread of its own gives. None: not within a second, or there can be no further thread.
+/// The answer of `ask`, which runs in a thread. `None`: it took more than a second, or no thread could be made.
 pub(super) fn within_a_second<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     if UNANSWERED.load(Ordering::Relaxed) >= MOST {
         return None;
@@ -23,7 +23,7 @@ pub(super) fn within_a_second<T: Send + 'static>(ask: impl FnOnce() -> T + Send 
     let asked = thread::Builder::new().name("ask".to_owned()).stack_size(256 << 10).spawn(move || {
         let answer = ask();
         UNANSWERED.fetch_sub(1, Ordering::Relaxed);
-        // Nobody waits for a late one.
+        // A late answer has no receiver.
         let _late = sender.send(answer);
     });
     if let Err(error) = asked {

@@ -124,8 +124,8 @@ fn where_nobody_was_ever_seen_a_second_of_life_has_to_do_but_it_is_not_called_a_
     assert!(ready_ms(&status) >= 10_000, "{status}");
     let swap = daemon.verb("swap").expect(1);
     let said = swap.stdout.lines().last().unwrap_or_default().to_owned();
-    assert!(said.starts_with("taken over unseen: generation 2 lives and has the traffic"), "{said}");
-    assert!(said.ends_with("or say by --ready delay:SPAN how long it takes"), "{said}");
+    assert!(said.starts_with("taken over unseen: generation 2 runs and gets the new connections"), "{said}");
+    assert!(said.ends_with("or use --ready http:/PATH or --ready delay:SPAN"), "{said}");
     let status = daemon.wait_generation(2);
     assert!((1000..5000).contains(&ready_ms(&status)), "{status}");
     assert_eq!(status["last_swap"]["outcome"], "taken-over-unseen", "{status}");

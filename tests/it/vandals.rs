@@ -49,7 +49,7 @@ fn a_path_that_cannot_be_put_back_is_told_once_each_time() {
     let path = format!("{directory}/s.sock");
     let mut daemon = Launch::ready(&place, &format!("--listen {path}=unix")).start();
     daemon.wait_generation(1);
-    let times = |daemon: &Daemon| daemon.stderr().matches("and cannot be put back").count();
+    let times = |daemon: &Daemon| daemon.stderr().matches("and supervise cannot put it back").count();
     for time in 1..=2 {
         fs::rename(&directory, &moved).unwrap();
         fs::write(&directory, "").unwrap();

@@ -83,7 +83,7 @@ fn where_nobody_ever_waited_a_second_of_life_has_to_do() {
     assert!(
         reason
             .unwrap()
-            .starts_with("generation 2 lives and has the traffic, but no generation was ever seen")
+            .starts_with("generation 2 runs and gets the new connections, but no generation was ever seen")
     );
     assert_eq!(ready_ms(&world, 2), Some(1_000));
     assert!(!world.has_tick(), "{:?}", world.core.next_wake());

@@ -178,8 +178,7 @@ fn environment_file(config: &mut Config, text: &str) -> SetResult {
     Ok(())
 }
 
-/// The words of a list with their specifiers replaced. A word with a specifier that cannot be replaced is left out
-/// with a warning.
+/// The words of a list with their specifiers replaced. One that cannot be replaced is skipped with a warning.
 fn words(text: &str, scope: &Context<'_>) -> Result<Vec<String>, Problem> {
     let words = command_line::unquote(text, scope.warn)?;
     Ok(words.iter().filter_map(|word| (scope.expand)(word).map_err(scope.warn).ok()).collect())

@@ -3,16 +3,13 @@
 /// How to make a program take a held socket. The texts have marks that [`fill`] replaces.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fix {
-    /// Replace its options `instead_of`, which say where to bind, by `add`. If a word contains `told`, it has them
-    /// already.
+    /// Replace its options `instead_of` (where to bind) by `add`, unless a word contains `told`.
     Words { instead_of: &'static [&'static str], add: &'static str, told: &'static str },
-    /// Remove its options `instead_of` and (without a value) `but`; its LISTEN_PID must be its own pid, whatever
-    /// starts it.
+    /// Remove its options `instead_of` and (without a value) `but`; LISTEN_PID must be its own pid.
     Own { instead_of: &'static [&'static str], but: &'static [&'static str] },
     /// A whole sentence in place of a command line.
     Say(&'static [Part]),
-    /// It can only bind for itself: options of supervise to use beside --intercept-bind, and a clause that follows
-    /// "binds its port itself".
+    /// It can only bind for itself: options to add beside --intercept-bind, and a clause after "binds its port itself".
     Intercept { with: &'static [&'static str], mind: &'static [Part] },
     /// It starts the server as its child or by a script: what to change there.
     Wrapper(&'static str),
@@ -65,8 +62,7 @@ pub(super) const PROGRAMS: &[(&[&str], Fix)] = &[
             told: "--fd",
         },
     ),
-    // gunicorn takes LISTEN_FDS if LISTEN_PID is its own pid, but not with --reuse-port. With fd:// as well it takes
-    // the fds twice and closes them.
+    // gunicorn takes LISTEN_FDS if LISTEN_PID is its own, not with --reuse-port; with fd:// it takes the fds twice.
     (&["gunicorn"], Own { instead_of: &["-b", "--bind"], but: &["--reuse-port"] }),
     (&["unicorn"], Own { instead_of: &["-l", "--listen"], but: &[] }),
     // uWSGI serves sockets it finds by itself with its own protocol, not HTTP.

@@ -35,8 +35,7 @@ impl<'a> Typed<'a> {
         self.ours.iter().any(is_it)
     }
 
-    /// The line with `more` options and `command` in place of the typed one; `None` where it may hold a secret or is
-    /// too long.
+    /// The line with `more` options and another `command`; `None` if it may hold a secret or is too long.
     pub(super) fn with(&self, more: &[&str], command: &[String]) -> Option<String> {
         if self.ours.iter().any(|word| SECRET.iter().any(|secret| word.contains(secret))) {
             return None;

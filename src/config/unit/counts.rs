@@ -16,8 +16,7 @@ fn group(key: &str) -> &str {
     if key.starts_with("Listen") { "Listen" } else { key }
 }
 
-/// Corrects the verdicts on lines of one unit that were accepted and have no effect. `main` is the name of its file,
-/// as opposed to its drop-ins.
+/// Corrects the verdicts on accepted lines of one unit without effect. `main` is the name of its file, drop-ins apart.
 pub(super) fn judge(lines: &mut [CheckedLine], main: &str) {
     // The place of the line that voids those before it, by section and key.
     let mut last: HashMap<(String, String), String> = HashMap::new();

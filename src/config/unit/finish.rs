@@ -73,8 +73,7 @@ fn check_commands(draft: &Draft, service: &str, no_command: &str) -> Result<(), 
     Ok(())
 }
 
-/// The parents of RuntimeDirectory= and similar directives: those of systemd's system manager for root, else of its
-/// user manager.
+/// The directories of systemd's system manager for root, else of its user manager.
 fn directories(draft: &mut Draft, host: Host<'_>) {
     let is_given = draft.place_of(Section::Service, "WorkingDirectory").is_some();
     let launch = &mut draft.config.launch;
@@ -114,8 +113,7 @@ fn readiness(draft: &mut Draft) {
     }
 }
 
-/// Makes stop-first the default for units that assume the old process is gone when the new one starts; returns their
-/// line.
+/// Makes stop-first the default for units that assume the old process is gone; returns the line.
 fn handover(draft: &mut Draft) -> Option<String> {
     if draft.place_of(Section::XSupervise, "Handover").is_some() {
         return None;

@@ -1,5 +1,4 @@
-//! Decides which .socket files belong to a .service. What the user names together takes precedence over what the
-//! files say.
+//! Decides which .socket files belong to a .service; what the user names together takes precedence.
 
 use std::path::PathBuf;
 
@@ -60,8 +59,7 @@ pub(super) fn check(
     Ok(warnings)
 }
 
-/// The files to read in addition to `units`: the service of a socket that is given alone, and the sockets of
-/// Sockets=.
+/// The files to read in addition to `units`: the service of a socket that is given alone, and the sockets of Sockets=.
 pub fn companions(units: &[Unit], host: &dyn Fn(char) -> Option<String>) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let has_service = units.iter().any(|unit| unit.name.suffix() == "service");

@@ -9,8 +9,7 @@ pub enum BindNote {
     NotIntercepted { why: String },
     /// InterceptBind= has no effect on a process of this name.
     Unseen { process: String, why: String },
-    /// The server binds `wanted` (in the form of `--listen`) on an IPv4 socket, which `socket`, an IPv6 one, cannot
-    /// replace.
+    /// The server binds `wanted` (as in `--listen`) by an IPv4 socket, which the IPv6 one `socket` cannot replace.
     WrongFamily { socket: String, wanted: String },
     /// The server also binds `wanted`, for IPv6 alone, and only `socket` is held.
     Beside { socket: String, wanted: String },

@@ -90,8 +90,7 @@ pub enum SocketNote {
 pub enum Damage {
     /// shutdown(2) or connect(2) on TCP; supervise listens again, which holds for the server's fd as well.
     Shutdown,
-    /// shutdown(2) on a unix socket, or all its links removed. Both are final, so the next generation gets a new
-    /// socket.
+    /// shutdown(2) on a unix socket, or all its links removed. The next generation gets a new socket.
     Ended,
     /// The path was removed by unlink(2).
     Unlinked,
@@ -132,7 +131,7 @@ impl fmt::Display for SocketNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shared { socket, why } => {
-                write!(f, "old and new generation share {socket} during a swap, it is not steered: {why}")
+                write!(f, "{socket} is shared by old and new generation during a swap, not steered: {why}")
             }
             Self::Mended { socket, generation, damage } => mended(f, socket, *generation, *damage),
             Self::MendedAgain { socket, generation, again } => {

@@ -47,8 +47,7 @@ struct Connection {
     id: ClientId,
     stream: UnixStream,
     phase: ConnectionPhase,
-    /// Whether the connection stays open until supervise exits, which tells the caller of `stop` that all addresses
-    /// are free.
+    /// Whether the connection stays open until supervise exits, which tells `stop` that all addresses are free.
     keep: bool,
     /// Whether our log goes to the terminal on which the client prints.
     reads_our_log: bool,
@@ -127,8 +126,7 @@ impl ControlServer {
         }
     }
 
-    /// Sends progress to every client that waits. If `is_logged`, clients on the terminal of our log do not get it
-    /// twice.
+    /// Sends progress to every client that waits, except (`is_logged`) those that see our log.
     pub fn note_all(&mut self, text: &str, is_logged: bool) {
         let line = encode(&Line::Note(text.to_owned()));
         for client in self.clients.iter_mut().flatten() {
@@ -327,8 +325,7 @@ impl Connection {
         matches!(self.phase, ConnectionPhase::Waiting { .. })
     }
 
-    /// Reads until the kernel has no more. After the request only the end is expected; a client that sends as much
-    /// again is treated as gone.
+    /// Reads until the kernel has no more. A client that sends as much again after its request is treated as gone.
     fn receive(&mut self) -> ReceivedLine {
         let mut received = ReceivedLine { line: None, closed: false };
         let mut chunk = [0; REQUEST_BYTES];

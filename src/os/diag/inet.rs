@@ -9,21 +9,21 @@ use super::netlink::{attributes, bytes_at, u32_at};
 /// Attributes of the answer.
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SOCKOPT: u16 = 22;
-/// The request's ext is a set of them, counted from 1. SOCKOPT comes unasked.
+/// The request's field `ext` is a set of attributes, counted from 1. SOCKOPT is always sent.
 const EXT_INFO: u8 = 1 << (INET_DIAG_INFO - 1);
-/// Without the bound but unconnected sockets (TCPF_BOUND_INACTIVE) that Linux 6.8 would add.
+/// All states except TCPF_BOUND_INACTIVE (bound, not connected), which Linux 6.8 would add.
 pub(super) const ALL_STATES: u32 = 0x1ffe;
-/// inet_diag_msg, which the attributes follow.
+/// The size of inet_diag_msg; the attributes follow it.
 const MESSAGE: usize = 72;
 
-/// Of the states of TCP those that mean something to us (<net/tcp_states.h>).
+/// The states of TCP that matter here (<net/tcp_states.h>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketState {
     Established,
     SynReceived,
     CloseWait,
     Listen,
-    /// Being closed, or a UDP socket that is not connected.
+    /// A closing connection, or a UDP socket that is not connected.
     Other,
 }
 
@@ -55,47 +55,47 @@ pub struct InetSocket {
     pub state: SocketState,
     pub local: SocketAddr,
     pub remote: SocketAddr,
-    /// 0: no process has it, not yet or not any more.
+    /// The inode; 0 for a connection that no process has accepted, or whose fds are all closed.
     pub inode: u32,
-    /// Its own from its beginning on, accepted or not.
+    /// The kernel's identifier, which stays the same from the handshake on.
     pub cookie: u64,
     pub uid: u32,
-    /// Bytes received and not read; of a listener, connections not accepted.
+    /// Bytes received and not read; of a listener, the length of its accept queue.
     pub rqueue: u32,
-    /// Bytes written and not acknowledged; of a listener, how many connections may wait.
+    /// Bytes written and not acknowledged; of a listener, the limit of its accept queue.
     pub wqueue: u32,
-    /// The number of the slot, in options that mean nothing to a TCP socket and go over to accepted connections:
-    /// IP_MULTICAST_LOOP (on by default) counts 1, IP_BIND_ADDRESS_NO_PORT 2, IP_FREEBIND 4. None before Linux 5.10.
+    /// The number of the slot, in options that have no meaning for TCP and that accepted connections inherit:
+    /// IP_MULTICAST_LOOP (on by default) counts 1, IP_BIND_ADDRESS_NO_PORT 2, IP_FREEBIND 4. `None` before Linux 5.10.
     pub label: Option<u8>,
-    /// None for what is not a whole connection.
+    /// `None` for a socket that is no complete connection.
     pub activity: Option<Activity>,
 }
 
-/// What TCP_INFO says of the segments of a connection. The times are counted in the kernel's ticks (1 to 10 ms), so two
-/// that are equal may have been in either order; what never happened has the time of the connection's start.
+/// What TCP_INFO says of the segments of a connection. Times are in the kernel's ticks (1 to 10 ms), so two equal
+/// ones may have been in either order; an event that never happened has the time of the connection's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activity {
     pub since_sent_ms: u32,
     pub since_received_ms: u32,
-    /// Any segment that acknowledges, with data or without.
+    /// Any segment with an acknowledgement, with or without data.
     pub since_acknowledged_ms: u32,
-    /// Segments with data that were sent, and that were received.
+    /// The number of segments with data that were sent and received.
     pub sent: u32,
     pub received: u32,
-    /// The client's FIN is one of them.
+    /// The number of bytes received; a FIN of the client counts as one.
     pub bytes_received: u64,
-    /// Segments sent without data.
+    /// The number of segments sent without data.
     pub bare_sent: u32,
 }
 
-/// Segments with data that a client sends in a TLS handshake, of either version: its hello, and what ends the handshake.
+/// The number of segments with data that a client sends in a TLS handshake: its hello, and the end of the handshake.
 const TLS_HANDSHAKE: u32 = 2;
-/// A hello with a post-quantum key share (X25519MLKEM768: 1.2 kB by itself) fills two segments on most networks. Whoever has
-/// sent less than this had a smaller one.
+/// A client that has sent fewer bytes did not send a hello with a post-quantum key share (X25519MLKEM768: 1.2 kB),
+/// which fills two segments on most networks.
 const LARGE_HELLO: u64 = 1400;
 
 impl InetSocket {
-    /// The same after a TLS handshake, as if that had not been: nothing was received before the first request.
+    /// The same without a TLS handshake: the first request counts as the first data received.
     #[must_use]
     pub fn after_handshake(&self) -> Self {
         let mut socket = self.clone();
@@ -106,7 +106,7 @@ impl InetSocket {
         socket
     }
 
-    /// Whether this socket's own address is one that a socket bound to `held` serves.
+    /// Whether a socket bound to `held` serves the local address of this one.
     pub fn is_at(&self, held: SocketAddr) -> bool {
         let (own, held_ip) = (self.local.ip(), held.ip().to_canonical());
         let wildcard = held_ip.is_unspecified() && (held_ip.is_ipv6() || own.is_ipv4());
@@ -114,15 +114,14 @@ impl InetSocket {
     }
 }
 
-/// inet_diag_req_v2, and a program that lets pass what has a local port in one of these ranges. S_GE and S_LE instead of
-/// S_EQ: they are there in every kernel.
+/// An inet_diag_req_v2 with a program that accepts local ports in these ranges. Every kernel has S_GE and S_LE.
 pub(super) fn request(family: u8, protocol: u8, ranges: &[(u16, u16)], states: u32) -> Vec<u8> {
     const ID: usize = 48;
     const REQ_BYTECODE: u16 = 1;
     const JMP: u8 = 1;
     const S_GE: u8 = 2;
     const S_LE: u8 = 3;
-    /// Of one range in the program: twice an operation and its operand, and a jump.
+    /// The bytes of one range in the program: two operations with their operands, and a jump.
     const RANGE: u16 = 20;
     let program = RANGE * ranges.len() as u16;
     let mut request = vec![family, protocol, EXT_INFO, 0];
@@ -130,8 +129,8 @@ pub(super) fn request(family: u8, protocol: u8, ranges: &[(u16, u16)], states: u
     request.extend([0; ID]);
     request.extend((4 + program).to_ne_bytes());
     request.extend(REQ_BYTECODE.to_ne_bytes());
-    // inet_diag_bc_op: code, where to if yes, where to if no (the end accepts, four past it rejects); the operand is the
-    // `no` of a second one. JMP always takes the way of `no`.
+    // inet_diag_bc_op: the operation, the offset if true, the offset if false (the end accepts, four bytes past it
+    // rejects); the operand is the `no` of a second one. JMP always takes the offset of `no`.
     for (index, (first, last)) in ranges.iter().enumerate() {
         let left = program - RANGE * index as u16;
         let otherwise = if left == RANGE { RANGE + 4 } else { RANGE };
@@ -147,8 +146,7 @@ pub(super) fn request(family: u8, protocol: u8, ranges: &[(u16, u16)], states: u
     request
 }
 
-/// At most so many ranges that these ports are in: where there are more ports, those nearest to each other share one, with
-/// whatever lies between them.
+/// At most `most` ranges that contain these ports. If there are more ports, those nearest to each other share a range.
 pub(super) fn ranges(ports: &BTreeSet<u16>, most: usize) -> Vec<(u16, u16)> {
     let ports: Vec<u16> = ports.iter().copied().collect();
     let mut gaps: Vec<usize> = (1..ports.len()).collect();
@@ -161,7 +159,7 @@ pub(super) fn ranges(ports: &BTreeSet<u16>, most: usize) -> Vec<(u16, u16)> {
     if ports.is_empty() { Vec::new() } else { ends.filter_map(range).collect() }
 }
 
-/// None: too short to be one.
+/// `None` if it is too short.
 pub(super) fn parse(bytes: &[u8]) -> Option<InetSocket> {
     let [family, state] = bytes_at(bytes, 0)?;
     let address = |port_at, ip_at| {
@@ -195,14 +193,14 @@ pub(super) fn parse(bytes: &[u8]) -> Option<InetSocket> {
     Some(socket)
 }
 
-/// inet_diag_sockopt: bit fields, which start at the other end where the byte order is the other.
+/// Reads inet_diag_sockopt, whose bit fields depend on the byte order.
 fn label(bytes: [u8; 2]) -> u8 {
     let [first, second] = if cfg!(target_endian = "big") { bytes.map(u8::reverse_bits) } else { bytes };
     let (freebind, multicast_loop, address_no_port) = (first >> 2 & 1, first >> 4 & 1, second & 1);
     multicast_loop | address_no_port << 1 | freebind << 2
 }
 
-/// tcp_info, up to tcpi_data_segs_out (Linux 4.6).
+/// Reads tcp_info up to tcpi_data_segs_out (Linux 4.6).
 fn activity(info: &[u8]) -> Option<Activity> {
     let sent = u32_at(info, 156)?;
     Some(Activity {

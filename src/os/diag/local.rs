@@ -16,22 +16,22 @@ const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_VFS: u16 = 1;
 const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_RQLEN: u16 = 4;
-/// unix_diag_msg, which the attributes follow.
+/// The size of unix_diag_msg; the attributes follow it.
 const MESSAGE: usize = 16;
 
-/// Where a socket is bound. The connections of a listener carry the listener's.
+/// The address of a socket. Accepted connections have that of their listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     Node(Node),
-    /// An abstract name, without the NUL that it begins with.
+    /// An abstract name without its leading NUL.
     Abstract(Vec<u8>),
 }
 
-/// The file a socket is bound to.
+/// The file that a socket is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
     pub device: u64,
-    /// As much of it as the kernel tells here.
+    /// The low 32 bits of the inode number, which is what the kernel reports.
     pub inode: u32,
 }
 
@@ -39,28 +39,28 @@ pub struct Node {
 pub struct UnixSocket {
     /// [`SocketState::Listen`], [`SocketState::Established`] or neither.
     pub state: SocketState,
-    /// What nobody has accepted yet has none, and is not shown.
+    /// The inode; a connection that is not accepted has none and is not reported.
     pub inode: u32,
-    /// Its own from its beginning on, accepted or not.
+    /// The kernel's identifier, which stays the same from connect(2) on.
     pub cookie: u64,
-    /// Where it is bound; None is an unnamed socket.
+    /// Its address; `None` for an unnamed socket.
     pub place: Option<Place>,
-    /// The inode of the socket at the other end of a connection; 0: that one is not accepted yet.
+    /// The inode of the peer; 0 if that is not accepted yet.
     pub peer: Option<u32>,
-    /// Bytes that wait to be read; of a listener, connections not accepted.
+    /// Bytes to be read; of a listener, the length of its accept queue.
     pub rqueue: u32,
-    /// Memory of what was written and not yet read by the other side; of a listener, how many connections may wait.
+    /// Memory of what was written and not yet read by the peer; of a listener, the limit of its accept queue.
     pub wqueue: u32,
 }
 
 impl UnixSocket {
-    /// An accepted connection in which nothing is on its way.
+    /// Whether this is an accepted connection with empty queues.
     pub fn is_silent(&self) -> bool {
         self.state == SocketState::Established && self.rqueue == 0 && self.wqueue == 0
     }
 }
 
-/// An answer, and where in it a socket is found.
+/// A dump of unix sockets with an index by address.
 #[derive(Debug)]
 pub struct UnixSockets {
     sockets: Vec<UnixSocket>,
@@ -85,7 +85,7 @@ impl UnixSockets {
         self.sockets.get(*index)
     }
 
-    /// The listener of a place and its connections.
+    /// The listener at an address and its connections.
     pub fn at(&self, place: &Place) -> impl Iterator<Item = &UnixSocket> {
         self.by_place.get(place).into_iter().flatten().filter_map(|index| self.sockets.get(*index))
     }
@@ -99,7 +99,7 @@ impl Deref for UnixSockets {
     }
 }
 
-/// A dump of all unix sockets: struct unix_diag_req of <linux/unix_diag.h>.
+/// The request for a dump of all unix sockets: struct unix_diag_req of <linux/unix_diag.h>.
 pub(super) fn request() -> Vec<u8> {
     const ALL_STATES: u32 = u32::MAX;
     const ANY: [u8; 4] = [0; 4];
@@ -112,7 +112,7 @@ pub(super) fn request() -> Vec<u8> {
     request
 }
 
-/// None: too short to be one.
+/// `None` if it is too short.
 pub(super) fn parse(bytes: &[u8]) -> Option<UnixSocket> {
     let [_family, _kind, state] = bytes_at(bytes, 0)?;
     let mut socket = UnixSocket {
@@ -143,7 +143,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<UnixSocket> {
     Some(socket)
 }
 
-/// The device number is the kernel's own: twelve bits of major above twenty of minor.
+/// Reads the file of a socket. The kernel's device number has a minor number of twenty bits below the major number.
 fn node(value: &[u8]) -> Option<Node> {
     let (inode, device) = (u32_at(value, 0)?, u32_at(value, 4)?);
     Some(Node { device: makedev(u64::from(device >> 20), u64::from(device & 0xf_ffff)), inode })

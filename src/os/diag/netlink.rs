@@ -1,5 +1,5 @@
-//! The dump protocol of netlink(7): one request, many datagrams of many messages, one end. Whatever is too short, too
-//! long, too much or not for us is an error or passed over.
+//! The dump protocol of netlink(7): one request, then datagrams with several messages each, until the end. A message
+//! that is too short, too long or too much is an error; one that is not for us is skipped.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,14 +11,14 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-/// nlmsghdr: length, type, flags, sequence number, port id.
+/// The size of nlmsghdr: length, type, flags, sequence number, port id.
 const HEADER: usize = 16;
-/// A dump comes in pieces of at most 32 KiB (netlink_dump() in the kernel).
+/// The size of the buffer; the kernel sends at most 32 KiB at once (netlink_dump()).
 const BUFFER: usize = 64 << 10;
-/// Sockets in one answer, and datagrams of one: beyond that it is an error, not an answer.
+/// The most sockets of one answer, and the most datagrams; beyond them it is an error.
 const MOST_SOCKETS: usize = 1 << 20;
 const MOST_DATAGRAMS: usize = 1 << 17;
-/// The kernel answers within the call; seconds of silence are a fault.
+/// The time limit for reading; the kernel answers within the call.
 const SILENCE: TimeVal = TimeVal::new(2, 0);
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Channel {
     buffer: Vec<u8>,
 }
 
-/// What one datagram was to a dump.
+/// What a datagram means for the dump.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum DumpProgress {
     More,
@@ -47,8 +47,8 @@ impl Channel {
         Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
-    /// Asks, and asks once more where the kernel says that its tables changed under the answer (NLM_F_DUMP_INTR): the
-    /// second answer is taken as it is.
+    /// Asks, and asks once more if the kernel's tables changed during the answer (NLM_F_DUMP_INTR); the second answer
+    /// counts.
     pub(super) fn dump<T>(&mut self, request: &[u8], parse: fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
         let first = self.dump_once(request, parse)?;
         if !first.interrupted {
@@ -69,7 +69,7 @@ impl Channel {
                     Err(Errno::EINTR) => continue,
                     received => received?,
                 };
-            // Port id 0 is the kernel.
+            // Port id 0 is the kernel's.
             if received.address.is_none_or(|sender| sender.pid() != 0) {
                 continue;
             }
@@ -86,7 +86,7 @@ impl Channel {
     }
 }
 
-/// An answer while it comes in.
+/// The state of an answer that is being received.
 pub(super) struct Dump<T> {
     sequence: u32,
     parse: fn(&[u8]) -> Option<T>,
@@ -99,7 +99,7 @@ impl<T> Dump<T> {
         Self { sequence, parse, found: Vec::new(), interrupted: false }
     }
 
-    /// One datagram. Messages with another sequence number answer somebody else's question.
+    /// Takes one datagram. Messages with another sequence number belong to another request.
     pub(super) fn take(&mut self, mut datagram: &[u8]) -> io::Result<DumpProgress> {
         while !datagram.is_empty() {
             let length = u32_at(datagram, 0).ok_or_else(|| broken("is cut short"))? as usize;
@@ -147,13 +147,13 @@ fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("sock_diag: the kernel's answer {what}"))
 }
 
-/// A negative errno; 0 and more is no error.
+/// The error in a payload, which is a negative errno; `None` for 0 and above.
 fn error_code(payload: &[u8]) -> Option<io::Error> {
     let code = u32_at(payload, 0)?.cast_signed();
     (code < 0).then(|| io::Error::from_raw_os_error(code.saturating_neg()))
 }
 
-/// The request with its header.
+/// Puts a header before the request.
 fn message(request: &[u8], sequence: u32) -> io::Result<Vec<u8>> {
     let length = u32::try_from(HEADER + request.len()).map_err(io::Error::other)?;
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
@@ -167,7 +167,7 @@ fn message(request: &[u8], sequence: u32) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// The attributes behind a message: type and value. Ends at the first that does not fit.
+/// The attributes behind a message, as type and value. It ends at the first that does not fit.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);
@@ -179,7 +179,7 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// Messages and attributes begin at multiples of four.
+/// The bytes to the next multiple of four, where messages and attributes begin.
 const fn padding(length: usize) -> usize {
     length.wrapping_neg() & 3
 }

@@ -1,4 +1,4 @@
-//! What sock_diag does not answer and /proc does.
+//! Facts about sockets that /proc has and sock_diag does not.
 
 use std::collections::HashSet;
 use std::fs;
@@ -8,14 +8,14 @@ use nix::unistd::Pid;
 
 use crate::os::proc::{is_gone, socket, text};
 
-/// Fds looked at, of all processes of a generation together.
+/// The most fds of all processes of a generation together.
 const FDS: usize = 1 << 20;
 
-/// The inodes of all sockets that these processes have: whose a connection is where sockets carry no label. Processes
-/// that are gone have none.
+/// The inodes of all sockets that these processes have open, which attributes connections where sockets carry no
+/// label. Processes that have ended have none.
 ///
-/// Errors: EACCES for a process that is not ours to look at (then nobody knows whose its connections are), or more than
-/// a million fds.
+/// Errors: EACCES for a process that we may not read (its connections cannot be attributed), or more than a million
+/// fds.
 pub fn inodes_of(pids: &[Pid]) -> io::Result<HashSet<u32>> {
     let mut inodes = HashSet::new();
     let mut left = FDS;
@@ -36,22 +36,22 @@ pub fn inodes_of(pids: &[Pid]) -> io::Result<HashSet<u32>> {
     Ok(inodes)
 }
 
-/// How often, in this network namespace since its start, a TCP listener's full queue cost a connection attempt: a SYN, or
-/// the ACK that would have completed a handshake. The client tries again by itself. (ListenDrops, beside it, counts these
-/// once more together with drops for any other reason, memory among them.)
+/// How often a full accept queue of a TCP listener cost a connection attempt (a SYN, or the last ACK of a handshake),
+/// in this network namespace since its start. The client retries by itself. (ListenDrops, beside it, counts these
+/// again together with other drops, such as those for lack of memory.)
 pub fn listen_overflows() -> io::Result<u64> {
     let text = text("/proc/net/netstat")?;
     overflows_in(&text).ok_or_else(|| io::Error::other("/proc/net/netstat has no TcpExt ListenOverflows"))
 }
 
-/// Pairs of lines, names and numbers, both behind the same first word.
+/// The counter in pairs of lines, names and numbers, that begin with the same word.
 fn overflows_in(text: &str) -> Option<u64> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, numbers) = (lines.next()?.split(' '), lines.next()?.split(' '));
     names.zip(numbers).find(|(name, _)| *name == "ListenOverflows")?.1.parse().ok()
 }
 
-/// net.core.somaxconn of this network namespace: listen(2) cuts every backlog down to it.
+/// net.core.somaxconn of this network namespace, to which listen(2) limits every backlog.
 pub fn somaxconn() -> io::Result<u32> {
     let text = text("/proc/sys/net/core/somaxconn")?;
     text.trim_ascii_end().parse().map_err(|_| io::Error::other(format!("net.core.somaxconn is {text:?}")))

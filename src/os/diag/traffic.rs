@@ -1,5 +1,5 @@
-//! What the connections of a generation are doing, for draining. A connection is idle only where the kernel's numbers
-//! say that it owes nobody an answer; whatever they leave open counts as busy, for longer than it may have to.
+//! Sorts the connections of a generation for draining. A connection is idle only if the kernel's numbers show that
+//! the server owes no answer; where they leave that open, it counts as busy.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -10,17 +10,17 @@ use super::local::UnixSocket;
 use crate::config::Span;
 use crate::core::Traffic;
 
-/// Half-open connections, by our address and theirs. The kernel does not say which slot's they are.
+/// Half-open connections by local and remote address. The kernel does not say to which slot they belong.
 pub type Handshakes = HashSet<(SocketAddr, SocketAddr)>;
 
-/// The handshakes under way now: remembered at a switch and given to [`traffic`] later.
+/// The handshakes in progress, which the caller remembers at a switch and gives to [`traffic`] later.
 pub fn handshakes<'a>(sockets: impl IntoIterator<Item = &'a InetSocket>) -> Handshakes {
     let begun = sockets.into_iter().filter(|socket| socket.state == SocketState::SynReceived);
     begun.map(|socket| (socket.local, socket.remote)).collect()
 }
 
-/// The TCP connections that `is_ours` picks (by label: those of a slot, accepted or not; by inode: those of some
-/// processes), and how many of the handshakes in `begun` are still under way.
+/// Counts the TCP connections that `is_ours` selects (by label: those of a slot, accepted or not; by inode: those of
+/// some processes), and the handshakes of `begun` that are still in progress.
 pub fn traffic<'a>(
     sockets: impl IntoIterator<Item = &'a InetSocket>,
     is_ours: impl Fn(&InetSocket) -> bool,
@@ -37,15 +37,15 @@ pub fn traffic<'a>(
             _ if !is_ours(socket) => {}
             _ if socket.inode != 0 => count(&mut traffic, work(socket, quiet)),
             SocketState::Established | SocketState::CloseWait => traffic.queued += 1,
-            // What a process has closed, or left behind, is the kernel's to end.
+            // The kernel finishes connections that a process has closed.
             SocketState::Other => {}
         }
     }
     traffic
 }
 
-/// The sockets of one unix listener. The kernel does not know when they last said something: which of those that have
-/// nothing in their queues are idle is the caller's to say.
+/// Counts the connections of one unix listener. The kernel does not know when they were last used, so the caller
+/// decides which of those with empty queues are idle.
 pub fn unix_traffic<'a>(
     sockets: impl IntoIterator<Item = &'a UnixSocket>,
     is_idle: impl Fn(&UnixSocket) -> bool,
@@ -82,7 +82,7 @@ fn count(traffic: &mut Traffic, work: Work) {
     }
 }
 
-/// The client's FIN counts as a byte until the server has read it; after a FIN there is nothing else.
+/// Unread bytes without the client's FIN, which counts as one until the server has read it.
 fn unread(socket: &InetSocket) -> u32 {
     socket.rqueue.saturating_sub(u32::from(socket.state == SocketState::CloseWait))
 }
@@ -104,19 +104,19 @@ fn work(socket: &InetSocket, quiet: Span) -> Work {
     }
 }
 
-/// Its first request may be on its way: a browser connects before it has one, a pool keeps some ready. Only a client that
-/// has sent its FIN says no more.
+/// Whether the first request may still be on its way: a browser connects before it has one, and a pool keeps
+/// connections ready. Only a client that has sent its FIN has nothing to ask.
 fn has_not_asked(socket: &InetSocket, activity: &Activity) -> bool {
     activity.received == 0 && socket.state == SocketState::Established
 }
 
-/// Whether the last to say something was the client.
+/// Whether the client was the last to send data.
 ///
-/// A client on a fast network sends its next request in the same tick as it got the answer, and a fast server answers in
-/// the tick of the request: equal times mean either. Two things tell them apart. A client that is done acknowledges the
-/// answer in a segment of its own, mostly 40 ms later; one that asks again does it with the request. And a request that
-/// is not answered at once is acknowledged alone; so is the first data of every connection, but then no more, if all
-/// answers come at once. So an unanswered request on top of an answered one makes two.
+/// A client on a fast network sends its next request in the same tick in which it got the answer, and a fast server
+/// answers in the tick of the request, so equal times mean either. Two things distinguish them. A client that is done
+/// acknowledges the answer in a segment of its own, mostly 40 ms later; one that asks again does so with the request.
+/// And a request that is not answered at once is acknowledged alone; so is the first data of every connection, but no
+/// more if all answers come at once. So an unanswered request after an answered one makes two.
 fn owes_an_answer(activity: &Activity) -> bool {
     if activity.received == 0 || activity.sent == 0 {
         return activity.received > 0;

@@ -1,24 +1,24 @@
-//! What a server hands to bind(2): bytes out of its memory, which may be anything.
+//! Parses the address that a server hands to bind(2). The bytes come from its memory and may be anything.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// The largest address the kernel takes (struct sockaddr_storage).
+/// The size of struct sockaddr_storage, the largest address that the kernel takes.
 pub(super) const LONGEST: usize = 128;
 
-/// Where a server wants to be.
+/// The address that a server wants to bind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Inet(SocketAddr),
-    /// As the server wrote it: it may be relative to its directory.
+    /// The path as the server wrote it, possibly relative to its directory.
     Path(PathBuf),
     Abstract(Vec<u8>),
 }
 
 impl Wanted {
-    /// The length of the shortest address that can mean it.
+    /// The shortest address length with this meaning.
     pub(super) const fn shortest(&self) -> usize {
         match self {
             Self::Inet(_) => size_of::<libc::sockaddr_in>(),
@@ -27,13 +27,12 @@ impl Wanted {
     }
 }
 
-/// None: not an address that anybody could hold. The kernel has the last word on everything else: it reads the bytes
-/// again.
+/// `None` for an address that cannot be held. The kernel reads the bytes again and decides about everything else.
 pub(super) fn parse(bytes: &[u8]) -> Option<Wanted> {
     let (family, rest) = bytes.split_first_chunk::<2>()?;
     match i32::from(u16::from_ne_bytes(*family)) {
         libc::AF_INET => inet(rest),
-        // bind(2) takes it for AF_INET where the address is 0.0.0.0.
+        // bind(2) treats this as AF_INET if the address is 0.0.0.0.
         libc::AF_UNSPEC => inet(rest).filter(|wanted| match wanted {
             Wanted::Inet(address) => address.ip().is_unspecified(),
             Wanted::Path(_) | Wanted::Abstract(_) => false,
@@ -45,7 +44,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Wanted> {
     .filter(|wanted| !matches!(wanted, Wanted::Inet(address) if address.port() == 0))
 }
 
-/// Of struct sockaddr_in, behind the family; the kernel wants its padding, too.
+/// Reads struct sockaddr_in after the family; the kernel requires its padding.
 fn inet(rest: &[u8]) -> Option<Wanted> {
     let (port, rest) = rest.split_first_chunk::<2>()?;
     let (ip, padding) = rest.split_first_chunk::<4>()?;
@@ -53,7 +52,7 @@ fn inet(rest: &[u8]) -> Option<Wanted> {
     (padding.len() >= 8).then(|| Wanted::Inet(SocketAddr::new(ip, u16::from_be_bytes(*port))))
 }
 
-/// Of struct sockaddr_in6; without a scope in the one of RFC 2133.
+/// Reads struct sockaddr_in6 after the family; the one of RFC 2133 has no scope.
 fn inet6(rest: &[u8]) -> Option<Wanted> {
     let (port, rest) = rest.split_first_chunk::<2>()?;
     let (_flow, rest) = rest.split_first_chunk::<4>()?;
@@ -67,7 +66,8 @@ fn inet6(rest: &[u8]) -> Option<Wanted> {
     Some(Wanted::Inet(SocketAddrV6::new(ip, port, 0, scope).into()))
 }
 
-/// Nothing at all has the kernel pick a name. An abstract one is as long as the address, a path ends at its NUL.
+/// Reads struct sockaddr_un after the family. An empty one makes the kernel pick a name, an abstract name is as long
+/// as the address, a path ends at its NUL.
 fn unix(rest: &[u8]) -> Option<Wanted> {
     let (first, name) = rest.split_first()?;
     if *first == 0 {

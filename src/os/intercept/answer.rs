@@ -1,4 +1,4 @@
-//! Which held socket a bind(2) is meant for, if any.
+//! Decides which held socket a bind(2) is meant for, if any.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,7 +10,7 @@ use crate::config::Kind;
 pub(super) struct WantedSocket {
     pub(super) family: WantedFamily,
     pub(super) kind: WantedType,
-    /// IPV6_V6ONLY; None: it cannot be seen.
+    /// IPV6_V6ONLY; `None` where it cannot be seen.
     pub(super) v6_only: Option<bool>,
 }
 
@@ -25,38 +25,38 @@ pub(super) enum WantedFamily {
 pub(super) enum WantedType {
     Stream,
     Datagram,
-    /// AF_UNIX: of datagrams or packets.
+    /// AF_UNIX with datagrams or packets.
     NoStream,
 }
 
-/// What is held, as far as it matters here.
+/// The address of a held socket, for the comparison with the wanted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HeldPlace {
     pub(super) kind: Kind,
-    /// Where it is bound; a path is absolute.
+    /// The bound address; a path is absolute.
     pub(super) at: Wanted,
-    /// `[::]` that takes IPv4 as well.
+    /// Whether it is `[::]` and takes IPv4 as well.
     pub(super) takes_ipv4: bool,
-    /// A port alone was asked for: the families are the server's choice.
+    /// Whether a bare port was asked for, so that the server chooses the families.
     pub(super) is_port: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Not ours: let it bind.
+    /// It means no held socket; the kernel carries it out.
     Pass,
-    /// The held socket with this index is the one that it binds.
+    /// It means the held socket with this index.
     Held(usize),
-    /// This one was meant, but an IPv4 socket cannot be replaced by one of IPv6: the server would read the addresses of
-    /// its clients into buffers that are too short.
+    /// It means this one, but an IPv4 socket cannot be replaced by an IPv6 one: the server would read the addresses
+    /// of its clients into buffers that are too short.
     WrongFamily(usize),
-    /// It serves IPv6 beside this one of IPv4: let it bind, but old and new will both want to.
+    /// It wants IPv6 beside this one, which is IPv4. It may, but old and new generation will both want it.
     Beside(usize),
-    /// It wants both families by one socket, and may: for a port alone was asked, of which this one of IPv4 is held.
+    /// It wants both families by one socket, and may have that, because a bare port was asked for; this one is IPv4.
     Wider(usize),
 }
 
-/// Whether `wanted` may be one of them, whatever its socket is: the cheap question before the dear ones.
+/// Whether `wanted` may mean a held socket, whatever the server's own is: the cheap question before the expensive ones.
 pub(super) fn is_near(wanted: &Wanted, held: &[HeldPlace]) -> bool {
     held.iter().any(|place| match (&place.at, wanted) {
         (Wanted::Inet(held), Wanted::Inet(wanted)) => held.port() == wanted.port(),
@@ -65,7 +65,7 @@ pub(super) fn is_near(wanted: &Wanted, held: &[HeldPlace]) -> bool {
     })
 }
 
-/// `is_same_path` compares a path of ours with the wanted one, which is relative to a directory of the server's.
+/// Decides. `is_same_path` compares the wanted path, relative to the server's directory, with an absolute one of ours.
 pub(super) fn answer(
     socket: WantedSocket,
     wanted: &Wanted,
@@ -130,8 +130,8 @@ fn is_ipv4(place: &HeldPlace) -> bool {
     matches!(&place.at, Wanted::Inet(at) if at.is_ipv4())
 }
 
-/// The very address first, one that includes it next, and for a server that wants all of a port the only one held. Among
-/// equals the family of its socket.
+/// The held socket with this address; else one whose address includes it; else, for a server that wants all of a
+/// port, the only one of that port. Among equals, the one of the same family as the server's socket.
 fn nearest<'a>(
     family: WantedFamily,
     wanted: SocketAddr,
@@ -155,7 +155,7 @@ fn nearest<'a>(
     ranked.min_by_key(|(rank, _)| *rank).map(|(_, place)| place)
 }
 
-/// A scope that one of them leaves out may be the other's.
+/// Whether two addresses are equal, where a missing scope matches any.
 fn is_same_ip(one: SocketAddr, other: SocketAddr) -> bool {
     let scope = |address| match address {
         SocketAddr::V4(_) => 0,
@@ -164,7 +164,7 @@ fn is_same_ip(one: SocketAddr, other: SocketAddr) -> bool {
     one.ip() == other.ip() && (scope(one) == scope(other) || scope(one) == 0 || scope(other) == 0)
 }
 
-/// What is held takes what comes to `wanted`.
+/// Whether the held socket receives what comes to `wanted`.
 fn includes(place: &HeldPlace, held: IpAddr, wanted: IpAddr) -> bool {
     match held {
         IpAddr::V4(held) => held == Ipv4Addr::UNSPECIFIED && wanted.is_ipv4(),
@@ -172,7 +172,7 @@ fn includes(place: &HeldPlace, held: IpAddr, wanted: IpAddr) -> bool {
     }
 }
 
-/// All of IPv4 is held, and the server wants that and all of IPv6.
+/// Whether all of IPv4 is held and the server wants that and all of IPv6.
 fn is_part_of(family: WantedFamily, held: IpAddr, wanted: IpAddr) -> bool {
     family == WantedFamily::V6 && held.is_unspecified() && wanted.is_unspecified()
 }

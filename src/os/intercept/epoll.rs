@@ -1,5 +1,5 @@
-//! A server that registers its socket with epoll(7) before it binds it: the registration belongs to the socket, and goes
-//! with it when another takes its place. It is made anew, with the number that the server knows.
+//! Renews epoll registrations. If a server registers its socket with epoll(7) before it binds it, the registration
+//! belongs to that socket and disappears when the held one replaces it; it is made again under the same number.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,20 +9,20 @@ use crate::os::proc::{self, Registered};
 use crate::os::sys;
 use crate::os::sys::seccomp;
 
-/// More fds than this are not looked at: such a server has its epoll set among the first, made before it served anybody.
+/// The most fds that are looked at. A server makes its epoll set before it serves, so its number is among the first.
 const FDS: usize = 4096;
-/// A server has a few sets at most, one for each of its threads. Each is an fd of ours until the call is answered.
+/// The most epoll sets of a server, which has one for each thread. Each is an fd of ours until the answer.
 const SETS: usize = 64;
 
-/// Where a server has its socket.
+/// The epoll registrations of a server's socket.
 #[derive(Debug, Default)]
 pub(super) struct Registrations {
     found: Vec<Registration>,
-    /// Why some were not.
+    /// Why some could not be read.
     missed: Option<String>,
 }
 
-/// In a set of the server's.
+/// One registration in one epoll set of the server.
 #[derive(Debug)]
 struct Registration {
     set: OwnedFd,
@@ -31,7 +31,7 @@ struct Registration {
 }
 
 impl Registrations {
-    /// Those of the socket with this inode under the fd of `target`; none where we may not have the server's fds.
+    /// Reads the registrations of the socket with this inode under the fd of `target`, if we may read the fds.
     pub(super) fn of(target: BindTarget, inode: u64) -> Self {
         let mut all = Self::default();
         let Some(process) = target.process().and_then(|pid| sys::pidfd_open(pid).ok()) else { return all };
@@ -60,10 +60,10 @@ impl Registrations {
         all
     }
 
-    /// For `socket`, which the server has as `number` now.
+    /// Registers `socket`, which has the number `number` in the server, in the same sets.
     ///
     /// # Errors
-    /// Why some of its sets do not have it.
+    /// Why some of the sets do not have it.
     pub(super) fn renew(&self, socket: &OwnedFd, number: i32) -> Result<(), String> {
         let renew = |one: &Registration| {
             seccomp::register(one.set.as_fd(), socket.as_fd(), number, one.events, one.data)

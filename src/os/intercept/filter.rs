@@ -1,7 +1,7 @@
-//! The filter of a server that binds for itself: bind(2) and listen(2) ask us, all else goes by.
+//! The seccomp filter of a server that binds for itself: bind(2) and listen(2) ask us, all other calls pass.
 //!
-//! The kernel runs it once for each number of a system call and remembers those that always go by (Linux 5.11), which
-//! takes a filter that looks at nothing but the number and the architecture.
+//! The kernel evaluates it once for each system call number and caches those that always pass (Linux 5.11), which
+//! requires a filter that looks only at the number and the architecture.
 
 use libc::sock_filter;
 
@@ -10,8 +10,7 @@ use crate::os::host;
 pub(super) const OLD_KERNEL: &str =
     "this kernel is older than Linux 5.9 (pass the sockets as LISTEN_FDS instead)";
 
-/// AUDIT_ARCH_* of <linux/audit.h>: numbers of system calls mean something else under another architecture that the
-/// kernel can run as well.
+/// AUDIT_ARCH_* of <linux/audit.h>: other architectures that the kernel can run have other call numbers.
 const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     Some(0xC000_003E)
 } else if cfg!(target_arch = "aarch64") {
@@ -32,8 +31,10 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 
+/// The program of the filter.
+///
 /// # Errors
-/// Why there can be none here.
+/// Why this machine cannot have one.
 pub fn program() -> Result<Vec<sock_filter>, &'static str> {
     let architecture = ARCHITECTURE.ok_or("this kind of machine is not known to it")?;
     if is_half_built(&host::specifier('v').unwrap_or_default()) {
@@ -52,7 +53,7 @@ pub fn program() -> Result<Vec<sock_filter>, &'static str> {
     ])
 }
 
-/// Filters have a listener there, but it can let no call pass (Linux 5.5) or put no fd in its place (5.9).
+/// These kernels have listeners, but cannot let a call pass (Linux 5.5) or replace an fd (5.9).
 fn is_half_built(release: &str) -> bool {
     (0..=8).any(|minor| release.starts_with(&format!("5.{minor}.")))
 }
@@ -61,7 +62,7 @@ const fn statement(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
-/// Jumps over so many of the next instructions.
+/// An instruction that skips `jt` instructions if the value is `k`, and `jf` if not.
 const fn equal(k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt, jf, k }
 }

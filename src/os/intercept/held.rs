@@ -1,5 +1,4 @@
-//! What is held, as the thread has it: the socket of one generation for an address, to be given in the place of a server's
-//! own.
+//! The held sockets as the thread of InterceptBind= knows them: those of one generation, to replace the server's own.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -21,20 +20,22 @@ pub struct Held {
     pub(super) place: HeldPlace,
     pub(super) socket: OwnedFd,
     pub(super) inode: u64,
-    /// As we call it.
+    /// The address in the form of our messages.
     pub(super) address: String,
-    /// No other generation has this socket: O_NONBLOCK and options may become what this server wants, and the loop puts a
-    /// path back that the server has removed.
+    /// Whether no other generation has this socket, so that its O_NONBLOCK and options may become what this server
+    /// wants, and the event loop puts a path back that the server has removed.
     pub(super) is_steered: bool,
-    /// The server got it in the place of one of its own.
+    /// Whether the server was given it in place of its own.
     pub(super) is_given: AtomicBool,
-    /// What the server wanted when it got it last is more than this one has.
+    /// Whether the server wanted more than this socket has when it last got it.
     pub(super) is_narrow: AtomicBool,
 }
 
 impl Held {
+    /// A copy of a held socket for this generation's slot.
+    ///
     /// # Errors
-    /// No fd is left for a copy of the socket.
+    /// No fd is left for the copy.
     pub fn new(socket: &HeldSocket, slot: SlotId) -> io::Result<Self> {
         let fd = socket.of(slot).try_clone()?;
         let at = match (socket.local_address(), socket.asked_address()) {
@@ -62,7 +63,7 @@ impl Held {
         })
     }
 
-    /// Like the socket that it takes the place of.
+    /// Takes the options of the server's socket over, and its O_NONBLOCK.
     pub(super) fn become_like(&self, theirs: Option<&OwnedFd>, non_blocking: bool) {
         let options = theirs.map_or(Ok(()), |theirs| carry_over(theirs, &self.socket));
         if let Err(error) = set_non_blocking(&self.socket, non_blocking).and(options) {
@@ -70,7 +71,7 @@ impl Held {
         }
     }
 
-    /// The server has removed the path first, as many do.
+    /// Whether the server has removed the path, which many do before bind(2).
     pub(super) fn is_gone(&self) -> bool {
         match &self.place.at {
             Wanted::Path(path) => matches!(path.try_exists(), Ok(false)),
@@ -79,8 +80,7 @@ impl Held {
     }
 }
 
-/// Where a port has IPv6 for another generation as well, one that binds IPv4 may only try whether the port is free: it is
-/// for this one. So it gets a socket at which nobody calls.
+/// A socket that no client finds, for a server that only tries whether the port is free for IPv4.
 pub(super) fn stand_in(place: &HeldPlace) -> io::Result<Held> {
     let at = (Ipv4Addr::LOCALHOST, 0);
     let socket: OwnedFd = match place.kind {

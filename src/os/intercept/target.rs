@@ -1,5 +1,5 @@
-//! A process that waits in bind(2) or listen(2), as /proc shows it. It goes on only when it is answered, but its other
-//! threads and its parents do not wait: whatever is read here may be untrue a moment later, or never have been true.
+//! A process that waits in bind(2) or listen(2), as /proc shows it. The caller waits for its answer, but its other
+//! threads and its parents run on, so what is read here may be untrue a moment later, or never have been true.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,7 +22,7 @@ pub(super) struct BindTarget {
     pub(super) fd: RawFd,
 }
 
-/// Of an fd, by fcntl(2).
+/// The flags of an fd (fcntl(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flags {
     pub(super) close_on_exec: bool,
@@ -30,26 +30,26 @@ pub(super) struct Flags {
 }
 
 impl BindTarget {
-    /// So many bytes of its memory. EPERM, EACCES: we may not ptrace(2) it.
+    /// Reads its memory. EPERM, EACCES: we may not ptrace(2) it.
     pub(super) fn memory(self, address: u64, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         File::open(self.proc("mem"))?.read_exact_at(&mut bytes, address)?;
         Ok(bytes)
     }
 
-    /// From now on this thread opens files as the user of the process, which alone decides whether it may look into its
-    /// memory (ptrace(2), PTRACE_MODE_FSCREDS). Unlike with other ids nobody can send us signals for it (setfsuid(2)). False
-    /// where that changes nothing.
+    /// Makes this thread open files as the user of the process (setfsuid(2)), on which access to its memory depends
+    /// (ptrace(2), PTRACE_MODE_FSCREDS). Unlike other ids this does not let others signal us. `false` where that
+    /// changes nothing.
     pub(super) fn act_as_its_user(self) -> bool {
         let Ok(ids) = self.read("status") else { return false };
-        // The last of four.
+        // The last of the four ids is the one for file access.
         let last = |name: &str| proc::field(&ids, name)?.split_whitespace().last()?.parse().ok();
         let (Some(user), Some(group)) = (last("Uid:"), last("Gid:")) else { return false };
         setfsgid(Gid::from_raw(group));
         setfsuid(Uid::from_raw(user)) != Uid::from_raw(user)
     }
 
-    /// The inode of the socket that the fd is; None for anything else.
+    /// The inode of the socket behind the fd; `None` for another file.
     pub(super) fn inode(self) -> Option<u64> {
         proc::socket(self.link()).ok()?
     }
@@ -62,7 +62,7 @@ impl BindTarget {
         Ok(Flags { close_on_exec: has(libc::O_CLOEXEC), non_blocking: has(libc::O_NONBLOCK) })
     }
 
-    /// What kind of socket it is: by a duplicate of it, which tells all, or by the name of its protocol.
+    /// The kind of the socket: from a duplicate, which shows everything, or from the name of its protocol.
     pub(super) fn socket(self, duplicate: Option<&OwnedFd>) -> Option<WantedSocket> {
         let protocol = seccomp::protocol(&self.link()).ok()?;
         let (family, kind) = match protocol.as_str() {
@@ -79,9 +79,9 @@ impl BindTarget {
         Some(WantedSocket { family, kind, v6_only })
     }
 
-    /// The very socket; None where we may not have it.
+    /// A duplicate of the socket; `None` where we may not have one.
     pub(super) fn duplicate(self) -> Option<OwnedFd> {
-        // Threads have no pidfd before Linux 6.9, and share their fds with the process nearly always.
+        // A thread has no pidfd before Linux 6.9, and nearly always shares its fds with the process.
         let process = self.process()?;
         let duplicate = seccomp::take_fd(sys::pidfd_open(process).ok()?, self.fd).ok()?;
         let inode = nix::sys::stat::fstat(&duplicate).ok()?.st_ino;
@@ -93,7 +93,7 @@ impl BindTarget {
         proc::field(&self.read("status").ok()?, "Tgid:")?.parse().ok()
     }
 
-    /// Whether what it calls `wanted` is `held`, an absolute path of ours.
+    /// Whether the path that it calls `wanted` is `held`, an absolute path of ours.
     pub(super) fn is_same_path(self, wanted: &Path, held: &Path) -> bool {
         let Ok(directory) = fs::read_link(self.proc("cwd")) else { return false };
         // join() keeps an absolute path as it is.
@@ -104,7 +104,7 @@ impl BindTarget {
             && wanted.file_name() == held.file_name()
             && parent(&wanted).is_some()
             && parent(&wanted) == parent(held)
-            // Under another root the same words are another path.
+            // Under another root directory the same path means another file.
             && inode(&self.proc("root")) == inode(Path::new("/"))
     }
 

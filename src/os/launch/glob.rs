@@ -106,8 +106,7 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// Reads what follows a `[`: whether the byte is in the set, and the length with the `]`. `None` where it is not
-/// closed.
+/// Reads what follows a `[`: whether the byte is in the set, and the length with the `]`, if there is one.
 fn set(rest: &[u8], byte: u8) -> Option<(bool, usize)> {
     let negated = matches!(rest.first(), Some(b'!' | b'^'));
     let start = usize::from(negated);

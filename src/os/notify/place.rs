@@ -69,8 +69,7 @@ impl SocketFile {
 
     fn bind_in(fd: &OwnedFd, directory: &Path) -> Result<Self, String> {
         let handle = usable(directory)?;
-        // bind(2) makes the file a moment before its socket, and without the lock another start could take it for a
-        // left-over.
+        // bind(2) makes the file before its socket; without the lock another start would take it for a left-over.
         let lock = control::lock(handle, LOCK_PATIENCE);
         if lock.is_some() {
             SWEEP.call_once(|| sweep(directory));

@@ -1,5 +1,5 @@
-//! UDP slots. Each client gets a socket of ours, connected to the target; what comes back on it goes to the client
-//! through the slot, hence from the address it wrote to.
+//! Relays UDP: each client gets a socket of ours that is connected to the target, and what comes back on it is sent
+//! to the client through the slot, and so from the address that the client wrote to.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -14,26 +14,25 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, 
 use super::{PASSED_ON, Post, QUIET, REFUSED, canonical, comes_back, is_ready};
 use crate::os::sys;
 
-/// Clients at once. What others sent stays in the queue.
+/// The most clients at once; datagrams of others stay in the queue.
 const MOST: usize = 256;
 
-/// A client for whom nothing has come either way for so long is done.
+/// A client is dropped after this long without a datagram either way.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// Datagrams of one source before the others have their turn.
+/// The most datagrams of one source before the others get their turn.
 const BATCH: usize = 64;
 
-/// So many times in a row poll(2) told of what was not there: the slot was shut down, which it tells for ever, or a
-/// living server is faster.
+/// How often in a row poll(2) may report a datagram that is not there: the slot was shut down, or a server is faster.
 const IN_VAIN: usize = 16;
 
-/// No datagram is longer.
+/// The longest datagram.
 const LONGEST: usize = 1 << 16;
 
 struct Client {
     name: SockaddrStorage,
     socket: UdpSocket,
-    /// Ours towards the target.
+    /// Our address towards the target.
     own: Option<SocketAddr>,
     last: Instant,
     is_refused: bool,
@@ -45,8 +44,8 @@ impl Drop for Client {
     }
 }
 
-/// Carries until the queue is empty and every client has been silent for [`SILENCE`]. After it was told to leave it
-/// reads no more from the slot, but sends the answers that are still to come through it.
+/// Carries until the queue is empty and every client has been silent for [`SILENCE`]. After SIGTERM it reads nothing
+/// more from the slot, but still sends answers through it.
 pub(super) fn carry(post: &mut Post, target: SocketAddr) -> io::Result<()> {
     let Some(slot) = post.slot.take() else { return Ok(()) };
     let mut relay = DatagramRelay {
@@ -96,18 +95,18 @@ struct DatagramRelay {
     slot: OwnedFd,
     target: SocketAddr,
     clients: Vec<Client>,
-    /// The socket of the next client, there before its datagram is taken out of the queue.
+    /// The socket for the next client, made before its datagram is taken from the queue.
     spare: Option<UdpSocket>,
-    /// No fd for one more client until one is done.
+    /// Whether no fd is left for one more client.
     is_short: bool,
     buffer: Vec<u8>,
 }
 
-/// What poll(2) had to say.
+/// The result of poll(2).
 struct WokenDatagrams {
     is_to_leave: bool,
     slot: PollFlags,
-    /// The clients whose fds are polled, as indices of the table.
+    /// The clients whose fds are polled, as indices into the table.
     clients: Vec<usize>,
 }
 
@@ -139,8 +138,8 @@ impl DatagramRelay {
         self.is_short &= self.clients.len() == before;
     }
 
-    /// What waits in the slot, to the target: whether there was anything. A living server may read it before us:
-    /// MSG_DONTWAIT, as O_NONBLOCK is its own.
+    /// Passes datagrams of the slot on to the target; returns whether there were any. A living server may read them
+    /// before us, hence MSG_DONTWAIT, since O_NONBLOCK belongs to that server.
     fn forward(&mut self) -> io::Result<bool> {
         let mut has_received = false;
         for _ in 0..BATCH {
@@ -151,7 +150,7 @@ impl DatagramRelay {
                 Ok(ReceivedDatagram { length, segment, name: Some(name) }) => (length, segment, name),
                 Err(Errno::EAGAIN) => break,
                 Err(errno @ (Errno::EBADF | Errno::ENOTSOCK | Errno::ENOMEM)) => return Err(errno.into()),
-                // An error of an earlier datagram, told once (udp(7)).
+                // udp(7) reports an error of an earlier datagram once.
                 Ok(_) | Err(_) => continue,
             };
             has_received = true;
@@ -191,7 +190,7 @@ impl DatagramRelay {
         Ok(self.spare.is_some())
     }
 
-    /// What the target has answered this client. A client that cannot be reached is like one that lost a datagram.
+    /// Passes the target's answers on to this client. Errors are ignored like lost datagrams.
     fn answer(&mut self, index: usize) {
         let client = &mut self.clients[index];
         for _ in 0..BATCH {
@@ -214,14 +213,14 @@ fn socket_to(target: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Nobody reads at the target. Any other error loses one datagram, as a network may.
+/// Whether no process reads at the target. Any other error loses one datagram, as a network may.
 fn is_refusal(result: &io::Result<usize>) -> bool {
     result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 struct ReceivedDatagram {
     length: usize,
-    /// UDP_GRO, where a server has set it (udp(7), Linux 5.0): several datagrams at once, all but the last so long.
+    /// The segment size of UDP_GRO, if a server has set it (udp(7), Linux 5.0): several datagrams arrive as one.
     segment: Option<usize>,
     name: Option<SockaddrStorage>,
 }
@@ -241,15 +240,15 @@ fn receive(slot: &OwnedFd, buffer: &mut [u8]) -> Result<ReceivedDatagram, Errno>
     Ok(ReceivedDatagram { length: message.bytes, segment, name: message.address })
 }
 
-/// The datagrams that came as one. An empty one is one, too.
+/// Splits what arrived as one into datagrams. An empty one counts.
 fn split(all: &[u8], segment: Option<usize>) -> impl Iterator<Item = &[u8]> {
     let (first, rest) =
         all.split_at(segment.filter(|length| *length > 0).unwrap_or(all.len()).min(all.len()));
     std::iter::once(first).chain(rest.chunks(first.len().max(1)))
 }
 
-/// Where a server has set IP_RECVERR, what comes back of undeliverable answers is queued, and poll(2) says so until it
-/// is read (ip(7)).
+/// Reads the error queue. Where a server has set IP_RECVERR, errors of undeliverable answers are queued, and poll(2)
+/// reports them until they are read (ip(7)).
 fn drop_errors(slot: &OwnedFd) {
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     for _ in 0..BATCH {

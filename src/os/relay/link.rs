@@ -1,9 +1,9 @@
 //! Two connected stream sockets and the bytes between them, as a state machine over non-blocking calls.
 //!
-//! An end of input becomes a shutdown(2) of the other side once all before it is written: half-close is kept. A
-//! connection that broke becomes a RST of the other side, after what came before the break. Unix sockets do not break:
-//! what was sent before a close(2) arrives, whatever was left unread, and only the writer to a closed one is told. Each
-//! direction keeps at most [`MOST`] bytes and reads no more until they are written: back-pressure reaches the sender.
+//! End of input on one side becomes a shutdown(2) of the other once everything before it is written, so a half-close is
+//! kept. A broken connection becomes a RST of the other side, after what came before the break. Unix sockets do not
+//! break: what was sent before a close(2) arrives, and only a writer to a closed socket gets an error. Each direction
+//! keeps at most [`MOST`] bytes and reads no more until they are written, so that back-pressure reaches the sender.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -12,23 +12,23 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use nix::unistd::{read, write};
 
-/// Bytes kept for a reader that is slower than its writer.
+/// The most bytes kept for a reader that is slower than its writer.
 const MOST: usize = 16 * 1024;
 
-/// Reads of one direction before the other connections have their turn.
+/// The most reads of one direction before the other connections get their turn.
 const READS: usize = 16;
 
-/// What has become of a link.
+/// The state of a link after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkProgress {
     Carrying,
-    /// Both directions came to their end.
+    /// Both directions have ended.
     Done,
     /// Reading or writing failed on one side.
     Broken,
 }
 
-/// The two sides, as indices.
+/// The indices of the two sides.
 pub(super) const CLIENT: usize = 0;
 pub(super) const SERVER: usize = 1;
 
@@ -41,12 +41,12 @@ pub(super) struct Link {
 #[derive(Debug)]
 struct Side {
     socket: OwnedFd,
-    /// Read from this side and not yet written to the other.
+    /// The bytes read from this side and not yet written to the other.
     pending: Vec<u8>,
-    /// No more comes from it, and the other side was told: it is read only when nothing is pending.
+    /// Whether this side has ended its output and the other was told; it is valid once nothing is pending.
     has_ended: bool,
-    /// POLLHUP: closed both ways. It would be reported for ever, so it is polled no more; what it sent before is still
-    /// in its queue.
+    /// Whether poll(2) reported POLLHUP, which it would do for ever, so this side is not polled any more. What it
+    /// sent before is still in its queue.
     is_gone: bool,
 }
 
@@ -60,12 +60,12 @@ impl Side {
         shutdown(to.socket.as_raw_fd(), Shutdown::Write)
     }
 
-    /// Nobody reads what comes from it any more: its next write(2) fails, as it would without us.
+    /// Shuts reading down, so that the next write(2) of this side fails, as it would without us.
     fn refuse(&mut self) -> Result<(), Errno> {
         self.pending = Vec::new();
         self.has_ended = true;
         match shutdown(self.socket.as_raw_fd(), Shutdown::Read) {
-            // It is gone as well.
+            // This side has ended as well.
             Err(Errno::ENOTCONN) => Ok(()),
             result => result,
         }
@@ -73,12 +73,12 @@ impl Side {
 }
 
 impl Link {
-    /// Both sockets are non-blocking.
+    /// Both sockets must be non-blocking.
     pub(super) fn new(client: OwnedFd, server: OwnedFd, is_unix: bool) -> Self {
         Self { sides: [Side::new(client), Side::new(server)], is_unix }
     }
 
-    /// What to wait for at a side. None: at nothing there.
+    /// What to poll for on a side; `None` for nothing.
     pub(super) fn interest(&self, side: usize) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let (this, other) = (&self.sides[side], &self.sides[1 - side]);
         if this.is_gone {
@@ -97,7 +97,7 @@ impl Link {
             is_broken |= !self.is_unix && events.contains(PollFlags::POLLERR);
             side.is_gone |= events.contains(PollFlags::POLLHUP);
         }
-        // Both directions, whatever broke: an answer that came before the break is still to be delivered.
+        // Both directions, whichever is broken: an answer that came before the break must still be delivered.
         for from in [CLIENT, SERVER] {
             is_broken |= self.pump(from).is_err();
         }
@@ -112,7 +112,7 @@ impl Link {
         }
     }
 
-    /// One direction, until there is nothing to read or no room to write.
+    /// Carries one direction until there is nothing to read or no room to write.
     fn pump(&mut self, from: usize) -> Result<(), Errno> {
         let is_unix = self.is_unix;
         let [client, server] = &mut self.sides;
@@ -133,10 +133,10 @@ impl Link {
             match result {
                 Ok(1..) => {}
                 Ok(0) => return from.end(to),
-                // It was closed with something unread, told after all that it had sent.
+                // The peer closed with unread data, and everything that it had sent was read before this error.
                 Err(Errno::ECONNRESET) if is_unix => return from.end(to),
                 Err(Errno::EAGAIN) => {
-                    // Most connections are idle: they cost no memory.
+                    // Most connections are idle, so their buffer is freed.
                     from.pending = Vec::new();
                     return Ok(());
                 }
@@ -146,7 +146,7 @@ impl Link {
         Ok(())
     }
 
-    /// Ends both connections at once: a RST over TCP, whatever is still on its way.
+    /// Ends both connections at once; over TCP by a RST that discards what is on its way.
     pub(super) fn reset(self) {
         for side in self.sides {
             reset(side.socket);
@@ -154,7 +154,7 @@ impl Link {
     }
 }
 
-/// Whether all of it is written.
+/// Writes what is pending; returns whether all of it is written.
 fn flush(pending: &mut Vec<u8>, to: BorrowedFd<'_>) -> Result<bool, Errno> {
     let mut written = 0;
     let result = loop {
@@ -171,9 +171,9 @@ fn flush(pending: &mut Vec<u8>, to: BorrowedFd<'_>) -> Result<bool, Errno> {
     result
 }
 
-/// Closes a connection with a RST (socket(7), SO_LINGER). A unix socket knows none: its close is all there is.
+/// Closes a connection with a RST (socket(7), SO_LINGER). A unix socket has no RST and is just closed.
 pub(super) fn reset(socket: OwnedFd) {
     let now = libc::linger { l_onoff: 1, l_linger: 0 };
-    // A socket that is no longer connected has nobody to be told.
+    // This fails for a socket that is not connected any more, which needs no RST.
     let _unconnected = setsockopt(&socket, sockopt::Linger, &now);
 }

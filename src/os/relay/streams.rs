@@ -1,4 +1,4 @@
-//! TCP and unix stream slots: one poll loop accepts, connects and carries.
+//! Relays TCP and unix stream sockets: one poll loop accepts, connects and carries.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,41 +18,40 @@ use super::{PASSED_ON, Post, QUIET, REFUSED, canonical, comes_back, is_ready};
 use crate::os::socket::Target;
 use crate::os::sys;
 
-/// Connections at once; more stay in their queue. Where RLIMIT_NOFILE has no room for two fds each, that is the bound.
+/// The most connections at once; others stay in the queue. RLIMIT_NOFILE may allow fewer, with two fds for each.
 const MOST: usize = 1000;
 
-/// How often a unix socket whose queue is full (EAGAIN: connect(2) has nothing to wait on) is tried again, and how
-/// long.
+/// How often and how long connect(2) to a unix socket with a full queue is tried again (EAGAIN, without an event).
 const AGAIN: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A blocked accept(2) returns after this long.
+/// After how many milliseconds a blocked accept(2) is interrupted.
 const BLOCKED: i64 = 5;
 
-/// A connection that was accepted, on its way to the target.
+/// An accepted connection whose connection to the target is not made yet.
 #[derive(Debug)]
 struct Connecting {
     client: OwnedFd,
     server: OwnedFd,
-    /// connect(2) was begun; it is over when the socket is writable. Else it is to be tried again.
+    /// Whether connect(2) was begun, which ends when the socket is writable; otherwise it is tried again.
     is_begun: bool,
     since: Instant,
-    /// Ours towards the target, once connect(2) was begun; none on unix sockets.
+    /// Our address towards the target, once connect(2) was begun; `None` on unix sockets.
     own: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
 enum Item {
     Call(Connecting),
-    /// And our own address towards the target.
+    /// The second field is our address towards the target.
     Link(Link, Option<SocketAddr>),
 }
 
-/// Carries until the queue is empty and nothing is carried, or the post is left.
+/// Carries until the queue is empty and nothing is carried, or the slot was left.
 pub(super) fn carry(post: &mut Post, target: &Target) -> io::Result<()> {
     let mut acceptor = Acceptor::new()?;
     let mut items: Vec<Item> = Vec::new();
-    // No fd for one more until one of these has ended.
+    // Whether no fd is left until one of these has ended.
     let mut is_short = false;
     let mut active = Instant::now();
     loop {
@@ -90,7 +89,7 @@ pub(super) fn carry(post: &mut Post, target: &Target) -> io::Result<()> {
     }
 }
 
-/// What poll(2) had to say.
+/// The result of poll(2).
 struct WokenStreams {
     is_to_leave: bool,
     slot: bool,
@@ -133,13 +132,13 @@ fn wait(post: &Post, slot: Option<&OwnedFd>, items: &[Item], quiet: Duration) ->
     Ok(woken)
 }
 
-/// Rounded up: a timeout that comes early makes a turn without work.
+/// Rounded up, because a timeout that comes early makes a turn without work.
 fn timeout(span: Duration) -> PollTimeout {
     PollTimeout::try_from(span + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
 }
 
 fn step_all(items: &mut Vec<Item>, events: &[[PollFlags; 2]], target: &Target) {
-    // From the end: what takes the place of one that is taken out has had its turn.
+    // From the end, so that the item which replaces a removed one has had its turn.
     for (index, events) in events.iter().enumerate().rev() {
         if events.iter().all(|events| events.is_empty()) && !items[index].is_to_try_again() {
             continue;
@@ -153,7 +152,7 @@ impl Item {
     fn interest(&self, side: usize) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match self {
             Self::Link(link, _) => link.interest(side),
-            // Whatever the client does meanwhile is seen once there is somebody to tell.
+            // Events of the client are handled once the target is connected.
             Self::Call(call) if call.is_begun && side == SERVER => {
                 Some((call.server.as_fd(), PollFlags::POLLOUT))
             }
@@ -165,7 +164,7 @@ impl Item {
         matches!(self, Self::Call(call) if !call.is_begun)
     }
 
-    /// None: it has ended.
+    /// Does what the events allow; `None` when it has ended.
     fn step(self, events: [PollFlags; 2], target: &Target) -> Option<Self> {
         match self {
             Self::Call(call) if call.is_begun => {
@@ -211,8 +210,8 @@ impl Connecting {
     }
 }
 
-/// Its client is one of our own connections to the target. A client of another address may have the same port as one
-/// of these: the kernel picks ports for each destination by itself.
+/// Whether the client is one of our own connections to the target. The address is compared as well, because the
+/// kernel may use one port for several destinations.
 fn is_from_us(call: &Connecting, items: &[Item], target: &Target) -> bool {
     let Target::Tcp(target) = target else { return false };
     let asked = name(getsockname(call.client.as_raw_fd()));
@@ -227,13 +226,12 @@ fn is_from_us(call: &Connecting, items: &[Item], target: &Target) -> bool {
     peer.is_some() && items.iter().any(is_same)
 }
 
-/// None on unix sockets, and where it is gone already.
+/// `None` on unix sockets, and where the connection is gone.
 fn name(name: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
     sys::inet_address(&name.ok()?).map(canonical)
 }
 
-/// A socket for one connection to the target. What arrives is passed on at once: Nagle's algorithm would wait for
-/// an answer that the sender's own kernel has waited for already.
+/// A socket for one connection to the target, without Nagle's algorithm, which the sender has applied already.
 fn socket_to(target: &Target) -> io::Result<OwnedFd> {
     let socket = target.stream()?;
     no_delay(&socket);
@@ -241,23 +239,23 @@ fn socket_to(target: &Target) -> io::Result<OwnedFd> {
 }
 
 fn no_delay(socket: &OwnedFd) {
-    // Unix sockets have no such thing.
+    // Unix sockets do not have this option.
     let _of_tcp_alone = setsockopt(socket, sockopt::TcpNoDelay, &true);
 }
 
-/// What came of an attempt to take a connection out of the queue.
+/// The result of an attempt to accept a connection.
 enum TakenStream {
     Call(Connecting),
     Nothing,
-    /// No fd, no memory or no permission (of a security module) for it. It stays in the queue.
+    /// No fd, no memory or no permission (of a security module); the connection stays in the queue.
     NoRoom(io::Error),
-    /// The slot was shut down: what was in its queue is gone, or was moved to another slot.
+    /// The slot was shut down, and its queue is lost or was moved to another slot.
     Closed,
 }
 
-/// accept(2) that returns although O_NONBLOCK may not be set: it belongs to the open file description, which a living
-/// server shares, and one that wakes up may take the connection that poll(2) saw. A timer interrupts it then. Its
-/// signal comes again and again, as the first may come before the call.
+/// An accept(2) that returns even without O_NONBLOCK, which belongs to the open file description that a living server
+/// shares; that server may take the connection which poll(2) reported. A timer interrupts the call. It fires
+/// repeatedly, because the first signal may come before the call.
 struct Acceptor {
     timer: Timer,
 }
@@ -270,7 +268,7 @@ impl Acceptor {
     }
 
     fn take(&mut self, slot: &OwnedFd, target: &Target) -> TakenStream {
-        // First, so that nothing is taken that cannot be carried.
+        // The other socket is made first, so that no connection is accepted that cannot be carried.
         let server = match socket_to(target) {
             Ok(server) => server,
             Err(error) => return TakenStream::NoRoom(error),
@@ -278,7 +276,7 @@ impl Acceptor {
         let error = match self.accept(slot) {
             Ok(client) => {
                 no_delay(&client);
-                // What a server set on its listener is inherited: a close(2) that waits, or cuts off what is on its way.
+                // The connection inherits SO_LINGER of the listener, which would make close(2) wait or discard data.
                 let _of_sockets =
                     setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
                 return TakenStream::Call(Connecting {
@@ -296,7 +294,7 @@ impl Acceptor {
                 TakenStream::NoRoom(error)
             }
             Some(libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => TakenStream::Closed,
-            // Interrupted, somebody else's, or a connection that is gone already (accept(2), Error handling).
+            // Interrupted, taken by another process, or already gone (accept(2), Error handling).
             _ => TakenStream::Nothing,
         }
     }
@@ -308,7 +306,7 @@ impl Acceptor {
         result
     }
 
-    /// 0 turns it off.
+    /// Sets the timer; 0 disarms it.
     fn set(&mut self, milliseconds: i64) -> io::Result<()> {
         let interval = Expiration::Interval(TimeSpec::milliseconds(milliseconds));
         Ok(self.timer.set(interval, TimerSetTimeFlags::empty())?)

@@ -1,4 +1,4 @@
-//! seccomp_unotify(2): what is asked of the listener of a filter, and of the processes under it.
+//! The system calls of seccomp_unotify(2): on the listener of a filter, and on the processes under it.
 
 #![allow(unsafe_code)]
 
@@ -13,13 +13,13 @@ use std::thread;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
     pub id: u64,
-    /// The thread, by its number here; 0 where it has none (another pid namespace).
+    /// The calling thread by its number in our pid namespace; 0 if it has none.
     pub thread: u32,
     pub number: libc::c_long,
     pub args: [u64; 6],
 }
 
-/// The next call. Blocks where none waits: poll(2) first. ENOENT: it went away in this moment.
+/// Receives the next call. It blocks if there is none, so poll(2) first. ENOENT: the call was interrupted just now.
 pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Call> {
     let data = libc::seccomp_data { nr: 0, arch: 0, instruction_pointer: 0, args: [0; 6] };
     let mut notification = libc::seccomp_notif { id: 0, pid: 0, flags: 0, data };
@@ -31,18 +31,18 @@ pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Call> {
     Ok(Call { id, thread: pid, number: data.nr.into(), args: data.args })
 }
 
-/// Whether it still waits, so that what was read by the number of its thread was of that thread.
+/// Whether the call still waits, so that what was read by the thread's number belongs to that thread.
 pub fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
     // SAFETY: eight bytes to read; the borrow keeps the fd open.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
 }
 
-/// The kernel carries it out as if nobody had asked.
+/// Lets the kernel carry the call out.
 pub fn pass(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     send(listener, id, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
 }
 
-/// It returns 0, and the kernel has done nothing.
+/// Makes the call return 0 without effect.
 pub fn succeed(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     send(listener, id, 0)
 }
@@ -54,8 +54,8 @@ fn send(listener: BorrowedFd<'_>, id: u64, flags: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts a copy of `source` in the place of the caller's fd `target` (Linux 5.9). The calling thread itself does it, and is
-/// waited for: for as long as closing what was there takes.
+/// Replaces the caller's fd `target` by a copy of `source` (Linux 5.9). The calling thread does that itself, so this
+/// takes as long as closing the old file takes.
 pub fn replace(
     listener: BorrowedFd<'_>,
     id: u64,
@@ -75,8 +75,8 @@ pub fn replace(
     Ok(())
 }
 
-/// pidfd_getfd(2), Linux 5.6: a close-on-exec duplicate of an fd of another process. EPERM: we may not ptrace(2) it, or a
-/// sandbox forbids the call (that of containers does without CAP_SYS_PTRACE).
+/// pidfd_getfd(2), Linux 5.6: a close-on-exec duplicate of an fd of another process. EPERM: we may not ptrace(2) it,
+/// or a sandbox forbids the call (in containers without CAP_SYS_PTRACE).
 pub fn take_fd(process: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: plain integers; the borrow keeps the pidfd open.
     let fd = check(unsafe {
@@ -86,8 +86,8 @@ pub fn take_fd(process: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The name of the protocol that the socket at this path of /proc/PID/fd was made for, as in /proc/net/protocols: `TCP`,
-/// `UDPv6`, `UNIX-STREAM`. It is an extended attribute of every socket.
+/// The name of the protocol of the socket at this path of /proc/PID/fd, as in /proc/net/protocols: `TCP`, `UDPv6`,
+/// `UNIX-STREAM`. Every socket has it as an extended attribute.
 pub fn protocol(path: &Path) -> io::Result<String> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut value = [0u8; 32];
@@ -105,8 +105,8 @@ pub fn protocol(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(text).into_owned())
 }
 
-/// Adds `socket` to an epoll set of another process, under the number that it has there: the kernel knows it by both. For
-/// that it must have this number here, too, for a moment: in a thread with a table of fds of its own.
+/// Adds `socket` to an epoll set of another process under the number that it has there, because the kernel identifies
+/// it by both. It needs that number here for a moment, so a thread with its own fd table does this.
 pub fn register(
     set: BorrowedFd<'_>,
     socket: BorrowedFd<'_>,
@@ -124,8 +124,8 @@ pub fn register(
             // SAFETY: as before; what had that number is still open in the other table.
             check(unsafe { libc::dup3(socket, number, libc::O_CLOEXEC) })?;
         }
-        // Another thread of the server's may keep its set locked for long: nothing else of ours stays open here meanwhile. Where
-        // a sandbox forbids it, all does, and whoever waits for the end of one of these waits longer.
+        // Another thread of the server may keep its set locked for long, so no other fd of ours stays open here
+        // meanwhile. If a sandbox forbids that, the fds stay open, and peers that wait for their end wait longer.
         for others in
             [0..number, number + 1..set, set + 1..RawFd::MAX].iter().filter(|range| !range.is_empty())
         {
@@ -136,7 +136,7 @@ pub fn register(
         // SAFETY: a whole struct to read; both fds are open in this table, and closed with it.
         check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, number, &raw mut event) })
     };
-    // There may be no thread to be had: the limits are those of the server as well.
+    // The limits of the server may leave no thread.
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("register".to_owned()).spawn_scoped(scope, add)?;
         thread.join().map_err(|_| io::ErrorKind::Other)?

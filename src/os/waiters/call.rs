@@ -1,14 +1,14 @@
-//! The system call that a thread sleeps in, as far as a socket could end it (/proc/PID/task/TID/syscall, proc(5)).
+//! The system call in which a thread sleeps, if a socket could wake it (/proc/PID/task/TID/syscall, proc(5)).
 
-/// struct pollfd: an int and two shorts.
+/// The size of struct pollfd: an int and two shorts.
 const POLLFD: usize = 8;
-/// Entries of a set that are looked at: as many fds as most processes may have.
+/// The most entries of a set that are looked at, which is more than most processes have fds.
 const ENTRIES: u64 = 1 << 16;
 
-/// What it waits for.
+/// The call, by what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitCall {
-    /// What is registered with this epoll.
+    /// The fds registered with this epoll.
     Epoll {
         fd: u32,
     },
@@ -18,24 +18,24 @@ pub(super) enum WaitCall {
     Many(Set),
 }
 
-/// In the memory of the process.
+/// The address of a set in the memory of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Set {
     /// An array of struct pollfd.
     Poll { address: u64, count: u64 },
-    /// A fd_set: one bit each, in words of the machine.
+    /// An fd_set: one bit for each fd, in machine words.
     Select { address: u64, count: u64 },
 }
 
 impl WaitCall {
-    /// `NUMBER ARG0 ... ARG5 SP PC`, the arguments in hex; `running` and `-1 SP PC` are no system call. None: not one in
-    /// which a socket is waited for.
+    /// Reads `NUMBER ARG0 ... ARG5 SP PC`, with the arguments in hex; `running` and `-1 SP PC` are no system call.
+    /// `None` for a call that does not wait for a socket.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_ascii_whitespace();
         let number: i64 = words.next()?.parse().ok()?;
         let mut argument = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
         let (first, second) = (argument()?, argument()?);
-        // The registers hold 64 bits, of which an int is the lower half.
+        // The registers have 64 bits, of which an int is the lower half.
         let fd = first as u32;
         match number {
             libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => Some(Self::Epoll { fd }),
@@ -52,7 +52,7 @@ impl WaitCall {
         }
     }
 
-    /// Calls that only the older architectures have.
+    /// Reads calls that only older architectures have.
     #[cfg(target_arch = "x86_64")]
     const fn parse_old(number: i64, first: u64, second: u64) -> Option<Self> {
         match number {
@@ -76,10 +76,10 @@ impl Set {
         }
     }
 
-    /// In bytes, as far as it is looked at. A null pointer is an empty set.
+    /// The length in bytes that is looked at. A null pointer is an empty set.
     pub(super) fn length(self) -> usize {
         let (Self::Poll { count, .. } | Self::Select { count, .. }) = self;
-        // An unsigned int and an int.
+        // The kernel takes an unsigned int and an int.
         let count = u64::from(count as u32).min(ENTRIES) as usize;
         match self {
             _ if self.address() == 0 => 0,
@@ -88,7 +88,7 @@ impl Set {
         }
     }
 
-    /// The fds in it that are waited for until they can be read. `bytes` may be fewer than there are.
+    /// The fds of the set that wait for input. `bytes` may have fewer than the set.
     pub(super) fn fds(self, bytes: &[u8]) -> Vec<u32> {
         match self {
             Self::Poll { .. } => bytes.as_chunks::<POLLFD>().0.iter().filter_map(pollfd).collect(),
@@ -105,7 +105,7 @@ impl Set {
     }
 }
 
-/// A negative fd is left out by poll(2).
+/// poll(2) ignores a negative fd.
 fn pollfd(bytes: &[u8; POLLFD]) -> Option<u32> {
     const READABLE: i16 = libc::POLLIN | libc::POLLRDNORM;
     let [a, b, c, d, e, f, ..] = *bytes;

@@ -9,12 +9,12 @@ use nix::unistd::Pid;
 use super::{SocketInode, too_much};
 use crate::os::proc::{self, Registered};
 
-/// Links of fds and epolls read in one look.
+/// The most links of fds and epolls that are read in one look.
 const LINKS: usize = 1 << 16;
-/// Epolls that hang together. Servers nest two; the kernel allows five levels, but any width.
+/// The most nested epolls. Servers nest two; the kernel allows five levels, but any number in each.
 const EPOLLS: usize = 64;
 
-/// Counts what a look reads.
+/// Counts what is read in a look.
 #[derive(Debug)]
 pub(super) struct Files {
     links: usize,
@@ -27,7 +27,7 @@ impl Default for Files {
 }
 
 impl Files {
-    /// The inode of a socket; None for any other file.
+    /// The inode of a socket; `None` for another file.
     pub(super) fn socket(&mut self, pid: Pid, fd: u32) -> io::Result<Option<u64>> {
         self.count()?;
         proc::socket(format!("/proc/{pid}/fd/{fd}"))
@@ -38,7 +38,7 @@ impl Files {
         Ok(proc::is_anonymous(format!("/proc/{pid}/fd/{fd}"), "eventpoll"))
     }
 
-    /// Which of the sockets this epoll would tell of a connection on, also through the epolls registered in it.
+    /// Which of the sockets would wake a wait on this epoll, directly or through epolls registered in it.
     pub(super) fn registered(
         &mut self,
         pid: Pid,
@@ -47,7 +47,7 @@ impl Files {
     ) -> io::Result<Vec<bool>> {
         let device = SocketInode::from(&stat(format!("/proc/{pid}/fd/{epoll}").as_str())?).device;
         let mut registered = HashSet::new();
-        // Each is read once, so that a ring of them (one that a reused number seems to close) ends.
+        // Each epoll is read once, so that an apparent cycle (a reused number) ends.
         let (mut epolls, mut read) = (vec![epoll], 0);
         while let Some(epoll) = epolls.get(read).copied() {
             read += 1;
@@ -65,7 +65,7 @@ impl Files {
         Ok(sockets.iter().map(|socket| registered.contains(socket)).collect())
     }
 
-    /// What it waits for input on; what waits for something else (as after EPOLLONESHOT) is left out.
+    /// The fds registered for input. Those for something else (or disabled by EPOLLONESHOT) are left out.
     fn readable(&mut self, pid: Pid, epoll: u32) -> io::Result<Vec<Registered>> {
         const READABLE: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
         self.count()?;
@@ -74,7 +74,7 @@ impl Files {
         Ok(all.filter(|one| one.events & READABLE != 0).collect())
     }
 
-    /// A process that we may not look at has none that we know of; one with too many fds may have one.
+    /// Whether the process has an io_uring: `false` if we may not read it, `true` if it has too many fds.
     pub(super) fn has_io_uring(&mut self, pid: Pid) -> bool {
         let Ok(mut fds) = proc::numbers(format!("/proc/{pid}/fd")) else { return false };
         fds.any(|fd| self.count().is_err() || proc::is_anonymous(format!("/proc/{pid}/fd/{fd}"), "io_uring"))

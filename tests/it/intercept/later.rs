@@ -85,7 +85,7 @@ fn a_later_generation_of_both_families_is_told_to_restart_and_then_has_them() {
     place.write("words", "[::]:PORT");
     swapped(&daemon, 2);
     assert_answers(&format!("127.0.0.1:{port}"), 2);
-    let said = format!("the server binds [::]:{port}, for IPv6 as well, and has got 0.0.0.0:{port}");
+    let said = format!("the server binds [::]:{port}, for IPv6 as well, and got 0.0.0.0:{port}");
     wait_for("that to be told", || daemon.stderr().contains(&said).then_some(()));
     swapped(&daemon, 3);
     assert_eq!(daemon.stderr().matches(&said).count(), 1, "{}", daemon.stderr());

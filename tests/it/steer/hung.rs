@@ -129,7 +129,7 @@ fn three_were_there() -> bool {
     hang(daemon.server());
     let mut clients = queue_up(&address, CLIENTS, "/");
     let _first = daemon.spawn_verb("swap");
-    wait_for("the switch", || daemon.stderr().contains("generation 2 has the traffic").then_some(()));
+    wait_for("the switch", || daemon.stderr().contains("generation 2 has taken over").then_some(()));
     place.write("sick", "");
     let _second = daemon.spawn_verb("swap");
     assert_answered(&mut clients, "rude generation 2\n");
@@ -151,7 +151,7 @@ fn a_rescue_that_finds_no_fd_is_tried_again() {
     let mut clients = queue_up(&address, 5, "/");
     limit_fds(daemon.pid(), 0);
     kill(Pid::from_raw(candidate), Signal::SIGKILL).unwrap();
-    let complaint = "cannot be taken elsewhere";
+    let complaint = "supervise cannot take them elsewhere";
     wait_for("its complaint", || daemon.stderr().contains(complaint).then_some(()));
     set_limit(daemon.pid(), "nofile", "1024");
     assert_answered(&mut clients, "rude generation 1\n");

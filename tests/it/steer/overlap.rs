@@ -69,7 +69,7 @@ fn a_ninth_generation_waits_for_a_slot() {
     }
     wait_for_traffic(&address, "rude generation 9\n");
     let said = daemon.stderr();
-    assert!(said.contains("waits until one of 8"), "{said}");
+    assert!(said.contains("waits for a free slot: one of 8"), "{said}");
     daemon.wait_generation(9);
 }
 

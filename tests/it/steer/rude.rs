@@ -59,7 +59,11 @@ fn stop_first_cuts_nothing_off() {
     let counts = under_load(&daemon, 2..12, 0).counts();
     // They wait for the old one to finish and the next to start: how long is up to the machine.
     assert!(counts.failed() == 0 && counts.ok > 0, "{counts}");
-    assert!(daemon.stderr().contains("new connections wait for the next one"), "{}", daemon.stderr());
+    assert!(
+        daemon.stderr().contains("new ones wait in the queue for the next generation"),
+        "{}",
+        daemon.stderr()
+    );
 }
 
 /// The measure itself: what is shared is cut when its server is killed, or the test above proves nothing.

@@ -91,7 +91,10 @@ fn a_datagram_server_that_connects_its_socket_is_followed_by_one_that_serves() {
     let said = daemon.stderr();
     assert!(said.contains("generation 1 can accept nothing on"), "{said}");
     assert_eq!(said.matches("generation 1 has connected").count(), 1, "{said}");
-    assert!(!said.contains("cannot be taken elsewhere") && !said.contains("without READY"), "{said}");
+    assert!(
+        !said.contains("supervise cannot take them elsewhere") && !said.contains("without READY"),
+        "{said}"
+    );
     swapped(&daemon, 3);
     wait_for("an answer of the next", || (echoed(&address)? == 3).then_some(()));
 }
