@@ -5,7 +5,7 @@ use super::generation::Generation;
 use super::note::{Note, ReadyBy};
 use super::restart::{RunResult, restart_delay};
 use super::service::{Phase, Service, Step};
-use super::sight::Sight;
+use super::sight::Waiting;
 use super::{Action, End, HintAt, Time};
 
 /// So many such ends in a row are no accident.
@@ -49,8 +49,7 @@ impl Step<'_> {
 
 impl Generation {
     fn has_ended_early(&self, now: Time) -> bool {
-        let is_unseen =
-            self.waiting.as_ref().is_some_and(|waiting| !waiting.was_seen() && waiting.sight == Sight::Clear);
+        let is_unseen = self.waiting.as_ref().is_some_and(Waiting::is_plainly_unseen);
         let is_proved = matches!(self.passed_by(), Some(ReadyBy::Notify | ReadyBy::Http));
         let was_told = self.ending().is_some_and(|ending| ending.was_told);
         let is_clean =

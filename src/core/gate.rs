@@ -19,6 +19,10 @@ use crate::config::{Ready, Span};
 /// candidate: one question at a time.
 const ASK_CURRENT: Span = Span::from_millis(250);
 
+/// So long after its start a generation that is alone, and that nobody was seen of, may have a connection of ours: whoever
+/// looks for clients from time to time is never seen to wait for them.
+const ASK_ALONE: Span = Span::from_secs(1);
+
 /// What the generation that serves has shown of itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shown {
@@ -80,6 +84,9 @@ impl Service {
     }
 
     pub(super) fn is_to_be_asked(&self, generation: &Generation, now: Time) -> Ask {
+        if self.is_to_be_asked_alone(generation, now) {
+            return Ask::Anyway;
+        }
         let asked_first = |candidate: &Generation| now < candidate.spawned.after(ASK_CURRENT);
         if self.is_gate_to_be_seen(generation) {
             let waits = |old: &Generation| old.waiting.as_ref().is_some_and(|waiting| waiting.waits);
@@ -91,6 +98,14 @@ impl Service {
             Some(candidate) if asked_first(candidate) => Ask::Anyway,
             Some(_) | None => Ask::No,
         }
+    }
+
+    /// Nothing but READY=1 is missing of one that has not sent it.
+    fn is_to_be_asked_alone(&self, generation: &Generation, now: Time) -> bool {
+        let is_wanted = self.is_gate_to_be_seen(generation) || !generation.is_gate_closed();
+        let is_due = generation.started().is_some_and(|started| now >= started.after(ASK_ALONE));
+        let is_unseen = generation.waiting.as_ref().is_some_and(|waiting| !waiting.was_seen());
+        is_wanted && is_due && is_unseen && self.is_alone(generation.id)
     }
 
     /// Ready=auto: how long a generation that is neither seen nor says READY=1 has to live to count as ready.
@@ -216,8 +231,10 @@ impl Step<'_> {
             _ if self.service.server_notifies => ReadyBy::Alone,
             Some(Waiting { sight: Sight::Blind, .. }) => ReadyBy::Blind,
             Some(waiting) if !self.service.is_candidate(generation.id) => match waiting.sight {
-                Sight::Clear => ReadyBy::Unseen { sockets: listed(&waiting.unseen) },
-                Sight::Dim | Sight::Asked | Sight::Accepted | Sight::Blind => ReadyBy::NotAccepted,
+                _ if !waiting.is_blind => ReadyBy::Unseen { sockets: listed(&waiting.unseen) },
+                Sight::Clear | Sight::Dim | Sight::Asked | Sight::Accepted | Sight::Blind => {
+                    ReadyBy::NotAccepted
+                }
             },
             Some(_) | None => ReadyBy::Alive,
         }

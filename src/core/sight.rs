@@ -16,6 +16,8 @@ pub struct Looked {
     /// Nobody was seen there.
     pub others: BTreeSet<String>,
     pub sight: Sight,
+    /// Who waits could not be seen.
+    pub is_blind: bool,
     /// What it took the shell (see [`limits::LOOK_COST`]).
     pub cost: Span,
 }
@@ -72,6 +74,8 @@ pub(super) struct Waiting {
     pub(super) waits: bool,
     /// Since when a connection of ours is on its way to it.
     pub(super) asked: Option<Time>,
+    /// At the last look, who waits could not be seen.
+    pub(super) is_blind: bool,
     /// It was looked at late enough to tell who never waits.
     pub(super) is_known: bool,
 }
@@ -93,6 +97,16 @@ impl Waiting {
     /// To wait, or to have accepted a connection.
     pub(super) fn was_seen(&self) -> bool {
         !self.seen.is_empty() || self.sight == Sight::Accepted
+    }
+
+    /// Nobody is there: it is not only that he cannot be seen.
+    pub(super) fn is_plainly_unseen(&self) -> bool {
+        !self.was_seen() && !self.is_blind
+    }
+
+    /// A connection of ours has had time to be accepted, if there is one.
+    pub(super) fn has_had_time(&self, now: Time, time: Span) -> bool {
+        self.asked.is_none_or(|asked| now >= asked.after(time))
     }
 
     /// What it shows now is known: it was looked at since then, and no answer of it is awaited.

@@ -25,11 +25,13 @@ impl Service {
     }
 
     /// Who took long to start may be seen a little later; the one that serves, when it is looked at for the sake of a
-    /// candidate, as soon as that.
+    /// candidate, as soon as that; and who is asked, as soon as that.
     fn look_gap(&self, generation: &Generation, now: Time) -> Span {
         let candidate = self.candidate().filter(|_| self.may_be_seen_late(generation));
         let since = candidate.map_or_else(|| generation.started(), |candidate| Some(candidate.spawned));
-        let age = since.map_or(Span::ZERO, |since| now.since(since));
+        // A connection of ours is in the way of a server that serves one client at a time.
+        let asked = generation.waiting.as_ref().and_then(|waiting| waiting.asked);
+        let age = asked.max(since).map_or(Span::ZERO, |since| now.since(since));
         Span::from_nanos(age.as_nanos() / 8).clamp(limits::LOOK_FIRST, limits::LOOK_LAST)
     }
 }
@@ -54,6 +56,7 @@ impl Step<'_> {
                 unseen: BTreeSet::new(),
                 sight: Sight::Clear,
                 asked: None,
+                is_blind: false,
                 is_known: false,
             });
         }
@@ -80,23 +83,32 @@ impl Step<'_> {
         self.rest_after(looked.cost);
         self.service.waited_on.extend(looked.waited.iter().chain(&looked.accepted).cloned());
         self.service.has_served |= !self.service.waited_on.is_empty() || looked.sight == Sight::Accepted;
+        let is_alone = self.service.is_alone(id);
         let Some(generation) = self.service.get_mut(id) else { return };
         let is_late = now >= generation.hint_due();
         let Some(waiting) = &mut generation.waiting else { return };
+        let is_blind = looked.is_blind;
         waiting.looked = Some(now);
         waiting.waits |= !looked.waited.is_empty();
         waiting.seen.extend(looked.waited.into_iter().chain(looked.accepted));
         waiting.unseen = looked.others.difference(&waiting.seen).cloned().collect();
-        waiting.sight = looked.sight;
+        (waiting.is_blind, waiting.sight) = (is_blind, looked.sight);
+        if is_alone && !is_blind && waiting.sight == Sight::Blind {
+            // There is nothing that it could be asked by, but what was seen is all there is.
+            waiting.sight = Sight::Clear;
+        }
         waiting.asked = if looked.sight == Sight::Asked { waiting.asked.or(Some(now)) } else { None };
-        waiting.is_known |= is_late || waiting.unseen.is_empty() || looked.sight != Sight::Clear;
-        let is_ignored = waiting.asked.is_some_and(|asked| now >= asked.after(limits::HINT));
-        let at = match looked.sight {
-            Sight::Clear if is_late => Some(HintAt::Running),
-            Sight::Asked if is_ignored => Some(HintAt::Unaccepted),
-            Sight::Clear | Sight::Dim | Sight::Asked | Sight::Accepted | Sight::Blind => None,
+        let at = match waiting.sight {
+            Sight::Clear | Sight::Dim | Sight::Asked if !is_blind => Some(HintAt::Running),
+            Sight::Asked => Some(HintAt::Unaccepted),
+            Sight::Clear | Sight::Dim | Sight::Accepted | Sight::Blind => None,
         };
-        let at = at.filter(|_| !waiting.unseen.is_empty());
+        let is_due = match at {
+            Some(HintAt::Unaccepted) => waiting.has_had_time(now, limits::HINT),
+            Some(_) | None => is_late && waiting.has_had_time(now, limits::AUTO_ALIVE),
+        };
+        waiting.is_known |= is_due || waiting.unseen.is_empty() || at != Some(HintAt::Running);
+        let at = at.filter(|_| is_due && !waiting.unseen.is_empty());
         let unseen = waiting.unseen.clone();
         if !self.service.get(id).is_some_and(Generation::lives) {
             return;
@@ -111,6 +123,10 @@ impl Step<'_> {
             if !was_told {
                 self.out.push(Action::Hint { generation: id, sockets: unseen, at });
             }
+        }
+        let is_over = |generation: &Generation| self.service.next_look(generation).is_none();
+        if self.service.get(id).is_some_and(is_over) {
+            self.end_asking(id);
         }
     }
 
@@ -132,7 +148,7 @@ impl Step<'_> {
         // As a program that panics ends, too.
         let is_failure =
             matches!(end, End::Exited(Exit::Code(1..) | Exit::Signal { signal: Signal::ABRT, .. }));
-        let is_unseen = !waiting.was_seen() && waiting.sight == Sight::Clear;
+        let is_unseen = waiting.is_plainly_unseen();
         let is_ready = generation.said.ready || generation.passed_by() == Some(&ReadyBy::Http);
         // One that fails where another has waited has another fault.
         let waited_on = &self.service.waited_on;
@@ -161,7 +177,7 @@ pub(super) fn listed(sockets: &BTreeSet<String>) -> String {
 mod tests {
     use super::super::{Ask, Counted, Event, Setting, SlotId, Supervisor, Traffic, Why};
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Ready};
 
     const ID: GenerationId = GenerationId(1);
 
@@ -183,6 +199,7 @@ mod tests {
                 accepted: BTreeSet::new(),
                 others,
                 sight: Sight::Clear,
+                is_blind: false,
                 cost,
             },
         }
@@ -202,7 +219,7 @@ mod tests {
         step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
         let mut hints = |millis: u64, sight| {
             let others = BTreeSet::from(["http".to_owned()]);
-            let looked = Looked { others, sight, ..Looked::default() };
+            let looked = Looked { others, sight, is_blind: true, ..Looked::default() };
             let mut actions = Vec::new();
             core.step(Time(millis * 1_000_000), Event::Looked { generation: ID, looked }, &mut actions);
             actions.retain(|action| matches!(action, Action::Hint { .. }));
@@ -215,6 +232,57 @@ mod tests {
         let hint = [Action::Hint { generation: ID, sockets, at: HintAt::Unaccepted }];
         assert_eq!(hints(5_500, Sight::Asked), hint);
         assert_eq!(hints(6_000, Sight::Asked), []);
+    }
+
+    /// Alone, and it can be seen that nobody waits.
+    #[test]
+    fn one_that_accepts_a_connection_of_ours_is_told_nothing_and_one_that_does_not_in_time() {
+        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
+        for (accepts, gate) in [(true, ""), (false, ""), (true, "exec"), (false, "exec")] {
+            let mut policy = Config::for_command_line().policy;
+            if gate == "exec" {
+                policy.ready = Ready::Exec;
+            }
+            let mut core = Supervisor::new(policy, setting);
+            step(&mut core, 0, Event::Begun);
+            step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
+            let (mut asked, mut hinted, mut ended) = (None, None, None);
+            while let Some((now, _)) = core.next_wake().filter(|(now, _)| now.0 <= 20_000_000_000) {
+                let mut actions = Vec::new();
+                core.step(now, Event::Tick, &mut actions);
+                while let Some(action) = actions.pop() {
+                    let at = now.0 / 1_000_000;
+                    if let Action::Hint { at: hint, .. } = action {
+                        hinted = Some((at, hint));
+                    }
+                    if let Action::EndProbe { .. } = action {
+                        ended = Some(at);
+                    }
+                    let Action::Look { ask, .. } = action else { continue };
+                    let sight = match ask {
+                        Ask::No | Ask::WhereBlind => Sight::Clear,
+                        Ask::Anyway if accepts && asked.is_some() => Sight::Accepted,
+                        Ask::Anyway => Sight::Asked,
+                    };
+                    if sight == Sight::Asked {
+                        asked.get_or_insert(at);
+                    }
+                    let others = BTreeSet::from(["http".to_owned()]);
+                    let looked = Looked { others, sight, ..Looked::default() };
+                    core.step(now, Event::Looked { generation: ID, looked }, &mut actions);
+                }
+            }
+            assert!(asked.is_some_and(|asked| (1_000..1_250).contains(&asked)), "{gate}: {asked:?}");
+            let hint = (!accepts).then_some((5_000, HintAt::Running));
+            assert_eq!(hinted, hint, "{gate}");
+            // It is out of the way once nothing depends on it.
+            let end = match (accepts, gate) {
+                (true, _) => None,
+                (false, "exec") => Some(5_000),
+                (false, _) => Some(10_000),
+            };
+            assert_eq!(ended, end, "{gate}");
+        }
     }
 
     #[test]

@@ -455,6 +455,7 @@ impl Shell {
         self.listeners.forget(generation, &mut self.outbox);
         self.questions.forget_traffic(generation);
         let Some(notify) = self.children.forget(generation) else { return };
+        self.questions.take_out_forgotten(&self.listeners.held(), &self.children);
         self.listeners.see_who_is_alone(&self.children);
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
             log::debug!("cannot stop watching the notify socket of {generation}: {error}");

@@ -106,6 +106,20 @@ fn who_has_accepted_counts_as_seen() {
     assert_eq!(swap(&mut world, busy), Some((Outcome::Swapped, None)));
 }
 
+/// It looks for clients from time to time, and there are none.
+#[test]
+fn who_is_never_seen_but_accepts_ours_is_ready_after_a_second() {
+    let polls = Script { waits_on: &[], ..mute() };
+    for setting in [STEERED, Setting { steers: false, ..STEERED }] {
+        let mut world = begun(polls.clone(), setting);
+        world.run_for(2 * SECOND);
+        let ready = ready_ms(&world, 1).expect("ready");
+        assert!((1_000..1_300).contains(&ready), "{ready} ms");
+        assert!(!world.has_tick(), "{:?}", world.core.next_wake());
+        assert_eq!(swap(&mut world, polls.clone()), Some((Outcome::Swapped, None)));
+    }
+}
+
 #[test]
 fn what_cannot_be_seen_has_to_accept_or_to_live_for_a_second() {
     for steers in [true, false] {

@@ -5,7 +5,7 @@
 //! a server with one thread serves nobody as long as it waits for us to say something. What nobody has accepted is taken
 //! out of the queue of a generation that has ended, before clients that wait there are passed on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -123,7 +123,9 @@ impl Questions {
 
     fn fate(&mut self, asking: &mut Asking, children: &Children) -> io::Result<Fate> {
         let Asking { generation, socket, slot, probe, begun, .. } = asking;
-        let is_steered = socket.is_steered();
+        // Nobody else is there who could have accepted it.
+        let is_alone = children.slots().iter().all(|(id, _)| id == generation);
+        let is_steered = socket.is_steered() || is_alone;
         let over = || Ok(if is_steered { Fate::Accepted } else { Fate::Missed });
         match probe.heard()? {
             // Only somebody who has accepted it can say or end anything.
@@ -157,9 +159,9 @@ impl Questions {
         }
     }
 
-    /// Nobody has accepted it. On a socket that is shared somebody will.
+    /// Nobody has accepted it.
     pub(super) fn withdraw(&mut self, asking: Asking, held: &[Rc<HeldSocket>]) {
-        if !asking.is_silent || !asking.socket.is_steered() || !is_among(held, &asking) {
+        if !asking.is_silent || !is_among(held, &asking) {
             return;
         }
         asking.probe.withdraw();
@@ -193,6 +195,18 @@ impl Questions {
             )
         };
         here.filter(waits).count() as u32
+    }
+
+    /// A generation is gone. What we have left in its queue is no client that the next one is started for.
+    pub fn take_out_forgotten(&mut self, held: &[Rc<HeldSocket>], children: &Children) {
+        let slots: BTreeSet<SlotId> = self.silent.withdrawn.iter().map(|one| one.slot).collect();
+        for slot in slots {
+            if children.on_slot(slot).is_none() {
+                for socket in held {
+                    self.take_out_ours(socket, slot, children);
+                }
+            }
+        }
     }
 
     /// Where nothing waits but connections of ours, those are taken out. True: nothing is left to be passed on.

@@ -49,7 +49,7 @@ impl Questions {
             (vec![false; sockets.len()], true)
         });
         let (sockets, waited) = facts.as_one(sockets, waited);
-        let mut looked = Looked::default();
+        let mut looked = Looked { is_blind, ..Looked::default() };
         let (mut labels_left, mut left) = (Vec::new(), Vec::new());
         for ((label, waited), socket) in labels(&sockets).into_iter().zip(waited).zip(&sockets) {
             if waited {

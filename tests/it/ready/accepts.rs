@@ -1,6 +1,7 @@
 //! Nobody is seen to wait, and yet it accepts: connections of clients, or one of ours.
 
 use std::io::Read;
+use std::net::TcpStream;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::super::support::{Launch, Place, example};
-use super::{as_somebody, copies, get, ready_by, waits};
+use super::super::support::{Launch, Place, example, wait_for};
+use super::{as_somebody, copies, get, ready_by, ready_ms, waits};
 
 fn abstract_name(place: &Place) -> String {
     place.path("").trim_matches('/').replace('/', "-")
@@ -60,12 +61,12 @@ fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
     };
     let mut daemons: Vec<_> = addresses.iter().enumerate().map(start).collect();
     for daemon in &mut daemons {
-        daemon.wait_generation(1);
-        // Nobody has asked it yet.
+        // Without a client, a connection of ours says what it is.
+        let status = daemon.wait_generation(1);
+        assert!((1_000..5_000).contains(&ready_ms(&status)), "{status}");
+        assert_eq!(ready_by(daemon, 1), "(accepted a connection of ours)");
         let status = daemon.verb("status").expect(0).stdout;
-        let doubt =
-            ": running (nobody waits on http; kept, because no other generation exists), generation 1\n";
-        assert!(status.contains(doubt), "{status}");
+        assert!(status.contains(": running, generation 1\n"), "{status}");
     }
     for daemon in &mut daemons {
         daemon.verb("swap").expect(0);
@@ -80,6 +81,23 @@ fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
     place.write("how", "never");
     let swap = daemons[0].verb("swap --json").expect(1).json();
     assert_eq!(swap["outcome"], "rolled-back", "{swap}");
+}
+
+#[test]
+fn a_connection_of_ours_that_nobody_has_accepted_starts_no_server() {
+    for handover in ["steered", "shared"] {
+        let place = Place::new();
+        let options = format!("--listen 127.0.0.1:0=http --handover {handover}");
+        // It is asked after a second.
+        let mut daemon = Launch::new(&place).args(&options).command(&["sleep", "2"]).start();
+        wait_for("its end", || daemon.stderr().contains("the next connection starts").then_some(()));
+        let status = daemon.wait_state("listening");
+        assert_eq!(status["sockets"][0]["queue"], 0, "{status}");
+        assert!(!daemon.stderr().contains("generation 2 started"), "{}", daemon.stderr());
+        let client = TcpStream::connect(daemon.address("http")).expect("a queue");
+        wait_for("a start by a client", || daemon.stderr().contains("generation 2 started").then_some(()));
+        drop(client);
+    }
 }
 
 #[test]

@@ -86,13 +86,16 @@ fn the_first_hint_ends_with_a_command_line_that_works() {
 /// It may be at work whenever it is looked at.
 #[test]
 fn a_server_that_is_never_seen_to_wait_but_accepts_is_told_nothing() {
-    let [serves, idles] = [Place::new(), Place::new()];
+    let [serves, alone, idles] = [Place::new(), Place::new(), Place::new()];
     let daemon = waits(&serves, "seldom", "--ready exec").start();
+    let without_client = waits(&alone, "seldom", "--ready exec").start();
     let _silent = TcpStream::connect(daemon.address("http")).expect("a server");
     // It was started later, so what is said of it comes later, too.
     let other = waits(&idles, "never", "--ready exec").start();
     wait_for("the hint", || other.stderr().contains("and nobody waits on http (").then_some(()));
-    assert!(!daemon.stderr().contains("nobody waits"), "{}", daemon.stderr());
+    for daemon in [daemon, without_client] {
+        assert!(!daemon.stderr().contains("nobody waits"), "{}", daemon.stderr());
+    }
 }
 
 #[test]

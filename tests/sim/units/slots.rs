@@ -125,8 +125,9 @@ impl Kernel {
         if sight == Sight::Asked {
             self.slots.knocked.insert(generation);
         }
-        let looked =
-            Looked { waited, accepted, others, sight, cost: Span::from_nanos(self.rng.u64(..4 * MS)) };
+        let is_blind = sight != Sight::Clear && self.rng.bool();
+        let cost = Span::from_nanos(self.rng.u64(..4 * MS));
+        let looked = Looked { waited, accepted, others, sight, is_blind, cost };
         self.answers.push_back(Event::Looked { generation, looked });
         self.rules.mark("looked at", true);
     }

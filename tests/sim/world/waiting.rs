@@ -39,7 +39,8 @@ impl World {
             Ask::WhereBlind | Ask::Anyway if accepts && !is_at_work => Sight::Accepted,
             Ask::WhereBlind | Ask::Anyway => Sight::Asked,
         };
-        let looked = Looked { waited, accepted, others, sight, cost: self.cost() };
+        let is_blind = self.net.is_dark;
+        let looked = Looked { waited, accepted, others, sight, is_blind, cost: self.cost() };
         self.answers.push_back(Event::Looked { generation, looked });
     }
 }
