@@ -29,7 +29,7 @@
 //!   unit.rs             unit files to a Config, line by line
 //!                       in config/unit/: pair.rs (which sockets are for which service), counts.rs (which lines
 //!                       count), finish.rs (what systemd refuses, and makes of what is not written)
-//!   address.rs          --listen and systemd's address grammar
+//!   address.rs          --listen and systemd's address grammar; kind.rs: the kinds of sockets, a row each
 //!   command_line.rs     ExecStart= and its kin; the quoting of all values; $VAR at exec time
 //!   exec.rs             one command: program, words, rights
 //!   dialect.rs          Protocol=: what else than LISTEN_FDS a server is told
@@ -108,7 +108,8 @@
 //!   socket.rs           held sockets; in os/socket/: inet.rs, plan.rs (what one of TCP or UDP is made from), local.rs
 //!                       (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
-//!                       in the way), error.rs; slots.rs: several sockets of one address; group.rs: those of TCP and
+//!                       in the way), error.rs; slots.rs: what the sockets of one address can do, each kind in its
+//!                       own way: one.rs, one socket for all generations; group.rs, those of TCP and
 //!                       UDP, with group/renew.rs (UDP: one for each client), order.rs, program.rs (BPF) and restore.rs
 //!                       (what a server set is undone); nodes.rs: those of AF_UNIX, nodes/hidden.rs their directory;
 //!                       beside.rs: one family of a port; target.rs:
@@ -150,6 +151,7 @@
 //! | who gets new connections, and when the old one may go | `core/slots.rs`, `core/drain.rs` |
 //! | how a connection is steered | `os/socket/group.rs` (TCP, UDP), `os/socket/nodes.rs` (AF_UNIX) |
 //! | the words of a message | `core/note.rs` |
+//! | a kind of socket | a row in `config/kind.rs`, a file in `os/socket/` and an arm in `os/socket.rs` |
 //! | a socket option | `config/directives/socket.rs`, `os/socket.rs` |
 //! | what the server sees at its start | `os/launch.rs`, `os/spawn/environment.rs`, `os/spawn.rs` |
 //! | a verb | `cli.rs`, `core::Request`, `core/request.rs` |

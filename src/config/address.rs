@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::kind::Kind;
 use super::{Error, Problem, SocketOptions, printable};
 
 /// One held socket as the user asked for it.
@@ -16,17 +17,6 @@ pub struct Listener {
     pub options: SocketOptions,
     /// The option or line that asked for it, for messages: `--listen 0.0.0.0:443=https`, `web.socket:3`.
     pub place: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    Tcp,
-    Udp,
-    Unix,
-    UnixGram,
-    SeqPacket,
-    /// A listening socket that the process which started us (systemd, another supervise) passed.
-    Fd,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +37,6 @@ pub enum Address {
     InheritedNumber(i32),
 }
 
-const KINDS: [Kind; 6] = [Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixGram, Kind::SeqPacket, Kind::Fd];
 const TRY_ADDRESSES: &str = "try 8080, 127.0.0.1:8080, [::1]:8080, /run/x.sock or @x";
 /// The most bytes that sun_path (unix(7)) holds beside its final NUL.
 const PATH_MAX: usize = 107;
@@ -107,7 +96,7 @@ impl Listener {
 
     /// Whether `{port:NAME}` can name this socket. An inherited one may; that shows later.
     pub fn may_have_port(&self) -> bool {
-        matches!(self.kind, Kind::Tcp | Kind::Udp | Kind::Fd)
+        self.kind.is_inet() || self.kind == Kind::Fd
     }
 }
 
@@ -128,8 +117,8 @@ pub fn check_name(name: &str) -> Result<(), Problem> {
 /// Splits at the first `:` where a kind stands before it; else there is no kind and all of `spec` is the address.
 fn split_kind(spec: &str) -> (Option<Kind>, &str) {
     let split = spec.split_once(':');
-    let known =
-        split.and_then(|(word, rest)| Some((KINDS.into_iter().find(|kind| kind.as_str() == word)?, rest)));
+    let known = split
+        .and_then(|(word, rest)| Some((Kind::ALL.into_iter().find(|kind| kind.as_str() == word)?, rest)));
     match known {
         Some((kind, rest)) => (Some(kind), rest),
         None => (None, spec),
@@ -146,18 +135,14 @@ fn fit(kind: Option<Kind>, default: Option<Kind>, address: &Address) -> Result<K
         (_, Some(default)) => default,
     };
     let kind = kind.unwrap_or(natural);
-    let (fits, remedy) = match kind {
-        Kind::Tcp | Kind::Udp => (
-            matches!(address, Address::Port(_) | Address::Inet { .. }),
-            "for a path or @name write unix:, unixgram: or seqpacket:",
-        ),
-        Kind::Unix | Kind::UnixGram | Kind::SeqPacket => (
-            matches!(address, Address::Path(_) | Address::Abstract(_)),
-            "for a port write tcp: or udp:; a unix socket has a path or @name",
-        ),
-        Kind::Fd => (true, ""),
+    if address.suits(kind) {
+        return Ok(kind);
+    }
+    let remedy = match kind.is_inet() {
+        true => "for a path or @name write unix:, unixgram: or seqpacket:",
+        false => "for a port write tcp: or udp:; a unix socket has a path or @name",
     };
-    if fits { Ok(kind) } else { Err(Problem::new(format!("{address} is no address for {kind}"), remedy)) }
+    Err(Problem::new(format!("{address} is no address for {kind}"), remedy))
 }
 
 fn inherited(text: &str) -> Result<Address, Problem> {
@@ -177,6 +162,15 @@ fn inherited(text: &str) -> Result<Address, Problem> {
 }
 
 impl Address {
+    /// Whether sockets of this kind have such addresses.
+    pub fn suits(&self, kind: Kind) -> bool {
+        match self {
+            Self::Port(_) | Self::Inet { .. } => kind.is_inet(),
+            Self::Path(_) | Self::Abstract(_) => kind.is_unix(),
+            Self::InheritedName(_) | Self::InheritedNumber(_) => kind == Kind::Fd,
+        }
+    }
+
     /// Reads every form of an address except `fd:`, which names an inherited socket.
     fn parse(text: &str) -> Result<Self, Problem> {
         if text.starts_with('/') {
@@ -326,25 +320,6 @@ fn unreadable(text: &str) -> Problem {
         }
     }
     Problem::new(format!("{shown:?} is no address"), TRY_ADDRESSES)
-}
-
-impl Kind {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Unix => "unix",
-            Self::UnixGram => "unixgram",
-            Self::SeqPacket => "seqpacket",
-            Self::Fd => "fd",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// The form that `--listen` reads; a bare port gets its wildcard: `[::]:443`, `/run/x.sock`, `@x`, `fd:3`.

@@ -206,7 +206,7 @@ fn check_steering(config: &Config, place: impl Fn(&'static str) -> String) -> Re
             let cause = "only steered hand-over can give a share of the connections to the new server";
             return Err(Problem::new(cause, remedy).at(place("Canary")));
         }
-        if !config.listeners.iter().any(|listener| matches!(listener.kind, Kind::Tcp | Kind::Udp)) {
+        if !config.listeners.iter().any(|listener| listener.kind.is_inet()) {
             let cause = "only the connections of TCP and UDP sockets can be shared out";
             return Err(Problem::new(cause, "leave it out").at(place("Canary")));
         }
@@ -220,7 +220,7 @@ fn check_steering(config: &Config, place: impl Fn(&'static str) -> String) -> Re
         let cause = "asking the new server alone needs steered hand-over";
         return Err(Problem::new(cause, remedy).at(place("Ready")));
     }
-    let streams = || config.listeners.iter().filter(|one| matches!(one.kind, Kind::Tcp | Kind::Unix));
+    let streams = || config.listeners.iter().filter(|one| one.kind.is_stream());
     match &health.socket {
         None if streams().next().is_none() => {
             let cause = "http: needs a TCP or unix stream socket";

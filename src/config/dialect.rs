@@ -80,15 +80,15 @@ impl Dialect {
         let has = |signs: &[char]| is_path && address.contains(signs);
         match (self, kind) {
             (Self::Systemd, _) | (Self::Nginx, Kind::Udp) => None,
-            (_, Kind::Udp | Kind::UnixGram) => Some("it knows stream sockets, and this one has datagrams"),
-            (_, Kind::SeqPacket | Kind::Fd) => Some("it knows no such kind of socket"),
-            (Self::Einhorn, Kind::Tcp | Kind::Unix) => None,
-            (_, Kind::Unix) if !is_path => {
+            _ if kind.has_datagrams() => Some("it knows stream sockets, and this one has datagrams"),
+            _ if !kind.is_stream() => Some("it knows no such kind of socket"),
+            (Self::Einhorn, _) => None,
+            _ if kind.is_unix() && !is_path => {
                 Some("it knows unix sockets by their paths, and this one has none")
             }
             (Self::ServerStarter, _) if has(&['=', ';']) => Some("it cannot write a path with = or ;"),
             (Self::Fpm, _) if has(&['=', ',', ':']) => Some("it cannot write a path with = or , or :"),
-            (_, Kind::Tcp | Kind::Unix) => None,
+            _ => None,
         }
     }
 
@@ -130,10 +130,10 @@ impl Dialect {
 
 /// The name of the address family (socket(2)) that Einhorn's clients expect.
 fn family(socket: &Passed<'_>) -> &'static str {
-    match socket.kind {
-        Kind::Tcp | Kind::Udp if socket.address.starts_with('[') => "AF_INET6",
-        Kind::Tcp | Kind::Udp => "AF_INET",
-        Kind::Unix | Kind::UnixGram | Kind::SeqPacket | Kind::Fd => "AF_UNIX",
+    match socket.address.starts_with('[') {
+        _ if !socket.kind.is_inet() => "AF_UNIX",
+        true => "AF_INET6",
+        false => "AF_INET",
     }
 }
 

@@ -13,6 +13,7 @@ pub mod directives;
 pub mod environment;
 mod exec;
 pub mod instance;
+mod kind;
 pub mod known;
 mod launch;
 pub mod number;
@@ -30,10 +31,11 @@ mod tests;
 
 use std::fmt;
 
-pub use address::{Address, Kind, Listener};
+pub use address::{Address, Listener};
 pub use dialect::Dialect;
 pub use exec::{Exec, Privileges, Search};
 pub use instance::{Color, Control, Instance};
+pub use kind::{Domain, Kind, Semantics};
 pub use launch::{
     Commands, Directories, Directory, DirectoryPath, EnvironmentFile, Input, Launch, Limit, ManagedDirectory,
     NotifyAccess, OpenFile, OpenMode, Output, Preserve, Resource,

@@ -1,9 +1,11 @@
 //! The sockets we hold: bound once, all or none, and kept until we end whatever the server does.
 //!
 //! [`bind_all`] is called once, before anything is started, [`rebind`] when the unit files are read anew. How a kind is
-//! bound is in `inet`, `local` (AF_UNIX; its paths: `node`) and `inherited`, what is set on it in `options`; several
-//! sockets of one address are `slots`, those of TCP and UDP a `group` (its members' `order`, its `program`; `restore`
-//! undoes what a server set), one family of a port on its own `beside`, where clients find them `target`; who is in the way is found out by `holder`; `error` puts it into words.
+//! bound is in `inet`, `local` (AF_UNIX; its paths: `node`) and `inherited`, what is set on it in `options`.
+//! What the sockets of one address can do is in `slots`, and each kind does it in its own way: `one` for all generations, a
+//! `group` of TCP or UDP (its members' `order`, its `program`; `restore` undoes what a server set), `nodes` of AF_UNIX. One
+//! family of a port on its own is `beside`, where clients find a socket `target`; `holder` finds out who is in the way, and
+//! `error` puts it into words.
 
 mod beside;
 mod error;
@@ -14,6 +16,7 @@ mod inherited;
 mod local;
 mod node;
 mod nodes;
+mod one;
 mod options;
 mod order;
 mod plan;
@@ -37,12 +40,14 @@ use crate::config::{Address, Handover, Kind, Listener};
 pub use error::BindError;
 pub use inherited::Inherited;
 pub use node::OwnPath;
+pub use nodes::WATCH;
 use nodes::{NoSlots, Nodes};
-pub use nodes::{PathState, WATCH};
+use one::{NOT_ASKED, OneSocket};
 pub use plan::Families;
 pub use program::ProbePort;
 pub use rebind::rebind;
 pub use restore::carry_over;
+pub use slots::PathState;
 use slots::Slots;
 pub use target::Target;
 
@@ -52,7 +57,7 @@ pub struct HeldSocket {
     /// The path to unlink at the end; None for all that we did not create. First, because it is dropped first: an open
     /// socket keeps its inode number from being used again.
     pub own_path: Option<OwnPath>,
-    slots: RefCell<Slots>,
+    slots: RefCell<Box<dyn Slots>>,
     /// What it is; [`Kind::Fd`] only for an inherited socket of none of the other kinds.
     pub kind: Kind,
     /// As getsockname(2) has it, with the port the kernel picked: `[::]:443`, `/run/x.sock`, `@abstract`.
@@ -96,10 +101,10 @@ impl HeldSocket {
 
     /// As `--listen` reads it; the kind is left out where the address suggests it.
     pub fn shown(&self) -> String {
-        match self.kind {
-            Kind::Tcp | Kind::Unix | Kind::Fd => self.address.clone(),
-            kind @ (Kind::Udp | Kind::UnixGram | Kind::SeqPacket) => format!("{kind}:{}", self.address),
+        if self.kind.is_stream() || self.kind == Kind::Fd {
+            return self.address.clone();
         }
+        format!("{}:{}", self.kind, self.address)
     }
 }
 
@@ -110,7 +115,7 @@ impl NamedSocket {
         let asked = Listener::parse("@test", None).expect("an address");
         let socket = HeldSocket {
             own_path: None,
-            slots: RefCell::new(Slots::one(fd, slots::NOT_ASKED)),
+            slots: RefCell::new(OneSocket::hold(fd, Kind::Unix, None, NOT_ASKED)),
             kind: Kind::Unix,
             address: String::new(),
             port: None,
@@ -146,43 +151,48 @@ fn hold(
     let theirs = inherited.take(listener, taken)?;
     let number = theirs.as_ref().map(|theirs| theirs.number);
     let mut own_path = None;
-    let mut kind = listener.kind;
-    let slots = match (&listener.address, kind, theirs) {
-        (_, _, Some(theirs)) => {
-            kind = theirs.kind;
-            Slots::unsteered(theirs.fd, handover, "it was handed to us, and others may have it, too")
-        }
-        (Address::Port(port), Kind::Tcp | Kind::Udp, None) => inet::hold_port(listener, *port, handover)?,
-        (Address::Inet { address, interface }, Kind::Tcp | Kind::Udp, None) => {
+    let kind = theirs.as_ref().map_or(listener.kind, |theirs| theirs.kind);
+    let backlog = (theirs.is_none() && kind.listens()).then_some(options.backlog);
+    let unsteered = |fd, otherwise| {
+        let why = if handover == Handover::Shared { NOT_ASKED } else { otherwise };
+        OneSocket::hold(fd, kind, backlog, why)
+    };
+    let mismatch = || BindError::mismatch(listener);
+    if theirs.is_none() && !listener.address.suits(kind) {
+        return Err(mismatch());
+    }
+    // One arm for each way to bind an address.
+    let slots = match (&listener.address, theirs) {
+        (_, Some(theirs)) => unsteered(theirs.fd, "it was handed to us, and others may have it, too"),
+        (Address::Port(port), None) => inet::hold_port(listener, *port, handover)?,
+        (Address::Inet { address, interface }, None) => {
             inet::hold_address(listener, *address, interface.as_deref(), handover)?
         }
-        (Address::Path(path), Kind::Unix, None) if handover != Handover::Shared => {
+        (Address::Path(path), None) if kind.is_stream() && handover != Handover::Shared => {
             match Nodes::hold(listener, path) {
-                Ok(nodes) => Slots::Nodes(Box::new(nodes)),
+                Ok(nodes) => Box::new(nodes),
                 Err(NoSlots::Shared(why)) => {
                     let (fd, own) = local::hold_path(listener, path, options)?;
                     own_path = Some(own);
-                    Slots::one(fd, why)
+                    OneSocket::hold(fd, kind, backlog, why)
                 }
                 Err(NoSlots::Bind(error)) => return Err(error),
             }
         }
-        (Address::Path(path), Kind::Unix | Kind::UnixGram | Kind::SeqPacket, None) => {
+        (Address::Path(path), None) => {
             let (fd, own) = local::hold_path(listener, path, options)?;
             own_path = Some(own);
-            Slots::unsteered(fd, handover, UNSTEERED_UNIX)
+            unsteered(fd, UNSTEERED_UNIX)
         }
-        (Address::Abstract(name), Kind::Unix | Kind::UnixGram | Kind::SeqPacket, None) => {
-            Slots::unsteered(local::hold_abstract(listener, name, options)?, handover, UNSTEERED_UNIX)
+        (Address::Abstract(name), None) => {
+            unsteered(local::hold_abstract(listener, name, options)?, UNSTEERED_UNIX)
         }
-        _ => return Err(BindError::mismatch(listener)),
+        (Address::InheritedName(_) | Address::InheritedNumber(_), None) => return Err(mismatch()),
     };
-    let fd = slots.any();
+    let fd = slots.first();
     let (address, port) =
         own_address(&fd).map_err(|errno| BindError::plain(listener, "getsockname", errno))?;
     let slots = RefCell::new(slots);
-    let listens = number.is_none() && matches!(kind, Kind::Tcp | Kind::Unix | Kind::SeqPacket);
-    let backlog = listens.then_some(options.backlog);
     if let Some(number) = number.filter(|_| listener.kind != Kind::Fd) {
         log::info!("{}: {address} is taken over from whoever started us (fd {number})", listener.place);
     }

@@ -73,9 +73,9 @@ pub(super) fn answer(
     is_same_path: impl Fn(&HeldPlace) -> bool,
 ) -> Answer {
     let suits = |place: &&HeldPlace| match socket.kind {
-        WantedType::Stream => matches!(place.kind, Kind::Tcp | Kind::Unix),
-        WantedType::Datagram => matches!(place.kind, Kind::Udp | Kind::UnixGram),
-        WantedType::NoStream => matches!(place.kind, Kind::UnixGram | Kind::SeqPacket),
+        WantedType::Stream => place.kind.is_stream(),
+        WantedType::Datagram => place.kind.has_datagrams(),
+        WantedType::NoStream => place.kind.is_unix() && !place.kind.is_stream(),
     };
     let number = |place: &HeldPlace| held.iter().position(|other| std::ptr::eq(place, other));
     let of_inet = |address: &SocketAddr| {

@@ -10,7 +10,7 @@ use nix::sys::stat::fstat;
 
 use super::address::Wanted;
 use super::answer::HeldPlace;
-use crate::config::{Address, Kind};
+use crate::config::Address;
 use crate::core::SlotId;
 use crate::os::socket::{HeldSocket, carry_over, set_non_blocking};
 
@@ -83,10 +83,8 @@ impl Held {
 /// A socket that no client finds, for a server that only tries whether the port is free for IPv4.
 pub(super) fn stand_in(place: &HeldPlace) -> io::Result<Held> {
     let at = (Ipv4Addr::LOCALHOST, 0);
-    let socket: OwnedFd = match place.kind {
-        Kind::Udp => UdpSocket::bind(at)?.into(),
-        _ => TcpListener::bind(at)?.into(),
-    };
+    let socket: OwnedFd =
+        if place.kind.has_datagrams() { UdpSocket::bind(at)?.into() } else { TcpListener::bind(at)?.into() };
     Ok(Held {
         place: HeldPlace { is_port: false, ..place.clone() },
         inode: fstat(&socket)?.st_ino,

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::damages::Damaged;
 use super::{ListenerContext, Listeners};
-use crate::config::Kind;
 use crate::core::{Damage, GenerationId};
 use crate::os::diag;
 use crate::os::questions::Questions;
@@ -60,12 +59,9 @@ impl Listeners {
 
     /// How many may wait. None: the kernel does not say, or it is no listener.
     fn limit(&self, socket: &HeldSocket, questions: &mut Questions) -> Option<u32> {
-        match socket.kind {
-            Kind::Tcp => socket.queue().1,
-            Kind::Unix | Kind::SeqPacket => {
-                questions.unix_queue(socket, self.slots.steering.slot).map(|(_, limit)| limit)
-            }
-            _ => None,
+        if socket.kind.is_unix() && socket.kind.listens() {
+            return questions.unix_queue(socket, self.target()).map(|(_, limit)| limit);
         }
+        socket.queue().1
     }
 }

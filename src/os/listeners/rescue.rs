@@ -105,7 +105,7 @@ impl Listeners {
         if socket.is_lost(target) {
             return Err("nothing reaches the socket of the server".to_owned());
         }
-        if socket.kind == Kind::Tcp && kernel_migrates() && socket.shut(slot).is_ok() {
+        if kernel_migrates() && socket.shut(slot).is_ok() {
             return Ok(false);
         }
         let fd = socket.slot(slot).ok_or("its slot is gone")?;
@@ -204,7 +204,7 @@ impl Listeners {
             passing.last.as_ref().is_some_and(|(old, since)| {
                 // Datagrams go on coming.
                 let is_empty =
-                    old.kind != Kind::Tcp || old.queued(passing.slot).is_ok_and(|queued| queued == 0);
+                    old.kind.has_datagrams() || old.queued(passing.slot).is_ok_and(|queued| queued == 0);
                 is_empty || since.elapsed() >= LAST
             })
         };

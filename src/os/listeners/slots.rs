@@ -10,7 +10,6 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use super::{ListenerContext, Listeners, set_of};
-use crate::config::Kind;
 use crate::core::{Event, SlotId, SocketNote, Stage, StartFailure, Steering, limits};
 use crate::os::outbox::Outbox;
 use crate::os::socket::{self, HeldSocket};
@@ -67,7 +66,7 @@ impl SlotWatch {
         if self.is_watched(socket, slot) || (socket.is_steered() && self.guarded.contains(&slot)) {
             Some(Interest::READABLE)
         } else {
-            matches!(socket.kind, Kind::Tcp | Kind::Unix | Kind::SeqPacket).then_some(Interest::WRITABLE)
+            socket.kind.listens().then_some(Interest::WRITABLE)
         }
     }
 
@@ -204,7 +203,7 @@ impl Listeners {
         }
         let mut failed = Vec::new();
         for socket in common {
-            if old != steering.slot && socket.kind == Kind::Udp && socket.is_steered() {
+            if old != steering.slot && socket.kind.has_datagrams() && socket.is_steered() {
                 self.tell_flows_move(&socket.address, cx.outbox);
             }
             match socket.steer(&steering) {

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{ListenerContext, Listeners};
-use crate::config::Kind;
 use crate::core::SocketNote;
 use crate::os::diag::{self, Diag, InetSocket, SocketState};
 use crate::os::socket::HeldSocket;
@@ -48,7 +47,7 @@ impl Listeners {
 
     pub fn look_for_strangers(&mut self, cx: &mut ListenerContext<'_>) {
         let held: Vec<_> =
-            self.held().into_iter().filter(|one| one.is_steered() && one.kind != Kind::Unix).collect();
+            self.held().into_iter().filter(|one| one.is_steered() && one.kind.is_inet()).collect();
         // What a swap has removed is not kept open for them.
         self.strangers.found.retain(|(one, _)| held.iter().any(|socket| Rc::ptr_eq(socket, one)));
         match self.strangers_of(&held, &mut cx.questions.diag) {
@@ -71,7 +70,7 @@ impl Listeners {
         let addresses: Vec<Vec<SocketAddr>> = sockets.iter().map(|socket| addresses_of(socket)).collect();
         let of_kind = |is_tcp: bool| -> Vec<SocketAddr> {
             let meant =
-                sockets.iter().zip(&addresses).filter(|(socket, _)| (socket.kind == Kind::Tcp) == is_tcp);
+                sockets.iter().zip(&addresses).filter(|(socket, _)| socket.kind.is_stream() == is_tcp);
             meant.flat_map(|(_, at)| at.iter().copied()).collect()
         };
         let tcp = diag.listeners(&of_kind(true))?;
@@ -79,7 +78,7 @@ impl Listeners {
         let known: HashSet<u64> =
             self.strangers.found.iter().flat_map(|(_, inodes)| inodes).copied().collect();
         let others = |(socket, addresses): (&Rc<HeldSocket>, &Vec<SocketAddr>)| {
-            let there = if socket.kind == Kind::Tcp { &tcp } else { &udp };
+            let there = if socket.kind.is_stream() { &tcp } else { &udp };
             let Some(address) = addresses.first() else { return Vec::new() };
             // Connected, a UDP socket is in no group; and where servers connect theirs, a new one may have been ours.
             let is_possible = |inode: u64| !socket.renews() || known.contains(&inode);

@@ -9,7 +9,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use super::Questions;
-use crate::config::{Health, Kind};
+use crate::config::Health;
 use crate::core::{Event, GenerationId, SlotId};
 use crate::os::outbox::Outbox;
 use crate::os::probe::Probe;
@@ -34,8 +34,7 @@ pub(super) struct Asking {
 /// It cannot be asked for one generation alone; a sentence.
 pub fn socket_of(health: &Health, sockets: &[NamedSocket]) -> Result<Rc<HeldSocket>, String> {
     let is_it = |one: &&NamedSocket| {
-        matches!(one.kind, Kind::Tcp | Kind::Unix)
-            && health.socket.as_ref().is_none_or(|name| *name == one.name)
+        one.kind.is_stream() && health.socket.as_ref().is_none_or(|name| *name == one.name)
     };
     let Some(found) = sockets.iter().find(is_it) else {
         return Err("Ready=http: there is no such stream socket".to_owned());
@@ -61,7 +60,7 @@ pub(super) fn begin_probe(
     let target = socket.target(slot);
     let target = target.ok_or_else(|| format!("{} cannot be reached from this host", socket.address))?;
     let probe = begin(target).map_err(|error| error.to_string())?;
-    if socket.kind != Kind::Unix {
+    if socket.kind.is_inet() {
         let source_port = probe.local_address().map_err(|error| error.to_string())?.port();
         let only = socket::ProbePort { source_port, slot };
         socket.probe(Some(only)).map_err(|error| format!("cannot steer the question: {error}"))?;

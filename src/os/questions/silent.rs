@@ -15,7 +15,6 @@ use nix::sys::stat::fstat;
 
 use super::Questions;
 use super::health::{Asking, begin_probe};
-use crate::config::Kind;
 use crate::core::{GenerationId, Sight, SlotId};
 use crate::os::children::Children;
 use crate::os::diag::{self, Diag, InetSocket, SocketState};
@@ -59,8 +58,7 @@ impl Questions {
         is_blind: bool,
         children: &Children,
     ) -> Sight {
-        let can_be_reached =
-            |one: &&NamedSocket| matches!(one.kind, Kind::Tcp | Kind::Unix) && one.target(slot).is_some();
+        let can_be_reached = |one: &&NamedSocket| one.kind.is_stream() && one.target(slot).is_some();
         let steered = sockets.iter().filter(can_be_reached).find(|one| one.is_steered());
         // Whose fds cannot be seen cannot be told from others.
         let shared = || sockets.iter().filter(|_| !is_blind).find(can_be_reached);
@@ -240,10 +238,10 @@ impl Questions {
 
     /// How many connections wait in the queue of this slot.
     fn waiting_in(&mut self, socket: &HeldSocket, slot: SlotId) -> Option<u32> {
-        match socket.kind {
-            Kind::Tcp => socket.queued(slot).ok(),
-            _ => Some(self.diag.unix().ok()?.of_inode(socket.inode(slot).ok()?)?.rqueue),
+        if socket.kind.is_unix() {
+            return Some(self.diag.unix().ok()?.of_inode(socket.inode(slot).ok()?)?.rqueue);
         }
+        socket.queued(slot).ok()
     }
 }
 

@@ -171,7 +171,7 @@ impl Questions {
     ) -> Vec<bool> {
         let is_asked = |socket: &HeldSocket| {
             let has_clients = !socket.is_steered() || slot == facts.target;
-            has_clients && matches!(socket.kind, Kind::Tcp | Kind::Unix | Kind::SeqPacket)
+            has_clients && socket.kind.listens()
         };
         let tcp = sockets.iter().filter(|socket| is_asked(socket) && socket.kind == Kind::Tcp);
         let tcp: Vec<_> = tcp.filter_map(|socket| socket.local_address()).collect();
@@ -195,7 +195,7 @@ impl Questions {
         }
         for (index, of) in status.sockets.iter_mut().enumerate() {
             let socket = sockets.get(index).map(|named| Rc::clone(&named.socket));
-            let unix = socket.clone().filter(|one| matches!(one.kind, Kind::Unix | Kind::SeqPacket));
+            let unix = socket.clone().filter(|one| has_unix_connections(one));
             if let Some((queue, limit)) = unix.and_then(|socket| self.unix_queue(&socket, facts.target)) {
                 (of.queue, of.backlog) = (Some(queue), Some(limit));
             }
@@ -211,7 +211,7 @@ impl Questions {
         facts: &Facts<'_>,
     ) -> io::Result<Traffic> {
         let (unix, sockets): (Vec<_>, Vec<_>) =
-            sockets.into_iter().partition(|socket| matches!(socket.kind, Kind::Unix | Kind::SeqPacket));
+            sockets.into_iter().partition(|socket| has_unix_connections(socket));
         let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_address()).collect();
         let is_tcp = |socket: &HeldSocket| socket.kind == Kind::Tcp;
         let tcp = sockets.iter().zip(&addresses).filter(|(socket, _)| is_tcp(socket));
@@ -295,6 +295,11 @@ impl Questions {
         let idle = waited_for(counting.generation, &quiet, device, facts.children);
         Ok(diag::unix_traffic(all, |one| idle.contains(&one.cookie)))
     }
+}
+
+/// They are in the table of AF_UNIX.
+fn has_unix_connections(socket: &HeldSocket) -> bool {
+    socket.kind.is_unix() && socket.kind.listens()
 }
 
 /// Which of these connections a thread of the server does nothing but wait on. One that works on a request for long

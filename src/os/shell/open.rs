@@ -8,7 +8,7 @@ use mio::{Interest, Poll, Token};
 
 use super::configuration::{Configuration, Setup};
 use super::{LoopState, Reader, Shell};
-use crate::config::{Config, Exec, Handover, Input, Instance, Kind, SocketCommands, SocketOptions, Span};
+use crate::config::{Config, Exec, Handover, Input, Instance, SocketCommands, SocketOptions, Span};
 use crate::core::{Note, Setting, SocketNote, Supervisor};
 use crate::os::children::Children;
 use crate::os::control::ControlSocket;
@@ -140,7 +140,7 @@ pub(super) fn check(config: &Config, sockets: &[NamedSocket]) -> Result<(), Stri
     if let Some(health) = &config.health {
         questions::socket_of(health, sockets)?;
     }
-    let can = |one: &NamedSocket| one.is_steered() && matches!(one.kind, Kind::Tcp | Kind::Udp);
+    let can = |one: &NamedSocket| one.is_steered() && one.kind.is_inet();
     if config.policy.canary.is_none() || sockets.iter().any(can) {
         return Ok(());
     }

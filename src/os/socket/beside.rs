@@ -16,7 +16,7 @@ use crate::os::sys;
 impl HeldSocket {
     /// Nothing but a port was asked for, so that it is for the server to say which families of addresses it means.
     pub fn is_port_alone(&self) -> bool {
-        let is_inet = matches!(self.kind, Kind::Tcp | Kind::Udp);
+        let is_inet = self.kind.is_inet();
         let is_for_both = self.asked.options.v6_only != Some(true);
         is_inet && is_for_both && matches!(self.asked.address, Address::Port(_)) && self.inherited.is_none()
     }
@@ -73,7 +73,7 @@ impl NamedSocket {
             }
             io::Error::other(error)
         })?;
-        let (address, port) = own_address(&slots.any())?;
+        let (address, port) = own_address(&slots.first())?;
         // The kernel prefers the socket of IPv4 for what comes by IPv4.
         self.set_ipv4_beside(families == Families::V4);
         let socket = HeldSocket {

@@ -27,6 +27,7 @@ use super::order::Order;
 use super::plan::{InetError, InetPlan, NoGroup};
 use super::program::{ProbePort, program};
 use super::restore::restore;
+use super::slots::Slots;
 use super::target::Target;
 use crate::core::limits::GENERATIONS;
 use crate::core::{SlotId, Steering};
@@ -174,157 +175,12 @@ impl Group {
     }
 }
 
-/// What a group is asked for.
-impl Group {
-    pub(super) fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
+impl Slots for Group {
+    fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
         self.get(slot).map(|slot| Rc::clone(&slot.fd))
     }
 
-    pub(super) fn fds(&self) -> Vec<Rc<OwnedFd>> {
-        self.slots.iter().flatten().map(|slot| Rc::clone(&slot.fd)).collect()
-    }
-
-    pub(super) fn is_labelled(&self) -> bool {
-        self.is_labelled
-    }
-
-    /// How many connections wait, and how many may, as [`sys::tcp_listen_queue`] says of one socket.
-    pub(super) fn queue(&self) -> io::Result<(u32, u32)> {
-        let (mut depth, mut limit) = (0, 0);
-        for id in self.order.slots() {
-            let Some(slot) = self.get(id) else { continue };
-            // Not listening any more, it has no queue.
-            if !getsockopt(&slot.fd, sockopt::AcceptConn)? {
-                continue;
-            }
-            let (waiting, room) = sys::tcp_listen_queue(&slot.fd)?;
-            depth += waiting;
-            if limit == 0 || id == self.steering.slot {
-                limit = room;
-            }
-        }
-        Ok((depth, limit))
-    }
-
-    fn get(&self, slot: SlotId) -> Option<&Slot> {
-        self.slots.get(usize::from(slot.0))?.as_ref()
-    }
-
-    /// It is in the group: UDP until a server connects it, which takes it out for good.
-    fn listens(&self, id: SlotId) -> io::Result<bool> {
-        let Some(slot) = self.get(id) else { return Ok(false) };
-        if !self.plan.is_udp() {
-            return Ok(getsockopt(&slot.fd, sockopt::AcceptConn)?);
-        }
-        let is_alone = || getpeername::<SockaddrStorage>(slot.fd.as_raw_fd()) == Err(Errno::ENOTCONN);
-        Ok(!slot.is_out && is_alone())
-    }
-
-    /// Nothing of what is sent to the address can ever come to it.
-    pub(super) fn is_lost(&self, id: SlotId) -> bool {
-        self.plan.is_udp() && self.get(id).is_some() && self.order.index_of(id).is_none()
-    }
-}
-
-/// How new connections are steered.
-impl Group {
-    pub(super) fn steer(&mut self, steering: Steering) -> io::Result<()> {
-        self.steering = steering;
-        self.refresh()
-    }
-
-    pub(super) fn probe(&mut self, probe: Option<ProbePort>) -> io::Result<()> {
-        if let Some(probe) = probe
-            && self.order.index_of(probe.slot).is_none()
-        {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        self.probe = probe;
-        self.attach()
-    }
-
-    pub(super) fn set_strangers(&mut self, inodes: &[u64]) -> io::Result<()> {
-        let before = self.order.clone();
-        self.order.set_strangers(inodes);
-        if before == self.order { Ok(()) } else { self.attach() }
-    }
-
-    pub(super) fn may_move(&self) -> bool {
-        self.order.may_move()
-    }
-
-    pub(super) fn refresh(&mut self) -> io::Result<()> {
-        for (id, fd) in self.usable() {
-            setsockopt(&fd, sockopt::ReusePort, &true)?;
-            match self.listens(id)? {
-                // It may have been the server's own listen(2) that brought it back.
-                true => self.order.join(id),
-                false => self.order.leave(id),
-            }
-        }
-        self.attach()?;
-        for (id, fd) in self.usable() {
-            if self.order.index_of(id).is_some() {
-                self.listen(&fd)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn mend(&mut self, id: SlotId) -> io::Result<bool> {
-        let Some(slot) = self.get(id).filter(|slot| !slot.is_shut) else { return Ok(false) };
-        let fd = Rc::clone(&slot.fd);
-        if self.order.index_of(id).is_some() && self.listens(id)? {
-            return Ok(false);
-        }
-        self.rejoin(id, &fd)?;
-        Ok(true)
-    }
-
-    /// Something has come to a slot without the traffic. A server may have shut its slot down and brought it back before
-    /// anybody saw it: then members have changed places. Connections of our own tell, all of which end up there.
-    pub(super) fn verify(&mut self, suspect: SlotId, at: SocketAddr) -> io::Result<()> {
-        let Some(fd) = self.slot(suspect).filter(|_| suspect != self.steering.slot) else { return Ok(()) };
-        // A canary may well be the one that has changed places.
-        let canary = self.steering.canary.take();
-        let is_wrong = self.attach().and_then(|()| comes_to(&fd, at));
-        self.steering.canary = canary;
-        if *is_wrong.as_ref().unwrap_or(&false) {
-            self.order.exchange(suspect, self.steering.slot);
-        }
-        self.attach()?;
-        is_wrong.map(drop)
-    }
-
-    pub(super) fn shut(&mut self, id: SlotId) -> io::Result<()> {
-        if self.plan.is_udp() {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let canary = self.steering.canary.map(|(slot, _)| slot);
-        // The kernel moves the queue to any of the others, by its hash: none but the one with the traffic may be there.
-        let is_safe = self.order.is_only([id, self.steering.slot]);
-        if id == self.steering.slot || Some(id) == canary || !is_safe {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
-            return Ok(());
-        };
-        let fd = Rc::clone(&slot.fd);
-        (slot.is_shut, slot.is_fresh) = (true, false);
-        if self.probe.is_some_and(|probe| probe.slot == id) {
-            self.probe = None;
-        }
-        self.attach()?;
-        match shutdown(fd.as_raw_fd(), Shutdown::Both) {
-            // A server was faster.
-            Ok(()) | Err(Errno::ENOTCONN) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        self.order.leave(id);
-        self.attach()
-    }
-
-    pub(super) fn ready(&mut self, id: SlotId) -> io::Result<Rc<OwnedFd>> {
+    fn ready_slot(&mut self, id: SlotId) -> io::Result<Rc<OwnedFd>> {
         if usize::from(id.0) >= GENERATIONS {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -354,6 +210,171 @@ impl Group {
         }
     }
 
+    fn refresh(&mut self) -> io::Result<()> {
+        for (id, fd) in self.usable() {
+            setsockopt(&fd, sockopt::ReusePort, &true)?;
+            match self.listens(id)? {
+                // It may have been the server's own listen(2) that brought it back.
+                true => self.order.join(id),
+                false => self.order.leave(id),
+            }
+        }
+        self.attach()?;
+        for (id, fd) in self.usable() {
+            if self.order.index_of(id).is_some() {
+                self.listen(&fd)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mend(&mut self, id: SlotId) -> io::Result<bool> {
+        let Some(slot) = self.get(id).filter(|slot| !slot.is_shut) else { return Ok(false) };
+        let fd = Rc::clone(&slot.fd);
+        if self.order.index_of(id).is_some() && self.listens(id)? {
+            return Ok(false);
+        }
+        self.rejoin(id, &fd)?;
+        Ok(true)
+    }
+
+    fn fds(&self) -> Vec<Rc<OwnedFd>> {
+        self.slots.iter().flatten().map(|slot| Rc::clone(&slot.fd)).collect()
+    }
+
+    fn steer(&mut self, steering: &Steering) -> io::Result<()> {
+        self.steering = *steering;
+        self.refresh()
+    }
+
+    fn probe(&mut self, probe: Option<ProbePort>) -> io::Result<()> {
+        if let Some(probe) = probe
+            && self.order.index_of(probe.slot).is_none()
+        {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        self.probe = probe;
+        self.attach()
+    }
+
+    /// Something has come to a slot without the traffic. A server may have shut its slot down and brought it back before
+    /// anybody saw it: then members have changed places. Connections of our own tell, all of which end up there.
+    fn verify(&mut self, suspect: SlotId, at: SocketAddr) -> io::Result<()> {
+        let Some(fd) = self.slot(suspect).filter(|_| !self.plan.is_udp() && suspect != self.steering.slot)
+        else {
+            return Ok(());
+        };
+        // A canary may well be the one that has changed places.
+        let canary = self.steering.canary.take();
+        let is_wrong = self.attach().and_then(|()| comes_to(&fd, at));
+        self.steering.canary = canary;
+        if *is_wrong.as_ref().unwrap_or(&false) {
+            self.order.exchange(suspect, self.steering.slot);
+        }
+        self.attach()?;
+        is_wrong.map(drop)
+    }
+
+    /// Nothing of what is sent to the address can ever come to it.
+    fn is_lost(&self, id: SlotId) -> bool {
+        self.plan.is_udp() && self.get(id).is_some() && self.order.index_of(id).is_none()
+    }
+
+    fn renew(&mut self, id: SlotId, used: &[SlotId], may_connect: bool) -> io::Result<bool> {
+        self.replace(id, used, may_connect)
+    }
+
+    fn renews(&self) -> bool {
+        self.renews
+    }
+
+    fn keep_heir(&mut self, used: &[SlotId]) -> io::Result<()> {
+        self.have_heir(used)
+    }
+
+    fn shut(&mut self, id: SlotId) -> io::Result<()> {
+        if self.plan.is_udp() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let canary = self.steering.canary.map(|(slot, _)| slot);
+        // The kernel moves the queue to any of the others, by its hash: none but the one with the traffic may be there.
+        let is_safe = self.order.is_only([id, self.steering.slot]);
+        if id == self.steering.slot || Some(id) == canary || !is_safe {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        let fd = Rc::clone(&slot.fd);
+        (slot.is_shut, slot.is_fresh) = (true, false);
+        if self.probe.is_some_and(|probe| probe.slot == id) {
+            self.probe = None;
+        }
+        self.attach()?;
+        match shutdown(fd.as_raw_fd(), Shutdown::Both) {
+            // A server was faster.
+            Ok(()) | Err(Errno::ENOTCONN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.order.leave(id);
+        self.attach()
+    }
+
+    /// How many connections wait, and how many may, as [`sys::tcp_listen_queue`] says of one socket.
+    fn queue(&self) -> io::Result<Option<(u32, u32)>> {
+        if self.plan.is_udp() {
+            return Ok(None);
+        }
+        let (mut depth, mut limit) = (0, 0);
+        for id in self.order.slots() {
+            let Some(slot) = self.get(id) else { continue };
+            // Not listening any more, it has no queue.
+            if !getsockopt(&slot.fd, sockopt::AcceptConn)? {
+                continue;
+            }
+            let (waiting, room) = sys::tcp_listen_queue(&slot.fd)?;
+            depth += waiting;
+            if limit == 0 || id == self.steering.slot {
+                limit = room;
+            }
+        }
+        Ok(Some((depth, limit)))
+    }
+
+    fn set_strangers(&mut self, inodes: &[u64]) -> io::Result<()> {
+        let before = self.order.clone();
+        self.order.set_strangers(inodes);
+        if before == self.order { Ok(()) } else { self.attach() }
+    }
+
+    fn may_move(&self) -> bool {
+        self.order.may_move()
+    }
+
+    fn is_labelled(&self) -> bool {
+        self.is_labelled
+    }
+}
+
+/// What a group is asked for.
+impl Group {
+    fn get(&self, slot: SlotId) -> Option<&Slot> {
+        self.slots.get(usize::from(slot.0))?.as_ref()
+    }
+
+    /// It is in the group: UDP until a server connects it, which takes it out for good.
+    fn listens(&self, id: SlotId) -> io::Result<bool> {
+        let Some(slot) = self.get(id) else { return Ok(false) };
+        if !self.plan.is_udp() {
+            return Ok(getsockopt(&slot.fd, sockopt::AcceptConn)?);
+        }
+        let is_alone = || getpeername::<SockaddrStorage>(slot.fd.as_raw_fd()) == Err(Errno::ENOTCONN);
+        Ok(!slot.is_out && is_alone())
+    }
+}
+
+/// How new connections are steered.
+impl Group {
     /// shutdown(2) and connect(2) are for ever on UDP. A filter that is locked (SO_LOCK_FILTER) cannot be taken off, and
     /// may drop everything; what waits behind it is worth more than that.
     fn is_spoiled(&self, id: SlotId, fd: &OwnedFd) -> io::Result<bool> {
@@ -467,23 +488,12 @@ impl Group {
 fn comes_to(fd: &OwnedFd, at: SocketAddr) -> io::Result<bool> {
     for _ in 0..PROOF {
         let before = sys::tcp_listen_queue(fd)?.0;
-        knock(at)?;
+        Target::Tcp(at).knock()?;
         if sys::tcp_listen_queue(fd)?.0 <= before {
             return Ok(false);
         }
     }
     Ok(true)
-}
-
-/// A client that says nothing and goes: on this host the handshake is over when connect(2) returns. It may be a living
-/// server that it comes to, so it ends as most clients do: some servers die of a reset.
-fn knock(at: SocketAddr) -> io::Result<()> {
-    let at = Target::Tcp(at);
-    let client = at.stream()?;
-    match at.connect(&client) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 #[cfg(test)]

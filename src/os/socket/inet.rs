@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::group::Group;
+use super::one::{NOT_ASKED, OneSocket};
 use super::plan::{Families, InetError, InetPlan, NoGroup};
-use super::slots::{NOT_ASKED, Slots};
+use super::slots::Slots;
 use super::{BindError, options};
 use crate::config::{Handover, Listener, Protocol};
 
@@ -20,7 +21,11 @@ use crate::config::{Handover, Listener, Protocol};
 const PORT_TRIES: u32 = 16;
 
 /// A port alone: `[::]` with IPv4 included, or `0.0.0.0` where the host has no IPv6.
-pub(super) fn hold_port(listener: &Listener, port: u16, handover: Handover) -> Result<Slots, BindError> {
+pub(super) fn hold_port(
+    listener: &Listener,
+    port: u16,
+    handover: Handover,
+) -> Result<Box<dyn Slots>, BindError> {
     let v6_only = listener.options.v6_only;
     let v6 = InetPlan {
         listener: listener.clone(),
@@ -49,7 +54,7 @@ pub(super) fn hold_address(
     mut address: SocketAddr,
     interface: Option<&str>,
     handover: Handover,
-) -> Result<Slots, BindError> {
+) -> Result<Box<dyn Slots>, BindError> {
     if let Some(interface) = interface {
         let SocketAddr::V6(v6) = &mut address else {
             return Err(BindError::scope_of_ipv4(listener, interface));
@@ -69,7 +74,7 @@ pub(super) fn hold_beside(
     families: Families,
     port: u16,
     handover: Handover,
-) -> Result<Slots, BindError> {
+) -> Result<Box<dyn Slots>, BindError> {
     let (ip, v6_only) = match families {
         Families::V4 => (IpAddr::from(Ipv4Addr::UNSPECIFIED), None),
         Families::V6 => (Ipv6Addr::UNSPECIFIED.into(), Some(true)),
@@ -91,7 +96,7 @@ fn interface_index(interface: &str) -> Option<u32> {
 
 /// A port picked by the kernel is not locked: after shutdown(2) and listen(2) by a server it would change. So the
 /// number is learned with a scratch socket and then asked for by name.
-fn hold(mut plan: InetPlan, handover: Handover) -> Result<Slots, InetError> {
+fn hold(mut plan: InetPlan, handover: Handover) -> Result<Box<dyn Slots>, InetError> {
     if plan.address.port() != 0 {
         return slots(&plan, handover);
     }
@@ -106,18 +111,20 @@ fn hold(mut plan: InetPlan, handover: Handover) -> Result<Slots, InetError> {
     }
 }
 
-fn slots(plan: &InetPlan, handover: Handover) -> Result<Slots, InetError> {
+fn slots(plan: &InetPlan, handover: Handover) -> Result<Box<dyn Slots>, InetError> {
     let (fd, failures) = plan.unbound()?;
-    let slots = match why_shared(plan, handover) {
+    let kind = plan.listener.kind;
+    let backlog = kind.listens().then_some(plan.listener.options.backlog);
+    let slots: Box<dyn Slots> = match why_shared(plan, handover) {
         None => match Group::make(plan, fd) {
-            Ok(group) => Slots::Group(Box::new(group)),
-            Err(NoGroup::Shared(fd, why)) => Slots::one(fd, why),
+            Ok(group) => Box::new(group),
+            Err(NoGroup::Shared(fd, why)) => OneSocket::hold(fd, kind, backlog, why),
             Err(NoGroup::Bind(error)) => return Err(error),
         },
         Some(why) => {
             plan.bind(&fd)?;
             plan.listen(&fd)?;
-            Slots::one(fd, why)
+            OneSocket::hold(fd, kind, backlog, why)
         }
     };
     // Of one beside another it was said already.

@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 
 use super::{BindError, addresses, own_address};
-use crate::config::{Address, Kind, Listener};
+use crate::config::{Address, Domain, Kind, Listener, Semantics};
 use crate::os::sys;
 
 /// SD_LISTEN_FDS_START of sd_listen_fds(3).
@@ -124,14 +124,18 @@ fn kind_of(fd: &OwnedFd) -> nix::Result<Kind> {
         return Err(Errno::EINVAL);
     }
     let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
-    Ok(match (address.family(), kind) {
-        (Some(AddressFamily::Inet | AddressFamily::Inet6), SockType::Stream) => Kind::Tcp,
-        (Some(AddressFamily::Inet | AddressFamily::Inet6), SockType::Datagram) => Kind::Udp,
-        (Some(AddressFamily::Unix), SockType::Stream) => Kind::Unix,
-        (Some(AddressFamily::Unix), SockType::Datagram) => Kind::UnixGram,
-        (Some(AddressFamily::Unix), SockType::SeqPacket) => Kind::SeqPacket,
-        _ => Kind::Fd,
-    })
+    let domain = match address.family() {
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => Domain::Inet,
+        Some(AddressFamily::Unix) => Domain::Unix,
+        _ => return Ok(Kind::Fd),
+    };
+    let semantics = match kind {
+        SockType::Stream => Semantics::Stream,
+        SockType::Datagram => Semantics::Datagram,
+        SockType::SeqPacket => Semantics::SeqPacket,
+        _ => return Ok(Kind::Fd),
+    };
+    Ok(Kind::of(domain, semantics))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use nix::sys::stat::{Mode, fchmod};
 use super::node::{Inode, LONGEST_PATH, OwnPath, magic_link, make_directories, open_inode, remove_inode};
 use super::options::{self, Family, errno_of};
 use super::{BindError, holder};
-use crate::config::{Kind, Listener, SocketOptions};
+use crate::config::{Listener, Semantics, SocketOptions};
 use crate::os::{sys, users};
 
 pub(super) fn hold_path(
@@ -131,10 +131,10 @@ pub(super) fn hold_abstract(
 }
 
 fn prepared(listener: &Listener, options: &SocketOptions, says: bool) -> Result<OwnedFd, BindError> {
-    let kind = match listener.kind {
-        Kind::UnixGram => SockType::Datagram,
-        Kind::SeqPacket => SockType::SeqPacket,
-        _ => SockType::Stream,
+    let kind = match listener.kind.semantics() {
+        Some(Semantics::Datagram) => SockType::Datagram,
+        Some(Semantics::SeqPacket) => SockType::SeqPacket,
+        Some(Semantics::Stream) | None => SockType::Stream,
     };
     let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|errno| BindError::plain(listener, "socket", errno))?;
@@ -146,7 +146,7 @@ fn prepared(listener: &Listener, options: &SocketOptions, says: bool) -> Result<
 }
 
 pub(super) fn listen(listener: &Listener, fd: &OwnedFd, options: &SocketOptions) -> Result<(), BindError> {
-    if listener.kind == Kind::UnixGram {
+    if !listener.kind.listens() {
         return Ok(());
     }
     sys::listen(fd, options.backlog).map_err(|error| BindError::plain(listener, "listen", errno_of(&error)))

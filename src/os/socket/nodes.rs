@@ -28,6 +28,7 @@ use nix::sys::inotify::AddWatchFlags;
 use nix::unistd::geteuid;
 
 use super::node::{Attributes, Inode, OwnPath, make_directories, remove_inode};
+use super::slots::{Checked, PathState, Slots};
 use super::{BindError, local};
 use crate::config::Listener;
 use crate::core::{SlotId, Steering};
@@ -75,24 +76,6 @@ pub(super) enum NoSlots {
     Shared(String),
     /// The path cannot be bound at all.
     Bind(BindError),
-}
-
-/// What the public path leads to, after [`Nodes::check_path`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PathState {
-    Ours,
-    /// To the target, again.
-    LinkedBack,
-    /// To something that is not ours, and was not touched.
-    Taken,
-}
-
-/// What [`Nodes::check_path`] found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    pub state: PathState,
-    /// Slots whose last name was gone: they have new sockets, which no running process has.
-    pub anew: Vec<SlotId>,
 }
 
 enum There {
@@ -144,11 +127,6 @@ impl Nodes {
         Ok(this)
     }
 
-    /// RemoveOnStop=
-    pub(super) fn set_removes(&mut self, removes: bool) {
-        self.public.set_removes(removes);
-    }
-
     /// Where new connections go.
     #[cfg(test)]
     pub(super) fn target(&self) -> SlotId {
@@ -161,64 +139,9 @@ impl Nodes {
         Rc::clone(&self.nodes[index(slot)].fd)
     }
 
-    /// Readies a slot for a new generation: it listens with the backlog asked for, and has the mode and owner of the
-    /// node that clients see now. A new socket if the old one was shut down or lost its node.
-    ///
-    /// # Errors
-    /// It needs a new socket, and the public path is taken by somebody else or cannot be bound.
-    pub(super) fn ready_slot(&mut self, slot: SlotId) -> io::Result<Rc<OwnedFd>> {
-        if self.nodes[index(slot)].is_dead()? {
-            self.bind_anew(slot)?;
-        }
-        self.restore(slot)?;
-        self.see_attributes();
-        let node = &mut self.nodes[index(slot)];
-        node.own.set_attributes(self.attributes)?;
-        sys::listen(&node.fd, self.asked.options.backlog)?;
-        node.listens = true;
-        Ok(Rc::clone(&node.fd))
-    }
-
-    /// All new connections go to `steering.slot`; a path has no canary. The slot was made ready before.
-    ///
-    /// # Errors
-    /// The public path is somebody else's by now, or the file system refuses; everything is as it was before.
-    pub(super) fn steer(&mut self, steering: &Steering) -> io::Result<()> {
-        self.see_attributes();
-        self.nodes[index(steering.slot)].own.set_attributes(self.attributes)?;
-        self.publish(steering.slot)
-    }
-
     /// Where this slot alone can be reached, by us and by processes of our user.
     pub(super) fn path_of(&self, slot: SlotId) -> PathBuf {
         self.hidden.address(slot)
-    }
-
-    /// listen(2) once more with our backlog, on all that listen. A client that had looked the path up just before a
-    /// switch goes on from here as well.
-    pub(super) fn refresh(&self) -> io::Result<()> {
-        let backlog = self.asked.options.backlog;
-        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.listens) {
-            if at == index(self.target) {
-                sys::listen(&node.fd, backlog)?;
-            } else {
-                send_on(&node.fd, backlog);
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives a slot that was shut down a new socket; false: it was not. What waits in the old one's queue is reset when
-    /// it is closed, by us and by all who have it: keep [`Self::slot`] first to rescue it.
-    ///
-    /// # Errors
-    /// The errors of [`Self::ready_slot`].
-    pub(super) fn mend(&mut self, slot: SlotId) -> io::Result<bool> {
-        let is_dead = self.nodes[index(slot)].is_dead()?;
-        if is_dead {
-            self.bind_anew(slot)?;
-        }
-        Ok(is_dead)
     }
 
     /// Sees to it that the public path leads to the target, and that the slots that listen have their hidden names.
@@ -258,21 +181,6 @@ impl Nodes {
             }
         }
         Ok(checked)
-    }
-
-    /// What to watch for [`WATCH`]: inodes, so again after a slot was made ready, mended or bound anew, and after
-    /// somebody else was seen at the public path.
-    pub(super) fn watch_paths(&self) -> Vec<PathBuf> {
-        let listening = self.nodes.iter().filter(|node| node.listens);
-        let stranger = self.is_taken.then(|| self.public.path());
-        listening.map(|node| node.own.path()).chain(stranger).map(Path::to_path_buf).collect()
-    }
-
-    /// The public path with its links, and the hidden directory with all that is in it.
-    pub(super) fn made_paths(&self) -> Vec<PathBuf> {
-        let mut made = self.public.made_paths();
-        made.push(self.hidden.path().to_path_buf());
-        made
     }
 
     fn there(&self) -> io::Result<There> {
@@ -393,6 +301,95 @@ impl Nodes {
         if let Ok(attributes) = self.nodes[index(self.target)].own.attributes() {
             self.attributes = attributes;
         }
+    }
+}
+
+impl Slots for Nodes {
+    fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
+        Some(self.slot(slot))
+    }
+
+    /// Readies a slot for a new generation: it listens with the backlog asked for, and has the mode and owner of the
+    /// node that clients see now. A new socket if the old one was shut down or lost its node.
+    ///
+    /// # Errors
+    /// It needs a new socket, and the public path is taken by somebody else or cannot be bound.
+    fn ready_slot(&mut self, slot: SlotId) -> io::Result<Rc<OwnedFd>> {
+        if self.nodes[index(slot)].is_dead()? {
+            self.bind_anew(slot)?;
+        }
+        self.restore(slot)?;
+        self.see_attributes();
+        let node = &mut self.nodes[index(slot)];
+        node.own.set_attributes(self.attributes)?;
+        sys::listen(&node.fd, self.asked.options.backlog)?;
+        node.listens = true;
+        Ok(Rc::clone(&node.fd))
+    }
+
+    /// listen(2) once more with our backlog, on all that listen. A client that had looked the path up just before a
+    /// switch goes on from here as well.
+    fn refresh(&mut self) -> io::Result<()> {
+        let backlog = self.asked.options.backlog;
+        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.listens) {
+            if at == index(self.target) {
+                sys::listen(&node.fd, backlog)?;
+            } else {
+                send_on(&node.fd, backlog);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a slot that was shut down a new socket; false: it was not. What waits in the old one's queue is reset when
+    /// it is closed, by us and by all who have it: keep [`Self::slot`] first to rescue it.
+    ///
+    /// # Errors
+    /// The errors of [`Self::ready_slot`].
+    fn mend(&mut self, slot: SlotId) -> io::Result<bool> {
+        let is_dead = self.nodes[index(slot)].is_dead()?;
+        if is_dead {
+            self.bind_anew(slot)?;
+        }
+        Ok(is_dead)
+    }
+
+    /// All new connections go to `steering.slot`; a path has no canary. The slot was made ready before.
+    ///
+    /// # Errors
+    /// The public path is somebody else's by now, or the file system refuses; everything is as it was before.
+    fn steer(&mut self, steering: &Steering) -> io::Result<()> {
+        self.see_attributes();
+        self.nodes[index(steering.slot)].own.set_attributes(self.attributes)?;
+        self.publish(steering.slot)
+    }
+
+    fn path_of(&self, slot: SlotId) -> Option<PathBuf> {
+        Some(self.path_of(slot))
+    }
+
+    fn check_path(&mut self) -> io::Result<Option<Checked>> {
+        self.check_path().map(Some)
+    }
+
+    /// The public path with its links, and the hidden directory with all that is in it.
+    fn made_paths(&self) -> Vec<PathBuf> {
+        let mut made = self.public.made_paths();
+        made.push(self.hidden.path().to_path_buf());
+        made
+    }
+
+    /// What to watch for [`WATCH`]: inodes, so again after a slot was made ready, mended or bound anew, and after
+    /// somebody else was seen at the public path.
+    fn watch_paths(&self) -> Vec<PathBuf> {
+        let listening = self.nodes.iter().filter(|node| node.listens);
+        let stranger = self.is_taken.then(|| self.public.path());
+        listening.map(|node| node.own.path()).chain(stranger).map(Path::to_path_buf).collect()
+    }
+
+    /// RemoveOnStop=
+    fn set_removes(&mut self, removes: bool) {
+        self.public.set_removes(removes);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-use super::slots::NOT_ASKED;
+use super::one::NOT_ASKED;
 use super::{BindError, HeldSocket, Inherited, NamedSocket, addresses, hold};
 use crate::config::{Address, Handover, Listener, SocketOptions};
 

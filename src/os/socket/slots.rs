@@ -1,87 +1,149 @@
 //! The slots of a held socket: several sockets of one address, of which each generation gets one, or one for all.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::{fmt, io};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrStorage, UnixAddr, getpeername, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, UnixAddr, getsockname, getsockopt, sockopt};
 use nix::sys::stat::fstat;
 
 use super::HeldSocket;
-use super::group::Group;
-use super::nodes::{Checked, Nodes};
 use super::program::ProbePort;
 use super::target::Target;
-use crate::config::{Address, Handover, Kind};
+use crate::config::{Address, Kind};
 use crate::core::{SlotId, Steering};
 use crate::os::sys;
 
-/// Why a socket is shared that could be steered.
-pub(super) const NOT_ASKED: &str = "it was bound without Handover=steered";
+/// What the sockets of one address can do, each kind in its own way: one for all (`one`), a group of TCP or UDP, nodes
+/// of AF_UNIX. Each method is what the one of [`HeldSocket`] with its name promises; a kind has those that mean something
+/// to it.
+pub(super) trait Slots: fmt::Debug {
+    fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>>;
 
-#[derive(Debug)]
-pub(super) enum Slots {
-    /// One socket for all generations, and why.
-    One { fd: Rc<OwnedFd>, why: String },
-    /// The slots of a TCP or UDP address.
-    Group(Box<Group>),
-    /// AF_UNIX.
-    Nodes(Box<Nodes>),
-}
-
-impl Slots {
-    pub(super) fn one(fd: OwnedFd, why: impl Into<String>) -> Self {
-        Self::One { fd: Rc::new(fd), why: why.into() }
-    }
-
-    /// What cannot be steered, whatever was asked for; `otherwise` is the reason where it was asked for.
-    pub(super) fn unsteered(fd: OwnedFd, handover: Handover, otherwise: &str) -> Self {
-        Self::one(fd, if handover == Handover::Shared { NOT_ASKED } else { otherwise })
-    }
-
-    /// The first, which is always there.
-    pub(super) fn any(&self) -> Rc<OwnedFd> {
+    fn first(&self) -> Rc<OwnedFd> {
         self.slot(SlotId(0)).expect("slot 0 is made first and never given up")
     }
 
-    /// None of AF_UNIX paths.
-    pub(super) fn fds(&self) -> Vec<Rc<OwnedFd>> {
-        match self {
-            Self::One { fd, .. } => vec![Rc::clone(fd)],
-            Self::Group(group) => group.fds(),
-            Self::Nodes(_) => Vec::new(),
-        }
+    fn ready_slot(&mut self, slot: SlotId) -> io::Result<Rc<OwnedFd>>;
+
+    fn refresh(&mut self) -> io::Result<()>;
+
+    fn mend(&mut self, slot: SlotId) -> io::Result<bool>;
+
+    /// All there are, where somebody else can join the address.
+    fn fds(&self) -> Vec<Rc<OwnedFd>> {
+        Vec::new()
     }
 
-    fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
-        match self {
-            Self::One { fd, .. } => Some(Rc::clone(fd)),
-            Self::Group(group) => group.slot(slot),
-            Self::Nodes(nodes) => Some(nodes.slot(slot)),
-        }
+    fn why_shared(&self) -> Option<&str> {
+        None
     }
+
+    fn steer(&mut self, _steering: &Steering) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn probe(&mut self, _probe: Option<ProbePort>) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// `at`: where a client on this host connects.
+    fn verify(&mut self, _suspect: SlotId, _at: SocketAddr) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_lost(&self, _slot: SlotId) -> bool {
+        false
+    }
+
+    fn renew(&mut self, _slot: SlotId, _used: &[SlotId], _may_connect: bool) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn renews(&self) -> bool {
+        false
+    }
+
+    fn keep_heir(&mut self, _used: &[SlotId]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn shut(&mut self, _slot: SlotId) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Of TCP alone; None where the kernel does not say.
+    fn queue(&self) -> io::Result<Option<(u32, u32)>> {
+        Ok(None)
+    }
+
+    fn set_strangers(&mut self, _inodes: &[u64]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn may_move(&self) -> bool {
+        false
+    }
+
+    fn is_labelled(&self) -> bool {
+        false
+    }
+
+    fn path_of(&self, _slot: SlotId) -> Option<PathBuf> {
+        None
+    }
+
+    fn made_paths(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    fn watch_paths(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    fn check_path(&mut self) -> io::Result<Option<Checked>> {
+        Ok(None)
+    }
+
+    /// RemoveOnStop=
+    fn set_removes(&mut self, _removes: bool) {}
+}
+
+/// What a public path leads to, after [`HeldSocket::check_path`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathState {
+    Ours,
+    /// To the target, again.
+    LinkedBack,
+    /// To something that is not ours, and was not touched.
+    Taken,
+}
+
+/// What [`HeldSocket::check_path`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub state: PathState,
+    /// Slots whose last name was gone: they have new sockets, which no running process has.
+    pub anew: Vec<SlotId>,
 }
 
 /// The slots. Where there is one socket for all, each of them is that one.
 impl HeldSocket {
     /// Why all generations share one socket: words to go on with after "... is shared: ". None where it is steered.
     pub fn why_shared(&self) -> Option<String> {
-        match &*self.slots.borrow() {
-            Slots::One { why, .. } => Some(why.clone()),
-            Slots::Group(_) | Slots::Nodes(_) => None,
-        }
+        self.slots.borrow().why_shared().map(str::to_owned)
     }
 
     pub fn is_steered(&self) -> bool {
-        matches!(&*self.slots.borrow(), Slots::Group(_) | Slots::Nodes(_))
+        self.slots.borrow().why_shared().is_none()
     }
 
     /// The first slot, which is always there: for what is the same on all of them.
     pub fn first(&self) -> Rc<OwnedFd> {
-        self.slots.borrow().any()
+        self.slots.borrow().first()
     }
 
     /// The socket of a generation: it was made ready for it.
@@ -101,23 +163,12 @@ impl HeldSocket {
     /// # Errors
     /// What making or mending it failed with; InvalidInput for a slot beyond the last.
     pub fn ready_slot(&self, slot: SlotId) -> io::Result<Rc<OwnedFd>> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::One { fd, .. } => {
-                self.listen_on(fd)?;
-                Ok(Rc::clone(fd))
-            }
-            Slots::Group(group) => group.ready(slot),
-            Slots::Nodes(nodes) => nodes.ready_slot(slot),
-        }
+        self.slots.borrow_mut().ready_slot(slot)
     }
 
     /// Who gets what comes from now on. What a server did to the group is undone first ([`Self::refresh`]).
     pub fn steer(&self, steering: &Steering) -> io::Result<()> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::One { .. } => Ok(()),
-            Slots::Group(group) => group.steer(*steering),
-            Slots::Nodes(nodes) => nodes.steer(steering),
-        }
+        self.slots.borrow_mut().steer(steering)
     }
 
     /// A probe before the steering, beginning now; None ends it.
@@ -125,79 +176,47 @@ impl HeldSocket {
     /// # Errors
     /// NotConnected: nobody listens on the slot.
     pub fn probe(&self, probe: Option<ProbePort>) -> io::Result<()> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::One { .. } | Slots::Nodes(_) => Ok(()),
-            Slots::Group(group) => group.probe(probe),
-        }
+        self.slots.borrow_mut().probe(probe)
     }
 
     /// Undoes what a server may have done to what all slots share, and a small listen(2) of its own. It is safe under
     /// living servers. A slot of a group that no longer listens is steered around until [`Self::mend`].
     pub fn refresh(&self) -> io::Result<()> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::One { fd, .. } => self.listen_on(fd),
-            Slots::Group(group) => group.refresh(),
-            Slots::Nodes(nodes) => nodes.refresh(),
-        }
+        self.slots.borrow_mut().refresh()
     }
 
     /// After EPOLLHUP on a slot, or any time: listens again where a server stopped it. True: so it was.
     pub fn mend(&self, slot: SlotId) -> io::Result<bool> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::One { fd, .. } => {
-                if self.backlog.is_none() || getsockopt(&*fd, sockopt::AcceptConn)? {
-                    return Ok(false);
-                }
-                self.listen_on(fd)?;
-                Ok(true)
-            }
-            Slots::Group(group) => group.mend(slot),
-            Slots::Nodes(nodes) => nodes.mend(slot),
-        }
+        self.slots.borrow_mut().mend(slot)
     }
 
     /// Something has come to a slot without the traffic: whether connections go where they should, and mended if not. TCP
     /// alone, whose members a server can move.
     pub fn verify(&self, suspect: SlotId) -> io::Result<()> {
-        let Some(at) = self.address_to_connect().filter(|_| self.kind == Kind::Tcp) else { return Ok(()) };
-        match &mut *self.slots.borrow_mut() {
-            Slots::Group(group) => group.verify(suspect, at),
-            Slots::Nodes(_) | Slots::One { .. } => Ok(()),
-        }
+        let Some(at) = self.address_to_connect() else { return Ok(()) };
+        self.slots.borrow_mut().verify(suspect, at)
     }
 
     /// A server has connected the socket of this slot (UDP): where there is a group, it has left that for good.
     pub fn is_lost(&self, slot: SlotId) -> bool {
-        match &*self.slots.borrow() {
-            Slots::Group(group) => group.is_lost(slot),
-            Slots::One { fd, .. } if self.kind == Kind::Udp => {
-                getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok()
-            }
-            Slots::One { .. } | Slots::Nodes(_) => false,
-        }
+        self.slots.borrow().is_lost(slot)
     }
 
     /// The server of this slot binds the address again. True: what it shall have is a new socket, which gets what comes,
     /// because it has connected the one that it had to a client, or is about to where we `may_connect` it: a datagram
     /// waits there for that. `used` are the slots of generations. All but steered UDP: false.
     pub fn renew(&self, slot: SlotId, used: &[SlotId], may_connect: bool) -> io::Result<bool> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::One { .. } | Slots::Nodes(_) => Ok(false),
-            Slots::Group(group) => group.renew(slot, used, may_connect),
-        }
+        self.slots.borrow_mut().renew(slot, used, may_connect)
     }
 
     /// Servers have connected sockets of this address to clients, and got others ([`Self::renew`]).
     pub fn renews(&self) -> bool {
-        matches!(&*self.slots.borrow(), Slots::Group(group) if group.renews())
+        self.slots.borrow().renews()
     }
 
     /// A generation more has slots: those are `used`. The next [`Self::renew`] has a socket ready.
     pub fn keep_heir(&self, used: &[SlotId]) -> io::Result<()> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::One { .. } | Slots::Nodes(_) => Ok(()),
-            Slots::Group(group) => group.keep_heir(used),
-        }
+        self.slots.borrow_mut().keep_heir(used)
     }
 
     /// shutdown(2) of a slot that has not the traffic, until [`Self::ready_slot`]: what waits there goes to the others
@@ -206,25 +225,14 @@ impl HeldSocket {
     /// # Errors
     /// InvalidInput: the slot has the traffic, or others than these two are members. Unsupported: all but steered TCP.
     pub fn shut(&self, slot: SlotId) -> io::Result<()> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::One { .. } | Slots::Nodes(_) => Err(io::ErrorKind::Unsupported.into()),
-            Slots::Group(group) => group.shut(slot),
-        }
+        self.slots.borrow_mut().shut(slot)
     }
 
     /// Connections in the accept queue of all slots, and the limit of the one with the traffic; None where the kernel
     /// does not say (all but listening TCP).
     pub fn queue(&self) -> (Option<u32>, Option<u32>) {
-        if self.kind != Kind::Tcp {
-            return (None, None);
-        }
-        let queue = match &*self.slots.borrow() {
-            Slots::One { fd, .. } => sys::tcp_listen_queue(fd),
-            Slots::Group(group) => group.queue(),
-            Slots::Nodes(_) => return (None, None),
-        };
-        match queue {
-            Ok((depth, limit)) => (Some(depth), Some(limit)),
+        match self.slots.borrow().queue() {
+            Ok(queue) => queue.unzip(),
             Err(error) => {
                 log::debug!("{}: TCP_INFO: {error}", self.address);
                 (None, None)
@@ -253,15 +261,12 @@ impl HeldSocket {
     /// The sockets of this address that listen and are not ours, in the order they came: they have places in the
     /// group, and ours may have moved.
     pub fn set_strangers(&self, inodes: &[u64]) -> io::Result<()> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::One { .. } | Slots::Nodes(_) => Ok(()),
-            Slots::Group(group) => group.set_strangers(inodes),
-        }
+        self.slots.borrow_mut().set_strangers(inodes)
     }
 
     /// Sockets of ours change places in the group when one that is not ours leaves it, of which nothing tells.
     pub fn may_move(&self) -> bool {
-        matches!(&*self.slots.borrow(), Slots::Group(group) if group.may_move())
+        self.slots.borrow().may_move()
     }
 
     /// Of the socket of this slot, as fstat(2) and sock_diag(7) have it.
@@ -277,7 +282,7 @@ impl HeldSocket {
     /// Whether accepted connections say which slot they came from: IP_MULTICAST_LOOP, which means nothing to TCP, counts
     /// 1, IP_BIND_ADDRESS_NO_PORT 2, IP_FREEBIND 4. Whether sock_diag(7) shows it (Linux 5.10) is another question.
     pub fn is_labelled(&self) -> bool {
-        matches!(&*self.slots.borrow(), Slots::Group(group) if group.is_labelled())
+        self.slots.borrow().is_labelled()
     }
 
     /// Where a client on this host finds this slot; over TCP and UDP, which slot it finds is a matter of steering. None
@@ -286,7 +291,8 @@ impl HeldSocket {
         match self.kind {
             Kind::Unix => self.path_of(slot).map(Target::Unix).or_else(|| self.name_to_connect()),
             Kind::Udp => self.address_to_connect().map(Target::Udp),
-            _ => self.address_to_connect().map(Target::Tcp),
+            Kind::Tcp => self.address_to_connect().map(Target::Tcp),
+            Kind::UnixGram | Kind::SeqPacket | Kind::Fd => None,
         }
     }
 
@@ -336,26 +342,18 @@ impl HeldSocket {
 
     /// Where this slot alone is reached; None for all but steered AF_UNIX.
     pub fn path_of(&self, slot: SlotId) -> Option<PathBuf> {
-        match &*self.slots.borrow() {
-            Slots::Nodes(nodes) => Some(nodes.path_of(slot)),
-            Slots::One { .. } | Slots::Group(_) => None,
-        }
+        self.slots.borrow().path_of(slot)
     }
 
     /// What we made in the file system for it.
     pub fn made_paths(&self) -> Vec<PathBuf> {
-        if let Slots::Nodes(nodes) = &*self.slots.borrow() {
-            return nodes.made_paths();
-        }
-        self.own_path.iter().flat_map(|own| own.made_paths()).collect()
+        let own = self.own_path.iter().flat_map(|own| own.made_paths());
+        own.chain(self.slots.borrow().made_paths()).collect()
     }
 
     /// What to watch with inotify(7) for [`super::WATCH`], and to look at with [`Self::check_path`] then.
     pub fn watch_paths(&self) -> Vec<PathBuf> {
-        match &*self.slots.borrow() {
-            Slots::Nodes(nodes) => nodes.watch_paths(),
-            Slots::One { .. } | Slots::Group(_) => Vec::new(),
-        }
+        self.slots.borrow().watch_paths()
     }
 
     /// Sees to it that the path leads to us. None for all but steered AF_UNIX.
@@ -363,10 +361,7 @@ impl HeldSocket {
     /// # Errors
     /// The file system refuses.
     pub fn check_path(&self) -> io::Result<Option<Checked>> {
-        match &mut *self.slots.borrow_mut() {
-            Slots::Nodes(nodes) => nodes.check_path().map(Some),
-            Slots::One { .. } | Slots::Group(_) => Ok(None),
-        }
+        self.slots.borrow_mut().check_path()
     }
 
     /// RemoveOnStop=
@@ -374,12 +369,6 @@ impl HeldSocket {
         if let Some(path) = &mut self.own_path {
             path.set_removes(removes);
         }
-        if let Slots::Nodes(nodes) = self.slots.get_mut() {
-            nodes.set_removes(removes);
-        }
-    }
-
-    fn listen_on(&self, fd: &OwnedFd) -> io::Result<()> {
-        self.backlog.map_or(Ok(()), |backlog| sys::listen(fd, backlog))
+        self.slots.get_mut().set_removes(removes);
     }
 }

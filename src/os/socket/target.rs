@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::sys::socket::{SockaddrStorage, UnixAddr, connect};
 
 use crate::os::sys;
@@ -30,6 +31,15 @@ impl Target {
             Self::Tcp(SocketAddr::V6(_)) | Self::Udp(SocketAddr::V6(_)) => libc::AF_INET6,
         };
         sys::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)
+    }
+
+    /// A client that says nothing and goes: on this host the handshake is over when connect(2) returns. It may be a living
+    /// server that it comes to, so it ends as most clients do: some servers die of a reset.
+    pub(super) fn knock(&self) -> io::Result<()> {
+        match self.connect(&self.stream()?) {
+            Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// # Errors

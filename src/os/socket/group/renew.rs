@@ -18,16 +18,12 @@ use nix::sys::socket::{MsgFlags, SockaddrStorage, connect, recvmsg};
 use super::{Group, Slot};
 use crate::core::SlotId;
 use crate::core::limits::GENERATIONS;
+use crate::os::socket::slots::Slots;
 
 impl Group {
     /// The server of this slot binds the address again. True: the slot has another socket, and the old one is connected, or
     /// is now, where we `may_connect` it, to the client whose datagram is the first in it. `used`: slots of generations.
-    pub(in crate::os::socket) fn renew(
-        &mut self,
-        id: SlotId,
-        used: &[SlotId],
-        may_connect: bool,
-    ) -> io::Result<bool> {
+    pub(super) fn replace(&mut self, id: SlotId, used: &[SlotId], may_connect: bool) -> io::Result<bool> {
         let Some(old) = self.slot(id).filter(|_| self.plan.is_udp()) else { return Ok(false) };
         // Asked before: what is the first in one that is connected may be another's.
         let client = first_sender(&old);
@@ -41,18 +37,14 @@ impl Group {
             Some(heir) => self.inherit(id, heir)?,
             None => {
                 self.place(id)?;
-                self.keep_heir(used)?;
+                self.have_heir(used)?;
             }
         }
         Ok(true)
     }
 
-    pub(in crate::os::socket) fn renews(&self) -> bool {
-        self.renews
-    }
-
     /// Where servers connect their sockets, the last of all is one that nobody has.
-    pub(in crate::os::socket) fn keep_heir(&mut self, used: &[SlotId]) -> io::Result<()> {
+    pub(super) fn have_heir(&mut self, used: &[SlotId]) -> io::Result<()> {
         let has_one = self.order.slots().last().is_some_and(|last| !used.contains(&last));
         let free = SlotId::all().take(GENERATIONS).find(|id| self.get(*id).is_none());
         match free.filter(|_| self.renews && !has_one) {

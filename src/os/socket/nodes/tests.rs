@@ -346,7 +346,7 @@ fn every_slot_has_the_mode_and_owner_that_clients_see() {
 
 #[test]
 fn a_small_backlog_of_a_server_is_mended() {
-    let (_directory, path, nodes) = slots();
+    let (_directory, path, mut nodes) = slots();
     sys::listen(nodes.slot(A), 0).unwrap();
     let connect = || {
         let client = nix::sys::socket::socket(
