@@ -20,11 +20,11 @@ pub(super) struct Damages {
     unlistened: BTreeSet<String>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Damaged {
-    pub(super) socket: String,
-    pub(super) generation: Option<GenerationId>,
-    pub(super) damage: Damage,
+#[derive(Debug, PartialEq)]
+struct Damaged {
+    socket: String,
+    generation: Option<GenerationId>,
+    damage: Damage,
 }
 
 impl Listeners {
@@ -49,12 +49,10 @@ impl Listeners {
                 self.end_relays_of(socket, slot);
                 let is_new =
                     old.is_some_and(|old| socket.slot(slot).is_some_and(|new| !Rc::ptr_eq(&old, &new)));
-                let damage = if is_new { Damage::Ended } else { Damage::Shutdown };
-                let generation = cx.children.on_slot(slot);
-                let socket = socket.address.clone();
-                self.tell_damage(Damaged { socket: socket.clone(), generation, damage }, cx);
                 if is_new {
-                    cx.outbox.push(Event::SocketLost { slot, socket });
+                    self.lose(&socket.address, slot, Damage::Ended, cx);
+                } else {
+                    self.tell_damage(&socket.address, cx.children.on_slot(slot), Damage::Shutdown, cx);
                 }
                 self.arm();
             }
@@ -78,15 +76,28 @@ impl Listeners {
         false
     }
 
+    /// Whoever runs on the slot has a socket that no client finds any more.
+    pub(super) fn lose(&mut self, address: &str, slot: SlotId, damage: Damage, cx: &mut ListenerContext<'_>) {
+        self.tell_damage(address, cx.children.on_slot(slot), damage, cx);
+        cx.outbox.push(Event::SocketLost { slot, socket: address.to_owned() });
+    }
+
     /// The first time; neither a server that does it in a loop nor one that does it at each of its ends fills the log. What
     /// costs a generation its socket is told of each.
-    pub(super) fn tell_damage(&mut self, done: Damaged, cx: &mut ListenerContext<'_>) {
+    pub(super) fn tell_damage(
+        &mut self,
+        address: &str,
+        generation: Option<GenerationId>,
+        damage: Damage,
+        cx: &mut ListenerContext<'_>,
+    ) {
+        let done = Damaged { socket: address.to_owned(), generation, damage };
         if let Some((_, again)) = self.damages.done.iter_mut().find(|(told, _)| *told == done) {
             *again = again.saturating_add(1);
             return;
         }
-        let Damaged { socket, generation, damage } = done.clone();
         self.damages.done.push((done, 0));
+        let socket = address.to_owned();
         let launcher = generation.and_then(|generation| cx.children.launcher(generation));
         let program = launcher.unwrap_or(cx.launcher).words();
         let is_mended = matches!(damage, Damage::Shutdown | Damage::Unlinked | Damage::Shortened);

@@ -14,9 +14,8 @@ use mio::unix::SourceFd;
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 
-use super::damages::Damaged;
 use super::{ListenerContext, Listeners};
-use crate::core::{Damage, Event, SocketNote};
+use crate::core::{Damage, SocketNote};
 use crate::os::socket::{PathState, WATCH};
 use crate::os::tokens::PATHS;
 
@@ -148,13 +147,8 @@ impl Listeners {
             };
             let address = socket.address.clone();
             self.paths.lost.remove(&address);
-            for slot in checked.anew {
-                // Whoever runs there has a socket that nobody can find any more.
-                if let Some(generation) = cx.children.on_slot(slot) {
-                    let (generation, damage) = (Some(generation), Damage::Ended);
-                    self.tell_damage(Damaged { socket: address.clone(), generation, damage }, cx);
-                    cx.outbox.push(Event::SocketLost { slot, socket: address.clone() });
-                }
+            for slot in checked.anew.into_iter().filter(|slot| cx.children.on_slot(*slot).is_some()) {
+                self.lose(&address, slot, Damage::Ended, cx);
             }
             let was_taken = checked.state != PathState::Taken && self.paths.taken.remove(&address);
             if was_taken && let Err(error) = socket.steer(&self.slots.steering) {
@@ -165,10 +159,7 @@ impl Listeners {
                     cx.outbox.tell(SocketNote::PathBack { socket: address });
                 }
                 PathState::Ours => {}
-                PathState::LinkedBack => {
-                    let damage = Damage::Unlinked;
-                    self.tell_damage(Damaged { socket: address, generation: None, damage }, cx);
-                }
+                PathState::LinkedBack => self.tell_damage(&address, None, Damage::Unlinked, cx),
                 // Its own events may come many times.
                 PathState::Taken if !self.paths.taken.contains(&address) => {
                     self.paths.taken.insert(address.clone());

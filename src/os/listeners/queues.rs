@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::damages::Damaged;
 use super::{ListenerContext, Listeners};
 use crate::core::{Damage, GenerationId};
 use crate::os::diag;
@@ -48,8 +47,7 @@ impl Listeners {
                 continue;
             }
             if self.listen_again(&socket) && !is_first && !is_raised {
-                let (socket, generation) = (socket.address.clone(), Some(generation));
-                self.tell_damage(Damaged { socket, generation, damage: Damage::Shortened }, cx);
+                self.tell_damage(&socket.address, Some(generation), Damage::Shortened, cx);
             }
             cx.questions.diag.forget();
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal as NixSignal, kill};
 use nix::unistd::Pid;
 
-use super::damages::Damaged;
 use super::{ListenerContext, Listeners};
 use crate::config::Kind;
 use crate::core::limits::GENERATIONS;
 use crate::core::note::Damage;
-use crate::core::{Event, SlotId, SocketNote};
+use crate::core::{Event, GenerationId, SlotId, SocketNote};
 use crate::os::children::Children;
 use crate::os::relay::{self, Relay};
 use crate::os::socket::HeldSocket;
@@ -108,44 +107,36 @@ impl Listeners {
         if kernel_migrates() && socket.shut(slot).is_ok() {
             return Ok(false);
         }
-        let fd = socket.slot(slot).ok_or("its slot is gone")?;
-        self.pass_on(socket, slot, &fd, children)?;
-        Ok(true)
+        self.pass_on((socket, slot), socket, children).map(|()| true)
     }
 
     fn lost_to_connect(&mut self, socket: &HeldSocket, cx: &mut ListenerContext<'_>) {
-        let (slot, socket) = (self.slots.steering.slot, socket.address.clone());
-        let generation = cx.children.on_slot(slot);
-        if let Some(generation) = generation.filter(|id| !cx.children.interceptors(*id).is_empty()) {
+        let serving = cx.children.on_slot(self.target());
+        let may_bind_again = |id: &GenerationId| !cx.children.interceptors(*id).is_empty();
+        if let Some(generation) = serving.filter(may_bind_again)
+            && self.intercepting.to_be_bound.insert((generation, socket.address.clone()))
+        {
             // What it binds for itself is answered: this is tried again after a while.
-            if self.intercepting.to_be_bound.insert((generation, socket.clone())) {
-                return;
-            }
+            return;
         }
-        self.tell_damage(Damaged { socket: socket.clone(), generation, damage: Damage::Connected }, cx);
-        cx.outbox.push(Event::SocketLost { slot, socket });
+        self.lose(&socket.address, self.target(), Damage::Connected, cx);
     }
 
+    /// A relay takes what waits on a slot of `from` to `to`; where that is another socket, until nothing waits any more.
     fn pass_on(
         &mut self,
-        socket: &Rc<HeldSocket>,
-        slot: SlotId,
-        fd: &OwnedFd,
+        (from, slot): (&Rc<HeldSocket>, SlotId),
+        to: &Rc<HeldSocket>,
         children: &Children,
     ) -> Result<(), String> {
-        let relay = self.relay_to(socket, fd, children)?;
-        let socket = Rc::clone(socket);
-        self.relays.passing.push(Passing { relay, socket, slot, has_left: false, last: None });
-        Ok(())
-    }
-
-    fn relay_to(&self, socket: &HeldSocket, fd: &OwnedFd, children: &Children) -> Result<Relay, String> {
-        let target = socket.target(self.slots.steering.slot);
-        let target = target.ok_or("it cannot be reached from this host (BindToDevice=)")?;
+        let target = to.target(self.target()).ok_or("it cannot be reached from this host (BindToDevice=)")?;
+        let fd = from.slot(slot).ok_or("its slot is gone")?;
         let relay = relay::start(Path::new(relay::OURSELVES), fd.as_fd(), &target)
             .map_err(|error| format!("cannot start a process that passes it on: {error}"))?;
         children.is_of_nobody(relay.pid);
-        Ok(relay)
+        let last = (!Rc::ptr_eq(from, to)).then(|| (Rc::clone(from), Instant::now()));
+        self.relays.passing.push(Passing { relay, socket: Rc::clone(to), slot, has_left: false, last });
+        Ok(())
     }
 
     /// `old` is about to be held no longer: what waits there goes to `new`.
@@ -154,30 +145,14 @@ impl Listeners {
             (passing.socket, passing.last) = (Rc::clone(new), Some((Rc::clone(old), Instant::now())));
         }
         // One that was opened for a candidate had its connections on the slot of that.
-        let slots = SlotId::all().take(if old.is_steered() { GENERATIONS } else { 1 });
-        for slot in slots.filter(|slot| old.slot(*slot).is_some()) {
-            self.pass_slot_to(new, old, slot, children);
-        }
-    }
-
-    fn pass_slot_to(
-        &mut self,
-        new: &Rc<HeldSocket>,
-        old: &Rc<HeldSocket>,
-        slot: SlotId,
-        children: &Children,
-    ) {
-        let queued = old.queued(slot).unwrap_or(0);
-        if queued == 0 {
-            return;
-        }
-        match self.relay_to(new, &old.of(slot), children) {
-            Ok(relay) => {
-                let (socket, last) = (Rc::clone(new), Some((Rc::clone(old), Instant::now())));
-                self.relays.passing.push(Passing { relay, socket, slot, has_left: false, last });
-                log::info!("what waits on {} is passed on to {}", old.address, new.address);
+        for slot in SlotId::all().take(if old.is_steered() { GENERATIONS } else { 1 }) {
+            let queued = old.queued(slot).unwrap_or(0);
+            if queued > 0 {
+                match self.pass_on((old, slot), new, children) {
+                    Ok(()) => log::info!("what waits on {} is passed on to {}", old.address, new.address),
+                    Err(why) => log::warn!("{}: {queued} connections are lost: {why}", old.address),
+                }
             }
-            Err(why) => log::warn!("{}: {queued} connections are lost: {why}", old.address),
         }
     }
 

@@ -48,7 +48,8 @@ struct Lost {
 }
 
 /// One answer of the kernel to Action::Count, which is put together from several dumps.
-struct CountUnderWay {
+struct CountUnderWay<'a> {
+    facts: &'a Facts<'a>,
     generation: GenerationId,
     slot: SlotId,
     quiet: Span,
@@ -59,23 +60,23 @@ struct CountUnderWay {
     inodes: Option<Rc<HashSet<u32>>>,
 }
 
-impl CountUnderWay {
-    fn new(generation: GenerationId, slot: SlotId, quiet: Span) -> Self {
+impl<'a> CountUnderWay<'a> {
+    fn new(generation: GenerationId, slot: SlotId, quiet: Span, facts: &'a Facts<'a>) -> Self {
         let (before, silent, inodes) = Default::default();
-        Self { generation, slot, quiet, begun: Instant::now(), before, silent, inodes }
+        Self { facts, generation, slot, quiet, begun: Instant::now(), before, silent, inodes }
     }
 
-    fn inodes(&mut self, children: &Children) -> io::Result<Rc<HashSet<u32>>> {
+    fn inodes(&mut self) -> io::Result<Rc<HashSet<u32>>> {
         if let Some(known) = &self.inodes {
             return Ok(Rc::clone(known));
         }
-        let found = Rc::new(diag::inodes_of(&children.pids(self.generation)?)?);
+        let found = Rc::new(diag::inodes_of(&self.facts.children.pids(self.generation)?)?);
         self.inodes = Some(Rc::clone(&found));
         Ok(found)
     }
 
     /// Those of these unix connections that have been silent for all of DrainQuiet=, as far as anybody has looked.
-    fn quiet_for_long<'a>(&mut self, sockets: &[&'a UnixSocket]) -> Vec<&'a UnixSocket> {
+    fn quiet_for_long<'s>(&mut self, sockets: &[&'s UnixSocket]) -> Vec<&'s UnixSocket> {
         let mut found = Vec::new();
         for socket in sockets.iter().filter(|one| one.is_silent()).take(UNIX_CONNECTIONS) {
             let since = *self.before.get(&socket.cookie).unwrap_or(&self.begun);
@@ -136,9 +137,12 @@ impl Questions {
         let effort = Effort::begin();
         let held = facts.held.iter().filter(|one| one.is_steered()).cloned().collect();
         let before = self.memory.silent.remove(&generation).unwrap_or_default();
-        let mut counting =
-            CountUnderWay { begun: effort.begun, before, ..CountUnderWay::new(generation, slot, quiet) };
-        let traffic = self.traffic(held, &mut counting, facts).map_err(|error| {
+        let mut counting = CountUnderWay {
+            begun: effort.begun,
+            before,
+            ..CountUnderWay::new(generation, slot, quiet, facts)
+        };
+        let traffic = self.traffic(held, &mut counting).map_err(|error| {
             if !std::mem::replace(&mut self.memory.is_refusal_told, true) {
                 log::warn!(
                     "cannot see which connections there are: {error}; an old generation gets all of Drain="
@@ -156,8 +160,8 @@ impl Questions {
 
     /// The connections of one generation on all sockets.
     fn connections(&mut self, generation: GenerationId, slot: SlotId, facts: &Facts<'_>) -> Option<u64> {
-        let mut counting = CountUnderWay::new(generation, slot, Span::INFINITY);
-        let traffic = self.traffic(facts.held.clone(), &mut counting, facts).ok()?;
+        let mut counting = CountUnderWay::new(generation, slot, Span::INFINITY, facts);
+        let traffic = self.traffic(facts.held.clone(), &mut counting).ok()?;
         Some(u64::from(traffic.in_flight) + u64::from(traffic.recent) + u64::from(traffic.idle))
     }
 
@@ -178,9 +182,9 @@ impl Questions {
         if self.diag.learn_tcp(&tcp).is_err() {
             return vec![false; sockets.len()];
         }
-        let mut counting = CountUnderWay::new(generation, slot, Span::INFINITY);
+        let mut counting = CountUnderWay::new(generation, slot, Span::INFINITY, facts);
         let mut has_accepted = |socket: &Rc<HeldSocket>| {
-            let traffic = self.traffic(vec![Rc::clone(socket)], &mut counting, facts);
+            let traffic = self.traffic(vec![Rc::clone(socket)], &mut counting);
             traffic.is_ok_and(|traffic| traffic.in_flight + traffic.recent + traffic.idle > 0)
         };
         sockets.iter().map(|socket| is_asked(socket) && has_accepted(socket)).collect()
@@ -207,8 +211,7 @@ impl Questions {
     fn traffic(
         &mut self,
         sockets: Vec<Rc<HeldSocket>>,
-        counting: &mut CountUnderWay,
-        facts: &Facts<'_>,
+        counting: &mut CountUnderWay<'_>,
     ) -> io::Result<Traffic> {
         let (unix, sockets): (Vec<_>, Vec<_>) =
             sockets.into_iter().partition(|socket| has_unix_connections(socket));
@@ -216,11 +219,10 @@ impl Questions {
         let is_tcp = |socket: &HeldSocket| socket.kind == Kind::Tcp;
         let tcp = sockets.iter().zip(&addresses).filter(|(socket, _)| is_tcp(socket));
         self.diag.learn_tcp(&tcp.filter_map(|(_, at)| *at).collect::<Vec<_>>())?;
-        let mut sum =
-            if unix.is_empty() { Traffic::default() } else { self.unix_traffic(&unix, counting, facts)? };
+        let mut sum = if unix.is_empty() { Traffic::default() } else { self.unix_traffic(&unix, counting)? };
         for (socket, at) in sockets.iter().zip(addresses) {
             sum += match at.filter(|_| is_tcp(socket)) {
-                Some(at) => self.tcp_traffic(socket, at, counting, facts)?,
+                Some(at) => self.tcp_traffic(socket, at, counting)?,
                 None => Traffic { queued: socket.queued(counting.slot)?, ..Traffic::default() },
             };
         }
@@ -236,15 +238,14 @@ impl Questions {
         &mut self,
         socket: &HeldSocket,
         at: SocketAddr,
-        counting: &mut CountUnderWay,
-        facts: &Facts<'_>,
+        counting: &mut CountUnderWay<'_>,
     ) -> io::Result<Traffic> {
         let (slot, quiet) = (counting.slot, counting.quiet);
         let mut dump = self.diag.tcp(at)?;
-        if facts.speaks_tls(socket, at) {
+        if counting.facts.speaks_tls(socket, at) {
             dump = dump.iter().map(InetSocket::after_handshake).collect();
         }
-        let of_nobody = facts.of_nobody(slot)?;
+        let of_nobody = counting.facts.of_nobody(slot)?;
         // Another socket of ours may have the same port at another address.
         let is_meant = |one: &&InetSocket| one.is_at(at) && !of_nobody.contains(&one.inode);
         let sockets = || dump.iter().filter(is_meant);
@@ -257,7 +258,7 @@ impl Questions {
             let is_ours = |one: &InetSocket| one.label == Some(slot.0);
             return Ok(diag::traffic(sockets(), is_ours, quiet, begun));
         }
-        let inodes = counting.inodes(facts.children)?;
+        let inodes = counting.inodes()?;
         let is_ours = |one: &InetSocket| one.inode != 0 && inodes.contains(&one.inode);
         let traffic = diag::traffic(sockets(), is_ours, quiet, begun);
         Ok(Traffic { queued: socket.queued(slot)?, ..traffic })
@@ -267,11 +268,10 @@ impl Questions {
     fn unix_traffic(
         &mut self,
         sockets: &[Rc<HeldSocket>],
-        counting: &mut CountUnderWay,
-        facts: &Facts<'_>,
+        counting: &mut CountUnderWay<'_>,
     ) -> io::Result<Traffic> {
         let dump = self.diag.unix()?;
-        let of_nobody = facts.of_nobody(counting.slot)?;
+        let of_nobody = counting.facts.of_nobody(counting.slot)?;
         let (mut all, mut quiet, mut device) = (Vec::new(), Vec::new(), 0);
         for socket in sockets {
             // Connections carry the node or the abstract name of the listener that they came by, as the kernel sees it:
@@ -284,7 +284,7 @@ impl Questions {
             let ours: Vec<&UnixSocket> = if socket.is_steered() {
                 at_place.filter(|one| !of_nobody.contains(&one.inode)).collect()
             } else {
-                let inodes = counting.inodes(facts.children)?;
+                let inodes = counting.inodes()?;
                 at_place
                     .filter(|one| inodes.contains(&one.inode) && !of_nobody.contains(&one.inode))
                     .collect()
@@ -292,7 +292,7 @@ impl Questions {
             quiet.extend(counting.quiet_for_long(&ours));
             all.extend(ours);
         }
-        let idle = waited_for(counting.generation, &quiet, device, facts.children);
+        let idle = waited_for(counting.generation, &quiet, device, counting.facts.children);
         Ok(diag::unix_traffic(all, |one| idle.contains(&one.cookie)))
     }
 }

@@ -51,19 +51,18 @@ impl Configuration {
         generation: GenerationId,
         children: &mut Children,
     ) {
-        // Where the files were read anew, ours is for the next generation.
         let own = children.launcher(generation).cloned();
-        let is_own = |one: &Rc<Launcher>| own.as_ref().is_some_and(|own| Rc::ptr_eq(own, one));
-        let with = |launcher: &Launcher, sockets: &[NamedSocket]| Rc::new(launcher.on(sockets));
-        let is_ours = is_own(&self.current.launcher);
-        self.current.launcher = with(&self.current.launcher, sockets);
-        let mut new = is_ours.then(|| Rc::clone(&self.current.launcher));
-        if let (Some(staged), Some(sockets)) = (&mut self.staged, staged_sockets) {
-            let is_staged = is_own(&staged.launcher);
-            staged.launcher = with(&staged.launcher, sockets);
-            new = if is_staged { Some(Rc::clone(&staged.launcher)) } else { new };
+        let mut new = None;
+        let staged = self.staged.as_mut().zip(staged_sockets);
+        for (setup, sockets) in [(&mut self.current, sockets)].into_iter().chain(staged) {
+            let changed = Rc::new(setup.launcher.on(sockets));
+            let before = std::mem::replace(&mut setup.launcher, Rc::clone(&changed));
+            if own.as_ref().is_some_and(|own| Rc::ptr_eq(own, &before)) {
+                new = Some(changed);
+            }
         }
-        if let Some(new) = new.or_else(|| Some(with(own.as_deref()?, sockets))) {
+        // Where the files were read anew, neither may be what it was started with.
+        if let Some(new) = new.or_else(|| Some(Rc::new(own?.on(sockets)))) {
             children.set_launcher(generation, new);
         }
     }
