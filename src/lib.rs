@@ -126,6 +126,7 @@
 //!   unit_files.rs       the file, template and drop-ins of a UNIT
 //!   users.rs            /etc/passwd and /etc/group
 //!   within.rs           questions that may never be answered, asked by a thread
+//!   warning.rs          the words of what the shell logs by itself
 //!   logger.rs           our lines on stderr
 //!   sys.rs              system calls that nix lacks (unsafe); sys/seccomp.rs: those of os/intercept (unsafe)
 //! ```
@@ -150,7 +151,7 @@
 //! | swap, rollback | `core/swap.rs` |
 //! | who gets new connections, and when the old one may go | `core/slots.rs`, `core/drain.rs` |
 //! | how a connection is steered | `os/socket/group.rs` (TCP, UDP), `os/socket/nodes.rs` (AF_UNIX) |
-//! | the words of a message | `core/note.rs` |
+//! | the words of a message | `core/note.rs`; of a warning of the shell `os/warning.rs` |
 //! | a kind of socket | a row in `config/kind.rs`, a file in `os/socket/` and an arm in `os/socket.rs` |
 //! | a socket option | `config/directives/socket.rs`, `os/socket.rs` |
 //! | what the server sees at its start | `os/launch.rs`, `os/spawn/environment.rs`, `os/spawn.rs` |

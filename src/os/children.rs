@@ -21,6 +21,7 @@ use super::fd_store::FdStore;
 use super::intercept::Interceptor;
 use super::launch::{Launcher, StartRequest};
 use super::notify::{self, Notifier, NotifySocket, Received};
+use super::warning::Warn;
 use super::{reap, spawn, sys};
 use crate::config::{CommandList, NotifyAccess, Signal};
 use crate::core::{
@@ -121,7 +122,7 @@ impl Children {
         let notify = NotifySocket::open().map_err(no_socket)?;
         // A process that nobody hears is still a process: the server runs, only READY=1 will not arrive.
         if let Err(error) = watch(&notify) {
-            log::warn!("{generation}: cannot listen to its notify socket: {error}");
+            Warn::WatchNotify(generation).because(error);
         }
         let admitted = LivingGeneration {
             launcher: Rc::clone(launcher),
@@ -216,7 +217,7 @@ impl Children {
             }
         };
         if let Err(error) = result {
-            log::warn!("cannot send {signal} to {generation}: {error}");
+            Warn::SendTo(signal, generation).because(error);
         }
     }
 
@@ -228,12 +229,11 @@ impl Children {
         heads.extend(running.leaders.iter().filter(|leader| !leader.is_reaped).map(|leader| leader.pid));
         let groups: Vec<i32> = running.leaders.iter().map(|leader| leader.pid).collect();
         if let Err(error) = reap::signal_trees(heads, &groups, signal) {
-            log::warn!("cannot send {signal} to all that {generation} has started: {error}");
+            Warn::SendToAll(signal, generation).because(error);
         }
     }
 }
 
-/// The main process.
 impl Children {
     /// Type=forking: the process that is the main one now. PIDFile= says it; without one it is the only orphan.
     pub fn find_main(&mut self, generation: GenerationId) -> Found {
@@ -449,7 +449,7 @@ impl Children {
         match self.adopt(generation, pid) {
             Ok(()) => Some(Event::MainChanged { generation, pid: pid.unsigned_abs() }),
             Err(why) => {
-                log::warn!("{generation}: MAINPID={pid} is not taken: {why}");
+                Warn::TakeMainPid(generation, pid).because(why);
                 None
             }
         }
@@ -479,14 +479,14 @@ impl LivingGeneration {
         if let Some(leader) = self.leaders.iter().find(|leader| leader.pid == pid).filter(|_| is_before)
             && let Err(error) = leader.signal_group(Signal::KILL)
         {
-            log::warn!("cannot end what {}= left behind: {error}", list.key());
+            Warn::EndCommand(list.key()).because(error);
         }
     }
 }
 
 fn tell_dropped(told: &mut bool, generation: GenerationId, why: &str) {
     let level = if std::mem::replace(told, true) { log::Level::Debug } else { log::Level::Warn };
-    log::log!(level, "{generation}: a notification was dropped: {why}");
+    Warn::TakeNotification(generation).log(level, why);
 }
 
 impl Leader {

@@ -22,6 +22,7 @@ use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType};
 use nix::sys::stat::{Mode, fchmod};
 
 use super::instances::{self, Holder};
+use super::warning::{NOWHERE, Warn};
 use crate::config::{Control, Instance};
 
 /// How long a start waits for the lock, which another start holds for less than a millisecond.
@@ -29,8 +30,6 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// The backlog of the control socket.
 const BACKLOG: i32 = 128;
-/// The remedy where no directory is usable.
-const NOWHERE: &str = "pass --control PATH, or make one of these directories writable; a tmpfs is enough";
 /// The highest number of NAME-2, NAME-3, ...
 const NAMES: u32 = 9999;
 
@@ -102,20 +101,14 @@ impl ControlSocket {
                 match search(&dirs, choice.name.as_deref(), &default_name, LOCK_PATIENCE)? {
                     FoundPath::Bound(bound) => bound,
                     FoundPath::Nowhere(reasons) => {
-                        log::warn!(
-                            "no control socket, verbs cannot reach this instance: {reasons} ({NOWHERE})"
-                        );
+                        Warn::NoControl.because(reasons);
                         return Ok(None);
                     }
                 }
             }
         };
         let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
-        let watch = watch
-            .inspect_err(|error| {
-                log::warn!("the control socket will stay away if it is removed: inotify: {error}")
-            })
-            .ok();
+        let watch = watch.inspect_err(|errno| Warn::WatchControl.because(errno.desc())).ok();
         let socket = Self { choice: choice.clone(), dirs, bound, watch };
         socket.watch_path();
         Ok(Some(socket))
@@ -182,7 +175,7 @@ impl ControlSocket {
             watched = watch.add_watch(dir, AddWatchFlags::IN_MOVE_SELF);
         }
         if let Err(error) = watched {
-            log::warn!("{}: will stay away if it is removed: {error}", path.display());
+            Warn::WatchControl.because(error.desc());
         }
     }
 }
@@ -193,7 +186,7 @@ impl Drop for ControlSocket {
         if self.is_in_place()
             && let Err(error) = fs::remove_file(&self.bound.path)
         {
-            log::warn!("{}: cannot be removed: {error}", self.bound.path.display());
+            Warn::RemoveFile(&self.bound.path).because(error);
         }
     }
 }

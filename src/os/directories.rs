@@ -20,6 +20,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
 use super::spawn::joined;
 use super::users::{self, Identity};
+use super::warning::Warn;
 use crate::config::{Directories, Launch, ManagedDirectory};
 use crate::core::{Stage, StartFailure};
 
@@ -231,7 +232,7 @@ pub fn remove_runtime(names: &[PathBuf], kept: &[PathBuf]) {
     }
     match our_base(DirectoryKind::Runtime) {
         Ok(base) => remove_below(&base, names, kept),
-        Err(cause) => log::warn!("RuntimeDirectory=: {cause}; nothing is removed"),
+        Err(cause) => Warn::RemoveRuntime.because(cause),
     }
 }
 
@@ -244,12 +245,7 @@ fn remove_below(base: &Path, names: &[PathBuf], kept: &[PathBuf]) {
     for name in names {
         match remove_one(base, name, &kept) {
             Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => log::warn!(
-                "RuntimeDirectory={}: cannot remove {}: {}",
-                name.display(),
-                base.join(name).display(),
-                errno.desc()
-            ),
+            Err(errno) => Warn::RemoveFile(&base.join(name)).because(errno.desc()),
         }
     }
 }

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::fstat;
 
 use super::sys;
+use super::warning::Warn;
 use crate::core::Notify;
 
 /// The name of an fd that came without FDNAME=.
@@ -86,7 +87,7 @@ impl FdStore {
         if self.entries.len() >= self.max {
             let level = if self.is_full_told { log::Level::Debug } else { log::Level::Warn };
             self.is_full_told = true;
-            log::log!(level, "a fd was not stored: there are {} (raise FileDescriptorStoreMax=)", self.max);
+            Warn::StoreFd.log(level, format_args!("there are {} already", self.max));
             return;
         }
         // The lowest free number. Numbers are poll tokens, of which there is a limited range.
@@ -106,7 +107,7 @@ impl FdStore {
                 Ok(()) => Watch::Registered,
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Watch::No,
                 Err(error) => {
-                    log::warn!("cannot watch a stored fd ({}): {error}", entry.name);
+                    Warn::WatchStored(&entry.name).because(error);
                     Watch::No
                 }
             };

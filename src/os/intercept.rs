@@ -30,6 +30,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use super::socket::{Families, HeldSocket};
 use super::sys::seccomp::{self, Call};
+use super::warning::Warn;
 use crate::config::Kind;
 use crate::core::BindNote;
 use address::Wanted;
@@ -210,7 +211,7 @@ impl Desk {
             let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return log::warn!("cannot wait for what a server binds: {}", errno.desc()),
+                Err(errno) => return Warn::WaitForBind.because(errno.desc()),
             }
             let events = fds[0].revents().unwrap_or(PollFlags::empty());
             if events.contains(PollFlags::POLLIN) {

@@ -26,6 +26,7 @@ use super::intercept;
 use super::socket::NamedSocket;
 use super::spawn::{Additions, Environment, FIXED_PATH, Plan, Value, build_environment, joined};
 use super::users::Identity;
+use super::warning::Warn;
 use crate::config::dialect::{self, Dialect, Passed};
 use crate::config::placeholder::{self, NumberedSocket};
 use crate::config::{
@@ -201,7 +202,7 @@ impl Launcher {
             && let Err(error) = fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound
         {
-            log::warn!("cannot remove PIDFile={}: {error}", path.display());
+            Warn::RemovePidFile(path).because(error);
         }
     }
 

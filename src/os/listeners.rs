@@ -22,6 +22,7 @@ use super::launch::Launcher;
 use super::outbox::Outbox;
 use super::questions::{Facts, Questions};
 use super::socket::{self, BindError, HeldSocket, Inherited, NamedSocket};
+use super::warning::Told;
 use crate::config::{Handover, Listener};
 use crate::core::{GenerationId, SlotId};
 use damages::Damages;
@@ -149,10 +150,10 @@ impl Listeners {
         let Some(sockets) = self.staged.take() else { return Vec::new() };
         let new: Vec<NamedSocket> = beyond(&sockets, &self.current).cloned().collect();
         for socket in &new {
-            log::info!("listening on {} as {}", socket.shown(), socket.name);
+            Told::Listening(&socket.shown(), &socket.name, None).log();
         }
         for socket in beyond(&self.current, &sockets) {
-            log::info!("no longer listening on {} ({})", socket.shown(), socket.name);
+            Told::NoLongerListening(&socket.shown(), &socket.name).log();
         }
         self.current = sockets;
         self.let_go(questions);

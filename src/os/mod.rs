@@ -46,6 +46,7 @@ pub mod tokens;
 pub mod unit_files;
 pub mod users;
 pub mod waiters;
+pub mod warning;
 
 mod proc;
 mod shell;

@@ -22,6 +22,7 @@ use nix::sys::socket::{
 use self::place::SocketFile;
 pub(super) use self::place::leave;
 use super::sys;
+use super::warning::Warn;
 use crate::config::NotifyAccess;
 use crate::core::Notify;
 
@@ -83,10 +84,7 @@ impl NotifySocket {
             Ok(place) => NotifyAddress::File(place),
             Err(reasons) => {
                 NO_PLACE.call_once(|| {
-                    log::warn!(
-                        "NOTIFY_SOCKET is an abstract name, which some servers (Ruby's, Rust's) take for a file name: \
-                         no directory can hold it: {reasons} (make one of them writable: a tmpfs is enough)"
-                    );
+                    Warn::AbstractNotifySocket.because(reasons);
                 });
                 NotifyAddress::Abstract(bind_abstract(&fd)?)
             }

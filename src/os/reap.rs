@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use super::proc;
 use super::sys::{self, Waited};
 use super::unit_files::read_regular;
+use super::warning::Warn;
 use super::within::within_a_second;
 use crate::config::Signal;
 
@@ -228,7 +229,7 @@ fn signal_if_still(pid: i32, parent: i32, signal: Signal) -> bool {
         Ok(sent) => sent,
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => false,
         Err(error) => {
-            log::warn!("cannot send {signal} to process {pid}: {error}");
+            Warn::SendToProcess(signal, pid).because(error);
             false
         }
     }

@@ -27,6 +27,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{dup2_stdin, write};
 
 use super::socket::Target;
+use super::warning::Warn;
 use super::{logger, sys};
 use crate::config::{Color, Signal};
 
@@ -140,7 +141,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
     let closed = sys::close_inherited();
     logger::init(LevelFilter::Warn, Color::Never);
     if let Err(error) = closed {
-        log::warn!("relay: cannot close what was inherited: {error}");
+        Warn::CloseInherited.because(error);
     }
     let kind = arguments.next().unwrap_or_default();
     let result = match Target::from_words(&kind, arguments.next().unwrap_or_default()) {
@@ -148,7 +149,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
         None => Err(io::Error::from(io::ErrorKind::InvalidInput)),
     };
     let Err(error) = result else { return Some(0) };
-    log::error!("relay: {error} (supervise starts this itself; connections that wait stay in their queue)");
+    Warn::Relay.log(log::Level::Error, error);
     // poll(2) without fds waits for the timeout.
     let _ = poll(&mut [], FAILED);
     Some(1)

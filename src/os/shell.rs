@@ -27,6 +27,7 @@ use super::signal::{self, ReceivedSignal, Signals};
 use super::snapshot;
 use super::sys::{self, Waited};
 use super::tokens;
+use super::warning::{Told, Warn};
 use crate::config::{CommandList, Config, Instance, Signal};
 use crate::core::{
     Action, ClientId, Command, End, Event, Exit, GenerationId, Reply, RunOutcome, Sender, SlotId,
@@ -199,7 +200,7 @@ impl Shell {
         let fd = pidfd.as_raw_fd();
         match self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                log::warn!("cannot watch the main process of {generation}: {error}");
+                Warn::WatchMain(generation).because(error);
             }
             Ok(()) | Err(_) => {}
         }
@@ -225,7 +226,7 @@ impl Shell {
                 Ok(Reaped::NoneYet) => break true,
                 Ok(Reaped::NoChildren) => break false,
                 Err(error) => {
-                    log::warn!("cannot wait for children: {error}");
+                    Warn::WaitForChildren.because(error);
                     break true;
                 }
             }
@@ -368,13 +369,13 @@ impl Shell {
                 if let Some(manager) = &self.manager
                     && let Err(error) = manager.tell(&message)
                 {
-                    log::warn!("cannot tell our manager: {error}");
+                    Warn::NotifyManager.because(error);
                     self.manager = None;
                 }
             }
             Action::Suspend => {
                 if let Err(error) = signal::suspend() {
-                    log::warn!("cannot stop ourselves: {error}");
+                    Warn::StopOurselves.because(error);
                 }
                 // SIGCONT is read in the next turn; the time that passed must not count in this one.
                 let (sender, terminal) = (Sender::Kernel, Terminal::Unchanged);
@@ -445,8 +446,8 @@ impl Shell {
         match reap::sweep(signal) {
             // Those are gone in a moment.
             Ok(count) if count <= relays => {}
-            Ok(_) => log::info!("sent {signal} to what is left over"),
-            Err(error) => log::warn!("cannot look for processes left over: {error}"),
+            Ok(_) => Told::SentToAllLeft(signal).log(),
+            Err(error) => Warn::FindAllLeft.because(error),
         }
     }
 

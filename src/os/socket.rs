@@ -36,6 +36,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
+use super::warning::Told;
 use crate::config::{Address, Handover, Kind, Listener};
 pub use error::BindError;
 pub use inherited::Inherited;
@@ -194,7 +195,7 @@ fn hold(
         own_address(&fd).map_err(|errno| BindError::plain(listener, "getsockname", errno))?;
     let slots = RefCell::new(slots);
     if let Some(number) = number.filter(|_| listener.kind != Kind::Fd) {
-        log::info!("{}: {address} is taken over from whoever started us (fd {number})", listener.place);
+        Told::Inherited(&listener.place, &address, number).log();
     }
     Ok(HeldSocket {
         own_path,

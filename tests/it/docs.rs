@@ -201,10 +201,21 @@ fn messages_that_are_explained_are_ours() {
     assert!(strange.is_empty(), "docs/messages.md has words that src has not: {strange:#?}");
 }
 
-/// Those that are logged where they come up; the others are notes of the core, with arms of their own.
+/// The first text of each arm of src/os/warning.rs.
+fn warnings() -> Vec<String> {
+    let text = fs::read_to_string(root().join("src/os/warning.rs")).unwrap();
+    let (_, arms) = text.split_once("fn words").expect("the table of warnings");
+    let arms = arms.lines().take_while(|line| *line != "    }");
+    let words: Vec<String> =
+        arms.filter_map(|arm| Some(arm.split_once("=> (")?.1.split('"').nth(1)?.to_owned())).collect();
+    assert!(words.len() >= 40, "{} warnings", words.len());
+    words
+}
+
+/// Those of the table and of src/main.rs; the others are notes of the core.
 #[test]
 fn warnings_of_the_shell_are_explained() {
-    let (rows, source) = (explained(), source());
+    let (rows, source, table) = (explained(), source(), warnings());
     let calls = source.split("log::warn!(").chain(source.split("log::error!(")).skip(1);
     let words = calls.filter_map(|call| call.trim_start().strip_prefix('"')?.split("\",").next());
     let words = words.map(|text| text.split("\")").next().unwrap());
@@ -212,6 +223,7 @@ fn warnings_of_the_shell_are_explained() {
     let is_whole = |text: &&str| text.split(['{', '}']).step_by(2).any(|piece| piece.trim().len() >= 8);
     let is_explained =
         |text: &&str| rows.iter().any(|row| row.split('…').all(|piece| text.contains(piece.trim())));
+    let words = words.chain(table.iter().map(String::as_str));
     let missing: BTreeSet<&str> = words.filter(is_whole).filter(|text| !is_explained(text)).collect();
     assert!(missing.is_empty(), "docs/messages.md does not explain: {missing:#?}");
 }

@@ -44,7 +44,7 @@ fn every_process_left_is_asked_waited_for_and_reaped() {
     // A mere subreaper leaves alone what its servers were told to leave behind.
     assert_eq!(ended.stdout.contains("asked"), as_init, "{ended:?}");
     // PID 1 cannot know how many those were.
-    let words = "sent SIGTERM to what is left over";
+    let words = "sent SIGTERM to the processes left behind";
     assert_eq!(ended.stderr.contains(words), as_init, "{ended:?}");
     assert_eq!(place.who("exit"), [1]);
 }

@@ -146,6 +146,25 @@ fn the_core_and_the_configuration_touch_nothing() {
     assert_none(faults);
 }
 
+/// Sentences of the shell stand in one file, so that they can be read together; a line that only passes one on may stand
+/// anywhere.
+#[test]
+fn the_shell_has_its_words_in_one_place() {
+    let mut faults = Vec::new();
+    for (name, text) in files("src/os").into_iter().filter(|(name, _)| name != "src/os/warning.rs") {
+        for call in ["log::error!(", "log::warn!(", "log::info!(", "log::log!("]
+            .into_iter()
+            .flat_map(|call| code(&text).split(call).skip(1).map(String::from).collect::<Vec<_>>())
+        {
+            let literal = call.split(");").next().unwrap().split('"').nth(1).unwrap_or_default();
+            if literal.split(['{', '}']).step_by(2).any(|words| words.contains(char::is_alphabetic)) {
+                faults.push(format!("{name} logs {literal:?}, which belongs into src/os/warning.rs"));
+            }
+        }
+    }
+    assert_none(faults);
+}
+
 /// Tests as well: what is waited for is a condition.
 #[test]
 fn nothing_sleeps() {

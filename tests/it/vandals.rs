@@ -220,7 +220,7 @@ fn ready_from_a_process_outside_is_not_believed_and_told_once() {
     assert_eq!(status["generations"][0]["status"], Value::Null, "{status}");
     let told = daemon.stderr();
     let of_us = format!("from pid {} ", std::process::id());
-    assert_eq!(told.matches("a notification was dropped").count(), 1, "{told}");
+    assert_eq!(told.matches("supervise dropped a notification").count(), 1, "{told}");
     let (before, _) = told.split_once("generation 1 is ready").unwrap();
     assert!(before.contains(&of_us), "ready before the true one said so: {told}");
 }

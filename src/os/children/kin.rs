@@ -12,6 +12,7 @@ use super::{Children, LivingGeneration};
 use crate::core::{Exit, GenerationId};
 use crate::os::reap::{self, ProcessIdentity};
 use crate::os::sys;
+use crate::os::warning::Warn;
 
 /// Sessions and groups remembered; a server that has more alive is known by its environment alone.
 const GROUPS: usize = 1 << 16;
@@ -161,7 +162,7 @@ impl Children {
         let leaders = self.generations.values().flat_map(|running| &running.leaders);
         let known: Vec<i32> = leaders.filter(|leader| !leader.is_reaped).map(|leader| leader.pid).collect();
         reap::strays(&known).unwrap_or_else(|error| {
-            log::warn!("cannot look for what {generation} left behind: {error}");
+            Warn::FindLeft(generation).because(error);
             Vec::new()
         })
     }

@@ -19,6 +19,7 @@ use crate::config::Signal;
 use crate::core::report::Line;
 use crate::core::{ClientId, Event, Reply, Request, limits};
 use crate::os::instances;
+use crate::os::warning::Warn;
 
 /// The longest request with its newline.
 const REQUEST_BYTES: usize = 4096;
@@ -116,13 +117,12 @@ impl ControlServer {
                 let fd = old.as_raw_fd();
                 let moved = self.registry.deregister(&mut SourceFd(&fd));
                 let moved = moved.and_then(|()| self.register_listener(self.socket.listener()));
-                let path = self.socket.path().display();
                 match moved {
-                    Ok(()) => log::warn!("the control socket was removed; it is back at {path}"),
-                    Err(error) => log::warn!("{path}: nobody listens on the control socket: {error}"),
+                    Ok(()) => Warn::ControlIsBack.because(self.socket.path().display()),
+                    Err(error) => Warn::ListenOnControl.because(error),
                 }
             }
-            Err(error) => log::warn!("the control socket was removed and cannot be bound again: {error}"),
+            Err(error) => Warn::BindControlAgain.because(error),
         }
     }
 
@@ -190,7 +190,7 @@ impl ControlServer {
             Err(error) => {
                 // Most likely we have no fd left, so the client stays in the backlog.
                 if !std::mem::replace(&mut self.is_behind, true) {
-                    log::warn!("control connections have to wait: {error}");
+                    Warn::AcceptControl.because(error);
                 }
                 false
             }
@@ -211,7 +211,7 @@ impl ControlServer {
             self.registry.register(&mut SourceFd(&fd), Token(self.first + 2 + slot), interest)
         });
         if let Err(error) = registered {
-            return log::warn!("a control connection was closed: {error}");
+            return Warn::ServeControl.because(error);
         }
         self.last_id += 1;
         let id = ClientId(self.last_id);

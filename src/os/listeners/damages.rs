@@ -7,6 +7,7 @@ use super::{ListenerContext, Listeners};
 use crate::core::{Damage, Event, GenerationId, SlotId, SocketNote};
 use crate::os::outbox::Outbox;
 use crate::os::socket::HeldSocket;
+use crate::os::warning::Warn;
 
 /// What was done, and what was told of it.
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ impl Listeners {
                 }
                 self.arm();
             }
-            Err(error) => log::warn!("{} was shut down and cannot be mended: {error}", socket.address),
+            Err(error) => Warn::Repair(&socket.address).because(error),
         }
     }
 
@@ -68,10 +69,7 @@ impl Listeners {
             return true;
         };
         if self.damages.unlistened.insert(socket.address.clone()) {
-            log::warn!(
-                "cannot listen on {} again: {error} (its queue may be short; \"supervise restart\" gives the server new sockets)",
-                socket.address
-            );
+            Warn::Listen(&socket.address).because(error);
         }
         false
     }

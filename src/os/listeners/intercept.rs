@@ -20,6 +20,7 @@ use crate::os::launch::Launcher;
 use crate::os::outbox::Outbox;
 use crate::os::socket::HeldSocket;
 use crate::os::tokens::INTERCEPTED;
+use crate::os::warning::Warn;
 
 /// So many different things are said.
 const SAID: usize = 64;
@@ -208,11 +209,7 @@ impl Listeners {
             }
             // A server may bind for each datagram.
             Err(error) if self.intercepting.unrenewed.insert(socket.address.clone()) => {
-                log::warn!(
-                    "cannot bind one more socket of {} for its server: {error}; its other clients get no answer \
-                     (\"supervise restart\" gives it new sockets)",
-                    socket.address
-                );
+                Warn::BindOneMore(&socket.address).because(error);
             }
             Err(_) => {}
         }

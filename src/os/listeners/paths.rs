@@ -18,6 +18,7 @@ use super::{ListenerContext, Listeners};
 use crate::core::{Damage, SocketNote};
 use crate::os::socket::{PathState, WATCH};
 use crate::os::tokens::PATHS;
+use crate::os::warning::Warn;
 
 /// How long we do not listen after a look: two of these, and the time that mending takes, are within a tenth of a second.
 const REST: Duration = Duration::from_millis(25);
@@ -63,7 +64,7 @@ impl PathWatch {
             match self.inotify.read_events() {
                 Ok(_) => {}
                 Err(Errno::EAGAIN) => return,
-                Err(errno) => return log::warn!("cannot watch unix sockets: {}", errno.desc()),
+                Err(errno) => return Warn::WatchPaths.because(errno.desc()),
             }
         }
     }
@@ -79,7 +80,7 @@ impl Listeners {
         if self.paths.watch.is_none() {
             match self.open_paths() {
                 Ok(inotify) => self.paths.watch = Some(PathWatch { inotify, rests: None }),
-                Err(error) => return log::warn!("cannot watch unix sockets: {error} (see fs.inotify)"),
+                Err(error) => return Warn::WatchPaths.because(error),
             }
         }
         let Some(PathWatch { inotify, .. }) = &self.paths.watch else { return };
@@ -108,7 +109,7 @@ impl Listeners {
             && let Some(PathWatch { inotify, .. }) = &self.paths.watch
             && let Err(error) = self.listen_to(inotify)
         {
-            log::warn!("cannot watch unix sockets: {error}");
+            Warn::WatchPaths.because(error);
         }
     }
 
@@ -119,7 +120,7 @@ impl Listeners {
         let fd = paths.inotify.as_fd().as_raw_fd();
         match self.registry.deregister(&mut SourceFd(&fd)) {
             Ok(()) => paths.rests = Some(Instant::now() + REST),
-            Err(error) => log::warn!("cannot stop watching unix sockets: {error}"),
+            Err(error) => Warn::RestPaths.because(error),
         }
         self.check_paths(cx);
     }
@@ -152,7 +153,7 @@ impl Listeners {
             }
             let was_taken = checked.state != PathState::Taken && self.paths.taken.remove(&address);
             if was_taken && let Err(error) = socket.steer(&self.slots.steering) {
-                log::warn!("cannot steer {address}: {error}");
+                Warn::Steer(&address).because(error);
             }
             match checked.state {
                 PathState::Ours | PathState::LinkedBack if was_taken => {

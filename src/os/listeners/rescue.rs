@@ -18,6 +18,7 @@ use crate::core::{Event, GenerationId, SlotId, SocketNote};
 use crate::os::children::Children;
 use crate::os::relay::{self, Relay};
 use crate::os::socket::HeldSocket;
+use crate::os::warning::{Told, Warn};
 
 /// The relays there are.
 #[derive(Debug, Default)]
@@ -149,8 +150,8 @@ impl Listeners {
             let queued = old.queued(slot).unwrap_or(0);
             if queued > 0 {
                 match self.pass_on((old, slot), new, children) {
-                    Ok(()) => log::info!("what waits on {} is passed on to {}", old.address, new.address),
-                    Err(why) => log::warn!("{}: {queued} connections are lost: {why}", old.address),
+                    Ok(()) => Told::PassesOn(&old.address, &new.address).log(),
+                    Err(why) => Warn::Lost(&old.address, queued).because(why),
                 }
             }
         }
@@ -216,11 +217,9 @@ impl Listeners {
         };
         let Passing { mut relay, socket, slot, .. } = self.relays.passing.swap_remove(at);
         match relay.carried() {
-            Ok(carried) if carried.refused > 0 => log::warn!(
-                "{}: {} of the connections passed on were refused by the server",
-                socket.address,
-                carried.refused
-            ),
+            Ok(carried) if carried.refused > 0 => {
+                Warn::RefusedByServer(&socket.address).because(carried.refused);
+            }
             Ok(carried) => {
                 log::debug!("{}: {} connections were passed on", socket.address, carried.passed_on)
             }

@@ -14,6 +14,7 @@ use crate::core::{Event, SlotId, SocketNote, Stage, StartFailure, Steering, limi
 use crate::os::outbox::Outbox;
 use crate::os::socket::{self, HeldSocket};
 use crate::os::tokens::SOCKETS;
+use crate::os::warning::Warn;
 
 /// What is wanted of the slots, and what the poll was told.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ impl Listeners {
                     result
                 }
             };
-            warn(&result, "watch a socket otherwise");
+            warn(result);
         }
         for new in wanted.into_iter().filter(|one| interests.contains_key(&Rc::as_ptr(&one.fd))) {
             let index = free.pop().unwrap_or(self.slots.watched.len());
@@ -131,7 +132,7 @@ impl Listeners {
                 Token(SOCKETS + index),
                 new.interest,
             );
-            warn(&result, "watch a socket");
+            warn(result);
             if index == self.slots.watched.len() {
                 self.slots.watched.push(None);
             }
@@ -150,7 +151,7 @@ impl Listeners {
                 let fd = watched.fd.as_raw_fd();
                 let token = Token(SOCKETS + index);
                 let result = self.registry.reregister(&mut SourceFd(&fd), token, watched.interest);
-                warn(&result, "watch a socket again");
+                warn(result);
             }
         }
     }
@@ -265,8 +266,8 @@ impl Listeners {
     }
 }
 
-fn warn(result: &io::Result<()>, what: &str) {
+fn warn(result: io::Result<()>) {
     if let Err(error) = result {
-        log::warn!("cannot {what}: {error}");
+        Warn::WatchSocket.because(error);
     }
 }

@@ -10,6 +10,7 @@ use super::{ListenerContext, Listeners};
 use crate::core::SocketNote;
 use crate::os::diag::{self, Diag, InetSocket, SocketState};
 use crate::os::socket::HeldSocket;
+use crate::os::warning::Warn;
 
 /// How soon strangers are looked for again, as long as the end of one would move ours: nothing tells of that.
 pub(super) const STRANGERS: Duration = Duration::from_millis(100);
@@ -111,10 +112,7 @@ impl Listeners {
             let is_member = |one: &&InetSocket| socket.local_address().is_some_and(|own| own == one.local);
             let members: Vec<u64> = found.iter().filter(is_member).map(|one| one.inode.into()).collect();
             if let Err(error) = socket.set_strangers(&members) {
-                log::warn!(
-                    "cannot steer {} past others: {error}; some connections may wait where nobody serves",
-                    socket.address
-                );
+                Warn::SteerPast(&socket.address).because(error);
             }
             for new in found.iter().filter(|one| !before.contains(&one.inode.into())) {
                 self.tell_stranger(&socket, new, !is_member(&new), cx);

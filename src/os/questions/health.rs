@@ -15,6 +15,7 @@ use crate::os::outbox::Outbox;
 use crate::os::probe::Probe;
 use crate::os::socket::{self, HeldSocket, NamedSocket, Target};
 use crate::os::tokens::PROBE;
+use crate::os::warning::Warn;
 
 /// A question under way.
 #[derive(Debug)]
@@ -145,7 +146,7 @@ impl Questions {
     pub(super) fn close_probe(&mut self) -> Option<Asking> {
         let asking = self.asking.take()?;
         if let Err(error) = asking.socket.probe(None) {
-            log::warn!("cannot end a probe of {}: {error}; its port is steered on", asking.socket.address);
+            Warn::EndProbe(&asking.socket.address).because(error);
         }
         Some(asking)
     }

@@ -18,6 +18,7 @@ use crate::os::children::Children;
 use crate::os::diag::{self, Handshakes, InetSocket, SocketState, UnixSocket};
 use crate::os::socket::{HeldSocket, NamedSocket};
 use crate::os::waiters::{self, SocketInode};
+use crate::os::warning::Warn;
 
 /// Connections of one unix socket that may count as idle.
 const UNIX_CONNECTIONS: usize = 4096;
@@ -144,9 +145,7 @@ impl Questions {
         };
         let traffic = self.traffic(held, &mut counting).map_err(|error| {
             if !std::mem::replace(&mut self.memory.is_refusal_told, true) {
-                log::warn!(
-                    "cannot see which connections there are: {error}; an old generation gets all of Drain="
-                );
+                Warn::SeeConnections.because(error);
             }
         });
         self.memory.silent.insert(generation, counting.silent);

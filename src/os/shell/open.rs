@@ -26,6 +26,7 @@ use crate::os::signal::{HupIgnored, Signals};
 use crate::os::socket::{self, Inherited, NamedSocket};
 use crate::os::spawn::raise_open_files;
 use crate::os::tokens::{CONTROL, SIGNALS};
+use crate::os::warning::{Told, Warn};
 
 impl Shell {
     /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
@@ -41,10 +42,7 @@ impl Shell {
         }
         launch::check(&config.launch)?;
         if config.launch.stdin == Input::Inherit && io::stdin().is_terminal() {
-            log::warn!(
-                "--stdin inherit: our stdin is a terminal; the kernel stops a server that reads from it, because it \
-                 is not in the foreground (use a pipe, a file, or --stdin null)"
-            );
+            Warn::StdinIsTerminal.because("the kernel stops a server that reads from it in the background");
         }
         let poll = Poll::new().map_err(cannot("make a poll"))?;
         let control = open_control(instance, &config, &poll)?;
@@ -104,14 +102,14 @@ impl Shell {
             return;
         }
         for (socket, fd) in self.listeners.current().iter().zip(3..) {
-            log::info!("listening on {} as {} (fd {fd})", socket.shown(), socket.name);
+            Told::Listening(&socket.shown(), &socket.name, Some(fd)).log();
         }
         for note in departures(self.configuration.current.policy.handover, self.listeners.current()) {
             self.outbox.tell(note);
         }
         if let Some(control) = &self.control {
             let socket = control.socket();
-            log::info!("{} is our name; control socket {}", socket.name(), socket.path().display());
+            Told::Instance(socket.name(), socket.path()).log();
         }
     }
 }
@@ -153,9 +151,9 @@ fn run_commands(key: &str, commands: &[Exec], timeout: Span, signals: &Signals) 
     // They are not the server's: its user, directory and files are not theirs.
     let launch = Config::for_units().launch;
     for exec in commands {
-        log::info!("running {key}= of the socket, {}, for at most {timeout}", exec.path.to_string_lossy());
+        Told::SocketCommand(key, &exec.path.to_string_lossy(), timeout).log();
         match launch::run_to_end(&launch, exec, timeout, Some(signals)) {
-            Err(error) if exec.ignore_failure => log::warn!("{error}; going on (prefix -)"),
+            Err(error) if exec.ignore_failure => Warn::IgnoredFailure.because(error),
             result => result?,
         }
     }

@@ -9,6 +9,7 @@ use crate::core::GenerationId;
 use crate::os::listeners::WokenSocket;
 use crate::os::signal::ReceivedSignal;
 use crate::os::tokens::{self, CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED};
+use crate::os::warning::Warn;
 
 /// What one poll brought.
 #[derive(Default)]
@@ -56,7 +57,7 @@ impl Shell {
                 Ok(Some(signal)) => received.push(signal),
                 Ok(None) => return received,
                 Err(error) => {
-                    log::warn!("cannot read signals: {error}");
+                    Warn::ReadSignals.because(error);
                     return received;
                 }
             }

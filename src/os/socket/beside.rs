@@ -12,6 +12,7 @@ use super::program::no_more_connections;
 use super::{HeldSocket, NamedSocket, inet, own_address};
 use crate::config::{Address, Handover, Kind};
 use crate::os::sys;
+use crate::os::warning::Warn;
 
 impl HeldSocket {
     /// Nothing but a port was asked for, so that it is for the server to say which families of addresses it means.
@@ -69,7 +70,7 @@ impl NamedSocket {
         let handover = if self.is_steered() { Handover::Steered } else { Handover::Shared };
         let slots = inet::hold_beside(&self.asked, families, port, handover).map_err(|error| {
             if let Err(error) = self.be_alone_again() {
-                log::warn!("{}: others may still join its port: {error}", self.address);
+                Warn::JoinPort(&self.address).because(error);
             }
             io::Error::other(error)
         })?;

@@ -27,6 +27,7 @@ use super::node::{Inode, LONGEST_PATH, OwnPath, magic_link, make_directories, op
 use super::options::{self, Family, errno_of};
 use super::{BindError, holder};
 use crate::config::{Listener, Semantics, SocketOptions};
+use crate::os::warning::Warn;
 use crate::os::{sys, users};
 
 pub(super) fn hold_path(
@@ -91,8 +92,7 @@ pub(super) fn make_symlinks(listener: &Listener, own: &mut OwnPath) {
     for link in &listener.options.symlinks {
         // As with systemd this is no reason to fail.
         if let Err(error) = own.link(link, listener.options.directory_mode) {
-            let (place, link) = (&listener.place, link.display());
-            log::warn!("{place}: Symlinks=: cannot make {link}: {error} (move away what is there)");
+            Warn::Link(&listener.place, link).because(error);
         }
     }
 }

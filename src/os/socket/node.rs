@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::os::warning::Warn;
 use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Uid, fchownat};
 
@@ -52,7 +53,7 @@ impl Drop for OwnPath {
         if self.removes
             && let Err(error) = self.unlink()
         {
-            log::warn!("cannot remove {}: {error}", self.path.display());
+            Warn::RemoveFile(&self.path).because(error);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::one::NOT_ASKED;
 use super::{BindError, HeldSocket, Inherited, NamedSocket, addresses, hold};
 use crate::config::{Address, Handover, Listener, SocketOptions};
+use crate::os::warning::Warn;
 
 /// Keeps each held socket that a listener of the same kind and address asks for, untouched; of several with one address
 /// (ReusePort=, port 0) the first listener keeps the first. Binds the others, all or none, as `handover` says; what is kept
@@ -73,20 +74,11 @@ fn warn_of_changes(held: &HeldSocket, listener: &Listener, handover: Handover) {
         Handover::StopFirst => false,
     };
     if is_other {
-        log::warn!(
-            "{}: {} stays {} (another Handover= of a held socket takes effect when supervise is stopped and started)",
-            listener.place,
-            held.address,
-            if held.is_steered() { "steered" } else { "shared" }
-        );
+        Warn::Handover(&listener.place).because(&held.address);
     }
     let but_name = |options: &SocketOptions| SocketOptions { name: None, ..options.clone() };
     if held.inherited.is_none() && but_name(&held.asked.options) != but_name(&listener.options) {
-        log::warn!(
-            "{}: {} keeps the options it was bound with (new ones take effect when supervise is stopped and started)",
-            listener.place,
-            held.address
-        );
+        Warn::Options(&listener.place).because(&held.address);
     }
 }
 

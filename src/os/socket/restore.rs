@@ -11,6 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::plan::InetPlan;
 use crate::os::sys;
+use crate::os::warning::Warn;
 
 const SO_BUF_LOCK: libc::c_int = 72;
 /// Options of <linux/udp.h> that libc lacks.
@@ -80,18 +81,13 @@ pub(super) fn restore(slot: &OwnedFd, plan: &InetPlan) {
     let model = match plan.unbound() {
         Ok((model, _)) => model,
         Err(failure) => {
-            return log::warn!(
-                "{place}: cannot undo what a server set on its socket: {}",
-                failure.errno.desc()
-            );
+            return Warn::Undo(place).because(failure.errno.desc());
         }
     };
     let own = if plan.is_udp() { OPTIONS_OF_UDP } else { OPTIONS_OF_TCP };
     for (level, name) in OPTIONS.iter().chain(own) {
         if let Err(error) = sys::copy_option(&model, slot, *level, *name) {
-            log::warn!(
-                "{place}: cannot undo what a server set on its socket (option {level}/{name}): {error}"
-            );
+            Warn::Undo(place).because(format_args!("option {level}/{name}: {error}"));
         }
     }
     restore_buffers(slot, &model);

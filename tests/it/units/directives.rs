@@ -301,7 +301,7 @@ fn a_worker_that_says_stopping_is_told_apart() {
     wait_for("all to be said", || fs::exists(place.path("said")).unwrap().then_some(()));
     let said = daemon.stderr();
     let warnings: Vec<&str> =
-        said.lines().filter(|line| line.contains("a notification was dropped")).collect();
+        said.lines().filter(|line| line.contains("supervise dropped a notification")).collect();
     assert_eq!(warnings.len(), 2, "{said}");
     assert!(warnings[0].contains("STOPPING=1") && warnings[1].contains("NotifyAccess=none"), "{said}");
 }

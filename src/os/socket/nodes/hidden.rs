@@ -15,6 +15,7 @@ use super::super::node::LONGEST_PATH;
 use super::super::node::make_directory;
 use crate::core::SlotId;
 use crate::core::limits::GENERATIONS;
+use crate::os::warning::Warn;
 
 /// The name of a link on its way to the public path.
 const NEW: &str = "new";
@@ -114,7 +115,7 @@ impl Drop for Hidden {
         }
         let result = self.new_link().and_then(|_| fs::remove_dir(&self.path));
         if let Err(error) = result {
-            log::warn!("cannot remove {}: {error}", self.path.display());
+            Warn::RemoveFile(&self.path).because(error);
         }
     }
 }
