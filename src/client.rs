@@ -251,7 +251,7 @@ fn open(found: &LivingInstance, patience: Duration) -> io::Result<UnixStream> {
     let stream = instances::connect(&found.path, patience)?;
     match (found.owner, instances::peer(&stream)?.uid()) {
         (Some(owner), uid) if uid != owner => Err(io::Error::other(format!(
-            "somebody else answers, uid {uid} and not {owner}; nothing was asked"
+            "a process of uid {uid} answers and not one of {owner}; no request was sent"
         ))),
         _ => Ok(stream),
     }

@@ -84,7 +84,7 @@ fn lower_delay(draft: &mut Draft) -> Option<Warning> {
     }
     let cause = format!("RestartSec= is lowered from {} to {}", delay.base, delay.max);
     delay.base = delay.max;
-    let remedy = "RestartMaxDelaySec= is the longest wait, so it should be the larger one";
+    let remedy = "RestartMaxDelaySec= is the maximum of the delay, so write the larger one there";
     Some(Warning(Problem::new(cause, remedy).at(place)))
 }
 

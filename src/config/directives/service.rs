@@ -19,21 +19,21 @@ use super::values::{count, grow, optional, put, signal, span, timeout, units};
 #[rustfmt::skip]
 pub(super) const ROWS: &[Directive] = &[
     row("Restart", Service, Restarting, "WHEN", restart,
-        "when to start it again; no, on-success, on-failure, on-abnormal, on-abort, on-watchdog or always")
+        "when to restart the server; no, on-success, on-failure, on-abnormal, on-abort, on-watchdog or always")
             .flag("restart").default("on-failure"),
     row("RestartSec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.delay.base),
-        "the wait before that; given alone it does not grow").flag("restart-sec").default("100ms"),
+        "the delay before a restart; given alone it does not grow").flag("restart-sec").default("100ms"),
     row("RestartSteps", Service, Restarting, NUMBER, |c, v| count(v, &mut c.policy.delay.steps),
-        "in how many steps the wait grows to the longest one").flag("restart-steps").default("8"),
+        "in how many steps the delay grows to its maximum").flag("restart-steps").default("8"),
     row("RestartMaxDelaySec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.delay.max),
-        "the longest wait").flag("restart-max-delay-sec").default("30s"),
+        "the maximum of the delay").flag("restart-max-delay-sec").default("30s"),
     row("StartLimitBurst", Unit, Restarting, NUMBER, |c, v| count(v, &mut c.policy.start_limit.burst),
-        "give up after so many automatic starts; 0 never")
+        "give up after this many automatic starts; 0: never")
             .flag("start-limit-burst").default("0"),
     row("StartLimitIntervalSec", Unit, Restarting, SPAN, |c, v| span(v, &mut c.policy.start_limit.interval),
-        "within this time").flag("start-limit-interval-sec").default("10s"),
+        "the time within which StartLimitBurst= counts").flag("start-limit-interval-sec").default("10s"),
     row("StartLimitAction", Unit, Restarting, "ACTION", start_limit_action,
-        "what to do then; none holds the sockets, exit ends with the server's last status")
+        "what giving up means; none: hold the sockets, exit: end with the server's last status")
             .flag("start-limit-action").default("none"),
     row("StartLimitInterval", Unit, Restarting, SPAN, |c, v| span(v, &mut c.policy.start_limit.interval),
         "the old name of StartLimitIntervalSec="),
@@ -44,34 +44,34 @@ pub(super) const ROWS: &[Directive] = &[
     row("StartLimitAction", Service, Restarting, "ACTION", start_limit_action,
         "the old place of StartLimitAction="),
     scoped("SuccessExitStatus", Service, Restarting, LIST, |c, v, s| statuses(v, s, &mut c.policy.success),
-        "exit statuses and signals that are a success as well").flag("success-exit-status"),
+        "exit statuses and signals that count as success as well").flag("success-exit-status"),
     scoped("RestartPreventExitStatus", Service, Restarting, LIST, |c, v, s| statuses(v, s, &mut c.policy.prevent),
-        "those after which it is never started again").flag("restart-prevent-exit-status"),
+        "exit statuses and signals after which it is never restarted").flag("restart-prevent-exit-status"),
     scoped("RestartForceExitStatus", Service, Restarting, LIST, |c, v, s| statuses(v, s, &mut c.policy.force),
-        "those after which it always is").flag("restart-force-exit-status"),
+        "exit statuses and signals after which it is always restarted").flag("restart-force-exit-status"),
     row("RemainAfterExit", Service, Restarting, SWITCH, |c, v| put(boolean(v)?, &mut c.policy.remain_after_exit),
-        "it counts as up also after a clean exit").default("no"),
+        "the service stays active after a clean exit").default("no"),
     row("RuntimeMaxSec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.runtime_max),
-        "end it so long after its start was done").default("infinity"),
+        "stop the server this long after its start").default("infinity"),
     row("RuntimeRandomizedExtraSec", Service, Restarting, SPAN, |c, v| span(v, &mut c.policy.runtime_extra),
-        "and up to so much later, at random").default("0"),
+        "a random extra of up to this for RuntimeMaxSec=").default("0"),
     //
     row("Ready", XSupervise, Readiness, "GATE", swap::ready,
         "when the server counts as ready; auto, notify (READY=1 alone), exec, delay:SPAN or http:[NAME]/PATH")
             .flag("ready").default("auto"),
     scoped("Type", Service, Readiness, "TYPE", service_type,
-        "how it starts; simple, exec, notify, notify-reload, forking, oneshot or idle"),
+        "how the server starts; simple, exec, notify, notify-reload, forking, oneshot or idle"),
     row("ExitType", Service, Readiness, "TYPE", exit_type,
-        "main or cgroup: it has ended when its main process, or every process has").default("main"),
+        "the server has ended once its main process has (main), or every process (cgroup)").default("main"),
     row("TimeoutStartSec", Service, Readiness, SPAN, |c, v| timeout(v, &mut c.policy.timeout_start),
-        "how long that may take; 0 or infinity: for ever").flag("timeout-start-sec").default("60s"),
+        "how long a start may take; 0 or infinity: for ever").flag("timeout-start-sec").default("60s"),
     row("TimeoutStartFailureMode", Service, Readiness, MODE,
         |c, v| failure_mode(v, &mut c.policy.start_failure_mode),
-        "what a late start brings; terminate, abort or kill").default("terminate"),
+        "what follows a start timeout; terminate, abort or kill").default("terminate"),
     row("NotifyAccess", Service, Readiness, "WHO", notify_access,
         "whose notifications count; none, main, exec or all").default("all"),
     row("WatchdogSec", Service, Readiness, SPAN, watchdog,
-        "kill the server after so long without WATCHDOG=1; 0 is off")
+        "kill the server after this long without WATCHDOG=1; 0 is off")
             .flag("watchdog-sec").default("0"),
     expanded("PIDFile", Service, Readiness, PATH, pid_file,
         "where the server writes its pid; read again when that process ends, so a successor is followed"),
@@ -83,34 +83,34 @@ pub(super) const ROWS: &[Directive] = &[
             .flag("timeout-stop-sec").default("8s"),
     row("TimeoutStopFailureMode", Service, Stopping, MODE,
         |c, v| failure_mode(v, &mut c.policy.stop_failure_mode),
-        "what a late stop brings; terminate, abort or kill").default("terminate"),
+        "what follows a stop timeout; terminate, abort or kill").default("terminate"),
     row("TimeoutAbortSec", Service, Stopping, SPAN, timeout_abort,
-        "the same after the watchdog signal"),
+        "like TimeoutStopSec=, after the watchdog signal"),
     row("TimeoutSec", Service, Stopping, SPAN, both_timeouts,
         "TimeoutStartSec= and TimeoutStopSec= in one"),
     //
     row("Bake", XSupervise, Swapping, SPAN, swap::bake,
         "how long the old server stays once the new one is ready").flag("bake").default("1s"),
     row("Drain", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.drain),
-        "how long the old one may finish what it has; then it is told to stop").flag("drain").default("10s"),
+        "how long the old server may finish its connections; then it gets the kill signal").flag("drain").default("10s"),
     row("DrainQuiet", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.drain_quiet),
-        "quiet this long after an answer, a connection is idle").flag("drain-quiet").default("1s"),
+        "a connection that is quiet this long after an answer is idle").flag("drain-quiet").default("1s"),
     row("Canary", XSupervise, Swapping, "PCT:SPAN", swap::canary,
-        "the share of the connections a new server gets first; so many of a hundred for so long, or off")
+        "the share of connections that a new server gets at first; a percentage and for how long, or off")
             .flag("canary").default("off"),
     row("Handover", XSupervise, Swapping, "HOW", swap::handover,
-        "how old and new overlap; steered: we say who gets a connection, shared: both accept, stop-first: not at all")
+        "how old and new overlap; steered: supervise gives each its connections, shared: both accept, stop-first: not at all")
             .flag("handover").default("steered"),
     row("InterceptBind", XSupervise, Swapping, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.intercept_bind),
-        "its own bind() to a held address gets the held socket")
+        "give the server the held socket for its own bind()")
             .flag("intercept-bind").default("no"),
     row("ReloadSignal", Service, Swapping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.reload_signal),
         "the signal that reloads a server of Type=notify-reload").default("SIGHUP"),
     //
     expanded("Description", Unit, Process, "TEXT", |c, v| optional(v, &mut c.description),
-        "what the log calls it"),
+        "a name for the log"),
     scoped("ExecCondition", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::Condition, v, s),
-        "run before all; 1 to 254 skips the start, 255 fails it"),
+        "run before all others; status 1 to 254 skips the start, 255 fails it"),
     scoped("ExecStartPre", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::StartPre, v, s),
         "run before the server"),
     scoped("ExecStart", Service, Process, COMMAND, |c, v, s| commands(c, CommandList::Start, v, s),
@@ -146,10 +146,10 @@ pub(super) const KILL: &[Directive] = &[
     row("KillSignal", Service, Stopping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.kill_signal),
         "the signal that asks the server to stop").flag("kill-signal").default("SIGTERM"),
     row("KillMode", Service, Stopping, MODE, kill_mode,
-        "whom it is for; mixed and control-group leave nothing behind, process is the main process alone")
+        "which processes get signals; mixed and control-group leave none behind, process: the main process alone")
             .flag("kill-mode").default("mixed"),
     row("RestartKillSignal", Service, Stopping, "SIG", |c, v| signal(v, &mut c.policy.restart_kill_signal),
-        "the same where another start follows at once"),
+        "the kill signal if a start follows at once"),
     row("FinalKillSignal", Service, Stopping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.final_kill_signal),
         "the signal for what has not stopped in time").default("SIGKILL"),
     row("WatchdogSignal", Service, Stopping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.watchdog_signal),

@@ -43,7 +43,7 @@ fn parse_health(text: &str) -> Result<Health, Problem> {
 pub(super) fn bake(config: &mut Config, text: &str) -> SetResult {
     let span = Span::parse(text)?;
     if span.is_infinite() {
-        return Err(Problem::new("a bake without an end never hands over for good", "write a time: 10s"));
+        return Err(Problem::new("a swap whose Bake= never ends would never be over", "write a time: 10s"));
     }
     put(span, &mut config.policy.bake)
 }
@@ -63,7 +63,7 @@ pub(super) fn canary(config: &mut Config, text: &str) -> SetResult {
     };
     let span = Span::parse(span)?;
     if span.is_infinite() || span == Span::ZERO {
-        return Err(Problem::new("a canary without an end, or without time, is none", remedy));
+        return Err(Problem::new("a canary needs a time above 0 and below infinity", remedy));
     }
     put(Some(Canary { percent, span }), &mut config.policy.canary)
 }
