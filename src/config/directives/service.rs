@@ -94,9 +94,9 @@ pub(super) const ROWS: &[Directive] = &[
     row("Drain", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.drain),
         "how long the old server may finish its connections; then it gets the kill signal").flag("drain").default("10s"),
     row("DrainQuiet", XSupervise, Swapping, SPAN, |c, v| span(v, &mut c.policy.drain_quiet),
-        "a connection that is quiet this long after an answer is idle").flag("drain-quiet").default("1s"),
+        "how long after an answer a quiet connection is idle").flag("drain-quiet").default("1s"),
     row("Canary", XSupervise, Swapping, "PCT:SPAN", swap::canary,
-        "the share of connections that a new server gets at first; a percentage and for how long, or off")
+        "the share of connections a new server gets at first; a percentage and for how long, or off")
             .flag("canary").default("off"),
     row("Handover", XSupervise, Swapping, "HOW", swap::handover,
         "how old and new overlap; steered: supervise gives each its connections, shared: both accept, stop-first: not at all")
