@@ -1,5 +1,5 @@
-//! The commands round the main process: ExecCondition=, ExecStartPre=, ExecStartPost=, ExecReload=, ExecStop= and
-//! ExecStopPost=, one at a time, in systemd's order (systemd.service(5), ExecStart= and following).
+//! The commands before, beside and after the main process: ExecCondition=, ExecStartPre=, ExecStartPost=, ExecReload=,
+//! ExecStop= and ExecStopPost=, one at a time, in systemd's order (systemd.service(5), ExecStart= and following).
 
 use super::generation::{Generation, Progress, Running};
 use super::note::{self, Note};
@@ -13,7 +13,7 @@ impl Step<'_> {
         self.run_from(id, list, 0);
     }
 
-    /// Runs command `index` of a list; past its end, what comes after the list.
+    /// Runs command `index` of a list; past its end, goes on with what follows the list.
     fn run_from(&mut self, id: GenerationId, list: CommandList, index: usize) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
@@ -86,7 +86,7 @@ impl Step<'_> {
         let what = note::command_failed(&failure);
         let has_ended = self.service.get(id).is_some_and(|generation| generation.has_ended());
         if command.list != CommandList::StartPost || has_ended {
-            // Of ExecStartPost= the reason to stop it tells.
+            // For ExecStartPost= the reason of the stop says it.
             self.tell(Note::CommandFailed { generation: id, what: what.clone(), is_no });
         }
         match command.list {
@@ -216,7 +216,7 @@ impl Step<'_> {
     pub(super) fn on_active(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
         if !generation.has_ended() && generation.policy.has_pid_file && generation.has_no_daemon() {
-            // It was to write the file.
+            // ExecStartPost= was to write the PIDFile=.
             return self.out.push(Action::FindMain { generation: id });
         }
         if let Some(started) = generation.started() {
@@ -236,7 +236,7 @@ impl Step<'_> {
 }
 
 impl Generation {
-    /// The result so far.
+    /// The result of the run so far.
     pub(super) fn outcome(&self) -> RunOutcome {
         let none_yet = End::Exited(Exit::Code(0));
         let end = self.end().unwrap_or(&none_yet);

@@ -1,5 +1,5 @@
-//! A server that ends cleanly, again and again, before it waits on its sockets: it goes into the background, or has found
-//! that it cannot serve. Such ends are no failures for Restart=, but nobody is served either.
+//! Handles a server that ends cleanly several times before it waits on its sockets: it goes into the background, or
+//! finds that it cannot serve. For Restart= that is no failure, but no client is served.
 
 use super::generation::Generation;
 use super::note::{Note, ReadyBy};
@@ -8,18 +8,18 @@ use super::service::{Phase, Service, Step};
 use super::sight::Waiting;
 use super::{Action, End, HintAt, Time};
 
-/// So many such ends in a row are no accident.
+/// The number of such ends in a row that counts as a fault.
 const TOO_MANY: u32 = 3;
 
 impl Service {
-    /// It listens, but nobody would be served.
+    /// Whether the server keeps ending early, so that a connection would not be served.
     pub(super) fn ends_too_early(&self) -> bool {
         self.ledger.early_ends >= TOO_MANY
     }
 }
 
 impl Step<'_> {
-    /// The only generation has ended by itself.
+    /// Counts an end of the only generation, by itself, before it waited.
     pub(super) fn count_early_end(&mut self, generation: &Generation) {
         if !self.service.waited_on.is_empty() || !generation.has_ended_early(self.now) {
             self.service.ledger.early_ends = 0;
@@ -34,7 +34,7 @@ impl Step<'_> {
         }
     }
 
-    /// The next connection starts the server; after too many early ends not at once, but as late as after a failure.
+    /// Lets the next connection start the server; after too many early ends only after the delay of a failure.
     pub(super) fn listen_after(&mut self, generation: &Generation) {
         if !self.service.ends_too_early() {
             self.tell(Note::Listening);

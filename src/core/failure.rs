@@ -1,8 +1,8 @@
-//! Why nothing could be started, and what we end with then.
+//! Why a process could not be started, and our exit status then.
 
 use serde::{Deserialize, Serialize};
 
-/// Why nothing could be started; `what` is a sentence that names the file and the errno.
+/// A failed start; `what` is a sentence that names the file and the errno.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartFailure {
     pub stage: Stage,
@@ -39,7 +39,7 @@ impl StartFailure {
     const ENOENT: i32 = 2;
     const ETXTBSY: i32 = 26;
 
-    /// 127: COMMAND is not there; 126: it is, but cannot be executed; 125: we could not get that far.
+    /// 127: COMMAND does not exist; 126: it cannot be executed; 125: an earlier step failed.
     pub(super) fn exit_status(&self) -> u8 {
         match (self.stage, self.errno) {
             (Stage::Exec, Self::ENOENT) => 127,
@@ -48,7 +48,7 @@ impl StartFailure {
         }
     }
 
-    /// The file is being written at this moment.
+    /// Whether the file is being written (ETXTBSY).
     pub(super) fn is_text_busy(&self) -> bool {
         self.stage == Stage::Exec && self.errno == Self::ETXTBSY
     }

@@ -1,4 +1,4 @@
-//! Nothing of a generation is left: what comes next, by the phase and by Restart=.
+//! Decides what follows once no process of a generation is left, by the phase and by Restart=.
 
 use super::generation::Generation;
 use super::note::Note;
@@ -9,7 +9,7 @@ use super::{Action, End, GenerationId, limits};
 use crate::config::Span;
 
 impl Step<'_> {
-    /// Nothing of the generation is left: forget it, and go on with what waited for that.
+    /// Forgets a generation without processes, and goes on with what waited for that.
     pub(super) fn finish(&mut self, id: GenerationId) {
         let Some(index) = self.service.generations.iter().position(|generation| generation.id == id) else {
             return;
@@ -62,7 +62,7 @@ impl Step<'_> {
         }
     }
 
-    /// The only generation ended by itself: Restart= decides.
+    /// Applies Restart= after the only generation has ended by itself.
     fn after_end(&mut self, generation: &Generation) {
         // Without an end it was never started: a start that a stop overtook.
         let Some(end) = generation.end() else { return self.start_automatically() };

@@ -1,8 +1,8 @@
-//! The part that decides. Facts go in as [`Event`]s, orders come out as [`Action`]s, time is an argument.
+//! The core decides. Facts go in as [`Event`]s, orders come out as [`Action`]s, time is an argument.
 //!
-//! No I/O, no clock, no randomness, no `unsafe` anywhere below: that is what lets tests/sim run thousands of
-//! histories with faults, and every short one, on virtual time. Whatever has no decision in it (bytes of control
-//! lines, fds, paths) stays outside.
+//! No I/O, no clock, no randomness, no `unsafe` anywhere below: that is what lets tests/sim run thousands of histories
+//! with faults, and every short one, on virtual time. What needs no decision (bytes of control lines, fds, paths) stays
+//! outside.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
@@ -54,73 +54,74 @@ pub use traffic::{Counted, Traffic};
 pub mod limits {
     use crate::config::Span;
 
-    /// Generations alive at once (current, candidate and draining). A swap beyond that waits for one to end.
+    /// The most generations that live at once (current, candidate and draining); a further swap waits for one to end.
     pub const GENERATIONS: usize = 8;
-    /// Clients waiting for an answer; the next one is refused.
+    /// The most clients that may wait for an answer; further ones are refused.
     pub const CLIENTS: usize = 64;
-    /// STATUS= is kept up to this many bytes.
+    /// The most bytes of STATUS= that are kept.
     pub const STATUS_BYTES: usize = 512;
-    /// Of looks (who of a generation that starts waits) and counts (the connections of one that drains): how soon there
-    /// is the next, at first and at last.
+    /// The first and the longest gap between looks (does a starting generation wait on its sockets?) and between counts
+    /// (the connections of a draining one).
     pub const LOOK_FIRST: Span = Span::from_millis(5);
     pub const LOOK_LAST: Span = Span::from_millis(250);
-    /// So many times as long as they took, there is none.
+    /// The gap is at least this many times as long as the last look or count took.
     pub const LOOK_COST: u64 = 10;
-    /// How often is told what a generation that drains still has.
+    /// How often the log says what a draining generation still has.
     pub const DRAIN_NEWS: Span = Span::from_secs(1);
-    /// A queue out of which a draining generation has taken nothing for this long is taken elsewhere.
+    /// A draining generation that accepts nothing from its queue for this long loses the queue.
     pub const QUEUE_STUCK: Span = Span::from_secs(1);
-    /// When Drain= is over a moment is looked for in which nothing is in flight, for this long.
+    /// How long after Drain= a moment without connections in flight is waited for.
     pub const LAST_MOMENT: Span = Span::from_millis(100);
-    /// Whoever takes longer than this to exit after the kill signal finishes what it has.
+    /// A server that takes longer than this to exit after the kill signal is finishing its connections.
     pub const FINISHES: Span = Span::from_millis(50);
-    /// When a rescue that could not be begun is tried again.
+    /// When a rescue that failed to start is tried again.
     pub const RESCUE_AGAIN: Span = Span::from_secs(1);
-    /// Ready=http: how often, and how long one answer may take.
+    /// Ready=http: the gap between requests, and the time limit of one.
     pub const PROBE_GAP: Span = Span::from_millis(100);
     pub const PROBE: Span = Span::from_secs(2);
-    /// Ready=auto: a generation of which nothing can be known counts as ready after this.
+    /// Ready=auto: a generation about which nothing can be seen counts as ready after this.
     pub const AUTO_ALIVE: Span = Span::from_secs(1);
-    /// RELOADING=1 until this long after readiness belongs to the start.
+    /// RELOADING=1 within this time after a start belongs to the start.
     pub const START_RELOAD: Span = Span::from_secs(1);
     /// A generation that is alone and neither said READY=1 nor waits on its sockets counts as ready after this.
     pub const AUTO_ALONE: Span = Span::from_secs(10);
-    /// A generation that nobody was seen to wait in for this long, on one of its sockets, is told of.
+    /// The hint comes when no process was seen to wait on a socket for this long.
     pub const HINT: Span = Span::from_secs(5);
-    /// Ready for this long: the restart delay starts from its beginning again.
+    /// A generation that was ready for this long resets the restart delay.
     pub const HEALTHY: Span = Span::from_secs(10);
     /// A candidate that failed its gate gets this long between the kill signal and SIGKILL.
     pub const FAILED_CANDIDATE: Span = Span::from_secs(2);
-    /// After the last SIGKILL: what is not gone by then hangs in the kernel, and is reported.
+    /// How long after SIGKILL a process that still exists is reported; it hangs in the kernel.
     pub const AFTER_KILL: Span = Span::from_secs(2);
-    /// The least delay before a restart of what could not even be executed.
+    /// The least delay before a restart if execve(2) or a step before it failed.
     pub const NOT_STARTED: Span = Span::from_millis(100);
-    /// ETXTBSY (the file is still being written) is tried again for this long, this often.
+    /// How long and how often execve(2) is retried after ETXTBSY (the file is still being written).
     pub const TEXT_BUSY: Span = Span::from_secs(2);
     pub const TEXT_BUSY_RETRY: Span = Span::from_millis(20);
     /// Type=forking: how often the main process is looked for, and for how long where several are left: one of them may
     /// be on its way out (setsid(1) forks).
     pub const PID_FILE_RETRY: Span = Span::from_millis(20);
     pub const SEVERAL_LEFT: Span = Span::from_millis(200);
-    /// A second stop signal this soon is the same request: timeout(1) and some shells send each to us and to our group.
+    /// A second stop signal within this time is the same request: timeout(1) and some shells send it to us and to our
+    /// group.
     pub const SAME_STOP: Span = Span::from_millis(100);
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC. Not `Instant`: it is part of the state, and tests make it up.
+/// Nanoseconds of CLOCK_MONOTONIC. `Instant` could neither be saved with the state nor be made up by tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 impl Time {
-    /// The far end: a span of infinity added to any time.
+    /// The time that never comes.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// `self + span`, [`Time::NEVER`] where that has no end.
+    /// `self + span`, or [`Time::NEVER`] if that is infinite.
     #[must_use]
     pub const fn after(self, span: Span) -> Self {
         Self(self.0.saturating_add(span.as_nanos()))
     }
 
-    /// How long ago `earlier` was; zero if it is still to come.
+    /// The span since `earlier`; zero if that is later.
     pub const fn since(self, earlier: Self) -> Span {
         Span::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -134,8 +135,8 @@ pub struct GenerationId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClientId(pub u64);
 
-/// Which of the sockets of each address a generation gets: below [`limits::GENERATIONS`]. An address that cannot be
-/// steered has one socket for all of them.
+/// The index of a generation's socket among those of each address, below [`limits::GENERATIONS`]. An address that
+/// cannot be steered has one socket for all slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotId(pub u8);
 
@@ -145,11 +146,11 @@ impl SlotId {
     }
 }
 
-/// Who gets new connections.
+/// The slots that get new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steering {
     pub slot: SlotId,
-    /// Another slot, and how many of a hundred go there (1 to 99). Not on AF_UNIX: there all go to `slot`.
+    /// Another slot and its share in percent (1 to 99). On AF_UNIX all connections go to `slot`.
     pub canary: Option<(SlotId, u8)>,
 }
 
@@ -167,45 +168,45 @@ pub enum Exit {
     Signal { signal: Signal, core: bool },
 }
 
-/// What is true of this process from start to end.
+/// Facts about this process that hold from start to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
-    /// At least one socket is held. May change at a swap, by [`Event::Reread`].
+    /// Whether at least one socket is held; [`Event::Reread`] may change it.
     pub holds_sockets: bool,
-    /// At least one socket has slots. May change likewise.
+    /// Whether at least one socket has slots; [`Event::Reread`] may change it.
     pub steers: bool,
-    /// SIGHUP was ignored when we were started (nohup).
+    /// Whether SIGHUP was ignored at our start (nohup).
     pub hup_ignored: bool,
-    /// We are pid 1.
+    /// Whether we are pid 1.
     pub init: bool,
 }
 
-/// How something that was to be executed ended.
+/// How a command ended, or why it did not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     Exited(Exit),
     NotStarted(StartFailure),
-    /// ExecCondition= said that the main process is not to be started.
+    /// ExecCondition= prevented the start of the main process.
     Skipped,
-    /// The main process was never tried: a command before it failed, or a stop came first.
+    /// The main process was not started, because a command before it failed or a stop came first.
     Untried,
 }
 
-/// One command of a list: ExecStartPre=, ...
+/// One command of a list such as ExecStartPre=.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     pub list: CommandList,
     pub index: usize,
 }
 
-/// What became of [`Action::FindMain`].
+/// The answer to [`Action::FindMain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// Its exit will be reported as that of the main process.
     Main(u32),
     /// PIDFile= does not name a process of this generation yet.
     NotYet,
-    /// Processes are left, but which of them is the main one cannot be known.
+    /// Several processes are left, and which is the main one is unknown.
     Unknown,
     /// No process is left.
     Nobody,
@@ -223,7 +224,7 @@ pub enum Event {
         generation: GenerationId,
         pid: u32,
     },
-    /// Nothing runs: the start failed before or in execve(2).
+    /// The start failed before or in execve(2), so no process runs.
     StartFailed {
         generation: GenerationId,
         failure: StartFailure,
@@ -248,7 +249,7 @@ pub enum Event {
         generation: GenerationId,
         found: Found,
     },
-    /// Nothing of the generation is left. Comes once for each [`Action::AwaitClear`].
+    /// No process of the generation is left; the answer to [`Action::AwaitClear`].
     Cleared {
         generation: GenerationId,
     },
@@ -263,19 +264,19 @@ pub enum Event {
     },
     /// A connection waits on a watched socket.
     Connected,
-    /// Something waits on a guarded slot.
+    /// A connection waits on a guarded slot.
     Arrived {
         slot: SlotId,
     },
-    /// [`Action::Steer`] could not be carried out for some socket; a sentence.
+    /// [`Action::Steer`] failed for a socket; `why` is a sentence.
     SteerFailed {
         why: String,
     },
-    /// [`Action::Rescue`] could not be begun for some socket.
+    /// [`Action::Rescue`] failed to start for a socket.
     RescueFailed {
         slot: SlotId,
     },
-    /// Whoever runs on this slot can accept nothing from this socket any more, ever (its address).
+    /// The server on this slot can never again accept from this socket, given by its address.
     SocketLost {
         slot: SlotId,
         socket: String,
@@ -285,7 +286,7 @@ pub enum Event {
         generation: GenerationId,
         counted: Counted,
     },
-    /// Answers [`Action::Probe`]: one good answer, or what was wrong with it.
+    /// Answers [`Action::Probe`]: success, or what was wrong.
     Probed {
         generation: GenerationId,
         result: Result<(), String>,
@@ -308,7 +309,7 @@ pub enum Event {
     ClientGone {
         client: ClientId,
     },
-    /// After [`Action::Sweep`]: we have no child of any kind any more.
+    /// After [`Action::Sweep`]: we have no child left.
     Childless,
     /// The time of `next_wake` has come.
     Tick,
@@ -320,20 +321,20 @@ pub struct Reread {
     pub policy: Policy,
     pub holds_sockets: bool,
     pub steers: bool,
-    /// How many fds servers have given us to keep (FDSTORE=1). The next generation gets them, whoever else has them.
+    /// The number of stored fds (FDSTORE=1), which the next generation gets even if the old one still has them.
     pub stored_fds: usize,
 }
 
-/// Who sent a signal, as far as it matters.
+/// The sender of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     Kernel,
-    /// The leader of our session: a shell that passes its own SIGHUP on.
+    /// The leader of our session, such as a shell that passes its SIGHUP on.
     SessionLeader,
     Process,
 }
 
-/// What became of the terminal we were started from.
+/// The state of the terminal that supervise was started from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Terminal {
     /// There was none at the start, or it still opens.
@@ -342,7 +343,7 @@ pub enum Terminal {
     Gone,
 }
 
-/// Orders: each one thing to do, with nothing left to decide.
+/// An order to the shell, with nothing left to decide.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Start the main process of this generation, command `index` of ExecStart=. Answered by `Started` or `StartFailed`.
@@ -351,11 +352,11 @@ pub enum Action {
     Spawn {
         generation: GenerationId,
         index: usize,
-        /// The sockets it gets. Nobody else has them, and whoever passed their queue on (`Rescue`) stops accepting there.
+        /// The slot whose sockets it gets. No other generation has them, and a relay on this slot stops accepting.
         slot: SlotId,
     },
-    /// Run one of the commands round the main one; answered by `CommandEnded`. One at a time for each generation.
-    /// `outcome` is for $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS.
+    /// Run one of the commands before or after the main one; answered by `CommandEnded`. One at a time for each
+    /// generation. `outcome` is for $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS.
     Run {
         generation: GenerationId,
         command: Command,
@@ -367,23 +368,23 @@ pub enum Action {
     FindMain {
         generation: GenerationId,
     },
-    /// Report `Cleared` once as soon as nothing of the generation is left.
+    /// Report `Cleared` once as soon as no process of the generation is left.
     AwaitClear {
         generation: GenerationId,
     },
     /// Read the configuration anew and bind what was added. Answered by `Reread`. What is started next is started by
     /// it.
     Reread,
-    /// What was read last counts from now on: sockets that it does not name are closed.
+    /// Take over the configuration that was read last, and close the sockets that it does not name.
     Adopt,
-    /// What was read last is forgotten, and the sockets bound for it are closed.
+    /// Forget the configuration that was read last, and close the sockets bound for it.
     Discard,
     Kill {
         generation: GenerationId,
         signal: Signal,
         scope: Scope,
     },
-    /// The generation is over: close what belongs to it.
+    /// Close what belongs to the generation, which has ended.
     Forget {
         generation: GenerationId,
     },
@@ -392,24 +393,24 @@ pub enum Action {
     Watch {
         on: bool,
     },
-    /// New connections go there from now on; whatever servers did to the sockets so far is undone.
+    /// Send new connections there from now on, and undo what servers did to the sockets.
     Steer(Steering),
     /// Report `Arrived` whenever something waits on this slot of any socket (on), or stop doing so.
     Guard {
         slot: SlotId,
         on: bool,
     },
-    /// Take what waits on this slot to the one with the traffic.
+    /// Take the connections that wait on this slot to the slot with the traffic.
     Rescue {
         slot: SlotId,
     },
-    /// Count the connections of a generation; those are idle that were quiet for so long. Answered by `Counted`.
+    /// Count the connections of a generation; one that was quiet for `quiet` is idle. Answered by `Counted`.
     Count {
         generation: GenerationId,
         slot: SlotId,
         quiet: Span,
     },
-    /// Ask this generation, on its slot, as Ready=http: says. Answered by `Probed`, unless `EndProbe` comes first.
+    /// Send the request of Ready=http: to this generation alone. Answered by `Probed`, unless `EndProbe` comes first.
     Probe {
         generation: GenerationId,
         slot: SlotId,
@@ -424,13 +425,13 @@ pub enum Action {
         slot: SlotId,
         ask: Ask,
     },
-    /// Tell how this very command would get at these sockets (none: all).
+    /// Log how this command would take these sockets (none: all).
     Hint {
         generation: GenerationId,
         sockets: BTreeSet<String>,
         at: HintAt,
     },
-    /// Say how many connections found a full queue since the last `Reread`.
+    /// Log how many connections found a full queue since the last `Reread`.
     TellOverflows,
     /// Signal every child and adopted grandchild that is left; then report `Childless` as soon as there is none.
     Sweep {
@@ -441,21 +442,21 @@ pub enum Action {
         reply: Reply,
     },
     Tell(Note),
-    /// sd_notify(3) to whoever started us.
+    /// Notify the service manager that started supervise (sd_notify(3)).
     TellManager(Manager),
-    /// Stop ourselves, as the terminal asked (SIGTSTP).
+    /// Stop this process, as SIGTSTP asked.
     Suspend,
-    /// End with this status.
+    /// Exit with this status.
     Exit(u8),
 }
 
-/// Whom a signal is for.
+/// The processes that a signal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     Main,
     /// The command of [`Action::Run`] and its process group.
     Command,
-    /// The process group and whatever else is known to belong to the generation.
+    /// The process group, and all other processes known to belong to the generation.
     All,
 }
 
@@ -468,15 +469,15 @@ pub enum Manager {
     Status(String),
 }
 
-/// What a verb asks for.
+/// The request of a verb.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "verb")]
 pub enum Request {
-    /// `wait: false`: answered as soon as it was accepted.
+    /// `wait`: whether the answer comes at the end of the swap or at once.
     Swap {
         wait: bool,
     },
-    /// The swap under way is taken back.
+    /// Take the swap under way back.
     Abort,
     Reload,
     Restart,
@@ -486,7 +487,7 @@ pub enum Request {
     Kill {
         signal: Signal,
     },
-    /// With `wait_ns`: answered when a ready generation serves, at the latest then.
+    /// With `wait_ns`: answered when a ready generation serves, or after that time in nanoseconds.
     Status {
         wait_ns: Option<u64>,
     },

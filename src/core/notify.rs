@@ -1,10 +1,10 @@
-//! The text of an sd_notify(3) datagram.
+//! Parses the text of an sd_notify(3) datagram.
 
 use super::limits;
 use crate::config::{NotifyAccess, address};
 
-/// What a datagram said, as far as we act on it. Lines we do not know, and values that cannot be, are skipped, as
-/// systemd does. Of a variable that is given twice the first counts.
+/// The variables of a datagram that we act on. Lines we do not know, and values that cannot be, are skipped, as systemd
+/// does. Of a variable that is given twice the first counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notify {
     /// READY=1
@@ -35,14 +35,14 @@ pub struct Notify {
     pub fd_store_remove: bool,
     pub fd_name: Option<String>,
     pub fd_no_poll: bool,
-    /// BARRIER=1, which comes alone: whatever else its message said is ignored.
+    /// BARRIER=1; the rest of its message is ignored.
     pub barrier: bool,
-    /// X_SUPERVISE_FETCH=1: the sockets of the generation are asked for; the rest of such a message is ignored, too.
+    /// X_SUPERVISE_FETCH=1, which asks for the sockets of the generation; the rest of its message is ignored.
     pub fetch: bool,
 }
 
 impl Notify {
-    /// Reads one datagram. Never fails: what cannot be understood is as if it were not there.
+    /// Reads one datagram. What cannot be parsed is skipped.
     pub fn parse(datagram: &[u8]) -> Self {
         let mut notify = Self::default();
         let datagram = datagram.strip_suffix(b"\0").unwrap_or(datagram);

@@ -1,4 +1,4 @@
-//! Every line a user reads from us while we run, and what `status` shows: one place for words.
+//! The types of the control socket and of `status --json`.
 //!
 //! A [`Note`] is a line of the log (and of the progress of a waiting verb), a [`Reply`] ends a verb, a [`Status`] is
 //! the object of `status --json`. Client and supervisor share these types as their wire format.
@@ -12,9 +12,9 @@ use crate::config::Span;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Line {
-    /// The request was read; what follows may take its time.
+    /// The request was read; the reply may take long.
     Accepted,
-    /// Progress, as the log says it.
+    /// A line of progress, as in the log.
     Note(String),
     /// The last line.
     Reply(Reply),
@@ -25,7 +25,7 @@ pub enum Line {
 pub struct Reply {
     /// The exit status of the verb: 0 done, 1 refused, failed or rolled back.
     pub exit: u8,
-    /// One sentence.
+    /// One sentence for the user.
     pub text: String,
     /// What `swap --json` prints.
     pub swap: Option<LastSwap>,
@@ -46,12 +46,12 @@ impl Reply {
 /// The object of `status --json`. Unknown figures are null.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The shell's to fill in, like `pid`, `version` and `sockets`.
+    /// Filled in by the shell, as are `pid`, `version` and `sockets`.
     pub name: String,
     pub pid: u32,
     pub version: String,
     pub state: State,
-    /// Why the current generation may not serve, though it counts as ready; absent where it was seen to.
+    /// Why the current generation may not serve, though it counts as ready; absent where it was seen to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
     /// The current generation; null when none is.
@@ -92,7 +92,7 @@ pub struct GenerationStatus {
     pub role: Role,
     /// When it was started. The core writes nanoseconds of CLOCK_MONOTONIC, the shell turns them into RFC 3339.
     pub since: String,
-    /// From its start until it was ready; null: not yet.
+    /// The time from its start until it was ready; null if it is not.
     pub ready_ms: Option<u64>,
     pub connections: Option<u64>,
     pub rss_kb: Option<u64>,
@@ -145,10 +145,10 @@ impl LastSwap {
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Swapped,
-    /// The new one lives and has the traffic, but no generation was ever seen to serve.
+    /// The new one has the traffic, but no generation was ever seen to serve.
     TakenOverUnseen,
     RolledBack,
-    /// It was not even begun: the files cannot be taken as they are.
+    /// It did not begin, because the files are invalid.
     Refused,
 }
 
@@ -162,7 +162,7 @@ impl Outcome {
     }
 }
 
-/// The next thing that happens by itself.
+/// The next timer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Next {
     /// Unix milliseconds. The core writes nanoseconds of CLOCK_MONOTONIC, the shell converts.

@@ -1,4 +1,4 @@
-//! What the verbs ask for, and who is answered when.
+//! Carries out the requests of verbs, and answers them.
 
 use super::generation::{Drain, Replaced};
 use super::note::{Note, SwapNote};
@@ -89,7 +89,7 @@ impl Step<'_> {
         self.reply(client, reply);
     }
 
-    /// False: none was wanted.
+    /// Drops the wanted swap; `false` if there was none.
     fn drop_wanted_swap(&mut self) -> bool {
         let clients = &mut self.service.clients;
         let wanted = clients.next_swap.take();
@@ -104,7 +104,7 @@ impl Step<'_> {
         is_wanted
     }
 
-    /// Asks for one more swap; [`Step::settle`] begins it.
+    /// Asks for another swap; [`Step::settle`] begins it.
     pub(super) fn want_swap(&mut self, client: Option<ClientId>) {
         let is_busy =
             matches!(self.service.phase, Phase::Swapping { .. } | Phase::Replacing { then: Then::Start, .. });

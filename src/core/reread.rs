@@ -1,4 +1,5 @@
-//! The configuration is read anew at each swap: what a broken file, a new policy and a decided swap mean.
+//! Reads the configuration anew at each swap, and handles broken files, a new policy and a swap that was aborted
+//! meanwhile.
 
 use super::report::Reply;
 use super::service::{Attempt, Phase, Step};
@@ -40,7 +41,7 @@ impl Step<'_> {
         }
     }
 
-    /// The swap was taken back before this came, and its clients were answered.
+    /// Stages what was read for a swap that was aborted meanwhile and whose clients have their answer.
     fn forget_reread(&mut self, reread: Option<Box<Reread>>) {
         self.service.staged = reread.map(|reread| *reread);
         self.discard();
@@ -49,14 +50,14 @@ impl Step<'_> {
         }
     }
 
-    /// Nothing changes, and whoever asked hears why.
+    /// Keeps everything as it is, and answers the clients with the reason.
     fn reread_failed(&mut self, clients: Vec<ClientId>, why: String) {
         let from = self.service.current();
         self.service.attempt = Some(Attempt { generation: None, from, is_swap: true, clients });
         self.refuse_swap(why);
     }
 
-    /// What was read last counts from now on.
+    /// Takes over the configuration that was read last.
     pub(super) fn adopt(&mut self) {
         if let Some(staged) = self.service.staged.take() {
             self.service.policy = staged.policy;

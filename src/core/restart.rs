@@ -1,4 +1,5 @@
-//! When a server that ended is started again, after how long, and when it is given up: pure functions and two counters.
+//! Decides whether and when a server that ended is restarted, and when supervise gives up: pure functions and two
+//! counters.
 //!
 //! The rules are those of systemd.service(5) (Restart=, RestartSec=) and systemd.unit(5) (StartLimit*=), as
 //! service_shall_restart() and ratelimit_below() apply them; the healthy-time reset is ours.
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Command, End, Exit, Stage, Time, limits};
 use crate::config::{Policy, Restart, RestartDelay, Signal, Span, StatusSet, Type};
 
-/// A failure that we saw before the main process ended; it outweighs how that process then ended.
+/// A failure before the end of the main process, which takes precedence over its exit status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Failure {
     /// Not ready within TimeoutStartSec=, not gone within TimeoutStopSec=, or a command that took too long.

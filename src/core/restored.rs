@@ -1,4 +1,4 @@
-//! The core goes on under a new shell, which knows the processes and the sockets and nothing of what was ordered.
+//! Continues under a new shell, which knows the processes and sockets but not what was ordered.
 
 use super::service::{Phase, Step};
 use super::{Action, limits};

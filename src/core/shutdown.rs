@@ -1,4 +1,4 @@
-//! The end of everything: generations first, then whatever escaped them, then ourselves.
+//! Ends supervise: generations first, then processes that escaped them, then itself.
 
 use super::note::Note;
 use super::report::Reply;
@@ -7,7 +7,7 @@ use super::{Action, GenerationId, Manager, limits};
 use crate::config::{KillMode, Signal};
 
 impl Step<'_> {
-    /// The server's own end is ours.
+    /// Ends supervise with the status of its server.
     pub(super) fn end_with(&mut self, status: u8) {
         self.stop(status, self.service.policy.kill_signal);
     }
@@ -45,7 +45,7 @@ impl Step<'_> {
         self.service.generations.iter().map(|generation| generation.id).collect()
     }
 
-    /// Asked a second time: nothing is waited for.
+    /// Sends SIGKILL at once, after a second request to stop.
     pub(super) fn force_stop(&mut self) {
         let Phase::Stopping { stop } = self.service.phase else { return };
         self.tell(Note::StopForced);

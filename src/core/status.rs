@@ -1,4 +1,4 @@
-//! The snapshot for `status`, read off the state.
+//! Makes the object of `status` from the state.
 
 use super::generation::Generation;
 use super::note::ReadyBy;
@@ -37,7 +37,7 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
     }
 }
 
-/// Ready because it is all there is, and not seen to serve since.
+/// Why a generation may not serve that counts as ready only because no other exists.
 fn doubt(generation: &Generation) -> Option<String> {
     let by = generation.passed_by().filter(|_| generation.ready().is_some() && generation.lives())?;
     let is_seen = generation.waiting.as_ref().is_some_and(|waiting| waiting.unseen.is_empty());

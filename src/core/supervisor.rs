@@ -1,5 +1,4 @@
-//! The entry to the core: takes one event, routes it, and holds the policy of the whole process: signals, requests,
-//! the end.
+//! The entry to the core: routes each event, and handles signals and requests to supervise.
 
 use super::note::Note;
 use super::report::Status;
@@ -58,7 +57,7 @@ impl Supervisor {
         self.service.get(generation).is_some_and(|generation| generation.ready().is_some())
     }
 
-    /// When to call `step` with [`Event::Tick`], and what for. None: nothing will happen by itself.
+    /// When to call `step` with [`Event::Tick`], and what for. `None`: no timer is set.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
         timers::next(&self.service)
     }
@@ -81,7 +80,7 @@ impl Supervisor {
     }
 }
 
-/// What time and datagrams bring.
+/// Timers and notifications.
 impl Step<'_> {
     fn on_tick(&mut self) {
         let mut last = None;
@@ -177,7 +176,7 @@ impl Step<'_> {
     }
 }
 
-/// What signals to supervise mean.
+/// Signals to supervise.
 impl Step<'_> {
     pub(super) fn on_signal(&mut self, signal: Signal, sender: Sender, terminal: Terminal) {
         match signal {

@@ -1,4 +1,4 @@
-//! Everything the core ever waits for.
+//! Every deadline of the core.
 //!
 //! Nothing is armed or cancelled: the deadlines are read off the state each time, so a stale timer cannot exist.
 
@@ -94,7 +94,7 @@ impl fmt::Display for Why {
     }
 }
 
-/// The deadline that comes first.
+/// The earliest deadline.
 pub(super) fn next(service: &Service) -> Option<(Time, Why)> {
     deadlines(service).into_iter().min()
 }
