@@ -89,7 +89,7 @@ pub struct Store<'a> {
     pub tokens: usize,
 }
 
-/// Whose end it was.
+/// The kind of child that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     Main(GenerationId),
@@ -198,7 +198,7 @@ impl Children {
     }
 }
 
-/// The signals that generations get.
+/// Signals to generations.
 impl Children {
     /// Sends a signal. One that comes too late, to a process that is gone, is no error.
     pub fn kill(&mut self, generation: GenerationId, signal: Signal, scope: Scope) {
@@ -377,7 +377,7 @@ impl Children {
     }
 }
 
-/// What generations send by sd_notify(3).
+/// Notifications of generations (sd_notify(3)).
 impl Children {
     /// What the generation has sent, as events. True: there may be more.
     pub fn receive(

@@ -55,13 +55,13 @@ pub struct Listeners {
 #[derive(Debug)]
 pub struct ListenerContext<'a> {
     pub children: &'a Children,
-    /// What servers are started with.
+    /// The launcher of the current configuration.
     pub launcher: &'a Rc<Launcher>,
     pub questions: &'a mut Questions,
     pub outbox: &'a mut Outbox,
 }
 
-/// The lists of sockets.
+/// The held sockets.
 impl Listeners {
     pub fn new(current: Vec<NamedSocket>, inherited: Inherited, registry: Registry) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Listeners {
         self.staged.as_deref()
     }
 
-    /// What the next generation gets.
+    /// The sockets of the next generation.
     pub fn next(&self) -> &[NamedSocket] {
         self.staged.as_ref().unwrap_or(&self.current)
     }
@@ -102,7 +102,7 @@ impl Listeners {
         self.slots.steering.slot
     }
 
-    /// Every socket we hold, once.
+    /// Every held socket, each once.
     pub fn held(&self) -> Vec<Rc<HeldSocket>> {
         let mut known = HashSet::new();
         let sockets = self.named().map(|named| &named.socket);

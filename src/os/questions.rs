@@ -53,7 +53,7 @@ pub struct Facts<'a> {
     pub has_failed_bind: bool,
 }
 
-/// Two sockets of one port.
+/// An IPv4 and an IPv6 socket of one port.
 #[derive(Clone, Debug)]
 pub struct PortPair {
     pub asked: Rc<HeldSocket>,

@@ -85,7 +85,7 @@ struct LoopState {
     exit: Option<u8>,
 }
 
-/// The turns of the loop.
+/// The event loop.
 impl Shell {
     fn turn_until_exit(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(64);
@@ -176,7 +176,7 @@ impl Shell {
         call(&mut self.listeners, &mut cx)
     }
 
-    /// `now`: somebody wants to know.
+    /// Looks at the queues; with `now` even if it is not yet time for it.
     fn look_at_queues(&mut self, now: bool) {
         let serving = self.children.on_slot(self.listeners.target());
         let serving = serving.map(|generation| (generation, self.supervisor.is_ready(generation)));
@@ -209,7 +209,7 @@ impl Shell {
     fn on_main_gone(&mut self, generation: GenerationId) {
         if self.children.lost_main(generation) {
             self.with_listeners(Listeners::mend_sockets);
-            // Its parent has its status.
+            // Only its parent knows its exit status.
             let event = self.main_ended(generation, Exit::Code(0));
             self.outbox.push(event);
             self.dispatch();
@@ -264,7 +264,7 @@ impl Shell {
         self.dispatch();
     }
 
-    /// It may have a successor.
+    /// Reports the end of a main process, unless a successor took its place.
     fn main_ended(&mut self, generation: GenerationId, exit: Exit) -> Event {
         match self.children.successor(generation, exit) {
             Some(pid) => {
@@ -302,7 +302,7 @@ impl Shell {
     }
 }
 
-/// Orders of the core.
+/// Actions of the core.
 impl Shell {
     /// Gives every queued fact to the core and carries out what follows.
     fn dispatch(&mut self) {
@@ -439,7 +439,7 @@ impl Shell {
         admitted
     }
 
-    /// Relays are no left-overs.
+    /// Ends the relays, then signals all processes that are left.
     fn sweep(&mut self, signal: Signal) {
         self.state.is_sweeping = true;
         let relays = self.listeners.kill_relays();

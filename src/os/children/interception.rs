@@ -18,7 +18,7 @@ pub struct Started {
 }
 
 impl Children {
-    /// It goes with the generation.
+    /// Keeps the interceptor until the generation is forgotten.
     pub fn intercept(&mut self, generation: GenerationId, interceptor: Interceptor) {
         if let Some(running) = self.generations.get_mut(&generation) {
             running.interceptors.push(interceptor);

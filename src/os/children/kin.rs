@@ -21,7 +21,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Kin {
-    /// Children of ours by pid.
+    /// Our children by pid.
     known: BTreeMap<i32, (ProcessIdentity, GenerationId)>,
     /// By the number of a session or process group.
     groups: BTreeMap<i32, GenerationId>,

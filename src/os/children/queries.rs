@@ -38,7 +38,7 @@ impl Children {
         self.generations.get(&generation)?.adopted.as_ref().map(AsFd::as_fd)
     }
 
-    /// What it was started with.
+    /// The launcher that started the generation.
     pub fn launcher(&self, generation: GenerationId) -> Option<&Rc<Launcher>> {
         self.generations.get(&generation).map(|running| &running.launcher)
     }
@@ -53,7 +53,7 @@ impl Children {
         self.generations.iter().map(|(generation, running)| (*generation, running.slot)).collect()
     }
 
-    /// No main process lives.
+    /// Whether no generation has a main process.
     pub fn has_no_main(&self) -> bool {
         self.generations.values().all(|running| running.main.is_none())
     }

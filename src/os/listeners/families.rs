@@ -27,10 +27,10 @@ const LONGEST: Duration = Duration::from_secs(2);
 const UNUSED: Duration = Duration::from_secs(5);
 /// A generation that ends so soon after a bind(2) that failed may have ended for that.
 const RECENT: Duration = Duration::from_secs(5);
-/// So many binds are remembered.
+/// The most binds that are remembered.
 const TRIES: usize = 64;
 
-/// What cannot be decided yet.
+/// A port whose families cannot be decided yet.
 #[derive(Debug, Default)]
 pub(super) struct Unsettled {
     pairs: Vec<Pair>,
@@ -42,7 +42,7 @@ pub(super) struct Unsettled {
     pub(super) has_failed: bool,
 }
 
-/// Two sockets of one port.
+/// The IPv4 and the IPv6 socket of one port.
 #[derive(Clone, Debug)]
 struct Pair {
     port: PortPair,
@@ -57,7 +57,7 @@ struct Pair {
 pub(super) struct Bound(BTreeMap<GenerationId, Option<HashSet<u32>>>);
 
 impl Bound {
-    /// None: we may not look.
+    /// Whether a process has the socket; `None` if we may not look.
     pub(super) fn has(&mut self, children: &Children, generation: GenerationId, inode: u64) -> Option<bool> {
         let look = || children.pids(generation).and_then(|pids| diag::inodes_of(&pids)).ok();
         let inodes = self.0.entry(generation).or_insert_with(look).as_ref()?;
@@ -149,7 +149,7 @@ impl Listeners {
         let is_it = |one: &&NamedSocket| one.inode(slot).is_ok_and(|own| own == inode);
         let asked = self.current.iter().find(is_it)?.clone();
         let opened = asked.beside(families).and_then(|beside| {
-            // Nobody else has it.
+            // No server has this socket yet.
             beside.steer(&Steering::all_to(slot))?;
             set_non_blocking(&*beside.ready_slot(slot)?, launcher.non_blocking())?;
             Ok((Held::new(&beside, slot)?, beside))
@@ -299,7 +299,7 @@ fn insert_beside(sockets: &mut Vec<NamedSocket>, asked: &NamedSocket, beside: &N
     }
 }
 
-/// The only generation there is.
+/// The generation, if there is only one.
 fn alone(children: &Children) -> Option<(GenerationId, SlotId)> {
     match children.slots()[..] {
         [alone] => Some(alone),

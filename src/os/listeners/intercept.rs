@@ -100,7 +100,7 @@ impl Listeners {
         };
         let (sender, waker) = (line.sender.clone(), Arc::clone(&line.waker));
         Interceptor::new(held, Arc::clone(&self.intercepting.is_alone), move |news| {
-            // Nobody listens once we end.
+            // The receiver is gone once supervise ends.
             if sender.send((generation, news)).is_ok()
                 && let Err(error) = waker.wake()
             {

@@ -14,7 +14,7 @@ const GAP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    /// Nobody looks before that.
+    /// The time of the next look.
     next: Option<Instant>,
     /// The generation that has the traffic, once its sockets were looked at after it was ready. Most servers call listen(2)
     /// while they start, which is undone and not told.

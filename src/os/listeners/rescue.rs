@@ -20,7 +20,7 @@ use crate::os::relay::{self, Relay};
 use crate::os::socket::HeldSocket;
 use crate::os::warning::{Told, Warn};
 
-/// The relays there are.
+/// The running relays.
 #[derive(Debug, Default)]
 pub(super) struct Relays {
     passing: Vec<Passing>,
@@ -90,7 +90,7 @@ impl Listeners {
         self.arm();
     }
 
-    /// True: by a relay.
+    /// Rescues one socket; `true` if by a relay.
     fn rescue_one(
         &mut self,
         socket: &Rc<HeldSocket>,
@@ -178,7 +178,7 @@ impl Listeners {
     pub(super) fn end_last_relays(&mut self) -> bool {
         let is_over = |passing: &Passing| {
             passing.last.as_ref().is_some_and(|(old, since)| {
-                // Datagrams go on coming.
+                // A queue of datagrams may fill again.
                 let is_empty =
                     old.kind.has_datagrams() || old.queued(passing.slot).is_ok_and(|queued| queued == 0);
                 is_empty || since.elapsed() >= LAST

@@ -91,7 +91,7 @@ impl SlotWatch {
     }
 }
 
-/// What the poll watches.
+/// The sockets that the poll watches.
 impl Listeners {
     /// Makes the poll watch what is wanted now. epoll is told of each that goes before it is closed.
     pub fn arm(&mut self) {
@@ -188,7 +188,7 @@ impl Listeners {
     }
 }
 
-/// Who gets the traffic.
+/// Steering.
 impl Listeners {
     pub fn steer(&mut self, steering: Steering, cx: &mut ListenerContext<'_>) {
         let old = std::mem::replace(&mut self.slots.steering, steering).slot;
@@ -208,7 +208,7 @@ impl Listeners {
                 self.tell_flows_move(&socket.address, cx.outbox);
             }
             match socket.steer(&steering) {
-                // Its path leads to us.
+                // Its path leads to supervise again.
                 Ok(()) => self.paths.lead_to_us(&socket.address),
                 Err(error) => failed.push(format!("{}: {error}", socket.address)),
             }
@@ -255,7 +255,7 @@ impl Listeners {
             }
             let is_new = !known.contains(&Rc::as_ptr(&socket.socket));
             if is_new {
-                // Nobody else has it.
+                // No server has this socket yet.
                 socket.steer(&Steering::all_to(slot)).map_err(failed)?;
             }
             if socket.is_steered() || is_new || has_shared_with_nobody {

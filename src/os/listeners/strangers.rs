@@ -18,7 +18,7 @@ pub(super) const STRANGERS: Duration = Duration::from_millis(100);
 /// Other people's sockets in our groups, and what was told of them.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
-    /// By ours.
+    /// The inodes of strangers, by held socket.
     found: Vec<(Rc<HeldSocket>, Vec<u64>)>,
     told: HashSet<ToldStranger>,
 }
@@ -40,7 +40,7 @@ struct ToldStranger {
     other: Option<String>,
 }
 
-/// Whoever else listens there.
+/// Other processes that listen at held addresses.
 impl Listeners {
     pub fn may_strangers_move_us(&self) -> bool {
         self.strangers.found.iter().any(|(socket, _)| socket.may_move())

@@ -17,7 +17,7 @@ use crate::os::socket::{self, HeldSocket, NamedSocket, Target};
 use crate::os::tokens::PROBE;
 use crate::os::warning::Warn;
 
-/// A question under way.
+/// A request of Ready=http: in progress.
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) generation: GenerationId,

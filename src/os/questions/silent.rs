@@ -40,7 +40,7 @@ pub(super) struct Silent {
     withdrawn: Vec<Asking>,
 }
 
-/// What has become of one.
+/// The state of a silent connection.
 enum Fate {
     Waits,
     Accepted,
@@ -157,7 +157,7 @@ impl Questions {
         }
     }
 
-    /// Nobody has accepted it.
+    /// Withdraws a connection that no process has accepted.
     pub(super) fn withdraw(&mut self, asking: Asking, held: &[Rc<HeldSocket>]) {
         if !asking.is_silent || !is_among(held, &asking) {
             return;

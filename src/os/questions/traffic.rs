@@ -23,7 +23,7 @@ use crate::os::warning::Warn;
 /// Connections of one unix socket that may count as idle.
 const UNIX_CONNECTIONS: usize = 4096;
 
-/// What was counted before.
+/// What earlier counts have shown.
 #[derive(Debug, Default)]
 pub(super) struct TrafficMemory {
     /// Half-open connections at the moment their slot lost the traffic.
@@ -116,7 +116,7 @@ fn cpu_time() -> Span {
     Span::from_nanos(u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// The connections of a generation.
+/// Counting the connections of a generation.
 impl Questions {
     /// The slot has lost the traffic.
     pub fn remember_handshakes(&mut self, slot: SlotId, held: &[Rc<HeldSocket>]) {
@@ -319,7 +319,7 @@ fn waited_for(
     quiet.iter().zip(waited).filter(|(_, waited)| *waited).map(|(one, _)| one.cookie).collect()
 }
 
-/// The queues of listening sockets.
+/// Looking at the queues of listening sockets.
 impl Questions {
     /// What waits on a listening unix socket, on all of its slots, and how much may: TCP says it of itself.
     pub fn unix_queue(&mut self, socket: &HeldSocket, target: SlotId) -> Option<(u32, u32)> {

@@ -91,7 +91,7 @@ impl Shell {
         launcher.we_end();
         drop(children);
         notify::leave();
-        // It holds them, too.
+        // The launcher holds the sockets as well.
         drop((listeners, launcher));
         run("ExecStopPost", &stop_post);
     }

@@ -11,7 +11,7 @@ use crate::os::signal::ReceivedSignal;
 use crate::os::tokens::{self, CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED};
 use crate::os::warning::Warn;
 
-/// What one poll brought.
+/// The result of one poll, sorted by source.
 #[derive(Default)]
 pub(super) struct Woken {
     pub(super) signals: bool,

@@ -22,7 +22,7 @@ const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_s
 /// Why a socket could not be had: one line, `place: cause (remedy)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindError {
-    /// As [`Listener::place`] has it.
+    /// The place of the listener ([`Listener::place`]).
     pub place: String,
     pub cause: String,
     /// Empty only where the cause already says what to do.
@@ -133,7 +133,7 @@ impl BindError {
         Self::new(listener, None, cause, "leave it out".to_owned())
     }
 
-    /// bind(2) to a path.
+    /// The error of bind(2) to a path.
     pub(super) fn path(listener: &Listener, path: &Path, errno: Errno) -> Self {
         let directory = path.parent().unwrap_or(path).display();
         let (cause, remedy) = match errno {

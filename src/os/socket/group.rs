@@ -39,7 +39,7 @@ const PROOF: usize = 3;
 #[derive(Debug)]
 pub(super) struct Group {
     plan: InetPlan,
-    /// Slot k at index k.
+    /// The slots by their number.
     slots: Vec<Option<Slot>>,
     order: Order,
     steering: Steering,
@@ -66,7 +66,7 @@ impl Slot {
     }
 }
 
-/// How a group is made.
+/// Making a group.
 impl Group {
     /// With `fd`, not bound yet, as slot 0.
     pub(super) fn make(plan: &InetPlan, fd: OwnedFd) -> Result<Self, NoGroup> {
@@ -312,7 +312,7 @@ impl Slots for Group {
         }
         self.attach()?;
         match shutdown(fd.as_raw_fd(), Shutdown::Both) {
-            // A server was faster.
+            // ENOTCONN: a server has shut it down already.
             Ok(()) | Err(Errno::ENOTCONN) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -373,7 +373,7 @@ impl Group {
     }
 }
 
-/// How new connections are steered.
+/// Steering new connections.
 impl Group {
     /// shutdown(2) and connect(2) are for ever on UDP. A filter that is locked (SO_LOCK_FILTER) cannot be taken off, and
     /// may drop everything; what waits behind it is worth more than that.

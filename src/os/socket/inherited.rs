@@ -109,7 +109,7 @@ pub(super) struct Taken {
     pub(super) fd: OwnedFd,
     /// The number it was handed to us as.
     pub(super) number: RawFd,
-    /// What it really is.
+    /// The kind that the kernel reports.
     pub(super) kind: Kind,
 }
 

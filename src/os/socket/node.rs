@@ -22,7 +22,7 @@ pub(super) const LONGEST_PATH: usize = 107;
 pub struct OwnPath {
     path: PathBuf,
     inode: Inode,
-    /// Symlinks= that we made.
+    /// The links of Symlinks= that we made.
     links: Vec<PathBuf>,
     /// RemoveOnStop=; until all sockets are bound it is on, so that a failed start leaves nothing behind.
     removes: bool,
@@ -59,7 +59,7 @@ impl Drop for OwnPath {
 }
 
 impl OwnPath {
-    /// Remembers the inode just bound.
+    /// Remembers the inode of a path that was just bound.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(path)?;
         if !metadata.file_type().is_socket() {

@@ -50,7 +50,7 @@ pub const WATCH: AddWatchFlags = AddWatchFlags::IN_ATTRIB
 pub(super) struct Nodes {
     /// The public path; it goes first, while the sockets keep their inode numbers.
     public: OwnPath,
-    /// Slot k at index k.
+    /// The slots by their number.
     nodes: Vec<SlotNode>,
     hidden: Hidden,
     target: SlotId,
@@ -127,7 +127,7 @@ impl Nodes {
         Ok(this)
     }
 
-    /// Where new connections go.
+    /// The slot that gets new connections.
     #[cfg(test)]
     pub(super) fn target(&self) -> SlotId {
         self.target

@@ -44,7 +44,7 @@ pub(super) fn set(fd: &OwnedFd, family: Family, kind: Kind, options: &SocketOpti
     setter.failures
 }
 
-/// Says what [`set`] returned.
+/// Logs the failures that [`set`] returned.
 pub(super) fn warn(listener: &Listener, failures: &[String]) {
     for failure in failures {
         log::warn!("{}: {failure}", listener.place);

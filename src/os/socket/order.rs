@@ -8,7 +8,7 @@ use crate::core::SlotId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Member {
     Slot(SlotId),
-    /// By its inode number.
+    /// A socket of another process, by its inode number.
     Stranger(u64),
 }
 
@@ -28,7 +28,7 @@ impl Order {
         })
     }
 
-    /// Nobody else is a member.
+    /// Whether the group has no other members.
     pub(super) fn is_only(&self, slots: [SlotId; 2]) -> bool {
         self.0.len() == slots.len() && slots.iter().all(|slot| self.index_of(*slot).is_some())
     }

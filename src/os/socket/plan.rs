@@ -24,7 +24,7 @@ pub(super) struct InetError {
 pub(super) enum NoGroup {
     /// The first socket serves all generations: it is bound and listens, and the kernel refused the second one.
     Shared(OwnedFd, String),
-    /// Nothing could be bound.
+    /// bind(2) or a step before it failed.
     Bind(InetError),
 }
 
@@ -99,7 +99,7 @@ impl InetPlan {
         bind(fd.as_raw_fd(), &SockaddrStorage::from(self.address)).map_err(self.failed("bind"))
     }
 
-    /// Datagrams come without it.
+    /// Listens, unless the socket takes datagrams.
     pub(super) fn listen(&self, fd: &OwnedFd) -> Result<(), InetError> {
         if self.is_udp() {
             return Ok(());

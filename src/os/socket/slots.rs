@@ -116,13 +116,13 @@ pub(super) trait Slots: fmt::Debug {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathState {
     Ours,
-    /// To the target, again.
+    /// It was missing, and leads to the target again.
     LinkedBack,
     /// To something that is not ours, and was not touched.
     Taken,
 }
 
-/// What [`HeldSocket::check_path`] found.
+/// The result of [`HeldSocket::check_path`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
     pub state: PathState,
@@ -296,7 +296,7 @@ impl HeldSocket {
         }
     }
 
-    /// What AF_UNIX calls it.
+    /// The address to connect to, for AF_UNIX.
     fn name_to_connect(&self) -> Option<Target> {
         let name: UnixAddr = getsockname(self.first().as_raw_fd()).ok()?;
         let path = name.path().map(|path| Target::Unix(path.to_path_buf()));
@@ -334,7 +334,7 @@ impl HeldSocket {
         &self.asked.address
     }
 
-    /// getsockname(2); None for AF_UNIX.
+    /// The local address (getsockname(2)); `None` for AF_UNIX.
     pub fn local_address(&self) -> Option<SocketAddr> {
         let address: SockaddrStorage = getsockname(self.first().as_raw_fd()).ok()?;
         sys::inet_address(&address)

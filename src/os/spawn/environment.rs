@@ -42,7 +42,7 @@ pub type Environment = BTreeMap<OsString, Value>;
 pub struct Additions<'a> {
     /// User=: gives USER, LOGNAME, HOME and SHELL (systemd.exec(5), Environment Variables).
     pub user: Option<&'a User>,
-    /// RUNTIME_DIRECTORY and its kin.
+    /// RUNTIME_DIRECTORY, STATE_DIRECTORY and so on.
     pub directories: &'a [(&'static str, OsString)],
     /// ExecSearchPath=, which becomes PATH.
     pub search_path: Option<&'a OsStr>,
@@ -117,7 +117,7 @@ fn unset(all: &mut Environment, unset: &[String]) {
     }
 }
 
-/// What only we know.
+/// Adds the variables that only supervise can set.
 fn add_ours(all: &mut Environment, additions: &Additions<'_>) {
     // A dialect that is spoken is spoken by us alone.
     let is_owned = |name: &OsStr| {

@@ -79,7 +79,7 @@ const fn resource_number(resource: Resource) -> c_uint {
 
 // From here on: also the child.
 
-/// Of the calling process.
+/// Reads a limit of the calling process.
 fn get(resource: Resource) -> (c_long, Rlimit) {
     let (mut limit, none) = (Rlimit { soft: 0, hard: 0 }, ptr::null::<Rlimit>());
     // SAFETY: a null new value; `limit` is a whole struct to write to.

@@ -43,7 +43,7 @@ pub struct Plan {
     pub words: Vec<OsString>,
     /// Where a program without a slash is looked for; None: PATH of the environment.
     pub search: Option<OsString>,
-    /// `web.service:7`; None for COMMAND.
+    /// The line of the command, `web.service:7`; `None` for COMMAND.
     pub place: Option<String>,
     pub environment: Environment,
     /// Become 3, 4, ... in the child. O_NONBLOCK is the caller's business: it belongs to the open file.

@@ -52,7 +52,7 @@ impl ChildStep {
     }
 }
 
-/// What one report says.
+/// One report of the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StepReport {
     pub(super) step: ChildStep,

@@ -31,7 +31,7 @@ pub(super) struct Hidden {
 /// Why there is no such directory.
 #[derive(Debug)]
 pub(super) enum NoDirectory {
-    /// Another supervisor has it.
+    /// Another supervisor uses the directory.
     InUse,
     Because(String),
 }
@@ -76,7 +76,7 @@ impl Hidden {
         &self.path
     }
 
-    /// Where a slot's node is.
+    /// The path of a slot's node.
     pub(super) fn of(&self, slot: SlotId) -> PathBuf {
         self.path.join(slot.0.to_string())
     }
