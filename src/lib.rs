@@ -151,6 +151,8 @@
 //! | swap, rollback | `core/swap.rs` |
 //! | who gets new connections, and when the old one may go | `core/slots.rs`, `core/drain.rs` |
 //! | how a connection is steered | `os/socket/group.rs` (TCP, UDP), `os/socket/nodes.rs` (AF_UNIX) |
+//! | what is watched, mended and passed on of the held sockets | `os/listeners.rs` and its folder |
+//! | what the kernel and servers are asked | `os/questions.rs` and its folder |
 //! | the words of a message | `core/note.rs`; of a warning of the shell `os/warning.rs` |
 //! | a kind of socket | a row in `config/kind.rs`, a file in `os/socket/` and an arm in `os/socket.rs` |
 //! | a socket option | `config/directives/socket.rs`, `os/socket.rs` |

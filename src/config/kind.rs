@@ -90,3 +90,17 @@ impl fmt::Display for Kind {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_kinds_are_the_same() {
+        for kind in Kind::ALL {
+            let row = kind.row();
+            assert!(row.1.is_none_or(|(domain, semantics)| Kind::of(domain, semantics) == kind), "{row:?}");
+            assert_eq!(Kind::ALL.into_iter().filter(|one| one.as_str() == row.0).count(), 1, "{row:?}");
+        }
+    }
+}
