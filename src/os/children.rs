@@ -391,8 +391,8 @@ impl Children {
             match running.notify.receive(store.fds.is_open()) {
                 Received::Nothing => return false,
                 Received::Dropped(why) => tell_dropped(&mut running.has_dropped, generation, &why),
-                // Its fd is closed with it, which is all that was asked for: whoever asked. `systemd-notify --ready` says
-                // READY=1 in the name of its parent, but this in its own.
+                // Dropping the message closes its fd, which is all that a barrier asks for, from any sender.
+                // `systemd-notify --ready` says READY=1 in the name of its parent, but this in its own.
                 Received::Message { notify, .. } if notify.barrier => {}
                 Received::Message { notify, pid, uid, fds } if notify.fetch => {
                     let is_its = self.belongs(pid, generation).unwrap_or(false);
@@ -442,7 +442,7 @@ impl Children {
         let is_its = self.belongs(pid, generation) == Some(true);
         let running = self.generations.get_mut(&generation)?;
         if is_its && running.launcher.forks() && !running.is_found && running.main_was_started() {
-            // Its end completes the start, whoever is the main one then.
+            // The end of the first process completes the start, and the named one is looked for then.
             running.named = Some(pid);
             return None;
         }

@@ -191,7 +191,7 @@ fn beyond<'a>(list: &'a [NamedSocket], known: &[NamedSocket]) -> impl Iterator<I
     list.iter().filter(move |one| !known.contains(&Rc::as_ptr(&one.socket)))
 }
 
-/// To look many up; their addresses in memory are theirs for as long as they are held.
+/// Identifies sockets by their addresses in memory, for a quick look-up of many.
 fn set_of(list: &[NamedSocket]) -> HashSet<*const HeldSocket> {
     list.iter().map(|named| Rc::as_ptr(&named.socket)).collect()
 }

@@ -27,7 +27,7 @@ use waiting::Hinted;
 /// What was asked and is remembered.
 #[derive(Debug, Default)]
 pub struct Questions {
-    /// Dumps of the kernel's tables, each taken once in a turn of the loop, whoever asks for it.
+    /// Dumps of the kernel's tables; each is taken at most once in a turn of the loop.
     pub diag: Diag,
     memory: TrafficMemory,
     asking: Option<Asking>,
@@ -58,7 +58,7 @@ pub struct Facts<'a> {
 pub struct PortPair {
     pub asked: Rc<HeldSocket>,
     pub beside: Rc<HeldSocket>,
-    /// A candidate wanted it beside what the one that serves has.
+    /// Whether a candidate wanted it in addition to what the current generation has.
     pub is_for_candidate: bool,
 }
 

@@ -463,7 +463,7 @@ impl Shell {
         }
     }
 
-    /// Whoever follows over the control socket hears what was told.
+    /// Passes notes on to the clients of the control socket.
     fn pass_notes(&mut self) {
         for (text, is_logged) in self.outbox.take_notes() {
             if let Some(control) = &mut self.control {

@@ -61,7 +61,7 @@ pub struct HeldSocket {
     slots: RefCell<Box<dyn Slots>>,
     /// What it is; [`Kind::Fd`] only for an inherited socket of none of the other kinds.
     pub kind: Kind,
-    /// As getsockname(2) has it, with the port the kernel picked: `[::]:443`, `/run/x.sock`, `@abstract`.
+    /// The address by getsockname(2), with the port that the kernel picked: `[::]:443`, `/run/x.sock`, `@abstract`.
     pub address: String,
     /// The port of an internet socket; AF_UNIX has none.
     pub port: Option<u16>,
@@ -100,7 +100,7 @@ impl HeldSocket {
         self.asked.kind == Kind::Fd
     }
 
-    /// As `--listen` reads it; the kind is left out where the address suggests it.
+    /// The form that `--listen` reads, without the kind where the address suggests it.
     pub fn shown(&self) -> String {
         if self.kind.is_stream() || self.kind == Kind::Fd {
             return self.address.clone();

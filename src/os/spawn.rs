@@ -60,7 +60,7 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// Wishes that could not be granted (limits, Nice=, OOMScoreAdjust=): sentences to warn with.
     pub shortfalls: Vec<String>,
-    /// Of the filter of the plan, or the errno that it could not be installed with: the process runs without it then.
+    /// The listener of the plan's filter, or why it could not be installed; the process then runs without it.
     pub listener: Option<io::Result<OwnedFd>>,
 }
 
@@ -101,7 +101,8 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
         (None, Some(Ok(listener))) => Some(Ok(listener)),
         (None, None) => None,
         (None, Some(Err(error))) => {
-            // Nobody would answer what it binds: no fd was left for that here, or it was killed on its way.
+            // Its calls of bind(2) would never be answered: we have no fd left for the listener, or it was killed
+            // meanwhile.
             let killed = sys::pidfd_send_signal(pidfd.as_fd(), Some(Signal::KILL));
             killed
                 .and_then(|()| sys::wait_for(&pidfd))

@@ -13,7 +13,7 @@ use crate::os::launch::Launcher;
 #[derive(Debug)]
 pub struct Started {
     pub pid: i32,
-    /// Of its filter, where it was to have one ([`crate::os::spawn::Child`]).
+    /// The listener of its filter, if it was to have one ([`crate::os::spawn::Child`]).
     pub listener: Option<io::Result<OwnedFd>>,
 }
 

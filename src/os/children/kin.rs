@@ -23,7 +23,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 pub(super) struct Kin {
     /// Our children by pid.
     known: BTreeMap<i32, (ProcessIdentity, GenerationId)>,
-    /// By the number of a session or process group.
+    /// The generation of each session and process group, by its number.
     groups: BTreeMap<i32, GenerationId>,
     /// Children that are processes of our own program and of no generation, the relays: they lead groups of their own.
     own_children: BTreeSet<i32>,
@@ -186,7 +186,7 @@ impl Children {
         self.kin.borrow_mut().own_children.insert(pid);
     }
 
-    /// Whether a process is of this generation. None: there is no such process any more.
+    /// Whether a process is of this generation. `None` if it does not exist any more.
     pub(super) fn belongs(&self, pid: i32, generation: GenerationId) -> Option<bool> {
         let running = self.generations.get(&generation)?;
         let child = reap::child_above(pid)?;

@@ -33,7 +33,7 @@ impl Children {
             && self.pids(generation).is_ok_and(|pids| !pids.iter().any(|pid| reap::runs(pid.as_raw())))
     }
 
-    /// The pidfd of a main process that we did not start: it tells its end also where somebody else reaps it.
+    /// The pidfd of a main process that we did not start; it shows its end even if another process reaps it.
     pub fn adopted(&self, generation: GenerationId) -> Option<BorrowedFd<'_>> {
         self.generations.get(&generation)?.adopted.as_ref().map(AsFd::as_fd)
     }

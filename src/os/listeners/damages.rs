@@ -42,7 +42,7 @@ impl Listeners {
     }
 
     pub(super) fn mend(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, cx: &mut ListenerContext<'_>) {
-        // Of a unix socket that is replaced; its queue is reset when the last one closes it.
+        // A replaced unix socket: its queue is reset when the last fd is closed.
         let old = socket.slot(slot);
         match socket.mend(slot) {
             Ok(false) => {}
@@ -61,7 +61,7 @@ impl Listeners {
         }
     }
 
-    /// True: it listens with the queue that was asked for. That it does not is told once.
+    /// Listens again with the configured backlog and returns whether that worked; a failure is logged once.
     pub(super) fn listen_again(&mut self, socket: &HeldSocket) -> bool {
         let result = socket.refresh();
         let Err(error) = &result else {
@@ -74,7 +74,7 @@ impl Listeners {
         false
     }
 
-    /// Whoever runs on the slot has a socket that no client finds any more.
+    /// Handles a slot whose server has a socket that no client finds any more.
     pub(super) fn lose(&mut self, address: &str, slot: SlotId, damage: Damage, cx: &mut ListenerContext<'_>) {
         self.tell_damage(address, cx.children.on_slot(slot), damage, cx);
         cx.outbox.push(Event::SocketLost { slot, socket: address.to_owned() });

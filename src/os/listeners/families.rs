@@ -23,7 +23,7 @@ use crate::os::socket::{Families, HeldSocket, NamedSocket, set_non_blocking};
 const SETTLE: Duration = Duration::from_millis(500);
 /// A server that goes on binding is looked at after so long nevertheless.
 const LONGEST: Duration = Duration::from_secs(2);
-/// Of two sockets neither of which was bound for so long the added one goes.
+/// After this long without a bind of either of two sockets, the added one is closed.
 const UNUSED: Duration = Duration::from_secs(5);
 /// A generation that ends so soon after a bind(2) that failed may have ended for that.
 const RECENT: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ impl Bound {
     }
 
     fn lasts(&mut self, children: &Children, generation: GenerationId, tried: &Tried) -> bool {
-        // The same socket may have been bound anew since, by one that wants no more than that.
+        // The same socket may have been bound again since, by a process that wants no more.
         let is_narrow = || {
             let interceptors = children.interceptors(generation);
             interceptors.iter().any(|one: &Interceptor| one.is_narrow(tried.inode))
@@ -130,7 +130,7 @@ impl Unsettled {
 }
 
 impl Listeners {
-    /// A server wants what the socket with this inode has not, or not alone. None: it may not have it.
+    /// Opens what a server wants beyond the socket with this inode; `None` if it may not have that.
     pub(super) fn open_family(
         &mut self,
         (generation, inode): (GenerationId, u64),
@@ -258,7 +258,7 @@ impl Listeners {
         }
     }
 
-    /// Of those binds beside what is held that were let: the others were tries.
+    /// Logs the binds beside held sockets that lasted; the others were only tries.
     fn tell_lasting_binds(&mut self, bound: &mut Bound, cx: &mut ListenerContext<'_>) {
         let now = Instant::now();
         let tried = std::mem::take(&mut self.intercepting.unsettled.tried);

@@ -22,7 +22,7 @@ use crate::os::socket::HeldSocket;
 use crate::os::tokens::INTERCEPTED;
 use crate::os::warning::Warn;
 
-/// So many different things are said.
+/// The most different notes that are logged.
 const SAID: usize = 64;
 
 /// What all generations have in common.
@@ -37,7 +37,7 @@ pub(super) struct Intercepting {
     /// UDP addresses that a generation has connected: one that binds them again within the time of one rescue gets a new
     /// socket.
     pub(super) to_be_bound: BTreeSet<(GenerationId, String)>,
-    /// Of these it was told that a server that connects them gets no further socket.
+    /// Addresses for which it was logged that a server that connects its socket gets no further one.
     unrenewed: BTreeSet<String>,
 }
 
@@ -56,7 +56,7 @@ impl Intercepting {
 }
 
 impl Listeners {
-    /// Before a process is started that is to have a filter: who will answer it. None: it gets none.
+    /// The interceptor for a process that is about to be started; `None` if it gets no filter.
     ///
     /// # Errors
     /// No thread or fd is left for that.
@@ -143,7 +143,7 @@ impl Listeners {
         for (generation, news) in news {
             match news {
                 News::Told(note) => self.say(note, cx.outbox),
-                // Of one that is gone nobody asks any more.
+                // The generation has ended.
                 News::Beside(_) if cx.children.launcher(generation).is_none() => {}
                 News::Beside(tried) => self.intercepting.unsettled.tried(generation, tried),
                 News::GotPort(is_untold) => {
@@ -163,7 +163,7 @@ impl Listeners {
                 }
                 News::PathGone(done) => {
                     self.check_paths(cx);
-                    // Whoever asked is gone when its generation is.
+                    // The asking thread is gone if its generation is.
                     let _nobody_waits = done.send(());
                 }
             }
@@ -185,7 +185,7 @@ impl Listeners {
         let used: Vec<SlotId> = slots.into_iter().map(|(_, slot)| slot).collect();
         let is_it = |socket: &Rc<HeldSocket>| socket.inode(slot).is_ok_and(|own| own == inode);
         let Some(socket) = self.held().into_iter().find(is_it) else { return };
-        // Whoever it was connected to a client for may be done with that client already.
+        // The process that had connected it may be done with its client already.
         if Bound::default().has(cx.children, generation, inode) != Some(true) && !socket.is_lost(slot) {
             return;
         }

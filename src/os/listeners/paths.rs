@@ -29,7 +29,7 @@ const READS: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     watch: Option<PathWatch>,
-    /// Addresses whose path is somebody else's, and those whose path cannot be put back, were told.
+    /// Addresses whose path leads to another process's file or cannot be put back, as far as that was logged.
     taken: BTreeSet<String>,
     lost: BTreeSet<String>,
 }
@@ -127,7 +127,7 @@ impl Listeners {
 
     /// Puts back what is gone, and says so.
     pub(super) fn check_paths(&mut self, cx: &mut ListenerContext<'_>) {
-        // Whoever took a path in the meantime is watched from now on, and may have gone before that.
+        // A file that replaced a path meanwhile is watched from now on, and may have gone before that.
         while self.look_at_paths(cx) {}
     }
 

@@ -55,7 +55,7 @@ impl Listeners {
         self.queues.next = Some(Instant::now() + GAP);
     }
 
-    /// How many may wait. None: the kernel does not say, or it is no listener.
+    /// The limit of the queue; `None` where the kernel does not say, or for a socket that does not listen.
     fn limit(&self, socket: &HeldSocket, questions: &mut Questions) -> Option<u32> {
         if socket.kind.is_unix() && socket.kind.listens() {
             return questions.unix_queue(socket, self.target()).map(|(_, limit)| limit);

@@ -174,7 +174,7 @@ impl Listeners {
         });
     }
 
-    /// Of sockets that are held no longer, once nothing waits there. True: something does.
+    /// Ends the relays of closed sockets whose queue is empty; `true` if others are left.
     pub(super) fn end_last_relays(&mut self) -> bool {
         let is_over = |passing: &Passing| {
             passing.last.as_ref().is_some_and(|(old, since)| {
@@ -193,7 +193,7 @@ impl Listeners {
         {
             // What it was replaced by has all that comes from now on.
             (passing.has_left, passing.last) = (true, None);
-            // Not reaped yet, so the number is still its own.
+            // It is not reaped yet, so the pid is still its own.
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGTERM) {
                 log::debug!("cannot tell the relay {}: {errno}", passing.relay.pid);
             }

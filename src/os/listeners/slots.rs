@@ -194,7 +194,7 @@ impl Listeners {
         let old = std::mem::replace(&mut self.slots.steering, steering).slot;
         // What is counted from now on shall not be what was there before.
         cx.questions.diag.forget();
-        // Before slots of ours come back to their groups, behind whoever is there.
+        // This comes before our slots rejoin their groups, behind sockets of other processes.
         self.look_for_strangers(cx);
         // What only one of the two generations of a swap has stays with it.
         let mut common = self.held();

@@ -30,13 +30,13 @@ impl Strangers {
     }
 }
 
-/// What was told, until whoever it was about has gone; of a process of a server for good.
+/// A note that was logged, remembered until its process is gone; for a process of a server for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ToldStranger {
     socket: String,
     /// What it was said to take.
     takes: Option<String>,
-    /// Who it is; None: a process of a server.
+    /// The process; `None` for one of a server.
     other: Option<String>,
 }
 

@@ -70,7 +70,7 @@ pub(super) fn begin_probe(
 }
 
 impl Questions {
-    /// Asks a generation for Ready=http:; whoever is asked already is not asked on, which `outbox` is told.
+    /// Asks a generation for Ready=http:. A request to another one ends, which `outbox` is told.
     ///
     /// # Errors
     /// A sentence: it cannot be asked.
@@ -113,7 +113,7 @@ impl Questions {
         Some(Event::Probed { generation, result })
     }
 
-    /// The socket is about to be held no longer: whoever is asked there is asked at another one next.
+    /// Leaves a socket that is about to be closed; the next request goes to another one.
     pub fn leave(&mut self, gone: &Rc<HeldSocket>, held: &[Rc<HeldSocket>], outbox: &mut Outbox) {
         let why = "the server has bound another address meanwhile";
         self.end_other(why, |asking| Rc::ptr_eq(&asking.socket, gone), held, outbox);

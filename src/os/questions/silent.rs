@@ -36,7 +36,7 @@ const REMEMBERED: usize = 16;
 pub(super) struct Silent {
     /// Who was asked through a shared socket since a generation was started last, and how often.
     tried: BTreeMap<GenerationId, u32>,
-    /// Nobody had accepted them. Oldest first.
+    /// Connections that were never accepted, oldest first.
     withdrawn: Vec<Asking>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Silent {
 enum Fate {
     Waits,
     Accepted,
-    /// By another generation, or it cannot be known any more by which.
+    /// Another generation has accepted it, or an unknown one.
     Missed,
 }
 
@@ -121,7 +121,7 @@ impl Questions {
 
     fn fate(&mut self, asking: &mut Asking, children: &Children) -> io::Result<Fate> {
         let Asking { generation, socket, slot, probe, begun, .. } = asking;
-        // Nobody else is there who could have accepted it.
+        // No other generation could have accepted it.
         let is_alone = children.slots().iter().all(|(id, _)| id == generation);
         let is_steered = socket.is_steered() || is_alone;
         let over = || Ok(if is_steered { Fate::Accepted } else { Fate::Missed });
@@ -180,7 +180,7 @@ impl Questions {
         self.silent.withdrawn.retain(|one| is_among(held, one));
     }
 
-    /// How many of ours wait in the queue of this slot; None: of all of them.
+    /// How many of our connections wait in the queue of this slot (`None`: of all slots).
     pub(super) fn ours_in(&mut self, socket: &HeldSocket, slot: Option<SlotId>) -> u32 {
         let Self { silent, asking, diag, .. } = self;
         let all = silent.withdrawn.iter().chain(asking.iter().filter(|one| one.is_silent));
@@ -250,7 +250,7 @@ fn is_among(held: &[Rc<HeldSocket>], asking: &Asking) -> bool {
 }
 
 /// The server's side of a connection of ours: its state, and its inode, which is 0 as long as it is not accepted.
-/// None: there is none.
+/// `None` if there is none.
 fn other_end(diag: &mut Diag, socket: &HeldSocket, probe: &Probe) -> io::Result<Option<(SocketState, u32)>> {
     if let Some(at) = socket.local_address() {
         let (from, sockets) = (probe.local_address()?, diag.tcp(at)?);

@@ -28,7 +28,7 @@ const UNIX_CONNECTIONS: usize = 4096;
 pub(super) struct TrafficMemory {
     /// Half-open connections at the moment their slot lost the traffic.
     handshakes: BTreeMap<SlotId, Handshakes>,
-    /// Of each generation that was counted.
+    /// The quiet connections of each generation that was counted.
     silent: BTreeMap<GenerationId, QuietSince>,
     /// That the kernel does not answer was told.
     is_refusal_told: bool,
@@ -42,7 +42,7 @@ type QuietSince = HashMap<u64, Instant>;
 /// Clients that had to try again.
 #[derive(Debug)]
 struct Lost {
-    /// By full queues of the whole host.
+    /// The number of connections that found a full queue, on the whole host.
     overflows: u64,
     /// At each socket of ours, by its inode, for whatever reason.
     drops: HashMap<u64, u32>,
@@ -110,7 +110,7 @@ impl Effort {
     }
 }
 
-/// Of all our threads: some look for the main one.
+/// The CPU time of all our threads, some of which look for the main one.
 fn cpu_time() -> Span {
     let time = ClockId::CLOCK_PROCESS_CPUTIME_ID.now().expect("Linux has this clock");
     Span::from_nanos(u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
@@ -127,7 +127,7 @@ impl Questions {
         self.memory.handshakes.insert(slot, begun.unwrap_or_default());
     }
 
-    /// The connections of one generation on the sockets that are steered. None: the kernel does not say.
+    /// The connections of one generation on steered sockets; `None` where the kernel does not say.
     pub fn count(
         &mut self,
         generation: GenerationId,
@@ -225,14 +225,14 @@ impl Questions {
                 None => Traffic { queued: socket.queued(counting.slot)?, ..Traffic::default() },
             };
         }
-        // Nobody has to serve a connection of ours.
+        // Connections of our own need no answer.
         for socket in unix.iter().chain(&sockets) {
             sum.queued = sum.queued.saturating_sub(self.ours_in(socket, Some(counting.slot)));
         }
         Ok(sum)
     }
 
-    /// By label; where there are none, by what the processes of the generation have open.
+    /// Attributes connections by label, or without labels by the fds of the generation's processes.
     fn tcp_traffic(
         &mut self,
         socket: &HeldSocket,
@@ -263,7 +263,7 @@ impl Questions {
         Ok(Traffic { queued: socket.queued(slot)?, ..traffic })
     }
 
-    /// Of all of them: one look at the server's threads is enough.
+    /// Counts on all unix sockets at once, so that one look at the server's threads is enough.
     fn unix_traffic(
         &mut self,
         sockets: &[Rc<HeldSocket>],

@@ -18,10 +18,10 @@ use crate::os::launch::Launcher;
 use crate::os::socket::{HeldSocket, NamedSocket};
 use crate::os::waiters::{self, SocketInode};
 
-/// So many failures are no accident, although no bind(2) of an address in use was seen.
+/// The number of failures that brings the hint even if no bind(2) of an address in use was seen.
 const PAST_THE_FILTER: u32 = 3;
 
-/// Ports below this one want a privilege of whoever binds them.
+/// Binding a port below this one needs a privilege.
 const PRIVILEGED: u16 = 1024;
 
 /// What is remembered of hints for generations that have ended.
@@ -74,7 +74,7 @@ impl Questions {
                 self.ask_to_accept(generation, slot, &sockets, is_blind, facts.children)
             }
         };
-        // That of Ready=http: is somebody else's.
+        // The request of Ready=http: is not ended here.
         if looked.sight != Sight::Asked && self.asking.as_ref().is_some_and(|asking| asking.is_silent) {
             self.end_probe(generation, &facts.held);
         }

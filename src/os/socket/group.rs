@@ -33,7 +33,7 @@ use crate::core::limits::GENERATIONS;
 use crate::core::{SlotId, Steering};
 use crate::os::sys;
 
-/// So many connections in a row that land where they should not: others may come there late by themselves.
+/// The number of connections in a row that must land on the wrong slot, as single late ones may come from clients.
 const PROOF: usize = 3;
 
 #[derive(Debug)]
@@ -52,11 +52,11 @@ pub(super) struct Group {
 #[derive(Debug)]
 struct Slot {
     fd: Rc<OwnedFd>,
-    /// As it was made: no server has had it yet, and we have not shut it.
+    /// Whether no server has had it yet and we have not shut it down.
     is_fresh: bool,
     /// We have shut it down, so that nothing arrives there.
     is_shut: bool,
-    /// A server connected it (UDP): it has left the group for good, even if it was disconnected since.
+    /// Whether a server has connected it (UDP), so that it has left the group, even if it was disconnected since.
     is_out: bool,
 }
 
@@ -328,7 +328,7 @@ impl Slots for Group {
         let (mut depth, mut limit) = (0, 0);
         for id in self.order.slots() {
             let Some(slot) = self.get(id) else { continue };
-            // Not listening any more, it has no queue.
+            // A socket that does not listen has no queue.
             if !getsockopt(&slot.fd, sockopt::AcceptConn)? {
                 continue;
             }
@@ -362,7 +362,7 @@ impl Group {
         self.slots.get(usize::from(slot.0))?.as_ref()
     }
 
-    /// It is in the group: UDP until a server connects it, which takes it out for good.
+    /// Whether it is in the group; UDP is until a server connects it.
     fn listens(&self, id: SlotId) -> io::Result<bool> {
         let Some(slot) = self.get(id) else { return Ok(false) };
         if !self.plan.is_udp() {

@@ -14,7 +14,7 @@ use crate::os::proc;
 const TABLE_BYTES: u64 = 64 << 20;
 /// Fds looked at in the search for a process.
 const FDS: usize = 500_000;
-/// The same while connections may wait for us: some 50 ms.
+/// The limit while connections may wait for us: some 50 ms.
 const OUR_FDS: usize = 20_000;
 /// TCP_LISTEN, as /proc/net/tcp writes it.
 const LISTEN: &str = "0A";
@@ -25,7 +25,7 @@ pub(super) enum Occupant {
     Process { pid: u32, command: String },
     /// The socket is there, its process is not for us to see.
     Unseen { uid: Option<u32> },
-    /// Not even the socket was found.
+    /// The socket was not found.
     Unknown,
 }
 

@@ -85,7 +85,7 @@ pub(super) fn hold_beside(
     hold(plan, handover).map_err(|failure| BindError::inet(listener, &failure))
 }
 
-/// By name first: an interface may be called `2`.
+/// The index of an interface, looked up by name first: one may be called `2`.
 fn interface_index(interface: &str) -> Option<u32> {
     if let Ok(index) = if_nametoindex(interface) {
         return Some(index);
@@ -127,7 +127,7 @@ fn slots(plan: &InetPlan, handover: Handover) -> Result<Box<dyn Slots>, InetErro
             OneSocket::hold(fd, kind, backlog, why)
         }
     };
-    // Of one beside another it was said already.
+    // For one beside another it was logged already.
     if !plan.is_beside {
         options::warn(&plan.listener, &failures);
     }

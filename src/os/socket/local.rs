@@ -90,7 +90,7 @@ pub(super) fn dress(listener: &Listener, own: &OwnPath, (user, group): Owner) ->
 
 pub(super) fn make_symlinks(listener: &Listener, own: &mut OwnPath) {
     for link in &listener.options.symlinks {
-        // As with systemd this is no reason to fail.
+        // As in systemd, the start goes on.
         if let Err(error) = own.link(link, listener.options.directory_mode) {
             Warn::Link(&listener.place, link).because(error);
         }
@@ -198,7 +198,7 @@ fn probe(inode: &File) -> nix::Result<PeerAnswer> {
     let address = UnixAddr::new(&magic_link(inode))?;
     Ok(match connect(asker.as_raw_fd(), &address) {
         Err(Errno::ECONNREFUSED) => PeerAnswer::Nobody,
-        // EPERM: a datagram socket that is connected to somebody else.
+        // EPERM: a datagram socket that is connected to another one.
         Ok(()) | Err(Errno::EPROTOTYPE | Errno::EPERM | Errno::EAGAIN) => PeerAnswer::Somebody,
         Err(errno) => PeerAnswer::Unknown(errno),
     })

@@ -77,7 +77,7 @@ impl OwnPath {
         &self.path
     }
 
-    /// The path, unless somebody else has taken it, and Symlinks= to it.
+    /// The path, unless another process has replaced it, and Symlinks= to it.
     pub(super) fn made_paths(&self) -> Vec<PathBuf> {
         let own = Some(&self.path).filter(|_| self.is_ours());
         own.into_iter().chain(&self.links).cloned().collect()
@@ -107,7 +107,7 @@ impl OwnPath {
         }
     }
 
-    /// Gives back the bits that the umask took away. Nobody can connect before listen(2).
+    /// Restores the mode bits that the umask cleared. No client can connect before listen(2).
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
         let there = self.open()?;
         if there.metadata()?.mode() & 0o7777 != mode & 0o7777 {
@@ -162,7 +162,7 @@ impl OwnPath {
         fs::symlink_metadata(&self.path).is_ok_and(|metadata| Inode::of(&metadata) == self.inode)
     }
 
-    /// Removes the path if it still is ours; one that is gone or belongs to somebody else by now is left alone.
+    /// Removes the path if it still is ours; one that is gone or was replaced by another process is left alone.
     fn unlink(&self) -> io::Result<()> {
         if !self.is_ours() {
             return Ok(());

@@ -54,7 +54,7 @@ pub(super) struct Nodes {
     nodes: Vec<SlotNode>,
     hidden: Hidden,
     target: SlotId,
-    /// The public path was somebody else's when last looked at.
+    /// Whether the public path led to another process's file when last looked at.
     is_taken: bool,
     asked: Listener,
     /// The mode and owner that the target had when last seen, and every other slot gets.
@@ -356,8 +356,8 @@ impl Slots for Nodes {
 
     /// All new connections go to `steering.slot`; a path has no canary. The slot was made ready before.
     ///
-    /// # Errors
-    /// The public path is somebody else's by now, or the file system refuses; everything is as it was before.
+    /// # Errors The public path leads to another process's file, or the file system refuses; everything is as it was
+    /// before.
     fn steer(&mut self, steering: &Steering) -> io::Result<()> {
         self.see_attributes();
         self.nodes[index(steering.slot)].own.set_attributes(self.attributes)?;
@@ -380,7 +380,7 @@ impl Slots for Nodes {
     }
 
     /// What to watch for [`WATCH`]: inodes, so again after a slot was made ready, mended or bound anew, and after
-    /// somebody else was seen at the public path.
+    /// another process's file was seen at the public path.
     fn watch_paths(&self) -> Vec<PathBuf> {
         let listening = self.nodes.iter().filter(|node| node.listens);
         let stranger = self.is_taken.then(|| self.public.path());

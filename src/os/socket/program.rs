@@ -20,7 +20,7 @@ const LOOPBACK: u32 = 1;
 /// The length of an IPv6 header: the ports follow, for what our own host sends has no extension headers.
 const IPV6_HEADER: u32 = 40;
 
-/// Connections from this port of this host go to this slot, whoever has the traffic.
+/// Connections from this port of this host go to this slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbePort {
     pub source_port: u16,

@@ -33,7 +33,7 @@ pub(super) trait Slots: fmt::Debug {
 
     fn mend(&mut self, slot: SlotId) -> io::Result<bool>;
 
-    /// All there are, where somebody else can join the address.
+    /// All sockets, if other processes can join the address.
     fn fds(&self) -> Vec<Rc<OwnedFd>> {
         Vec::new()
     }
@@ -75,7 +75,7 @@ pub(super) trait Slots: fmt::Debug {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Of TCP alone; None where the kernel does not say.
+    /// The length and limit of a TCP queue; `None` where the kernel does not say.
     fn queue(&self) -> io::Result<Option<(u32, u32)>> {
         Ok(None)
     }
@@ -118,7 +118,7 @@ pub enum PathState {
     Ours,
     /// It was missing, and leads to the target again.
     LinkedBack,
-    /// To something that is not ours, and was not touched.
+    /// It leads to another process's file, which was not touched.
     Taken,
 }
 
@@ -151,7 +151,7 @@ impl HeldSocket {
         self.slot(slot).unwrap_or_else(|| self.first())
     }
 
-    /// None: it has not been made.
+    /// The socket of a slot; `None` if it has not been made.
     pub fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
         self.slots.borrow().slot(slot)
     }
@@ -197,7 +197,7 @@ impl HeldSocket {
         self.slots.borrow_mut().verify(suspect, at)
     }
 
-    /// A server has connected the socket of this slot (UDP): where there is a group, it has left that for good.
+    /// A server has connected the socket of this slot (UDP): it has left its group.
     pub fn is_lost(&self, slot: SlotId) -> bool {
         self.slots.borrow().is_lost(slot)
     }
@@ -269,12 +269,12 @@ impl HeldSocket {
         self.slots.borrow().may_move()
     }
 
-    /// Of the socket of this slot, as fstat(2) and sock_diag(7) have it.
+    /// The inode of this slot's socket, as in fstat(2) and sock_diag(7).
     pub fn inode(&self, slot: SlotId) -> io::Result<u64> {
         Ok(fstat(self.of(slot))?.st_ino)
     }
 
-    /// Of all slots there are; none of AF_UNIX, which nobody can join.
+    /// The inodes of all slots; none of AF_UNIX, which no other process can join.
     pub fn inodes(&self) -> io::Result<Vec<u64>> {
         self.slots.borrow().fds().iter().map(|fd| Ok(fstat(fd)?.st_ino)).collect()
     }

@@ -98,7 +98,7 @@ pub fn build_environment(
     add_ours(&mut all, &additions);
     // Also what was added last: systemd.exec(5) names the variables of a protocol as what this is for.
     unset(&mut all, additions.unset);
-    // By this one its processes are known as ours.
+    // This variable attributes processes to their generation.
     if let Some(generation) = additions.generation {
         all.insert("SUPERVISE_GENERATION".into(), Value::Text(generation.to_string().into()));
     }

@@ -42,7 +42,7 @@ pub(super) fn receive(ours: &OwnedFd) -> io::Result<OwnedFd> {
 
 // From here on this runs in the child.
 
-/// Without no_new_privs where we may, so that sudo and its kin go on working in the server.
+/// Without no_new_privs where we may, so that sudo and other set-user-ID programs work in the server.
 pub(super) fn install(filter: &[sock_filter], channel: RawFd) -> Reported<c_long> {
     let mut listener = listen(filter);
     if matches!(&listener, Err(report) if report.errno == libc::EACCES) {

@@ -94,7 +94,8 @@ fn put(resource: Resource, limit: Rlimit) -> c_long {
     unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource_number(resource), &raw const limit, none) }
 }
 
-/// As systemd's setrlimit_closest(): where the hard limit may not be raised, what is below it is taken.
+/// Sets limits like systemd's setrlimit_closest(): where the hard limit may not be raised, the values are lowered to
+/// it.
 pub(super) fn set(status: RawFd, limits: &[(Resource, Rlimit)]) -> Reported<()> {
     // This takes no lock. Somebody may have changed ours since (prlimit(1)), and to have less is always allowed.
     if let (Some(soft), (0, ours)) = (OPEN_FILES.get(), get(Resource::Nofile)) {

@@ -41,7 +41,7 @@ pub struct Plan {
     /// The program and its argv.
     pub path: OsString,
     pub words: Vec<OsString>,
-    /// Where a program without a slash is looked for; None: PATH of the environment.
+    /// Where a program without a slash is looked for; `None`: PATH of the environment.
     pub search: Option<OsString>,
     /// The line of the command, `web.service:7`; `None` for COMMAND.
     pub place: Option<String>,

@@ -81,7 +81,7 @@ impl Hidden {
         self.path.join(slot.0.to_string())
     }
 
-    /// The same, short enough for sun_path, for every process that may look at ours.
+    /// The path, short enough for sun_path, for every process that may look at our fds.
     pub(super) fn address(&self, slot: SlotId) -> PathBuf {
         let path = self.of(slot);
         if path.as_os_str().len() <= LONGEST_PATH {
