@@ -87,7 +87,8 @@
 //!   outbox.rs           events and notes that these hand over to the shell
 //!   tokens.rs           by which number each wakeup of the poll finds whom it is for
 //!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs,
-//!                       kin.rs (whose a process is without its environment), queries.rs
+//!                       kin.rs (whose a process is), queries.rs, signals.rs
+//!   cgroup.rs           one for each generation, where we may make some
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (one command run to its end)
 //!   diag.rs             what the kernel says about sockets; in os/diag/: netlink.rs (dumps), inet.rs (TCP, UDP),
@@ -96,7 +97,7 @@
 //!   exec.rs             supervise exec: becomes COMMAND; fetch.rs: the sockets that a wrapper has closed
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs (what is to be started), prepared.rs (made
 //!                       before the fork), environment.rs, report.rs (what the child says), failure.rs (the sentence
-//!                       for it), limits.rs and filter.rs (seccomp), both unsafe
+//!                       for it), clone.rs (clone3), limits.rs and filter.rs (seccomp), these three unsafe
 //!   proc.rs             files of /proc/PID: the socket behind an fd, what an epoll has registered, fields
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
@@ -128,7 +129,8 @@
 //!   within.rs           questions that may never be answered, asked by a thread
 //!   warning.rs          the words of what the shell logs by itself
 //!   logger.rs           our lines on stderr
-//!   sys.rs              system calls that nix lacks (unsafe); sys/seccomp.rs: those of os/intercept (unsafe)
+//!   sys.rs              system calls that nix lacks (unsafe); in os/sys/, unsafe as well: seccomp.rs (those of
+//!                       os/intercept), attribute.rs (of files)
 //! ```
 //!
 //! Imports go one way: `main -> cli, client, os, units`; `units -> cli, config, os`;

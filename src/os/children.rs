@@ -6,6 +6,7 @@
 mod interception;
 mod kin;
 mod queries;
+mod signals;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use mio::Registry;
 use nix::unistd::getuid;
 
+use super::cgroup::Cgroups;
 use super::fd_store::FdStore;
 use super::intercept::Interceptor;
 use super::launch::{Launcher, StartRequest};
@@ -24,9 +26,7 @@ use super::notify::{self, Notifier, NotifySocket, Received};
 use super::warning::Warn;
 use super::{reap, spawn, sys};
 use crate::config::{CommandList, NotifyAccess, Signal};
-use crate::core::{
-    Command, Event, Found, GenerationId, Notify, RunOutcome, Scope, SlotId, Stage, StartFailure,
-};
+use crate::core::{Command, Event, Found, GenerationId, Notify, RunOutcome, SlotId, Stage, StartFailure};
 pub use interception::Started;
 use kin::Kin;
 
@@ -37,6 +37,7 @@ const DATAGRAMS: usize = 32;
 pub struct Children {
     generations: BTreeMap<GenerationId, LivingGeneration>,
     kin: RefCell<Kin>,
+    cgroups: Cgroups,
 }
 
 #[derive(Debug)]
@@ -168,7 +169,7 @@ impl Children {
             });
         };
         let address = running.notify.address();
-        let plan = running.launcher.plan(&StartRequest {
+        let mut plan = running.launcher.plan(&StartRequest {
             generation: Some((generation, &address)),
             command,
             main_pid: running.main,
@@ -177,7 +178,12 @@ impl Children {
             slot: running.slot,
         })?;
         let uid = plan.identity.uid.unwrap_or_else(|| getuid().as_raw());
+        plan.cgroup = self.cgroups.open(generation);
         let child = spawn::spawn(&plan)?;
+        if plan.cgroup.is_some() && !child.in_cgroup {
+            self.cgroups.refused(generation);
+        }
+        self.cgroups.sweep();
         for shortfall in &child.shortfalls {
             log::warn!("{generation}: {shortfall}");
         }
@@ -198,42 +204,7 @@ impl Children {
     }
 }
 
-/// Signals to generations.
-impl Children {
-    /// Sends a signal. One that comes too late, to a process that is gone, is no error.
-    pub fn kill(&mut self, generation: GenerationId, signal: Signal, scope: Scope) {
-        let Some(running) = self.generations.get_mut(&generation) else { return };
-        let result = match scope {
-            Scope::Main => running.main_pidfd().map_or(Ok(false), |main| reap::signal_main(main, signal)),
-            Scope::Command => {
-                running.command_leader().map_or(Ok(false), |leader| leader.signal_group(signal))
-            }
-            Scope::All => {
-                running.is_killed |= signal == Signal::KILL;
-                let results: Vec<_> =
-                    running.leaders.iter().map(|leader| leader.signal_group(signal)).collect();
-                self.signal_others(generation, signal);
-                results.into_iter().find(Result::is_err).unwrap_or(Ok(true))
-            }
-        };
-        if let Err(error) = result {
-            Warn::SendTo(signal, generation).because(error);
-        }
-    }
-
-    /// Processes of the generation that left the groups of its leaders: those still below one, and those that lost
-    /// their parent and so became our children.
-    fn signal_others(&self, generation: GenerationId, signal: Signal) {
-        let Some(running) = self.generations.get(&generation) else { return };
-        let mut heads = self.strays_of(generation);
-        heads.extend(running.leaders.iter().filter(|leader| !leader.is_reaped).map(|leader| leader.pid));
-        let groups: Vec<i32> = running.leaders.iter().map(|leader| leader.pid).collect();
-        if let Err(error) = reap::signal_trees(heads, &groups, signal) {
-            Warn::SendToAll(signal, generation).because(error);
-        }
-    }
-}
-
+/// The main process.
 impl Children {
     /// Type=forking: the process that is the main one now. PIDFile= says it; without one it is the only orphan.
     pub fn find_main(&mut self, generation: GenerationId) -> Found {
@@ -310,6 +281,7 @@ impl Children {
         // What it leaves alive is known as its own later.
         self.strays_of(generation);
         let gone = self.generations.remove(&generation)?;
+        self.cgroups.over(generation);
         gone.launcher.is_gone(self.generations.values().map(|running| &*running.launcher));
         Some(gone.notify)
     }

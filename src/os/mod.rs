@@ -48,6 +48,7 @@ pub mod users;
 pub mod waiters;
 pub mod warning;
 
+mod cgroup;
 mod proc;
 mod shell;
 mod within;

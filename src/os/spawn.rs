@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code)]
 
+mod clone;
 mod environment;
 mod failure;
 mod filter;
@@ -24,7 +25,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
 
 use libc::{c_char, c_int, c_long, c_uint, c_void};
 use nix::fcntl::OFlag;
@@ -60,6 +60,8 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// Wishes that could not be granted (limits, Nice=, OOMScoreAdjust=): sentences to warn with.
     pub shortfalls: Vec<String>,
+    /// It is in the cgroup of the plan.
+    pub in_cgroup: bool,
     /// The listener of the plan's filter, or why it could not be installed; the process then runs without it.
     pub listener: Option<io::Result<OwnedFd>>,
 }
@@ -74,7 +76,7 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
     let hand_over = channel.as_ref().map_or(-1, |(_, theirs)| theirs.as_raw_fd());
     let result = prepared.arm(plan, writer.as_raw_fd(), hand_over).clone_child();
     drop(writer);
-    let (pid, pidfd) = result.map_err(|error| failure::resources("start a process", &error))?;
+    let (pid, pidfd, in_cgroup) = result.map_err(|error| failure::resources("start a process", &error))?;
     // Ends when the last copy of the write end is closed: by execve(2), or by the end of the child.
     let mut bytes = Vec::new();
     File::from(reader)
@@ -110,7 +112,7 @@ pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
             return Err(failure::resources("receive the listener of its filter", &error));
         }
     };
-    Ok(Child { pid, pidfd, shortfalls, listener })
+    Ok(Child { pid, pidfd, shortfalls, in_cgroup, listener })
 }
 
 /// Why `words` could not be executed in our place: the sentence with the remedy.
@@ -151,42 +153,8 @@ impl Prepared {
             limits: &self.limits,
             status,
             channel,
+            may_act: clone::EVERY_SIGNAL,
         }
-    }
-}
-
-/// Memory for the child's stack, kept for the next start. The lock also keeps two threads off it (only tests have
-/// two); the parent is suspended while the child is on it.
-static STACK: Mutex<Option<Stack>> = Mutex::new(None);
-
-struct Stack {
-    top: *mut c_void,
-}
-
-// SAFETY: it is the address of a private mapping that belongs to nobody else and is never unmapped.
-unsafe impl Send for Stack {}
-
-impl Stack {
-    const BYTES: usize = 64 << 10;
-    /// At least one page on every machine (arm64 may have 64 KiB): an overrun faults and writes nowhere.
-    const GUARD: usize = 64 << 10;
-
-    fn map() -> io::Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
-        let size = Self::BYTES + Self::GUARD;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing we have.
-        let base = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the offset lies in the mapping just made.
-        let usable = unsafe { base.byte_add(Self::GUARD) };
-        // SAFETY: the rest of that mapping, which nobody uses yet.
-        if unsafe { libc::mprotect(usable, Self::BYTES, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: one past the end of the mapping; a page boundary, so it is aligned for any stack.
-        Ok(Self { top: unsafe { usable.byte_add(Self::BYTES) } })
     }
 }
 
@@ -207,36 +175,40 @@ struct Armed<'a> {
     status: RawFd,
     /// Where the listener of the filter goes; -1 without one.
     channel: RawFd,
+    /// The signals that may have another action than the default one, a bit for each.
+    may_act: u64,
 }
 
 impl Armed<'_> {
-    fn clone_child(mut self) -> io::Result<(i32, OwnedFd)> {
+    /// Its pid and pidfd, and whether it is in the cgroup of the plan.
+    fn clone_child(mut self) -> io::Result<(i32, OwnedFd, bool)> {
         // Sharing our memory saves copying the page tables. Not when credentials change: the kernel then marks the
         // memory, hence also us, as not dumpable (/proc/self becomes root's), and a child that belongs to another user
         // must not have a stack in our memory that this user could write to by ptrace(2).
         let share = if self.plan.identity.changes_credentials() { 0 } else { libc::CLONE_VM };
-        let flags = share | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-        let mut stack = STACK.lock().unwrap_or_else(PoisonError::into_inner);
-        let top = match &*stack {
-            Some(stack) => stack.top,
-            None => stack.insert(Stack::map()?).top,
-        };
-        let mut pidfd: c_int = -1;
+        let flags = share | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+        let cgroup = self.plan.cgroup.as_ref().map(|directory| directory.as_raw_fd());
+        let stack = clone::stack()?;
         let mut before = 0u64;
         // All of them, also those the C library keeps for itself and strips from its own calls.
         set_mask(&u64::MAX, Some(&mut before))?;
+        self.may_act = clone::ignored();
         let argument = (&raw mut self).cast::<c_void>();
-        // SAFETY: `child_main` has the right type and does not return into our frames; its stack is ours alone under
-        // the lock and unused until the child has exec'd or ended, which CLONE_VFORK waits for; so long `self` lives
-        // and this thread does not touch it. Without CLONE_SIGHAND and CLONE_FILES it changes no action or fd of ours.
-        let pid = unsafe { libc::clone(child_main, top, flags, argument, &raw mut pidfd) };
-        let failed = io::Error::last_os_error();
+        // SAFETY: `child_main` does not return into our frames; its stack is lent to it until it has exec'd or ended, which
+        // CLONE_VFORK waits for; so long `self` lives and this thread does not touch it. Without CLONE_SIGHAND and
+        // CLONE_FILES it changes no action or fd of ours.
+        let cloned = unsafe { clone::clone3(flags, cgroup, &stack, child_main, argument) };
+        let in_cgroup = cgroup.is_some() && cloned.is_some();
+        let result = cloned.unwrap_or_else(|| {
+            self.may_act = clone::EVERY_SIGNAL;
+            let argument = (&raw mut self).cast::<c_void>();
+            // SAFETY: as above.
+            unsafe { clone::clone(flags, &stack, child_main, argument) }
+        });
         set_mask(&before, None)?;
-        if pid < 0 {
-            return Err(failed);
-        }
+        let (pid, pidfd) = result?;
         // SAFETY: CLONE_PIDFD (Linux 5.2) stored a new fd there that nobody else owns.
-        Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+        Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }, in_cgroup))
     }
 }
 
@@ -289,7 +261,7 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Reported<Infallible> {
         // SAFETY: a C string of `Prepared`.
         check(ChildStep::Directory, unsafe { libc::syscall(libc::SYS_chdir, directory) })?;
     }
-    reset_signals(armed.plan.ignore_sigpipe)?;
+    reset_signals(armed.may_act, armed.plan.ignore_sigpipe)?;
     for room in &armed.pid_rooms {
         write_pid(*room);
     }
@@ -425,13 +397,13 @@ fn change_identity(identity: &Identity) -> Reported<()> {
     Ok(())
 }
 
-/// execve(2) resets handlers but keeps SIG_IGN: of Rust (SIGPIPE), of ours, and of nohup. Raw, since the C library
-/// refuses the signals it uses itself.
-fn reset_signals(ignore_sigpipe: bool) -> Reported<()> {
+/// execve(2) resets handlers but keeps SIG_IGN: of Rust (SIGPIPE), of ours, and of nohup. Handlers go as well, before
+/// the mask does. Raw, since the C library refuses the signals it uses itself.
+fn reset_signals(may_act: u64, ignore_sigpipe: bool) -> Reported<()> {
     // All zero is SIG_DFL without flags or mask on every architecture; more room than any kernel_sigaction takes.
     let default = [0u64; 8];
     let none = ptr::null_mut::<c_void>();
-    for signal in 1..=64 {
+    for signal in (1..=64).filter(|signal| may_act >> (signal - 1) & 1 == 1) {
         if signal == libc::SIGKILL || signal == libc::SIGSTOP || (signal == libc::SIGPIPE && ignore_sigpipe) {
             continue;
         }

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod attribute;
 pub mod seccomp;
 
 use std::io;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by panicking")]
 
 mod candidate;
+mod cgroup;
 mod child;
 mod cli;
 mod conformance;

@@ -216,9 +216,11 @@ fn defined_types_are_found() {
 fn unsafe_stands_where_system_calls_are_made() {
     let allowed = [
         "src/os/spawn.rs",
+        "src/os/spawn/clone.rs",
         "src/os/spawn/filter.rs",
         "src/os/spawn/limits.rs",
         "src/os/sys.rs",
+        "src/os/sys/attribute.rs",
         "src/os/sys/seccomp.rs",
         "examples/common/mod.rs",
         "tests/servers/stamp.rs",

@@ -1,5 +1,6 @@
-//! Which generation a process belongs to, where its environment does not say so any more: servers write their title
-//! over that memory (nginx, Perl's `$0`, PostgreSQL), and a zombie has none.
+//! Which generation a process belongs to. Its cgroup says so where we may make one for each; elsewhere, or where it was
+//! moved, its environment, unless that is gone: servers write their title over that memory (nginx, Perl's `$0`,
+//! PostgreSQL), and a zombie has none.
 //!
 //! Remembered are the children of ours that were looked at, with the time of their start, and the sessions and process
 //! groups in which they were seen: who is in one of them later is of the same generation. What is left is decided
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{Children, LivingGeneration};
 use crate::core::{Exit, GenerationId};
+use crate::os::cgroup::Cgroups;
 use crate::os::reap::{self, ProcessIdentity};
 use crate::os::sys;
 use crate::os::warning::Warn;
@@ -51,6 +53,7 @@ impl Kin {
         &mut self,
         pid: i32,
         generations: &BTreeMap<GenerationId, LivingGeneration>,
+        cgroups: &Cgroups,
     ) -> Option<GenerationId> {
         if self.own_children.contains(&pid) {
             return None;
@@ -63,11 +66,18 @@ impl Kin {
             self.remember(pid, identity, generation);
             return Some(generation);
         }
-        // Those that we start and wait for at once stay in our own group.
-        if self.own.is_some_and(|own| own.group == identity.group) {
-            return None;
-        }
-        let generation = self.told(pid, &identity, generations)?;
+        // A leader is known by itself, which saves the question.
+        let is_its = |running: &LivingGeneration| {
+            running.leaders.iter().any(|leader| leader.pid == pid && !leader.is_reaped)
+        };
+        let leads =
+            generations.iter().find(|(_, running)| is_its(running)).map(|(generation, _)| *generation);
+        let generation = match leads.or_else(|| cgroups.owner(pid)) {
+            Some(generation) => generation,
+            // Those that we start and wait for at once stay in our own group.
+            None if self.own.is_some_and(|own| own.group == identity.group) => return None,
+            None => self.told(pid, &identity, generations)?,
+        };
         self.remember(pid, identity, generation);
         Some(generation)
     }
@@ -78,7 +88,7 @@ impl Kin {
         identity: &ProcessIdentity,
         generations: &BTreeMap<GenerationId, LivingGeneration>,
     ) -> Option<GenerationId> {
-        // The kernel's word comes first: it costs nothing more, where an environment takes a thread to read.
+        // What the kernel has comes first: it costs nothing more, where an environment takes a thread to read.
         let leads = |running: &LivingGeneration| {
             running.leaders.iter().any(|leader| leader.pid == identity.group && !leader.group_is_gone)
         };
@@ -169,7 +179,7 @@ impl Children {
 
     /// The generation of a child of ours that is no leader.
     pub(super) fn owner(&self, pid: i32) -> Option<GenerationId> {
-        self.kin.borrow_mut().owner(pid, &self.generations)
+        self.kin.borrow_mut().owner(pid, &self.generations, &self.cgroups)
     }
 
     /// Whether a child of ours was found to be of this generation before.
@@ -189,6 +199,9 @@ impl Children {
     /// Whether a process is of this generation. `None` if it does not exist any more.
     pub(super) fn belongs(&self, pid: i32, generation: GenerationId) -> Option<bool> {
         let running = self.generations.get(&generation)?;
+        if let Some(owner) = self.cgroups.owner(pid) {
+            return Some(owner == generation);
+        }
         let child = reap::child_above(pid)?;
         let is_led = running.leaders.iter().any(|leader| {
             (leader.pid == child && !leader.is_reaped)

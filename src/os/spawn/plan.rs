@@ -52,6 +52,8 @@ pub struct Plan {
     pub stdio: [Stream; 3],
     /// Files that were opened for this start: open until it is done.
     pub files: Vec<Rc<OwnedFd>>,
+    /// The directory of a cgroup2 that it is to start in; None is that of supervise.
+    pub cgroup: Option<Rc<OwnedFd>>,
     /// The working directory; None is that of supervise.
     pub directory: Option<PathBuf>,
     pub identity: Identity,
@@ -83,6 +85,7 @@ impl Plan {
             fds: Vec::new(),
             stdio: [stdin, Stream::Ours, Stream::Ours],
             files: Vec::new(),
+            cgroup: None,
             directory: None,
             identity,
             umask: launch.umask,

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::rc::Rc;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::getuid;
@@ -125,12 +126,13 @@ fn without_close_range_the_fds_are_marked_one_by_one() {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let mut prepared = Prepared::new(&plan).expect("prepares");
         prepared.ours = Some(our_fds().expect("/proc"));
-        let (pid, pidfd) = prepared.arm(&plan, writer.as_raw_fd(), -1).clone_child().expect("starts");
+        let (pid, pidfd, in_cgroup) =
+            prepared.arm(&plan, writer.as_raw_fd(), -1).clone_child().expect("starts");
         drop((writer, one, two));
         let mut report = Vec::new();
         File::from(reader).read_to_end(&mut report).expect("a pipe");
         assert_eq!(report, b"");
-        let running = Running(Child { pid, pidfd, shortfalls: Vec::new(), listener: None });
+        let running = Running(Child { pid, pidfd, shortfalls: Vec::new(), in_cgroup, listener: None });
         running.has_fds(&[0, 1, 2]);
     });
 }
@@ -150,7 +152,9 @@ fn signals_are_as_a_program_expects_them_and_ours_untouched() {
         let before = (ours("SigBlk"), ours("SigIgn"), ours("SigCgt"));
         let mut plan = plan(&["sleep", "60"]);
         let none = format!("{:016x}", 0);
-        for (ignore_sigpipe, expected) in [(false, &none), (true, &format!("{:016x}", 1 << 12))] {
+        let pipe = format!("{:016x}", 1 << 12);
+        // From the second start on it is known which signals have to be reset.
+        for (ignore_sigpipe, expected) in [(false, &none), (true, &pipe), (false, &none)] {
             plan.ignore_sigpipe = ignore_sigpipe;
             let running = Running::start(&plan);
             assert_eq!(&running.status("SigIgn"), expected);
@@ -161,6 +165,51 @@ fn signals_are_as_a_program_expects_them_and_ours_untouched() {
             before,
             "the memory is shared, the actions not"
         );
+    });
+}
+
+#[test]
+fn where_clone3_is_forbidden_it_starts_as_it_always_did() {
+    alone("os::spawn::tests::where_clone3_is_forbidden_it_starts_as_it_always_did", || {
+        sys::set_disposition(Signal::HUP, Disposition::Ignore).expect("a signal");
+        let mut plan = plan(&["sleep", "60"]);
+        let none = format!("{:016x}", 0);
+        assert_eq!(
+            Running::start(&plan).status("SigIgn"),
+            none,
+            "before, and clone3(2) is remembered to work"
+        );
+        forbid_clone3();
+        // No directory of a cgroup, but that is not looked at.
+        plan.cgroup = Some(Rc::new(File::open("/").expect("a directory").into()));
+        for _ in 0..2 {
+            let running = Running::start(&plan);
+            assert_eq!((running.status("SigIgn"), running.status("SigCgt")), (none.clone(), none.clone()));
+            assert!(!running.0.in_cgroup);
+        }
+    });
+}
+
+/// As older sandboxes do, with EPERM.
+fn forbid_clone3() {
+    let instruction =
+        |code: u32, k: u32, jump: u8| libc::sock_filter { code: code as u16, jt: 0, jf: jump, k };
+    let instructions = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_clone3 as u32, 1),
+        instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let (_ours, theirs) = filter::channel().expect("a socket pair");
+    filter::install(&instructions, theirs.as_raw_fd()).expect("a filter");
+}
+
+#[test]
+fn a_cgroup_that_cannot_be_started_in_stops_no_start() {
+    alone("os::spawn::tests::a_cgroup_that_cannot_be_started_in_stops_no_start", || {
+        let mut plan = plan(&["sleep", "60"]);
+        plan.cgroup = Some(Rc::new(File::open("/").expect("a directory").into()));
+        assert!(!Running::start(&plan).0.in_cgroup);
     });
 }
 

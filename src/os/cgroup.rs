@@ -1,0 +1,399 @@
+//! A cgroup for each generation, where we may make some below our own (cgroups(7), version 2). The kernel then says which
+//! generation a process belongs to, whatever the process does to its environment, session or parents. Where we may not
+//! make any, os/children/kin.rs decides without this proof.
+//!
+//! A directory is made at a start and serves the next generation once it is empty again, so that a restart makes none.
+//! Its processes begin in it (`os/spawn/clone.rs`): moving one there would take the kernel milliseconds.
+
+use std::cell::OnceCell;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use super::proc;
+use super::sys::attribute;
+use crate::core::GenerationId;
+
+/// Where version 2 is mounted, alone or beside version 1.
+const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// Says whether a cgroup is empty.
+const EVENTS: &str = "cgroup.events";
+/// What our directories are called, before our pid and a number.
+const PREFIX: &str = "supervise-";
+/// Numbers tried where a directory is there already: another supervise has our pid in a pid namespace of its own.
+const TRIES: u32 = 16;
+/// The cgroup namespace of the whole machine (PROC_CGROUP_INIT_INO of the kernel), and the inode of the root of all cgroups.
+const INITIAL_NAMESPACE: &str = "cgroup:[4026531835]";
+const ROOT_INODE: u64 = 1;
+/// How far down that which a server has made in its own is removed.
+const DEPTH: usize = 16;
+
+#[derive(Debug, Default)]
+pub(super) struct Cgroups {
+    place: OnceCell<Option<OwnCgroup>>,
+    directories: Vec<CgroupDirectory>,
+    /// How many were made.
+    made: u32,
+    /// No directory could be made, or no process be started in one: none is tried any more.
+    is_off: bool,
+    has_swept: bool,
+}
+
+/// The cgroup that we are in.
+#[derive(Debug)]
+struct OwnCgroup {
+    directory: PathBuf,
+    /// What the paths of cgroups below it begin with in /proc.
+    prefix: String,
+}
+
+#[derive(Debug)]
+struct CgroupDirectory {
+    path: PathBuf,
+    /// The directory and its cgroup.events, which each start needs: open as long as it is there.
+    entry: Rc<OwnedFd>,
+    events: File,
+    number: u32,
+    /// The one whose processes start in it, or did last.
+    generation: GenerationId,
+    is_over: bool,
+    /// Its cgroup.kill was written to: the kernel kills what is started in it later as well (seen with Linux 6.18).
+    is_killed: bool,
+}
+
+impl Cgroups {
+    /// The directory for a process of this generation to start in. None: there is none.
+    pub(super) fn open(&mut self, generation: GenerationId) -> Option<Rc<OwnedFd>> {
+        if self.is_off {
+            return None;
+        }
+        if self.current(generation).is_none() && !self.reuse(generation) {
+            self.make(generation)?;
+        }
+        Some(Rc::clone(&self.directories[self.current(generation)?].entry))
+    }
+
+    fn current(&self, generation: GenerationId) -> Option<usize> {
+        self.directories.iter().position(|directory| directory.is_of(generation) && !directory.is_killed)
+    }
+
+    fn reuse(&mut self, generation: GenerationId) -> bool {
+        let found = self.directories.iter_mut().find(|directory| directory.is_as_new());
+        let Some(directory) = found else { return false };
+        (directory.generation, directory.is_over) = (generation, false);
+        true
+    }
+
+    fn make(&mut self, generation: GenerationId) -> Option<()> {
+        let Some(place) = self.place.get_or_init(OwnCgroup::find) else {
+            self.is_off = true;
+            return None;
+        };
+        for _ in 0..TRIES {
+            self.made = self.made.wrapping_add(1);
+            let path = place.directory.join(format!("{PREFIX}{}-{}", std::process::id(), self.made));
+            match CgroupDirectory::make(path.clone(), self.made, generation) {
+                Ok(directory) => {
+                    self.directories.push(directory);
+                    return Some(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    log::debug!("no cgroup {}: {error}", path.display());
+                    break;
+                }
+            }
+        }
+        self.is_off = true;
+        None
+    }
+
+    /// A process did not start in its directory. Somebody may have removed that; else it will be so the next time.
+    pub(super) fn refused(&mut self, generation: GenerationId) {
+        if let Some(index) = self.current(generation)
+            && !self.directories[index].path.exists()
+        {
+            self.directories.swap_remove(index);
+        } else {
+            self.is_off = true;
+        }
+    }
+
+    /// The generation of a process, also of one that has ended and is not reaped. None: it is in no cgroup of ours.
+    pub(super) fn owner(&self, pid: i32) -> Option<GenerationId> {
+        let place = self.place.get()?.as_ref().filter(|_| !self.directories.is_empty())?;
+        let text = proc::text(format!("/proc/{pid}/cgroup")).ok()?;
+        let number = number_in(path_in(&text)?.strip_prefix(&*place.prefix)?, std::process::id())?;
+        let found = self.directories.iter().find(|directory| directory.number == number);
+        found.map(|directory| directory.generation)
+    }
+
+    /// Sends SIGKILL to all in it at once, also to those that are forked meanwhile (Linux 5.14; before that, each is
+    /// signalled for itself).
+    pub(super) fn kill(&mut self, generation: GenerationId) {
+        for directory in self.directories.iter_mut().filter(|directory| directory.is_of(generation)) {
+            if is_empty(&directory.events) {
+                continue;
+            }
+            let file = OpenOptions::new().write(true).open(directory.path.join("cgroup.kill"));
+            match file.and_then(|mut file| file.write_all(b"1")) {
+                Ok(()) => directory.is_killed = true,
+                Err(error) => log::debug!("no cgroup.kill of {}: {error}", directory.path.display()),
+            }
+        }
+    }
+
+    /// Its directory may be another one's. Only one is kept for that; where somebody is left in it, it stays.
+    pub(super) fn over(&mut self, generation: GenerationId) {
+        for directory in self.directories.iter_mut().filter(|directory| directory.is_of(generation)) {
+            directory.is_over = true;
+        }
+        self.directories.retain(|directory| {
+            let is_kept = !directory.is_over || (directory.generation == generation && !directory.is_killed);
+            is_kept || !removed(&directory.path, DEPTH)
+        });
+    }
+
+    /// Once, and when a server has been started, so that it need not wait for this: removes what a supervise that was killed
+    /// has left here.
+    pub(super) fn sweep(&mut self) {
+        let Some(place) = self.place.get().and_then(Option::as_ref).filter(|_| !self.has_swept) else {
+            return;
+        };
+        self.has_swept = true;
+        let Ok(entries) = fs::read_dir(&place.directory) else { return };
+        for entry in entries.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(pid_in) else { continue };
+            let is_ours = || self.directories.iter().any(|directory| directory.path == entry.path());
+            let is_dead =
+                pid == std::process::id() && !is_ours() || !Path::new(&format!("/proc/{pid}")).exists();
+            if is_dead && removed(&entry.path(), DEPTH) {
+                log::debug!("removed {}, which a supervise has left", entry.path().display());
+            }
+        }
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for directory in &self.directories {
+            removed(&directory.path, DEPTH);
+        }
+    }
+}
+
+impl CgroupDirectory {
+    fn make(path: PathBuf, number: u32, generation: GenerationId) -> io::Result<Self> {
+        // Not by our umask: with 000 everybody could make cgroups in it.
+        DirBuilder::new().mode(0o755).create(&path)?;
+        let entry = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path);
+        let opened = entry.and_then(|entry| Ok((entry, File::open(path.join(EVENTS))?)));
+        let (entry, events) = opened.inspect_err(|_| {
+            removed(&path, 0);
+        })?;
+        let entry = Rc::new(OwnedFd::from(entry));
+        Ok(Self { path, entry, events, number, generation, is_over: false, is_killed: false })
+    }
+
+    fn is_of(&self, generation: GenerationId) -> bool {
+        self.generation == generation && !self.is_over
+    }
+
+    /// No generation needs it, no process is in it, and no other cgroup was made in it.
+    fn is_as_new(&self) -> bool {
+        self.is_over
+            && !self.is_killed
+            && is_empty(&self.events)
+            && fstat(&*self.entry).is_ok_and(|directory| directory.st_nlink == 2)
+    }
+}
+
+impl OwnCgroup {
+    fn find() -> Option<Self> {
+        let text = proc::text("/proc/self/cgroup").ok()?;
+        let path = path_in(&text)?;
+        let is_version_2 =
+            |mount: &&&str| statfs(**mount).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
+        let mount = MOUNTS.iter().find(is_version_2)?;
+        let directory = Path::new(mount).join(path.trim_start_matches('/'));
+        if !is_ours_to_write(&directory) {
+            log::debug!("no cgroup of our own: systemd has not delegated {}", directory.display());
+            return None;
+        }
+        is_the_one_we_are_in(mount, &directory).then_some(())?;
+        let prefix = format!("{}/{PREFIX}", path.trim_end_matches('/'));
+        Some(Self { directory, prefix })
+    }
+}
+
+/// In a cgroup namespace the mount may be that of another one, and its directory of this path not ours. Only there the
+/// processes are looked through: of the root there may be hundreds, some 0.1 ms.
+fn is_the_one_we_are_in(mount: &str, directory: &Path) -> bool {
+    let is_initial =
+        fs::read_link("/proc/self/ns/cgroup").is_ok_and(|name| name == Path::new(INITIAL_NAMESPACE));
+    let is_whole = fs::metadata(mount).is_ok_and(|root| root.ino() == ROOT_INODE);
+    if is_initial || is_whole {
+        return is_initial && is_whole;
+    }
+    let own = std::process::id().to_string();
+    proc::text(directory.join("cgroup.procs")).is_ok_and(|members| members.lines().any(|pid| pid == own))
+}
+
+/// Where systemd is the manager, a cgroup has one writer: systemd, or whom it has delegated it to ("Control Group APIs and
+/// Delegation" among its documents; sd_booted(3)).
+fn is_ours_to_write(directory: &Path) -> bool {
+    let is_delegated = |name| attribute::has(directory, name, b"1");
+    !Path::new("/run/systemd/system").exists()
+        || is_delegated(c"user.delegate")
+        || is_delegated(c"trusted.delegate")
+}
+
+/// The path of version 2 in /proc/PID/cgroup (cgroups(7)). None where it is outside our cgroup namespace.
+fn path_in(text: &str) -> Option<&str> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    (path.starts_with('/') && path != "/.." && !path.starts_with("/../")).then_some(path)
+}
+
+/// The number of the directory, of what follows [`PREFIX`] in a path: of it, or of one below it.
+fn number_in(rest: &str, pid: u32) -> Option<u32> {
+    let name = rest.split(['/', ' ']).next()?;
+    let (of, number) = name.split_once('-')?;
+    (of.parse() == Ok(pid)).then_some(())?;
+    number.parse().ok()
+}
+
+/// Whose a directory with this name is.
+fn pid_in(name: &str) -> Option<u32> {
+    let (pid, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    number.parse::<u32>().ok()?;
+    pid.parse().ok()
+}
+
+/// By its cgroup.events: "populated 0" and "frozen 0", each on a line of its own.
+fn is_empty(events: &File) -> bool {
+    let mut text = [0u8; 128];
+    let length = events.read_at(&mut text, 0).unwrap_or(0);
+    text[..length].split(|byte| *byte == b'\n').any(|line| line == b"populated 0")
+}
+
+/// Removes it with all cgroups in it that a server has made and left. False: a process is in one of them, so it stays.
+fn removed(directory: &Path, depth: usize) -> bool {
+    match fs::remove_dir(directory) {
+        Ok(()) => return true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
+        Err(_) if depth == 0 || !File::open(directory.join(EVENTS)).is_ok_and(|events| is_empty(&events)) => {
+            return false;
+        }
+        Err(_) => {}
+    }
+    let Ok(entries) = fs::read_dir(directory) else { return false };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        removed(&entry.path(), depth - 1);
+    }
+    fs::remove_dir(directory).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::config::{Config, Exec, Signal};
+    use crate::core::Exit;
+    use crate::os::spawn::{Child, Plan, Value, spawn};
+    use crate::os::sys::tests::{alone, eventually};
+    use crate::os::users::Identity;
+    use crate::os::{reap, sys};
+
+    #[test]
+    fn the_path_of_version_2_is_found_and_one_outside_is_not_ours() {
+        let hybrid = "8:pids:/\n4:memory:/a\n0::/\n";
+        assert_eq!(path_in(hybrid), Some("/"));
+        assert_eq!(path_in("0::/a b/c\n"), Some("/a b/c"));
+        for none in ["", "8:pids:/\n", "0::/..\n", "0::/../x\n", "0::\n", "0::x\n", "10::/\n"] {
+            assert_eq!(path_in(none), None, "{none:?}");
+        }
+        assert_eq!(path_in("0::/..x\n"), Some("/..x"));
+    }
+
+    fn start(directory: Option<Rc<OwnedFd>>) -> Child {
+        let launch = Config::for_command_line().launch;
+        let exec = Exec::plain(vec!["sleep".into(), "60".into()]);
+        let path = (OsString::from("PATH"), Value::Text(std::env::var_os("PATH").unwrap_or_default()));
+        let mut plan = Plan::new(&launch, &exec, [path].into(), Identity::default());
+        plan.cgroup = directory;
+        spawn(&plan).expect("starts")
+    }
+
+    fn end(child: &Child) {
+        // It may have been killed.
+        let _gone = sys::pidfd_send_signal(child.pidfd.as_fd(), Some(Signal::KILL));
+        let exit = sys::wait_for(&child.pidfd).expect("ours").exit;
+        assert_eq!(exit, Exit::Signal { signal: Signal::KILL, core: false });
+    }
+
+    #[test]
+    fn whoever_starts_in_a_directory_is_known_and_killed_by_it() {
+        alone("os::cgroup::tests::whoever_starts_in_a_directory_is_known_and_killed_by_it", || {
+            let mut cgroups = Cgroups::default();
+            let mut paths = Vec::new();
+            for generation in [1, 2, 3].map(GenerationId) {
+                let first = start(cgroups.open(generation));
+                assert_eq!(cgroups.owner(first.pid), first.in_cgroup.then_some(generation));
+                let used = cgroups.current(generation).map(|index| cgroups.directories[index].path.clone());
+                cgroups.kill(generation);
+                if first.in_cgroup {
+                    eventually("it is killed", || (!reap::runs(first.pid)).then_some(()));
+                    assert_eq!(cgroups.owner(first.pid), Some(generation), "also before it is reaped");
+                }
+                end(&first);
+                let second = start(cgroups.open(generation));
+                assert_eq!(
+                    second.in_cgroup, first.in_cgroup,
+                    "where none may be made, it starts all the same"
+                );
+                assert!(
+                    reap::runs(second.pid),
+                    "the kernel kills what is started in a directory that was killed"
+                );
+                end(&second);
+                cgroups.over(generation);
+                paths.extend(used);
+            }
+            assert_eq!(cgroups.owner(reap::our_pid()), None, "we are in none of them");
+            assert!(cgroups.directories.len() <= 1, "one is kept");
+            drop(cgroups);
+            assert!(paths.iter().all(|path| !path.exists()), "{paths:?}");
+        });
+    }
+
+    #[test]
+    fn a_directory_is_known_by_its_whole_name() {
+        for (rest, number) in [
+            ("7-1", Some(1)),
+            ("7-12", Some(12)),
+            ("7-1/supervise-7-2/x", Some(1)),
+            ("7-1 (deleted)", Some(1)),
+            ("7-1/x (deleted)", Some(1)),
+            ("17-1", None),
+            ("7", None),
+            ("7-", None),
+            ("7-1x", None),
+            ("", None),
+        ] {
+            assert_eq!(number_in(rest, 7), number, "{rest:?}");
+        }
+        assert_eq!(pid_in("supervise-12-3"), Some(12));
+        for none in ["supervise-12", "supervise-x-1", "supervise-1-x", "x", "cgroup.procs", "supervise-1-1-1"]
+        {
+            assert_eq!(pid_in(none), None, "{none}");
+        }
+    }
+}
