@@ -50,7 +50,10 @@
 //!   supervisor.rs       routes events; signals, datagrams, time
 //!   service.rs          the state machine: read its essay first
 //!   generation.rs       one generation: how far its start came, whether it lives, and the data of each state
-//!   sight.rs            who waits on its sockets, as far as it is known; traffic.rs: its connections
+//!   watch.rs            the second machine: what is asked of the kernel about a generation. Read its essay for when one is
+//!                       ready; in core/watch/: gate.rs (what opens the gate of each Ready=), waiting.rs (who waits on its
+//!                       sockets is asked, and the hint), sight.rs (what was seen), health.rs (Ready=http:), counts.rs
+//!                       (its connections, and whether it is stopped), traffic.rs (what a count has shown)
 //!   command.rs          the commands round the main one: ExecStartPre= ... ExecStopPost=
 //!   start.rs            starting, the start limit, starts by connections
 //!   swap.rs             ready, promote, roll back, when a wanted swap begins
@@ -59,16 +62,15 @@
 //!   exit.rs             what the end of a main process means, by Type=
 //!   failure.rs          why one could not be started
 //!   restored.rs         the core goes on under a new shell
-//!   trial.rs            a candidate must not be stopped
-//!   slots.rs            which slot has the traffic, which are guarded; drain.rs: what an old generation finishes;
-//!                       health.rs: Ready=http:; gate.rs: Ready=auto and Type=notify; waiting.rs: who is seen, and the hint
+//!   slots.rs            which slot has the traffic, which are guarded
+//!   drain.rs            an old generation finishes what it has; what its end cuts off
 //!   reload.rs           the verb reload, RELOADING=1
 //!   reread.rs           the files are read anew at a swap
 //!   request.rs          the other verbs
 //!   shutdown.rs         the end of everything
 //!   early.rs            servers that end cleanly before they wait on their sockets
 //!   restart.rs          Restart=, delays, limits, clean or not: pure functions
-//!   timers.rs           every deadline there is, read off the state
+//!   timers.rs           every deadline there is, read off the state; why.rs: what each is for, and which goes first
 //!   notify.rs           the text of a notification
 //!   note.rs             the words of the log; in core/note/: swap.rs, socket.rs, bind.rs
 //!   report.rs           the types of status and of the control socket
@@ -149,9 +151,9 @@
 //! | support one more directive or flag | a field in `config/policy.rs`, `launch.rs` or `socket.rs`, a row in `config/directives/service.rs`, `exec.rs` or `socket.rs` |
 //! | when, how soon and how often it restarts | `core/restart.rs` |
 //! | what a signal to us means | `core/supervisor.rs` (and the list of signals in `os/signal.rs`) |
-//! | when a generation is ready | `core/timers.rs`, `core/swap.rs`, `core/gate.rs`, `core/waiting.rs`, `os/waiters.rs` |
+//! | when a generation is ready | `core/watch/`; what the kernel is asked for it: `os/waiters.rs`, `os/probe.rs` |
 //! | swap, rollback | `core/swap.rs` |
-//! | who gets new connections, and when the old one may go | `core/slots.rs`, `core/drain.rs` |
+//! | who gets new connections, and when the old one may go | `core/slots.rs`, `core/watch/counts.rs`, `core/drain.rs` |
 //! | how a connection is steered | `os/socket/group.rs` (TCP, UDP), `os/socket/nodes.rs` (AF_UNIX) |
 //! | what is watched, mended and passed on of the held sockets | `os/listeners.rs` and its folder |
 //! | what the kernel and servers are asked | `os/questions.rs` and its folder |

@@ -2,11 +2,10 @@
 //! finds that it cannot serve. For Restart= that is no failure, but no client is served.
 
 use super::generation::Generation;
-use super::note::{Note, ReadyBy};
+use super::note::Note;
 use super::restart::{RunResult, restart_delay};
 use super::service::{Phase, Service, Step};
-use super::sight::Waiting;
-use super::{Action, End, HintAt, Time};
+use super::{End, HintAt};
 
 /// The number of such ends in a row that counts as a fault.
 const TOO_MANY: u32 = 3;
@@ -21,16 +20,15 @@ impl Service {
 impl Step<'_> {
     /// Counts an end of the only generation, by itself, before it waited.
     pub(super) fn count_early_end(&mut self, generation: &Generation) {
-        if !self.service.waited_on.is_empty() || !generation.has_ended_early(self.now) {
+        let id = generation.id;
+        if !self.service.watch.has_not_come_to_serve(id, self.now) || !generation.has_ended_cleanly() {
             self.service.ledger.early_ends = 0;
             return;
         }
         let ends = &mut self.service.ledger.early_ends;
         *ends = ends.saturating_add(1);
         if *ends == TOO_MANY {
-            let sockets =
-                generation.waiting.as_ref().map(|waiting| waiting.unseen.clone()).unwrap_or_default();
-            self.out.push(Action::Hint { generation: generation.id, sockets, at: HintAt::CleanEnds });
+            self.watch().hint_unseen(id, HintAt::CleanEnds);
         }
     }
 
@@ -48,12 +46,11 @@ impl Step<'_> {
 }
 
 impl Generation {
-    fn has_ended_early(&self, now: Time) -> bool {
-        let is_unseen = self.waiting.as_ref().is_some_and(Waiting::is_plainly_unseen);
-        let is_proved = matches!(self.passed_by(), Some(ReadyBy::Notify | ReadyBy::Http));
+    /// By itself.
+    fn has_ended_cleanly(&self) -> bool {
         let was_told = self.ending().is_some_and(|ending| ending.was_told);
         let is_clean =
             matches!(self.end(), Some(End::Exited(_))) && self.outcome().result == RunResult::Success;
-        is_unseen && !is_proved && !was_told && is_clean && now < self.hint_due()
+        !was_told && is_clean
     }
 }

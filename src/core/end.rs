@@ -25,10 +25,10 @@ impl Step<'_> {
         let due = if generation.command.is_some() { now.after(patience) } else { Time::NEVER };
         generation.set_ending(Ending { was_told: true, ..Ending::new(now, signal, patience, due) });
         generation.main = generation.main.without_retry();
-        self.end_probing(id);
+        self.watch().leaves(id);
         self.end_drain(id);
         let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.main == Main::Ordered {
+        if let Main::Ordered { .. } = generation.main {
             // Its start was ordered and is not answered yet; `on_started` comes back here.
             return;
         }
@@ -136,6 +136,7 @@ impl Step<'_> {
     /// SIGKILL to all of a generation, the main process included.
     pub(super) fn kill(&mut self, id: GenerationId) {
         let now = self.now;
+        self.watch().killed(id);
         let Some(generation) = self.service.get_mut(id) else { return };
         let due = now.after(limits::AFTER_KILL);
         let signal = generation.policy.final_kill_signal;
@@ -191,7 +192,7 @@ impl Step<'_> {
         let Some(generation) = self.service.get(id) else { return };
         let policy = &generation.policy;
         let signal = failure_signal(policy, policy.start_failure_mode);
-        let missing = self.service.what_is_missing(generation).unwrap_or_default();
+        let missing = self.service.watched().what_is_missing(id).unwrap_or_default();
         let reason = format!("generation {} was not ready within {}{missing}", id.0, policy.timeout_start);
         self.fail_generation(id, Failure::Timeout, reason, signal);
     }
@@ -255,7 +256,7 @@ impl Step<'_> {
         generation.set_ending(Ending::new(now, signal, patience, due));
         generation.last_list = generation.last_list.max(LastList::Stop);
         self.tell(Note::StopsItself { generation: id, patience });
-        self.end_probing(id);
+        self.watch().leaves(id);
         if self.service.is_candidate(id) {
             self.roll_back(format!("generation {} stops by itself", id.0));
         }
@@ -267,12 +268,14 @@ impl Step<'_> {
     /// The main process is gone and reaped. The sockets are untouched, whatever happened.
     pub(super) fn on_exited(&mut self, id: GenerationId, exit: Exit) {
         let now = self.now;
+        let waits_for_gate = self.service.watched().is_gate_closed(id);
         let Some(generation) = self.service.get_mut(id).filter(|generation| !generation.has_ended()) else {
             return;
         };
         let after = now.since(generation.ordered);
         let is_told = generation.failure.is_some();
-        let next = if generation.lives() { generation.after_exit(exit) } else { AfterExit::End };
+        let next =
+            if generation.lives() { generation.after_exit(exit, waits_for_gate) } else { AfterExit::End };
         if next != AfterExit::End {
             generation.last_exit = Some(exit);
             generation.main = match next {
@@ -310,13 +313,15 @@ impl Step<'_> {
 
     /// What the phase makes of an end, before anything is cleaned up.
     pub(super) fn ended(&mut self, id: GenerationId, end: End) {
-        self.hint_at_end(id, &end);
+        if self.service.get(id).is_some_and(|generation| generation.ending().is_none()) {
+            self.watch().ended_unasked(id, &end);
+        }
         let Some(generation) = self.service.get_mut(id) else { return };
         generation.set_end(end.clone());
         generation.set_watchdog(None);
         self.count_cut(id, &end);
         self.end_drain(id);
-        self.end_probing(id);
+        self.watch().leaves(id);
         let Some(generation) = self.service.get(id) else { return };
         let reason = describe(generation, &end, self.service.is_candidate(id), self.now);
         self.reload_failed(id, "it ended");
@@ -335,7 +340,7 @@ impl Step<'_> {
     fn old_died(&mut self, old: GenerationId, new: GenerationId) {
         self.tell(SwapNote::OldDied { old, new }.into());
         self.service.phase = Phase::Up { current: new };
-        self.service.server_notifies |= self.service.get(new).is_some_and(|new| new.said.ready);
+        self.watch().took_over(new, true);
         self.settle_steering();
         self.adopt();
         self.check_gate(new);
@@ -397,7 +402,7 @@ impl Step<'_> {
     /// Nothing of it is left: ExecStopPost=, once, and after that it is finished.
     pub(super) fn on_cleared(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
-        if generation.command.is_some() || generation.main == Main::Ordered {
+        if generation.command.is_some() || matches!(generation.main, Main::Ordered { .. }) {
             return;
         }
         if !generation.has_ended() {

@@ -22,7 +22,8 @@ pub(super) enum AfterExit {
 }
 
 impl Generation {
-    pub(super) fn after_exit(&mut self, exit: Exit) -> AfterExit {
+    /// `waits_for_gate`: what Ready= waits for has not come.
+    pub(super) fn after_exit(&mut self, exit: Exit, waits_for_gate: bool) -> AfterExit {
         let policy = &self.policy;
         let is_ignored = policy.commands.start.get(self.index).copied().unwrap_or_default();
         let is_clean = is_ignored || self.would_be_clean(exit);
@@ -30,7 +31,7 @@ impl Generation {
             Type::Oneshot if !self.is_up() && is_clean => AfterExit::NextCommand(self.index + 1),
             Type::Forking if !self.is_up() && (is_ignored || exit == Exit::Code(0)) => AfterExit::FindMain,
             Type::Notify | Type::NotifyReload if !self.is_up() => self.without_ready(is_clean),
-            Type::Simple | Type::Exec if policy.ready == Ready::Notify && self.is_gate_closed() => {
+            Type::Simple | Type::Exec if policy.ready == Ready::Notify && waits_for_gate => {
                 self.without_ready(is_clean)
             }
             Type::Oneshot | Type::Forking | Type::Simple | Type::Exec | Type::Notify | Type::NotifyReload => {

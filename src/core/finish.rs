@@ -30,6 +30,7 @@ impl Step<'_> {
         } else {
             self.drained(&generation);
         }
+        self.watch().forget(id);
     }
 
     fn drained(&mut self, generation: &Generation) {

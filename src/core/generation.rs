@@ -3,20 +3,17 @@
 //!
 //! ```text
 //!   ExecCondition= ─▶ ExecStartPre= ─▶ main process ─▶ up (Type=) ─▶ ExecStartPost= ─▶ active     Progress
-//!                                      the gate of Ready= is closed ─▶ open ─▶ ready (and active)   Gate
+//!                                                                     gate of Ready= (watch.rs) ─▶ ready
 //!   lives ─▶ told to stop: ExecStop=, kill signal, SIGKILL ─▶ ended: what it left is ended          Life
 //! ```
 //!
-//! Progress and gate stay as they are when it is told to stop and when it ends: what it was is asked for until it is
-//! finished.
+//! Its progress stays as it is when it is told to stop and when it ends: what it was is asked for until it is finished.
 
 use serde::{Deserialize, Serialize};
 
-use super::note::ReadyBy;
 use super::report::LastSwap;
 use super::restart::Failure;
-use super::sight::Waiting;
-use super::{ClientId, Command, End, Exit, GenerationId, SlotId, Time, Traffic, limits};
+use super::{ClientId, Command, End, Exit, GenerationId, SlotId, Time};
 use crate::config::{KillMode, Policy, Signal, Span, Type};
 
 /// One start of COMMAND, until nothing of it is left.
@@ -27,12 +24,9 @@ pub(super) struct Generation {
     pub(super) policy: Policy,
     /// Where it accepts, where the sockets have slots.
     pub(super) slot: SlotId,
-    /// When its main process was first ordered; before that, when the generation was made.
-    pub(super) spawned: Time,
     /// When it was made, or when its busy file was last executed again. Ages count from here.
     pub(super) ordered: Time,
     pub(super) progress: Progress,
-    pub(super) gate: Gate,
     pub(super) life: Life,
     pub(super) main: Main,
     /// Which command of ExecStart= the main process is (Type=oneshot may have several).
@@ -47,8 +41,6 @@ pub(super) struct Generation {
     /// A failure that outweighs how the main process ends.
     pub(super) failure: Option<Failure>,
     pub(super) reload: Option<Reload>,
-    /// Who waits on its sockets; None: it has none.
-    pub(super) waiting: Option<Waiting>,
     /// Another has its place for good, or it finishes what it has before that.
     pub(super) replaced: Option<Replaced>,
     pub(super) said: Said,
@@ -65,17 +57,8 @@ pub(super) enum Progress {
     Up { started: Time },
     /// ExecStartPost= is done as well.
     Active { started: Time, at: Time },
-}
-
-/// What Ready= waits for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum Gate {
-    /// It has not come. `probe`: with Ready=http: the server is asked for it.
-    Closed { probe: Option<Probing> },
-    /// It has come, and ExecStartPost= is still to be done.
-    Open { by: ReadyBy },
-    /// The generation is active, too. `watchdog`: when WATCHDOG=1 is overdue.
-    Ready { by: ReadyBy, at: Time, watchdog: Option<Time> },
+    /// What Ready= waits for has come, too. `watchdog`: when WATCHDOG=1 is overdue.
+    Ready { started: Time, active: Time, at: Time, watchdog: Option<Time> },
 }
 
 /// Whether it is to end, and has.
@@ -97,10 +80,10 @@ pub(super) enum Main {
     /// There is none: not yet, between the commands of Type=oneshot, or because others count (ExitType=cgroup,
     /// RemainAfterExit=).
     Absent,
-    /// Its start was ordered and is not answered yet.
-    Ordered,
+    /// Its start was ordered, for the first time then, and is not answered yet.
+    Ordered { since: Time },
     /// Its file was being written (ETXTBSY), and is executed again at this time.
-    Busy { again: Time },
+    Busy { since: Time, again: Time },
     /// It runs, or was the last one when the generation ended.
     Runs { pid: u32 },
     /// Type=forking: the process that was started has ended, and its daemon is looked for: since when, and when again.
@@ -119,8 +102,6 @@ pub(super) enum LastList {
 /// What it has said by sd_notify(3).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Said {
-    /// READY=1
-    pub(super) ready: bool,
     /// STATUS=
     pub(super) status: Option<String>,
     /// ERRNO=
@@ -156,57 +137,20 @@ pub(super) struct Reload {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Replaced {
     pub(super) since: Time,
-    /// It finishes what it has, and is not told to stop yet.
-    pub(super) drain: Option<Drain>,
-    /// Its connections are counted until its end, ...
-    pub(super) counting: Option<Counting>,
-    /// ... and this is how many that cut off.
+    pub(super) drain: Drain,
+    /// How many connections its end cut off.
     pub(super) cut: u32,
 }
 
-/// From the switch until it is told to stop.
+/// Whether it still finishes what it has, before it is told to stop, and what follows then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Drain {
-    /// When Drain= is over.
-    pub(super) due: Time,
-    /// Nothing was left when it was looked at last; a dump is not one moment, so two of them have to agree.
-    pub(super) was_over: bool,
-    /// The queue as it was when it last got shorter, and since when it has not.
-    pub(super) queued: u32,
-    pub(super) stuck_since: Time,
-    /// When it was told last what is left, and what that was.
-    pub(super) told: (Time, Traffic),
-    /// Whoever waits for the end of the swap, and what they will hear. None: the next one is yet to come.
-    pub(super) swap: Option<(Vec<ClientId>, LastSwap)>,
-}
-
-impl Drain {
-    /// When it is told to stop, whatever it still has.
-    pub(super) fn end(&self) -> Time {
-        self.due.after(limits::LAST_MOMENT)
-    }
-}
-
-/// The kernel is asked for the connections of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Counting {
-    pub(super) next: Time,
-    pub(super) gap: Span,
-    /// None: the kernel did not say.
-    pub(super) seen: Option<Traffic>,
-    /// What was seen last before it was told to stop.
-    pub(super) told_with: Option<Traffic>,
-}
-
-/// Ready=http: it is asked again and again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Probing {
-    /// When it is asked next; while it is being asked, when that has taken too long.
-    pub(super) due: Time,
-    pub(super) is_asking: bool,
-    pub(super) asked: Time,
-    /// What was wrong with the last answer.
-    pub(super) last: Option<String>,
+pub(super) enum Drain {
+    /// The next generation starts after it.
+    First,
+    /// The next generation has its place already: these clients hear then how the swap went.
+    Last(Vec<ClientId>, LastSwap),
+    /// It was told to stop, or has ended.
+    Over,
 }
 
 /// Told to stop: first by ExecStop=, then with `signal`. `due` is the SIGKILL ([`Time::NEVER`] as long as ExecStop= runs),
@@ -233,16 +177,16 @@ impl Main {
     pub(super) const fn pid(self) -> Option<u32> {
         match self {
             Self::Runs { pid } => Some(pid),
-            Self::Absent | Self::Ordered | Self::Busy { .. } | Self::Sought { .. } => None,
+            Self::Absent | Self::Ordered { .. } | Self::Busy { .. } | Self::Sought { .. } => None,
         }
     }
 
     /// When a busy file is executed again, or the daemon looked for again.
     pub(super) const fn retry(self) -> Option<Time> {
         match self {
-            Self::Busy { again } => Some(again),
+            Self::Busy { again, .. } => Some(again),
             Self::Sought { again, .. } => again,
-            Self::Absent | Self::Ordered | Self::Runs { .. } => None,
+            Self::Absent | Self::Ordered { .. } | Self::Runs { .. } => None,
         }
     }
 
@@ -251,7 +195,7 @@ impl Main {
         match self {
             Self::Busy { .. } => Self::Absent,
             Self::Sought { since, .. } => Self::Sought { since, again: None },
-            Self::Absent | Self::Ordered | Self::Runs { .. } => self,
+            Self::Absent | Self::Ordered { .. } | Self::Runs { .. } => self,
         }
     }
 }
@@ -263,10 +207,8 @@ impl Generation {
             id,
             policy,
             slot,
-            spawned: now,
             ordered: now,
             progress: Progress::Preparing,
-            gate: Gate::Closed { probe: None },
             life: Life::Lives,
             main: Main::Absent,
             index: 0,
@@ -276,9 +218,8 @@ impl Generation {
             last_list: LastList::Neither,
             failure: None,
             reload: None,
-            waiting: None,
             replaced: None,
-            said: Said { ready: false, status: None, errno: None, extended: Time(0), watchdog_period },
+            said: Said { status: None, errno: None, extended: Time(0), watchdog_period },
         }
     }
 
@@ -288,62 +229,38 @@ impl Generation {
             Progress::Preparing => None,
             Progress::Started { at: started }
             | Progress::Up { started }
-            | Progress::Active { started, .. } => Some(started),
+            | Progress::Active { started, .. }
+            | Progress::Ready { started, .. } => Some(started),
         }
     }
 
     /// The start is done as Type= means it.
     pub(super) const fn is_up(&self) -> bool {
-        matches!(self.progress, Progress::Up { .. } | Progress::Active { .. })
+        matches!(self.progress, Progress::Up { .. } | Progress::Active { .. } | Progress::Ready { .. })
     }
 
     /// Since when ExecStartPost= is done.
     pub(super) const fn active(&self) -> Option<Time> {
         match self.progress {
-            Progress::Active { at, .. } => Some(at),
+            Progress::Active { at, .. } | Progress::Ready { active: at, .. } => Some(at),
             Progress::Preparing | Progress::Started { .. } | Progress::Up { .. } => None,
-        }
-    }
-
-    pub(super) const fn is_gate_closed(&self) -> bool {
-        matches!(self.gate, Gate::Closed { .. })
-    }
-
-    /// By what the gate was opened.
-    pub(super) const fn passed_by(&self) -> Option<&ReadyBy> {
-        match &self.gate {
-            Gate::Closed { .. } => None,
-            Gate::Open { by } | Gate::Ready { by, .. } => Some(by),
         }
     }
 
     /// Since when it is ready; also of one that has ended since.
     pub(super) const fn ready(&self) -> Option<Time> {
-        match self.gate {
-            Gate::Ready { at, .. } => Some(at),
-            Gate::Closed { .. } | Gate::Open { .. } => None,
-        }
+        if let Progress::Ready { at, .. } = self.progress { Some(at) } else { None }
     }
 
     /// When WATCHDOG=1 is overdue.
     pub(super) const fn watchdog(&self) -> Option<Time> {
-        match self.gate {
-            Gate::Ready { watchdog, .. } => watchdog,
-            Gate::Closed { .. } | Gate::Open { .. } => None,
-        }
+        if let Progress::Ready { watchdog, .. } = self.progress { watchdog } else { None }
     }
 
     /// Nothing happens to one that is not ready.
     pub(super) const fn set_watchdog(&mut self, due: Option<Time>) {
-        if let Gate::Ready { watchdog, .. } = &mut self.gate {
+        if let Progress::Ready { watchdog, .. } = &mut self.progress {
             *watchdog = due;
-        }
-    }
-
-    pub(super) const fn probe(&mut self) -> Option<&mut Probing> {
-        match &mut self.gate {
-            Gate::Closed { probe } => probe.as_mut(),
-            Gate::Open { .. } | Gate::Ready { .. } => None,
         }
     }
 
@@ -400,12 +317,7 @@ impl Generation {
     }
 
     /// It finishes what it has, and is not told to stop yet.
-    pub(super) fn drain(&self) -> Option<&Drain> {
-        self.replaced.as_ref()?.drain.as_ref()
-    }
-
-    /// How its connections are counted.
-    pub(super) fn counting(&self) -> Option<&Counting> {
-        self.replaced.as_ref()?.counting.as_ref()
+    pub(super) fn is_draining(&self) -> bool {
+        self.replaced.as_ref().is_some_and(|replaced| replaced.drain != Drain::Over)
     }
 }

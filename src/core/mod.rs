@@ -14,9 +14,7 @@ mod end;
 mod exit;
 mod failure;
 mod finish;
-mod gate;
 mod generation;
-mod health;
 pub mod note;
 pub mod notify;
 mod reload;
@@ -27,28 +25,23 @@ mod restart;
 mod restored;
 mod service;
 mod shutdown;
-mod sight;
 mod slots;
 mod start;
 mod status;
 mod supervisor;
 mod swap;
 mod timers;
-mod traffic;
-mod trial;
-mod waiting;
-
-use std::collections::BTreeSet;
+mod watch;
+mod why;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{notify::Notify, report::Reply, supervisor::Supervisor, timers::Why};
+pub use self::{notify::Notify, report::Reply, supervisor::Supervisor, why::Why};
 use crate::config::{CommandList, Policy, Signal, Span};
 pub use failure::{Stage, StartFailure};
 pub use note::{BindNote, Damage, Note, SocketNote};
 pub use restart::{RunOutcome, RunResult};
-pub use sight::{Ask, HintAt, Looked, Sight};
-pub use traffic::{Counted, Traffic};
+pub use watch::{Ask, Counted, Finding, HintAt, Looked, Question, Sight, Traffic};
 
 /// The limits of the core, in one place.
 pub mod limits {
@@ -108,7 +101,7 @@ pub mod limits {
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC. `Instant` could neither be saved with the state nor be made up by tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 impl Time {
@@ -281,20 +274,10 @@ pub enum Event {
         slot: SlotId,
         socket: String,
     },
-    /// Answers [`Action::Count`].
-    Counted {
+    /// Answers [`Action::Ask`].
+    Answered {
         generation: GenerationId,
-        counted: Counted,
-    },
-    /// Answers [`Action::Probe`]: success, or what was wrong.
-    Probed {
-        generation: GenerationId,
-        result: Result<(), String>,
-    },
-    /// Answers [`Action::Look`].
-    Looked {
-        generation: GenerationId,
-        looked: Looked,
+        finding: Finding,
     },
     Signalled {
         signal: Signal,
@@ -404,35 +387,8 @@ pub enum Action {
     Rescue {
         slot: SlotId,
     },
-    /// Count the connections of a generation; one that was quiet for `quiet` is idle. Answered by `Counted`.
-    Count {
-        generation: GenerationId,
-        slot: SlotId,
-        quiet: Span,
-    },
-    /// Send the request of Ready=http: to this generation alone. Answered by `Probed`, unless `EndProbe` comes first.
-    Probe {
-        generation: GenerationId,
-        slot: SlotId,
-    },
-    EndProbe {
-        generation: GenerationId,
-    },
-    /// See which of its sockets the processes of this generation wait on, and where they have accepted connections; as `ask`
-    /// says, have one of our own accepted. Answered by `Looked`; what is begun is ended by `EndProbe`.
-    Look {
-        generation: GenerationId,
-        slot: SlotId,
-        ask: Ask,
-    },
-    /// Log how this command would take these sockets (none: all).
-    Hint {
-        generation: GenerationId,
-        sockets: BTreeSet<String>,
-        at: HintAt,
-    },
-    /// Log how many connections found a full queue since the last `Reread`.
-    TellOverflows,
+    /// Find out, or tell, what the kernel shows of a generation.
+    Ask(Question),
     /// Signal every child and adopted grandchild that is left; then report `Childless` as soon as there is none.
     Sweep {
         signal: Signal,

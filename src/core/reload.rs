@@ -10,9 +10,10 @@ use crate::config::{CommandList, Type};
 impl Step<'_> {
     pub(super) fn on_reload_requested(&mut self, client: ClientId) {
         let Phase::Up { current } = self.service.phase else {
-            let why = match self.service.candidate() {
-                Some(_) => "a swap is under way; it loads everything anew",
-                None => "no server runs that could reload",
+            let why = if let Phase::Swapping { .. } = self.service.phase {
+                "a swap is under way; it loads everything anew"
+            } else {
+                "no server runs that could reload"
             };
             return self.reply(client, Reply::failed(why));
         };

@@ -3,7 +3,7 @@
 use super::generation::{Drain, Replaced};
 use super::note::{Note, SwapNote};
 use super::report::Reply;
-use super::service::{Attempt, Phase, Step, Then};
+use super::service::{Attempt, Phase, Rereading, Step, Then};
 use super::status;
 use super::timers;
 use super::{Action, ClientId, Request, Scope, Time, limits};
@@ -94,9 +94,10 @@ impl Step<'_> {
         let clients = &mut self.service.clients;
         let wanted = clients.next_swap.take();
         // The files are being read for it already, which goes on to its end.
-        let is_void = clients.reread_is_void;
-        let begun = clients.rereading.as_mut().filter(|_| !is_void).map(std::mem::take);
-        clients.reread_is_void |= begun.is_some();
+        let begun = clients.rereading.clients().map(std::mem::take);
+        if begun.is_some() {
+            clients.rereading = Rereading::Void;
+        }
         let is_wanted = wanted.is_some() || begun.is_some();
         for waiting in wanted.into_iter().chain(begun).flatten() {
             self.reply(waiting, Reply::failed("\"supervise abort\" was asked for before this swap began"));
@@ -194,7 +195,7 @@ impl Step<'_> {
 
     pub(super) fn on_client_gone(&mut self, client: ClientId) {
         let clients = &mut self.service.clients;
-        let swaps = clients.next_swap.as_mut().into_iter().chain(clients.rereading.as_mut());
+        let swaps = clients.next_swap.as_mut().into_iter().chain(clients.rereading.clients());
         for waiting in [&mut clients.pause, &mut clients.stop].into_iter().chain(swaps) {
             waiting.retain(|other| *other != client);
         }
@@ -203,9 +204,7 @@ impl Step<'_> {
             attempt.clients.retain(|other| *other != client);
         }
         for generation in &mut self.service.generations {
-            if let Some(Replaced { drain: Some(Drain { swap: Some((clients, _)), .. }), .. }) =
-                &mut generation.replaced
-            {
+            if let Some(Replaced { drain: Drain::Last(clients, _), .. }) = &mut generation.replaced {
                 clients.retain(|other| *other != client);
             }
             if let Some(reload) = &mut generation.reload {

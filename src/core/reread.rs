@@ -2,13 +2,13 @@
 //! meanwhile.
 
 use super::report::Reply;
-use super::service::{Attempt, Phase, Step};
+use super::service::{Attempt, Phase, Rereading, Step};
 use super::{Action, ClientId, Manager, Reread};
 
 impl Step<'_> {
     /// The swap for these clients begins as soon as the files are read.
     pub(super) fn reread(&mut self, clients: Vec<ClientId>) {
-        self.service.clients.rereading = Some(clients);
+        self.service.clients.rereading = Rereading::For(clients);
         // Whoever sent us SIGHUP as ReloadSignal= waits for this (systemd.service(5), Type=notify-reload).
         if self.service.manager_told {
             self.out.push(Action::TellManager(Manager::Reloading));
@@ -17,10 +17,11 @@ impl Step<'_> {
     }
 
     pub(super) fn on_reread(&mut self, result: Result<Box<Reread>, String>) {
-        let Some(clients) = self.service.clients.rereading.take() else { return };
-        if std::mem::take(&mut self.service.clients.reread_is_void) {
-            return self.forget_reread(result.ok());
-        }
+        let clients = match std::mem::take(&mut self.service.clients.rereading) {
+            Rereading::No => return,
+            Rereading::Void => return self.forget_reread(result.ok()),
+            Rereading::For(clients) => clients,
+        };
         let reread = match result {
             Ok(reread) => reread,
             Err(why) => return self.reread_failed(clients, why),

@@ -1,13 +1,13 @@
 //! Continues under a new shell, which knows the processes and sockets but not what was ordered.
 
+use super::Action;
 use super::service::{Phase, Step};
-use super::{Action, limits};
 
 impl Step<'_> {
     /// Orders what the shell has to keep to, and has the server asked once more what it may not have answered. What a
     /// shell can answer by itself it has answered before it saved; what becomes of processes it knows by itself.
     pub(super) fn on_restored(&mut self) {
-        let (now, service) = (self.now, &mut *self.service);
+        let service = &*self.service;
         if service.steers() {
             self.out.push(Action::Steer(service.steering));
             self.out.extend(service.guarded.iter().map(|slot| Action::Guard { slot: *slot, on: true }));
@@ -15,14 +15,6 @@ impl Step<'_> {
         if matches!(service.phase, Phase::Listening { hold_until: None }) {
             self.out.push(Action::Watch { on: true });
         }
-        for generation in &mut service.generations {
-            if let Some(probe) = generation.probe().filter(|probe| probe.is_asking) {
-                probe.is_asking = false;
-                probe.due = probe.asked.after(limits::PROBE_GAP).max(now);
-            }
-            if let Some(waiting) = &mut generation.waiting {
-                waiting.ask_again();
-            }
-        }
+        self.watch().restored();
     }
 }

@@ -27,7 +27,8 @@
 //!         └────────────────┴────────────────┴──▶ what is left is ended ─▶ `Cleared` ─▶ ExecStopPost= ─▶ finished
 //! ```
 //!
-//! Its states are in generation.rs. One command of a list runs at a time; what follows from its end is in command.rs. The
+//! Its states are in generation.rs. What Ready= waits for, and what an old generation still has, is found out by the second
+//! machine, watch.rs. One command of a list runs at a time; what follows from its end is in command.rs. The
 //! end has two steps: `Exited` is the main process, `Cleared` is everything it left behind. What comes next is decided when
 //! the generation is finished, as systemd's RestartSec= counts from the complete stop; a swap reacts at `Exited`.
 //!
@@ -46,6 +47,7 @@ use super::generation::Generation;
 use super::note::Note;
 use super::report::{LastSwap, Reply};
 use super::restart::Ledger;
+use super::watch::{Scene, View, Watch, Watching};
 use super::{Action, ClientId, GenerationId, Reread, Setting, SlotId, Steering, Time};
 use crate::config::Policy;
 
@@ -71,16 +73,8 @@ pub(super) struct Service {
     pub(super) generations: Vec<Generation>,
     pub(super) last_id: u64,
     pub(super) ledger: Ledger,
-    /// Nobody is looked at before then, after what the last looks cost.
-    pub(super) rests_until: Time,
-    /// The generation that is or was current last has sent READY=1: of the next, only that counts (Ready=auto).
-    pub(super) server_notifies: bool,
-    /// One that runs was told once how to take the sockets.
-    pub(super) hint_told: bool,
-    /// Sockets on which the server was ever seen to wait: it knows of them.
-    pub(super) waited_on: BTreeSet<String>,
-    /// Some generation was seen to wait on a socket or to accept a connection.
-    pub(super) has_served: bool,
+    /// What the kernel shows of the generations.
+    pub(super) watch: Watch,
     /// The start that somebody waits for, or that a swap made.
     pub(super) attempt: Option<Attempt>,
     pub(super) clients: Clients,
@@ -124,26 +118,11 @@ pub(super) enum Phase {
 pub(super) enum Trial {
     /// It is not ready.
     Gate,
-    /// It is ready, and has its share of the traffic.
-    Canary(Window),
-    /// It has all of the traffic; the old one can take it back. `lost`: why the old one can accept nothing any more, which
-    /// matters if it gets the traffic back.
-    Bake { window: Window, lost: Option<String> },
-}
-
-/// A canary or a bake: until `over`, and shortly before it the candidate is looked at once more (trial.rs).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Window {
-    pub(super) over: Time,
-    pub(super) look: LastLook,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum LastLook {
-    Due(Time),
-    /// It was ordered; nothing happens before its answer.
-    Ordered,
-    Done,
+    /// It is ready, and has its share of the traffic until then.
+    Canary { over: Time },
+    /// It has all of the traffic; the old one can take it back until then. `lost`: why the old one can accept nothing any
+    /// more, which matters if it gets the traffic back.
+    Bake { over: Time, lost: Option<String> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,15 +166,32 @@ pub(super) struct Attempt {
 pub(super) struct Clients {
     /// Some: one more swap is wanted; these wait for it.
     pub(super) next_swap: Option<Vec<ClientId>>,
-    /// Some: for the swap that begins, the files are being read.
-    pub(super) rereading: Option<Vec<ClientId>>,
-    /// That swap was taken back meanwhile: what is read does not count.
-    pub(super) reread_is_void: bool,
+    pub(super) rereading: Rereading,
     /// It was told that the swap waits for a generation to end.
     pub(super) held_told: bool,
     pub(super) pause: Vec<ClientId>,
     pub(super) stop: Vec<ClientId>,
     pub(super) status: Vec<(ClientId, Time)>,
+}
+
+/// Whether the files are being read, and for whom.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) enum Rereading {
+    #[default]
+    No,
+    /// For the swap that begins, which these wait for.
+    For(Vec<ClientId>),
+    /// That swap was taken back meanwhile: what is read does not count.
+    Void,
+}
+
+impl Rereading {
+    pub(super) const fn clients(&mut self) -> Option<&mut Vec<ClientId>> {
+        match self {
+            Self::For(clients) => Some(clients),
+            Self::No | Self::Void => None,
+        }
+    }
 }
 
 impl Service {
@@ -213,11 +209,7 @@ impl Service {
             generations: Vec::new(),
             last_id: 0,
             ledger: Ledger::default(),
-            rests_until: Time(0),
-            server_notifies: false,
-            hint_told: false,
-            waited_on: BTreeSet::new(),
-            has_served: false,
+            watch: Watch::default(),
             attempt: None,
             clients: Clients::default(),
             last_swap: None,
@@ -236,22 +228,26 @@ impl Service {
     }
 
     /// The generation that has the traffic, or will have it.
-    pub(super) fn current(&self) -> Option<GenerationId> {
-        match self.phase {
-            Phase::Up { current } | Phase::Replacing { current, .. } => Some(current),
-            Phase::Swapping { old, .. } => Some(old),
+    pub(super) const fn current(&self) -> Option<GenerationId> {
+        self.scene().current
+    }
+
+    const fn scene(&self) -> Scene {
+        let (current, candidate) = match self.phase {
+            Phase::Up { current } | Phase::Replacing { current, .. } => (Some(current), None),
+            Phase::Swapping { old, new, .. } => (Some(old), Some(new)),
             Phase::Listening { .. }
             | Phase::Waiting { .. }
             | Phase::Paused
             | Phase::Failed
-            | Phase::Stopping { .. } => None,
-        }
+            | Phase::Stopping { .. } => (None, None),
+        };
+        Scene { current, candidate, stays: matches!(self.phase, Phase::Up { .. }) }
     }
 
-    /// The generation that is to replace the current one.
-    pub(super) fn candidate(&self) -> Option<&Generation> {
-        let Phase::Swapping { new, .. } = self.phase else { return None };
-        self.get(new)
+    /// What the kernel shows of the generations.
+    pub(super) const fn watched(&self) -> View<'_> {
+        View { watch: &self.watch, scene: self.scene() }
     }
 
     pub(super) const fn is_candidate(&self, id: GenerationId) -> bool {
@@ -288,6 +284,11 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
+    pub(super) const fn watch(&mut self) -> Watching<'_> {
+        let scene = self.service.scene();
+        Watching { watch: &mut self.service.watch, scene, now: self.now, out: self.out }
+    }
+
     pub(super) fn tell(&mut self, note: Note) {
         self.out.push(Action::Tell(note));
     }

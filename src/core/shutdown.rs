@@ -18,8 +18,7 @@ impl Step<'_> {
             self.reply(client, Reply::failed("supervise was told to stop"));
         }
         // The files may not be read any more; should they be, nobody waits for it.
-        let rereading =
-            self.service.clients.rereading.iter_mut().flat_map(std::mem::take).collect::<Vec<_>>();
+        let rereading = self.service.clients.rereading.clients().map(std::mem::take).unwrap_or_default();
         for client in rereading {
             self.reply(client, Reply::failed("supervise was told to stop"));
         }

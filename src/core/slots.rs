@@ -5,9 +5,7 @@
 //! serves, is read off the phase after every step ([`Step::settle_slots`]) and ordered where it has changed.
 //!
 //! * *guarded*: no generation accepts there, so the shell says when something arrives;
-//! * *stranded*: something has arrived there, and is to be taken to whoever serves, by a *rescue*;
-//! * *count* (drain.rs): the connections of a generation are counted; *trial* (trial.rs): a candidate must not be stopped;
-//!   *look* (waiting.rs): who waits on its sockets.
+//! * *stranded*: something has arrived there, and is to be taken to whoever serves, by a *rescue*.
 
 use super::generation::Generation;
 use super::note::SocketNote;
@@ -40,7 +38,7 @@ impl Service {
         match self.phase {
             Phase::Up { current } => all(slot(current)),
             Phase::Swapping { old, trial: Trial::Gate, .. } => all(slot(old)),
-            Phase::Swapping { old, new, trial: Trial::Canary(_) } => {
+            Phase::Swapping { old, new, trial: Trial::Canary { .. } } => {
                 let percent = self.get(new).and_then(|new| new.policy.canary).map(|canary| canary.percent);
                 Steering { slot: slot(old), canary: percent.map(|percent| (slot(new), percent)) }
             }
@@ -49,7 +47,7 @@ impl Service {
             Phase::Replacing { current, .. }
                 if self
                     .get(current)
-                    .is_some_and(|old| old.drain().is_some() && old.slot == self.steering.slot) =>
+                    .is_some_and(|old| old.is_draining() && old.slot == self.steering.slot) =>
             {
                 all(self.free_slot())
             }
@@ -133,7 +131,8 @@ impl Step<'_> {
 
     /// What is lost without the traffic is lost before the old one is touched: a candidate that cannot get it is not taken.
     pub(super) fn on_steer_failed(&mut self, why: String) {
-        if let Phase::Swapping { new, trial: Trial::Canary(_) | Trial::Bake { .. }, .. } = self.service.phase
+        if let Phase::Swapping { new, trial: Trial::Canary { .. } | Trial::Bake { .. }, .. } =
+            self.service.phase
         {
             self.roll_back(format!("generation {} cannot get the traffic: {why}", new.0));
         } else {
@@ -149,7 +148,7 @@ impl Step<'_> {
     /// A server that cannot accept any more has failed; one that only finishes what it has does not need to.
     pub(super) fn on_socket_lost(&mut self, slot: SlotId, socket: &str) {
         let serves = |generation: &&Generation| {
-            generation.slot == slot && generation.lives() && generation.drain().is_none()
+            generation.slot == slot && generation.lives() && !generation.is_draining()
         };
         let Some(generation) = self.service.generations.iter().find(serves) else { return };
         let (id, signal) = (generation.id, generation.policy.kill_signal);

@@ -51,6 +51,7 @@ impl Step<'_> {
             None => self.service.policy.clone(),
         };
         let slot = self.service.free_slot();
+        self.watch().made(id, slot, &policy);
         self.service.generations.push(Generation::new(id, policy, slot, self.now));
         if let Some(attempt) = &mut self.service.attempt {
             attempt.generation.get_or_insert(id);
@@ -72,9 +73,9 @@ impl Step<'_> {
             return self.main_done(id);
         }
         generation.index = index;
-        generation.spawned = now;
-        generation.main = Main::Ordered;
+        generation.main = Main::Ordered { since: now };
         let slot = generation.slot;
+        self.watch().spawned(id);
         self.out.push(Action::Spawn { generation: id, index, slot });
     }
 
@@ -108,12 +109,12 @@ impl Step<'_> {
         generation.progress = Progress::Started { at: now };
         generation.has_run = true;
         let ending = generation.ending();
-        if ending.is_none() {
-            self.begin_probing(id);
-            self.begin_looking(id);
-        }
-        let Some(generation) = self.service.get(id) else { return };
         let (service_type, ready) = (generation.policy.service_type, generation.policy.ready);
+        if ending.is_none() {
+            let setting = self.service.setting.holds_sockets;
+            let holds_sockets = self.service.staged.as_ref().map_or(setting, |staged| staged.holds_sockets);
+            self.watch().started(id, holds_sockets && service_type != Type::Oneshot);
+        }
         self.tell(Note::Started { generation: id, pid });
         match (ending, service_type) {
             (Some(ending), _) if ending.killed => self.kill(id),
@@ -133,14 +134,15 @@ impl Step<'_> {
     pub(super) fn on_start_failed(&mut self, id: GenerationId, failure: StartFailure) {
         let now = self.now;
         let Some(generation) = self.service.get_mut(id) else { return };
-        generation.main = Main::Absent;
-        if failure.is_text_busy()
+        if let Main::Ordered { since } = generation.main
+            && failure.is_text_busy()
             && generation.ending().is_none()
-            && now < generation.spawned.after(limits::TEXT_BUSY)
+            && now < since.after(limits::TEXT_BUSY)
         {
-            generation.main = Main::Busy { again: now.after(limits::TEXT_BUSY_RETRY) };
+            generation.main = Main::Busy { since, again: now.after(limits::TEXT_BUSY_RETRY) };
             return;
         }
+        generation.main = Main::Absent;
         let is_very_first = id == GenerationId(1)
             && generation.started().is_none()
             && matches!(self.service.phase, Phase::Up { .. });
@@ -164,12 +166,12 @@ impl Step<'_> {
                 generation.main = generation.main.without_retry();
                 self.out.push(Action::FindMain { generation: id });
             }
-            Main::Busy { .. } => {
-                (generation.ordered, generation.main) = (now, Main::Ordered);
+            Main::Busy { since, .. } => {
+                (generation.ordered, generation.main) = (now, Main::Ordered { since });
                 let (index, slot) = (generation.index, generation.slot);
                 self.out.push(Action::Spawn { generation: id, index, slot });
             }
-            Main::Absent | Main::Ordered | Main::Runs { .. } => {}
+            Main::Absent | Main::Ordered { .. } | Main::Runs { .. } => {}
         }
     }
 
@@ -220,7 +222,7 @@ impl Step<'_> {
             return;
         };
         // The next command of Type=oneshot is on its way: the process named is none of it.
-        if matches!(generation.main, Main::Ordered | Main::Busy { .. }) {
+        if matches!(generation.main, Main::Ordered { .. } | Main::Busy { .. }) {
             return;
         }
         let is_sought = matches!(generation.main, Main::Sought { .. });

@@ -1,19 +1,20 @@
 //! Makes the object of `status` from the state.
 
 use super::generation::Generation;
-use super::note::ReadyBy;
 use super::report::{GenerationStatus, Next, Role, State, Status};
 use super::service::{Phase, Service, Then};
-use super::timers::Why;
+use super::why::Why;
 use super::{GenerationId, Time};
 
 pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
+    let is_up = |generation: &Generation| generation.ready().is_some() && generation.lives();
+    let is_up = service.current().and_then(|id| service.get(id)).is_some_and(is_up);
     Status {
         name: String::new(),
         pid: 0,
         version: String::new(),
         state: state(service),
-        doubt: service.current().and_then(|id| doubt(service.get(id)?)),
+        doubt: service.current().and_then(|id| service.watch.doubt(id)).filter(|_| is_up),
         generation: service.current().filter(|id| service.get(*id).is_some()).map(|id| id.0),
         generations: service
             .generations
@@ -35,13 +36,6 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
         last_swap: service.last_swap.clone(),
         next: next.map(|(time, why)| Next { at_ms: time.0, why: why.to_string() }),
     }
-}
-
-/// Why a generation may not serve that counts as ready only because no other exists.
-fn doubt(generation: &Generation) -> Option<String> {
-    let by = generation.passed_by().filter(|_| generation.ready().is_some() && generation.lives())?;
-    let is_seen = generation.waiting.as_ref().is_some_and(|waiting| waiting.unseen.is_empty());
-    by.doubt().filter(|_| !is_seen || *by == ReadyBy::Alone)
 }
 
 fn role(service: &Service, id: GenerationId) -> Role {

@@ -4,7 +4,8 @@ use super::note::Note;
 use super::report::Status;
 use super::service::{Phase, Service, Step, Then};
 use super::status;
-use super::timers::{self, Why};
+use super::timers;
+use super::why::Why;
 use super::{Action, Event, GenerationId, Manager, Notify, Scope, Sender, Setting, Terminal, Time, limits};
 use crate::config::{Policy, Signal, Span};
 
@@ -40,9 +41,7 @@ impl Supervisor {
             Event::SteerFailed { why } => step.on_steer_failed(why),
             Event::RescueFailed { slot } => step.on_rescue_failed(slot),
             Event::SocketLost { slot, socket } => step.on_socket_lost(slot, &socket),
-            Event::Counted { generation, counted } => step.on_counted(generation, counted),
-            Event::Probed { generation, result } => step.on_probed(generation, result),
-            Event::Looked { generation, looked } => step.on_looked(generation, looked),
+            Event::Answered { generation, finding } => step.on_answered(generation, finding),
             Event::Signalled { signal, sender, terminal } => step.on_signal(signal, sender, terminal),
             Event::Requested { client, request } => step.on_request(client, &request),
             Event::ClientGone { client } => step.on_client_gone(client),
@@ -99,13 +98,13 @@ impl Step<'_> {
         match why {
             Why::Ready(id) => self.on_lived(id),
             Why::Retry(id) => self.on_retry(id),
-            Why::Probe(id) => self.on_probe_due(id),
-            Why::Look(id) => self.on_look_due(id),
-            Why::Trial(id) => self.on_trial_due(id),
+            Why::Probe(id) => self.watch().probe(id),
+            Why::Look(id) => self.watch().look(id),
+            Why::Trial(id) => self.watch().look_last(id),
             Why::CanaryOver(id) => self.switch(id),
             Why::BakeOver(_) => self.promote(),
             Why::Rescue => self.service.rescue_due = None,
-            Why::Count(id) => self.count(id),
+            Why::Count(id) => self.watch().count(id),
             Why::DrainOver(id) => self.end_drain(id),
             Why::StartTimeout(id) => self.on_start_timeout(id),
             Why::Watchdog(id) => self.on_watchdog_missed(id),

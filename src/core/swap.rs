@@ -1,12 +1,13 @@
 //! Ready, and what a swap makes of it: promote the candidate, or roll back.
 
-use super::generation::{Gate, Generation};
+use super::generation::{Drain, Generation, Progress};
 use super::note::{self, Note, ReadyBy, SwapNote};
 use super::report::{LastSwap, Outcome, Reply};
 use super::restart::Failure;
-use super::service::{Attempt, Phase, Step, Then, Trial, Window};
+use super::service::{Attempt, Phase, Rereading, Step, Then, Trial};
+use super::watch::{Conclusion, Finding, Question};
 use super::{Action, ClientId, GenerationId, Manager, Reread, limits};
-use crate::config::{Handover, Policy, Ready, Span};
+use crate::config::{Canary, Handover, Policy, Span};
 
 impl Step<'_> {
     /// The files are read: what they say now is staged.
@@ -19,7 +20,7 @@ impl Step<'_> {
         }
         let new = self.spawn();
         self.service.phase = Phase::Swapping { old, new, trial: Trial::Gate };
-        self.begin_comparing(old);
+        self.watch().compare();
         let within =
             self.service.get(new).map_or(Span::INFINITY, |generation| generation.policy.timeout_start);
         self.tell(SwapNote::Begun { from: old, to: new, within }.into());
@@ -51,24 +52,18 @@ impl Step<'_> {
         }
         self.service.phase = Phase::Replacing { current: old, then: Then::Start };
         self.tell(SwapNote::FinishesFirst { from: old, drain }.into());
-        self.begin_drain(old, None);
+        self.begin_drain(old, Drain::First);
         self.settle_steering();
     }
 
     pub(super) fn on_ready_said(&mut self, id: GenerationId) {
-        let now = self.now;
-        let is_current = self.service.current() == Some(id);
-        let Some(generation) = self.service.get_mut(id) else { return };
+        let Some(generation) = self.service.get(id) else { return };
         if generation.started().is_none() {
             // Only the main process has to be ready, and there is none yet.
             return;
         }
-        generation.said.ready = true;
         let is_notify_type = generation.is_notify_type();
-        if let Some(waiting) = &mut generation.waiting {
-            waiting.look_soon(now);
-        }
-        self.service.server_notifies |= is_current;
+        self.watch().said_ready(id);
         self.on_reload_ready_said(id);
         self.check_gate(id);
         if is_notify_type {
@@ -76,20 +71,50 @@ impl Step<'_> {
         }
     }
 
+    /// What watch.rs has found out about a generation, and what follows from it.
+    pub(super) fn on_answered(&mut self, id: GenerationId, finding: Finding) {
+        for conclusion in self.watch().answered(id, finding) {
+            match conclusion {
+                Conclusion::Ready(id) => self.on_gate_open(id),
+                Conclusion::Stopped(id) => {
+                    self.roll_back(format!("generation {} is stopped by a signal", id.0));
+                }
+                Conclusion::Drains(generation, traffic) => {
+                    self.tell(SwapNote::Draining { generation, traffic }.into());
+                }
+                Conclusion::Stuck(generation, queued) => {
+                    self.tell(SwapNote::QueueStuck { generation, queued }.into());
+                    self.out.extend(self.service.get(generation).map(|it| Action::Rescue { slot: it.slot }));
+                }
+                Conclusion::Drained(id) => self.end_drain(id),
+                Conclusion::Ask(question) => self.out.push(Action::Ask(question)),
+            }
+        }
+    }
+
+    /// Something came that may be what Ready= waits for.
+    pub(super) fn check_gate(&mut self, id: GenerationId) {
+        if self.watch().check_gate(id) {
+            self.on_gate_open(id);
+        }
+    }
+
     /// What Ready= waits for has come.
     pub(super) fn pass_gate(&mut self, id: GenerationId, by: ReadyBy) {
-        let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives()) else {
-            return;
-        };
-        if generation.is_gate_closed() {
-            generation.gate = Gate::Open { by };
+        if self.service.get(id).is_some_and(Generation::lives) {
+            self.watch().open(id, by);
+            self.on_gate_open(id);
         }
-        let is_notify_type = generation.is_notify_type();
-        self.end_asking(id);
-        if let Some(current) = self.service.current() {
-            self.end_asking(current);
-        }
-        if is_notify_type {
+    }
+
+    /// The generation has lived for as long as Ready= asks.
+    pub(super) fn on_lived(&mut self, id: GenerationId) {
+        self.watch().lived(id);
+        self.on_gate_open(id);
+    }
+
+    fn on_gate_open(&mut self, id: GenerationId) {
+        if self.service.get(id).is_some_and(Generation::is_notify_type) {
             self.main_up(id);
         }
         self.check_ready(id);
@@ -97,32 +122,22 @@ impl Step<'_> {
 
     /// Ready is who has passed the gate and whose ExecStartPost= is done.
     pub(super) fn check_ready(&mut self, id: GenerationId) {
-        if let Some(generation) = self.service.get(id)
-            && let Gate::Open { by } = &generation.gate
-            && generation.active().is_some()
-            && generation.lives()
+        let now = self.now;
+        let by = self.service.watch.passed_by(id).cloned();
+        if let Some(by) = by
+            && let Some(generation) = self.service.get_mut(id).filter(|generation| generation.lives())
+            && let Progress::Active { started, at: active } = generation.progress
         {
-            self.become_ready(id, by.clone());
+            let after = now.since(generation.ordered);
+            let (period, canary) = (generation.said.watchdog_period, generation.policy.canary);
+            let watchdog = (period != Span::ZERO).then(|| now.after(period));
+            generation.progress = Progress::Ready { started, active, at: now, watchdog };
+            self.tell(Note::Ready { generation: id, after, by });
+            self.became_ready(id, canary);
         }
     }
 
-    /// The generation has lived for as long as Ready= asks.
-    pub(super) fn on_lived(&mut self, id: GenerationId) {
-        let is_auto = |generation: &&Generation| generation.policy.ready == Ready::Auto;
-        let generation = self.service.get(id).filter(is_auto);
-        let by = generation.map_or(ReadyBy::Alive, |generation| self.lived_for_auto(generation));
-        self.pass_gate(id, by);
-    }
-
-    fn become_ready(&mut self, id: GenerationId, by: ReadyBy) {
-        let now = self.now;
-        let Some(generation) = self.service.get_mut(id) else { return };
-        let after = now.since(generation.ordered);
-        let (period, canary) = (generation.said.watchdog_period, generation.policy.canary);
-        let watchdog = (period != Span::ZERO).then(|| now.after(period));
-        generation.gate = Gate::Ready { by: by.clone(), at: now, watchdog };
-        let is_silent = by == ReadyBy::Alone;
-        self.tell(Note::Ready { generation: id, after, by });
+    fn became_ready(&mut self, id: GenerationId, canary: Option<Canary>) {
         if !self.service.manager_told {
             self.service.manager_told = true;
             self.out.push(Action::TellManager(Manager::Ready));
@@ -134,13 +149,14 @@ impl Step<'_> {
         {
             match canary {
                 Some(canary) => {
-                    *trial = Trial::Canary(Window::new(now, canary.span));
+                    *trial = Trial::Canary { over: self.now.after(canary.span) };
+                    self.watch().try_for(id, canary.span);
                     self.tell(SwapNote::Canary { to: id, canary }.into());
                 }
                 None => self.switch(id),
             }
         } else if self.service.is_alone(id) {
-            self.service.server_notifies &= !is_silent;
+            self.watch().ready_alone(id);
             self.succeed_attempt();
         }
         if self.service.steers() && self.service.steering == before {
@@ -157,7 +173,8 @@ impl Step<'_> {
             return;
         }
         let from = *old;
-        *trial = Trial::Bake { window: Window::new(self.now, bake), lost: None };
+        *trial = Trial::Bake { over: self.now.after(bake), lost: None };
+        self.watch().try_for(id, bake);
         // Also without a bake the old one stays until this is known to have worked.
         self.settle_steering();
         if bake != Span::ZERO {
@@ -169,7 +186,7 @@ impl Step<'_> {
     pub(super) fn promote(&mut self) {
         let Phase::Swapping { old, new, .. } = self.service.phase else { return };
         self.service.phase = Phase::Up { current: new };
-        self.service.server_notifies = self.service.get(new).is_some_and(|new| new.said.ready);
+        self.watch().took_over(new, false);
         self.service.ledger.reset();
         self.adopt();
         let drain = self.service.get(old).map_or(Span::ZERO, |generation| generation.policy.drain);
@@ -179,16 +196,16 @@ impl Step<'_> {
             self.tell(SwapNote::Done { from: old, to: new, drain }.into());
         }
         let attempt = self.service.attempt.take();
-        let told = attempt.map(|attempt| {
+        let told = attempt.map_or(Drain::First, |attempt| {
             let swap = self.record(&attempt, Some(new), outcome, reason);
-            (attempt.clients, swap)
+            Drain::Last(attempt.clients, swap)
         });
         self.begin_drain(old, told);
     }
 
     /// A swap to this generation went through; whether anybody is served by it may not be known.
     fn judge(&mut self, to: GenerationId) -> (Outcome, Option<String>) {
-        if !self.service.get(to).is_some_and(|generation| self.service.is_unseen(generation)) {
+        if !self.service.watch.is_unseen(to) {
             return (Outcome::Swapped, None);
         }
         let reason = note::unseen(to);
@@ -201,10 +218,10 @@ impl Step<'_> {
         let Phase::Swapping { old, new, ref mut trial } = self.service.phase else { return };
         let lost = match trial {
             Trial::Bake { lost, .. } => lost.take(),
-            Trial::Gate | Trial::Canary(_) => None,
+            Trial::Gate | Trial::Canary { .. } => None,
         };
         self.service.phase = Phase::Up { current: old };
-        self.end_asking(old);
+        self.watch().end_asking(old);
         self.settle_steering();
         let note = SwapNote::RolledBack { from: old, to: new, reason: reason.clone() };
         let text = note.to_string();
@@ -280,7 +297,7 @@ impl Step<'_> {
         };
         if attempt.is_swap {
             self.service.last_swap = Some(swap.clone());
-            self.out.push(Action::TellOverflows);
+            self.out.push(Action::Ask(Question::Overflows));
             if self.service.manager_told {
                 self.out.push(Action::TellManager(Manager::Ready));
             }
@@ -300,7 +317,7 @@ impl Step<'_> {
     }
 
     fn settle_swap(&mut self) {
-        if self.service.clients.next_swap.is_none() || self.service.clients.rereading.is_some() {
+        if self.service.clients.next_swap.is_none() || self.service.clients.rereading != Rereading::No {
             return;
         }
         match self.service.phase {

@@ -32,12 +32,12 @@ struct Entry {
     name: String,
     fd: OwnedFd,
     number: usize,
-    watch: Watch,
+    watch: PollState,
 }
 
 /// Whether a hang-up (EPOLLHUP, EPOLLERR) removes an fd from the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Watch {
+enum PollState {
     Wanted,
     Registered,
     /// It does not: FDPOLL=0, or the fd cannot be polled (a file).
@@ -93,22 +93,22 @@ impl FdStore {
         // The lowest free number. Numbers are poll tokens, of which there is a limited range.
         let number =
             (1..).find(|number| self.entries.iter().all(|entry| entry.number != *number)).unwrap_or(1);
-        let watch = if notify.fd_no_poll { Watch::No } else { Watch::Wanted };
+        let watch = if notify.fd_no_poll { PollState::No } else { PollState::Wanted };
         let name = notify.fd_name.as_deref().unwrap_or(DEFAULT_NAME).to_owned();
         self.entries.push_front(Entry { name, fd, number, watch });
     }
 
     fn watch(&mut self, registry: &Registry, tokens: usize) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.watch == Watch::Wanted) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.watch == PollState::Wanted) {
             // epoll reports a hang-up in any case, so nothing else is asked for.
             let fd = entry.fd.as_raw_fd();
             let token = Token(tokens + entry.number);
             entry.watch = match registry.register(&mut SourceFd(&fd), token, Interest::PRIORITY) {
-                Ok(()) => Watch::Registered,
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Watch::No,
+                Ok(()) => PollState::Registered,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => PollState::No,
                 Err(error) => {
                     Warn::WatchStored(&entry.name).because(error);
-                    Watch::No
+                    PollState::No
                 }
             };
         }
@@ -152,7 +152,7 @@ impl Entry {
 
     /// Comes before close(2): while another process shares the open file description, epoll would go on reporting it.
     fn unwatch(&self, registry: &Registry) {
-        if self.watch == Watch::Registered
+        if self.watch == PollState::Registered
             && let Err(error) = registry.deregister(&mut SourceFd(&self.fd.as_raw_fd()))
         {
             log::debug!("cannot stop watching the stored fd {}: {error}", self.name);

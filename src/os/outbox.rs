@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::core::{Event, Note};
+use crate::core::{Event, Finding, GenerationId, Note};
 
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -15,6 +15,11 @@ pub struct Outbox {
 impl Outbox {
     pub fn push(&mut self, event: Event) {
         self.events.push_back(event);
+    }
+
+    /// What a question of the core about this generation has come to.
+    pub fn answer(&mut self, generation: GenerationId, finding: Finding) {
+        self.push(Event::Answered { generation, finding });
     }
 
     /// Logs a note, and keeps it for the control socket, which tells conclusions in its replies.

@@ -350,18 +350,7 @@ impl Shell {
             Action::Steer(steering) => self.with_listeners(|listeners, cx| listeners.steer(steering, cx)),
             Action::Guard { slot, on } => self.listeners.guard(slot, on),
             Action::Rescue { slot } => self.with_listeners(|listeners, cx| listeners.rescue(slot, cx)),
-            Action::Count { generation, slot, quiet } => self.count(generation, slot, quiet),
-            Action::Probe { generation, slot } => self.probe(generation, slot),
-            Action::EndProbe { generation } => {
-                self.questions.end_probe(generation, &self.listeners.held());
-            }
-            Action::Look { generation, slot, ask } => self.look(generation, slot, ask),
-            Action::Hint { generation, sockets, at } => self.hint(generation, &sockets, at),
-            Action::TellOverflows => {
-                if let Some(note) = self.questions.overflows(&self.listeners.held()) {
-                    self.outbox.tell(note);
-                }
-            }
+            Action::Ask(question) => self.ask(question),
             Action::Sweep { signal } => self.sweep(signal),
             Action::Reply { client, reply } => self.reply(client, reply),
             Action::Tell(note) => self.outbox.tell(note),

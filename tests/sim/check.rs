@@ -255,9 +255,7 @@ impl Check {
             | Event::SteerFailed { .. }
             | Event::RescueFailed { .. }
             | Event::SocketLost { .. }
-            | Event::Counted { .. }
-            | Event::Probed { .. }
-            | Event::Looked { .. }
+            | Event::Answered { .. }
             | Event::Reread { .. } => {}
         }
     }
@@ -344,12 +342,7 @@ impl Check {
             | Action::Steer(_)
             | Action::Guard { .. }
             | Action::Rescue { .. }
-            | Action::Count { .. }
-            | Action::Probe { .. }
-            | Action::EndProbe { .. }
-            | Action::Look { .. }
-            | Action::Hint { .. }
-            | Action::TellOverflows
+            | Action::Ask(_)
             | Action::Adopt
             | Action::Discard => {}
         }

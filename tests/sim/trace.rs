@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 use socket_supervise::core::report::State;
-use socket_supervise::core::{Action, Event, Notify, Reply, Steering};
+use socket_supervise::core::{Action, Event, Notify, Question, Reply, Steering};
 
 /// How many steps a failure shows.
 const LINES: usize = 60;
@@ -90,9 +90,7 @@ fn event_text(event: &Event) -> String {
         | Event::SteerFailed { .. }
         | Event::RescueFailed { .. }
         | Event::SocketLost { .. }
-        | Event::Counted { .. }
-        | Event::Looked { .. }
-        | Event::Probed { .. }
+        | Event::Answered { .. }
         | Event::MainSought { .. } => format!("{event:?}"),
     }
 }
@@ -117,10 +115,10 @@ fn action_text(action: &Action) -> String {
         }
         Action::Guard { slot, on } => format!("Guard {} {on}", slot.0),
         Action::Rescue { slot } => format!("Rescue {}", slot.0),
-        Action::Count { generation, .. } => format!("Count g{}", generation.0),
-        Action::Probe { generation, .. } => format!("Probe g{}", generation.0),
-        Action::Look { generation, ask, .. } => format!("Look g{} {ask:?}", generation.0),
-        Action::EndProbe { generation } => format!("EndProbe g{}", generation.0),
+        Action::Ask(Question::Count { generation, .. }) => format!("Count g{}", generation.0),
+        Action::Ask(Question::Probe { generation, .. }) => format!("Probe g{}", generation.0),
+        Action::Ask(Question::Look { generation, ask, .. }) => format!("Look g{} {ask:?}", generation.0),
+        Action::Ask(Question::EndProbe { generation }) => format!("EndProbe g{}", generation.0),
         Action::Kill { generation, signal, scope } => {
             format!("Kill g{} {} {scope:?}", generation.0, signal.number())
         }
@@ -129,14 +127,13 @@ fn action_text(action: &Action) -> String {
         Action::Sweep { signal } => format!("Sweep {}", signal.number()),
         Action::Watch { .. }
         | Action::Tell(_)
-        | Action::Hint { .. }
+        | Action::Ask(Question::Hint { .. } | Question::Overflows)
         | Action::TellManager(_)
         | Action::Suspend
         | Action::Run { .. }
         | Action::FindMain { .. }
         | Action::AwaitClear { .. }
         | Action::Reread
-        | Action::TellOverflows
         | Action::Adopt
         | Action::Discard
         | Action::Exit(_) => format!("{action:?}"),

@@ -14,7 +14,7 @@ use fastrand::Rng;
 use socket_supervise::config::{Policy, Signal};
 use socket_supervise::core::report::{Reply, State, Status};
 use socket_supervise::core::{
-    Action, ClientId, Event, Exit, GenerationId, Notify, Request, Reread, Scope, Sender, Setting,
+    Action, ClientId, Event, Exit, GenerationId, Notify, Question, Request, Reread, Scope, Sender, Setting,
     StartFailure, Supervisor, Terminal, Time, Traffic,
 };
 
@@ -378,10 +378,10 @@ impl World {
             Action::Steer(steering) => self.steer(*steering),
             Action::Guard { slot, on } => self.guard(*slot, *on),
             Action::Rescue { slot } => self.rescue(*slot),
-            Action::Count { generation, slot, .. } => self.count(*generation, *slot),
-            Action::Probe { generation, .. } => self.probe(*generation),
-            Action::Look { generation, ask, .. } => self.look(*generation, *ask),
-            Action::EndProbe { generation } => self.end_probe(*generation),
+            Action::Ask(Question::Count { generation, slot, .. }) => self.count(*generation, *slot),
+            Action::Ask(Question::Probe { generation, .. }) => self.probe(*generation),
+            Action::Ask(Question::Look { generation, ask, .. }) => self.look(*generation, *ask),
+            Action::Ask(Question::EndProbe { generation }) => self.end_probe(*generation),
             Action::Sweep { signal } => {
                 self.sweeping = true;
                 for id in self.groups.keys().copied().collect::<Vec<_>>() {
@@ -400,9 +400,8 @@ impl World {
             Action::Exit(code) => self.ended = Some(*code),
             Action::Forget { .. }
             | Action::Tell(_)
-            | Action::Hint { .. }
+            | Action::Ask(Question::Hint { .. } | Question::Overflows)
             | Action::TellManager(_)
-            | Action::TellOverflows
             | Action::Adopt
             | Action::Discard => {}
         }

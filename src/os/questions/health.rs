@@ -10,7 +10,7 @@ use mio::{Interest, Registry};
 
 use super::Questions;
 use crate::config::Health;
-use crate::core::{Event, GenerationId, SlotId};
+use crate::core::{Event, Finding, GenerationId, SlotId};
 use crate::os::outbox::Outbox;
 use crate::os::probe::Probe;
 use crate::os::socket::{self, HeldSocket, NamedSocket, Target};
@@ -110,7 +110,7 @@ impl Questions {
         let result = asking.probe.ready().or_else(|| asking.probe.expired(Instant::now()))?;
         let generation = asking.generation;
         self.close_probe();
-        Some(Event::Probed { generation, result })
+        Some(Event::Answered { generation, finding: Finding::Probed(result) })
     }
 
     /// Leaves a socket that is about to be closed; the next request goes to another one.
@@ -130,7 +130,7 @@ impl Questions {
         let (generation, is_silent) = (asking.generation, asking.is_silent);
         self.end_probe(generation, held);
         if !is_silent {
-            outbox.push(Event::Probed { generation, result: Err(why.to_owned()) });
+            outbox.answer(generation, Finding::Probed(Err(why.to_owned())));
         }
     }
 

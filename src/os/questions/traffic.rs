@@ -48,7 +48,7 @@ struct Lost {
     drops: HashMap<u64, u32>,
 }
 
-/// One answer of the kernel to Action::Count, which is put together from several dumps.
+/// One answer of the kernel to Question::Count, which is put together from several dumps.
 struct CountUnderWay<'a> {
     facts: &'a Facts<'a>,
     generation: GenerationId,

@@ -4,34 +4,51 @@ use std::collections::BTreeSet;
 
 use super::Shell;
 use crate::config::Span;
-use crate::core::{Ask, Event, GenerationId, HintAt, SlotId};
+use crate::core::{Ask, Finding, GenerationId, HintAt, Question, SlotId};
 
 impl Shell {
-    pub(super) fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
-        let facts = self.listeners.facts(&self.children, &self.store);
-        let counted = self.questions.count(generation, slot, quiet, &facts);
-        self.outbox.push(Event::Counted { generation, counted });
+    pub(super) fn ask(&mut self, question: Question) {
+        match question {
+            Question::Count { generation, slot, quiet } => self.count(generation, slot, quiet),
+            Question::Probe { generation, slot } => self.probe(generation, slot),
+            Question::EndProbe { generation } => {
+                self.questions.end_probe(generation, &self.listeners.held());
+            }
+            Question::Look { generation, slot, ask } => self.look(generation, slot, ask),
+            Question::Hint { generation, sockets, at } => self.hint(generation, &sockets, at),
+            Question::Overflows => {
+                if let Some(note) = self.questions.overflows(&self.listeners.held()) {
+                    self.outbox.tell(note);
+                }
+            }
+        }
     }
 
-    pub(super) fn probe(&mut self, generation: GenerationId, slot: SlotId) {
+    fn count(&mut self, generation: GenerationId, slot: SlotId, quiet: Span) {
+        let facts = self.listeners.facts(&self.children, &self.store);
+        let counted = self.questions.count(generation, slot, quiet, &facts);
+        self.outbox.answer(generation, Finding::Counted(counted));
+    }
+
+    fn probe(&mut self, generation: GenerationId, slot: SlotId) {
         let health = self.configuration.next().health.as_ref();
         let (sockets, held) = (self.listeners.next(), self.listeners.held());
         let registry = self.poll.registry();
         let asked =
             self.questions.ask((generation, slot), health, sockets, &held, registry, &mut self.outbox);
         if let Err(why) = asked {
-            self.outbox.push(Event::Probed { generation, result: Err(why) });
+            self.outbox.answer(generation, Finding::Probed(Err(why)));
         }
     }
 
-    pub(super) fn look(&mut self, generation: GenerationId, slot: SlotId, ask: Ask) {
+    fn look(&mut self, generation: GenerationId, slot: SlotId, ask: Ask) {
         let launcher = self.children.launcher(generation).unwrap_or(&self.configuration.current.launcher);
         let facts = self.listeners.facts(&self.children, &self.store);
         let looked = self.questions.look((generation, slot), ask, launcher, &facts);
-        self.outbox.push(Event::Looked { generation, looked });
+        self.outbox.answer(generation, Finding::Looked(looked));
     }
 
-    pub(super) fn hint(&mut self, generation: GenerationId, sockets: &BTreeSet<String>, at: HintAt) {
+    fn hint(&mut self, generation: GenerationId, sockets: &BTreeSet<String>, at: HintAt) {
         self.listeners.tell_failed_binds(generation, false, &mut self.outbox);
         let launcher = self.children.launcher(generation).unwrap_or(&self.configuration.current.launcher);
         let facts = self.listeners.facts(&self.children, &self.store);

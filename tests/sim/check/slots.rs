@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use socket_supervise::config::{Handover, Ready, Signal, Span};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{
-    Action, Counted, Event, GenerationId, Looked, SlotId, Steering, Traffic, limits,
+    Action, Counted, Event, Finding, GenerationId, Looked, Question, SlotId, Steering, Traffic, limits,
 };
 
 use super::{Check, is_passed_on, role};
@@ -82,8 +82,10 @@ const fn all(slot: u8) -> Steering {
 impl Check {
     pub(super) fn note_slot_event(&mut self, now: u64, event: &Event) {
         match event {
-            Event::Looked { looked: Looked { cost, .. }, .. } => self.slots.rest_after(now, *cost),
-            Event::Counted { generation, counted: Counted { traffic, cost, .. } } => {
+            Event::Answered { finding: Finding::Looked(Looked { cost, .. }), .. } => {
+                self.slots.rest_after(now, *cost);
+            }
+            Event::Answered { generation, finding: Finding::Counted(Counted { traffic, cost, .. }) } => {
                 self.slots.rest_after(now, *cost);
                 let on = self.slots.of(*generation);
                 let left = |it: Traffic| it.in_flight + it.recent + it.queued + it.handshakes;
@@ -91,7 +93,7 @@ impl Check {
                 on.over = if is_over { on.over + 1 } else { 0 };
                 self.mark("the kernel does not count", traffic.is_none());
             }
-            Event::Probed { generation, result } => {
+            Event::Answered { generation, finding: Finding::Probed(result) } => {
                 let on = self.slots.of(*generation);
                 (on.is_asked, on.was_good) = (false, result.is_ok());
             }
@@ -131,15 +133,15 @@ impl Check {
                 let is_stuck = here.map(|(id, _)| *id).any(|id| !self.is_leaving(id));
                 self.mark("stuck queue", is_stuck);
             }
-            Action::Count { generation, slot, .. } => {
+            Action::Ask(Question::Count { generation, slot, .. }) => {
                 assert_eq!(slot.0, self.slots.slot(generation.0), "counted on another slot");
                 self.looks_have_growing_gaps(now, *generation);
             }
-            Action::Probe { generation, slot } => {
+            Action::Ask(Question::Probe { generation, slot }) => {
                 assert_eq!(slot.0, self.slots.slot(generation.0), "asked on another slot");
                 self.asks_only_who_gets_ready(now, *generation);
             }
-            Action::EndProbe { generation } => {
+            Action::Ask(Question::EndProbe { generation }) => {
                 let on = self.slots.of(*generation);
                 let is_asked = std::mem::take(&mut on.is_asked);
                 let is_asked = self.nobody_asks_it_any_more(*generation) || is_asked;
@@ -324,8 +326,7 @@ impl Check {
         if !self.setting.steers || self.seen[&old].ended || self.seen[&old].forgotten {
             return;
         }
-        let looks =
-            |action: &Action| matches!(action, Action::Count { generation, .. } if *generation == old);
+        let looks = |action: &Action| matches!(action, Action::Ask(Question::Count { generation, .. }) if *generation == old);
         // STOPPING=1 was said by it, which is seen nowhere else: then nothing has to be looked at.
         let is_looked_at = actions.iter().any(looks);
         assert!(
@@ -344,7 +345,7 @@ impl Check {
         let is = self.slots.steering.slot;
         let lives = |other: &GenerationId| !self.seen[other].ended && !self.seen[other].forgotten;
         let is_taken = self.slots.of.iter().any(|(other, on)| on.slot == is.0 && lives(other));
-        let looks = |action: &Action| matches!(action, Action::Count { generation, .. } if *generation == id);
+        let looks = |action: &Action| matches!(action, Action::Ask(Question::Count { generation, .. }) if *generation == id);
         let on = self.slots.of.entry(id).or_default();
         if !on.is_first && is.0 != on.slot && !is_taken && actions.iter().any(looks) {
             assert_eq!(status.state, State::Starting, "generation {} finishes for another", id.0);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use socket_supervise::config::Ready;
 use socket_supervise::core::report::{Outcome, Role, Status};
-use socket_supervise::core::{Action, Ask, Event, GenerationId, HintAt, Looked, Sight, limits};
+use socket_supervise::core::{
+    Action, Ask, Event, Finding, GenerationId, HintAt, Looked, Question, Sight, limits,
+};
 
 use super::{Check, role};
 use crate::world::SOCKETS;
@@ -35,7 +37,8 @@ impl Seen {
 
 impl Check {
     pub(super) fn note_waiting_event(&mut self, event: &Event) {
-        if let Event::Looked { generation, looked: Looked { waited, accepted, sight, .. } } = event {
+        if let Event::Answered { generation, finding: Finding::Looked(looked) } = event {
+            let Looked { waited, accepted, sight, .. } = looked;
             let seen = self.waiting.of.entry(*generation).or_default();
             seen.waited.extend(waited.iter().chain(accepted).cloned());
             (seen.sight, seen.is_asked) = (Some(*sight), *sight == Sight::Asked);
@@ -51,8 +54,10 @@ impl Check {
 
     pub(super) fn note_waiting_action(&mut self, now: u64, action: &Action) {
         match action {
-            Action::Look { generation, ask, .. } => self.looks_end(now, *generation, *ask != Ask::No),
-            Action::Hint { sockets, at, .. } => {
+            Action::Ask(Question::Look { generation, ask, .. }) => {
+                self.looks_end(now, *generation, *ask != Ask::No)
+            }
+            Action::Ask(Question::Hint { sockets, at, .. }) => {
                 let is_running = matches!(at, HintAt::Running | HintAt::Unaccepted);
                 self.waiting.hints += u32::from(is_running);
                 assert!(self.waiting.hints <= 1, "the hint is given twice");

@@ -7,8 +7,8 @@ use fastrand::Rng;
 use socket_supervise::config::{CommandList, Policy, Signal, Type};
 use socket_supervise::core::report::Status;
 use socket_supervise::core::{
-    Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Notify, Request, Reread, Scope, Sender,
-    Setting, SlotId, Stage, StartFailure, Supervisor, Terminal, Time,
+    Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Notify, Question, Request, Reread,
+    Scope, Sender, Setting, SlotId, Stage, StartFailure, Supervisor, Terminal, Time,
 };
 
 use super::rules::{Rules, Seen};
@@ -429,17 +429,16 @@ impl Kernel {
             Action::Steer(steering) => self.steer(*steering),
             Action::Guard { slot, on } => self.guard(*slot, *on),
             Action::Rescue { slot } => self.rescue(*slot),
-            Action::Count { generation, .. } => self.count(*generation),
-            Action::Probe { generation, .. } => self.probe(*generation),
-            Action::Look { generation, ask, .. } => self.look(*generation, *ask),
-            Action::EndProbe { generation } => self.end_probe(*generation),
+            Action::Ask(Question::Count { generation, .. }) => self.count(*generation),
+            Action::Ask(Question::Probe { generation, .. }) => self.probe(*generation),
+            Action::Ask(Question::Look { generation, ask, .. }) => self.look(*generation, *ask),
+            Action::Ask(Question::EndProbe { generation }) => self.end_probe(*generation),
             Action::Sweep { signal } => self.sweep(*signal),
             Action::Exit(_) => self.ended = true,
             Action::Reply { .. }
             | Action::Tell(_)
-            | Action::Hint { .. }
+            | Action::Ask(Question::Hint { .. } | Question::Overflows)
             | Action::TellManager(_)
-            | Action::TellOverflows
             | Action::Suspend => {}
         }
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use socket_supervise::config::{CommandList, ExitType, FailureMode, KillMode, Policy, Signal, Span, Type};
 use socket_supervise::core::report::{Reply, Role, State, Status};
 use socket_supervise::core::{
-    Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Request, Scope, limits,
+    Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Question, Request, Scope, limits,
 };
 
 use super::kernel::{EXTENSION, Generation, Kernel};
@@ -165,9 +165,7 @@ impl Kernel {
             | Event::SteerFailed { .. }
             | Event::RescueFailed { .. }
             | Event::SocketLost { .. }
-            | Event::Counted { .. }
-            | Event::Probed { .. }
-            | Event::Looked { .. }
+            | Event::Answered { .. }
             | Event::Childless
             | Event::Tick => {}
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use socket_supervise::config::{Ready, Span};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{
-    Ask, Counted, Event, GenerationId, Looked, Sight, SlotId, Steering, Traffic, limits,
+    Ask, Counted, Event, Finding, GenerationId, Looked, Sight, SlotId, Steering, Traffic, limits,
 };
 
 use super::kernel::{Happening, Kernel, MS, SECOND};
@@ -85,7 +85,7 @@ impl Kernel {
         };
         let is_stopped = self.rng.u8(..4) == 0;
         let counted = Counted { traffic, is_stopped, cost: Span::from_nanos(self.rng.u64(..4 * MS)) };
-        self.answers.push_back(Event::Counted { generation, counted });
+        self.answers.push_back(Event::Answered { generation, finding: Finding::Counted(counted) });
         self.rules.mark("drained", traffic.is_some_and(Traffic::is_over));
     }
 
@@ -128,7 +128,7 @@ impl Kernel {
         let is_blind = sight != Sight::Clear && self.rng.bool();
         let cost = Span::from_nanos(self.rng.u64(..4 * MS));
         let looked = Looked { waited, accepted, others, sight, is_blind, cost };
-        self.answers.push_back(Event::Looked { generation, looked });
+        self.answers.push_back(Event::Answered { generation, finding: Finding::Looked(looked) });
         self.rules.mark("looked at", true);
     }
 
@@ -136,7 +136,7 @@ impl Kernel {
         if self.slots.asked.get(&generation) == Some(&number) {
             self.slots.asked.remove(&generation);
             let result = if self.rng.bool() { Ok(()) } else { Err("500".to_owned()) };
-            self.queue.push_back(Event::Probed { generation, result });
+            self.queue.push_back(Event::Answered { generation, finding: Finding::Probed(result) });
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use socket_supervise::config::Span;
-use socket_supervise::core::{Counted, Event, GenerationId, SlotId, Steering, Traffic, limits};
+use socket_supervise::core::{Counted, Event, Finding, GenerationId, SlotId, Steering, Traffic, limits};
 
 use super::kernel::{Health, Life};
 use super::{Happening, MS, SECOND, World};
@@ -347,7 +347,8 @@ impl World {
         let traffic = (!self.net.is_blind).then_some(traffic);
         let cost = self.cost();
         let is_stopped = self.groups.get(&generation).is_some_and(|group| group.stopped);
-        self.answers.push_back(Event::Counted { generation, counted: Counted { traffic, is_stopped, cost } });
+        let finding = Finding::Counted(Counted { traffic, is_stopped, cost });
+        self.answers.push_back(Event::Answered { generation, finding });
     }
 
     /// Of one look.
@@ -366,7 +367,7 @@ impl World {
     pub(super) fn end_probe(&mut self, generation: GenerationId) {
         self.net.asked.remove(&generation);
         self.queue.retain(
-            |event| !matches!(event, Event::Probed { generation: other, .. } if *other == generation),
+            |event| !matches!(event, Event::Answered { generation: other, .. } if *other == generation),
         );
     }
 
@@ -386,7 +387,7 @@ impl World {
             Health::Silent => return,
         };
         self.net.asked.remove(&generation);
-        self.queue.push_back(Event::Probed { generation, result });
+        self.queue.push_back(Event::Answered { generation, finding: Finding::Probed(result) });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use socket_supervise::core::{Ask, Event, GenerationId, Looked, Sight};
+use socket_supervise::core::{Ask, Event, Finding, GenerationId, Looked, Sight};
 
 use super::World;
 
@@ -41,6 +41,6 @@ impl World {
         };
         let is_blind = self.net.is_dark;
         let looked = Looked { waited, accepted, others, sight, is_blind, cost: self.cost() };
-        self.answers.push_back(Event::Looked { generation, looked });
+        self.answers.push_back(Event::Answered { generation, finding: Finding::Looked(looked) });
     }
 }

@@ -46,8 +46,8 @@ impl Kernel {
                 assert!(!is_served, "what has the traffic is taken elsewhere: {slot:?}");
                 self.rules.mark("rescued", true);
             }
-            Action::Look { generation, .. } => self.looks_only_at_who_runs(*generation),
-            Action::Probe { generation, .. } => self.asks_only_who_gets_ready(*generation),
+            Action::Ask(Question::Look { generation, .. }) => self.looks_only_at_who_runs(*generation),
+            Action::Ask(Question::Probe { generation, .. }) => self.asks_only_who_gets_ready(*generation),
             Action::Watch { on } => assert!(!on || self.setting.holds_sockets, "no socket to watch"),
             Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
             Action::Exit(_) => self.ends_only_where_it_may(),
@@ -60,11 +60,13 @@ impl Kernel {
             | Action::Sweep { .. }
             | Action::Steer(_)
             | Action::Guard { .. }
-            | Action::Count { .. }
-            | Action::EndProbe { .. }
-            | Action::TellOverflows
+            | Action::Ask(
+                Question::Count { .. }
+                | Question::EndProbe { .. }
+                | Question::Hint { .. }
+                | Question::Overflows,
+            )
             | Action::Tell(_)
-            | Action::Hint { .. }
             | Action::TellManager(_)
             | Action::Suspend => {}
         }

@@ -22,7 +22,8 @@ impl Kernel {
                         "the verb says why: {reply:?}"
                     );
                 }
-                Action::Reread | Action::Tell(_) | Action::TellManager(_) | Action::TellOverflows => {}
+                Action::Reread | Action::Tell(_) | Action::TellManager(_) => {}
+                Action::Ask(Question::Overflows) => {}
                 action => panic!("a broken file leads to {action:?}"),
             }
         }

@@ -7,87 +7,71 @@
 
 use std::collections::BTreeSet;
 
-use super::generation::Generation;
-use super::note::ReadyBy;
-use super::service::{Service, Step};
 use super::sight::{HintAt, Looked, Sight, Waiting};
-use super::{Action, End, Exit, GenerationId, Time, limits};
-use crate::config::{Signal, Span, Type};
+use super::{Conclusion, Observed, Question, View, Watch, Watching};
+use crate::config::{Signal, Span};
+use crate::core::note::ReadyBy;
+use crate::core::{Action, End, Exit, GenerationId, Time, limits};
 
-impl Service {
+impl Watch {
+    /// So far nobody was ever seen to wait on a socket, and in this generation, which is as young as that, there is
+    /// nobody who would have been seen; nor has it shown in another way that it serves.
+    pub(in crate::core) fn has_not_come_to_serve(&self, id: GenerationId, now: Time) -> bool {
+        let Some(observed) = self.get(id) else { return false };
+        let is_unseen = |waiting: &Waiting| waiting.is_plainly_unseen() && now < waiting.hint_due();
+        self.waited_on.is_empty()
+            && observed.waiting.as_ref().is_some_and(is_unseen)
+            && !matches!(observed.passed_by, Some(ReadyBy::Notify | ReadyBy::Http))
+    }
+}
+
+impl View<'_> {
     /// When it is looked at next.
-    pub(super) fn next_look(&self, generation: &Generation) -> Option<Time> {
-        let waiting = generation.waiting.as_ref().filter(|_| generation.lives())?;
-        let is_for_hint = !self.hint_told && !waiting.is_known;
-        let is_for_gate = self.is_gate_to_be_seen(generation) || self.may_be_seen_late(generation);
-        let is_wanted = is_for_hint || is_for_gate || self.may_be_proved(generation);
-        is_wanted.then_some(waiting.next.max(self.rests_until))
+    pub(super) fn next_look(self, observed: &Observed) -> Option<Time> {
+        let waiting = observed.waiting.as_ref().filter(|_| !observed.leaves)?;
+        let is_for_hint = !self.watch.hint_told && !waiting.is_known;
+        let is_for_gate = self.is_gate_to_be_seen(observed) || self.may_be_seen_late(observed);
+        let is_wanted = is_for_hint || is_for_gate || self.may_be_proved(observed);
+        is_wanted.then_some(waiting.next.max(self.watch.rests_until))
     }
 
     /// Who took long to start may be seen a little later; the one that serves, when it is looked at for the sake of a
     /// candidate, as soon as that; and who is asked, as soon as that.
-    fn look_gap(&self, generation: &Generation, now: Time) -> Span {
-        let candidate = self.candidate().filter(|_| self.may_be_seen_late(generation));
-        let since = candidate.map_or_else(|| generation.started(), |candidate| Some(candidate.spawned));
+    fn look_gap(self, observed: &Observed, waiting: &Waiting, now: Time) -> Span {
+        let candidate = self.candidate().filter(|_| self.may_be_seen_late(observed));
+        let since = candidate.map_or(waiting.since, |candidate| candidate.spawned);
         // A connection of ours is in the way of a server that serves one client at a time.
-        let asked = generation.waiting.as_ref().and_then(|waiting| waiting.asked);
-        let age = asked.max(since).map_or(Span::ZERO, |since| now.since(since));
+        let age = now.since(waiting.asked.map_or(since, |asked| asked.max(since)));
         Span::from_nanos(age.as_nanos() / 8).clamp(limits::LOOK_FIRST, limits::LOOK_LAST)
     }
 }
 
-impl Step<'_> {
-    /// The main process runs: from now on it may wait on its sockets.
-    pub(super) fn begin_looking(&mut self, id: GenerationId) {
-        let next = self.now.after(limits::LOOK_FIRST);
-        let holds_sockets = self
-            .service
-            .staged
-            .as_ref()
-            .map_or(self.service.setting.holds_sockets, |staged| staged.holds_sockets);
-        let Some(generation) = self.service.get_mut(id) else { return };
-        if holds_sockets && generation.policy.service_type != Type::Oneshot {
-            generation.waiting.get_or_insert(Waiting {
-                next,
-                ordered: None,
-                looked: None,
-                waits: false,
-                seen: BTreeSet::new(),
-                unseen: BTreeSet::new(),
-                sight: Sight::Clear,
-                asked: None,
-                is_blind: false,
-                is_known: false,
-            });
-        }
-    }
-
-    pub(super) fn on_look_due(&mut self, id: GenerationId) {
+impl Watching<'_> {
+    pub(in crate::core) fn look(&mut self, id: GenerationId) {
         let now = self.now;
-        let Some(generation) = self.service.get(id) else { return };
-        let ask = self.service.is_to_be_asked(generation, now);
-        let gap = self.service.look_gap(generation, now);
-        let Some(generation) = self.service.get_mut(id) else { return };
-        let (slot, hint) = (generation.slot, generation.hint_due());
-        let Some(waiting) = &mut generation.waiting else { return };
-        (waiting.ordered, waiting.next) = (Some(now), now.after(gap));
+        let Some(observed) = self.watch.get(id) else { return };
+        let Some(waiting) = &observed.waiting else { return };
+        let (slot, hint) = (observed.slot, waiting.hint_due());
+        let ask = self.view().is_to_be_asked(observed, now);
+        let mut next = now.after(self.view().look_gap(observed, waiting, now));
         if now < hint {
             // One look is in time for the hint.
-            waiting.next = waiting.next.min(hint);
+            next = next.min(hint);
         }
-        self.out.push(Action::Look { generation: id, slot, ask });
+        if let Some(waiting) = self.waiting(id) {
+            (waiting.ordered, waiting.next) = (Some(now), next);
+        }
+        self.ask(Question::Look { generation: id, slot, ask });
     }
 
-    pub(super) fn on_looked(&mut self, id: GenerationId, looked: Looked) {
+    pub(super) fn looked(&mut self, id: GenerationId, looked: Looked) -> Vec<Conclusion> {
         let now = self.now;
         self.rest_after(looked.cost);
-        self.service.waited_on.extend(looked.waited.iter().chain(&looked.accepted).cloned());
-        self.service.has_served |= !self.service.waited_on.is_empty() || looked.sight == Sight::Accepted;
-        let is_alone = self.service.is_alone(id);
-        let Some(generation) = self.service.get_mut(id) else { return };
-        let is_late = now >= generation.hint_due();
-        let Some(waiting) = &mut generation.waiting else { return };
-        let is_blind = looked.is_blind;
+        self.watch.waited_on.extend(looked.waited.iter().chain(&looked.accepted).cloned());
+        self.watch.has_served |= !self.watch.waited_on.is_empty() || looked.sight == Sight::Accepted;
+        let is_alone = self.scene.is_alone(id);
+        let Some(waiting) = self.waiting(id) else { return Vec::new() };
+        let (is_late, is_blind) = (now >= waiting.hint_due(), looked.is_blind);
         waiting.looked = Some(now);
         waiting.waits |= !looked.waited.is_empty();
         waiting.seen.extend(looked.waited.into_iter().chain(looked.accepted));
@@ -109,62 +93,63 @@ impl Step<'_> {
         };
         waiting.is_known |= is_due || waiting.unseen.is_empty() || at != Some(HintAt::Running);
         let at = at.filter(|_| is_due && !waiting.unseen.is_empty());
-        let unseen = waiting.unseen.clone();
-        if !self.service.get(id).is_some_and(Generation::lives) {
-            return;
+        let sockets = waiting.unseen.clone();
+        if self.watch.get(id).is_some_and(|observed| observed.leaves) {
+            return Vec::new();
         }
-        self.check_gate(id);
-        if let Some(candidate) = self.service.candidate().map(|candidate| candidate.id) {
-            // It is held to what the one that serves shows.
-            self.check_gate(candidate);
+        // The candidate is held to what the one that serves shows.
+        let ready = [Some(id), self.scene.candidate].into_iter().flatten().filter(|id| self.check_gate(*id));
+        let mut conclusions: Vec<Conclusion> = ready.map(Conclusion::Ready).collect();
+        if let Some(at) = at
+            && !std::mem::replace(&mut self.watch.hint_told, true)
+        {
+            conclusions.push(Conclusion::Ask(Question::Hint { generation: id, sockets, at }));
         }
-        if let Some(at) = at {
-            let was_told = std::mem::replace(&mut self.service.hint_told, true);
-            if !was_told {
-                self.out.push(Action::Hint { generation: id, sockets: unseen, at });
-            }
+        if self.watch.get(id).is_some_and(|observed| self.view().next_look(observed).is_none()) {
+            conclusions.extend(self.give_up_asking(id).map(Conclusion::Ask));
         }
-        let is_over = |generation: &Generation| self.service.next_look(generation).is_none();
-        if self.service.get(id).is_some_and(is_over) {
-            self.end_asking(id);
-        }
+        conclusions
+    }
+
+    fn waiting(&mut self, id: GenerationId) -> Option<&mut Waiting> {
+        self.watch.get_mut(id)?.waiting.as_mut()
     }
 
     /// No connection of ours has to be accepted any more.
-    pub(super) fn end_asking(&mut self, id: GenerationId) {
-        let waiting = self.service.get_mut(id).and_then(|generation| generation.waiting.as_mut());
-        if let Some(waiting) = waiting.filter(|waiting| waiting.sight == Sight::Asked) {
-            waiting.sight = Sight::Dim;
-            self.out.push(Action::EndProbe { generation: id });
-        }
+    pub(in crate::core) fn end_asking(&mut self, id: GenerationId) {
+        let question = self.give_up_asking(id);
+        self.out.extend(question.map(Action::Ask));
+    }
+
+    fn give_up_asking(&mut self, id: GenerationId) -> Option<Question> {
+        let waiting = self.waiting(id).filter(|waiting| waiting.sight == Sight::Asked)?;
+        waiting.sight = Sight::Dim;
+        Some(Question::EndProbe { generation: id })
     }
 
     /// It has ended unasked, before anybody waited on a socket: it may have met its address in use, which it says on
     /// its stderr alone.
-    pub(super) fn hint_at_end(&mut self, id: GenerationId, end: &End) {
-        let now = self.now;
-        let Some(generation) = self.service.get(id) else { return };
-        let Some(waiting) = &generation.waiting else { return };
+    pub(in crate::core) fn ended_unasked(&mut self, id: GenerationId, end: &End) {
+        let Some(observed) = self.watch.get(id) else { return };
+        let Some(waiting) = &observed.waiting else { return };
         // As a program that panics ends, too.
         let is_failure =
             matches!(end, End::Exited(Exit::Code(1..) | Exit::Signal { signal: Signal::ABRT, .. }));
-        let is_unseen = waiting.is_plainly_unseen();
-        let is_ready = generation.said.ready || generation.passed_by() == Some(&ReadyBy::Http);
+        let is_ready = observed.said_ready || observed.passed_by == Some(ReadyBy::Http);
         // One that fails where another has waited has another fault.
-        let waited_on = &self.service.waited_on;
+        let waited_on = &self.watch.waited_on;
         let is_known = !waited_on.is_empty() && waiting.unseen.is_subset(waited_on);
-        let is_in_time = generation.ending().is_none() && now < generation.hint_due();
-        if is_failure && is_unseen && !is_ready && is_in_time && !is_known {
+        let is_in_time = self.now < waiting.hint_due();
+        if is_failure && waiting.is_plainly_unseen() && !is_ready && is_in_time && !is_known {
             // What it says for itself may be another thing, so the shell knows whether there is a hint.
-            let sockets = waiting.unseen.clone();
-            self.out.push(Action::Hint { generation: id, sockets, at: HintAt::Failure });
+            self.hint_unseen(id, HintAt::Failure);
         }
     }
-}
 
-impl Generation {
-    pub(super) fn hint_due(&self) -> Time {
-        self.started().map_or(Time::NEVER, |started| started.after(limits::HINT))
+    /// How to take the sockets on which nobody was seen.
+    pub(in crate::core) fn hint_unseen(&mut self, id: GenerationId, at: HintAt) {
+        let sockets = self.waiting(id).map(|waiting| waiting.unseen.clone()).unwrap_or_default();
+        self.ask(Question::Hint { generation: id, sockets, at });
     }
 }
 
@@ -175,9 +160,10 @@ pub(super) fn listed(sockets: &BTreeSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ask, Counted, Event, Setting, SlotId, Supervisor, Traffic, Why};
+    use super::super::{Ask, Counted, Finding, SlotId, Traffic};
     use super::*;
     use crate::config::{Config, Ready};
+    use crate::core::{Event, Setting, Supervisor, Why};
 
     const ID: GenerationId = GenerationId(1);
 
@@ -185,29 +171,22 @@ mod tests {
     fn step(core: &mut Supervisor, millis: u64, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         core.step(Time(millis * 1_000_000), event, &mut actions);
-        actions.retain(|action| matches!(action, Action::Look { .. } | Action::Count { .. }));
+        actions
+            .retain(|action| matches!(action, Action::Ask(Question::Look { .. } | Question::Count { .. })));
         actions
     }
 
     fn looked(cost: u64) -> Event {
         let others = BTreeSet::from(["http".to_owned()]);
         let cost = Span::from_millis(cost);
-        Event::Looked {
-            generation: ID,
-            looked: Looked {
-                waited: BTreeSet::new(),
-                accepted: BTreeSet::new(),
-                others,
-                sight: Sight::Clear,
-                is_blind: false,
-                cost,
-            },
-        }
+        let looked = Looked { others, cost, ..Looked::default() };
+        Event::Answered { generation: ID, finding: Finding::Looked(looked) }
     }
 
     fn counted(cost: u64) -> Event {
         let (traffic, cost) = (Some(Traffic::default()), Span::from_millis(cost));
-        Event::Counted { generation: ID, counted: Counted { traffic, is_stopped: false, cost } }
+        let counted = Counted { traffic, is_stopped: false, cost };
+        Event::Answered { generation: ID, finding: Finding::Counted(counted) }
     }
 
     /// A server with an io_uring.
@@ -221,15 +200,16 @@ mod tests {
             let others = BTreeSet::from(["http".to_owned()]);
             let looked = Looked { others, sight, is_blind: true, ..Looked::default() };
             let mut actions = Vec::new();
-            core.step(Time(millis * 1_000_000), Event::Looked { generation: ID, looked }, &mut actions);
-            actions.retain(|action| matches!(action, Action::Hint { .. }));
+            let event = Event::Answered { generation: ID, finding: Finding::Looked(looked) };
+            core.step(Time(millis * 1_000_000), event, &mut actions);
+            actions.retain(|action| matches!(action, Action::Ask(Question::Hint { .. })));
             actions
         };
         assert_eq!(hints(5, Sight::Dim), []);
         assert_eq!(hints(500, Sight::Asked), []);
         assert_eq!(hints(5_000, Sight::Asked), []);
         let sockets = BTreeSet::from(["http".to_owned()]);
-        let hint = [Action::Hint { generation: ID, sockets, at: HintAt::Unaccepted }];
+        let hint = [Action::Ask(Question::Hint { generation: ID, sockets, at: HintAt::Unaccepted })];
         assert_eq!(hints(5_500, Sight::Asked), hint);
         assert_eq!(hints(6_000, Sight::Asked), []);
     }
@@ -252,13 +232,13 @@ mod tests {
                 core.step(now, Event::Tick, &mut actions);
                 while let Some(action) = actions.pop() {
                     let at = now.0 / 1_000_000;
-                    if let Action::Hint { at: hint, .. } = action {
+                    if let Action::Ask(Question::Hint { at: hint, .. }) = action {
                         hinted = Some((at, hint));
                     }
-                    if let Action::EndProbe { .. } = action {
+                    if let Action::Ask(Question::EndProbe { .. }) = action {
                         ended = Some(at);
                     }
-                    let Action::Look { ask, .. } = action else { continue };
+                    let Action::Ask(Question::Look { ask, .. }) = action else { continue };
                     let sight = match ask {
                         Ask::No | Ask::WhereBlind => Sight::Clear,
                         Ask::Anyway if accepts && asked.is_some() => Sight::Accepted,
@@ -269,7 +249,8 @@ mod tests {
                     }
                     let others = BTreeSet::from(["http".to_owned()]);
                     let looked = Looked { others, sight, ..Looked::default() };
-                    core.step(now, Event::Looked { generation: ID, looked }, &mut actions);
+                    let event = Event::Answered { generation: ID, finding: Finding::Looked(looked) };
+                    core.step(now, event, &mut actions);
                 }
             }
             assert!(asked.is_some_and(|asked| (1_000..1_250).contains(&asked)), "{gate}: {asked:?}");
@@ -293,7 +274,7 @@ mod tests {
         step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
         let next = |core: &Supervisor| core.next_wake().map(|(time, why)| (time.0 / 1_000_000, why));
         assert_eq!(next(&core), Some((5, Why::Look(ID))));
-        let look = [Action::Look { generation: ID, slot: SlotId(0), ask: Ask::WhereBlind }];
+        let look = [Action::Ask(Question::Look { generation: ID, slot: SlotId(0), ask: Ask::WhereBlind })];
         assert_eq!(step(&mut core, 5, Event::Tick), look);
         // A cheap one is made again as soon as if it had cost nothing, a dear one later.
         step(&mut core, 5, looked(0));

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Time, limits};
 use crate::config::Span;
+use crate::core::{Time, limits};
 
 /// What one look at the processes of a generation has shown; its sockets by words that tell them apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,8 @@ pub enum HintAt {
 /// Of one generation that has sockets, from its start on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Waiting {
+    /// Since when its main process runs.
+    pub(super) since: Time,
     pub(super) next: Time,
     /// When the last look was ordered, and when answered.
     pub(super) ordered: Option<Time>,
@@ -81,6 +83,27 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    pub(super) fn new(now: Time) -> Self {
+        Self {
+            since: now,
+            next: now.after(limits::LOOK_FIRST),
+            ordered: None,
+            looked: None,
+            seen: BTreeSet::new(),
+            unseen: BTreeSet::new(),
+            sight: Sight::Clear,
+            waits: false,
+            asked: None,
+            is_blind: false,
+            is_known: false,
+        }
+    }
+
+    /// One that nobody was seen in by then is told of.
+    pub(super) const fn hint_due(&self) -> Time {
+        self.since.after(limits::HINT)
+    }
+
     /// Nothing of ours is on its way to it any more; the next look begins anew.
     pub(super) fn ask_again(&mut self) {
         if self.sight == Sight::Asked {

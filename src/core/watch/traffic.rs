@@ -1,4 +1,4 @@
-//! The connections of a generation, as the kernel shows them: the data of drain.rs and trial.rs.
+//! The connections of a generation, as the kernel shows them: the data of counts.rs.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,90 @@
+//! What the core waits for, in the order in which what is due at one instant happens; and the words for it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ClientId, GenerationId};
+
+/// What a wake-up is for. At one instant the earlier variant goes first: a server that is ready in the moment its
+/// time runs out is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Why {
+    /// When a generation has lived long enough to count as ready.
+    Ready(GenerationId),
+    /// When the file that was busy is executed again.
+    Retry(GenerationId),
+    /// When Ready=http: asks again, or has waited for long enough.
+    Probe(GenerationId),
+    /// When the processes of a generation are looked at: which of its sockets they wait on.
+    Look(GenerationId),
+    /// When it is looked at whether a candidate is stopped.
+    Trial(GenerationId),
+    /// When a candidate has proved itself on its share, and gets the whole.
+    CanaryOver(GenerationId),
+    /// When the old generation has been kept long enough beside the new one.
+    BakeOver(GenerationId),
+    /// When what waits where nobody serves is taken elsewhere, which failed before.
+    Rescue,
+    /// When the connections of a generation that finishes are counted again.
+    Count(GenerationId),
+    /// When an old generation is told to stop, finished or not.
+    DrainOver(GenerationId),
+    /// When a generation that is not ready has used up TimeoutStartSec=.
+    StartTimeout(GenerationId),
+    /// When the next WATCHDOG=1 is overdue.
+    Watchdog(GenerationId),
+    /// When a command beside the main process has taken too long.
+    Command(GenerationId),
+    /// When READY=1 after RELOADING=1 is overdue.
+    Reload(GenerationId),
+    /// When RuntimeMaxSec= is over.
+    RuntimeMax(GenerationId),
+    /// When a generation told to stop gets SIGKILL.
+    Kill(GenerationId),
+    /// When we stop waiting for what SIGKILL did not end.
+    Abandon(GenerationId),
+    /// When RestartSec= is over.
+    Restart,
+    /// When connections may start the server again.
+    Listen,
+    /// When what is left at the end gets SIGKILL.
+    SweepKill,
+    /// When we end without what is left.
+    SweepAbandon,
+    /// When `status --wait` is answered as things are.
+    StatusWait(ClientId),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(g) => write!(f, "generation {} counts as ready", g.0),
+            Self::Retry(g) => {
+                write!(f, "generation {} is tried again (its file is being written, or its PIDFile= is)", g.0)
+            }
+            Self::Probe(g) => write!(f, "generation {} is asked whether it is ready", g.0),
+            Self::Look(g) => write!(f, "who of generation {} waits on its sockets is looked at", g.0),
+            Self::Trial(g) => {
+                write!(f, "generation {} has proved itself, unless a signal has stopped it", g.0)
+            }
+            Self::CanaryOver(g) => write!(f, "generation {} gets all new connections", g.0),
+            Self::Rescue => write!(f, "connections that wait where nobody serves are taken elsewhere"),
+            Self::Count(g) => write!(f, "the connections of generation {} are counted", g.0),
+            Self::DrainOver(g) => write!(f, "generation {} is told to stop, finished or not", g.0),
+            Self::BakeOver(g) => write!(f, "generation {} has the traffic for good", g.0),
+            Self::StartTimeout(g) => write!(f, "generation {} must be ready", g.0),
+            Self::Watchdog(g) => write!(f, "generation {} must have sent WATCHDOG=1", g.0),
+            Self::Command(g) => write!(f, "a command of generation {} must be done", g.0),
+            Self::Reload(g) => write!(f, "generation {} must have reloaded", g.0),
+            Self::RuntimeMax(g) => write!(f, "generation {} has run for RuntimeMaxSec=", g.0),
+            Self::Kill(g) => write!(f, "generation {} gets SIGKILL", g.0),
+            Self::Abandon(g) => write!(f, "what is left of generation {} is given up", g.0),
+            Self::Restart => write!(f, "restart"),
+            Self::Listen => write!(f, "connections may start the server again"),
+            Self::SweepKill => write!(f, "processes left get SIGKILL"),
+            Self::SweepAbandon => write!(f, "end without the processes left"),
+            Self::StatusWait(_) => write!(f, "a waiting status is answered"),
+        }
+    }
+}
