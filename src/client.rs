@@ -298,7 +298,7 @@ fn answer(request: &Request, reply: &Reply, json: bool, out: &mut dyn Write) -> 
         (Request::Swap { wait: false }, None) if json && reply.exit == 0 => {
             say_json(out, &LastSwap::begun(&reply.text))?;
         }
-        (Request::Swap { .. }, None) if json => return Err(silent(&reply.text)),
+        (Request::Swap { .. }, None) if json => say_json(out, &LastSwap::refused(&reply.text))?,
         (_, _) => say(out, &printable(&reply.text))?,
     }
     Ok(reply.exit)

@@ -24,8 +24,8 @@ pub(super) fn status(status: &Status, now: Timestamp) -> String {
 
 fn head(status: &Status, now: Timestamp) -> String {
     let mut text = format!("{} (pid {}): {}", printable(&status.name), status.pid, state(status.state));
-    if let Some(doubt) = &status.doubt {
-        let _ = write!(text, " ({})", printable(doubt));
+    for words in [&status.doubt, &status.before].into_iter().flatten() {
+        let _ = write!(text, " ({})", printable(words));
     }
     if let Some(generation) = status.generation {
         let _ = write!(text, ", generation {generation}");
@@ -216,6 +216,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             state: State::Swapping,
             doubt: None,
+            before: None,
             generation: Some(2),
             generations: vec![
                 one(2, Role::Current, Some("\x1b[31mred\u{9b}")),

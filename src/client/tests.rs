@@ -91,6 +91,7 @@ fn status(state: State, ready_ms: Option<u64>) -> Status {
         sockets: Vec::new(),
         restarts: 0,
         doubt: None,
+        before: None,
         last_swap: None,
         next: None,
     }

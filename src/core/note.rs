@@ -218,6 +218,7 @@ impl Note {
                 | SwapNote::Canary { .. }
                 | SwapNote::Baking { .. }
                 | SwapNote::FinishesFirst { .. }
+                | SwapNote::StopsFirst { .. }
                 | SwapNote::Stored { both: false, .. }
                 | SwapNote::Draining { .. }
                 | SwapNote::Drained { .. }

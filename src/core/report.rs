@@ -54,6 +54,9 @@ pub struct Status {
     /// Why the current generation may not serve, though it counts as ready; absent where it was seen to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
+    /// Which generation has to end before the next one starts, and how; absent where none has to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
     /// The current generation; null when none is.
     pub generation: Option<u64>,
     pub generations: Vec<GenerationStatus>,
@@ -130,12 +133,17 @@ pub struct LastSwap {
 }
 
 impl LastSwap {
+    /// The object of a swap that was not begun; `reason` is a sentence.
+    pub fn refused(reason: &str) -> Self {
+        let (outcome, reason) = (Outcome::Refused, Some(reason.to_owned()));
+        let (ready_ms, drain_ms, cut, closed_idle) = (None, None, None, None);
+        Self { from: None, to: None, outcome, reason, ready_ms, drain_ms, cut, closed_idle }
+    }
+
     /// The object of a swap of which nothing is known but that it was begun: the same keys, null but for the sentence.
     pub fn begun(reason: &str) -> Value {
-        let (outcome, reason) = (Outcome::Swapped, Some(reason.to_owned()));
-        let (ready_ms, drain_ms, cut, closed_idle) = (None, None, None, None);
-        let swap = Self { from: None, to: None, outcome, reason, ready_ms, drain_ms, cut, closed_idle };
-        let mut object = serde_json::to_value(swap).expect("plain data with text keys is always JSON");
+        let mut object =
+            serde_json::to_value(Self::refused(reason)).expect("plain data with text keys is always JSON");
         object["outcome"] = Value::Null;
         object
     }
@@ -148,7 +156,7 @@ pub enum Outcome {
     /// The new one has the traffic, but no generation was ever seen to serve.
     TakenOverUnseen,
     RolledBack,
-    /// It did not begin, because the files are invalid.
+    /// It did not begin, because the files are invalid or another verb prevented it.
     Refused,
 }
 

@@ -15,6 +15,7 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
         version: String::new(),
         state: state(service),
         doubt: service.current().and_then(|id| service.watch.doubt(id)).filter(|_| is_up),
+        before: before(service),
         generation: service.current().filter(|id| service.get(*id).is_some()).map(|id| id.0),
         generations: service
             .generations
@@ -36,6 +37,13 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
         last_swap: service.last_swap.clone(),
         next: next.map(|(time, why)| Next { at_ms: time.0, why: why.to_string() }),
     }
+}
+
+/// What the next generation waits for.
+fn before(service: &Service) -> Option<String> {
+    let Phase::Replacing { current, then: Then::Start } = service.phase else { return None };
+    let how = if service.get(current)?.is_draining() { "finishes its connections" } else { "stops" };
+    Some(format!("{current} {how} first"))
 }
 
 fn role(service: &Service, id: GenerationId) -> Role {

@@ -7,7 +7,7 @@ use super::restart::Failure;
 use super::service::{Attempt, Phase, Rereading, Step, Then, Trial};
 use super::watch::{Conclusion, Finding, Question};
 use super::{Action, ClientId, GenerationId, Manager, Reread, limits};
-use crate::config::{Canary, Handover, Policy, Span};
+use crate::config::{Canary, Handover, Policy, Span, Type};
 
 impl Step<'_> {
     /// The files are read: what they say now is staged.
@@ -47,7 +47,11 @@ impl Step<'_> {
     fn replace_when_finished(&mut self, old: GenerationId) {
         let Some(generation) = self.service.get(old) else { return };
         let drain = generation.policy.drain;
-        if !self.service.steers() || !generation.lives() || drain == Span::ZERO {
+        let (lives, patience) = (generation.lives(), generation.policy.timeout_stop);
+        if lives && !self.service.steers() && self.service.setting.holds_sockets {
+            self.tell(SwapNote::StopsFirst { from: old, patience }.into());
+        }
+        if !self.service.steers() || !lives || drain == Span::ZERO {
             return self.replace(old, Then::Start);
         }
         self.service.phase = Phase::Replacing { current: old, then: Then::Start };
@@ -205,10 +209,13 @@ impl Step<'_> {
 
     /// A swap to this generation went through; whether anybody is served by it may not be known.
     fn judge(&mut self, to: GenerationId) -> (Outcome, Option<String>) {
-        if !self.service.watch.is_unseen(to) {
+        let is_oneshot = self.service.get(to).is_some_and(|generation| {
+            generation.policy.service_type == Type::Oneshot && self.service.setting.holds_sockets
+        });
+        if !is_oneshot && !self.service.watch.is_unseen(to) {
             return (Outcome::Swapped, None);
         }
-        let reason = note::unseen(to);
+        let reason = note::unseen(to, is_oneshot);
         self.tell(SwapNote::Unseen { reason: reason.clone() }.into());
         (Outcome::TakenOverUnseen, Some(reason))
     }

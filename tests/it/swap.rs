@@ -202,6 +202,23 @@ fn the_old_one_dying_during_a_swap_leaves_the_candidate() {
 }
 
 #[test]
+fn a_swap_that_is_not_begun_is_answered_in_json_too() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--bake 0").start();
+    let first = slow_swap(&place, &mut daemon);
+    let next = daemon.spawn_verb("swap --json");
+    wait_for("the next swap", || daemon.stderr().contains("another swap follows").then_some(()));
+    daemon.verb("abort").expect(0);
+    assert_eq!(first.end().expect(1).json()["outcome"], "rolled-back");
+    let dropped = next.end().expect(1).json();
+    assert_eq!((&dropped["outcome"], &dropped["to"]), (&"refused".into(), &serde_json::Value::Null));
+    assert!(dropped["reason"].as_str().unwrap().contains("abort"), "{dropped}");
+    daemon.verb("pause").expect(0);
+    let paused = daemon.verb("swap --json").expect(1).json();
+    assert!(paused["reason"].as_str().unwrap().contains("supervise resume"), "{paused}");
+}
+
+#[test]
 fn a_stop_during_a_swap_ends_both() {
     let place = Place::new();
     let mut daemon = Launch::ready(&place, "--bake 0").start();

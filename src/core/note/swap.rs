@@ -33,6 +33,11 @@ pub enum SwapNote {
         from: GenerationId,
         drain: Span,
     },
+    /// Handover=stop-first on sockets that are shared: the old generation is stopped with the connections it has.
+    StopsFirst {
+        from: GenerationId,
+        patience: Span,
+    },
     /// Stored fds go to the next generation. `both`: the old one still has them then.
     Stored {
         from: GenerationId,
@@ -105,6 +110,7 @@ impl fmt::Display for SwapNote {
                     "swap: {from} finishes its connections{long}; new ones wait in the queue for the next generation"
                 )
             }
+            Self::StopsFirst { from, patience } => f.write_str(&stops_first(*from, *patience)),
             Self::Stored { from, count, both } => f.write_str(&stored(*from, *count, *both)),
             Self::Canary { to, canary } => write!(
                 f,
@@ -150,10 +156,24 @@ impl fmt::Display for SwapNote {
 }
 
 /// Why a swap ends as `taken over unseen`, and how to avoid that.
-pub(in crate::core) fn unseen(to: GenerationId) -> String {
+pub(in crate::core) fn unseen(to: GenerationId, is_oneshot: bool) -> String {
+    if is_oneshot {
+        return format!(
+            "the commands of {to} have ended, as those of Type=oneshot do, and no process accepts connections on its \
+             sockets; Type=simple is for a server"
+        );
+    }
     format!(
         "{to} runs and gets the new connections, but no generation was ever seen to wait on its sockets or to accept a \
          connection; have the server send READY=1 (sd_notify), or use --ready http:/PATH or --ready delay:SPAN"
+    )
+}
+
+fn stops_first(from: GenerationId, patience: Span) -> String {
+    let time = if patience.is_infinite() { String::new() } else { format!(" within {}", rounded(patience)) };
+    format!(
+        "swap: the sockets are shared, so {from} is told to stop at once and has to end{time}, with the connections that \
+         it has; new ones wait in the queue for the next generation"
     )
 }
 

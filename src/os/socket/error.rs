@@ -67,13 +67,14 @@ impl BindError {
     }
 
     pub(super) fn in_use(listener: &Listener, what: &str, holder: &Occupant) -> Self {
-        let by_us = matches!(holder, Occupant::Process { pid, .. } if *pid == std::process::id());
+        let by_us = holder.is_us();
         let remedy = match holder {
-            Occupant::Process { .. } if by_us && is_all_of_ipv6(&listener.address) => {
+            Occupant::Processes(_) if by_us && is_all_of_ipv6(&listener.address) => {
                 "list it once: it takes IPv4 as well; for one socket of each write -p BindIPv6Only=ipv6-only"
             }
-            Occupant::Process { .. } if by_us => "list it once, or with ReusePort=yes",
-            Occupant::Process { .. } => "stop it, or listen elsewhere",
+            Occupant::Processes(_) if by_us => "list it once, or with ReusePort=yes",
+            Occupant::Processes(all) if all.len() > 1 => "stop them, or listen elsewhere",
+            Occupant::Processes(_) => "stop it, or listen elsewhere",
             Occupant::Unseen { .. } | Occupant::Unknown => {
                 "stop it, or listen elsewhere; run as root to see which it is"
             }

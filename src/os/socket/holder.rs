@@ -1,6 +1,7 @@
 //! Who holds an address that we cannot have, or a socket that is not ours. Only asked when a bind has failed or a stranger
 //! was seen, and only for the message.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -10,6 +11,8 @@ use nix::unistd::Pid;
 
 use crate::os::proc;
 
+/// So many sockets of one port are looked for.
+const HOLDERS: usize = 8;
 /// Bytes read of one table of /proc/net: some 400,000 sockets.
 const TABLE_BYTES: u64 = 64 << 20;
 /// Fds looked at in the search for a process.
@@ -20,22 +23,36 @@ const OUR_FDS: usize = 20_000;
 const LISTEN: &str = "0A";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Process {
+    pid: u32,
+    command: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Occupant {
-    /// The first process found that has it; a server's children often have it too.
-    Process { pid: u32, command: String },
+    /// For each socket there the first process found that has it; a server's children often have it too.
+    Processes(Vec<Process>),
     /// The socket is there, its process is not for us to see.
     Unseen { uid: Option<u32> },
     /// The socket was not found.
     Unknown,
 }
 
+impl Occupant {
+    pub(super) fn is_us(&self) -> bool {
+        matches!(self, Self::Processes(all) if all.iter().all(|one| one.pid == std::process::id()))
+    }
+}
+
 impl fmt::Display for Occupant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Process { pid, command } if *pid == std::process::id() => {
-                write!(f, "in use by pid {pid} ({command}), which is us")
+            Self::Processes(processes) => {
+                let one = |process: &Process| format!("pid {} ({})", process.pid, process.command);
+                let all = processes.iter().map(one).collect::<Vec<_>>().join(", ");
+                let who = if self.is_us() { ", which is us" } else { "" };
+                write!(f, "in use by {all}{who}")
             }
-            Self::Process { pid, command } => write!(f, "in use by pid {pid} ({command})"),
             Self::Unseen { uid: Some(uid) } => write!(f, "in use by another user's process (uid {uid})"),
             Self::Unseen { uid: None } => write!(f, "in use by another user's process"),
             Self::Unknown => write!(f, "in use"),
@@ -48,24 +65,28 @@ struct Row {
     uid: Option<u32>,
 }
 
-/// The process that keeps us from binding this address.
+/// The processes that keep us from binding this address: with SO_REUSEPORT there may be several.
 pub(super) fn of_port(udp: bool, address: SocketAddr) -> Occupant {
     let tables = if udp { ["udp", "udp6"] } else { ["tcp", "tcp6"] };
-    let mut best: Option<(bool, Row)> = None;
+    // A connection of a server that has closed its listener is in the way too, but the listeners are the answer.
+    let (mut listeners, mut other) = (Vec::new(), None);
     for table in tables {
         for_each_line(table, |line| {
             let Some((local, state, row)) = inet_row(line) else { return };
             if local.port() != address.port() || !overlap(local.ip(), address.ip()) {
                 return;
             }
-            // A connection of a server that has closed its listener is in the way too, but the listener is the answer.
-            let listens = udp || state == LISTEN;
-            if best.as_ref().is_none_or(|(best_listens, _)| listens && !best_listens) {
-                best = Some((listens, row));
+            if !udp && state != LISTEN {
+                other.get_or_insert(row);
+            } else if listeners.len() < HOLDERS {
+                listeners.push(row);
             }
         });
     }
-    name(best.map(|(_, row)| row))
+    if listeners.is_empty() {
+        listeners.extend(other);
+    }
+    name(&listeners)
 }
 
 /// The process that has a unix socket bound, by path or by `@` and abstract name.
@@ -76,7 +97,7 @@ pub(super) fn of_unix_name(name_wanted: &[u8]) -> Occupant {
             found = unix_row(line, name_wanted);
         }
     });
-    name(found)
+    name(found.as_slice())
 }
 
 /// Lines that are not UTF-8 are passed on as well as they can be: a path may hold any byte.
@@ -141,11 +162,15 @@ fn unix_row(line: &str, wanted: &[u8]) -> Option<Row> {
     fields.next().is_none().then_some(Row { inode, uid: None })
 }
 
-fn name(row: Option<Row>) -> Occupant {
-    let Some(row) = row else { return Occupant::Unknown };
-    let pids = proc::numbers("/proc").into_iter().flatten().map(i32::unsigned_abs);
-    let found = process_of(row.inode, pids, FDS);
-    found.map_or(Occupant::Unseen { uid: row.uid }, |pid| Occupant::Process { pid, command: command(pid) })
+fn name(rows: &[Row]) -> Occupant {
+    let Some(first) = rows.first() else { return Occupant::Unknown };
+    let pids: Vec<u32> = proc::numbers("/proc").into_iter().flatten().map(i32::unsigned_abs).collect();
+    let found: BTreeSet<u32> =
+        rows.iter().filter_map(|row| process_of(row.inode, pids.iter().copied(), FDS)).collect();
+    if found.is_empty() {
+        return Occupant::Unseen { uid: first.uid };
+    }
+    Occupant::Processes(found.into_iter().map(|pid| Process { pid, command: command(pid) }).collect())
 }
 
 /// Which of these processes has the socket of this inode: `pid 77 (nginx)`. No more than [`OUR_FDS`] fds are looked at.
@@ -225,10 +250,7 @@ mod tests {
         let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let asked = SocketAddr::from((Ipv4Addr::LOCALHOST, udp.local_addr().unwrap().port()));
         for holder in [of_port(false, tcp.local_addr().unwrap()), of_port(true, asked)] {
-            assert!(
-                matches!(holder, Occupant::Process { pid, .. } if pid == std::process::id()),
-                "{holder:?}"
-            );
+            assert!(holder.is_us(), "{holder:?}");
         }
     }
 

@@ -170,3 +170,22 @@ fn status_says_who_has_the_traffic_while_a_swap_is_under_way() {
         assert_eq!(status["generations"][0]["traffic"], whole, "{options}: {status}");
     }
 }
+
+/// Nobody is left who could tell them to stop.
+#[test]
+fn both_generations_that_outlive_a_killed_supervise_are_named() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--bake 1h").start();
+    daemon.wait_generation(1);
+    let address = daemon.address("http");
+    let _swap = daemon.spawn_verb("swap");
+    wait_for("its bake", || daemon.stderr().contains("stays untouched for another").then_some(()));
+    let servers: Vec<i32> = [1, 2].iter().flat_map(|id| daemon.processes_of(*id)).collect();
+    daemon.signal(Signal::SIGKILL);
+    wait_for("its end", || daemon.try_end());
+    let next = Launch::new(&place).args(&format!("--listen {address}")).command(&["true"]).run().expect(125);
+    assert_eq!(servers.len(), 2);
+    for pid in servers {
+        assert!(next.stderr.contains(&format!("pid {pid} (ready)")), "{}", next.stderr);
+    }
+}

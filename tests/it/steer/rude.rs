@@ -1,9 +1,10 @@
 //! A server without a signal handler, killed at every swap under a thousand connections a second: nobody notices.
 
+use std::net::TcpStream;
 use std::time::Duration;
 
 use super::super::load::{Load, Samples};
-use super::super::support::{Daemon, Place};
+use super::super::support::{Daemon, Place, wait_for};
 use super::{assert_steered, rude, swapped};
 
 const OPTIONS: &str = "--kill-signal KILL --bake 50ms --drain-quiet 50ms";
@@ -64,6 +65,35 @@ fn stop_first_cuts_nothing_off() {
         "{}",
         daemon.stderr()
     );
+}
+
+#[test]
+fn stop_first_says_who_goes_first_and_how() {
+    for (address, said, before) in [
+        ("127.0.0.1:0", "finishes its connections", "generation 1 finishes its connections first"),
+        ("@", "the sockets are shared, so generation 1 is told to stop at once", "generation 1 stops first"),
+    ] {
+        let place = Place::new();
+        let name = place.path("").replace('/', "-");
+        let address = if address == "@" { format!("@{name}") } else { address.to_owned() };
+        // A server that hears nothing of the signal is there until SIGKILL.
+        let mut daemon =
+            rude(&place, &address, "--ready exec --handover stop-first --kill-signal WINCH").start();
+        daemon.wait_generation(1);
+        // It has not sent its request yet, which the old one waits for.
+        let client = (!address.starts_with('@')).then(|| TcpStream::connect(daemon.address("http")));
+        wait_for("its connection", || {
+            let accepted = daemon.status()["generations"][0]["connections"] == 1;
+            (accepted || client.is_none()).then_some(())
+        });
+        let verb = daemon.spawn_verb("swap --no-wait");
+        daemon.wait_until("the old one to go first", |status| status["before"] == before);
+        let status = daemon.verb("status").expect(1).stdout;
+        assert!(status.contains(&format!(": starting ({before}), generation 1")), "{status}");
+        assert!(daemon.stderr().contains(said), "{}", daemon.stderr());
+        verb.end().expect(0);
+        drop(client);
+    }
 }
 
 /// The measure itself: what is shared is cut when its server is killed, or the test above proves nothing.

@@ -78,6 +78,18 @@ fn a_oneshot_that_remains_is_up_without_a_process_until_it_is_stopped() {
     assert_eq!(daemon.end().status, 0);
 }
 
+#[test]
+fn a_swap_of_a_oneshot_with_sockets_is_not_called_one() {
+    let place = Place::new();
+    place.write("web.socket", "[Socket]\nListenStream=127.0.0.1:0\n");
+    place.write("web.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nBake=0\nExecStart=/bin/true\n");
+    let mut daemon = Launch::units(&place, &["web.socket", "web.service"]).start();
+    daemon.wait_state("running");
+    let swap = daemon.verb("swap --json").expect(1).json();
+    assert_eq!(swap["outcome"], "taken-over-unseen", "{swap}");
+    assert!(swap["reason"].as_str().unwrap().contains("no process accepts connections"), "{swap}");
+}
+
 /// A child of the main process says READY=1. It waits for the barrier, so all of it is read when `said` is there.
 fn says_ready_through_a_child(place: &Place, access: &str) -> Daemon {
     let command = script(place, "NOTIFY --ready --status=child\necho x >DIR/said\nexec sleep 60\n");
