@@ -132,12 +132,13 @@ fn json_is_the_object_alone() {
 }
 
 #[test]
-fn json_without_an_object_is_an_error_on_stderr() {
+fn a_swap_that_was_not_begun_is_an_object_too() {
     let home = Home::new();
     home.instance("web", vec![Line::Reply(Reply::failed("paused: use resume"))]);
     let ran = home.run(&Verb { json: true, ..verb(SWAP) });
-    assert_eq!((ran.exit, ran.out.as_str()), (1, ""));
-    assert!(ran.err.contains("use resume"));
+    let object: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.exit, ran.err.as_str()), (1, ""));
+    assert_eq!((&object["outcome"], &object["reason"]), (&"refused".into(), &"paused: use resume".into()));
 }
 
 #[test]
