@@ -9,9 +9,9 @@
 //! ```text
 //! main.rs             parse, dispatch, exit status
 //! cli.rs              the command line to a Config or a Verb; arguments are made from the directives table
-//!   cli/check.rs        check: verdicts, and what would happen
+//!   cli/check.rs        check: its arguments; verdicts, and what would happen
 //!   cli/help.rs         -h and --help
-//!   cli/units.rs        run: unit files and their options
+//!   cli/units.rs        run: its arguments, units and options after them
 //!   cli/unknown.rs      a first word that is no verb, and what was meant
 //!   cli/verbs.rs        the verbs' words, and exec's
 //! units.rs            reads unit files and those beside them, for run, check and each swap
@@ -24,7 +24,7 @@
 //!                       in config/directives/: table.rs, THE table, made of service.rs, exec.rs, socket.rs and
 //!                       without.rs (keys that do nothing here); row.rs: what a row is; values.rs: kinds of values that
 //!                       many share; swap.rs: what decides a swap
-//!   close.rs            closes such a Config, from wherever it came: the rules that need several directives
+//!   close.rs            checks and completes such a Config, from wherever it came: the rules that need several directives
 //!   choice.rs           one word of several, and the nearest where it is none of them
 //!   unit.rs             unit files to a Config, line by line
 //!                       in config/unit/: pair.rs (which sockets are for which service), counts.rs (which lines
@@ -50,53 +50,56 @@
 //!   supervisor.rs       routes events; signals, datagrams, time
 //!   service.rs          the state machine: read its essay first
 //!   generation.rs       one generation: how far its start came, whether it lives, and the data of each state
-//!   watch.rs            the second machine: what is asked of the kernel about a generation. Read its essay for when one is
-//!                       ready; in core/watch/: gate.rs (what opens the gate of each Ready=), waiting.rs (who waits on its
-//!                       sockets is asked, and the hint), sight.rs (what was seen), health.rs (Ready=http:), counts.rs
-//!                       (its connections, and whether it is stopped), traffic.rs (what a count has shown)
+//!   watch.rs            the state machine that observes generations by questions to the kernel. Read its essay for when one
+//!                       is ready; in core/watch/: gate.rs (whether it is, by its Ready=), waiting.rs (when it is looked
+//!                       at who waits on its sockets, and the hint), sight.rs (what was seen), health.rs (Ready=http:),
+//!                       counts.rs (when its connections are counted, and whether it is stopped), traffic.rs (what a
+//!                       count has shown)
 //!   command.rs          the commands round the main one: ExecStartPre= ... ExecStopPost=
 //!   start.rs            starting, the start limit, starts by connections
-//!   swap.rs             ready, promote, roll back, when a wanted swap begins
-//!   end.rs              stopping, exits, what is left behind
+//!   swap.rs             a swap from its begin to its outcome: ready, promote, roll back
+//!   end.rs              stopping a generation, its exit, what it leaves behind
 //!   finish.rs           nothing is left of a generation: what comes next
 //!   exit.rs             what the end of a main process means, by Type=
 //!   failure.rs          why one could not be started
-//!   restored.rs         the core goes on under a new shell
-//!   slots.rs            which slot has the traffic, which are guarded
-//!   drain.rs            an old generation finishes what it has; what its end cuts off
+//!   restored.rs         the standing orders are repeated to a new shell
+//!   slots.rs            which slot gets new connections, which are guarded
+//!   drain.rs            a generation without the traffic may finish its connections; what its end cuts off
 //!   reload.rs           the verb reload, RELOADING=1
 //!   reread.rs           the files are read anew at a swap
 //!   request.rs          the other verbs
 //!   shutdown.rs         the end of everything
-//!   early.rs            servers that end cleanly before they wait on their sockets
+//!   early.rs            delays starts of servers that end cleanly before they wait on their sockets
 //!   restart.rs          Restart=, delays, limits, clean or not: pure functions
-//!   timers.rs           every deadline there is, read off the state; why.rs: what each is for, and which goes first
+//!   timers.rs           every deadline, computed from the state; why.rs: what each is for, and which goes first
 //!   notify.rs           the text of a notification
 //!   note.rs             the words of the log; in core/note/: swap.rs, socket.rs, bind.rs
 //!   report.rs           the types of status and of the control socket
 //!   status.rs           the snapshot for status
-//! os/                 whatever can fail, block or surprise
+//! os/                 the shell, with all I/O: whatever can fail, block or surprise
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/:
-//!                       open.rs, configuration.rs (what was asked for, and what a swap has read anew), reread.rs,
-//!                       ask.rs (orders to ask), woken.rs (what a poll brought)
-//!   listeners.rs        owns the held sockets; in os/listeners/: slots.rs (what is watched, and who gets the traffic),
-//!                       damages.rs (what servers do to them is mended), rescue.rs, strangers.rs (others in our groups),
-//!                       paths.rs (inotify), queues.rs (how long they are), intercept.rs (what InterceptBind= has to
-//!                       tell), families.rs (which of them a port has)
+//!                       open.rs (all that is needed before a server is started), configuration.rs (the one in force, and the
+//!                       one that a swap has read anew), reread.rs, ask.rs (questions to the kernel or a server),
+//!                       woken.rs (events of a poll by source)
+//!   listeners.rs        owns the held sockets; in os/listeners/: slots.rs (which are watched, and which gets new
+//!                       connections), damages.rs (what servers do to them is mended), rescue.rs (connections of a slot
+//!                       without a server are moved), strangers.rs (others in our groups), paths.rs (inotify), queues.rs
+//!                       (backlogs are restored), intercept.rs (the threads of InterceptBind=), families.rs (which
+//!                       address families a port keeps)
 //!   questions.rs        what the kernel and servers are asked; in os/questions/: traffic.rs (connections), health.rs
 //!                       (Ready=http:), waiting.rs (Ready=auto, and the hint), silent.rs (a connection of ours that is
 //!                       to be accepted)
 //!   outbox.rs           events and notes that these hand over to the shell
-//!   tokens.rs           by which number each wakeup of the poll finds whom it is for
-//!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs,
-//!                       kin.rs (whose a process is), queries.rs, signals.rs
+//!   tokens.rs           the token number of each source of the poll
+//!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs
+//!                       (what InterceptBind= needs of one), kin.rs (whose a process is), queries.rs, signals.rs
 //!   cgroup.rs           one for each generation, where we may make some
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
-//!                       check.rs (before anything is bound), once.rs (one command run to its end)
+//!                       check.rs (before anything is bound), once.rs (commands of [Socket])
 //!   diag.rs             what the kernel says about sockets; in os/diag/: netlink.rs (dumps), inet.rs (TCP, UDP),
-//!                       local.rs (AF_UNIX), proc.rs, traffic.rs (who still works on what)
+//!                       local.rs (AF_UNIX), proc.rs, traffic.rs (which are in flight or idle)
 //!   directories.rs      RuntimeDirectory= and its kin
-//!   exec.rs             supervise exec: becomes COMMAND; fetch.rs: the sockets that a wrapper has closed
+//!   exec.rs             supervise exec: becomes COMMAND; fetch.rs: its request for sockets that a wrapper has closed
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs (what is to be started), prepared.rs (made
 //!                       before the fork), environment.rs, report.rs (what the child says), failure.rs (the sentence
 //!                       for it), clone.rs (clone3), limits.rs and filter.rs (seccomp), these three unsafe
@@ -108,31 +111,31 @@
 //!   waiters.rs          which sockets processes wait on, as /proc shows it; in os/waiters/: call.rs (system calls),
 //!                       files.rs (fds)
 //!   signal.rs           signals to us, the terminal
-//!   socket.rs           held sockets; in os/socket/: inet.rs, plan.rs (what one of TCP or UDP is made from), local.rs
-//!                       (AF_UNIX; node.rs: its paths),
+//!   socket.rs           held sockets; in os/socket/: inet.rs, plan.rs (what those of a TCP or UDP address are made
+//!                       from), local.rs (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
 //!                       in the way), error.rs; slots.rs: what the sockets of one address can do, each kind in its
 //!                       own way: one.rs, one socket for all generations; group.rs, those of TCP and
-//!                       UDP, with group/renew.rs (UDP: one for each client), order.rs, program.rs (BPF) and restore.rs
-//!                       (what a server set is undone); nodes.rs: those of AF_UNIX, nodes/hidden.rs their directory;
-//!                       beside.rs: one family of a port; target.rs:
-//!                       where clients find them
+//!                       UDP, with group/renew.rs (UDP: one for each client), order.rs (the kernel's order of the
+//!                       members), program.rs (BPF) and restore.rs (what a server set is undone); nodes.rs: those of
+//!                       AF_UNIX, nodes/hidden.rs their directory; beside.rs: one family of a port, beside the socket of
+//!                       another; target.rs: the address where clients find a slot
 //!   notify.rs           NOTIFY_SOCKET of a generation; in os/notify/: place.rs (its file); fd_store.rs: what it hands
 //!                       us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
 //!   intercept.rs        InterceptBind=: the thread that answers what a server binds; in os/intercept/: filter.rs (seccomp),
 //!                       address.rs (what it wants), target.rs (its socket), answer.rs (whether it is ours), held.rs (ours),
-//!                       epoll.rs
+//!                       epoll.rs (renews the registrations of its socket)
 //!   instances.rs        where instances live, who answers; in os/instances/: others.rs (those of other users)
 //!   snapshot.rs         what only the shell can add to a status
 //!   host.rs             what specifiers ask of this machine and user
 //!   unit_files.rs       the file, template and drop-ins of a UNIT
 //!   users.rs            /etc/passwd and /etc/group
-//!   within.rs           questions that may never be answered, asked by a thread
-//!   warning.rs          the words of what the shell logs by itself
+//!   within.rs           calls that may block for ever, made by a thread
+//!   warning.rs          the texts of what the shell logs by itself
 //!   logger.rs           our lines on stderr
 //!   sys.rs              system calls that nix lacks (unsafe); in os/sys/, unsafe as well: seccomp.rs (those of
-//!                       os/intercept), attribute.rs (of files)
+//!                       os/intercept), attribute.rs (extended attributes)
 //! ```
 //!
 //! Imports go one way: `main -> cli, client, os, units`; `units -> cli, config, os`;

@@ -1,4 +1,5 @@
-//! `supervise check`: a verdict on each line, then what would be bound, passed and run. Nothing is started.
+//! The verb `supervise check`: parses its arguments, and writes a verdict on each line of the unit files, then what
+//! would be bound, passed and run. Nothing is started.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;

@@ -1,4 +1,5 @@
-//! `supervise run UNIT...`: the files, and the options that are applied after them.
+//! Parses the arguments of `supervise run UNIT...`: the names of the units, and the options that are applied after
+//! their files (`check` has the same).
 
 use std::ffi::OsString;
 use std::path::PathBuf;

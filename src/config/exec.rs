@@ -1,4 +1,4 @@
-//! One command to run: its program, argv, prefixes, and where its program is looked for.
+//! The type [`Exec`], one command to run: its program, argv, prefixes, and where its program is looked for.
 
 use std::ffi::OsString;
 

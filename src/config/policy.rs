@@ -1,4 +1,5 @@
-//! What the core decides by: when a generation is ready, when it is stopped, when it is started again.
+//! The type [`Policy`], the settings by which the core decides: when a generation is ready, when it is stopped, when
+//! it is started again.
 
 use serde::{Deserialize, Serialize};
 

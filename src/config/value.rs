@@ -1,4 +1,5 @@
-//! Time spans and signals. Numbers are in [`super::number`], lists of exit statuses in [`super::status`].
+//! The types [`Span`] and [`Signal`]: how time spans and signals are parsed and printed. Numbers are in
+//! [`super::number`], lists of exit statuses in [`super::status`].
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! The old generation after a switch: it finishes what it has, is then told to stop, and what that cut is told.
+//! Drains a generation that has lost the traffic: it may finish its connections, is then told to stop, and those that
+//! its end cut off are counted.
 
 use super::generation::{Drain, Replaced};
 use super::note::SwapNote;

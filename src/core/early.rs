@@ -1,5 +1,6 @@
-//! Handles a server that ends cleanly several times before it waits on its sockets: it goes into the background, or
-//! finds that it cannot serve. For Restart= that is no failure, but no client is served.
+//! Delays the next start of a server that has ended cleanly several times in a row before it waited on its sockets.
+//! Such a server goes into the background, or finds that it cannot serve. For Restart= that is no failure, but no
+//! client is served.
 
 use super::generation::Generation;
 use super::note::Note;

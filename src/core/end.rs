@@ -1,4 +1,5 @@
-//! The end of a generation: telling it to stop, SIGKILL, its exit, what it leaves behind, and what comes next.
+//! Stops a generation and handles its end: ExecStop=, the kill signal, SIGKILL, the exit of its main process, and the
+//! processes that this leaves behind. What comes next is decided in finish.rs.
 
 use super::command::failure_signal;
 use super::exit::{AfterExit, describe};

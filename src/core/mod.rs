@@ -1,4 +1,5 @@
-//! The core decides. Facts go in as [`Event`]s, orders come out as [`Action`]s, time is an argument.
+//! The core, a state machine that takes all decisions about the server: facts go in as [`Event`]s, orders come out as
+//! [`Action`]s, time is an argument.
 //!
 //! No I/O, no clock, no randomness, no `unsafe` anywhere below: that is what lets tests/sim run thousands of histories
 //! with faults, and every short one, on virtual time. What needs no decision (bytes of control lines, fds, paths) stays

@@ -1,4 +1,5 @@
-//! Continues under a new shell, which knows the processes and sockets but not what was ordered.
+//! Repeats the standing orders of a core that was restored from its saved state: a new shell (src/os) knows the
+//! processes and sockets, but not what was ordered.
 
 use super::Action;
 use super::service::{Phase, Step};

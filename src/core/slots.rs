@@ -1,4 +1,5 @@
-//! Slots: which one has the traffic, which are guarded, and who takes what waits where nobody serves.
+//! Decides which slot gets new connections, which slots are guarded, and where connections are taken that wait in a
+//! slot without a server.
 //!
 //! A slot is one of several sockets of each address. New connections go to one slot (with a canary, to two); a generation
 //! accepts only from its own. Nothing here is remembered twice: who should have the traffic, and which slots nobody

@@ -1,4 +1,5 @@
-//! Ready, and what a swap makes of it: promote the candidate, or roll back.
+//! Carries a swap from its begin through readiness, canary and bake to its outcome: the candidate is promoted or
+//! rolled back.
 
 use super::generation::{Drain, Generation, Progress};
 use super::note::{self, Note, ReadyBy, SwapNote};

@@ -1,4 +1,4 @@
-//! Every deadline of the core.
+//! Computes every deadline of the core, and so its next wake-up, from the state of the service.
 //!
 //! Nothing is armed or cancelled: the deadlines are read off the state each time, so a stale timer cannot exist.
 

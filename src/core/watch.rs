@@ -1,4 +1,5 @@
-//! The second machine: what is asked of the kernel about generations, and what its answers come to.
+//! The state machine that observes generations: which questions the kernel is asked about them, when, and what its
+//! answers mean.
 //!
 //! The service (service.rs) decides who has the traffic, who is started and who is stopped. For that it has to know things
 //! that nobody says: whether a generation is ready, what an old one still has to do, whether a candidate is stopped by a

@@ -1,4 +1,5 @@
-//! What the core waits for, in the order in which what is due at one instant happens; and the words for it.
+//! The type [`Why`], the purpose of each deadline of the core, with its words; the order of its variants says which
+//! of two goes first at one instant.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! Fetches the sockets that a wrapper has closed: the request of `supervise exec`, and its answer.
+//! Both sides of the request by which `supervise exec`, below a wrapper that has closed the held sockets, gets them
+//! from the supervisor once more.
 //!
 //! The request is a datagram to the notify socket of the generation, which knows its processes. It passes one end of a
 //! socketpair(2), on which the answer arrives (SCM_RIGHTS, unix(7)); if that end is closed without one, it was refused.

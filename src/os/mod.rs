@@ -1,4 +1,5 @@
-//! The shell: everything that can fail, block or surprise. One loop with one poll, in the main thread.
+//! The shell around the core, with all its I/O: gathers facts and carries out orders, in one event loop with one poll
+//! in the main thread.
 //!
 //! There are two other kinds of threads: of [`intercept`] one for each process under InterceptBind=, which answers what that
 //! binds and sends the loop a message where it takes more than its own copies of the sockets; of `within` one for each question

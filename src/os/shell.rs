@@ -1,4 +1,5 @@
-//! The loop: what the module above promises, carried out.
+//! The event loop of the supervisor: makes events for the core of what a poll brings and carries out its actions, in
+//! the order that os/mod.rs states.
 
 mod ask;
 mod configuration;

@@ -1,5 +1,5 @@
-//! Signals to the supervisor. They are blocked and read from a signalfd(2), so that no handler of ours ever runs,
-//! above all not between fork and exec, and each comes with its sender.
+//! Blocks the signals to the supervisor and reads them, each with its sender, from a signalfd(2). So no handler of
+//! ours ever runs, above all not between fork and exec.
 
 use std::fs::OpenOptions;
 use std::io;

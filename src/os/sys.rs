@@ -1,6 +1,6 @@
-//! System calls that nix lacks or cannot express, as safe functions: pidfds, signals by number (nix's `Signal` knows
-//! no real-time ones, and its `waitid` loses a child that one of them killed), signal actions without a handler, and
-//! a few socket options.
+//! Safe functions for system calls that nix lacks or cannot express: pidfds, signals by number, signal actions
+//! without a handler, some socket options. (nix's `Signal` knows no real-time ones, and its `waitid` loses a child
+//! that one of them killed.)
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The tokens of the poll: by its number each wakeup finds whom it is for.
+//! The token numbers under which each source of events is registered with the poll.
 
 use mio::Token;
 

@@ -1,5 +1,5 @@
-//! The words of what the shell logs by itself: one sentence for each event, with its remedy last. Everything else in the
-//! log is a note of the core (core/note.rs), or an error that carries its own words.
+//! The texts of the warnings and errors that the shell logs by itself: one sentence for each event, with its remedy
+//! last. Everything else in the log is a note of the core (core/note.rs), or an error that carries its own words.
 
 use std::fmt::Display;
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! Asks, in threads, questions that may be answered late or never. A process can delay reads of its memory for ever
-//! (userfaultfd(2), a mapped file of FUSE) and hold locks that files of /proc wait for; the directory of another user
-//! may be on a file system of that user.
+//! Runs a call that may block for ever in a thread of its own, and gives up on its answer after a second. A process
+//! can delay reads of its memory for ever (userfaultfd(2), a mapped file of FUSE) and hold locks that files of /proc
+//! wait for; the directory of another user may be on a file system of that user.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;

@@ -1,4 +1,5 @@
-//! The rules of a whole service: what systemd refuses, and the defaults that depend on other lines.
+//! Checks and completes the configuration of a service once all lines of its unit files are read: what systemd
+//! refuses, and the defaults that depend on other lines.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
-//! The connections of a generation are counted: of an old one until it has finished what it has, and of a candidate once,
-//! just before its canary or its bake is over.
+//! Decides when the connections of a generation are counted: of an old one until it has finished them, of a candidate
+//! once, just before its canary or its bake is over.
 //!
-//! That one is not for the connections: a candidate that was ready and is stopped by a signal is not taken, and the old one
+//! The latter is not for the connections: a candidate that was ready and is stopped by a signal is not taken, and the old one
 //! has the traffic back. Nothing else tells a server that hangs from one that is at work, maybe for a client that is gone.
 
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! What opens the gate of each Ready=. For `auto` and Type=notify a generation says READY=1, or is seen to wait on its
-//! sockets or to accept connections.
+//! Decides whether a generation is ready as its Ready= demands (has passed its *gate*). For `auto` and Type=notify a
+//! generation says READY=1, or is seen to wait on its sockets or to accept connections.
 //!
 //! A candidate is held to what the generation that serves has shown. Where that one was seen, READY=1 alone is not enough:
 //! many a server sends it before its workers can answer. Where that one sent READY=1, being seen alone is not enough. Where

@@ -1,4 +1,5 @@
-//! What is known of who waits on the sockets of a generation: the data of waiting.rs and gate.rs.
+//! The data of waiting.rs and gate.rs: on which sockets of a generation a process was seen to wait, and where none
+//! was.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Who waits on the sockets of a generation is looked at again and again, until that suffices (gate.rs); and the hint for a
-//! server that never does.
+//! Decides when it is looked at whether a generation waits on its sockets, until that suffices (gate.rs), and when a
+//! server that never waits on them gets a hint.
 //!
 //! A generation has to be seen on each of its sockets once, not on all of them in one look: a thread that works is not
 //! waiting. A candidate has to be seen only where the current one was: a server may leave a socket alone on purpose. What

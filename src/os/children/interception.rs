@@ -1,4 +1,5 @@
-//! What a start has to do with InterceptBind=.
+//! Keeps for each living generation what InterceptBind= needs: the interceptors of its processes, and the launcher
+//! with the sockets it holds by now.
 
 use std::io;
 use std::os::fd::OwnedFd;

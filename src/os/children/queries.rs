@@ -1,4 +1,5 @@
-//! What is asked about the generations that live.
+//! Read-only queries about living generations: their processes, slot and launcher, whether one is stopped; and the
+//! answer to a `supervise exec` that fetches its sockets.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

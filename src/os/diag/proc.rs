@@ -1,4 +1,5 @@
-//! Facts about sockets that /proc has and sock_diag does not.
+//! Facts about sockets that only /proc has: the socket inodes that processes have open, listen overflows,
+//! net.core.somaxconn.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Sorts the connections of a generation for draining. A connection is idle only if the kernel's numbers show that
-//! the server owes no answer; where they leave that open, it counts as busy.
+//! Classifies the connections of a generation for draining: in flight, recently active or idle. A connection is idle
+//! only if the kernel's numbers show that the server owes no answer; where they leave that open, it counts as busy.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;

@@ -1,5 +1,6 @@
-//! Renews epoll registrations. If a server registers its socket with epoll(7) before it binds it, the registration
-//! belongs to that socket and disappears when the held one replaces it; it is made again under the same number.
+//! Renews the epoll(7) registrations of a server's socket after InterceptBind= has replaced it with the held one. If
+//! a server registers its socket with epoll(7) before it binds it, the registration belongs to that socket and
+//! disappears when the held one replaces it; it is made again under the same number.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

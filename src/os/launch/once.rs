@@ -1,4 +1,5 @@
-//! Runs one command to its end before the event loop exists: those of [Socket].
+//! Runs a command of [Socket] (ExecStartPre= to ExecStopPost=) to its end, with a timeout, before or after the event
+//! loop.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};

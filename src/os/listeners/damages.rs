@@ -1,4 +1,4 @@
-//! What servers do to the held sockets and must not: undone, and told.
+//! Undoes and reports what servers do to the held sockets and must not, such as shutdown(2).
 
 use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;

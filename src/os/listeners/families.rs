@@ -1,6 +1,7 @@
-//! Which families a port has: where a port alone is to be held and the server under InterceptBind= binds one of IPv4 for
-//! itself, that is bound beside the socket of both, and a little later what the server does not have is let go. A later
-//! generation that binds what is not held any more gets it in the same way.
+//! Decides which address families (IPv4, IPv6) of a port stay bound under InterceptBind=, where only a port was asked
+//! for. Where the server binds one of IPv4 for itself, that is bound beside the socket of both, and a little later
+//! what the server does not have is let go. A later generation that binds what is not held any more gets it in the
+//! same way.
 //!
 //! A bind(2) may be a try: some servers bind every address of their port, close what they got, and then bind one of them
 //! for good. So nothing is decided, and nothing is said of what is not held, before that has had its time.

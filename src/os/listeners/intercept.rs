@@ -1,5 +1,5 @@
-//! InterceptBind=: the thread that answers what a process of ours binds is started with it, and what it has to tell is
-//! told, once.
+//! Starts the thread of InterceptBind= (os/intercept.rs) for each process of the server, and handles what these
+//! threads report: each message is logged once.
 
 use std::collections::BTreeSet;
 use std::io;

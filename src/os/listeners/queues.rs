@@ -1,5 +1,5 @@
-//! Queues that a server has made shorter by a listen(2) of its own: looked at when we are awake anyway. The kernel tells
-//! nobody of it.
+//! Restores the backlog of a socket that a server has shortened by a listen(2) of its own. The kernel tells nobody of
+//! it, so it is looked at when the event loop is awake anyway.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! What waits on a slot where nobody serves is taken to the one with the traffic: by the kernel, or by a relay.
+//! Moves the connections that wait in a slot without a server to the slot with the traffic: by the kernel, or by a
+//! relay.
 
 use std::collections::BTreeSet;
 use std::fs;

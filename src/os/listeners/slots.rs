@@ -1,4 +1,5 @@
-//! The slots of the held sockets: which are watched for what, and who gets the traffic.
+//! Carries out the core's orders about slots: which of them the poll watches or guards, and which gets new
+//! connections.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;

@@ -1,4 +1,5 @@
-//! Ready=http:, carried out: one question to one generation at a time, be it a GET or a connection to be accepted.
+//! Runs the readiness checks that connect to a generation, one at a time: the GET of Ready=http:, or a silent
+//! connection that it has to accept (Ready=auto).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

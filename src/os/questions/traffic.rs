@@ -1,5 +1,5 @@
-//! What the kernel is asked about connections: how many a generation has, how many wait, what was lost. A dump of the
-//! kernel's tables is taken once in a turn of the loop, whoever asks for it.
+//! Asks the kernel about connections: how many a generation has, how many wait in queues, how many a full queue has
+//! lost. A dump of the kernel's tables is taken once in a turn of the loop, whoever asks for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;

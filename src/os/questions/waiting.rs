@@ -1,5 +1,5 @@
-//! Ready=auto, carried out: who waits on the sockets of a generation (silent.rs: whether it accepts), and the hint for a
-//! server that does not take its sockets.
+//! Finds out for Ready=auto which processes wait on the sockets of a generation (silent.rs: whether it accepts), and
+//! makes the hint for a server that does not take its sockets.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;

@@ -1,4 +1,4 @@
-//! Orders of the core to ask the kernel or a server: carried out, and answered by an event each.
+//! Carries out the core's questions to the kernel or a server, and passes each answer to the core as an event.
 
 use std::collections::BTreeSet;
 

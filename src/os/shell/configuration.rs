@@ -1,4 +1,5 @@
-//! What the user asked for, as it is put to use: what is in force, and what was read anew for the swap that is under way.
+//! The configuration as the shell uses it: the one in force, and the one that was read anew for the swap that is
+//! under way.
 
 use std::rc::Rc;
 

@@ -1,4 +1,5 @@
-//! Everything that can fail before something is started.
+//! Opens what an instance needs before a server is started (signals, control socket, held sockets), and closes it at
+//! the end.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,4 +1,4 @@
-//! What one poll brought, sorted by whom it is for.
+//! Sorts the events of one poll by their source (signals, paths, held sockets, notify sockets, clients).
 
 use std::collections::BTreeSet;
 

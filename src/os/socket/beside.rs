@@ -1,5 +1,6 @@
-//! Families of a port on their own, beside the socket of another or of both: for a server that binds what is not held, where
-//! a port alone was asked for. Until it is known which of the two the server keeps, the port is bound by both, and never free.
+//! Binds one address family of a port beside the held socket of the other or of both, for a server that binds what is
+//! not held, where only a port was asked for. Until it is known which of the two the server keeps, the port is bound
+//! by both, and never free.
 
 use std::cell::{Cell, RefCell};
 use std::io;

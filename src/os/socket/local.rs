@@ -1,4 +1,4 @@
-//! AF_UNIX: paths and abstract names.
+//! Binds the AF_UNIX sockets to be held, at paths and abstract names, and removes a dead socket that is in the way.
 //!
 //! The socket is bound at its public path directly, not at a temporary name that is renamed into place: getsockname(2)
 //! and a client's getpeername(2) would show the temporary name for ever, and servers print it, compare it with their

@@ -1,4 +1,5 @@
-//! The slots of a unix stream socket at a path: several sockets, and which of them the path leads to.
+//! The slots of a unix stream socket at a path: one socket for each, and the hard link by which the path leads to one
+//! of them.
 //!
 //! Each slot is a socket with a node of its own in a hidden directory beside the path (`hidden`). The public path is a
 //! hard link to one of these nodes: link(2) and rename(2) over it switch new connections to another slot, atomically

@@ -1,4 +1,4 @@
-//! One socket for all generations: what cannot be steered, or is not to be.
+//! The slots of an address that cannot be steered, or is not to be: a single socket, which all generations share.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

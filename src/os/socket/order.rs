@@ -1,4 +1,4 @@
-//! The members of an SO_REUSEPORT group in the kernel's order, as far as it can be known from outside: nothing tells it.
+//! A model of the order in which the kernel has the members of an SO_REUSEPORT group, since nothing tells that order.
 //!
 //! Who joins comes last; when one leaves, the last takes its index (reuseport_add_sock and reuseport_detach_sock of
 //! net/core/sock_reuseport.c).

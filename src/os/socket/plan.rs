@@ -1,4 +1,5 @@
-//! What the sockets of one TCP or UDP address are made from, and the steps of making one.
+//! The type [`InetPlan`], from which all sockets of one TCP or UDP address are made, and the steps of making one:
+//! options, bind(2), listen(2).
 
 use std::io;
 use std::net::SocketAddr;

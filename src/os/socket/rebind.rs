@@ -1,4 +1,5 @@
-//! The sockets of a new list of listeners, some of which may be held already: unit files that are read anew at a swap.
+//! Makes the held sockets of a new list of listeners, when the unit files are read anew at a swap: takes over those
+//! that are held already, and binds the others.
 
 use std::os::fd::RawFd;
 use std::rc::Rc;

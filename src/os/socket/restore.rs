@@ -1,5 +1,5 @@
-//! A slot as it was before a server had it: what a server sets on its copy of a socket is set for all who have it, and the
-//! next server would inherit it.
+//! Restores the socket options that a server has changed on a held socket. What it sets on its copy is set for all
+//! who have the socket, and the next server would inherit it.
 //!
 //! The model is a new socket with the options that were asked for, so nothing has to be remembered, and a first start
 //! costs nothing. Left out is what is fixed by bind(2), and what cannot be set back on a socket that listens.

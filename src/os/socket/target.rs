@@ -1,4 +1,4 @@
-//! Where a client on this host connects to a slot.
+//! The address at which a client on this host reaches a slot, and how we connect to it.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Extended attributes of files (xattr(7)), which nix lacks.
+//! Tests whether an extended attribute of a file has a given value (getxattr(2)), which nix lacks.
 
 #![allow(unsafe_code)]
 
