@@ -19,10 +19,11 @@ use signal_hook::consts::TERM_SIGNALS;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use crate::config::Span;
+use crate::config::{Signal, Span};
 use crate::core::report::{LastSwap, Line, State, rounded};
 use crate::core::{Reply, Request};
 use crate::os::instances::{self, Holder, LivingInstance, Places, others};
+use crate::os::sys;
 use render::printable;
 use wire::{Trouble, Wire};
 
@@ -211,7 +212,12 @@ fn tell_at_interrupt(found: &LivingInstance) {
     let text = format!("the swap goes on; to take it back: supervise abort {whom}{}", found.name);
     // Without a thread the default action remains, and the verb ends without that line.
     let _waiter = thread::Builder::new().spawn(move || {
-        let Ok(mut signals) = Signals::new(TERM_SIGNALS) else { return };
+        // One that is ignored (by a shell, of a job in the background) stays so.
+        let is_heard = |number: &&i32| {
+            Signal::from_number(**number)
+                .is_some_and(|signal| sys::is_ignored(signal).is_ok_and(|ignored| !ignored))
+        };
+        let Ok(mut signals) = Signals::new(TERM_SIGNALS.iter().filter(is_heard)) else { return };
         if let Some(signal) = signals.forever().next() {
             drop(writeln!(io::stderr(), "supervise: {}", printable(&text)));
             let _ends = emulate_default_handler(signal);

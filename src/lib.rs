@@ -139,7 +139,7 @@
 //! ```
 //!
 //! Imports go one way: `main -> cli, client, os, units`; `units -> cli, config, os`;
-//! `cli -> client, config, core::Request`; `client -> config, core::Request, core::Reply, core::report, os::instances`;
+//! `cli -> client, config, core::Request`; `client -> config, core::Request, core::Reply, core::report, os::instances, os::sys`;
 //! `os -> core, config`; `core -> config`; `config -> std`. Within a layer no files import each other in a circle: a
 //! file uses those of the folder with its name, which may use it as a part uses its whole.
 //! tests/it/tidy/imports.rs keeps this true; tests/it/tidy.rs keeps this map complete, and sees to it that no two files

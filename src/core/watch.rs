@@ -4,7 +4,8 @@
 //! The service (service.rs) decides who has the traffic, who is started and who is stopped. For that it has to know things
 //! that nobody says: whether a generation is ready, what an old one still has to do, whether a candidate is stopped by a
 //! signal. They are found out by questions that are asked again and again until an answer suffices. All of that is here;
-//! the service knows no question, no answer, and not when the next one is due.
+//! the service hands on findings and hears conclusions, and does not know when the next question is due. (It asks for the
+//! overflows of queues itself, which concern no generation.)
 //!
 //! ```text
 //!   service.rs ── made, started, READY=1, drains, leaves, ended ──▶ watch ── Question ──▶ shell

@@ -63,8 +63,11 @@ struct CgroupDirectory {
     /// The one whose processes start in it, or did last.
     generation: GenerationId,
     is_over: bool,
-    /// Its cgroup.kill was written to: the kernel kills what is started in it later as well (seen with Linux 6.18).
-    is_killed: bool,
+    /// No process has started in it yet.
+    is_fresh: bool,
+    /// No process may start in it any more. Its cgroup.kill was written to, and the kernel kills what is started in it later
+    /// as well (seen with Linux 6.18); or the kernel has refused to start one in it.
+    is_spoiled: bool,
 }
 
 impl Cgroups {
@@ -76,11 +79,13 @@ impl Cgroups {
         if self.current(generation).is_none() && !self.reuse(generation) {
             self.make(generation)?;
         }
-        Some(Rc::clone(&self.directories[self.current(generation)?].entry))
+        let directory = &self.directories[self.current(generation)?];
+        // A process that is frozen before its execve(2) would hold up supervise, which waits for that.
+        (!says(&directory.events, b"frozen 1")).then(|| Rc::clone(&directory.entry))
     }
 
     fn current(&self, generation: GenerationId) -> Option<usize> {
-        self.directories.iter().position(|directory| directory.is_of(generation) && !directory.is_killed)
+        self.directories.iter().position(|directory| directory.is_of(generation) && !directory.is_spoiled)
     }
 
     fn reuse(&mut self, generation: GenerationId) -> bool {
@@ -114,15 +119,15 @@ impl Cgroups {
         None
     }
 
-    /// A process did not start in its directory. Somebody may have removed that; else it will be so the next time.
-    pub(super) fn refused(&mut self, generation: GenerationId) {
-        if let Some(index) = self.current(generation)
-            && !self.directories[index].path.exists()
-        {
-            self.directories.swap_remove(index);
-        } else {
-            self.is_off = true;
-        }
+    /// A process of this generation was to start in its directory, and did or was refused. A server may have removed the
+    /// directory, or given controllers to cgroups below it, where the kernel allows no process in it; where a fresh one is
+    /// refused, each would be.
+    pub(super) fn started(&mut self, generation: GenerationId, in_cgroup: bool) {
+        let Some(index) = self.current(generation) else { return };
+        let directory = &mut self.directories[index];
+        self.is_off |= !in_cgroup && directory.is_fresh;
+        directory.is_spoiled |= !in_cgroup;
+        directory.is_fresh = false;
     }
 
     /// The generation of a process, also of one that has ended and is not reaped. None: it is in no cgroup of ours.
@@ -143,7 +148,7 @@ impl Cgroups {
             }
             let file = OpenOptions::new().write(true).open(directory.path.join("cgroup.kill"));
             match file.and_then(|mut file| file.write_all(b"1")) {
-                Ok(()) => directory.is_killed = true,
+                Ok(()) => directory.is_spoiled = true,
                 Err(error) => log::debug!("no cgroup.kill of {}: {error}", directory.path.display()),
             }
         }
@@ -155,7 +160,7 @@ impl Cgroups {
             directory.is_over = true;
         }
         self.directories.retain(|directory| {
-            let is_kept = !directory.is_over || (directory.generation == generation && !directory.is_killed);
+            let is_kept = !directory.is_over || (directory.generation == generation && !directory.is_spoiled);
             is_kept || !removed(&directory.path, DEPTH)
         });
     }
@@ -198,7 +203,8 @@ impl CgroupDirectory {
             removed(&path, 0);
         })?;
         let entry = Rc::new(OwnedFd::from(entry));
-        Ok(Self { path, entry, events, number, generation, is_over: false, is_killed: false })
+        let (is_over, is_fresh, is_spoiled) = (false, true, false);
+        Ok(Self { path, entry, events, number, generation, is_over, is_fresh, is_spoiled })
     }
 
     fn is_of(&self, generation: GenerationId) -> bool {
@@ -208,8 +214,9 @@ impl CgroupDirectory {
     /// No generation needs it, no process is in it, and no other cgroup was made in it.
     fn is_as_new(&self) -> bool {
         self.is_over
-            && !self.is_killed
+            && !self.is_spoiled
             && is_empty(&self.events)
+            && !says(&self.events, b"frozen 1")
             && fstat(&*self.entry).is_ok_and(|directory| directory.st_nlink == 2)
     }
 }
@@ -275,11 +282,15 @@ fn pid_in(name: &str) -> Option<u32> {
     pid.parse().ok()
 }
 
-/// By its cgroup.events: "populated 0" and "frozen 0", each on a line of its own.
 fn is_empty(events: &File) -> bool {
+    says(events, b"populated 0")
+}
+
+/// Whether cgroup.events has this line; it has "populated 0" and "frozen 0", or 1.
+fn says(events: &File, line: &[u8]) -> bool {
     let mut text = [0u8; 128];
     let length = events.read_at(&mut text, 0).unwrap_or(0);
-    text[..length].split(|byte| *byte == b'\n').any(|line| line == b"populated 0")
+    text[..length].split(|byte| *byte == b'\n').any(|one| one == line)
 }
 
 /// Removes it with all cgroups in it that a server has made and left. False: a process is in one of them, so it stays.
@@ -368,10 +379,46 @@ mod tests {
                 paths.extend(used);
             }
             assert_eq!(cgroups.owner(reap::our_pid()), None, "we are in none of them");
+            assert_eq!(cgroups.is_off, paths.is_empty());
+            what_a_server_may_do_to_its_directory(&mut cgroups);
             assert!(cgroups.directories.len() <= 1, "one is kept");
             drop(cgroups);
             assert!(paths.iter().all(|path| !path.exists()), "{paths:?}");
         });
+    }
+
+    /// One start, of which the cgroups are told. Whether it was in one.
+    fn start_and_end(cgroups: &mut Cgroups, generation: GenerationId) -> bool {
+        let directory = cgroups.open(generation);
+        let is_some = directory.is_some();
+        let child = start(directory);
+        if is_some {
+            cgroups.started(generation, child.in_cgroup);
+        }
+        end(&child);
+        child.in_cgroup
+    }
+
+    fn what_a_server_may_do_to_its_directory(cgroups: &mut Cgroups) {
+        let generation = GenerationId(9);
+        if !start_and_end(cgroups, generation) {
+            return;
+        }
+        let path = |cgroups: &Cgroups| {
+            cgroups.directories[cgroups.current(generation).expect("in use")].path.clone()
+        };
+        let (freeze, directory) = (path(cgroups).join("cgroup.freeze"), path(cgroups));
+        fs::write(&freeze, "1").expect("ours");
+        eventually("it is frozen", || cgroups.open(generation).is_none().then_some(()));
+        assert!(!start_and_end(cgroups, generation), "it would wait there for ever");
+        fs::write(&freeze, "0").expect("ours");
+        eventually("it is thawed", || cgroups.open(generation).is_some().then_some(()));
+        assert!(start_and_end(cgroups, generation));
+        eventually("nobody is in it", || fs::remove_dir(&directory).ok());
+        assert!(!start_and_end(cgroups, generation), "it is gone");
+        assert!(start_and_end(cgroups, generation), "another is made");
+        assert_ne!(path(cgroups), directory);
+        cgroups.over(generation);
     }
 
     #[test]

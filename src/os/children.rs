@@ -180,8 +180,8 @@ impl Children {
         let uid = plan.identity.uid.unwrap_or_else(|| getuid().as_raw());
         plan.cgroup = self.cgroups.open(generation);
         let child = spawn::spawn(&plan)?;
-        if plan.cgroup.is_some() && !child.in_cgroup {
-            self.cgroups.refused(generation);
+        if plan.cgroup.is_some() {
+            self.cgroups.started(generation, child.in_cgroup);
         }
         self.cgroups.sweep();
         for shortfall in &child.shortfalls {

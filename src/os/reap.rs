@@ -1,7 +1,7 @@
 //! Children: how they end, signals to them and their process groups, and the processes that they leave behind.
 //!
 //! A process that a server forks and abandons becomes our child (we are a subreaper or pid 1), so none escapes: it is
-//! found in /proc, attributed by SUPERVISE_GENERATION in its environment, signalled, and reaped.
+//! found in /proc, attributed to a generation (children/kin.rs), signalled, and reaped.
 
 use std::collections::HashSet;
 use std::fs;

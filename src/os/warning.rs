@@ -8,6 +8,7 @@ use crate::config::{Signal, Span};
 use crate::core::GenerationId;
 
 const FILES: &str = "raise the limit of open files: ulimit -n";
+const WATCHES: &str = "raise fs.epoll.max_user_watches";
 const INOTIFY: &str = "raise fs.inotify.max_user_instances and fs.inotify.max_user_watches";
 const PROC: &str = "mount /proc";
 const NEW_SOCKETS: &str = "\"supervise restart\" gives the server new sockets";
@@ -52,7 +53,7 @@ impl Warn<'_> {
             Self::JoinPort(address) => (format!("cannot keep other processes from joining the port of {address}"), ""),
             Self::Link(place, link) => (format!("{place}: Symlinks=: cannot make {}", link.display()), "move away what is there"),
             Self::Listen(address) => (format!("cannot listen on {address} again, so its queue may be short"), NEW_SOCKETS),
-            Self::ListenOnControl => ("cannot watch the control socket, so verbs do not reach this instance".into(), "pass --control PATH"),
+            Self::ListenOnControl => ("cannot watch the control socket, so verbs do not reach this instance".into(), LATER),
             Self::Lost(address, queued) => (format!("{queued} connections to {address} are lost"), ""),
             Self::NoControl => ("no control socket, so verbs cannot reach this instance".into(), NOWHERE),
             Self::NotifyManager => ("cannot notify the service manager, which is told nothing more".into(), "see that its NOTIFY_SOCKET is still there"),
@@ -82,11 +83,11 @@ impl Warn<'_> {
             Self::WaitForBind => ("cannot wait for what the server binds, so its next bind(2) fails".into(), NEW_SOCKETS),
             Self::WaitForChildren => ("cannot wait for children".into(), SANDBOX),
             Self::WatchControl => ("cannot watch the file of the control socket, so it stays away if it is removed".into(), INOTIFY),
-            Self::WatchMain(generation) => (format!("cannot watch the main process of {generation}, so its end is seen late"), FILES),
-            Self::WatchNotify(generation) => (format!("cannot watch the notify socket of {generation}, so its READY=1 is not seen"), FILES),
+            Self::WatchMain(generation) => (format!("cannot watch the main process of {generation}, so its end is seen late"), WATCHES),
+            Self::WatchNotify(generation) => (format!("cannot watch the notify socket of {generation}, so its READY=1 is not seen"), WATCHES),
             Self::WatchPaths => ("cannot watch unix sockets, so a removed path stays away".into(), INOTIFY),
-            Self::WatchSocket => ("cannot watch a held socket, so what happens to it is seen late".into(), FILES),
-            Self::WatchStored(name) => (format!("cannot watch the stored fd {name}, so it is kept when it hangs up"), FILES),
+            Self::WatchSocket => ("cannot watch a held socket, so what happens to it is seen late".into(), WATCHES),
+            Self::WatchStored(name) => (format!("cannot watch the stored fd {name}, so it is kept when it hangs up"), WATCHES),
         }
     }
 

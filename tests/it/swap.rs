@@ -1,12 +1,13 @@
 //! Swaps under load and in odd moments: no request on a fresh connection fails, and each request to swap has one end.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::load::{Counts, Load, answer, ask, connect, get};
-use super::support::{Daemon, Launch, Place, example, proc_status, wait_for};
+use super::support::{Daemon, Launch, Place, SUPERVISE, Verb, example, proc_status, wait_for};
 
 #[track_caller]
 fn assert_clean(counts: &Counts) {
@@ -177,7 +178,7 @@ fn several_who_ask_for_a_swap_at_once_share_one_or_two() {
 }
 
 /// A swap to a candidate that takes its time; returns with it running and not ready.
-fn slow_swap(place: &Place, daemon: &mut Daemon) -> super::support::Verb {
+fn slow_swap(place: &Place, daemon: &mut Daemon) -> Verb {
     daemon.wait_generation(1);
     place.flags("--ready-after 4000");
     let verb = daemon.spawn_verb("swap --json");
@@ -278,6 +279,30 @@ fn a_swap_is_taken_back() {
         load.let_pass(50);
     }
     assert_clean(&load.finish());
+}
+
+/// As `trap '' TERM` in a script, or a shell of a job in the background.
+#[test]
+fn a_signal_that_is_ignored_does_not_end_a_verb() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--ready notify").start();
+    daemon.wait_generation(1);
+    place.flags("--never-ready");
+    let mut command = Command::new("env");
+    command.args(["--ignore-signal=TERM", "--default-signal=INT", SUPERVISE, "swap"]);
+    command.args(["--control", &place.path("supervise.ctl")]);
+    let waiting = Verb::spawn(command);
+    daemon.wait_state("swapping");
+    // Once it catches one it knows which it ignores.
+    let is_caught = || {
+        let caught = u64::from_str_radix(&proc_status(waiting.pid(), "SigCgt")?, 16).ok()?;
+        (caught & 2 != 0).then_some(())
+    };
+    wait_for("it catches Ctrl-C", is_caught);
+    kill(Pid::from_raw(waiting.pid()), Signal::SIGTERM).unwrap();
+    daemon.verb("abort").expect(0);
+    let answer = waiting.end().expect(1).text();
+    assert!(answer.contains("rolled back"), "{answer}");
 }
 
 #[test]

@@ -159,8 +159,9 @@ impl fmt::Display for SwapNote {
 pub(in crate::core) fn unseen(to: GenerationId, is_oneshot: bool) -> String {
     if is_oneshot {
         return format!(
-            "the commands of {to} have ended, as those of Type=oneshot do, and no process accepts connections on its \
-             sockets; Type=simple is for a server"
+            "the commands of {to} have ended, as those of Type=oneshot do, and supervise does not look whether a process \
+             that they left accepts connections; use Type=simple for a server that stays in the foreground, \
+             Type=forking for one that leaves it"
         );
     }
     format!(

@@ -219,7 +219,7 @@ impl Listeners {
         let Passing { mut relay, socket, slot, .. } = self.relays.passing.swap_remove(at);
         match relay.carried() {
             Ok(carried) if carried.refused > 0 => {
-                Warn::RefusedByServer(&socket.address).because(carried.refused);
+                Warn::RefusedByServer(&socket.address).because(format_args!("{} of them", carried.refused));
             }
             Ok(carried) => {
                 log::debug!("{}: {} connections were passed on", socket.address, carried.passed_on)

@@ -18,7 +18,7 @@ use crate::os::socket::{self, HeldSocket, NamedSocket, Target};
 use crate::os::tokens::PROBE;
 use crate::os::warning::Warn;
 
-/// A request of Ready=http: in progress.
+/// A question to one generation: a request of Ready=http:, or a silent connection.
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) generation: GenerationId,
@@ -27,6 +27,8 @@ pub(super) struct Asking {
     pub(super) probe: Probe,
     /// It only waits to be accepted: nothing wakes us for it.
     pub(super) is_silent: bool,
+    /// No other generation was there to accept it.
+    pub(super) is_alone: bool,
     pub(super) begun: Instant,
 }
 
@@ -95,7 +97,8 @@ impl Questions {
             registered.map_err(|error| error.to_string())
         });
         let begun = Instant::now();
-        self.asking = Some(Asking { generation, slot, socket, probe, is_silent: false, begun });
+        self.asking =
+            Some(Asking { generation, slot, socket, probe, is_silent: false, is_alone: false, begun });
         asked.inspect_err(|_| drop(self.close_probe()))
     }
 

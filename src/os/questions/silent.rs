@@ -5,7 +5,7 @@
 //! a server with one thread serves nobody as long as it waits for us to say something. What nobody has accepted is taken
 //! out of the queue of a generation that has ended, before clients that wait there are passed on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -58,13 +58,16 @@ impl Questions {
         is_blind: bool,
         children: &Children,
     ) -> Sight {
+        // No other generation could accept it.
+        let is_alone = children.slots().iter().all(|(id, _)| *id == generation);
         let can_be_reached = |one: &&NamedSocket| one.kind.is_stream() && one.target(slot).is_some();
         let steered = sockets.iter().filter(can_be_reached).find(|one| one.is_steered());
         // Whose fds cannot be seen cannot be told from others.
-        let shared = || sockets.iter().filter(|_| !is_blind).find(can_be_reached);
+        let shared = || sockets.iter().filter(|_| !is_blind || is_alone).find(can_be_reached);
         let Some(named) = steered.or_else(shared) else { return Sight::Blind };
         match self.asking.take() {
             Some(mut asking) if asking.generation == generation && asking.is_silent => {
+                asking.is_alone &= is_alone;
                 let fate = self.fate(&mut asking, children);
                 self.asking = Some(asking);
                 match fate {
@@ -90,7 +93,7 @@ impl Questions {
             None => {}
         }
         if named.is_steered() || self.may_try(generation) {
-            self.begin_to_ask(generation, slot, named)
+            self.begin_to_ask(generation, slot, named, is_alone)
         } else {
             Sight::Dim
         }
@@ -102,7 +105,13 @@ impl Questions {
         *tried <= TRIES
     }
 
-    fn begin_to_ask(&mut self, generation: GenerationId, slot: SlotId, named: &NamedSocket) -> Sight {
+    fn begin_to_ask(
+        &mut self,
+        generation: GenerationId,
+        slot: SlotId,
+        named: &NamedSocket,
+        is_alone: bool,
+    ) -> Sight {
         let mut probe = match begin_probe(&named.socket, slot, Probe::silent) {
             Ok(probe) => probe,
             Err(why) => {
@@ -112,7 +121,7 @@ impl Questions {
         };
         let connected = probe.connect();
         let (socket, begun) = (Rc::clone(&named.socket), Instant::now());
-        self.asking = Some(Asking { generation, slot, socket, probe, is_silent: true, begun });
+        self.asking = Some(Asking { generation, slot, socket, probe, is_silent: true, is_alone, begun });
         if let Err(why) = connected {
             log::debug!("{generation}: no connection of ours reaches it: {why}");
         }
@@ -120,10 +129,8 @@ impl Questions {
     }
 
     fn fate(&mut self, asking: &mut Asking, children: &Children) -> io::Result<Fate> {
-        let Asking { generation, socket, slot, probe, begun, .. } = asking;
-        // No other generation could have accepted it.
-        let is_alone = children.slots().iter().all(|(id, _)| id == generation);
-        let is_steered = socket.is_steered() || is_alone;
+        let Asking { generation, socket, slot, probe, begun, is_alone, .. } = asking;
+        let is_steered = socket.is_steered() || *is_alone;
         let over = || Ok(if is_steered { Fate::Accepted } else { Fate::Missed });
         match probe.heard()? {
             // Only somebody who has accepted it can say or end anything.
@@ -197,12 +204,11 @@ impl Questions {
 
     /// A generation is gone. What we have left in its queue is no client that the next one is started for.
     pub fn take_out_forgotten(&mut self, held: &[Rc<HeldSocket>], children: &Children) {
-        let slots: BTreeSet<SlotId> = self.silent.withdrawn.iter().map(|one| one.slot).collect();
-        for slot in slots {
-            if children.on_slot(slot).is_none() {
-                for socket in held {
-                    self.take_out_ours(socket, slot, children);
-                }
+        let left: Vec<_> =
+            self.silent.withdrawn.iter().map(|one| (Rc::clone(&one.socket), one.slot)).collect();
+        for (socket, slot) in left {
+            if children.on_slot(slot).is_none() && held.iter().any(|one| Rc::ptr_eq(one, &socket)) {
+                self.take_out_ours(&socket, slot, children);
             }
         }
     }
@@ -219,10 +225,12 @@ impl Questions {
         if ours == 0 || self.waiting_in(socket, slot) != Some(ours) {
             return false;
         }
-        // O_NONBLOCK is for those who run there, too: who lives may still accept them.
-        if children.on_slot(slot).is_none()
-            && let Some(fd) = socket.slot(slot)
-        {
+        // O_NONBLOCK belongs to the open file, which those who run there have as well; they may still accept ours.
+        let is_free = match socket.is_steered() {
+            true => children.on_slot(slot).is_none(),
+            false => children.slots().is_empty(),
+        };
+        if is_free && let Some(fd) = socket.slot(slot) {
             let taken = socket::set_non_blocking(&fd, true)
                 .and_then(|()| (0..ours).try_for_each(|_| sys::accept(fd.as_fd()).map(drop)));
             if let Err(error) = taken {

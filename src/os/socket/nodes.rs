@@ -357,8 +357,8 @@ impl Slots for Nodes {
 
     /// All new connections go to `steering.slot`; a path has no canary. The slot was made ready before.
     ///
-    /// # Errors The public path leads to another process's file, or the file system refuses; everything is as it was
-    /// before.
+    /// # Errors
+    /// The public path leads to another process's file, or the file system refuses; everything is as it was before.
     fn steer(&mut self, steering: &Steering) -> io::Result<()> {
         self.see_attributes();
         self.nodes[index(steering.slot)].own.set_attributes(self.attributes)?;

@@ -119,7 +119,7 @@ pub(super) unsafe fn clone3(
         return Some(Err(io::Error::from_raw_os_error(errno)));
     }
     IS_REFUSED.store(is_for_good(errno), Relaxed);
-    log::debug!("no clone3(2) into a cgroup: {}", io::Error::from_raw_os_error(errno));
+    log::debug!("no clone3(2), so clone(2) is used: {}", io::Error::from_raw_os_error(errno));
     None
 }
 

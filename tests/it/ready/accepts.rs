@@ -55,7 +55,7 @@ fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
     place.write("how", "seldom");
     let addresses = ["127.0.0.1:0".to_owned(), place.path("s.sock"), format!("@{}", abstract_name(&place))];
     let start = |(index, address): (usize, &String)| {
-        let options = format!("--listen {address}=http --bake 0 --handover shared --timeout-start-sec 3s");
+        let options = format!("--listen {address}=http --bake 0 --handover shared --timeout-start-sec 10s");
         let command = [&*example("waits"), &place.path("how")];
         Launch::new(&place).args(&options).command(&command).start_as(&format!("daemon{index}"))
     };
@@ -63,7 +63,7 @@ fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
     for daemon in &mut daemons {
         // Without a client, a connection of ours says what it is.
         let status = daemon.wait_generation(1);
-        assert!((1_000..5_000).contains(&ready_ms(&status)), "{status}");
+        assert!(ready_ms(&status) >= 1_000, "{status}");
         assert_eq!(ready_by(daemon, 1), "(accepted a connection of ours)");
         let status = daemon.verb("status").expect(0).stdout;
         assert!(status.contains(": running, generation 1\n"), "{status}");

@@ -87,7 +87,7 @@ fn a_swap_of_a_oneshot_with_sockets_is_not_called_one() {
     daemon.wait_state("running");
     let swap = daemon.verb("swap --json").expect(1).json();
     assert_eq!(swap["outcome"], "taken-over-unseen", "{swap}");
-    assert!(swap["reason"].as_str().unwrap().contains("no process accepts connections"), "{swap}");
+    assert!(swap["reason"].as_str().unwrap().contains("does not look whether a process"), "{swap}");
 }
 
 /// A child of the main process says READY=1. It waits for the barrier, so all of it is read when `said` is there.
