@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
 use serde::Serialize;
-use signal_hook::consts::TERM_SIGNALS;
+use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -217,7 +217,8 @@ fn tell_at_interrupt(found: &LivingInstance) {
             Signal::from_number(**number)
                 .is_some_and(|signal| sys::is_ignored(signal).is_ok_and(|ignored| !ignored))
         };
-        let Ok(mut signals) = Signals::new(TERM_SIGNALS.iter().filter(is_heard)) else { return };
+        let asked_to_end = TERM_SIGNALS.iter().chain(&[SIGHUP]).filter(is_heard);
+        let Ok(mut signals) = Signals::new(asked_to_end) else { return };
         if let Some(signal) = signals.forever().next() {
             drop(writeln!(io::stderr(), "supervise: {}", printable(&text)));
             let _ends = emulate_default_handler(signal);

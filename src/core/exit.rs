@@ -105,8 +105,11 @@ pub(super) fn describe(generation: &Generation, end: &End, is_candidate: bool, n
             let ended_itself = generation.ending().is_none() && generation.ready().is_none();
             let hint = match exit {
                 Exit::Code(_) if is_candidate && ended_itself => {
-                    " (what it printed says why; if that it is already running or that its files are locked: --handover \
+                    " (see what it printed; if it says that it is already running or that its files are locked: --handover \
                      stop-first)"
+                }
+                Exit::Code(0) if ended_itself && generation.policy.service_type == Type::Forking => {
+                    " (see what it printed; Type=forking wants a daemon, and none of it is left)"
                 }
                 Exit::Code(0) if generation.ready().is_none() => " (a server must stay in the foreground)",
                 Exit::Code(_) | Exit::Signal { .. } => "",

@@ -42,7 +42,7 @@ use crate::config::{CommandList, Policy, Signal, Span};
 pub use failure::{Stage, StartFailure};
 pub use note::{BindNote, Damage, Note, SocketNote};
 pub use restart::{RunOutcome, RunResult};
-pub use watch::{Ask, Counted, Finding, HintAt, Looked, Question, Sight, Traffic};
+pub use watch::{Counted, Finding, HintAt, Looked, MayConnect, Question, Sight, Traffic};
 
 /// The limits of the core, in one place.
 pub mod limits {
@@ -374,7 +374,7 @@ pub enum Action {
     },
     /// Report `Connected` once as soon as a connection waits on any socket that has no slots, or on the slot with the
     /// traffic (on), or stop doing so.
-    Watch {
+    WakeOnConnection {
         on: bool,
     },
     /// Send new connections there from now on, and undo what servers did to the sockets.

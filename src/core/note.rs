@@ -305,7 +305,7 @@ impl fmt::Display for Note {
             ),
             Self::LimitHit { limit, ends } => f.write_str(&limit_hit(*limit, *ends)),
             Self::Replacing { generation, patience } => {
-                write!(f, "supervise tells {generation} to stop{}", then_kill(*patience))
+                write!(f, "telling {generation} to stop{}", then_kill(*patience))
             }
             Self::Killing { generation, after, signal } => {
                 write!(f, "{generation} did not stop within {}; supervise sends {signal}", rounded(*after))

@@ -14,7 +14,7 @@ impl Step<'_> {
             self.out.extend(service.guarded.iter().map(|slot| Action::Guard { slot: *slot, on: true }));
         }
         if matches!(service.phase, Phase::Listening { hold_until: None }) {
-            self.out.push(Action::Watch { on: true });
+            self.out.push(Action::WakeOnConnection { on: true });
         }
         self.watch().restored();
     }

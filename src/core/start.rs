@@ -257,7 +257,7 @@ impl Step<'_> {
 
     pub(super) fn listen(&mut self) {
         self.service.phase = Phase::Listening { hold_until: None };
-        self.out.push(Action::Watch { on: true });
+        self.out.push(Action::WakeOnConnection { on: true });
         if self.service.steers() && !self.service.stranded.is_empty() {
             // It arrived while the last generation was being ended, and is told only once.
             self.on_connected();
@@ -266,7 +266,7 @@ impl Step<'_> {
 
     pub(super) fn leave_listening(&mut self) {
         if let Phase::Listening { .. } = self.service.phase {
-            self.out.push(Action::Watch { on: false });
+            self.out.push(Action::WakeOnConnection { on: false });
         }
     }
 }

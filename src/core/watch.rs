@@ -45,7 +45,7 @@ pub(super) use counts::EndedBy;
 use counts::{Counting, LastLook};
 use health::Probing;
 use sight::Waiting;
-pub use sight::{Ask, HintAt, Looked, Sight};
+pub use sight::{HintAt, Looked, MayConnect, Sight};
 pub use traffic::{Counted, Traffic};
 
 /// What the shell is to find out, or to tell of what the kernel shows.
@@ -71,7 +71,7 @@ pub enum Question {
     Look {
         generation: GenerationId,
         slot: SlotId,
-        ask: Ask,
+        ask: MayConnect,
     },
     /// Log how this command would take these sockets (none: all). Not answered.
     Hint {

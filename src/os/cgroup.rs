@@ -139,6 +139,13 @@ impl Cgroups {
         found.map(|directory| directory.generation)
     }
 
+    /// A process of it was killed by SIGKILL, maybe because somebody wrote to its cgroup.kill: none starts there any more.
+    pub(super) fn may_be_killed(&mut self, generation: GenerationId) {
+        for directory in self.directories.iter_mut().filter(|directory| directory.is_of(generation)) {
+            directory.is_spoiled = true;
+        }
+    }
+
     /// Sends SIGKILL to all in it at once, also to those that are forked meanwhile (Linux 5.14; before that, each is
     /// signalled for itself).
     pub(super) fn kill(&mut self, generation: GenerationId) {

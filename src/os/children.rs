@@ -26,7 +26,9 @@ use super::notify::{self, Notifier, NotifySocket, Received};
 use super::warning::Warn;
 use super::{reap, spawn, sys};
 use crate::config::{CommandList, NotifyAccess, Signal};
-use crate::core::{Command, Event, Found, GenerationId, Notify, RunOutcome, SlotId, Stage, StartFailure};
+use crate::core::{
+    Command, Event, Exit, Found, GenerationId, Notify, RunOutcome, SlotId, Stage, StartFailure,
+};
 pub use interception::Started;
 use kin::Kin;
 
@@ -213,7 +215,8 @@ impl Children {
         let is_empty = orphans.is_empty() && !running.leaders.iter().any(Leader::group_lives);
         let looked_empty = std::mem::replace(&mut running.looks_empty, is_empty);
         let pid = match running.launcher.pid_file() {
-            Some(path) => reap::pid_in_file(path),
+            // One that has ended is no main process, reaped or not.
+            Some(path) => reap::pid_in_file(path).filter(|pid| reap::lives(*pid)),
             None if running.named.is_some_and(reap::runs) => running.named,
             None => match orphans[..] {
                 [pid] if running.launcher.guesses_main_pid() => Some(pid),
@@ -296,7 +299,12 @@ impl Children {
     }
 
     /// Whose process this was; from now on its pid means nothing.
-    pub fn reaped(&mut self, pid: i32) -> Ended {
+    pub fn reaped(&mut self, pid: i32, exit: Exit) -> Ended {
+        if matches!(exit, Exit::Signal { signal: Signal::KILL, .. })
+            && let Some(generation) = self.generation_of(pid)
+        {
+            self.cgroups.may_be_killed(generation);
+        }
         self.no_kin(pid);
         for (generation, running) in &mut self.generations {
             let leader = running.leaders.iter_mut().find(|leader| leader.pid == pid && !leader.is_reaped);

@@ -315,6 +315,11 @@ pub fn is_stopped(pid: i32) -> bool {
     state_of(pid) == Some(b'T')
 }
 
+/// Whether a process has not ended; a signal may have stopped it.
+pub fn lives(pid: i32) -> bool {
+    state_of(pid).is_some_and(|state| !b"ZX".contains(&state))
+}
+
 /// Whether it is neither stopped by a signal nor ended.
 pub fn runs(pid: i32) -> bool {
     state_of(pid).is_some_and(|state| !b"TZX".contains(&state))

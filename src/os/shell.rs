@@ -252,7 +252,7 @@ impl Shell {
         }
         // So is what it bound last, which is told before the call is let through.
         self.on_intercepted();
-        let event = match self.children.reaped(waited.pid) {
+        let event = match self.children.reaped(waited.pid, waited.exit) {
             Ended::Main(generation) => {
                 self.with_listeners(Listeners::mend_sockets);
                 self.main_ended(generation, waited.exit)
@@ -347,7 +347,7 @@ impl Shell {
             }
             Action::Kill { generation, signal, scope } => self.children.kill(generation, signal, scope),
             Action::Forget { generation } => self.forget(generation),
-            Action::Watch { on } => self.listeners.watch(on),
+            Action::WakeOnConnection { on } => self.listeners.watch(on),
             Action::Steer(steering) => self.with_listeners(|listeners, cx| listeners.steer(steering, cx)),
             Action::Guard { slot, on } => self.listeners.guard(slot, on),
             Action::Rescue { slot } => self.with_listeners(|listeners, cx| listeners.rescue(slot, cx)),

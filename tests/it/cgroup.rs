@@ -99,7 +99,7 @@ fn a_generation_has_a_cgroup_until_it_is_over() {
     daemon.wait_generation(1);
     let Some(own) = own_cgroup() else {
         assert_eq!(cgroup_of(daemon.server()), cgroup_of(pid), "it is where we are");
-        daemon.verb("kill KILL").expect(0);
+        daemon.verb("kill USR1").expect(0);
         daemon.wait_generation(2);
         daemon.verb("stop").expect(0);
         assert_eq!(daemon.end().status, 0);
@@ -108,7 +108,7 @@ fn a_generation_has_a_cgroup_until_it_is_over() {
     let [one, two] = [1, 2].map(|number| format!("supervise-{pid}-{number}"));
     assert_eq!(cgroup_of(daemon.server()), one);
     for generation in 2..5 {
-        daemon.verb("kill KILL").expect(0);
+        daemon.verb("kill USR1").expect(0);
         daemon.wait_generation(generation);
         assert_eq!((cgroup_of(daemon.server()), directories(&own, pid)), (one.clone(), vec![one.clone()]));
     }
@@ -165,6 +165,27 @@ fn a_command_after_a_kill_is_not_killed_as_well() {
     daemon.verb("restart").expect(0);
     daemon.wait_generation(2);
     assert_eq!(place.read("after"), "done\nboth\n", "{}", daemon.stderr());
+}
+
+/// The kernel would kill each process that starts in that directory later.
+#[test]
+fn who_kills_a_cgroup_kills_no_later_start() {
+    let place = Place::new();
+    let mut daemon = Launch::ready(&place, "--restart-sec 0").start();
+    daemon.wait_generation(1);
+    let server = daemon.server();
+    let killed = own_cgroup().is_some_and(|own| {
+        fs::write(own.join(cgroup_of(server)).join("cgroup.kill"), "1").unwrap();
+        true
+    });
+    if !killed {
+        kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
+    }
+    daemon.wait_generation(2);
+    for generation in 3..=4 {
+        daemon.verb("swap").expect(0);
+        daemon.wait_generation(generation);
+    }
 }
 
 #[test]

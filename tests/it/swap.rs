@@ -311,7 +311,7 @@ fn who_interrupts_a_swap_hears_that_it_goes_on() {
     let mut daemon = Launch::ready(&place, "--ready notify").start();
     daemon.wait_generation(1);
     place.flags("--never-ready");
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let waiting = daemon.spawn_verb("swap");
         daemon.wait_state("swapping");
         // It catches the signal once it knows that its request was heard.

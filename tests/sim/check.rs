@@ -333,7 +333,7 @@ impl Check {
             // For a swap that was asked for; with stop-first its start is still to come.
             Action::Reread => self.asked = true,
             Action::Suspend => assert!(!self.setting.init, "PID 1 stops itself"),
-            Action::Watch { on } => self.listens |= on,
+            Action::WakeOnConnection { on } => self.listens |= on,
             Action::Tell(_)
             | Action::TellManager(_)
             | Action::Run { .. }

@@ -125,7 +125,7 @@ fn action_text(action: &Action) -> String {
         Action::Forget { generation } => format!("Forget g{}", generation.0),
         Action::Reply { client, reply } => format!("Reply c{} {}", client.0, reply_text(reply)),
         Action::Sweep { signal } => format!("Sweep {}", signal.number()),
-        Action::Watch { .. }
+        Action::WakeOnConnection { .. }
         | Action::Tell(_)
         | Action::Ask(Question::Hint { .. } | Question::Overflows)
         | Action::TellManager(_)

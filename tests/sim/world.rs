@@ -374,7 +374,7 @@ impl World {
             Action::Kill { generation, signal, scope } => {
                 self.kill(*generation, *signal, *scope == Scope::All);
             }
-            Action::Watch { on } => self.watch(*on),
+            Action::WakeOnConnection { on } => self.watch(*on),
             Action::Steer(steering) => self.steer(*steering),
             Action::Guard { slot, on } => self.guard(*slot, *on),
             Action::Rescue { slot } => self.rescue(*slot),

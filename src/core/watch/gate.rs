@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::sight::{Ask, Sight, Waiting};
+use super::sight::{MayConnect, Sight, Waiting};
 use super::waiting::listed;
 use super::{Observed, View, Watch, Watching};
 use crate::config::{Ready, Span};
@@ -113,20 +113,20 @@ impl View<'_> {
         self.is_candidate(observed) && self.watch.is_unseen(observed.id)
     }
 
-    pub(super) fn is_to_be_asked(self, observed: &Observed, now: Time) -> Ask {
+    pub(super) fn is_to_be_asked(self, observed: &Observed, now: Time) -> MayConnect {
         if self.is_to_be_asked_alone(observed, now) {
-            return Ask::Anyway;
+            return MayConnect::Anyway;
         }
         let asked_first = |candidate: &Observed| now < candidate.spawned.after(ASK_CURRENT);
         if self.is_gate_to_be_seen(observed) {
             let waits = |old: &Observed| old.waiting.as_ref().is_some_and(|waiting| waiting.waits);
             // Where the current one waits, a candidate that is about to start is only looked at.
             let is_quiet = self.replaced().is_none_or(waits) || asked_first(observed);
-            return if is_quiet { Ask::WhereBlind } else { Ask::Anyway };
+            return if is_quiet { MayConnect::WhereBlind } else { MayConnect::Anyway };
         }
         match self.candidate().filter(|_| self.may_be_seen_late(observed)) {
-            Some(candidate) if asked_first(candidate) => Ask::Anyway,
-            Some(_) | None => Ask::No,
+            Some(candidate) if asked_first(candidate) => MayConnect::Anyway,
+            Some(_) | None => MayConnect::No,
         }
     }
 

@@ -37,13 +37,13 @@ pub enum Sight {
     Blind,
 }
 
-/// Whether a connection of our own is to be accepted.
+/// Whether supervise may connect to a generation to learn whether it accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Ask {
+pub enum MayConnect {
     No,
-    /// Where who waits cannot be seen.
+    /// Only where the processes that wait cannot be seen.
     WhereBlind,
-    /// Also where it can be seen that nobody waits: a server may look for clients from time to time.
+    /// Also where no process is seen to wait: a server may poll its sockets from time to time.
     Anyway,
 }
 

@@ -160,7 +160,7 @@ pub(super) fn listed(sockets: &BTreeSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ask, Counted, Finding, SlotId, Traffic};
+    use super::super::{Counted, Finding, MayConnect, SlotId, Traffic};
     use super::*;
     use crate::config::{Config, Ready};
     use crate::core::{Event, Setting, Supervisor, Why};
@@ -240,9 +240,9 @@ mod tests {
                     }
                     let Action::Ask(Question::Look { ask, .. }) = action else { continue };
                     let sight = match ask {
-                        Ask::No | Ask::WhereBlind => Sight::Clear,
-                        Ask::Anyway if accepts && asked.is_some() => Sight::Accepted,
-                        Ask::Anyway => Sight::Asked,
+                        MayConnect::No | MayConnect::WhereBlind => Sight::Clear,
+                        MayConnect::Anyway if accepts && asked.is_some() => Sight::Accepted,
+                        MayConnect::Anyway => Sight::Asked,
                     };
                     if sight == Sight::Asked {
                         asked.get_or_insert(at);
@@ -274,7 +274,8 @@ mod tests {
         step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
         let next = |core: &Supervisor| core.next_wake().map(|(time, why)| (time.0 / 1_000_000, why));
         assert_eq!(next(&core), Some((5, Why::Look(ID))));
-        let look = [Action::Ask(Question::Look { generation: ID, slot: SlotId(0), ask: Ask::WhereBlind })];
+        let look =
+            [Action::Ask(Question::Look { generation: ID, slot: SlotId(0), ask: MayConnect::WhereBlind })];
         assert_eq!(step(&mut core, 5, Event::Tick), look);
         // A cheap one is made again as soon as if it had cost nothing, a dear one later.
         step(&mut core, 5, looked(0));

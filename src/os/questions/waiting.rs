@@ -10,7 +10,7 @@ use nix::sys::stat::fstat;
 use super::traffic::Effort;
 use super::{Facts, Questions};
 use crate::config::known;
-use crate::core::{Ask, GenerationId, HintAt, Looked, Note, Sight, SlotId};
+use crate::core::{GenerationId, HintAt, Looked, MayConnect, Note, Sight, SlotId};
 use crate::os::children::Children;
 use crate::os::exec;
 use crate::os::intercept::Interceptor;
@@ -37,7 +37,7 @@ impl Questions {
     pub fn look(
         &mut self,
         (generation, slot): (GenerationId, SlotId),
-        ask: Ask,
+        ask: MayConnect,
         launcher: &Launcher,
         facts: &Facts<'_>,
     ) -> Looked {
@@ -68,9 +68,9 @@ impl Questions {
         }
         looked.sight = match ask {
             _ if looked.others.is_empty() => Sight::Clear,
-            Ask::No | Ask::WhereBlind if !is_blind => Sight::Clear,
-            Ask::No => Sight::Dim,
-            Ask::WhereBlind | Ask::Anyway => {
+            MayConnect::No | MayConnect::WhereBlind if !is_blind => Sight::Clear,
+            MayConnect::No => Sight::Dim,
+            MayConnect::WhereBlind | MayConnect::Anyway => {
                 self.ask_to_accept(generation, slot, &sockets, is_blind, facts.children)
             }
         };
@@ -154,6 +154,8 @@ fn hint(
         others_taken(&held, &meant)
     } else if launcher.intercepts() && interceptors.is_empty() {
         "--intercept-bind has no effect here, so it has to take them from LISTEN_FDS".to_owned()
+    } else if launcher.intercepts() && facts.has_failed_bind {
+        "a bind(2) of it has failed; the warning about that names the --listen that fits".to_owned()
     } else if launcher.intercepts() {
         let passes = match launcher.given().iter().any(|given| given == "Protocol=systemd") {
             true => "",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Shell;
 use crate::config::Span;
-use crate::core::{Ask, Finding, GenerationId, HintAt, Question, SlotId};
+use crate::core::{Finding, GenerationId, HintAt, MayConnect, Question, SlotId};
 
 impl Shell {
     pub(super) fn ask(&mut self, question: Question) {
@@ -41,7 +41,7 @@ impl Shell {
         }
     }
 
-    fn look(&mut self, generation: GenerationId, slot: SlotId, ask: Ask) {
+    fn look(&mut self, generation: GenerationId, slot: SlotId, ask: MayConnect) {
         let launcher = self.children.launcher(generation).unwrap_or(&self.configuration.current.launcher);
         let facts = self.listeners.facts(&self.children, &self.store);
         let looked = self.questions.look((generation, slot), ask, launcher, &facts);

@@ -134,14 +134,14 @@ impl Nodes {
         self.target
     }
 
-    /// The socket of a slot. It stays the same until [`Self::ready_slot`], [`Self::mend`] or [`Self::check_path`] says
+    /// The socket of a slot. It stays the same until [`Self::ready_slot`], [`Self::mend`] or [`Self::look_after_path`] says
     /// otherwise; connections that wait in the queue of one that was replaced can be had for as long as it is kept.
-    pub(super) fn slot(&self, slot: SlotId) -> Rc<OwnedFd> {
+    pub(super) fn fd_of(&self, slot: SlotId) -> Rc<OwnedFd> {
         Rc::clone(&self.nodes[index(slot)].fd)
     }
 
     /// Where this slot alone can be reached, by us and by processes of our user.
-    pub(super) fn path_of(&self, slot: SlotId) -> PathBuf {
+    pub(super) fn hidden_path(&self, slot: SlotId) -> PathBuf {
         self.hidden.address(slot)
     }
 
@@ -149,7 +149,7 @@ impl Nodes {
     ///
     /// # Errors
     /// The file system refuses.
-    pub(super) fn check_path(&mut self) -> io::Result<Checked> {
+    pub(super) fn look_after_path(&mut self) -> io::Result<Checked> {
         match self.put_back() {
             // Somebody is there, was faster, or was there just now.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -307,7 +307,7 @@ impl Nodes {
 
 impl Slots for Nodes {
     fn slot(&self, slot: SlotId) -> Option<Rc<OwnedFd>> {
-        Some(self.slot(slot))
+        Some(self.fd_of(slot))
     }
 
     /// Readies a slot for a new generation: it listens with the backlog asked for, and has the mode and owner of the
@@ -366,11 +366,11 @@ impl Slots for Nodes {
     }
 
     fn path_of(&self, slot: SlotId) -> Option<PathBuf> {
-        Some(self.path_of(slot))
+        Some(self.hidden_path(slot))
     }
 
     fn check_path(&mut self) -> io::Result<Option<Checked>> {
-        self.check_path().map(Some)
+        self.look_after_path().map(Some)
     }
 
     /// The public path with its links, and the hidden directory with all that is in it.

@@ -5,7 +5,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
 use super::super::load::{Failure, Load, get};
-use super::super::support::{Daemon, Place, example, wait_for};
+use super::super::support::{Daemon, Launch, Place, example, wait_for};
 use super::{assert_answers, binds, common_sockets, is_bound_by_another, swapped};
 
 /// The server is started once somebody has made the file `go`.
@@ -80,6 +80,24 @@ fn a_server_of_ipv4_is_told_which_address_to_listen_on() {
         assert_eq!(said.contains(&both), ip == "0.0.0.0", "{said}");
         assert!(!said.contains("before it waited on"), "that is all there is to say: {said}");
     }
+}
+
+#[test]
+fn a_server_that_lives_on_without_its_address_is_led_to_the_warning_about_it() {
+    if !has_ipv6() {
+        return;
+    }
+    let place = Place::new();
+    let script = "\"$0\" \"0.0.0.0:$1\"; exec sleep 60";
+    let daemon = Launch::new(&place)
+        .args("--listen [::]:0=http --intercept-bind")
+        .command(&["sh", "-c", script, &example("binds"), "{port:http}"])
+        .start_uncontrolled();
+    wait_for("the hint", || daemon.stderr().contains("runs for 5s").then_some(()));
+    let said = daemon.stderr();
+    assert!(said.contains("(write --listen 0.0.0.0:"), "{said}");
+    assert!(said.contains("the warning about that names the --listen that fits"), "{said}");
+    assert!(!said.contains("bind none of them"), "{said}");
 }
 
 #[test]

@@ -28,6 +28,25 @@ fn runs(pid: Pid) -> bool {
     proc_status(pid.as_raw(), "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
+/// It writes its pid, and ends before the process that started it does, as the file beside it says.
+const DIES: &str = "my $d = shift; if (fork) { select(undef, undef, undef, 0.3); exit 0 } \
+    open(my $o, '>', \"$d/pid\"); print $o \"$$\\n\"; close $o; exit 1 if -e \"$d/dies\"; sleep 1 while 1;";
+
+#[test]
+fn a_daemon_that_has_ended_before_its_start_is_over_is_no_main_process() {
+    let place = Place::new();
+    place.write("daemon.pl", DIES);
+    let [script, here] = ["daemon.pl", ""].map(|name| place.path(name));
+    let lines = format!(
+        "Type=forking\nPIDFile={here}/pid\nExecStart=/usr/bin/perl {script} {here}\nTimeoutStartSec=1h"
+    );
+    let mut daemon = start(&place, &lines);
+    daemon.wait_generation(1);
+    place.write("dies", "");
+    let swap = daemon.verb("swap").expect(1).text();
+    assert!(!swap.contains("is the main process") && swap.contains("none of it is left"), "{swap}");
+}
+
 #[test]
 fn with_exit_type_cgroup_whoever_forks_twice_is_kept_and_stopped() {
     let run = || {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use socket_supervise::config::Ready;
 use socket_supervise::core::report::{Outcome, Role, Status};
 use socket_supervise::core::{
-    Action, Ask, Event, Finding, GenerationId, HintAt, Looked, Question, Sight, limits,
+    Action, Event, Finding, GenerationId, HintAt, Looked, MayConnect, Question, Sight, limits,
 };
 
 use super::{Check, role};
@@ -55,7 +55,7 @@ impl Check {
     pub(super) fn note_waiting_action(&mut self, now: u64, action: &Action) {
         match action {
             Action::Ask(Question::Look { generation, ask, .. }) => {
-                self.looks_end(now, *generation, *ask != Ask::No)
+                self.looks_end(now, *generation, *ask != MayConnect::No)
             }
             Action::Ask(Question::Hint { sockets, at, .. }) => {
                 let is_running = matches!(at, HintAt::Running | HintAt::Unaccepted);

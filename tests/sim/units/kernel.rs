@@ -425,7 +425,7 @@ impl Kernel {
             Action::Discard => {
                 self.staged.take().expect("Adopt or Discard once for what was read");
             }
-            Action::Watch { on } => self.watched = *on,
+            Action::WakeOnConnection { on } => self.watched = *on,
             Action::Steer(steering) => self.steer(*steering),
             Action::Guard { slot, on } => self.guard(*slot, *on),
             Action::Rescue { slot } => self.rescue(*slot),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use socket_supervise::config::{Ready, Span};
 use socket_supervise::core::report::{Role, State, Status};
 use socket_supervise::core::{
-    Ask, Counted, Event, Finding, GenerationId, Looked, Sight, SlotId, Steering, Traffic, limits,
+    Counted, Event, Finding, GenerationId, Looked, MayConnect, Sight, SlotId, Steering, Traffic, limits,
 };
 
 use super::kernel::{Happening, Kernel, MS, SECOND};
@@ -105,8 +105,8 @@ impl Kernel {
     }
 
     /// Who waits is seen sooner or later, cannot be seen, or never waits.
-    pub(super) fn look(&mut self, generation: GenerationId, ask: Ask) {
-        let ask = ask != Ask::No;
+    pub(super) fn look(&mut self, generation: GenerationId, ask: MayConnect) {
+        let ask = ask != MayConnect::No;
         let sight = match self.rng.u8(..16) {
             0 if ask => Sight::Asked,
             1 if ask => Sight::Accepted,

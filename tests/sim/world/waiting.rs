@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use socket_supervise::core::{Ask, Event, Finding, GenerationId, Looked, Sight};
+use socket_supervise::core::{Event, Finding, GenerationId, Looked, MayConnect, Sight};
 
 use super::World;
 
@@ -10,7 +10,7 @@ use super::World;
 pub(crate) const SOCKETS: [&str; 2] = ["http", "https"];
 
 impl World {
-    pub(super) fn look(&mut self, generation: GenerationId, ask: Ask) {
+    pub(super) fn look(&mut self, generation: GenerationId, ask: MayConnect) {
         let all: BTreeSet<String> = SOCKETS.map(str::to_owned).into();
         let group = self.groups.get(&generation);
         let accepts = group.is_some_and(|group| group.is_accepting());
@@ -32,12 +32,14 @@ impl World {
             if is_used { others.take(SOCKETS[0]) } else { None }.into_iter().collect();
         let sight = match ask {
             _ if others.is_empty() => Sight::Clear,
-            Ask::No | Ask::WhereBlind if !self.net.is_dark => Sight::Clear,
-            Ask::No => Sight::Dim,
+            MayConnect::No | MayConnect::WhereBlind if !self.net.is_dark => Sight::Clear,
+            MayConnect::No => Sight::Dim,
             // Through a shared socket, whose fds they are says who has accepted it.
-            Ask::WhereBlind | Ask::Anyway if !self.setting.steers && self.net.is_dark => Sight::Blind,
-            Ask::WhereBlind | Ask::Anyway if accepts && !is_at_work => Sight::Accepted,
-            Ask::WhereBlind | Ask::Anyway => Sight::Asked,
+            MayConnect::WhereBlind | MayConnect::Anyway if !self.setting.steers && self.net.is_dark => {
+                Sight::Blind
+            }
+            MayConnect::WhereBlind | MayConnect::Anyway if accepts && !is_at_work => Sight::Accepted,
+            MayConnect::WhereBlind | MayConnect::Anyway => Sight::Asked,
         };
         let is_blind = self.net.is_dark;
         let looked = Looked { waited, accepted, others, sight, is_blind, cost: self.cost() };

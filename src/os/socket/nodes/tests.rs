@@ -38,7 +38,7 @@ fn to(slot: SlotId) -> Steering {
 
 /// The end at the server, if anybody waits there.
 fn accept(nodes: &Nodes, slot: SlotId) -> Option<UnixStream> {
-    let listener = UnixListener::from(nodes.slot(slot).try_clone().unwrap());
+    let listener = UnixListener::from(nodes.fd_of(slot).try_clone().unwrap());
     listener.set_nonblocking(true).unwrap();
     listener.accept().ok().map(|(stream, _)| stream)
 }
@@ -57,7 +57,7 @@ fn reached(nodes: &Nodes, path: &Path) -> Vec<SlotId> {
 }
 
 fn shut_down(nodes: &Nodes, slot: SlotId) {
-    shutdown(nodes.slot(slot).as_raw_fd(), Shutdown::Both).unwrap();
+    shutdown(nodes.fd_of(slot).as_raw_fd(), Shutdown::Both).unwrap();
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -81,8 +81,8 @@ fn the_path_leads_to_one_slot_after_the_other_and_all_bear_its_name() {
         nodes.steer(&to(slot)).unwrap();
         assert_eq!(nodes.target(), slot);
         assert_eq!(reached(&nodes, &path), [slot]);
-        assert_eq!(inode(&nodes.path_of(slot)), inode(&path));
-        let client = UnixStream::connect(nodes.path_of(C));
+        assert_eq!(inode(&nodes.hidden_path(slot)), inode(&path));
+        let client = UnixStream::connect(nodes.hidden_path(C));
         if slot == C {
             assert_eq!(client.unwrap().peer_addr().unwrap().as_pathname(), Some(&*path));
             assert_eq!(accept(&nodes, C).unwrap().local_addr().unwrap().as_pathname(), Some(&*path));
@@ -137,12 +137,15 @@ fn no_connection_is_refused_while_the_path_is_switched() {
 #[test]
 fn a_slot_that_nobody_was_given_yet_refuses() {
     let (_directory, _path, mut nodes) = slots();
-    assert!(UnixStream::connect(nodes.path_of(A)).is_ok() && UnixStream::connect(nodes.path_of(B)).is_ok());
-    let error = UnixStream::connect(nodes.path_of(C)).unwrap_err();
+    assert!(
+        UnixStream::connect(nodes.hidden_path(A)).is_ok()
+            && UnixStream::connect(nodes.hidden_path(B)).is_ok()
+    );
+    let error = UnixStream::connect(nodes.hidden_path(C)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
     assert!(!nodes.mend(C).unwrap(), "it hangs up because nobody listens, not because it is dead");
     nodes.ready_slot(C).unwrap();
-    UnixStream::connect(nodes.path_of(C)).unwrap();
+    UnixStream::connect(nodes.hidden_path(C)).unwrap();
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn a_vandal_unlinks_the_path_or_the_hidden_name() {
     let (directory, path, mut nodes) = slots();
     nodes.steer(&to(B)).unwrap();
     let check = |nodes: &mut Nodes, state| {
-        assert_eq!(nodes.check_path().unwrap(), Checked { state, anew: Vec::new() });
+        assert_eq!(nodes.look_after_path().unwrap(), Checked { state, anew: Vec::new() });
         assert_eq!(reached(nodes, &path), [B]);
     };
     check(&mut nodes, PathState::Ours);
@@ -158,14 +161,14 @@ fn a_vandal_unlinks_the_path_or_the_hidden_name() {
     check(&mut nodes, PathState::LinkedBack);
     // Another slot of ours.
     fs::remove_file(&path).unwrap();
-    fs::hard_link(nodes.path_of(A), &path).unwrap();
+    fs::hard_link(nodes.hidden_path(A), &path).unwrap();
     check(&mut nodes, PathState::LinkedBack);
-    fs::remove_file(nodes.path_of(B)).unwrap();
+    fs::remove_file(nodes.hidden_path(B)).unwrap();
     check(&mut nodes, PathState::Ours);
-    assert_eq!(inode(&nodes.path_of(B)), inode(&path));
+    assert_eq!(inode(&nodes.hidden_path(B)), inode(&path));
     // The whole hidden directory: only the target still has a name.
     fs::remove_dir_all(directory.path().join(".sock.supervise")).unwrap();
-    let checked = nodes.check_path().unwrap();
+    let checked = nodes.look_after_path().unwrap();
     assert_eq!(checked, Checked { state: PathState::Ours, anew: vec![A] });
     assert_eq!(reached(&nodes, &path), [B]);
     nodes.ready_slot(C).unwrap();
@@ -180,13 +183,13 @@ fn with_all_names_gone_there_are_new_sockets_under_the_old_name() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/sock");
     let mut nodes = hold_with(&path, options());
-    let old = nodes.slot(A);
+    let old = nodes.fd_of(A);
     fs::remove_dir_all(directory.path().join("run")).unwrap();
-    let checked = nodes.check_path().unwrap();
+    let checked = nodes.look_after_path().unwrap();
     assert_eq!(checked, Checked { state: PathState::LinkedBack, anew: vec![A, B] });
-    assert!(!Rc::ptr_eq(&old, &nodes.slot(A)));
+    assert!(!Rc::ptr_eq(&old, &nodes.fd_of(A)));
     assert_eq!(reached(&nodes, &path), [A]);
-    assert_eq!(nodes.check_path().unwrap(), Checked { state: PathState::Ours, anew: Vec::new() });
+    assert_eq!(nodes.look_after_path().unwrap(), Checked { state: PathState::Ours, anew: Vec::new() });
 }
 
 #[test]
@@ -194,7 +197,7 @@ fn a_slot_that_was_shut_down_gets_a_new_socket() {
     let (_directory, path, mut nodes) = slots();
     assert!(!nodes.mend(A).unwrap());
     let waits = UnixStream::connect(&path).unwrap();
-    let old = nodes.slot(A);
+    let old = nodes.fd_of(A);
     shut_down(&nodes, A);
     let error = UnixStream::connect(&path).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
@@ -202,13 +205,13 @@ fn a_slot_that_was_shut_down_gets_a_new_socket() {
     UnixStream::connect(&path).expect_err("listen(2) revives TCP only");
     assert!(nodes.mend(A).unwrap());
     assert_eq!(reached(&nodes, &path), [A]);
-    assert_eq!(inode(&nodes.path_of(A)), inode(&path));
+    assert_eq!(inode(&nodes.hidden_path(A)), inode(&path));
     // What was in the queue can still be had from the old socket.
     UnixListener::from(old.try_clone().unwrap()).accept().unwrap();
     drop(waits);
     // One that is not the target; by half a shutdown, which no epoll that asks for hang-ups alone shows.
-    shutdown(nodes.slot(B).as_raw_fd(), Shutdown::Read).unwrap();
-    let old = nodes.slot(B);
+    shutdown(nodes.fd_of(B).as_raw_fd(), Shutdown::Read).unwrap();
+    let old = nodes.fd_of(B);
     assert!(!Rc::ptr_eq(&old, &nodes.ready_slot(B).unwrap()));
     assert_eq!(nodes.target(), A);
     assert_eq!(reached(&nodes, &path), [A]);
@@ -224,7 +227,7 @@ fn what_somebody_else_has_put_at_the_path_stays() {
     let theirs = UnixListener::bind(&path).unwrap();
     let number = inode(&path);
     let is_theirs = |nodes: &mut Nodes| {
-        assert_eq!(nodes.check_path().unwrap().state, PathState::Taken);
+        assert_eq!(nodes.look_after_path().unwrap().state, PathState::Taken);
         let error = nodes.steer(&to(B)).unwrap_err();
         assert!(error.to_string().starts_with("somebody else has taken /"), "{error}");
         assert_eq!(nodes.target(), A);
@@ -240,7 +243,7 @@ fn what_somebody_else_has_put_at_the_path_stays() {
     is_theirs(&mut nodes);
     // Not even when everything of ours is gone, nor at our end.
     fs::remove_dir_all(&hidden).unwrap();
-    assert_eq!(nodes.check_path().unwrap().state, PathState::Taken);
+    assert_eq!(nodes.look_after_path().unwrap().state, PathState::Taken);
     drop(nodes);
     assert_eq!((inode(&path), names(directory.path())), (number, vec!["sock".to_owned()]));
 }
@@ -263,7 +266,7 @@ fn a_path_in_use_is_not_taken_and_left_as_it_was() {
     assert!(failure().by_us);
     fs::remove_file(&path).unwrap();
     assert_eq!(failure().errno, Some(libc::EADDRINUSE));
-    assert_eq!(nodes.check_path().unwrap().state, PathState::LinkedBack);
+    assert_eq!(nodes.look_after_path().unwrap().state, PathState::LinkedBack);
     assert_eq!(reached(&nodes, &path), [A]);
 }
 
@@ -337,7 +340,7 @@ fn every_slot_has_the_mode_and_owner_that_clients_see() {
     nodes.ready_slot(C).unwrap();
     nodes.steer(&to(A)).unwrap();
     for slot in [A, B, C] {
-        assert_eq!(look(&nodes.path_of(slot)), seen);
+        assert_eq!(look(&nodes.hidden_path(slot)), seen);
     }
     shut_down(&nodes, A);
     assert!(nodes.mend(A).unwrap());
@@ -347,7 +350,7 @@ fn every_slot_has_the_mode_and_owner_that_clients_see() {
 #[test]
 fn a_small_backlog_of_a_server_is_mended() {
     let (_directory, path, mut nodes) = slots();
-    sys::listen(nodes.slot(A), 0).unwrap();
+    sys::listen(nodes.fd_of(A), 0).unwrap();
     let connect = || {
         let client = nix::sys::socket::socket(
             nix::sys::socket::AddressFamily::Unix,
@@ -414,7 +417,7 @@ fn nobody_waits_for_the_queue_of_a_slot_that_the_path_has_left() {
     // The same where a slot is shut down under them.
     let clients = crowd(&path, 20);
     shut_down(&nodes, B);
-    let old = nodes.slot(B);
+    let old = nodes.fd_of(B);
     assert!(nodes.mend(B).unwrap());
     arrive(B, &nodes, 20 - queued);
     drop((old, nodes));
@@ -429,12 +432,12 @@ fn only_the_public_path_has_to_fit() {
     let mut nodes = hold_with(&path, options());
     nodes.steer(&to(B)).unwrap();
     assert_eq!(reached(&nodes, &path), [B]);
-    let client = UnixStream::connect(nodes.path_of(A)).unwrap();
+    let client = UnixStream::connect(nodes.hidden_path(A)).unwrap();
     assert_eq!(client.peer_addr().unwrap().as_pathname(), Some(&*path));
     assert!(accept(&nodes, A).is_some());
     fs::remove_dir_all(nodes.watch_paths()[0].parent().unwrap()).unwrap();
-    nodes.check_path().unwrap();
-    UnixStream::connect(nodes.path_of(A)).unwrap();
+    nodes.look_after_path().unwrap();
+    UnixStream::connect(nodes.hidden_path(A)).unwrap();
 }
 
 #[test]
@@ -468,7 +471,7 @@ fn the_watch_sees_every_way_to_lose_the_path_and_no_client() {
     for vandal in vandals {
         vandal();
         assert!(woke());
-        nodes.check_path().unwrap();
+        nodes.look_after_path().unwrap();
         watch_all(&nodes);
         woke();
         assert_eq!(reached(&nodes, &path), [A]);

@@ -48,7 +48,9 @@ impl Kernel {
             }
             Action::Ask(Question::Look { generation, .. }) => self.looks_only_at_who_runs(*generation),
             Action::Ask(Question::Probe { generation, .. }) => self.asks_only_who_gets_ready(*generation),
-            Action::Watch { on } => assert!(!on || self.setting.holds_sockets, "no socket to watch"),
+            Action::WakeOnConnection { on } => {
+                assert!(!on || self.setting.holds_sockets, "no socket to watch")
+            }
             Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
             Action::Exit(_) => self.ends_only_where_it_may(),
             Action::FindMain { generation } => {
