@@ -89,6 +89,9 @@ fn a_later_generation_of_both_families_is_told_to_restart_and_then_has_them() {
     wait_for("that to be told", || daemon.stderr().contains(&said).then_some(()));
     swapped(&daemon, 3);
     assert_eq!(daemon.stderr().matches(&said).count(), 1, "{}", daemon.stderr());
+    let counts = load.finish();
+    assert!(counts.failed() == 0 && counts.ok > 0, "{counts}: {}", daemon.stderr());
+    // A restart cuts off what the server works on.
     daemon.verb("restart").expect(0);
     daemon.wait_generation(4);
     let said = format!("listening on [::]:{port} instead of 0.0.0.0:{port}");
@@ -100,8 +103,6 @@ fn a_later_generation_of_both_families_is_told_to_restart_and_then_has_them() {
             swapped(&daemon, generation + 1);
         }
     }
-    let counts = load.finish();
-    assert!(counts.failed() == 0 && counts.ok > 0, "{counts}: {}", daemon.stderr());
     assert!(!is_bound_by_another(&daemon, port));
 }
 

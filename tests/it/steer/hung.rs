@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::load::answer;
-use super::super::support::{Daemon, Place, limit_fds, set_limit, wait_for};
+use super::super::support::{Daemon, Place, set_limit, wait_for};
 use super::{assert_answered, assert_steered, namespace, queue_up, rude, swapped};
 
 const CLIENTS: usize = 200;
@@ -149,7 +149,8 @@ fn a_rescue_that_finds_no_fd_is_tried_again() {
     let candidate = daemon.processes_of(2)[0];
     hang(candidate);
     let mut clients = queue_up(&address, 5, "/");
-    limit_fds(daemon.pid(), 0);
+    // Also of the numbers that are free once the candidate has ended.
+    set_limit(daemon.pid(), "nofile", "4");
     kill(Pid::from_raw(candidate), Signal::SIGKILL).unwrap();
     let complaint = "supervise cannot take them elsewhere";
     wait_for("its complaint", || daemon.stderr().contains(complaint).then_some(()));
