@@ -391,8 +391,10 @@ fn say_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), VerbFailu
     say(out, &text.chars().map(escape).collect::<String>())
 }
 
-/// Prints a line. A closed pipe (`| head`) is ignored, so that waiting goes on; other errors (a full disk) are
-/// returned.
+/// Prints a line. A closed pipe (`| head`) is ignored, so that the verb goes on waiting.
+///
+/// # Errors
+/// stdout cannot be written to for another reason, for instance a full disk.
 fn say(out: &mut dyn Write, text: &str) -> Result<(), VerbFailure> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -213,8 +213,8 @@ pub(super) fn long() -> String {
     out
 }
 
-/// Whether a directive is for unit files alone, because the command line has COMMAND and --listen or an earlier row has
-/// its key.
+/// Whether a directive is for unit files alone: the command line has COMMAND and --listen in its place, or an earlier row
+/// of the table has the same key.
 pub(super) fn is_of_files(row: &Directive) -> bool {
     let first = DIRECTIVES.iter().find(|other| other.key == row.key);
     row.key.starts_with("Listen")

@@ -42,8 +42,8 @@ pub fn command_line(mut draft: Draft) -> Result<(Config, Vec<Warning>), Error> {
 
 /// Applies the rules that hold for every draft. `whole` is the place for messages about something that no line says.
 ///
-/// # Errors Two sockets of one address, a placeholder or standard stream without its socket, or an option that lacks
-/// steering.
+/// # Errors
+/// Two sockets have one address, a placeholder or a standard stream names no socket, or an option needs Handover=steered.
 pub(super) fn close(draft: &mut Draft, whole: &str) -> Result<Vec<Warning>, Error> {
     let mut warnings: Vec<Warning> = lower_delay(draft).into_iter().collect();
     known_handover(draft);

@@ -113,7 +113,7 @@ impl Draft {
     /// Sets one directive, whatever its origin.
     ///
     /// # Errors
-    /// An invalid value.
+    /// The value cannot be read, or the directive does not take it.
     pub fn apply(
         &mut self,
         directive: &'static Directive,

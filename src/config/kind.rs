@@ -17,7 +17,7 @@ pub enum Kind {
 /// Where its addresses are (address_families(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
-    /// IPv4 and IPv6.
+    /// AF_INET and AF_INET6: an address of IPv4 or IPv6, and a port.
     Inet,
     Unix,
 }

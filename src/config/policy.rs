@@ -190,7 +190,7 @@ impl<T> Lists<T> {
     }
 }
 
-/// All lists empty.
+/// No list has an entry.
 impl<T> Default for Lists<T> {
     fn default() -> Self {
         Self {
@@ -272,7 +272,7 @@ pub enum Ready {
     /// It is seen waiting on its sockets, and sends READY=1 if it does so at all or the current one did. READY=1
     /// alone is enough where no generation was ever seen waiting.
     Auto,
-    /// READY=1 alone.
+    /// READY=1 was sent; nothing else counts.
     Notify,
     /// Type=notify without Ready=: READY=1, and seen waiting on its sockets if the current one was.
     NotifyType,

@@ -47,7 +47,7 @@ impl Step<'_> {
 }
 
 impl Generation {
-    /// By itself.
+    /// It has exited with a clean status, and nobody had told it to stop.
     fn has_ended_cleanly(&self) -> bool {
         let was_told = self.ending().is_some_and(|ending| ending.was_told);
         let is_clean =

@@ -109,7 +109,7 @@ pub(super) fn describe(generation: &Generation, end: &End, is_candidate: bool, n
                      stop-first)"
                 }
                 Exit::Code(0) if ended_itself && generation.policy.service_type == Type::Forking => {
-                    " (see what it printed; Type=forking wants a daemon, and none of it is left)"
+                    " (its daemon has ended as well; see what it printed)"
                 }
                 Exit::Code(0) if generation.ready().is_none() => " (a server must stay in the foreground)",
                 Exit::Code(_) | Exit::Signal { .. } => "",

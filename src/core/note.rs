@@ -373,13 +373,13 @@ impl fmt::Display for ReadyBy {
             Self::Exec | Self::Alive => "",
             Self::Waits { sockets } => return write!(f, " (waits on {sockets})"),
             Self::Serves { sockets } => return write!(f, " (has accepted connections on {sockets})"),
-            Self::Accepted => " (accepted a connection of ours)",
+            Self::Accepted => " (accepted a connection from supervise)",
             Self::Blind => " (it is alive; who waits on its sockets cannot be seen)",
             Self::Unseen { sockets } => {
                 return write!(f, ": nobody waits on {sockets}; kept, because no other generation exists");
             }
             Self::NotAccepted => {
-                ": it has not accepted a connection of ours, and who waits cannot be seen; kept, because no other generation exists"
+                ": it has not accepted a connection from supervise, and who waits cannot be seen; kept, because no other generation exists"
             }
             Self::Alone => ": it sent no READY=1 as earlier ones did; kept, because no other generation exists",
         })
@@ -399,7 +399,7 @@ fn hint(generation: GenerationId, sockets: &str, at: HintAt, privileged: bool, r
         HintAt::Unaccepted => {
             let after = limits::HINT;
             format!(
-                "{generation} has not accepted a connection of ours on {sockets} for {after} (said once): {remedy}"
+                "{generation} has not accepted a connection from supervise on {sockets} for {after} (said once): {remedy}"
             )
         }
         HintAt::Failure => {

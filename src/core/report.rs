@@ -16,7 +16,7 @@ pub enum Line {
     Accepted,
     /// A line of progress, as in the log.
     Note(String),
-    /// The last line.
+    /// The answer to the request; no line follows it.
     Reply(Reply),
 }
 
@@ -170,7 +170,7 @@ impl Outcome {
     }
 }
 
-/// The next timer.
+/// What the core does next by itself, and when.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Next {
     /// Unix milliseconds. The core writes nanoseconds of CLOCK_MONOTONIC, the shell converts.

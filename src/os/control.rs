@@ -136,7 +136,8 @@ impl ControlSocket {
     /// Binds the socket again if its path is gone, and returns the listener it replaced, which the caller deregisters
     /// and closes. If the path is there, it costs two system calls.
     ///
-    /// # Errors The path is gone and cannot be bound again. The old listener stays, and no event prompts another try.
+    /// # Errors
+    /// The path is gone and cannot be bound again. The old listener stays, and no event prompts another try.
     pub fn heal(&mut self) -> Result<Option<UnixListener>, ControlError> {
         while self.watch.as_ref().is_some_and(|watch| watch.read_events().is_ok()) {}
         if self.is_in_place() {

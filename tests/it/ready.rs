@@ -151,12 +151,15 @@ fn who_was_seen_to_accept_counts_as_seen() {
         place.write("how", how);
         let swap = daemon.verb("swap --json").expect(1).json();
         assert_eq!(swap["outcome"], "rolled-back", "{swap}");
-        assert!(swap["reason"].as_str().unwrap().contains("has not accepted a connection of ours"), "{swap}");
+        assert!(
+            swap["reason"].as_str().unwrap().contains("has not accepted a connection from supervise"),
+            "{swap}"
+        );
     }
     place.write("how", "seldom");
     daemon.verb("swap").expect(0);
     daemon.wait_generation(4);
-    assert_eq!(ready_by(&daemon, 4), "(accepted a connection of ours)");
+    assert_eq!(ready_by(&daemon, 4), "(accepted a connection from supervise)");
 }
 
 /// With copies of the programs where anybody may go: root sees everything, so somebody else has to look.
@@ -184,14 +187,14 @@ fn who_cannot_be_looked_at_accepts_a_connection_of_ours() {
     let place = Place::new();
     let mut daemon = as_somebody(&place, waits(&place, "accept hidden", "")).start();
     daemon.wait_generation(1);
-    assert_eq!(ready_by(&daemon, 1), "(accepted a connection of ours)");
+    assert_eq!(ready_by(&daemon, 1), "(accepted a connection from supervise)");
     let load = Load::start(&daemon.address("http"), 200);
     place.write("how", "accept hidden late");
     let begun = Instant::now();
     daemon.verb("swap").expect(0);
     assert!(begun.elapsed() >= Duration::from_secs(2), "swapped after {:?}", begun.elapsed());
     daemon.wait_generation(2);
-    assert_eq!(ready_by(&daemon, 2), "(accepted a connection of ours)");
+    assert_eq!(ready_by(&daemon, 2), "(accepted a connection from supervise)");
     place.write("how", "never hidden");
     let verb = daemon.spawn_verb("swap --json");
     wait_for("the candidate", || daemon.stderr().contains("generation 3 started").then_some(()));
@@ -212,7 +215,7 @@ fn one_on_a_unix_path_accepts_one_likewise() {
     let mut daemon = as_somebody(&place, launch).start();
     for generation in 1..=2 {
         daemon.wait_generation(generation);
-        assert_eq!(ready_by(&daemon, generation), "(accepted a connection of ours)");
+        assert_eq!(ready_by(&daemon, generation), "(accepted a connection from supervise)");
         assert_eq!(get(&path, "/").unwrap(), format!("waits generation {generation}\n"));
         daemon.verb("swap").expect(0);
     }
@@ -225,7 +228,7 @@ fn where_nothing_can_be_known_a_second_of_life_has_to_do() {
     let launch = waits(&place, "accept hidden", "--handover shared");
     let mut daemon = as_somebody(&place, launch).start();
     daemon.wait_generation(1);
-    assert_eq!(ready_by(&daemon, 1), "(accepted a connection of ours)");
+    assert_eq!(ready_by(&daemon, 1), "(accepted a connection from supervise)");
     daemon.verb("stop").expect(0);
     place.write("how", "receive hidden");
     let launch = Launch::new(&place)

@@ -40,7 +40,7 @@ fn a_verb_hastens_a_stop_as_a_second_signal_does() {
         daemon.wait_state("stopping");
         let refused = daemon.verb("kill TERM").expect(1).text();
         assert!(refused.contains("is stopping"), "{refused}");
-        // As above.
+        // Longer than the time within which two requests to stop are one.
         std::thread::sleep(std::time::Duration::from_millis(150));
         let second = daemon.verb(words).expect(0).text();
         assert!(second.contains(answer), "{second}");

@@ -31,7 +31,7 @@ fn whoever_has_an_io_uring_and_accepts_none_is_told_how_to_take_the_socket() {
     let place = Place::new();
     let launch = Launch::new(&place).args("--listen 127.0.0.1:0=http");
     let daemon = launch.command(&["python3", "-c", ELSEWHERE]).start();
-    let hint = "generation 1 has not accepted a connection of ours on http (";
+    let hint = "generation 1 has not accepted a connection from supervise on http (";
     wait_for("the hint", || daemon.stderr().contains(hint).then_some(()));
     assert!(daemon.stderr().contains("--intercept-bind"), "{}", daemon.stderr());
 }
@@ -43,5 +43,5 @@ fn whoever_has_an_io_uring_accepts_a_connection_of_ours() {
     let mut daemon = launch.command(&["python3", "-c", SERVER]).start();
     daemon.wait_generation(1);
     let said = daemon.stderr();
-    assert!(said.contains("(accepted a connection of ours)"), "{said}");
+    assert!(said.contains("(accepted a connection from supervise)"), "{said}");
 }

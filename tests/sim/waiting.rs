@@ -102,7 +102,7 @@ fn who_has_accepted_counts_as_seen() {
     let never = Script { is_deaf: true, ..busy.clone() };
     let (outcome, reason) = swap(&mut world, never).unwrap();
     assert_eq!(outcome, Outcome::RolledBack);
-    assert!(reason.unwrap().contains("(it has not accepted a connection of ours)"));
+    assert!(reason.unwrap().contains("(it has not accepted a connection from supervise)"));
     assert_eq!(swap(&mut world, busy), Some((Outcome::Swapped, None)));
 }
 

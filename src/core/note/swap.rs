@@ -143,7 +143,7 @@ impl fmt::Display for SwapNote {
             Self::QueueStuck { generation, queued } => {
                 write!(
                     f,
-                    "{generation} accepts nothing from its queue; supervise takes the {queued} connections there to the current one"
+                    "{generation} accepts nothing from its queue; supervise takes the {queued} connections there to the current generation"
                 )
             }
             Self::RolledBack { from, to: _, reason } => write!(f, "rolled back: {reason}; {from} serves on"),

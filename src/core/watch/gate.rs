@@ -219,7 +219,7 @@ impl View<'_> {
                 match waiting.sight {
                     _ if waiting.unseen.is_empty() => None,
                     Sight::Clear => Some(format!(" ({said}nobody waits on {})", listed(&waiting.unseen))),
-                    Sight::Asked => Some(format!(" ({said}it has not accepted a connection of ours)")),
+                    Sight::Asked => Some(format!(" ({said}it has not accepted a connection from supervise)")),
                     Sight::Dim | Sight::Accepted | Sight::Blind => None,
                 }
             }

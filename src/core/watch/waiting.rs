@@ -162,7 +162,7 @@ pub(super) fn listed(sockets: &BTreeSet<String>) -> String {
 mod tests {
     use super::super::{Counted, Finding, MayConnect, SlotId, Traffic};
     use super::*;
-    use crate::config::{Config, Ready};
+    use crate::config::{Config, Policy, Ready};
     use crate::core::{Event, Setting, Supervisor, Why};
 
     const ID: GenerationId = GenerationId(1);
@@ -189,13 +189,19 @@ mod tests {
         Event::Answered { generation: ID, finding: Finding::Counted(counted) }
     }
 
+    /// A core whose first generation, which has sockets, was started at time 0.
+    fn started(policy: Policy) -> Supervisor {
+        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
+        let mut core = Supervisor::new(policy, setting);
+        step(&mut core, 0, Event::Begun);
+        step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
+        core
+    }
+
     /// A server with an io_uring.
     #[test]
     fn a_connection_of_ours_that_is_not_accepted_for_long_is_enough_for_the_hint() {
-        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
-        let mut core = Supervisor::new(Config::for_command_line().policy, setting);
-        step(&mut core, 0, Event::Begun);
-        step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
+        let mut core = started(Config::for_command_line().policy);
         let mut hints = |millis: u64, sight| {
             let others = BTreeSet::from(["http".to_owned()]);
             let looked = Looked { others, sight, is_blind: true, ..Looked::default() };
@@ -217,15 +223,12 @@ mod tests {
     /// Alone, and it can be seen that nobody waits.
     #[test]
     fn one_that_accepts_a_connection_of_ours_is_told_nothing_and_one_that_does_not_in_time() {
-        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
         for (accepts, gate) in [(true, ""), (false, ""), (true, "exec"), (false, "exec")] {
             let mut policy = Config::for_command_line().policy;
             if gate == "exec" {
                 policy.ready = Ready::Exec;
             }
-            let mut core = Supervisor::new(policy, setting);
-            step(&mut core, 0, Event::Begun);
-            step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
+            let mut core = started(policy);
             let (mut asked, mut hinted, mut ended) = (None, None, None);
             while let Some((now, _)) = core.next_wake().filter(|(now, _)| now.0 <= 20_000_000_000) {
                 let mut actions = Vec::new();
@@ -268,10 +271,7 @@ mod tests {
 
     #[test]
     fn looks_rest_for_ten_times_what_all_of_them_cost() {
-        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
-        let mut core = Supervisor::new(Config::for_command_line().policy, setting);
-        step(&mut core, 0, Event::Begun);
-        step(&mut core, 0, Event::Started { generation: ID, pid: 7 });
+        let mut core = started(Config::for_command_line().policy);
         let next = |core: &Supervisor| core.next_wake().map(|(time, why)| (time.0 / 1_000_000, why));
         assert_eq!(next(&core), Some((5, Why::Look(ID))));
         let look =

@@ -189,7 +189,7 @@ impl Listeners {
     }
 }
 
-/// Steering.
+/// Which slot gets new connections.
 impl Listeners {
     pub fn steer(&mut self, steering: Steering, cx: &mut ListenerContext<'_>) {
         let old = std::mem::replace(&mut self.slots.steering, steering).slot;

@@ -50,7 +50,7 @@ impl fmt::Display for Occupant {
             Self::Processes(processes) => {
                 let one = |process: &Process| format!("pid {} ({})", process.pid, process.command);
                 let all = processes.iter().map(one).collect::<Vec<_>>().join(", ");
-                let who = if self.is_us() { ", which is us" } else { "" };
+                let who = if self.is_us() { ", which is this supervise" } else { "" };
                 write!(f, "in use by {all}{who}")
             }
             Self::Unseen { uid: Some(uid) } => write!(f, "in use by another user's process (uid {uid})"),

@@ -118,7 +118,7 @@ fn a_wildcard_holder_of_the_port_is_named_too() {
 fn a_port_listed_twice_is_told_so() {
     let held = bind_one(tcp("127.0.0.1:0")).unwrap();
     let error = bind_one(tcp(&held.address)).expect_err("we have it");
-    assert!(error.to_string().contains("which is us (list it once"), "{error}");
+    assert!(error.to_string().contains("which is this supervise (list it once"), "{error}");
 }
 
 #[test]

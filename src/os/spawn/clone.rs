@@ -29,7 +29,7 @@ pub(super) const EVERY_SIGNAL: u64 = u64::MAX;
 static STACK: Mutex<Option<Stack>> = Mutex::new(None);
 
 struct Stack {
-    /// Its lowest address.
+    /// The lowest address of the usable part, above the guard.
     base: *mut c_void,
 }
 
@@ -111,7 +111,7 @@ pub(super) unsafe fn clone3(
     let result = unsafe { call(&arguments, main, argument) };
     if result >= 0 {
         HAS_CLONED.store(true, Relaxed);
-        // A pid fits.
+        // The kernel limits pids to 22 bits.
         return Some(Ok((result as i32, pidfd)));
     }
     let errno = result.unsigned_abs() as i32;

@@ -64,7 +64,7 @@ fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
         // Without a client, a connection of ours says what it is.
         let status = daemon.wait_generation(1);
         assert!(ready_ms(&status) >= 1_000, "{status}");
-        assert_eq!(ready_by(daemon, 1), "(accepted a connection of ours)");
+        assert_eq!(ready_by(daemon, 1), "(accepted a connection from supervise)");
         let status = daemon.verb("status").expect(0).stdout;
         assert!(status.contains(": running, generation 1\n"), "{status}");
     }
@@ -73,7 +73,7 @@ fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
         daemon.wait_generation(2);
         // A look may find what it has accepted before we hear of it.
         let by = ready_by(daemon, 2);
-        let seen = ["(accepted a connection of ours)", "(has accepted connections on http)"];
+        let seen = ["(accepted a connection from supervise)", "(has accepted connections on http)"];
         assert!(seen.contains(&&*by), "{by}");
         let status = daemon.verb("status").expect(0).stdout;
         assert!(status.contains(": running, generation 2\n"), "{status}");

@@ -44,7 +44,7 @@ fn a_daemon_that_has_ended_before_its_start_is_over_is_no_main_process() {
     daemon.wait_generation(1);
     place.write("dies", "");
     let swap = daemon.verb("swap").expect(1).text();
-    assert!(!swap.contains("is the main process") && swap.contains("none of it is left"), "{swap}");
+    assert!(!swap.contains("is the main process") && swap.contains("its daemon has ended as well"), "{swap}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn jvm() {
     clients_wait(Recipe::copy("jvm").start_with("--restart-sec 1"), "hello from jvm\n");
 }
 
-/// Says who asks.
+/// A server in Python that answers with the address of its client.
 const PYTHON: &str = "
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -57,7 +57,7 @@ impl Recipe {
         self.start_with("")
     }
 
-    /// With more options.
+    /// Starts the recipe with further options of supervise.
     pub(super) fn start_with(&self, options: &str) -> Daemon {
         let (build, arguments) = self.line.split_once("supervise ").unwrap();
         let directory = self.place.path("");

@@ -272,7 +272,7 @@ impl Check {
         if self.is_leaving(id) || self.stops_asked > 0 || !self.setting.steers {
             return;
         }
-        // Its own fault.
+        // One that missed its watchdog, was never ready or lost its socket is ended for a fault of its own.
         let seen = &self.seen[&id];
         let is_silent = signal == self.policy.watchdog_signal || seen.ready.is_none() || seen.lost;
         let before = self.before.as_ref();

@@ -70,7 +70,7 @@ impl Check {
         }
     }
 
-    /// True: it was.
+    /// Returns whether it was being asked.
     pub(super) fn nobody_asks_it_any_more(&mut self, id: GenerationId) -> bool {
         self.waiting.of.get_mut(&id).is_some_and(|seen| std::mem::take(&mut seen.is_asked))
     }

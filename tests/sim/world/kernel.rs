@@ -100,7 +100,7 @@ pub(super) struct Group {
     pub(super) traffic: Traffic,
     /// Stopped by a signal: nothing of it runs, what it would do is in `held`.
     pub(super) stopped: bool,
-    /// Since when.
+    /// Since when it is stopped by a signal, in nanoseconds.
     pub(super) stopped_at: u64,
     held: Vec<Happening>,
     /// The core waits for the last of them.

@@ -351,7 +351,7 @@ impl World {
         self.answers.push_back(Event::Answered { generation, finding });
     }
 
-    /// Of one look.
+    /// The time that one look takes the shell.
     pub(super) fn cost(&mut self) -> Span {
         Span::from_nanos(if self.orderly { 0 } else { self.rng.u64(..Check::COST) })
     }

@@ -13,7 +13,7 @@ use super::super::super::support::wait_for;
 /// One that has not come back so long after the last was sent is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What came back.
+/// How many datagrams were sent, and what was answered.
 #[derive(Debug)]
 pub(crate) struct Echoes {
     pub(crate) sent: u64,

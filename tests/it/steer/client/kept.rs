@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::super::super::load::{Failure, connect};
 use super::super::super::support::wait_for;
 
-/// What they saw.
+/// What the clients that keep their connections saw.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kept {
     pub(crate) ok: u64,
