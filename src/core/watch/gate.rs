@@ -22,6 +22,10 @@ const ASK_CURRENT: Span = Span::from_millis(250);
 /// looks for clients from time to time is never seen to wait for them.
 const ASK_ALONE: Span = Span::from_secs(1);
 
+/// So long after its start any that is not ready and that nobody was seen of may have one: in time for the hint
+/// (`limits::HINT`), which is wrong for a server that polls and that only READY=1 is missing of.
+const ASK_FOR_HINT: Span = Span::from_secs(4);
+
 /// What the generation that serves has shown of itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shown {
@@ -114,7 +118,7 @@ impl View<'_> {
     }
 
     pub(super) fn is_to_be_asked(self, observed: &Observed, now: Time) -> MayConnect {
-        if self.is_to_be_asked_alone(observed, now) {
+        if self.is_to_be_asked_alone(observed, now) || self.is_to_be_asked_for_hint(observed, now) {
             return MayConnect::Anyway;
         }
         let asked_first = |candidate: &Observed| now < candidate.spawned.after(ASK_CURRENT);
@@ -135,6 +139,14 @@ impl View<'_> {
         let is_wanted = self.is_gate_to_be_seen(observed) || observed.passed_by.is_some();
         let is_due = |waiting: &Waiting| now >= waiting.since.after(ASK_ALONE) && !waiting.was_seen();
         is_wanted && observed.waiting.as_ref().is_some_and(is_due) && self.scene.is_alone(observed.id)
+    }
+
+    /// It is not ready, and Ready=http: does not ask it already.
+    fn is_to_be_asked_for_hint(self, observed: &Observed, now: Time) -> bool {
+        let is_due = |waiting: &Waiting| now >= waiting.since.after(ASK_FOR_HINT) && !waiting.is_known;
+        let is_wanted = !self.watch.hint_told && !observed.was_seen();
+        let is_free = observed.passed_by.is_none() && observed.probe.is_none();
+        is_wanted && is_free && observed.waiting.as_ref().is_some_and(is_due)
     }
 
     /// How long a generation has to live to count as ready, whatever else it shows.
@@ -203,8 +215,8 @@ impl View<'_> {
         let observed = self.watch.get(id)?;
         match observed.ready {
             Ready::Http => observed.probe.as_ref()?.last.as_ref().map(|last| format!(" (the last answer: {last})")),
-            Ready::Notify => Some(" (it sent no READY=1)".to_owned()),
-            Ready::NotifyType if !observed.said_ready => Some(" (it sent no READY=1)".to_owned()),
+            Ready::Notify => Some(no_ready(observed, "--ready auto")),
+            Ready::NotifyType if !observed.said_ready => Some(no_ready(observed, "Type=simple")),
             Ready::Auto
                 if self.watch.server_notifies && !observed.said_ready && self.is_candidate(observed) =>
             {
@@ -281,4 +293,10 @@ impl Watching<'_> {
             self.end_asking(current);
         }
     }
+}
+
+/// `remedy`: with it, being seen to serve is enough.
+fn no_ready(observed: &Observed, remedy: &str) -> String {
+    let serves = format!(", but it accepts connections: {remedy} waits for that alone");
+    format!(" (it sent no READY=1{})", if observed.was_seen() { &*serves } else { "" })
 }

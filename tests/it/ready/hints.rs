@@ -86,14 +86,18 @@ fn the_first_hint_ends_with_a_command_line_that_works() {
 /// It may be at work whenever it is looked at.
 #[test]
 fn a_server_that_is_never_seen_to_wait_but_accepts_is_told_nothing() {
-    let [serves, alone, idles] = [Place::new(), Place::new(), Place::new()];
+    let [serves, alone, silent, idles] = [(); 4].map(|()| Place::new());
     let daemon = waits(&serves, "seldom", "--ready exec").start();
     let without_client = waits(&alone, "seldom", "--ready exec").start();
+    // A connection of ours is no READY=1.
+    let without_ready = waits(&silent, "seldom", "--ready notify --timeout-start-sec 7s").start();
     let _silent = TcpStream::connect(daemon.address("http")).expect("a server");
     // It was started later, so what is said of it comes later, too.
     let other = waits(&idles, "never", "--ready exec").start();
     wait_for("the hint", || other.stderr().contains("and nobody waits on http (").then_some(()));
-    for daemon in [daemon, without_client] {
+    let why = "(it sent no READY=1, but it accepts connections: --ready auto waits for that alone)";
+    wait_for("the end of the time to start", || without_ready.stderr().contains(why).then_some(()));
+    for daemon in [daemon, without_client, without_ready] {
         assert!(!daemon.stderr().contains("nobody waits"), "{}", daemon.stderr());
     }
 }
