@@ -67,11 +67,9 @@ fn run(mut arguments: RunArgs) -> u8 {
         reader = Some(Box::new(move || {
             let (config, warnings) = units::load(&files).map_err(|error| error.to_string())?;
             let found: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-            for warning in found.iter().filter(|warning| !told.contains(*warning)) {
-                log::warn!("{warning}");
-            }
+            let new = found.iter().filter(|warning| !told.contains(*warning)).cloned().collect();
             told = found.into_iter().collect();
-            Ok(config)
+            Ok((config, new))
         }));
     }
     for warning in &arguments.warnings {

@@ -6,7 +6,7 @@ use crate::cli::{Check, Report, Subject, UnitArgs};
 use crate::config::unit::{self, Loaded, companions};
 use crate::config::unit_file::Unit;
 use crate::config::{Config, Error, Problem, Warning, printable};
-use crate::os::{host, unit_files};
+use crate::os::{host, launch, unit_files};
 
 /// The configuration that the files describe now.
 ///
@@ -27,7 +27,7 @@ pub fn load(arguments: &UnitArgs) -> Result<(Config, Vec<Warning>), Error> {
 /// A file cannot be read.
 pub fn check(check: &Check) -> Result<Report, Error> {
     match &check.subject {
-        Subject::Units(arguments) => Ok(Report::new(&loaded(arguments)?, arguments.strict, check.json)),
+        Subject::Units(arguments) => Ok(report(&loaded(arguments)?, arguments.strict, check.json)),
         Subject::Command { config, warnings, lines, strict } => {
             let loaded = Loaded {
                 config: Ok(Config::clone(config)),
@@ -35,9 +35,14 @@ pub fn check(check: &Check) -> Result<Report, Error> {
                 lines: lines.clone(),
                 stop_first: None,
             };
-            Ok(Report::new(&loaded, *strict, check.json))
+            Ok(report(&loaded, *strict, check.json))
         }
     }
+}
+
+fn report(loaded: &Loaded, strict: bool, json: bool) -> Report {
+    let missing = loaded.config.as_ref().map(launch::missing).unwrap_or_default();
+    Report::new(loaded, &missing, strict, json)
 }
 
 fn loaded(arguments: &UnitArgs) -> Result<Loaded, Error> {

@@ -11,7 +11,7 @@ use super::units::unit_args;
 use super::{Parsed, UnitArgs, command_config, informed, one_line, run_command, settings, switch};
 use crate::config::unit::{CheckedLine, LineOutcome, Loaded, Override};
 use crate::config::{
-    CommandList, Config, Error, Exec, Handover, KillMode, Kind, Problem, Ready, Restart, Warning, printable,
+    Config, Error, Exec, Handover, KillMode, Kind, Problem, Ready, Restart, Warning, printable,
 };
 
 /// The arguments of `check`.
@@ -83,8 +83,9 @@ fn line(setting: &Override, warnings: &[Warning]) -> CheckedLine {
 }
 
 impl Report {
-    /// An error makes status 1, and with `strict` a warning does as well.
-    pub fn new(loaded: &Loaded, strict: bool, json: bool) -> Self {
+    /// An error makes status 125, and with `strict` a warning does as well. What is missing on this machine (`missing`)
+    /// is shown as warnings and leaves the status alone, because it is looked up anew at each start.
+    pub fn new(loaded: &Loaded, missing: &[String], strict: bool, json: bool) -> Self {
         let error = match &loaded.config {
             Err(error) => Some(error.clone()),
             Ok(_) => loaded.warnings.first().filter(|_| strict).map(|Warning(error)| error.clone()),
@@ -95,20 +96,21 @@ impl Report {
             Some(_) => 125,
             None => u8::from(loaded.lines.iter().any(bad)),
         };
-        let text = if json { as_json(loaded, error.as_ref()) } else { as_text(loaded) };
+        let text = if json { as_json(loaded, missing, error.as_ref()) } else { as_text(loaded, missing) };
         Self { text, error, status }
     }
 }
 
-/// Warnings that do not belong to a line.
-fn further(loaded: &Loaded) -> impl Iterator<Item = &Error> {
+/// Warnings that do not belong to a line, then what is missing on this machine.
+fn further(loaded: &Loaded, missing: &[String]) -> impl Iterator<Item = String> {
     let shown = |error: &&Error| {
         loaded.lines.iter().any(|line| {
             line.place == error.place
                 && matches!(line.outcome, LineOutcome::NotHonoured(_) | LineOutcome::Wrong(_))
         })
     };
-    loaded.warnings.iter().map(|Warning(error)| error).filter(move |error| !shown(error))
+    let warnings = loaded.warnings.iter().map(|Warning(error)| error).filter(move |error| !shown(error));
+    warnings.map(ToString::to_string).chain(missing.iter().cloned())
 }
 
 fn words(outcome: &LineOutcome) -> (&'static str, String) {
@@ -126,7 +128,7 @@ fn assignment(line: &CheckedLine) -> String {
     if line.key.is_empty() { String::new() } else { printable(&format!("{}={}", line.key, line.value)) }
 }
 
-fn as_text(loaded: &Loaded) -> String {
+fn as_text(loaded: &Loaded, missing: &[String]) -> String {
     let longest = |width: fn(&CheckedLine) -> usize, most: usize| {
         loaded.lines.iter().map(width).filter(|width| *width <= most).max().unwrap_or(0)
     };
@@ -139,8 +141,8 @@ fn as_text(loaded: &Loaded) -> String {
         let text = assignment(line);
         let _ = writeln!(out, "{:<place$}  {text:<key$}  {verdict}{colon}{reason}", line.place);
     }
-    for error in further(loaded) {
-        let _ = writeln!(out, "warning: {error}");
+    for warning in further(loaded, missing) {
+        let _ = writeln!(out, "warning: {warning}");
     }
     if let Ok(config) = &loaded.config {
         let _ = write!(out, "\n{}", summary(config, loaded.stop_first.as_deref()));
@@ -158,40 +160,13 @@ fn summary(config: &Config, stop_first: Option<&str>) -> String {
     if config.listeners.is_empty() {
         out.push_str("no socket is held\n");
     }
-    for (key, exec) in commands(config) {
+    for (key, exec) in config.commands() {
         let _ = writeln!(out, "{key}: {}", command_words(exec));
     }
     for (key, value) in decisions(config, stop_first) {
         let _ = writeln!(out, "{key}: {value}");
     }
     out
-}
-
-/// The commands in the order in which they run.
-fn commands(config: &Config) -> Vec<(String, &Exec)> {
-    let service = [
-        CommandList::Condition,
-        CommandList::StartPre,
-        CommandList::Start,
-        CommandList::StartPost,
-        CommandList::Reload,
-        CommandList::Stop,
-        CommandList::StopPost,
-    ];
-    let own = &config.socket_commands;
-    let before = [("ExecStartPre", &own.start_pre), ("ExecStartPost", &own.start_post)];
-    let after = [("ExecStopPre", &own.stop_pre), ("ExecStopPost", &own.stop_post)];
-    let mut all = Vec::new();
-    for (key, execs) in before {
-        all.extend(execs.iter().map(|exec| (format!("[Socket] {key}"), exec)));
-    }
-    for list in service {
-        all.extend(config.launch.commands.list(list).iter().map(|exec| (list.key().to_owned(), exec)));
-    }
-    for (key, execs) in after {
-        all.extend(execs.iter().map(|exec| (format!("[Socket] {key}"), exec)));
-    }
-    all
 }
 
 fn command_words(exec: &Exec) -> String {
@@ -272,7 +247,7 @@ const fn restart(restart: Restart) -> &'static str {
     }
 }
 
-fn as_json(loaded: &Loaded, error: Option<&Error>) -> String {
+fn as_json(loaded: &Loaded, missing: &[String], error: Option<&Error>) -> String {
     let lines = loaded.lines.iter().map(|line| {
         let (verdict, reason) = words(&line.outcome);
         json!({
@@ -280,10 +255,9 @@ fn as_json(loaded: &Loaded, error: Option<&Error>) -> String {
             "verdict": verdict.to_lowercase(), "reason": if reason.is_empty() { Value::Null } else { json!(reason) },
         })
     });
-    let warnings = further(loaded).map(ToString::to_string);
     let mut object = json!({
         "lines": lines.collect::<Vec<_>>(),
-        "warnings": warnings.collect::<Vec<_>>(),
+        "warnings": further(loaded, missing).collect::<Vec<_>>(),
         "error": error.map(ToString::to_string),
     });
     if let Ok(config) = &loaded.config {
@@ -294,7 +268,7 @@ fn as_json(loaded: &Loaded, error: Option<&Error>) -> String {
             })
         });
         object["sockets"] = sockets.collect();
-        let list = commands(config).into_iter().map(|(key, exec)| {
+        let list = config.commands().into_iter().map(|(key, exec)| {
             let words: Vec<_> = exec.words.iter().map(|word| word.to_string_lossy()).collect();
             json!({ "key": key, "words": words, "place": exec.place })
         });

@@ -120,6 +120,31 @@ impl Config {
             policy: Policy::for_units(),
         }
     }
+
+    /// All commands with their keys, in the order in which they run.
+    pub fn commands(&self) -> Vec<(String, &Exec)> {
+        let service = [
+            CommandList::Condition,
+            CommandList::StartPre,
+            CommandList::Start,
+            CommandList::StartPost,
+            CommandList::Reload,
+            CommandList::Stop,
+            CommandList::StopPost,
+        ];
+        let own = &self.socket_commands;
+        let before = [("ExecStartPre", &own.start_pre), ("ExecStartPost", &own.start_post)];
+        let after = [("ExecStopPre", &own.stop_pre), ("ExecStopPost", &own.stop_post)];
+        let of_socket = |(key, execs): (&str, _)| {
+            let execs: &Vec<Exec> = execs;
+            execs.iter().map(|exec| (format!("[Socket] {key}"), exec)).collect::<Vec<_>>()
+        };
+        let of_service = service.into_iter().flat_map(|list| {
+            self.launch.commands.list(list).iter().map(move |exec| (list.key().to_owned(), exec))
+        });
+        let before = before.into_iter().flat_map(of_socket);
+        before.chain(of_service).chain(after.into_iter().flat_map(of_socket)).collect()
+    }
 }
 
 /// Why a text was refused: where it stands, what is wrong with it, and what to write instead.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::rc::Rc;
 
-pub use check::check;
+pub use check::{check, missing};
 pub use once::run_to_end;
 
 use super::directories;

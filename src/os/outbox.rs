@@ -32,6 +32,12 @@ impl Outbox {
         }
     }
 
+    /// Logs a warning about a line of the unit files, and keeps it for the control socket.
+    pub fn warn(&mut self, text: String) {
+        log::warn!("{text}");
+        self.notes.push((text, log::log_enabled!(log::Level::Warn)));
+    }
+
     /// What was told since the last time.
     pub fn take_notes(&mut self) -> Vec<(String, bool)> {
         std::mem::take(&mut self.notes)

@@ -40,8 +40,9 @@ use woken::Woken;
 /// The exit status for what parses but cannot be done.
 const CANNOT: u8 = 125;
 
-/// Reads the configuration anew: the units and the command line's flags.
-pub type Reader = Box<dyn FnMut() -> Result<Config, String>>;
+/// Reads the configuration anew: the units and the command line's flags. Its warnings are those that the reading before
+/// did not have.
+pub type Reader = Box<dyn FnMut() -> Result<(Config, Vec<String>), String>>;
 
 /// Holds the sockets and runs the server until there is no more to do; returns the exit status.
 pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {

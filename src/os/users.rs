@@ -177,7 +177,9 @@ fn parse_user(wanted: &str, passwd: &[u8], group: &[u8]) -> Result<User, String>
         }
     }
     let Some(number) = number else {
-        return Err(format!("no user \"{wanted}\" in {PASSWD} (give a user from elsewhere by number)"));
+        return Err(format!(
+            "no user \"{wanted}\" in {PASSWD} (create it; one that another source has, such as LDAP, is given by its number)"
+        ));
     };
     let uid = usable(number, wanted)?;
     Ok(User { name: wanted.to_owned(), uid, gid: None, home: None, shell: None, groups: Vec::new() })
@@ -205,7 +207,9 @@ fn parse_group(wanted: &str, group: &[u8]) -> Result<u32, String> {
             return Ok(gid);
         }
     }
-    Err(format!("no group \"{wanted}\" in {GROUP} (give a group from elsewhere by number)"))
+    Err(format!(
+        "no group \"{wanted}\" in {GROUP} (create it; one that another source has, such as LDAP, is given by its number)"
+    ))
 }
 
 #[cfg(test)]

@@ -127,6 +127,18 @@ fn what_cannot_be_written_is_a_failure_a_reader_that_left_is_none() {
 }
 
 #[test]
+fn check_warns_of_a_command_that_is_not_found() {
+    let said = supervise(&["check", "--", "no-such-program-here"]).expect(0).stdout;
+    assert!(said.contains("warning: cannot execute no-such-program-here: No such file"), "{said}");
+    for words in [&["true"][..], &["./true"]] {
+        let mut all = vec!["check", "-C", "/bin", "--"];
+        all.extend(words);
+        let said = supervise(&all).expect(0).stdout;
+        assert!(!said.contains("warning"), "{said}");
+    }
+}
+
+#[test]
 fn the_listening_line_says_what_kind_of_socket_it_is() {
     let place = Place::new();
     let gram = place.path("gram");

@@ -238,6 +238,52 @@ fn check_names_the_line_that_makes_a_swap_stop_first() {
 }
 
 #[test]
+fn check_warns_of_what_is_missing_on_this_machine() {
+    let place = Place::new();
+    place.write("list", "");
+    let lines = format!(
+        "User=no-such-user-here\nWorkingDirectory={0}/no-directory\nExecStartPre={0}/no-program\nExecStartPre={0}/list\n\
+         ExecStartPre=-{0}/may-be-missing\nExecReload=/bin/true",
+        place.path("")
+    );
+    socket(&place, &["web.sock"]);
+    service(&place, &lines);
+    let check =
+        |options: &str| Launch::new(&place).args("check").args(options).arg(&place.path("web.socket")).run();
+    let said = check("").expect(0).stdout;
+    let warnings: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+    let expected = [
+        ("web.service:4: ", "no-such-user-here"),
+        ("web.service:5: ", "no-directory"),
+        ("web.service:6: ", "no-program"),
+        ("web.service:7: ", "chmod +x"),
+    ];
+    assert_eq!(warnings.len(), expected.len(), "{said}");
+    for ((line, word), warning) in expected.iter().zip(&warnings) {
+        assert!(warning.contains(line) && warning.contains(word), "{warning}");
+    }
+    // It is no line without effect: a start looks for it anew.
+    check("--strict").expect(0);
+    assert!(check("--json").expect(0).stdout.contains("no-program"));
+}
+
+#[test]
+fn who_types_swap_sees_the_warning_of_a_line_that_has_no_effect() {
+    let place = Place::new();
+    let daemon = web(&place, "");
+    service(&place, "Colour=blue");
+    let said = daemon.verb("swap").expect(0).stdout;
+    assert!(said.contains("web.service:4") && said.contains("Colour"), "{said}");
+    assert!(
+        daemon.stderr().contains("warning: ") && daemon.stderr().contains("Colour"),
+        "{}",
+        daemon.stderr()
+    );
+    let said = daemon.verb("swap").expect(0).stdout;
+    assert!(!said.contains("Colour"), "it is said once: {said}");
+}
+
+#[test]
 fn a_runtime_directory_is_there_until_the_last_generation_is_gone() {
     let place = Place::new();
     // Below /run where we are root: a name that no other run has.

@@ -4,7 +4,6 @@
 use super::Shell;
 use super::configuration::Setup;
 use super::open::{check, departures};
-use crate::config::Config;
 use crate::core::{Event, Reread};
 use crate::os::launch;
 
@@ -26,7 +25,10 @@ impl Shell {
     /// Without files nothing can have changed.
     fn stage(&mut self) -> Result<(), String> {
         let Some(reader) = &mut self.configuration.reader else { return Ok(()) };
-        let config: Config = reader()?;
+        let (config, warnings) = reader()?;
+        for warning in warnings {
+            self.outbox.warn(warning);
+        }
         launch::check(&config.launch)?;
         let sockets = self.listeners.rebind(&config.listeners, config.policy.handover);
         let sockets = sockets.map_err(|error| error.to_string())?;

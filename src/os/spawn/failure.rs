@@ -152,6 +152,21 @@ fn exec(plan: &Plan, errno: i32) -> String {
     }
 }
 
+/// The sentence for a program that no start could execute now, because it is not there or is not executable. `None` also
+/// where that cannot be seen, for instance in a directory that we may not search.
+pub fn missing_program(plan: &Plan) -> Option<String> {
+    let base = plan.directory.as_deref().unwrap_or_else(|| Path::new("."));
+    let mut errno = libc::ENOENT;
+    for path in candidates(plan) {
+        match fs::metadata(base.join(path)) {
+            Ok(file) if file.is_dir() || file.mode() & 0o111 == 0 => errno = libc::EACCES,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
+            Ok(_) | Err(_) => return None,
+        }
+    }
+    Some(describe(plan, StepReport { step: ChildStep::Exec, errno, detail: 0 }).what)
+}
+
 /// The first candidate that is there. Looked up after the fact, so it may have changed: good enough for a hint.
 fn existing(plan: &Plan) -> Option<(PathBuf, Metadata)> {
     let base = plan.directory.as_deref().unwrap_or_else(|| Path::new("."));
