@@ -267,7 +267,7 @@ fn given_name(matches: &ArgMatches) -> Result<Option<String>, Error> {
 fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {
     let kind = match (matches.get_flag("datagram"), matches.get_flag("seqpacket")) {
         (true, true) => {
-            return Err(Problem::new("not with --datagram", "write one of the two").at("--seqpacket"));
+            return Err(Problem::new("this excludes --datagram", "write one of the two").at("--seqpacket"));
         }
         (true, false) => Some(Kind::Udp),
         (false, true) => Some(Kind::SeqPacket),
@@ -361,7 +361,7 @@ fn control(matches: &ArgMatches) -> Result<Control, Error> {
 
 fn control_path(path: &str) -> Result<PathBuf, Error> {
     if path.is_empty() || path.ends_with('/') || path.starts_with('@') {
-        return Err(Problem::new("this names no socket", "write a path: --control /run/web.sock")
+        return Err(Problem::new("this is not the path of a socket", "write one: --control /run/web.sock")
             .at(place("--control", path)));
     }
     Ok(PathBuf::from(path))
@@ -445,7 +445,7 @@ fn one_line(error: &clap::Error, here: &str) -> Error {
             format!("write {flag} {}", help::value_of(flag).trim_end_matches("|none")),
         ),
         ErrorKind::TooManyValues => Problem::new("this option takes no value", format!("write {flag} alone")),
-        kind => Problem::new(kind.as_str().unwrap_or("cannot be read"), format!("see `{here} -h`")),
+        kind => Problem::new(kind.as_str().unwrap_or("cannot be parsed"), format!("see `{here} -h`")),
     };
     let place = if flag.is_empty() {
         here.to_owned()

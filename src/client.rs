@@ -140,11 +140,15 @@ fn find(places: &Places, verb: &Verb) -> Result<LivingInstance, VerbFailure> {
         0 => {
             // An instance of another user is never chosen implicitly; it has to be named.
             let theirs = names(&others::living(&places.others));
-            let hint = if theirs.is_empty() { theirs } else { format!("; name one of others: {theirs}") };
+            let hint = if theirs.is_empty() {
+                theirs
+            } else {
+                format!("; to reach one of another user, name it: {theirs}")
+            };
             Err(nothing(format!("no instance of this user runs{hint}")))
         }
         _ => {
-            let text = format!("several instances run, name one of them: {}", names(&living));
+            let text = format!("several instances run; name one of them: {}", names(&living));
             Err(VerbFailure { exit: REFUSED, text })
         }
     }
@@ -248,7 +252,10 @@ fn connect(found: &LivingInstance, patience: Duration) -> Result<Wire, VerbFailu
         io::ErrorKind::WouldBlock => {
             VerbFailure { exit: REFUSED, text: no_answer(found, &Trouble::Late, patience) }
         }
-        _ => VerbFailure { exit: REFUSED, text: format!("{}: {error}", found.path.display()) },
+        _ => VerbFailure {
+            exit: REFUSED,
+            text: format!("cannot connect to {}: {error}", found.path.display()),
+        },
     })?;
     Ok(Wire::new(stream))
 }
@@ -258,7 +265,7 @@ fn open(found: &LivingInstance, patience: Duration) -> io::Result<UnixStream> {
     let stream = instances::connect(&found.path, patience)?;
     match (found.owner, instances::peer(&stream)?.uid()) {
         (Some(owner), uid) if uid != owner => Err(io::Error::other(format!(
-            "a process of uid {uid} answers and not one of {owner}; no request was sent"
+            "a process of uid {uid} listens there and not one of uid {owner}, so the verb sent no request"
         ))),
         _ => Ok(stream),
     }
@@ -277,11 +284,15 @@ fn no_answer(found: &LivingInstance, trouble: &Trouble, patience: Duration) -> S
             )
         }
         Trouble::Closed => {
-            format!("{name}: the connection ended before the answer: it was killed, or has crashed")
+            format!(
+                "{name}: the connection ended before the answer: supervise was killed or crashed; its log may say why"
+            )
         }
-        Trouble::Broken(why) => format!("{name}: the connection broke before the answer: {why}"),
+        Trouble::Broken(why) => format!("{name}: cannot read the answer: {why}"),
         Trouble::Garbled(why) => {
-            format!("{name}: the answer was not understood: {why} (is it another version?)")
+            format!(
+                "{name}: cannot understand the answer: {why} (if it runs another version, use the program of that one)"
+            )
         }
     }
 }
@@ -398,7 +409,7 @@ fn say_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), VerbFailu
 fn say(out: &mut dyn Write, text: &str) -> Result<(), VerbFailure> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(VerbFailure { exit: REFUSED, text: format!("stdout: {error}") })
+            Err(VerbFailure { exit: REFUSED, text: format!("cannot write to stdout: {error}") })
         }
         Ok(()) | Err(_) => Ok(()),
     }

@@ -32,9 +32,9 @@ fn main() -> ExitCode {
 fn print(text: &str, status: u8) -> u8 {
     let mut stdout = std::io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // A closed pipe is no error.
+        // A reader that has left (`| head`) makes this no failure.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            let _ = writeln!(std::io::stderr(), "supervise: stdout: {error}");
+            let _ = writeln!(std::io::stderr(), "supervise: cannot write to stdout: {error}");
             status.max(1)
         }
         Ok(()) | Err(_) => status,

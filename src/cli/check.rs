@@ -55,7 +55,7 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
     let has_units = matches.get_many::<String>("unit").is_some_and(|mut units| units.next().is_some());
     let subject = match command {
         Some(_) if has_units => {
-            let problem = Problem::new("unit files and a COMMAND", "check one of the two");
+            let problem = Problem::new("these are unit files and a COMMAND", "check one of the two");
             return Err(problem.at("supervise check"));
         }
         Some(_) => {
@@ -176,7 +176,7 @@ fn command_words(exec: &Exec) -> String {
 
 fn decisions(config: &Config, stop_first: Option<&str>) -> Vec<(&'static str, String)> {
     let (policy, launch) = (&config.policy, &config.launch);
-    let user = launch.user.as_deref().map_or_else(|| "ours".to_owned(), printable);
+    let user = launch.user.as_deref().map_or_else(|| "the one that runs supervise".to_owned(), printable);
     let group = launch.group.as_deref().map(|group| format!(", group {}", printable(group)));
     let delay = policy.delay;
     let growth = if delay.steps > 0 && !delay.max.is_infinite() {
@@ -185,51 +185,50 @@ fn decisions(config: &Config, stop_first: Option<&str>) -> Vec<(&'static str, St
         String::new()
     };
     let ready = match policy.ready {
-        Ready::Auto if config.listeners.is_empty() => "READY=1, or alive for a second".to_owned(),
+        Ready::Auto if config.listeners.is_empty() => "it sends READY=1, or is alive for 1s".to_owned(),
         Ready::Auto => {
-            "READY=1, or seen to wait on its sockets; in a swap both, if the one before did both".to_owned()
+            "it sends READY=1, or waits on its sockets; in a swap both, if the old one did both".to_owned()
         }
         Ready::NotifyType if !config.listeners.is_empty() => {
-            "READY=1; in a swap seen to wait on its sockets as well, if the one before was".to_owned()
+            "it sends READY=1; in a swap it waits on its sockets as well, if the old one did".to_owned()
         }
-        Ready::Notify | Ready::NotifyType => "READY=1".to_owned(),
-        Ready::Exec => "executed".to_owned(),
-        Ready::Http => "an answer to its GET".to_owned(),
-        Ready::Delay(span) => format!("alive for {span}"),
+        Ready::Notify | Ready::NotifyType => "it sends READY=1".to_owned(),
+        Ready::Exec => "execve(2) of its program succeeds".to_owned(),
+        Ready::Http => "it answers the GET of Ready=http: with 2xx or 3xx".to_owned(),
+        Ready::Delay(span) => format!("it is alive for {span}"),
     };
     let handover = match (policy.handover, stop_first) {
         (Handover::Steered, _) => {
             let has_udp = config.listeners.iter().any(|listener| listener.kind == Kind::Udp);
-            let flows = "; UDP flows in progress move to the new one with their next datagram";
-            let stored = "; while fds are stored, the old one is gone before the new one starts";
+            let flows = "; a UDP flow in progress moves to the new one with its next datagram";
+            let stored = "; while it stores fds, the old one ends before the new one starts";
             let stores = launch.fd_store_max > 0 && !policy.must_overlap();
             format!(
-                "steered: each has its own sockets, and supervise decides who gets a connection{}{}",
+                "steered: each generation has its own sockets, and supervise decides which one gets a new connection{}{}",
                 if has_udp { flows } else { "" },
                 if stores { stored } else { "" }
             )
         }
-        (Handover::Shared, _) => "shared: old and new overlap".to_owned(),
+        (Handover::Shared, _) => {
+            "shared: both accept from the same sockets while old and new overlap".to_owned()
+        }
         (Handover::StopFirst, Some(place)) => {
-            format!(
-                "stop-first: the old one is gone before the new one starts, because of {}",
-                printable(place)
-            )
+            format!("stop-first: the old one ends before the new one starts, because of {}", printable(place))
         }
         (Handover::StopFirst, None) => {
             let why = launch.runs_alone().map(|why| format!(": {why}")).unwrap_or_default();
-            format!("stop-first: the old one is gone before the new one starts{why}")
+            format!("stop-first: the old one ends before the new one starts{why}")
         }
     };
     let kill = match policy.kill_mode {
-        KillMode::Mixed => "the main process, then SIGKILL to the rest",
+        KillMode::Mixed => "the main process, then SIGKILL to the others",
         KillMode::ControlGroup => "every process",
         KillMode::Process => "the main process alone",
     };
     vec![
         ("user", format!("{user}{}", group.unwrap_or_default())),
         ("restart", format!("{}, after {}{growth}", restart(policy.restart), delay.base)),
-        ("ready", format!("{ready}, within {}", policy.timeout_start)),
+        ("ready", format!("when {ready}, within {}", policy.timeout_start)),
         ("stop", format!("{} to {kill}, within {}", policy.kill_signal, policy.timeout_stop)),
         ("handover", handover),
     ]

@@ -22,10 +22,8 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
         return Ok(parsed);
     }
     if command.is_some() {
-        let problem = Problem::new(
-            "COMMAND is what ExecStart= of the unit says",
-            "leave `run` or the part from -- on out",
-        );
+        let problem =
+            Problem::new("a unit has its command in ExecStart=", "leave out `run`, or all from -- on");
         return Err(problem.at("supervise run"));
     }
     let units = unit_args(&matches, "run")?;
@@ -40,17 +38,21 @@ pub(super) fn unit_args(matches: &ArgMatches, verb: &str) -> Result<UnitArgs, Er
     let here = format!("supervise {verb}");
     if let Some(text) = last(matches, "listen") {
         let problem =
-            Problem::new("units hold what their files say", "write ListenStream= into a .socket file");
+            Problem::new("a .socket file says which sockets a unit holds", "write ListenStream= into it");
         return Err(problem.at(place("--listen", text)));
     }
     for flag in ["datagram", "seqpacket"] {
         if matches.get_flag(flag) {
-            let problem = Problem::new("it belongs to --listen", "leave it out");
+            let problem =
+                Problem::new("this changes --listen alone, which a unit does not have", "leave it out");
             return Err(problem.at(format!("--{flag}")));
         }
     }
     if let Some(text) = last(matches, "fdname") {
-        let problem = Problem::new("it belongs to --listen", "write FileDescriptorName= into a .socket file");
+        let problem = Problem::new(
+            "this names sockets of --listen alone",
+            "write FileDescriptorName= into a .socket file",
+        );
         return Err(problem.at(place("--fdname", text)));
     }
     let paths: Vec<PathBuf> =

@@ -83,7 +83,11 @@ pub(super) fn read_verb(verb: &str, words: &[String]) -> Result<Parsed, Error> {
     };
     let control = match last(&matches, "control") {
         Some("none") => {
-            return Err(Problem::new("no socket to talk to", "write its path").at("--control none"));
+            return Err(Problem::new(
+                "there is no such control socket",
+                "write its path: --control /run/web.sock",
+            )
+            .at("--control none"));
         }
         Some(path) => Some(control_path(path)?),
         None => None,

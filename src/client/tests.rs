@@ -245,7 +245,7 @@ fn an_answer_of_another_version_is_a_failure() {
     let ran = home.run(&Verb { control: Some(home.0.path().join("x")), ..verb(Request::Stop) });
     answering.join().unwrap();
     assert_eq!(ran.exit, 1);
-    assert!(ran.err.contains("not understood"), "{}", ran.err);
+    assert!(ran.err.contains("cannot understand the answer"), "{}", ran.err);
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl Wire {
         let mut line = serde_json::to_vec(request).expect("plain data with text keys is always JSON");
         line.push(b'\n');
         if let Err(error) = self.stream.write_all(&line) {
-            log::debug!("the request was not sent: {error}");
+            log::debug!("cannot send the request to the instance: {error}");
         }
     }
 

@@ -11,9 +11,9 @@ impl Step<'_> {
     pub(super) fn on_reload_requested(&mut self, client: ClientId) {
         let Phase::Up { current } = self.service.phase else {
             let why = if let Phase::Swapping { .. } = self.service.phase {
-                "a swap is under way; it loads everything anew"
+                "a swap is under way, and its server loads everything anew"
             } else {
-                "no server runs that could reload"
+                "no server runs that could reload; \"supervise status\" says why"
             };
             return self.reply(client, Reply::failed(why));
         };
@@ -130,7 +130,7 @@ impl Step<'_> {
     }
 
     pub(super) fn on_reload_due(&mut self, id: GenerationId) {
-        self.reload_failed(id, "RELOADING=1 with MONOTONIC_USEC= and then READY=1 did not come in time");
+        self.reload_failed(id, "the server did not send RELOADING=1 with MONOTONIC_USEC= and then READY=1 within TimeoutStartSec=");
     }
 }
 

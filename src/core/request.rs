@@ -17,7 +17,7 @@ impl Step<'_> {
                 Request::Stop | Request::Status { .. } | Request::Kill { signal: Signal::KILL }
             )
         {
-            return self.reply(client, Reply::failed("supervise is stopping"));
+            return self.reply(client, stopping());
         }
         match request {
             Request::Swap { wait } => self.on_swap_requested(client, *wait),
@@ -37,14 +37,21 @@ impl Step<'_> {
                 if matches!(self.service.phase, Phase::Stopping { .. }) =>
             {
                 self.force_stop();
-                self.reply(client, Reply::done("nothing is waited for any more: all are killed"));
+                self.reply(
+                    client,
+                    Reply::done("sent SIGKILL to all that is left; supervise waits for nothing more"),
+                );
             }
             Request::Kill { signal } => match self.running_current() {
                 Some(generation) => {
                     self.out.push(Action::Kill { generation, signal: *signal, scope: Scope::Main });
                     self.reply(client, Reply::done(format!("sent {signal} to {generation}")));
                 }
-                None => self.reply(client, Reply::failed("no generation runs")),
+                None => {
+                    let text =
+                        format!("no generation runs that could get {signal}; \"supervise status\" says why");
+                    self.reply(client, Reply::failed(text));
+                }
             },
             Request::Status { wait_ns: Some(wait) } if !self.service.serves() => {
                 self.service.clients.status.push((client, Time(self.now.0.saturating_add(*wait))));
@@ -61,7 +68,7 @@ impl Step<'_> {
             self.want_swap(Some(client));
         } else {
             self.want_swap(None);
-            self.reply(client, Reply::done("a swap was begun; \"supervise status\" tells how it went"));
+            self.reply(client, Reply::done("requested a swap; \"supervise status\" shows its outcome"));
         }
     }
 
@@ -70,21 +77,24 @@ impl Step<'_> {
         let reply = match self.service.phase {
             Phase::Swapping { old, .. } => {
                 self.drop_wanted_swap();
-                self.roll_back("\"supervise abort\" was asked for".to_owned());
+                self.roll_back("somebody ran \"supervise abort\"".to_owned());
                 Reply::done(format!("aborted: {old} serves on"))
             }
             Phase::Replacing { then: Then::Start, .. } => Reply::failed(
-                "the old server is being stopped, nothing can be taken back (--handover stop-first, or a restart)",
+                "the old server stops before the new one starts (--handover stop-first, or a restart), so nothing can be \
+                 taken back; wait for the new one",
             ),
             Phase::Replacing { then: Then::Pause, .. } | Phase::Paused => paused(),
             Phase::Up { .. } | Phase::Listening { .. } | Phase::Waiting { .. } | Phase::Failed => {
                 if self.drop_wanted_swap() {
-                    Reply::done("aborted: the swap had not begun")
+                    Reply::done("aborted before the swap began")
                 } else {
-                    Reply::failed("no swap is under way; \"supervise status\" tells how the last one went")
+                    Reply::failed(
+                        "no swap is under way; \"supervise status\" shows the outcome of the last one",
+                    )
                 }
             }
-            Phase::Stopping { .. } => Reply::failed("supervise is stopping"),
+            Phase::Stopping { .. } => stopping(),
         };
         self.reply(client, reply);
     }
@@ -100,7 +110,7 @@ impl Step<'_> {
         }
         let is_wanted = wanted.is_some() || begun.is_some();
         for waiting in wanted.into_iter().chain(begun).flatten() {
-            self.reply(waiting, Reply::failed("\"supervise abort\" was asked for before this swap began"));
+            self.reply(waiting, Reply::failed("\"supervise abort\" came before this swap began"));
         }
         is_wanted
     }
@@ -120,7 +130,7 @@ impl Step<'_> {
             Phase::Up { .. } | Phase::Swapping { .. } => {
                 // A swap that is wanted besides follows the restart: only a swap reads the files anew.
                 let wanted = self.service.clients.next_swap.take();
-                self.abandon_swap("a restart was asked for");
+                self.abandon_swap("somebody ran \"supervise restart\"");
                 self.service.clients.next_swap = wanted;
                 self.service.ledger.reset();
                 self.replace_with_attempt(vec![client]);
@@ -134,7 +144,7 @@ impl Step<'_> {
                 self.start_by_request(false, None, vec![client]);
             }
             Phase::Replacing { then: Then::Pause, .. } | Phase::Paused => self.reply(client, paused()),
-            Phase::Stopping { .. } => self.reply(client, Reply::failed("supervise is stopping")),
+            Phase::Stopping { .. } => self.reply(client, stopping()),
         }
     }
 
@@ -151,8 +161,12 @@ impl Step<'_> {
             | Phase::Swapping { old: current, .. }
             | Phase::Replacing { current, .. } => {
                 self.service.clients.pause.push(client);
-                for waiting in self.abandon_swap("the server was paused") {
-                    self.reply(waiting, Reply::failed("the server was paused"));
+                let why = "somebody ran \"supervise pause\"";
+                for waiting in self.abandon_swap(why) {
+                    self.reply(
+                        waiting,
+                        Reply::failed(format!("{why}; \"supervise resume\" starts the server")),
+                    );
                 }
                 self.replace(current, Then::Pause);
             }
@@ -162,8 +176,10 @@ impl Step<'_> {
                 self.tell(Note::Paused);
                 self.reply(client, Reply::done("paused; new connections wait in the queue"));
             }
-            Phase::Paused => self.reply(client, Reply::done("paused already")),
-            Phase::Stopping { .. } => self.reply(client, Reply::failed("supervise is stopping")),
+            Phase::Paused => {
+                self.reply(client, Reply::done("already paused; \"supervise resume\" starts the server"))
+            }
+            Phase::Stopping { .. } => self.reply(client, stopping()),
         }
     }
 
@@ -172,7 +188,10 @@ impl Step<'_> {
             Phase::Paused => self.start_by_request(false, None, vec![client]),
             Phase::Replacing { current, then: Then::Pause } => {
                 for waiting in std::mem::take(&mut self.service.clients.pause) {
-                    self.reply(waiting, Reply::failed("resumed before the server had stopped"));
+                    self.reply(
+                        waiting,
+                        Reply::failed("\"supervise resume\" came before the server had stopped"),
+                    );
                 }
                 self.service.phase = Phase::Replacing { current, then: Then::Start };
                 self.service.ledger.reset();
@@ -184,12 +203,12 @@ impl Step<'_> {
                 });
             }
             Phase::Up { .. } | Phase::Swapping { .. } | Phase::Replacing { then: Then::Start, .. } => {
-                self.reply(client, Reply::done("not paused"));
+                self.reply(client, Reply::done("not paused: the server runs, or supervise is starting it"));
             }
             Phase::Listening { .. } | Phase::Waiting { .. } | Phase::Failed => {
                 self.reply(client, Reply::failed("not paused; \"supervise restart\" starts the server"));
             }
-            Phase::Stopping { .. } => self.reply(client, Reply::failed("supervise is stopping")),
+            Phase::Stopping { .. } => self.reply(client, stopping()),
         }
     }
 
@@ -235,6 +254,10 @@ impl Step<'_> {
         let status = Some(Box::new(status::status(self.service, next)));
         self.reply(client, Reply { exit, text: String::new(), swap: None, status });
     }
+}
+
+fn stopping() -> Reply {
+    Reply::failed("supervise is stopping; \"supervise stop\" again sends SIGKILL to all that is left")
 }
 
 fn paused() -> Reply {

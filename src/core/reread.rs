@@ -36,7 +36,12 @@ impl Step<'_> {
             Phase::Swapping { .. } | Phase::Replacing { .. } | Phase::Paused | Phase::Stopping { .. } => {
                 self.discard();
                 for client in clients {
-                    self.reply(client, Reply::failed("overtaken by another request"));
+                    self.reply(
+                        client,
+                        Reply::failed(
+                            "another request (restart, pause or stop) came before this swap began; ask again",
+                        ),
+                    );
                 }
             }
         }

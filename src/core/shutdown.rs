@@ -14,16 +14,16 @@ impl Step<'_> {
 
     pub(super) fn stop(&mut self, status: u8, signal: Signal) {
         let patience = self.service.policy.timeout_stop;
-        for client in self.abandon_swap("supervise was told to stop") {
-            self.reply(client, Reply::failed("supervise was told to stop"));
+        for client in self.abandon_swap("supervise is stopping") {
+            self.reply(client, Reply::failed("supervise is stopping"));
         }
         // The files may not be read any more; should they be, nobody waits for it.
         let rereading = self.service.clients.rereading.clients().map(std::mem::take).unwrap_or_default();
         for client in rereading {
-            self.reply(client, Reply::failed("supervise was told to stop"));
+            self.reply(client, Reply::failed("supervise is stopping"));
         }
         for client in std::mem::take(&mut self.service.clients.pause) {
-            self.reply(client, Reply::failed("supervise was told to stop"));
+            self.reply(client, Reply::failed("supervise is stopping"));
         }
         self.leave_listening();
         let stop =

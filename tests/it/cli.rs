@@ -116,7 +116,10 @@ fn what_cannot_be_written_is_a_failure_a_reader_that_left_is_none() {
         let full = run(words, File::options().write(true).open("/dev/full").unwrap().into());
         let said = String::from_utf8(full.stderr).unwrap();
         assert_eq!(full.status.code(), Some(1), "{words:?}: {said}");
-        assert!(said.starts_with("supervise: stdout: No space left on device"), "{words:?}: {said}");
+        assert!(
+            said.starts_with("supervise: cannot write to stdout: No space left on device"),
+            "{words:?}: {said}"
+        );
         assert_eq!(said.lines().count(), 1, "{words:?}: {said}");
 
         let (reader, writer) = std::io::pipe().unwrap();

@@ -304,7 +304,7 @@ fn status_and_stop_get_through_while_64_clients_wait() {
         })
         .collect();
     let refused = daemon.verb("swap").expect(1);
-    assert!(refused.text().contains("64 clients wait"), "{refused:?}");
+    assert!(refused.text().contains("64 verbs wait"), "{refused:?}");
     daemon.verb("status").expect(0);
     assert_eq!(daemon.status()["state"], "swapping");
     // Their connections, too, are no reason to refuse new clients of the server.

@@ -33,7 +33,7 @@ fn a_second_request_to_stop_kills_at_once() {
 fn a_verb_hastens_a_stop_as_a_second_signal_does() {
     let place = Place::new();
     place.flags("--ignore-term --grandchildren 1");
-    for (words, answer) in [("stop", "stopped"), ("kill KILL", "all are killed")] {
+    for (words, answer) in [("stop", "stopped"), ("kill KILL", "sent SIGKILL to all that is left")] {
         let mut daemon = Launch::ready(&place, "--timeout-stop-sec 1h").start();
         daemon.wait_generation(1);
         let first = daemon.spawn_verb("stop");

@@ -273,7 +273,7 @@ fn a_swap_is_taken_back() {
         let aborted = daemon.verb("abort").expect(0).text();
         assert!(aborted.contains("aborted: generation 1 serves on"), "{aborted}");
         let swap = waiting.end().expect(1).text();
-        assert!(swap.contains("rolled back: \"supervise abort\" was asked for"), "{swap}");
+        assert!(swap.contains("rolled back: somebody ran \"supervise abort\""), "{swap}");
         daemon.wait_generation(1);
         assert_eq!(daemon.status()["last_swap"]["outcome"], "rolled-back");
         load.let_pass(50);

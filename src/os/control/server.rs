@@ -411,7 +411,7 @@ fn too_long() -> String {
 }
 
 fn too_many() -> String {
-    format!("{} clients wait for an answer already (try again later)", limits::CLIENTS)
+    format!("{} verbs wait for their answer already (try again later)", limits::CLIENTS)
 }
 
 /// Sends the reason and closes the connection; what does not fit into its buffer is lost, because nobody waits here.
@@ -423,7 +423,7 @@ fn refuse(stream: &UnixStream, why: &str) {
 
 fn parse(line: &[u8]) -> Result<Request, String> {
     let request: Request =
-        serde_json::from_slice(line).map_err(|error| format!("the request was not understood: {error}"))?;
+        serde_json::from_slice(line).map_err(|error| format!("cannot understand the request: {error} (if supervise runs in another version, use the program of that one)"))?;
     // The derived deserialiser accepts any number.
     if let Request::Kill { signal } = request
         && Signal::from_number(signal.number()).is_none()

@@ -161,8 +161,8 @@ fn a_client_that_leaves_is_reported_once() {
 fn rubbish_gets_a_sentence() {
     let mut bench = Bench::new();
     for (line, why) in [
-        ("hello\n", "not understood"),
-        ("\n", "not understood"),
+        ("hello\n", "cannot understand the request"),
+        ("\n", "cannot understand the request"),
         ("{\"verb\":\"fly\"}\n", "unknown variant"),
         ("{\"verb\":\"kill\",\"signal\":0}\n", "0 is no signal"),
         ("{\"verb\":\"kill\",\"signal\":2000000000}\n", "is no signal"),
@@ -176,11 +176,11 @@ fn rubbish_gets_a_sentence() {
     deep.write_all("[".repeat(4000).as_bytes()).unwrap();
     deep.write_all(b"\n").unwrap();
     bench.settle();
-    assert!(failure(&deep).contains("not understood"));
+    assert!(failure(&deep).contains("cannot understand the request"));
     let mut binary = bench.connect();
     binary.write_all(&[0, 0xff, b'\n']).unwrap();
     bench.settle();
-    assert!(failure(&binary).contains("not understood"));
+    assert!(failure(&binary).contains("cannot understand the request"));
     assert_eq!(bench.connected(), 0);
 }
 
@@ -245,7 +245,7 @@ fn the_sixty_fifth_that_waits_is_told_so() {
         .collect();
     let late = bench.ask("{\"verb\":\"restart\"}\n");
     assert_eq!(bench.settle(), []);
-    assert!(failure(&late).contains("64 clients wait"));
+    assert!(failure(&late).contains("64 verbs wait"));
     let stop = bench.ask("{\"verb\":\"stop\"}\n");
     bench.requested();
     drop((waiting, stop));
