@@ -41,7 +41,7 @@ const NOTHING_RUNS: u8 = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verb {
     pub task: Task,
-    /// NAME; `None`: the only instance that runs.
+    /// NAME; `None` means the only instance that runs.
     pub name: Option<String>,
     /// `--control PATH`, in place of a name.
     pub control: Option<PathBuf>,
@@ -230,7 +230,7 @@ fn tell_at_interrupt(found: &LivingInstance) {
     });
 }
 
-/// How long the answer may take; `None`: without limit.
+/// How long the answer may take; `None` if it may take any time.
 fn allowance(request: &Request, patience: Duration) -> Option<Duration> {
     match request {
         Request::Status { wait_ns } => patience.checked_add(Duration::from_nanos(wait_ns.unwrap_or(0))),

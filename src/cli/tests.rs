@@ -292,7 +292,7 @@ fn the_short_help_is_one_screen_and_the_long_one_complete() {
     }
     for (verb, usage, doc) in VERBS {
         assert!(long.contains(usage) && long.contains(doc), "{verb}");
-        // With a few words of its meaning, not only its name.
+        // The help has a few words of its meaning, not only its name.
         let named = |line: &str| line.starts_with("  ") && format!("{line} ").contains(&format!(" {verb} "));
         assert!(short.lines().any(named), "{verb} is not in: {short}");
         assert!(printed(&format!("supervise {verb} --help")).contains(usage), "{verb}");

@@ -5,7 +5,7 @@ use super::{Problem, printable};
 /// The value that `text` names.
 ///
 /// # Errors
-/// None of `values` has that name.
+/// No value has that name.
 pub fn choice<T: Copy>(text: &str, values: &[(&str, T)]) -> Result<T, Problem> {
     if let Some((_, value)) = values.iter().find(|(name, _)| *name == text) {
         return Ok(*value);

@@ -39,7 +39,7 @@ pub struct Draft {
     written: Vec<(Section, &'static str, String)>,
 }
 
-/// What a line did.
+/// Whether a line has an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Honoured,

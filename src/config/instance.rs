@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// The name of the instance, its control socket, and the colour of its log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Instance {
-    /// `None`: the file name of the command.
+    /// The name of the instance; `None` means the file name of the command.
     pub name: Option<String>,
     pub control: Control,
 }

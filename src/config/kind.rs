@@ -33,7 +33,8 @@ pub enum Semantics {
 impl Kind {
     pub const ALL: [Self; 6] = [Self::Tcp, Self::Udp, Self::Unix, Self::UnixGram, Self::SeqPacket, Self::Fd];
 
-    /// Of `fd` only its owner knows what it is, until it is taken over.
+    /// The name of the kind, where its addresses are, and how it carries data. An `fd` has the latter two only once supervise
+    /// has taken it over and seen what it is.
     const fn row(self) -> (&'static str, Option<(Domain, Semantics)>) {
         match self {
             Self::Tcp => ("tcp", Some((Domain::Inet, Semantics::Stream))),

@@ -11,7 +11,7 @@ pub struct Launch {
     pub user: Option<String>,
     pub group: Option<String>,
     pub supplementary_groups: Vec<String>,
-    /// WorkingDirectory=; `None`: the directory supervise was started in, by its logical path (`$PWD`).
+    /// WorkingDirectory=; `None` means the directory that supervise was started in, by its logical path (`$PWD`).
     pub directory: Option<Directory>,
     /// Whether the child inherits our environment. With InheritEnvironment=no it gets PATH and LANG alone.
     pub inherit_environment: bool,

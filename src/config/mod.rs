@@ -69,7 +69,7 @@ pub struct Config {
 /// The request of Ready=http:.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// The name of the socket; `None`: the first stream socket.
+    /// The name of the socket; `None` means the first stream socket.
     pub socket: Option<String>,
     /// The path of the request; it begins with `/`.
     pub path: String,
@@ -99,7 +99,7 @@ impl Config {
                 timeout_stop: Span::from_secs(8),
                 kill_mode: KillMode::Mixed,
                 no_restart_ends: true,
-                // Of the limits on starts by connections, the command line has TriggerLimitBurst= alone.
+                // The command line has TriggerLimitBurst= as its only limit on starts by connections.
                 poll_limit: Rate { burst: 0, ..units.policy.poll_limit },
                 ..units.policy
             },

@@ -30,7 +30,7 @@ pub struct Policy {
     pub timeout_start: Span,
     /// TimeoutStopSec=: from the kill signal to the last SIGKILL, also of each ExecStop= and ExecStopPost= command.
     pub timeout_stop: Span,
-    /// TimeoutAbortSec=: the same after WatchdogSignal=; `None`: as `timeout_stop`.
+    /// TimeoutAbortSec=: the same after WatchdogSignal=; `None` means `timeout_stop`.
     pub timeout_abort: Option<Span>,
     /// TimeoutStartFailureMode= and TimeoutStopFailureMode=
     pub start_failure_mode: FailureMode,
@@ -67,7 +67,7 @@ pub struct Policy {
     pub drain: Span,
     /// DrainQuiet=: a connection counts as idle once it has been quiet this long after an answer.
     pub drain_quiet: Span,
-    /// Canary=; `None`: all new connections switch at once.
+    /// Canary=; with `None` all new connections switch at once.
     pub canary: Option<Canary>,
     pub handover: Handover,
     /// Whether Handover= was written; then nothing that is found out about the server changes it.
@@ -251,7 +251,7 @@ pub struct StartLimit {
     pub action: StartLimitAction,
 }
 
-/// At most `burst` events per `interval`; zero in either: no limit.
+/// At most `burst` events per `interval`; zero in either means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     pub burst: u32,

@@ -7,11 +7,11 @@ use super::{Exec, Span};
 /// The options of a held socket; equal for all of the command line, and for all of one .socket file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SocketOptions {
-    /// FileDescriptorName=; `None`: the name of the .socket file.
+    /// FileDescriptorName=; `None` means the name of the .socket file.
     pub name: Option<String>,
     /// Backlog=; the kernel caps it at net.core.somaxconn.
     pub backlog: u32,
-    /// BindIPv6Only=; `None`: net.ipv6.bindv6only decides.
+    /// BindIPv6Only=; with `None` net.ipv6.bindv6only decides.
     pub v6_only: Option<bool>,
     /// SocketMode= of a unix path, and DirectoryMode= of directories that are made for it.
     pub mode: u32,
@@ -31,7 +31,8 @@ pub struct SocketOptions {
     pub protocol: Option<Protocol>,
     pub no_delay: bool,
     pub keep_alive: bool,
-    /// KeepAliveTimeSec=, KeepAliveIntervalSec= (whole seconds) and KeepAliveProbes=; `None`: the kernel's default.
+    /// KeepAliveTimeSec=, KeepAliveIntervalSec= (whole seconds) and KeepAliveProbes=; `None` is the kernel's
+    /// default.
     pub keep_alive_time: Option<Span>,
     pub keep_alive_interval: Option<Span>,
     pub keep_alive_probes: Option<u32>,

@@ -45,7 +45,7 @@ pub struct Assignment {
 /// The content of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedSource {
-    /// In order; a repeated section continues the earlier one.
+    /// The assignments in the order of the file; a repeated section continues the earlier one.
     pub assignments: Vec<Assignment>,
     /// The lines that begin a section, with the section's name.
     pub headers: Vec<(String, String)>,

@@ -212,7 +212,7 @@ impl Step<'_> {
         }
     }
 
-    /// ExecStartPost= is done: the generation is active.
+    /// Makes the generation active, because ExecStartPost= is done.
     pub(super) fn on_active(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
         if !generation.has_ended() && generation.policy.has_pid_file && generation.has_no_daemon() {
@@ -243,7 +243,7 @@ impl Generation {
         let status = match self.end() {
             Some(End::Exited(_)) | None if self.has_no_daemon() => None,
             Some(end) => end.status(),
-            // It remains after its exit (RemainAfterExit=).
+            // The generation remains after the exit of its main process (RemainAfterExit=).
             None if self.main.pid().is_none() => self.last_exit,
             None => None,
         };

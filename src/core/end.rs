@@ -357,7 +357,7 @@ impl Step<'_> {
         let Some(generation) = self.service.get_mut(id) else { return };
         let (signal, patience) = (generation.policy.kill_signal, generation.policy.timeout_stop);
         if generation.command.is_some() {
-            // It goes on from there when that has ended.
+            // The end of that command continues from here.
             return;
         }
         let is_good = generation.outcome().result == RunResult::Success;
@@ -380,7 +380,7 @@ impl Step<'_> {
             KillMode::Mixed if !asks_all => self.kill(id),
             KillMode::Mixed => self.ask_rest(id),
             KillMode::ControlGroup => {
-                // Whoever was told to stop by a signal was told as a group.
+                // The signal to stop has gone to the whole process group already.
                 if generation.ending().is_none_or(|ending| ending.due == Time::NEVER) {
                     self.ask_rest(id);
                 }

@@ -61,7 +61,7 @@ pub(super) enum Progress {
     Ready { started: Time, active: Time, at: Time, watchdog: Option<Time> },
 }
 
-/// Whether it is to end, and has.
+/// Whether the generation lives, is being ended, or has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Life {
     Lives,
@@ -126,9 +126,9 @@ pub(super) struct Running {
 pub(super) struct Reload {
     pub(super) since: Time,
     pub(super) due: Time,
-    /// RELOADING=1 came; READY=1 ends it then.
+    /// The server sent RELOADING=1, so its next READY=1 ends the reload.
     pub(super) was_said: bool,
-    /// It said so as it started: no news.
+    /// The server sent RELOADING=1 while it started, so that supervise logs nothing of it.
     pub(super) is_start: bool,
     pub(super) clients: Vec<ClientId>,
 }
@@ -145,7 +145,7 @@ pub(super) struct Replaced {
 /// Whether it still finishes what it has, before it is told to stop, and what follows then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Drain {
-    /// The next generation starts after it.
+    /// The next generation starts when this one has finished.
     First,
     /// The next generation has its place already: these clients hear then how the swap went.
     Last(Vec<ClientId>, LastSwap),
@@ -157,7 +157,7 @@ pub(super) enum Drain {
 /// after it (`killed`) the moment at which we stop waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ending {
-    /// False: its main process ended by itself, and the rest is being ended.
+    /// Whether it was told to stop. `false` if its main process ended by itself, and supervise ends the processes it left.
     pub(super) was_told: bool,
     pub(super) since: Time,
     pub(super) signal: Signal,
@@ -167,7 +167,7 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    /// Of a generation that was not told: what is left of it is being ended.
+    /// The ending of a generation that was not told to stop: supervise ends what its main process left.
     pub(super) const fn new(since: Time, signal: Signal, patience: Span, due: Time) -> Self {
         Self { was_told: false, since, signal, patience, due, killed: false }
     }
@@ -190,7 +190,7 @@ impl Main {
         }
     }
 
-    /// The same without a retry.
+    /// This state without the time of a further try.
     pub(super) const fn without_retry(self) -> Self {
         match self {
             Self::Busy { .. } => Self::Absent,
@@ -296,12 +296,12 @@ impl Generation {
         self.life = Life::Ended { end, clearing: self.ending() };
     }
 
-    /// Neither ended nor told to.
+    /// Whether it has neither ended nor been told to.
     pub(super) const fn lives(&self) -> bool {
         matches!(self.life, Life::Lives)
     }
 
-    /// What it leaves behind is left alone.
+    /// Whether supervise leaves alone what it leaves behind.
     pub(super) fn leaves_all(&self) -> bool {
         self.policy.kill_mode == KillMode::Process || !self.policy.send_sigkill
     }

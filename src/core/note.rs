@@ -25,7 +25,7 @@ pub enum Note {
         generation: GenerationId,
         pid: u32,
     },
-    /// `None`: the very first generation, whose failure ends supervise.
+    /// `generation` is `None` for the very first one, whose failure ends supervise.
     CannotStart {
         generation: Option<GenerationId>,
         what: String,
@@ -54,7 +54,8 @@ pub enum Note {
         what: String,
         is_no: bool,
     },
-    /// The main process has changed (MAINPID=, PIDFile=). `None`: Type=forking left several, and which is unknown.
+    /// The main process has changed (MAINPID=, PIDFile=). `pid` is `None` where
+    /// Type=forking left several processes and nobody knows which is the main one.
     MainIs {
         generation: GenerationId,
         pid: Option<u32>,
@@ -83,7 +84,7 @@ pub enum Note {
     TriggersHeld {
         span: Span,
     },
-    /// `ends`: supervise ends as well.
+    /// `ends` says whether supervise ends as well (StartLimitAction=exit).
     LimitHit {
         limit: StartLimit,
         ends: bool,
@@ -108,7 +109,7 @@ pub enum Note {
     LeftAlone {
         generation: GenerationId,
     },
-    /// Processes survive SIGKILL. `None`: they belong to no generation.
+    /// Processes survive SIGKILL. `generation` is `None` if they belong to none.
     LeftBehind {
         generation: Option<GenerationId>,
     },

@@ -71,7 +71,7 @@ impl Step<'_> {
             None if is_up => {
                 // systemd arms TimeoutStartSec= for a reload by notification as well.
                 let due = now.after(generation.policy.timeout_start);
-                // Some servers say so as they load their files for the first time.
+                // A few servers say so as they load their files for the first time.
                 let is_start = generation.ready().is_none_or(|ready| now.since(ready) < limits::START_RELOAD);
                 generation.reload =
                     Some(Reload { since: now, due, was_said: true, is_start, clients: Vec::new() });
@@ -112,7 +112,7 @@ impl Step<'_> {
         }
     }
 
-    /// It serves on with what it had.
+    /// Ends a reload that failed; the server goes on with the configuration that it had.
     pub(super) fn reload_failed(&mut self, id: GenerationId, why: &str) {
         let Some(reload) = self.service.get_mut(id).and_then(|generation| generation.reload.take()) else {
             return;
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// As caddy and haproxy -Ws say it.
+    /// caddy and haproxy -Ws send RELOADING=1 while they start.
     #[test]
     fn a_server_that_says_as_it_starts_that_it_reloads_is_no_news() {
         let setting = Setting { holds_sockets: false, steers: false, hup_ignored: false, init: false };

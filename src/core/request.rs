@@ -232,7 +232,7 @@ impl Step<'_> {
         }
     }
 
-    /// Ends whatever start or swap is under way or wanted, and returns the clients of the wanted one.
+    /// Ends the start or swap that is under way or wanted, if there is one, and returns the clients of the wanted one.
     pub(super) fn abandon_swap(&mut self, reason: &str) -> Vec<ClientId> {
         if let Phase::Swapping { old, new, .. } = self.service.phase {
             self.service.phase = Phase::Up { current: old };

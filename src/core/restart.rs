@@ -66,7 +66,7 @@ pub struct RunOutcome {
 
 impl End {
     /// The status of the main process; a failed start has those of systemd.exec(5), "Process Exit Codes".
-    /// None: it never came to have one.
+    /// It is `None` where no main process was ever ordered, or where it failed for want of resources.
     pub(super) fn status(&self) -> Option<Exit> {
         match self {
             Self::Exited(exit) => Some(*exit),
@@ -244,7 +244,7 @@ impl RateLimit {
     }
 }
 
-/// What is remembered from start to start.
+/// What supervise remembers from start to start: how many there were, and when, for delays and limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ledger {
     /// Automatic restarts since the last healthy generation or request: n of the delay.

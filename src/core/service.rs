@@ -69,11 +69,11 @@ pub(super) struct Service {
     pub(super) rescue_due: Option<Time>,
     /// Where processes may be left that were left alone, as KillMode=process and SendSIGKILL=no ask.
     pub(super) haunted: BTreeSet<SlotId>,
-    /// In the order of their numbers, until nothing of them is left.
+    /// The generations in the order of their numbers. Each stays until none of its processes is left.
     pub(super) generations: Vec<Generation>,
     pub(super) last_id: u64,
     pub(super) ledger: Ledger,
-    /// What the kernel shows of the generations.
+    /// The state machine that observes the generations by questions to the kernel.
     pub(super) watch: Watch,
     /// The start that somebody waits for, or that a swap made.
     pub(super) attempt: Option<Attempt>,
@@ -116,7 +116,7 @@ pub(super) enum Phase {
 /// What a candidate has shown, and what it got for that.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Trial {
-    /// It is not ready.
+    /// It is not ready yet, so it has no traffic.
     Gate,
     /// It is ready, and has its share of the traffic until then.
     Canary { over: Time },
@@ -131,15 +131,15 @@ pub(super) enum Then {
     Pause,
 }
 
-/// The end of everything.
+/// The end of supervise itself and of all generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stop {
-    /// What we end with.
+    /// The exit status of supervise.
     pub(super) status: u8,
     pub(super) since: Time,
     /// The last SIGKILL comes at the latest now.
     pub(super) deadline: Time,
-    /// Once no generation is left: what else is left.
+    /// The search for processes that generations left behind; it begins when no generation is left.
     pub(super) sweep: Option<Sweep>,
     /// [`super::Action::Exit`] was given; nothing follows it.
     pub(super) is_over: bool,
@@ -154,7 +154,7 @@ pub(super) struct Sweep {
 /// A start whose outcome is reported: a swap (also of nothing: HUP while waiting), restart or resume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Attempt {
-    /// None while the one before is still being stopped.
+    /// `None` while the generation before it is still being stopped.
     pub(super) generation: Option<GenerationId>,
     pub(super) from: Option<GenerationId>,
     pub(super) is_swap: bool,
@@ -164,10 +164,10 @@ pub(super) struct Attempt {
 /// Who waits for what, besides the clients of the present [`Attempt`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Clients {
-    /// Some: one more swap is wanted; these wait for it.
+    /// If one more swap is wanted, the clients that wait for it.
     pub(super) next_swap: Option<Vec<ClientId>>,
     pub(super) rereading: Rereading,
-    /// It was told that the swap waits for a generation to end.
+    /// The log has said that the swap waits for a generation to end.
     pub(super) held_told: bool,
     pub(super) pause: Vec<ClientId>,
     pub(super) stop: Vec<ClientId>,
@@ -245,7 +245,7 @@ impl Service {
         Scene { current, candidate, stays: matches!(self.phase, Phase::Up { .. }) }
     }
 
-    /// What the kernel shows of the generations.
+    /// The state machine that observes the generations by questions to the kernel.
     pub(super) const fn watched(&self) -> View<'_> {
         View { watch: &self.watch, scene: self.scene() }
     }
@@ -254,7 +254,7 @@ impl Service {
         matches!(self.phase, Phase::Swapping { new, .. } if new.0 == id.0)
     }
 
-    /// It is the current one, and no swap is under way.
+    /// Whether it is the current one and no swap is under way.
     pub(super) const fn is_alone(&self, id: GenerationId) -> bool {
         matches!(self.phase, Phase::Up { current } if current.0 == id.0)
     }

@@ -61,7 +61,7 @@ impl Service {
         }
     }
 
-    /// How many of a hundred new connections it gets. None: the sockets are shared.
+    /// How many of a hundred new connections the generation gets; `None` where the sockets are shared.
     pub(super) fn traffic(&self, generation: &Generation) -> Option<u8> {
         let share = self.steering.canary.map_or(0, |(_, percent)| percent);
         let is_canary = self.steering.canary.is_some_and(|(slot, _)| slot == generation.slot);

@@ -17,7 +17,7 @@ impl Step<'_> {
         }
     }
 
-    /// The start that RestartSec= waited for.
+    /// Makes the start that RestartSec= has delayed.
     pub(super) fn restart(&mut self) {
         self.start_automatically();
         if let Phase::Up { .. } = self.service.phase {

@@ -39,7 +39,7 @@ pub(super) fn status(service: &Service, next: Option<(Time, Why)>) -> Status {
     }
 }
 
-/// What the next generation waits for.
+/// What has to end before the next generation starts, as `status` shows it beside the state.
 fn before(service: &Service) -> Option<String> {
     let Phase::Replacing { current, then: Then::Start } = service.phase else { return None };
     let how = if service.get(current)?.is_draining() { "finishes its connections" } else { "stops" };

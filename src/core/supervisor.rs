@@ -56,7 +56,7 @@ impl Supervisor {
         self.service.get(generation).is_some_and(|generation| generation.ready().is_some())
     }
 
-    /// When to call `step` with [`Event::Tick`], and what for. `None`: no timer is set.
+    /// When to call `step` with [`Event::Tick`], and what for; `None` if no timer is set.
     pub fn next_wake(&self) -> Option<(Time, Why)> {
         timers::next(&self.service)
     }
@@ -131,7 +131,7 @@ impl Step<'_> {
         let now = self.now;
         let is_current = self.service.current() == Some(id);
         let Some(generation) = self.service.get_mut(id) else { return };
-        // Also of ExecStop= and ExecStopPost=, when the main process is gone.
+        // It extends the timeouts of ExecStop= and ExecStopPost= as well, when the main process is gone.
         if let Some(micros) = message.extend_timeout_usec {
             generation.said.extended = now.after(Span::from_micros(micros));
         }

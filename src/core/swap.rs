@@ -353,7 +353,7 @@ impl Step<'_> {
     }
 }
 
-/// What a swap is answered with that was not rolled back.
+/// The answer to a swap that was not rolled back.
 pub(super) fn taken_over(swap: &LastSwap) -> Reply {
     let to = swap.to.unwrap_or_default();
     match (&swap.reason, swap.from) {

@@ -51,7 +51,7 @@ fn deadlines(service: &Service) -> Vec<(Time, Why)> {
 
 fn of_generation(service: &Service, generation: &Generation, due: &mut Vec<(Time, Why)>) {
     let id = generation.id;
-    // EXTEND_TIMEOUT_USEC=: not before then.
+    // EXTEND_TIMEOUT_USEC= keeps these timeouts from coming earlier than it says.
     let extended = |time: Time| generation.said.extended.max(time);
     if let Some(running) = generation.command {
         due.push((extended(running.due), Why::Command(id)));

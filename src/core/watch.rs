@@ -87,12 +87,12 @@ pub enum Question {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finding {
     Counted(Counted),
-    /// Success, or what was wrong.
+    /// `Ok` if the server answered the GET with 2xx or 3xx, else what was wrong.
     Probed(Result<(), String>),
     Looked(Looked),
 }
 
-/// What the service hears.
+/// What the questions have shown, as the service hears it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Conclusion {
     /// What Ready= waits for has come.
@@ -105,7 +105,7 @@ pub(super) enum Conclusion {
     Stuck(GenerationId, u32),
     /// It has finished, or has had its time.
     Drained(GenerationId),
-    /// To be ordered after what the conclusions before it lead to.
+    /// The service orders this question after it has acted on the conclusions before it.
     Ask(Question),
 }
 
@@ -134,11 +134,11 @@ pub(super) struct Watch {
     rests_until: Time,
     /// The generation that is or was current last has sent READY=1: of the next, only that counts (Ready=auto).
     server_notifies: bool,
-    /// One that runs was told once how to take the sockets.
+    /// The user got a hint for a running server already; there is one at most.
     hint_told: bool,
     /// Sockets on which the server was ever seen to wait: it knows of them.
     waited_on: BTreeSet<String>,
-    /// Some generation was seen to wait on a socket or to accept a connection.
+    /// A generation of this supervise was seen to wait on a socket or to accept a connection.
     has_served: bool,
 }
 
@@ -159,13 +159,13 @@ struct Observed {
     passed_by: Option<ReadyBy>,
     probe: Option<Probing>,
     last_look: LastLook,
-    /// Who waits on its sockets; None: it has none.
+    /// What was seen of who waits on its sockets; `None` if it has no sockets.
     waiting: Option<Waiting>,
     /// Its connections, from the switch on, until what its end cuts off is known.
     counting: Option<Counting>,
 }
 
-/// The state, to be read.
+/// The state of the machine, for methods that only read it.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) watch: &'a Watch,
@@ -221,7 +221,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// What the service tells.
+/// What the service tells the machine.
 impl Watching<'_> {
     const fn view(&self) -> View<'_> {
         View { watch: self.watch, scene: self.scene }
@@ -276,7 +276,7 @@ impl Watching<'_> {
         }
     }
 
-    /// It is ready, and there is no other.
+    /// The generation is ready and there is no other.
     pub(super) fn ready_alone(&mut self, id: GenerationId) {
         self.watch.server_notifies &= self.watch.passed_by(id) != Some(&ReadyBy::Alone);
     }
@@ -297,7 +297,7 @@ impl Watching<'_> {
         }
     }
 
-    /// Nothing of it is left.
+    /// Forgets a generation of which no process is left.
     pub(super) fn forget(&mut self, id: GenerationId) {
         self.watch.observed.retain(|observed| observed.id != id);
     }

@@ -38,7 +38,7 @@ const DEPTH: usize = 16;
 pub(super) struct Cgroups {
     place: OnceCell<Option<OwnCgroup>>,
     directories: Vec<CgroupDirectory>,
-    /// How many were made.
+    /// How many cgroups were made, which numbers the next one.
     made: u32,
     /// No directory could be made, or no process be started in one: none is tried any more.
     is_off: bool,
@@ -71,7 +71,7 @@ struct CgroupDirectory {
 }
 
 impl Cgroups {
-    /// The directory for a process of this generation to start in. None: there is none.
+    /// The directory for a process of this generation to start in, if there is one.
     pub(super) fn open(&mut self, generation: GenerationId) -> Option<Rc<OwnedFd>> {
         if self.is_off {
             return None;
@@ -110,7 +110,7 @@ impl Cgroups {
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => {
-                    log::debug!("no cgroup {}: {error}", path.display());
+                    log::debug!("cannot make the cgroup {}: {error}", path.display());
                     break;
                 }
             }
@@ -130,7 +130,8 @@ impl Cgroups {
         directory.is_fresh = false;
     }
 
-    /// The generation of a process, also of one that has ended and is not reaped. None: it is in no cgroup of ours.
+    /// The generation of a process, also of one that has ended and is not reaped. `None` if it is
+    /// in no cgroup of ours.
     pub(super) fn owner(&self, pid: i32) -> Option<GenerationId> {
         let place = self.place.get()?.as_ref().filter(|_| !self.directories.is_empty())?;
         let text = proc::text(format!("/proc/{pid}/cgroup")).ok()?;
@@ -156,7 +157,9 @@ impl Cgroups {
             let file = OpenOptions::new().write(true).open(directory.path.join("cgroup.kill"));
             match file.and_then(|mut file| file.write_all(b"1")) {
                 Ok(()) => directory.is_spoiled = true,
-                Err(error) => log::debug!("no cgroup.kill of {}: {error}", directory.path.display()),
+                Err(error) => {
+                    log::debug!("cannot write to cgroup.kill of {}: {error}", directory.path.display())
+                }
             }
         }
     }
@@ -186,7 +189,10 @@ impl Cgroups {
             let is_dead =
                 pid == std::process::id() && !is_ours() || !Path::new(&format!("/proc/{pid}")).exists();
             if is_dead && removed(&entry.path(), DEPTH) {
-                log::debug!("removed {}, which a supervise has left", entry.path().display());
+                log::debug!(
+                    "removed the cgroup {}, which an earlier supervise left behind",
+                    entry.path().display()
+                );
             }
         }
     }
@@ -237,7 +243,10 @@ impl OwnCgroup {
         let mount = MOUNTS.iter().find(is_version_2)?;
         let directory = Path::new(mount).join(path.trim_start_matches('/'));
         if !is_ours_to_write(&directory) {
-            log::debug!("no cgroup of our own: systemd has not delegated {}", directory.display());
+            log::debug!(
+                "generations get no cgroups, because systemd has not delegated {} (Delegate=yes)",
+                directory.display()
+            );
             return None;
         }
         is_the_one_we_are_in(mount, &directory).then_some(())?;
@@ -282,7 +291,7 @@ fn number_in(rest: &str, pid: u32) -> Option<u32> {
     number.parse().ok()
 }
 
-/// Whose a directory with this name is.
+/// The pid of the supervise that made a directory of this name.
 fn pid_in(name: &str) -> Option<u32> {
     let (pid, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
     number.parse::<u32>().ok()?;
@@ -300,7 +309,8 @@ fn says(events: &File, line: &[u8]) -> bool {
     text[..length].split(|byte| *byte == b'\n').any(|one| one == line)
 }
 
-/// Removes it with all cgroups in it that a server has made and left. False: a process is in one of them, so it stays.
+/// Removes it with all cgroups in it that a server has made and left. Returns `false` if a process is in one of them, so
+/// that it stays.
 fn removed(directory: &Path, depth: usize) -> bool {
     match fs::remove_dir(directory) {
         Ok(()) => return true,
@@ -351,7 +361,7 @@ mod tests {
     }
 
     fn end(child: &Child) {
-        // It may have been killed.
+        // The child may have been killed already.
         let _gone = sys::pidfd_send_signal(child.pidfd.as_fd(), Some(Signal::KILL));
         let exit = sys::wait_for(&child.pidfd).expect("ours").exit;
         assert_eq!(exit, Exit::Signal { signal: Signal::KILL, core: false });

@@ -54,7 +54,7 @@ struct LivingGeneration {
     leaders: Vec<Leader>,
     /// The main process, if it lives and is known.
     main: Option<i32>,
-    /// Where it is none of the leaders.
+    /// The pidfd of a main process that supervise did not start.
     adopted: Option<OwnedFd>,
     /// The command beside it, if one runs.
     command: Option<(i32, Command)>,
@@ -359,7 +359,7 @@ impl Children {
 
 /// Notifications of generations (sd_notify(3)).
 impl Children {
-    /// What the generation has sent, as events. True: there may be more.
+    /// Reads what the generation has sent, as events. Returns whether there may be more.
     pub fn receive(
         &mut self,
         generation: GenerationId,

@@ -66,8 +66,8 @@ struct BoundControl {
 type DeviceAndInode = (u64, u64);
 
 impl ControlSocket {
-    /// Binds the socket. `default_name` is the file name of the command. `None`: none was wanted, or no directory is
-    /// usable, which is one warning in the log.
+    /// Binds the socket. `default_name` is the file name of the command. Returns `None` if none was wanted,
+    /// or if no directory is usable, which is one warning in the log.
     ///
     /// # Errors
     /// An explicit name that another instance has or that is no name; an explicit path that is in use or cannot be
@@ -218,7 +218,7 @@ fn search(
         match bound {
             Ok(bound) => return bound.map(FoundPath::Bound),
             Err(reason) => {
-                log::debug!("no place for the control socket: {reason}");
+                log::debug!("cannot put the control socket into a directory: {reason}");
                 reasons.push(reason);
             }
         }
@@ -300,7 +300,9 @@ pub(super) fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
             Ok(lock) => return Some(lock),
             Err((again, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < end => dir = again,
             Err((_, error)) => {
-                log::debug!("the directory of a socket is not locked: {error}");
+                log::debug!(
+                    "cannot lock the directory of a socket, so supervise goes on without the lock: {error}"
+                );
                 return None;
             }
         }

@@ -260,7 +260,7 @@ fn remove_one(base: &Path, name: &Path, kept: &Kept) -> Result<(), Errno> {
     remove(&at, last, kept, DEPTH).map(drop)
 }
 
-/// Removes an entry with all below it. `false`: it, or something in it, is kept.
+/// Removes an entry with all below it. Returns `false` if it, or something in it, is kept.
 fn remove(parent: &OwnedFd, name: &OsStr, kept: &Kept, depth: usize) -> Result<bool, Errno> {
     if !kept.is_empty() {
         let there = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -275,7 +275,7 @@ fn remove(parent: &OwnedFd, name: &OsStr, kept: &Kept, depth: usize) -> Result<b
     };
     let directory = match opened {
         Ok(directory) => directory,
-        // It is a file or a symbolic link, which is not followed.
+        // The entry is a file or a symbolic link, which is not followed.
         Err(Errno::ENOTDIR | Errno::ELOOP) => {
             return unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).map(|()| true);
         }
@@ -303,7 +303,7 @@ fn remove(parent: &OwnedFd, name: &OsStr, kept: &Kept, depth: usize) -> Result<b
 fn open_below(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_NO_XDEV);
     match openat2(parent, name, how) {
-        // ENOSYS before Linux 5.6; EPERM in a sandbox.
+        // openat2(2) fails with ENOSYS before Linux 5.6, and with EPERM in a sandbox.
         Err(Errno::ENOSYS | Errno::EPERM) => {
             let there = openat(parent, name, DIRECTORY, Mode::empty())?;
             if fstat(&there)?.st_dev == fstat(parent)?.st_dev { Ok(there) } else { Err(Errno::EXDEV) }

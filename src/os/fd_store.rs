@@ -120,7 +120,7 @@ impl FdStore {
             && self.entries[index].is_over()
             && let Some(entry) = self.entries.remove(index)
         {
-            log::debug!("the stored fd {} is closed: its other end is gone", entry.name);
+            log::debug!("closed the stored fd {}, because its other end is closed", entry.name);
             entry.unwatch(registry);
         }
     }

@@ -39,7 +39,7 @@ pub enum Holder {
     Nobody,
     /// A socket on which no process listens.
     Stale,
-    /// An instance answers. `None`: its pid is unknown (the backlog is full, or it runs in another pid namespace).
+    /// An instance answers. Its pid is `None` if it is unknown (the backlog is full, or it runs in another pid namespace).
     Lives(Option<i32>),
     /// A file that we must not replace; the sentence says why.
     Foreign(String),
@@ -52,7 +52,7 @@ pub struct LivingInstance {
     pub path: PathBuf,
     /// The process that called listen(2) on its socket.
     pub pid: Option<i32>,
-    /// The uid of another user; `None`: our own user's, or given by `--control`.
+    /// The uid of another user; `None` for our own user, and for a path of `--control`.
     pub owner: Option<u32>,
 }
 
@@ -406,7 +406,7 @@ mod tests {
         for name in ["a.sock", "b.sock"] {
             fs::set_permissions(home.path().join(name), Permissions::from_mode(CONTROL_MODE)).unwrap();
         }
-        // Of a server, as bind(2) makes it and as SocketMode=0600 does.
+        // Two sockets of servers: as bind(2) makes them, and as SocketMode=0600 does.
         let _server = UnixListener::bind(home.path().join("server.sock")).unwrap();
         let _private = UnixListener::bind(home.path().join("private.sock")).unwrap();
         fs::set_permissions(home.path().join("private.sock"), Permissions::from_mode(0o600)).unwrap();

@@ -205,7 +205,7 @@ impl Desk {
     fn serve(mut self) {
         // Signals are handled by the main thread.
         if let Err(errno) = SigSet::all().thread_block() {
-            log::debug!("cannot block signals: {}", errno.desc());
+            log::debug!("the thread of InterceptBind= cannot block signals: {}", errno.desc());
         }
         loop {
             let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
@@ -227,7 +227,7 @@ impl Desk {
         let call = match seccomp::receive(self.listener.as_fd()) {
             Ok(call) => call,
             // The call was interrupted meanwhile.
-            Err(error) => return log::trace!("seccomp: {error}"),
+            Err(error) => return log::trace!("cannot receive a system call of a server: {error}"),
         };
         let held = self.common.held();
         let verdict = self.judge(&call, &held);
@@ -241,7 +241,7 @@ impl Desk {
         };
         if let Err(error) = answered {
             // ENOENT: a signal interrupted the call, or the process has ended.
-            log::debug!("a system call of thread {} went unanswered: {error}", call.thread);
+            log::debug!("cannot answer a system call of thread {}: {error}", call.thread);
         }
     }
 
@@ -274,7 +274,7 @@ impl Desk {
         }
     }
 
-    /// `None`: the address cannot be read. `Some(None)`: no held socket could have it.
+    /// `None` if the address cannot be read, `Some(None)` if no held socket could have it.
     fn read_wanted(&mut self, target: BindTarget, address: u64, length: usize) -> Option<Option<Wanted>> {
         let bytes = target.memory(address, length).or_else(|error| {
             // As root without CAP_SYS_PTRACE (in containers) we may act as the user of the process.
@@ -287,7 +287,7 @@ impl Desk {
                 self.tell(BindNote::Unseen { process: name.trim_end().to_owned(), why: error.to_string() });
             }
             // The address is invalid, which the kernel will report, or the process has ended.
-            Err(error) => log::debug!("the memory of thread {}: {error}", target.thread),
+            Err(error) => log::debug!("cannot read the memory of thread {}: {error}", target.thread),
         }
         None
     }
@@ -316,7 +316,7 @@ impl Desk {
         let answer = answer::answer(socket, wanted, &places, is_same_path);
         match answer {
             Answer::Pass => Verdict::Bind,
-            // With its own socket the server can at least be reached.
+            // If the server keeps its own socket, clients can at least reach it.
             Answer::Held(number) if !held[number].is_steered && held[number].is_gone() => Verdict::Bind,
             Answer::Held(number) => {
                 let held = self.for_one_more_bind(&held[number], duplicate.as_ref());
@@ -343,7 +343,7 @@ impl Desk {
         let (answer, answered) = mpsc::channel();
         (self.tell)(News::Again { inode: held.inode, may_connect, answer });
         if answered.recv().is_err() {
-            log::debug!("supervise ends, and makes no further socket");
+            log::debug!("supervise is ending and makes no further socket for its server");
         }
         let now = self.common.held().into_iter().find(|one| one.place == held.place);
         now.unwrap_or_else(|| Arc::clone(held))
@@ -360,7 +360,7 @@ impl Desk {
         let is_alone = self.common.is_alone.load(Ordering::Relaxed);
         let (families, may_be_opened) = match answer {
             Answer::WrongFamily(_) => (Families::V4, is_alone),
-            // It is in nobody's way.
+            // A socket of IPv6 alone is in nobody's way.
             Answer::Beside(_) => (Families::V6, true),
             Answer::Wider(_) => (Families::Both, is_alone),
             Answer::Pass | Answer::Held(_) => return None,
@@ -388,7 +388,7 @@ impl Desk {
         }
         let (answer, answered) = mpsc::channel();
         (self.tell)(News::Family { inode: held.inode, wanted, families, answer });
-        // When supervise ends, nobody answers.
+        // There is no answer when supervise is ending.
         let held = Arc::new(answered.recv().ok()??);
         self.common.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&held));
         Some(held)
@@ -403,7 +403,7 @@ impl Desk {
         is_bound: bool,
     ) {
         let socket = held.address.clone();
-        // In the form of --listen.
+        // The address is written as --listen takes it.
         let udp = if held.place.kind == Kind::Udp { "udp:" } else { "" };
         let wanted = format!("{udp}{wanted}");
         let fails = families == Families::V4 && !is_bound && held.place.takes_ipv4;
@@ -439,7 +439,7 @@ impl Desk {
         let replaced =
             seccomp::replace(listener, call.id, held.socket.as_fd(), target.fd, flags.close_on_exec);
         if let Err(error) = replaced {
-            log::debug!("thread {} cannot get {}: {error}", call.thread, held.address);
+            log::debug!("cannot give {} to thread {}: {error}", held.address, call.thread);
             return self.let_bind(call);
         }
         held.is_given.store(true, Ordering::Relaxed);
@@ -468,7 +468,7 @@ impl Desk {
         let (done, is_done) = mpsc::channel();
         (self.tell)(News::PathGone(done));
         if is_done.recv().is_err() {
-            log::debug!("supervise ends, and puts no path back any more");
+            log::debug!("supervise is ending and puts no removed path back");
         }
     }
 

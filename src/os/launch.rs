@@ -39,7 +39,7 @@ use crate::core::{Command, Exit, GenerationId, RunOutcome, SlotId, Stage, StartF
 #[derive(Debug)]
 pub struct Launcher {
     launch: config::Launch,
-    /// The directory to enter; `None`: our own as it is, or the home directory of the user.
+    /// The directory to enter; `None` means our own as it is, or the home directory of the user.
     directory: Option<PathBuf>,
     watchdog: Span,
     /// Whether the server gets inherited sockets. Under InterceptBind= it binds for itself, and one that takes
@@ -52,7 +52,7 @@ pub struct Launcher {
 /// The command to start, and what is known of its generation now.
 #[derive(Clone, Copy, Debug)]
 pub struct StartRequest<'a> {
-    /// The generation and its NOTIFY_SOCKET, which NotifyAccess=none withholds; `None`: a command of [Socket].
+    /// The generation and its NOTIFY_SOCKET, which NotifyAccess=none withholds; `None` for a command of [Socket].
     pub generation: Option<(GenerationId, &'a str)>,
     pub command: Command,
     /// MAINPID; `None` where there is no main process.
@@ -385,7 +385,7 @@ fn facts(request: &StartRequest<'_>, fd_store_max: u32) -> Vec<(&'static str, St
 }
 
 /// `$PWD` if it names our directory; entering it by this path before each start follows a link in it (`current ->
-/// releases/42`) anew. `None`: use our directory as it is.
+/// releases/42`) anew. `None` means to use our directory as it is.
 fn logical_directory() -> Option<PathBuf> {
     let logical = PathBuf::from(env::var_os("PWD")?);
     let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();

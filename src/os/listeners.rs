@@ -165,13 +165,13 @@ impl Listeners {
         self.let_go(questions);
     }
 
-    /// Some may be held no longer, of which nothing is to keep one bound.
+    /// Drops what would keep sockets bound that are held no longer.
     fn let_go(&mut self, questions: &mut Questions) {
         questions.forget_unheld(&self.held());
         self.arm();
     }
 
-    /// How long nothing happens by itself.
+    /// How long the loop may sleep, if no event comes, before the listeners have something to do.
     pub fn patience(&self) -> Option<Duration> {
         let strangers = self.may_strangers_move_us().then_some(strangers::STRANGERS);
         strangers.into_iter().chain(self.paths.patience()).chain(self.intercepting.unsettled.patience()).min()
@@ -185,7 +185,7 @@ impl Listeners {
     }
 }
 
-/// Those of the first list that are not in the second.
+/// The sockets of the first list that are not in the second.
 fn beyond<'a>(list: &'a [NamedSocket], known: &[NamedSocket]) -> impl Iterator<Item = &'a NamedSocket> {
     let known = set_of(known);
     list.iter().filter(move |one| !known.contains(&Rc::as_ptr(&one.socket)))

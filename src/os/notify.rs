@@ -230,7 +230,7 @@ mod tests {
     use super::*;
     use crate::os::sys::tests::alone;
 
-    /// The message that waits; None: there is none, or it was dropped.
+    /// The message that waits; `None` if there is none, or if it was dropped.
     fn message(socket: &NotifySocket) -> Option<Notify> {
         match socket.receive(false) {
             Received::Message { notify, .. } => Some(notify),

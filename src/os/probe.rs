@@ -121,7 +121,7 @@ impl Probe {
         }
     }
 
-    /// Sends an empty line once, since TCP_DEFER_ACCEPT needs a byte. `true`: it was sent now.
+    /// Sends an empty line once, since TCP_DEFER_ACCEPT needs a byte. Returns whether this call has sent it.
     ///
     /// # Errors
     /// The connection is broken.
@@ -140,7 +140,7 @@ impl Probe {
     /// Shuts a silent connection down as if it were closed, but keeps the fd so that sock_diag still identifies it.
     pub fn withdraw(&self) {
         if let Err(errno) = shutdown(self.socket.as_raw_fd(), Shutdown::Both) {
-            log::debug!("a connection of ours was over already: {}", errno.desc());
+            log::debug!("a connection from supervise had ended already: {}", errno.desc());
         }
     }
 
@@ -159,7 +159,7 @@ impl Probe {
         }
     }
 
-    /// Goes on until it would block, as events may be edge-triggered. `None`: it is not finished.
+    /// Goes on until it would block, as events may be edge-triggered. Returns `None` until it is finished.
     pub fn ready(&mut self) -> Option<ProbeResult> {
         // A socket that is not yet connected already reports EPOLLHUP.
         if !self.is_begun {

@@ -24,7 +24,7 @@ use silent::Silent;
 use traffic::TrafficMemory;
 use waiting::Hinted;
 
-/// What was asked and is remembered.
+/// The questions that are asked, and what earlier answers have shown.
 #[derive(Debug, Default)]
 pub struct Questions {
     /// Dumps of the kernel's tables; each is taken at most once in a turn of the loop.

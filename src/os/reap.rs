@@ -414,7 +414,7 @@ mod tests {
             let orphans = strays(&[]).expect("/proc");
             let [orphan] = orphans[..] else { panic!("one orphan: {orphans:?}") };
             assert_eq!(strays(&[orphan]).expect("/proc"), Vec::<i32>::new());
-            // Not readable in the instant of its execve(2).
+            // The environment cannot be read in the instant of execve(2).
             assert_eq!(eventually("an environment", || generation_of(orphan)), 41);
             assert!(signal_group(&child.pidfd, child.pid, Signal::TERM).expect("may signal"));
             assert_eq!(next_end().pid, orphan);

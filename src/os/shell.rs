@@ -99,7 +99,7 @@ impl Shell {
             if let Some(status) = self.state.exit {
                 return Ok(status);
             }
-            // It may be large, and is of no use to the next turn.
+            // The dumps may be large, and are of no use to the next turn.
             self.questions.diag.forget();
             match self.poll.poll(&mut events, self.patience()) {
                 Ok(()) => {}
@@ -111,7 +111,7 @@ impl Shell {
         }
     }
 
-    /// How long nothing happens by itself.
+    /// How long the loop may sleep if no event comes.
     fn patience(&self) -> Option<Duration> {
         if !self.state.talkative.is_empty() || self.state.is_clearing {
             return Some(Duration::ZERO);
@@ -260,7 +260,7 @@ impl Shell {
             }
             Ended::Command(generation) => Event::CommandEnded { generation, end: End::Exited(waited.exit) },
             Ended::Other if self.listeners.on_relay_gone(waited.pid) => return,
-            Ended::Other => return log::debug!("reaped pid {}, which a server left behind", waited.pid),
+            Ended::Other => return log::debug!("reaped process {}, which a server left behind", waited.pid),
         };
         self.outbox.push(event);
         self.dispatch();
@@ -435,7 +435,7 @@ impl Shell {
         self.state.is_sweeping = true;
         let relays = self.listeners.kill_relays();
         match reap::sweep(signal) {
-            // Those are gone in a moment.
+            // Only relays are left, which end in a moment.
             Ok(count) if count <= relays => {}
             Ok(_) => Told::SentToAllLeft(signal).log(),
             Err(error) => Warn::FindAllLeft.because(error),

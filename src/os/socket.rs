@@ -65,9 +65,9 @@ pub struct HeldSocket {
     pub address: String,
     /// The port of an internet socket; AF_UNIX has none.
     pub port: Option<u16>,
-    /// None where nobody listens (datagrams), and where the listening is an outer manager's.
+    /// The backlog; `None` for datagrams, and where an outer manager has called listen(2).
     pub backlog: Option<u32>,
-    /// What it was asked for as, when it was bound.
+    /// The listener for which it was bound.
     asked: Listener,
     /// The number under which an outer manager handed it to us.
     inherited: Option<RawFd>,

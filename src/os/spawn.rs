@@ -132,7 +132,7 @@ impl Prepared {
             let length = bytes.len();
             let start = bytes.as_mut_ptr();
             if *own_pid {
-                // Its last PID_ROOM bytes; `variable` put them there.
+                // The pid is written into the last PID_ROOM bytes, which `variable` has added.
                 pid_rooms.push(start.wrapping_add(length - PID_ROOM));
             }
             envp.push(start.cast::<c_char>().cast_const());

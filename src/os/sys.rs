@@ -155,7 +155,7 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Resul
     let exit = match (info.si_code, Signal::from_number(status)) {
         (libc::CLD_KILLED, Some(signal)) => Exit::Signal { signal, core: false },
         (libc::CLD_DUMPED, Some(signal)) => Exit::Signal { signal, core: true },
-        // CLD_EXITED. exit(2) hands over the low eight bits only.
+        // This is CLD_EXITED; exit(2) hands over the low eight bits only.
         _ => Exit::Code((status & 0xff) as u8),
     };
     Ok(Some(Waited { pid, exit }))

@@ -11,13 +11,13 @@ pub const PROBE: Token = Token(1);
 pub const PATHS: Token = Token(2);
 /// A thread that answers what a server binds has something to tell.
 pub const INTERCEPTED: Token = Token(3);
-/// Slots of held sockets: this plus the index of what is watched.
+/// The slots of held sockets have this plus the index of what is watched.
 pub const SOCKETS: usize = 1 << 20;
-/// The control socket and its clients: from here on.
+/// The control socket and its clients have the tokens from here on.
 pub const CONTROL: usize = 1 << 24;
-/// Stored fds: this plus their number.
+/// A stored fd has this plus its number.
 pub const STORED: usize = 1 << 25;
-/// Of each generation two: its notify socket, and its main process where we did not start it.
+/// Each generation has two tokens: its notify socket, and its main process where we did not start it.
 pub const GENERATIONS: usize = 1 << 26;
 
 pub fn notify(generation: GenerationId) -> Token {

@@ -134,9 +134,11 @@ impl Told<'_> {
                 );
             }
             Self::SocketCommand(key, path, limit) => {
-                log::info!("running {key}= of the socket, {path}, for at most {limit}");
+                log::info!("running {path} ({key}= of the socket) for at most {limit}");
             }
-            Self::PassesOn(old, new) => log::info!("connections that wait on {old} are passed on to {new}"),
+            Self::PassesOn(old, new) => {
+                log::info!("supervise passes connections that wait on {old} on to {new}")
+            }
             Self::SentToAllLeft(signal) => log::info!("sent {signal} to the processes left behind"),
         }
     }

@@ -7,13 +7,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// How long an answer is waited for.
+/// How long the caller waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The most unanswered questions; beyond it nothing is asked.
 const MOST: usize = 4;
 static UNANSWERED: AtomicUsize = AtomicUsize::new(0);
 
-/// The answer of `ask`, which runs in a thread. `None`: it took more than a second, or no thread could be made.
+/// The answer of `ask`, which runs in a thread; `None` if it took more than a second, or no thread could be made.
 pub(super) fn within_a_second<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     if UNANSWERED.load(Ordering::Relaxed) >= MOST {
         return None;
@@ -28,7 +28,7 @@ pub(super) fn within_a_second<T: Send + 'static>(ask: impl FnOnce() -> T + Send 
     });
     if let Err(error) = asked {
         UNANSWERED.fetch_sub(1, Ordering::Relaxed);
-        log::debug!("no thread to ask about a process: {error}");
+        log::debug!("cannot start a thread for a call that may block: {error}");
         return None;
     }
     receiver.recv_timeout(PATIENCE).ok()

@@ -229,7 +229,7 @@ pub(super) const PROGRAMS: &[(&[&str], Fix)] = &[
             "webpack-dev-server",
             "fastify",
             "verdaccio",
-            // of ruby:
+            // Servers of Ruby.
             "thin",
             "rackup",
             "rails",

@@ -290,7 +290,7 @@ fn the_whole_of_our_command_line_is_said_where_it_is_known() {
     }
     let long = format!("supervise -l 8080 -- php {}", "x".repeat(1000));
     assert!(said(&long, "[::]:8080").ends_with(": add --intercept-bind"));
-    // It was started by unit files.
+    // This supervise was started with unit files.
     let units = ["supervise", "run", "a.service"].map(str::to_owned);
     let words = ["php", "-S", "x"].map(str::to_owned);
     assert!(

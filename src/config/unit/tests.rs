@@ -75,7 +75,7 @@ fn the_pair_that_systemd_refuses_loads_with_one_warning() {
     assert_eq!(count(|outcome| matches!(outcome, LineOutcome::Inert(_))), 4);
 }
 
-/// As cockpit.service asks for sockets of helpers of its own.
+/// cockpit.service asks for sockets of its helpers in this way.
 #[test]
 fn what_a_unit_cannot_do_without_is_not_inert() {
     let of = |line: &str| {
@@ -374,7 +374,6 @@ fn only_the_lines_that_count_are_honoured() {
     assert_eq!(places, ["web.service:2", "web.service:7"]);
 }
 
-/// Of a very long file, too.
 #[test]
 fn many_lines_are_judged_in_no_time() {
     let lines = format!("[Socket]\nListenStream=1\n{}", "Backlog=1\n".repeat(20_000));

@@ -190,7 +190,7 @@ const PIECES: &[&[u8]] = &[
     b"a",
 ];
 
-/// From file to argv, as what `supervise run` does with it.
+/// Reads a file as `supervise run` does, and returns the errors.
 fn read_all(text: Vec<u8>, name: &UnitName) -> Vec<Error> {
     let source = Source { name: "web\n.service".to_owned(), text };
     let parsed = match parse(&source) {

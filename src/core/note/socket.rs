@@ -17,13 +17,13 @@ pub enum SocketNote {
     NotSteered {
         why: String,
     },
-    /// A server damaged a socket, and it was repaired. `None`: nobody runs on that slot.
+    /// A server damaged a socket, and supervise repaired it. `generation` is `None` if none runs on that slot.
     Mended {
         socket: String,
         generation: Option<GenerationId>,
         damage: Damage,
     },
-    /// The same damage again, so many more times.
+    /// The server has done the same damage `again` more times, and supervise repaired it each time.
     MendedAgain {
         socket: String,
         generation: Option<GenerationId>,
@@ -38,7 +38,7 @@ pub enum SocketNote {
     PathTaken {
         socket: String,
     },
-    /// The path is ours again.
+    /// The path leads to the held socket again.
     PathBack {
         socket: String,
     },
@@ -66,7 +66,7 @@ pub enum SocketNote {
         count: Option<u32>,
         relayed: bool,
     },
-    /// What InterceptBind= did.
+    /// A line about InterceptBind=.
     Bind(BindNote),
     /// The first swap of a steered UDP socket.
     FlowsMove {

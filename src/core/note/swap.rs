@@ -48,7 +48,7 @@ pub enum SwapNote {
         to: GenerationId,
         canary: Canary,
     },
-    /// `drain`: how long the old generation may finish its connections; `None`: it is told to stop at once.
+    /// `drain`: how long the old generation may finish its connections; it is `None` if it is told to stop at once.
     Done {
         from: GenerationId,
         to: GenerationId,

@@ -20,23 +20,23 @@ pub(super) enum LastLook {
     Done,
 }
 
-/// The kernel is asked for the connections of a generation.
+/// Supervise asks the kernel again and again for the connections of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Counting {
     next: Time,
     gap: Span,
-    /// None: the kernel did not say.
+    /// What the last answer was; `None` if the kernel did not say.
     seen: Option<Traffic>,
     /// What was seen last before it was told to stop.
     told_with: Option<Traffic>,
-    /// None: it is told to stop.
+    /// `None` once it was told to stop.
     drain: Option<Finishing>,
 }
 
 /// It finishes what it has, and is not told to stop yet.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Finishing {
-    /// When Drain= is over.
+    /// The time at which Drain= is over.
     due: Time,
     /// Nothing was left when it was looked at last; a dump is not one moment, so two of them have to agree.
     was_over: bool,
@@ -47,7 +47,7 @@ struct Finishing {
     told: (Time, Traffic),
 }
 
-/// How a main process ended of which connections are counted.
+/// By what a main process ended, which says how many of its connections were cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) enum EndedBy {
     /// It was told to stop, and some time later ended by itself: it was finishing them.
@@ -85,7 +85,7 @@ impl Watching<'_> {
         let Some(observed) = self.watch.get_mut(id) else { return };
         observed.last_look = match span.as_nanos().checked_sub(limits::LOOK_FIRST.as_nanos()) {
             Some(before) => LastLook::Due(self.now.after(Span::from_nanos(before))),
-            // It would be over before the answer.
+            // The trial would be over before the answer came.
             None => LastLook::Done,
         };
     }
@@ -138,7 +138,7 @@ impl Watching<'_> {
         let counting = observed.counting.as_mut()?;
         counting.seen = counted.traffic;
         if observed.leaves && counting.told_with.is_none() {
-            // Asked for before the signal, answered after it.
+            // The question was asked before the signal, and the answer came after it.
             counting.told_with = counted.traffic;
         }
         let (drain, traffic) = (counting.drain.as_mut()?, counted.traffic?);

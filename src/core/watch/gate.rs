@@ -31,7 +31,7 @@ const ASK_FOR_HINT: Span = Span::from_secs(4);
 enum Shown {
     Seen,
     Unseen,
-    /// It is being looked at.
+    /// The answer of the look at it is still to come.
     NotYet,
 }
 
@@ -47,7 +47,7 @@ impl Observed {
 }
 
 impl Watch {
-    /// By what the gate was opened.
+    /// The evidence by which the generation counts as ready; `None` if it is not ready.
     pub(in crate::core) fn passed_by(&self, id: GenerationId) -> Option<&ReadyBy> {
         self.get(id)?.passed_by.as_ref()
     }
@@ -267,14 +267,15 @@ impl Watching<'_> {
         }
     }
 
-    /// READY=1 came, or somebody was looked at, or the one that served is gone. True: that has opened the gate.
+    /// Opens the gate if nothing is missing any more: after READY=1, a look, or the end of the generation that served.
+    /// Returns whether this call has opened it.
     pub(in crate::core) fn check_gate(&mut self, id: GenerationId) -> bool {
         let observed = self.watch.get(id).filter(|observed| observed.passed_by.is_none() && !observed.leaves);
         let by = observed.and_then(|observed| self.view().opened_by(observed));
         by.map(|by| self.open(id, by)).is_some()
     }
 
-    /// It has lived for [`View::lives_for`].
+    /// Opens the gate of a generation that has lived for [`View::lives_for`].
     pub(in crate::core) fn lived(&mut self, id: GenerationId) {
         if let Some(observed) = self.watch.get(id) {
             let by = self.view().lived_by(observed);

@@ -7,7 +7,7 @@ use crate::config::Ready;
 use crate::core::note::ReadyBy;
 use crate::core::{GenerationId, Time, limits};
 
-/// How far the questions are.
+/// How far the GETs of Ready=http: are for one candidate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Probing {
     /// When it is asked next; while it is being asked, when that has taken too long.

@@ -14,26 +14,26 @@ pub struct Looked {
     pub waited: BTreeSet<String>,
     /// Nobody waited there, but connections that it has accepted are open.
     pub accepted: BTreeSet<String>,
-    /// Nobody was seen there.
+    /// The other sockets, on which nobody was seen.
     pub others: BTreeSet<String>,
     pub sight: Sight,
-    /// Who waits could not be seen.
+    /// The processes that wait could not be seen, for instance because they belong to another user.
     pub is_blind: bool,
-    /// What it took the shell (see [`limits::LOOK_COST`]).
+    /// The CPU time that it took the shell (see [`limits::LOOK_COST`]).
     pub cost: Span,
 }
 
-/// Whether whoever was not seen is not there.
+/// How sure it is that nobody waits where nobody was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Sight {
     #[default]
     Clear,
-    /// It cannot be known, and it was not asked for.
+    /// Somebody may wait unseen, and the shell has not tried to find out by a connection.
     Dim,
-    /// A connection of ours to this generation is not accepted yet.
+    /// The shell has connected to this generation, which has not accepted that connection yet.
     Asked,
     Accepted,
-    /// No connection of ours could reach this generation alone.
+    /// The shell cannot connect to this generation alone, so nobody can tell.
     Blind,
 }
 
@@ -47,23 +47,23 @@ pub enum MayConnect {
     Anyway,
 }
 
-/// What a hint is given for.
+/// The situation in which the user gets a hint how this server takes the sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HintAt {
-    /// It runs, and nobody waits.
+    /// The server runs, and nobody waits on its sockets.
     Running,
-    /// It runs, who waits cannot be seen, and it accepts no connection of ours.
+    /// The server runs, who waits cannot be seen, and it does not accept a connection from supervise.
     Unaccepted,
-    /// It failed before anybody waited.
+    /// The server failed before anybody waited.
     Failure,
-    /// It ended cleanly before anybody waited, as those before it did.
+    /// The server ended cleanly before anybody waited, as those before it did.
     CleanEnds,
 }
 
-/// Of one generation that has sockets, from its start on.
+/// What was seen so far of who waits on the sockets of one generation. It begins with its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Waiting {
-    /// Since when its main process runs.
+    /// The time at which its main process was started.
     pub(super) since: Time,
     pub(super) next: Time,
     /// When the last look was ordered, and when answered.
@@ -73,9 +73,9 @@ pub(super) struct Waiting {
     pub(super) seen: BTreeSet<String>,
     pub(super) unseen: BTreeSet<String>,
     pub(super) sight: Sight,
-    /// It was seen to wait somewhere.
+    /// Some process of it was seen to wait on one of its sockets.
     pub(super) waits: bool,
-    /// Since when a connection of ours is on its way to it.
+    /// The time since when a connection from supervise waits to be accepted by it.
     pub(super) asked: Option<Time>,
     /// At the last look, who waits could not be seen.
     pub(super) is_blind: bool,

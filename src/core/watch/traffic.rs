@@ -11,7 +11,7 @@ pub struct Traffic {
     pub in_flight: u32,
     /// Answered, but not for DrainQuiet= yet: more of the answer may come. Or no request has come yet.
     pub recent: u32,
-    /// Quiet: closing them costs nobody an answer.
+    /// Connections that are quiet, so that nobody loses an answer when they are closed.
     pub idle: u32,
     /// Connections and datagrams that nobody has accepted or read yet.
     pub queued: u32,
@@ -19,19 +19,19 @@ pub struct Traffic {
     pub handshakes: u32,
 }
 
-/// What counting has shown.
+/// The answer to [`super::Question::Count`]: what the kernel shows of the connections of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted {
-    /// None: the kernel does not say.
+    /// `None` where the kernel does not say it.
     pub traffic: Option<Traffic>,
-    /// None of its processes runs: a signal has stopped all of them.
+    /// A signal has stopped all of its processes, so that none of them runs.
     pub is_stopped: bool,
-    /// What it took the shell (see [`limits::LOOK_COST`]).
+    /// The CPU time that it took the shell (see [`limits::LOOK_COST`]).
     pub cost: Span,
 }
 
 impl Traffic {
-    /// Nothing that a kill signal could cut off.
+    /// Whether nothing is left that a kill signal could cut off.
     pub fn is_over(self) -> bool {
         self.in_flight + self.recent + self.queued + self.handshakes == 0
     }

@@ -26,7 +26,7 @@ impl Watch {
 }
 
 impl View<'_> {
-    /// When it is looked at next.
+    /// When supervise looks at it next.
     pub(super) fn next_look(self, observed: &Observed) -> Option<Time> {
         let waiting = observed.waiting.as_ref().filter(|_| !observed.leaves)?;
         let is_for_hint = !self.watch.hint_told && !waiting.is_known;
@@ -132,7 +132,7 @@ impl Watching<'_> {
     pub(in crate::core) fn ended_unasked(&mut self, id: GenerationId, end: &End) {
         let Some(observed) = self.watch.get(id) else { return };
         let Some(waiting) = &observed.waiting else { return };
-        // As a program that panics ends, too.
+        // A program that panics ends with a failure as well.
         let is_failure =
             matches!(end, End::Exited(Exit::Code(1..) | Exit::Signal { signal: Signal::ABRT, .. }));
         let is_ready = observed.said_ready || observed.passed_by == Some(ReadyBy::Http);
@@ -261,7 +261,7 @@ mod tests {
             assert!(asked.is_some_and(|asked| (at..at + 250).contains(&asked)), "{gate:?}: {asked:?}");
             let hint = (!accepts).then_some((5_000, HintAt::Running));
             assert_eq!(hinted.map(|(at, hint)| (at / 250 * 250, hint)), hint, "{gate:?}");
-            // It is out of the way once nothing depends on it.
+            // The connection is closed as soon as nothing depends on it.
             let end = match (accepts, gate) {
                 (true, _) => None,
                 (false, Ready::Auto) => Some(10_000),

@@ -131,7 +131,7 @@ impl Kin {
         }
     }
 
-    /// It was reaped. Groups in which nobody is left go with it.
+    /// Forgets a process that was reaped, and the groups in which nobody is left.
     fn forget(&mut self, pid: i32) {
         self.own_children.remove(&pid);
         let Some((identity, _)) = self.known.remove(&pid) else { return };

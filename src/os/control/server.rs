@@ -175,7 +175,7 @@ impl ControlServer {
         while self.admit(accept(listener)) {}
     }
 
-    /// Admits a connection. `false`: there is none to accept now.
+    /// Admits a connection. Returns `false` if there is none to accept now.
     fn admit(&mut self, accepted: io::Result<UnixStream>) -> bool {
         match accepted {
             Ok(stream) => {
@@ -314,7 +314,7 @@ impl ControlServer {
         if let Some(connection) = self.clients[slot].take() {
             let fd = connection.stream.as_raw_fd();
             if let Err(error) = self.registry.deregister(&mut SourceFd(&fd)) {
-                log::debug!("epoll_ctl(DEL) of a control connection: {error}");
+                log::debug!("cannot stop watching a control connection: {error}");
             }
         }
     }
@@ -362,7 +362,7 @@ impl Connection {
         }
     }
 
-    /// Writes what is buffered. `true`: all is written.
+    /// Writes what is buffered. Returns whether all is written.
     fn flush(&mut self) -> io::Result<bool> {
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
@@ -418,7 +418,7 @@ fn too_many() -> String {
 fn refuse(stream: &UnixStream, why: &str) {
     let line = encode(&Line::Reply(Reply::failed(why)));
     let sent = stream.set_nonblocking(true).and_then(|()| (&*stream).write(&line));
-    log::debug!("a control connection was refused: {why} ({sent:?})");
+    log::debug!("refused a control connection: {why} ({sent:?})");
 }
 
 fn parse(line: &[u8]) -> Result<Request, String> {

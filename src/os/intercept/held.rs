@@ -67,7 +67,7 @@ impl Held {
     pub(super) fn become_like(&self, theirs: Option<&OwnedFd>, non_blocking: bool) {
         let options = theirs.map_or(Ok(()), |theirs| carry_over(theirs, &self.socket));
         if let Err(error) = set_non_blocking(&self.socket, non_blocking).and(options) {
-            log::debug!("{}: the options of a server's socket: {error}", self.address);
+            log::debug!("{}: cannot take over the options of the server's socket: {error}", self.address);
         }
     }
 

@@ -158,12 +158,12 @@ impl Listeners {
         let (held, beside) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                log::debug!("{wanted} cannot be bound beside {}: {error}", asked.address);
+                log::debug!("cannot bind {wanted} beside {}: {error}", asked.address);
                 end_beside(&asked);
                 return None;
             }
         };
-        log::debug!("{} is bound beside {}", beside.address, asked.address);
+        log::debug!("bound {} beside {}", beside.address, asked.address);
         self.intercepting.unsettled.pairs.push(Pair {
             port: PortPair {
                 asked: Rc::clone(&asked.socket),
@@ -239,7 +239,10 @@ impl Listeners {
         let (kept, gone) = if keeps_asked { (asked, beside) } else { (beside, asked) };
         self.intercepting.unsettled.settled(&pair.port);
         if let Err(error) = gone.take_no_more() {
-            log::debug!("{}: connections go on coming to it until it is closed: {error}", gone.address);
+            log::debug!(
+                "{}: cannot stop new connections to it, so they come until it is closed: {error}",
+                gone.address
+            );
         }
         self.pass_to(kept, gone, cx.children);
         // What waited there is passed on by then; clients that go on coming would keep it open for ever.
@@ -290,7 +293,7 @@ impl Listeners {
     }
 }
 
-/// Behind the one that was asked for.
+/// Puts a socket into the list, behind the one that --listen asks for.
 fn insert_beside(sockets: &mut Vec<NamedSocket>, asked: &NamedSocket, beside: &NamedSocket) {
     if let Some(at) = sockets.iter().position(|one| Rc::ptr_eq(&one.socket, &asked.socket)) {
         sockets.insert(
@@ -308,9 +311,9 @@ fn alone(children: &Children) -> Option<(GenerationId, SlotId)> {
     }
 }
 
-/// The other socket of its port is gone, or about to go.
+/// Clears SO_REUSEPORT of a socket, because the other socket of its port is gone or about to go.
 fn end_beside(kept: &HeldSocket) {
     if let Err(error) = kept.be_alone_again() {
-        log::debug!("{}: SO_REUSEPORT=0: {error}", kept.address);
+        log::debug!("{}: cannot clear SO_REUSEPORT: {error}", kept.address);
     }
 }

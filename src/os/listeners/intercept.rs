@@ -41,7 +41,7 @@ pub(super) struct Intercepting {
     unrenewed: BTreeSet<String>,
 }
 
-/// From the threads to the loop.
+/// The channel by which the threads send news to the loop.
 #[derive(Debug)]
 struct AnswerLine {
     sender: Sender<(GenerationId, News)>,
@@ -128,7 +128,7 @@ impl Listeners {
         }
     }
 
-    /// A generation has come or gone.
+    /// Looks which generation is alone, after one has come or gone.
     pub fn see_who_is_alone(&mut self, children: &Children) {
         self.intercepting.is_alone.store(children.slots().len() == 1, Ordering::Relaxed);
         self.intercepting.unsettled.begin_anew();

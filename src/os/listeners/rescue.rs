@@ -80,7 +80,7 @@ impl Listeners {
                 }
                 Err(why) => {
                     cx.outbox.push(Event::RescueFailed { slot });
-                    // It is tried again and again.
+                    // Supervise tries it again and again, so it logs the reason once.
                     if self.relays.unrescued.insert(socket.address.clone()) {
                         cx.outbox.tell(SocketNote::NotRescued { socket: socket.address.clone(), why });
                     }
@@ -194,9 +194,9 @@ impl Listeners {
         {
             // What it was replaced by has all that comes from now on.
             (passing.has_left, passing.last) = (true, None);
-            // It is not reaped yet, so the pid is still its own.
+            // The relay is not reaped yet, so no other process has its pid.
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGTERM) {
-                log::debug!("cannot tell the relay {}: {errno}", passing.relay.pid);
+                log::debug!("cannot send SIGTERM to the relay, process {}: {errno}", passing.relay.pid);
             }
         }
     }
@@ -205,7 +205,7 @@ impl Listeners {
     pub fn kill_relays(&self) -> usize {
         for passing in &self.relays.passing {
             if let Err(errno) = kill(Pid::from_raw(passing.relay.pid), NixSignal::SIGKILL) {
-                log::debug!("cannot end the relay {}: {errno}", passing.relay.pid);
+                log::debug!("cannot send SIGKILL to the relay, process {}: {errno}", passing.relay.pid);
             }
         }
         self.relays.passing.len()
@@ -222,9 +222,12 @@ impl Listeners {
                 Warn::RefusedByServer(&socket.address).because(format_args!("{} of them", carried.refused));
             }
             Ok(carried) => {
-                log::debug!("{}: {} connections were passed on", socket.address, carried.passed_on)
+                log::debug!("{}: the relay passed {} connections on", socket.address, carried.passed_on)
             }
-            Err(error) => log::debug!("{}: the relay did not say what it did: {error}", socket.address),
+            Err(error) => log::debug!(
+                "{}: the relay did not report how many connections it passed on: {error}",
+                socket.address
+            ),
         }
         self.rearm(&socket, slot);
         true

@@ -252,7 +252,10 @@ impl Listeners {
             };
             let fd = socket.ready_slot(slot).map_err(failed)?;
             if let Err(error) = socket.keep_heir(&used) {
-                log::debug!("{}: no spare socket for a server that connects it: {error}", socket.address);
+                log::debug!(
+                    "{}: cannot make a spare socket for a server that connects its own: {error}",
+                    socket.address
+                );
             }
             let is_new = !known.contains(&Rc::as_ptr(&socket.socket));
             if is_new {

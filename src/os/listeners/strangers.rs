@@ -24,7 +24,7 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// The socket is held no longer.
+    /// Forgets a socket that is held no longer.
     pub(super) fn forget(&mut self, gone: &Rc<HeldSocket>) {
         self.found.retain(|(socket, _)| !Rc::ptr_eq(socket, gone));
     }
@@ -57,7 +57,9 @@ impl Listeners {
                     self.set_strangers(socket, found, cx);
                 }
             }
-            Err(error) => log::debug!("cannot see who else has our addresses: {error}"),
+            Err(error) => {
+                log::debug!("cannot list the sockets of other processes at the held addresses: {error}")
+            }
         }
     }
 

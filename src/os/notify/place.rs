@@ -54,7 +54,7 @@ impl SocketFile {
     /// Binds `fd` in the first usable of `directories`.
     ///
     /// # Errors
-    /// None is usable, with a reason for each.
+    /// No directory is usable; the text has the reason for each.
     pub(super) fn bind(fd: &OwnedFd, directories: &[PathBuf]) -> Result<Self, String> {
         let mut reasons = Vec::new();
         for directory in directories {
@@ -110,7 +110,7 @@ impl Drop for SocketFile {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
-            log::debug!("{}: cannot be removed: {error}", self.path);
+            log::debug!("cannot remove {}: {error}", self.path);
         }
     }
 }
@@ -196,7 +196,7 @@ fn sweep(directory: &Path) {
             && refuses()
             && let Err(error) = fs::remove_file(&path)
         {
-            log::debug!("{}: cannot be removed: {error}", path.display());
+            log::debug!("cannot remove {}: {error}", path.display());
         }
     }
 }

@@ -153,7 +153,7 @@ fn a_server_that_has_said_nothing_finds_a_client_that_is_gone_and_no_reset() {
     // How long it is waited for is not for the probe to say.
     assert_eq!((probe.deadline(), probe.expired(Instant::now() + DEADLINE)), (None, None));
     drop(probe);
-    // It had not even begun to accept.
+    // The server had not even called accept(2).
     let (mut stream, _) = listener.accept().unwrap();
     stream.peer_addr().unwrap();
     request(&mut stream);

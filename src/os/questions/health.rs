@@ -25,7 +25,7 @@ pub(super) struct Asking {
     pub(super) slot: SlotId,
     pub(super) socket: Rc<HeldSocket>,
     pub(super) probe: Probe,
-    /// It only waits to be accepted: nothing wakes us for it.
+    /// The connection only waits to be accepted, so no event of it wakes the loop.
     pub(super) is_silent: bool,
     /// No other generation was there to accept it.
     pub(super) is_alone: bool,

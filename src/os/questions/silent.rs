@@ -83,7 +83,9 @@ impl Questions {
                         return Sight::Asked;
                     }
                     Err(error) => {
-                        log::debug!("{generation}: the connection that it was to accept has failed: {error}");
+                        log::debug!(
+                            "{generation}: the connection from supervise that it was to accept failed: {error}"
+                        );
                         self.close_probe();
                     }
                 }
@@ -118,7 +120,7 @@ impl Questions {
         let mut probe = match begin_probe(&named.socket, slot, Probe::silent) {
             Ok(probe) => probe,
             Err(why) => {
-                log::debug!("{generation}: no connection of ours can be steered to it: {why}");
+                log::debug!("{generation}: cannot steer a connection from supervise to it: {why}");
                 return Sight::Blind;
             }
         };
@@ -126,7 +128,7 @@ impl Questions {
         let (socket, begun) = (Rc::clone(&named.socket), Instant::now());
         self.asking = Some(Asking { generation, slot, socket, probe, is_silent: true, is_alone, begun });
         if let Err(why) = connected {
-            log::debug!("{generation}: no connection of ours reaches it: {why}");
+            log::debug!("{generation}: cannot connect to it: {why}");
         }
         Sight::Asked
     }
@@ -156,7 +158,7 @@ impl Questions {
                 }
                 Ok(Fate::Waits)
             }
-            // It was, and is closed by now.
+            // The server has accepted it, and it is closed by now.
             Ok(Some((SocketState::Listen | SocketState::Other, _))) => over(),
             Err(error) if !is_steered => Err(error),
             // The kernel does not tell of connections, only how many wait; not of those that have said nothing.
@@ -190,7 +192,7 @@ impl Questions {
         self.silent.withdrawn.retain(|one| is_among(held, one));
     }
 
-    /// How many of our connections wait in the queue of this slot (`None`: of all slots).
+    /// How many connections from supervise wait in the queue of this slot, or of all slots for `None`.
     pub(super) fn ours_in(&mut self, socket: &HeldSocket, slot: Option<SlotId>) -> u32 {
         let Self { silent, asking, diag, .. } = self;
         let all = silent.withdrawn.iter().chain(asking.iter().filter(|one| one.is_silent));
@@ -216,7 +218,8 @@ impl Questions {
         }
     }
 
-    /// Where nothing waits but connections of ours, those are taken out. True: nothing is left to be passed on.
+    /// Takes connections from supervise out of a queue where nothing else waits. Returns whether nothing is left to be passed
+    /// on.
     pub fn take_out_ours(&mut self, socket: &HeldSocket, slot: SlotId, children: &Children) -> bool {
         let is_any = self.silent.withdrawn.iter().any(|one| one.slot == slot);
         if !is_any {
@@ -237,7 +240,10 @@ impl Questions {
             let taken = socket::set_non_blocking(&fd, true)
                 .and_then(|()| (0..ours).try_for_each(|_| sys::accept(fd.as_fd()).map(drop)));
             if let Err(error) = taken {
-                log::debug!("{}: cannot take a connection of ours out: {error}", socket.address);
+                log::debug!(
+                    "{}: cannot take a connection from supervise out of its queue: {error}",
+                    socket.address
+                );
                 return false;
             }
             self.silent

@@ -39,12 +39,12 @@ pub(super) struct TrafficMemory {
 /// On AF_UNIX: since when nothing was seen in either queue of a connection, by its cookie.
 type QuietSince = HashMap<u64, Instant>;
 
-/// Clients that had to try again.
+/// How many clients found a full queue and had to try again.
 #[derive(Debug)]
 struct Lost {
     /// The number of connections that found a full queue, on the whole host.
     overflows: u64,
-    /// At each socket of ours, by its inode, for whatever reason.
+    /// The connections that each held socket has dropped for any reason, by its inode.
     drops: HashMap<u64, u32>,
 }
 
@@ -90,7 +90,7 @@ impl<'a> CountUnderWay<'a> {
     }
 }
 
-/// What a look costs, from its beginning.
+/// Measures what a look costs, from its beginning.
 pub(super) struct Effort {
     begun: Instant,
     cpu: Span,
@@ -118,12 +118,13 @@ fn cpu_time() -> Span {
 
 /// Counting the connections of a generation.
 impl Questions {
-    /// The slot has lost the traffic.
+    /// Remembers the handshakes under way on a slot that has just lost the traffic.
     pub fn remember_handshakes(&mut self, slot: SlotId, held: &[Rc<HeldSocket>]) {
         let steered = held.iter().filter(|socket| socket.is_steered() && socket.kind == Kind::Tcp);
         let addresses: Vec<_> = steered.filter_map(|socket| socket.local_address()).collect();
         let begun = self.diag.handshakes(&addresses).map(|found| diag::handshakes(found.all()));
-        let begun = begun.inspect_err(|error| log::debug!("cannot look for handshakes: {error}"));
+        let begun =
+            begun.inspect_err(|error| log::debug!("cannot list the TCP handshakes under way: {error}"));
         self.memory.handshakes.insert(slot, begun.unwrap_or_default());
     }
 
@@ -296,7 +297,7 @@ impl Questions {
     }
 }
 
-/// They are in the table of AF_UNIX.
+/// Whether its connections are in the table of AF_UNIX.
 fn has_unix_connections(socket: &HeldSocket) -> bool {
     socket.kind.is_unix() && socket.kind.listens()
 }

@@ -27,7 +27,7 @@ const PRIVILEGED: u16 = 1024;
 /// What is remembered of hints for generations that have ended.
 #[derive(Debug, Default)]
 pub(super) struct Hinted {
-    /// How to take the sockets was told.
+    /// The log has said how this server takes the sockets.
     is_told: bool,
     /// Generations that failed before they waited on a socket, since one last did.
     failures: u32,
@@ -120,8 +120,8 @@ fn waiters(
     Ok((seen.waited, seen.is_blind))
 }
 
-/// `sockets`: by their labels; none of them are all. None: as InterceptBind= saw it, it has met no address in use, or
-/// that was told.
+/// The hint for these sockets, named by their labels; an empty set means all. `None` if InterceptBind= saw that the server
+/// has met no address in use, or if the log has said so already.
 fn hint(
     generation: GenerationId,
     (sockets, at): (&BTreeSet<String>, HintAt),
@@ -204,7 +204,7 @@ fn others_taken(held: &[NamedSocket], meant: &[&NamedSocket]) -> String {
     let is_meant = |socket: &&NamedSocket| meant.iter().any(|one| one.address == socket.address);
     let taken: Vec<&str> =
         held.iter().filter(|socket| !is_meant(socket)).map(|socket| &*socket.address).collect();
-    // The two families of one --listen PORT.
+    // The two sockets of one --listen PORT, one for each family, have the same port.
     let is_one_port = held.iter().all(|one| port(one).is_some() && port(one) == port(&held[0]));
     if is_one_port && let [taken] = taken[..] {
         return format!("it takes {taken} alone: with --listen {taken} nothing else is held of this port");

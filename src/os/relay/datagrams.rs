@@ -227,7 +227,7 @@ struct ReceivedDatagram {
 
 fn receive(slot: &OwnedFd, buffer: &mut [u8]) -> Result<ReceivedDatagram, Errno> {
     let mut buffers = [IoSliceMut::new(buffer)];
-    // Room for what other options of the server add.
+    // This leaves room for messages that other options of the server add.
     let mut space = cmsg_space!([u8; 512]);
     let flags = MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<SockaddrStorage>(slot.as_raw_fd(), &mut buffers, Some(&mut space), flags)?;

@@ -294,7 +294,7 @@ impl Acceptor {
                 TakenStream::NoRoom(error)
             }
             Some(libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => TakenStream::Closed,
-            // Interrupted, taken by another process, or already gone (accept(2), Error handling).
+            // accept(2) was interrupted, or another process took the connection, or it is gone already.
             _ => TakenStream::Nothing,
         }
     }

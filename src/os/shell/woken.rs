@@ -39,7 +39,7 @@ impl From<&Events> for Woken {
                 Token(token) if token >= CONTROL => {
                     woken.control.push(event.token());
                 }
-                // It is asked at every turn.
+                // The loop looks after these at every turn.
                 PROBE | INTERCEPTED => {}
                 PATHS => woken.paths = true,
                 Token(_) => woken.sockets.push(WokenSocket::new(event)),

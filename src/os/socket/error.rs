@@ -27,7 +27,7 @@ pub struct BindError {
     pub cause: String,
     /// Empty only where the cause already says what to do.
     pub remedy: String,
-    /// None where no system call was at fault.
+    /// The error of the system call; `None` where none failed.
     pub errno: Option<i32>,
     /// The address is in use by this very process.
     pub by_us: bool,

@@ -68,7 +68,7 @@ impl Slot {
 
 /// Making a group.
 impl Group {
-    /// With `fd`, not bound yet, as slot 0.
+    /// Makes a group of `fd`, which is not bound yet, as slot 0.
     pub(super) fn make(plan: &InetPlan, fd: OwnedFd) -> Result<Self, NoGroup> {
         if let Err((step, errno)) = Self::bind_first(plan, &fd)? {
             return Err(Self::give_up(plan, fd, step, errno));
@@ -84,7 +84,7 @@ impl Group {
             renews: false,
         };
         if let Err(error) = group.label(SlotId(0), &fd, true) {
-            log::debug!("{}: connections get no label: {error}", plan.listener.place);
+            log::debug!("{}: cannot label its connections: {error}", plan.listener.place);
             group.is_labelled = false;
         }
         plan.listen(&fd)?;
@@ -136,7 +136,7 @@ impl Group {
         if !plan.is_beside
             && let Err(errno) = setsockopt(&fd, sockopt::ReusePort, &false)
         {
-            log::debug!("{}: SO_REUSEPORT=0: {}", plan.listener.place, errno.desc());
+            log::debug!("{}: cannot clear SO_REUSEPORT: {}", plan.listener.place, errno.desc());
         }
         if let Err(error) = plan.listen(&fd) {
             return NoGroup::Bind(error);
@@ -214,7 +214,7 @@ impl Slots for Group {
         for (id, fd) in self.usable() {
             setsockopt(&fd, sockopt::ReusePort, &true)?;
             match self.listens(id)? {
-                // It may have been the server's own listen(2) that brought it back.
+                // The server's own listen(2) may have brought the socket back.
                 true => self.order.join(id),
                 false => self.order.leave(id),
             }
@@ -425,7 +425,7 @@ impl Group {
         Ok(self.plan.listen(fd)?)
     }
 
-    /// All but those that we shut.
+    /// The slots, without those that supervise has shut.
     fn usable(&self) -> Vec<(SlotId, Rc<OwnedFd>)> {
         let numbered = (0..).map(SlotId).zip(&self.slots);
         let usable =
@@ -456,7 +456,7 @@ impl Group {
             match sys::attach_reuseport_program(&slot.fd, &self.program()) {
                 // A server set SO_LOCK_FILTER on its slot.
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => refused = Err(error),
-                // It was connected and disconnected since we looked.
+                // A server has connected and disconnected the socket since we looked.
                 Err(error) if self.plan.is_udp() && error.raw_os_error() == Some(libc::EINVAL) => {
                     self.leave_for_good(id);
                 }

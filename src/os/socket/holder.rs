@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::os::proc;
 
-/// So many sockets of one port are looked for.
+/// At most so many sockets of one port are looked for.
 const HOLDERS: usize = 8;
 /// Bytes read of one table of /proc/net: some 400,000 sockets.
 const TABLE_BYTES: u64 = 64 << 20;

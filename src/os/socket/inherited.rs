@@ -63,8 +63,8 @@ impl Inherited {
         Self { fds }
     }
 
-    /// The socket asked for by name, number or, unless one of `taken`, by being where the listener is to be. `None`: it
-    /// is to be bound. A number need not have been announced.
+    /// The socket asked for by name, number or, unless one of `taken`, by being where the listener is to be. `None` if
+    /// it is to be bound. A number need not have been announced.
     pub(super) fn take(&self, listener: &Listener, taken: &[RawFd]) -> Result<Option<Taken>, BindError> {
         let number = match &listener.address {
             Address::InheritedNumber(number) => *number,

@@ -90,7 +90,7 @@ pub(super) fn dress(listener: &Listener, own: &OwnPath, (user, group): Owner) ->
 
 pub(super) fn make_symlinks(listener: &Listener, own: &mut OwnPath) {
     for link in &listener.options.symlinks {
-        // As in systemd, the start goes on.
+        // The start goes on without the link, as it does in systemd.
         if let Err(error) = own.link(link, listener.options.directory_mode) {
             Warn::Link(&listener.place, link).because(error);
         }

@@ -116,7 +116,7 @@ impl OwnPath {
         Ok(())
     }
 
-    /// SocketUser= and SocketGroup=; None leaves that one.
+    /// SocketUser= and SocketGroup=; `None` leaves the owner or the group as it is.
     pub(super) fn set_owner(&self, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
         let there = self.open()?;
         let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));

@@ -407,7 +407,7 @@ impl SlotNode {
 /// one of them alone, who will not take the place it made; listen(2) with more room than there was wakes all.
 fn send_on(fd: &OwnedFd, backlog: u32) {
     if let Err(error) = sys::listen(fd, 0).and_then(|()| sys::listen(fd, backlog)) {
-        log::debug!("cannot wake the clients of a unix socket: {error}");
+        log::debug!("cannot wake clients that wait in connect(2) to a unix socket: {error}");
     }
 }
 

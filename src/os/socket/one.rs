@@ -18,7 +18,7 @@ pub(super) const NOT_ASKED: &str = "it was bound without Handover=steered";
 pub(super) struct OneSocket {
     fd: Rc<OwnedFd>,
     kind: Kind,
-    /// None where nobody listens, and where the listening is an outer manager's.
+    /// The backlog; `None` for datagrams, and where an outer manager has called listen(2).
     backlog: Option<u32>,
     why_shared: String,
 }

@@ -91,7 +91,7 @@ impl OptionSetter<'_> {
         self.failures.push(format!("{directive} has no effect: {} ({remedy})", errno.desc()));
     }
 
-    /// Beyond net.core.rmem_max and wmem_max where we may.
+    /// Sets the buffers, beyond net.core.rmem_max and wmem_max where we may.
     fn buffers(&mut self, options: &SocketOptions) {
         // The kernel doubles the figure in an int.
         let clamp = |bytes: u64| bytes.min(i32::MAX as u64 / 2) as usize;

@@ -20,7 +20,7 @@ impl Order {
         self.find(Member::Slot(slot)).map(|index| index as u32)
     }
 
-    /// Those of ours, in their order.
+    /// The slots among the members, in their order.
     pub(super) fn slots(&self) -> impl Iterator<Item = SlotId> {
         self.0.iter().filter_map(|member| match member {
             Member::Slot(slot) => Some(*slot),
@@ -40,7 +40,7 @@ impl Order {
         first.zip(last).is_some_and(|(stranger, slot)| stranger < slot)
     }
 
-    /// Each is where the other was.
+    /// Notes that two members have changed places.
     pub(super) fn exchange(&mut self, one: SlotId, other: SlotId) {
         if let (Some(one), Some(other)) = (self.find(Member::Slot(one)), self.find(Member::Slot(other))) {
             self.0.swap(one, other);

@@ -48,7 +48,7 @@ pub enum Families {
 #[derive(Clone, Debug)]
 pub(super) struct InetPlan {
     pub(super) listener: Listener,
-    /// None leaves it to net.ipv6.bindv6only, and for IPv4.
+    /// IPV6_V6ONLY; `None` leaves it to net.ipv6.bindv6only. IPv4 has none.
     pub(super) v6_only: Option<bool>,
     pub(super) address: SocketAddr,
     /// Another socket of ours has the same port, and both have SO_REUSEPORT.

@@ -44,7 +44,7 @@ pub fn rebind(
         taken.extend(socket.inherited);
         bound.push(socket);
     }
-    // From here on nothing fails.
+    // Nothing can fail from here on.
     let mut bound = bound.into_iter();
     let mut sockets = Vec::new();
     for (listener, kept) in listeners.iter().zip(kept) {

@@ -91,7 +91,7 @@ pub(super) fn restore(slot: &OwnedFd, plan: &InetPlan) {
         }
     }
     restore_buffers(slot, &model);
-    // None of ours; ENOENT where there is none.
+    // Detaches a filter that the server attached. It fails with ENOENT where there is none.
     let _none = sys::set_int_option(slot, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
 }
 
@@ -111,7 +111,7 @@ pub fn carry_over(theirs: &OwnedFd, slot: &OwnedFd) -> io::Result<()> {
         if !sys::is_same_option(&new, theirs, *level, *name)
             && let Err(error) = sys::copy_option(theirs, slot, *level, *name)
         {
-            log::debug!("option {level}/{name} of a server's socket: {error}");
+            log::debug!("cannot take over option {level}/{name} of the server's socket: {error}");
         }
     }
     let is_same_buffer = |name| sys::is_same_option(&new, theirs, libc::SOL_SOCKET, name);
@@ -137,11 +137,11 @@ fn restore_buffers(slot: &OwnedFd, model: &OwnedFd) {
                     .or_else(|_| setsockopt(slot, sockopt::SndBuf, &bytes)),
             };
             if let Err(error) = result {
-                log::debug!("cannot set a buffer back to {bytes}: {error}");
+                log::debug!("cannot set a buffer of a held socket back to {bytes} bytes: {error}");
             }
             // Linux 5.14; before, only the tuning is lost.
             if let Err(error) = sys::copy_option(model, slot, libc::SOL_SOCKET, SO_BUF_LOCK) {
-                log::debug!("SO_BUF_LOCK: {error}");
+                log::debug!("cannot set SO_BUF_LOCK of a held socket back: {error}");
             }
         }
     }

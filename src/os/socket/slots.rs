@@ -185,13 +185,14 @@ impl HeldSocket {
         self.slots.borrow_mut().refresh()
     }
 
-    /// After EPOLLHUP on a slot, or any time: listens again where a server stopped it. True: so it was.
+    /// Listens again where a server has shut the socket down; it is called after EPOLLHUP, and harmless at any time. Returns
+    /// whether the server had.
     pub fn mend(&self, slot: SlotId) -> io::Result<bool> {
         self.slots.borrow_mut().mend(slot)
     }
 
-    /// Something has come to a slot without the traffic: whether connections go where they should, and mended if not. TCP
-    /// alone, whose members a server can move.
+    /// Checks whether connections go where they should, after something has come to a slot without the traffic, and repairs
+    /// that. Only TCP needs it, because a server can move the members of its group.
     pub fn verify(&self, suspect: SlotId) -> io::Result<()> {
         let Some(at) = self.address_to_connect() else { return Ok(()) };
         self.slots.borrow_mut().verify(suspect, at)
@@ -202,9 +203,9 @@ impl HeldSocket {
         self.slots.borrow().is_lost(slot)
     }
 
-    /// The server of this slot binds the address again. True: what it shall have is a new socket, which gets what comes,
-    /// because it has connected the one that it had to a client, or is about to where we `may_connect` it: a datagram
-    /// waits there for that. `used` are the slots of generations. All but steered UDP: false.
+    /// Gives the slot a new socket, when its server binds the address again because it has connected the one that it had to
+    /// a client, or is about to where we `may_connect` it: a datagram waits there for that. `used` are the slots of
+    /// generations. Returns whether there is a new one, which only steered UDP can have.
     pub fn renew(&self, slot: SlotId, used: &[SlotId], may_connect: bool) -> io::Result<bool> {
         self.slots.borrow_mut().renew(slot, used, may_connect)
     }
@@ -234,7 +235,7 @@ impl HeldSocket {
         match self.slots.borrow().queue() {
             Ok(queue) => queue.unzip(),
             Err(error) => {
-                log::debug!("{}: TCP_INFO: {error}", self.address);
+                log::debug!("{}: cannot read the length of its queue (TCP_INFO): {error}", self.address);
                 (None, None)
             }
         }
@@ -329,7 +330,7 @@ impl HeldSocket {
             && getsockopt(&self.first(), sockopt::Ipv6V6Only).is_ok_and(|only| !only)
     }
 
-    /// What it was asked for as: for AF_UNIX, where the name of a socket is not always its own.
+    /// The address for which it was bound. For AF_UNIX it can differ from the name that the kernel reports.
     pub fn asked_address(&self) -> &Address {
         &self.asked.address
     }

@@ -17,7 +17,7 @@ use libc::{c_int, c_void};
 /// clone3(2) with what we want of it was refused once: it will be again.
 static IS_REFUSED: AtomicBool = AtomicBool::new(false);
 
-/// A child was started by it.
+/// clone3(2) has started a child before, so it works here.
 static HAS_CLONED: AtomicBool = AtomicBool::new(false);
 
 /// The signals that we ignore, a bit for each: all of them as long as nobody has looked.
@@ -81,7 +81,7 @@ pub(super) type ChildMain = extern "C" fn(*mut c_void) -> c_int;
 pub(super) type Cloned = (i32, RawFd);
 
 /// clone3(2) with a child that has no handlers and begins in the cgroup of this fd. `flags` are those of clone(2), without
-/// the signal. `None`: it cannot be had, now or at all, and clone(2) is the way.
+/// the signal. It returns `None` where it cannot be used, now or at all; the caller then uses clone(2).
 ///
 /// # Safety
 /// As clone(2): `argument` is for `main`, which must not return, and shares our memory under CLONE_VM, so that
@@ -119,7 +119,7 @@ pub(super) unsafe fn clone3(
         return Some(Err(io::Error::from_raw_os_error(errno)));
     }
     IS_REFUSED.store(is_for_good(errno), Relaxed);
-    log::debug!("no clone3(2), so clone(2) is used: {}", io::Error::from_raw_os_error(errno));
+    log::debug!("cannot use clone3(2), so supervise uses clone(2): {}", io::Error::from_raw_os_error(errno));
     None
 }
 
@@ -173,7 +173,7 @@ pub(super) unsafe fn clone(
     if pid < 0 { Err(io::Error::last_os_error()) } else { Ok((pid, pidfd)) }
 }
 
-/// Of <linux/sched.h>; they do not fit into the flags of clone(2).
+/// These two flags of <linux/sched.h> do not fit into those of clone(2).
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 

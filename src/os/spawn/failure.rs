@@ -14,7 +14,7 @@ use super::plan::{Plan, candidates};
 use super::report::{ChildStep, StepReport};
 use crate::core::{Stage, StartFailure};
 
-/// Something we are short of ourselves.
+/// The failure of a start for which supervise itself is short of something.
 pub(super) fn resources(doing: &str, error: &std::io::Error) -> StartFailure {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     let remedy = match errno {

@@ -40,7 +40,7 @@ pub(super) fn receive(ours: &OwnedFd) -> io::Result<OwnedFd> {
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-// From here on this runs in the child.
+// The functions from here on run in the child.
 
 /// Without no_new_privs where we may, so that sudo and other set-user-ID programs work in the server.
 pub(super) fn install(filter: &[sock_filter], channel: RawFd) -> Reported<c_long> {

@@ -48,7 +48,7 @@ pub fn more_open_files() -> String {
     )
 }
 
-/// What a child is to have.
+/// The limits that a child is to have.
 pub(super) fn all(limits: &[Limit]) -> Vec<(Resource, Rlimit)> {
     let or_infinity = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
     let both = |limit: &Limit| Rlimit { soft: or_infinity(limit.soft), hard: or_infinity(limit.hard) };
@@ -77,7 +77,7 @@ const fn resource_number(resource: Resource) -> c_uint {
     number as c_uint
 }
 
-// From here on: also the child.
+// The child runs the functions from here on as well.
 
 /// Reads a limit of the calling process.
 fn get(resource: Resource) -> (c_long, Rlimit) {

@@ -41,7 +41,7 @@ pub struct Plan {
     /// The program and its argv.
     pub path: OsString,
     pub words: Vec<OsString>,
-    /// Where a program without a slash is looked for; `None`: PATH of the environment.
+    /// Where a program without a slash is looked for; `None` means PATH of the environment.
     pub search: Option<OsString>,
     /// The line of the command, `web.service:7`; `None` for COMMAND.
     pub place: Option<String>,
@@ -52,9 +52,9 @@ pub struct Plan {
     pub stdio: [Stream; 3],
     /// Files that were opened for this start: open until it is done.
     pub files: Vec<Rc<OwnedFd>>,
-    /// The directory of a cgroup2 that it is to start in; None is that of supervise.
+    /// The directory of a cgroup2 that it is to start in; `None` is that of supervise.
     pub cgroup: Option<Rc<OwnedFd>>,
-    /// The working directory; None is that of supervise.
+    /// The working directory; `None` is that of supervise.
     pub directory: Option<PathBuf>,
     pub identity: Identity,
     pub umask: Option<u32>,
@@ -109,7 +109,7 @@ impl Plan {
     }
 }
 
-/// With colons between them: the value of a variable.
+/// The paths with colons between them, as the value of a variable.
 pub fn joined(paths: &[PathBuf]) -> OsString {
     let texts: Vec<&OsStr> = paths.iter().map(|path| path.as_os_str()).collect();
     texts.join(OsStr::new(":"))

@@ -69,7 +69,7 @@ impl StepReport {
         [self.step as u32, self.errno as u32, self.detail]
     }
 
-    /// None for a step that does not exist.
+    /// Returns `None` for a step that does not exist.
     pub(super) fn from_bytes(bytes: [u8; REPORT_BYTES]) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
         let step = *ChildStep::ALL.get(u32::from_ne_bytes([a, b, c, d]) as usize)?;

@@ -98,7 +98,7 @@ fn a_child_has_its_sockets_and_nothing_else_of_ours() {
             let file = File::open(path).expect("it is there");
             fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(50)).expect("a free number")
         });
-        // As a careless parent leaves them: open and not close-on-exec.
+        // A careless parent leaves such fds open and without close-on-exec.
         for (source, number) in
             [(root, 3), (proc, 4), (root, 5), (root, 6), (root, 7), (root, 8), (root, 9), (root, 40)]
         {
@@ -190,7 +190,7 @@ fn where_clone3_is_forbidden_it_starts_as_it_always_did() {
     });
 }
 
-/// As older sandboxes do, with EPERM.
+/// Older sandboxes refuse clone3(2) with EPERM.
 fn forbid_clone3() {
     let instruction =
         |code: u32, k: u32, jump: u8| libc::sock_filter { code: code as u16, jt: 0, jf: jump, k };

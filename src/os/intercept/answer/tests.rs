@@ -61,7 +61,7 @@ fn no_ipv4_socket_becomes_one_of_ipv6() {
     check(V4, "127.0.0.1:80", &["*:80"], Answer::WrongFamily(0));
     check(V4, "0.0.0.0:80", &["*:80", "udp:0.0.0.0:80"], Answer::WrongFamily(0));
     check(V6, "127.0.0.1:80", &["0.0.0.0:80"], Answer::Held(0));
-    // Of IPv6 alone: it has nothing to do with a server of IPv4, but is the only one held.
+    // The only held socket is of IPv6 alone, which a server of IPv4 cannot use.
     check(V4, "127.0.0.1:80", &["[::]:80"], Answer::Pass);
 }
 

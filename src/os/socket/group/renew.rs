@@ -21,8 +21,9 @@ use crate::core::limits::GENERATIONS;
 use crate::os::socket::slots::Slots;
 
 impl Group {
-    /// The server of this slot binds the address again. True: the slot has another socket, and the old one is connected, or
-    /// is now, where we `may_connect` it, to the client whose datagram is the first in it. `used`: slots of generations.
+    /// Gives the slot another socket, because its server binds the address again. The old one is connected by then, or is
+    /// now where we `may_connect` it, to the client whose datagram is the first in it. `used` are the slots of generations.
+    /// Returns whether there is another one.
     pub(super) fn replace(&mut self, id: SlotId, used: &[SlotId], may_connect: bool) -> io::Result<bool> {
         let Some(old) = self.slot(id).filter(|_| self.plan.is_udp()) else { return Ok(false) };
         // Asked before: what is the first in one that is connected may be another's.
@@ -70,7 +71,7 @@ impl Group {
     }
 }
 
-/// Who sent the datagram that is read next.
+/// The sender of the datagram that would be read next.
 fn first_sender(fd: &OwnedFd) -> Option<SockaddrStorage> {
     let mut byte = [0];
     let mut byte = [IoSliceMut::new(&mut byte)];
@@ -79,7 +80,7 @@ fn first_sender(fd: &OwnedFd) -> Option<SockaddrStorage> {
         Ok(message) => message.address,
         Err(Errno::EAGAIN) => None,
         Err(errno) => {
-            log::debug!("MSG_PEEK: {}", errno.desc());
+            log::debug!("cannot look at a waiting datagram (MSG_PEEK): {}", errno.desc());
             None
         }
     }

@@ -414,7 +414,7 @@ fn nobody_waits_for_the_queue_of_a_slot_that_the_path_has_left() {
     arrive(B, &nodes, 40 - queued);
     arrive(A, &nodes, queued);
     clients.into_iter().for_each(|client| drop(client.join().unwrap()));
-    // The same where a slot is shut down under them.
+    // Clients are answered as well where a server shuts its slot down while they wait.
     let clients = crowd(&path, 20);
     shut_down(&nodes, B);
     let old = nodes.fd_of(B);

@@ -75,7 +75,7 @@ fn ports_picked_by_the_kernel_stay_in_their_order() {
     assert!(held.iter().all(|old| !is_same(&rebound[2], old)));
     let rebound = again(&held, &[tcp("127.0.0.1:0")]).unwrap();
     assert!(is_same(&rebound[0], &held[0]));
-    // The same address written out.
+    // This is the same address, written with its port.
     let rebound = again(&held, &[tcp(&held[1].address)]).unwrap();
     assert!(is_same(&rebound[0], &held[1]));
 }
