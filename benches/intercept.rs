@@ -66,7 +66,7 @@ fn nanoseconds_of_a_call() -> f64 {
     begin.elapsed().as_nanos() as f64 / f64::from(TIMES)
 }
 
-/// What such a call costs a child of `supervise`.
+/// The nanoseconds that such a call costs a child of `supervise`.
 fn calls(options: &[&str]) -> f64 {
     let output = Command::new(env!("CARGO_BIN_EXE_supervise"))
         .args(["-q", "--control", "none", "--restart", "no", "--listen", "127.0.0.1:0"])

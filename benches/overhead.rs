@@ -200,7 +200,7 @@ impl Programs {
     }
 }
 
-/// Microseconds a start, of so many in a row.
+/// The microseconds of one start, as the mean of many in a row.
 fn per_start(run: impl FnOnce()) -> f64 {
     let begin = now();
     run();

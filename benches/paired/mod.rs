@@ -86,7 +86,7 @@ pub(crate) struct Contestant {
 }
 
 impl Contestant {
-    /// Once it has answered.
+    /// Waits until it answers.
     pub(crate) fn ready(self) -> Self {
         let deadline = Instant::now() + PATIENCE;
         while get(&self.address).is_err() {
@@ -119,7 +119,7 @@ impl Drop for Contestant {
     }
 }
 
-/// One request on a connection of its own; how long it took, in microseconds.
+/// Makes one request on a connection of its own, and returns how many microseconds it took.
 fn get(address: &str) -> std::io::Result<f64> {
     let begin = Instant::now();
     let mut stream = TcpStream::connect(address)?;

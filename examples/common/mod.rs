@@ -99,7 +99,7 @@ pub(crate) fn set_flag(socket: BorrowedFd<'_>, name: libc::c_int) -> nix::Result
     nix::errno::Errno::result(result).map(drop)
 }
 
-/// Takes connect(2) back: once more, to AF_UNSPEC.
+/// Disconnects a UDP socket, by a connect(2) to AF_UNSPEC.
 #[allow(unsafe_code)]
 pub(crate) fn disconnect(socket: &Socket) {
     let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };

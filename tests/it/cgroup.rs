@@ -54,7 +54,7 @@ fn runs(pid: i32) -> bool {
 const HIDDEN: &str = "use POSIX; my $f = shift; POSIX::_exit(0) if fork; POSIX::setsid(); POSIX::_exit(0) if fork; \
     $0 = 'x' x 3000; open(my $o, '>', \"$f.new\"); print $o \"$$\\n\"; close $o; rename \"$f.new\", $f; sleep 1 while 1;";
 
-/// A server whose worker is as hidden as that.
+/// A server whose worker has left its process group and session, so that only its cgroup tells whose it is.
 fn hides_a_worker(place: &Place) -> [String; 3] {
     place.write("hidden.pl", HIDDEN);
     let worker =
@@ -124,7 +124,7 @@ fn a_generation_has_a_cgroup_until_it_is_over() {
 #[test]
 fn what_is_left_alive_keeps_its_cgroup_and_what_a_server_made_goes() {
     let place = Place::new();
-    // Below its own cgroup it makes another, where it may.
+    // The server makes a cgroup below its own, where it may.
     let make = "d=$(sed -n 's/^0:://p' /proc/self/cgroup); for m in /sys/fs/cgroup/unified /sys/fs/cgroup; do \
         mkdir \"$m$d/below\" 2>/dev/null && break; done; sleep 1000 & echo $! >DIR/left; wait";
     let make = make.replace("DIR", &place.path(""));
@@ -142,7 +142,7 @@ fn what_is_left_alive_keeps_its_cgroup_and_what_a_server_made_goes() {
         assert_eq!(directories(&own, pid).len(), 2, "in one alone");
     }
     daemon.verb("stop").expect(0);
-    // It ends whatever the test has started, as far as it still lives.
+    // The end of supervise ends all that the test has started and that still lives.
     assert_eq!(daemon.end().status, 0);
     Launch::new(&place).args("--restart no").command(&["true"]).run().expect(0);
     if let Some(own) = own_cgroup() {
@@ -161,7 +161,7 @@ fn a_command_after_a_kill_is_not_killed_as_well() {
     place.write("one.service", &text);
     let mut daemon = Launch::units(&place, &["one.service"]).start();
     daemon.wait_generation(1);
-    // Its worker gets the SIGKILL of all.
+    // A restart sends SIGKILL to the worker as well.
     daemon.verb("restart").expect(0);
     daemon.wait_generation(2);
     assert_eq!(place.read("after"), "done\nboth\n", "{}", daemon.stderr());
@@ -207,7 +207,7 @@ fn what_a_killed_supervise_has_left_goes_at_the_next_start() {
     assert_eq!(daemon.end().status, 0);
 }
 
-/// A supervise as the server of another one: its directories lie below that one's.
+/// A supervise runs as the server of another one, so its directories lie below those of that one.
 #[test]
 fn a_supervise_below_another_has_its_own() {
     let place = Place::new();

@@ -85,7 +85,7 @@ fn also_when_signals_were_blocked_in_us() {
         .command(&SLEEP)
         .start();
     assert_clean_child(&mut daemon, 1);
-    // We are not deaf either.
+    // Supervise itself still reads its signals.
     daemon.signal(Signal::SIGTERM);
     daemon.end().expect(0);
 }
@@ -128,7 +128,7 @@ fn its_environment_is_ours_with_what_was_promised() {
     ] {
         expected.insert(name.into(), value.into());
     }
-    // The shells' own, and of no consequence.
+    // The shells set these variables themselves.
     for names in [&mut is, &mut expected] {
         names.remove("_");
     }

@@ -177,7 +177,6 @@ fn instances_are_found_by_name_and_the_second_of_a_name_gets_a_number() {
     wait_for("the third", || status_in(&place, "ready-2").filter(|status| status["pid"] == third.pid()));
 }
 
-/// Also where other directories would do: whoever names one means that one.
 #[test]
 fn the_directory_that_the_user_names_is_the_only_one() {
     let place = Place::new();
@@ -233,7 +232,7 @@ fn root_reaches_the_instances_of_other_users() {
     let binary = place.path("supervise");
     fs::copy(SUPERVISE, &binary).unwrap();
     let name = format!("of-{uid}");
-    // As a user of its own, with nothing said about where instances live.
+    // The instance runs as another user, and no variable says where instances live.
     let mut command = Command::new("setpriv");
     command.args(["--reuid", &uid.to_string(), "--regid", &uid.to_string(), "--clear-groups", &binary]);
     command.args(["--name", &name, "-l", "127.0.0.1:0=http", "--", "sleep", "60"]);
@@ -321,7 +320,7 @@ fn on_one_terminal_a_line_is_not_said_twice() {
     assert_eq!(told_on_one_terminal("", ""), 1);
     // The supervisor is silent, and so the verb says it.
     assert_eq!(told_on_one_terminal("-q", ""), 1);
-    // What goes elsewhere is whole.
+    // A verb whose stdout is no terminal prints all lines.
     assert_eq!(told_on_one_terminal("", "| cat"), 2);
 }
 
@@ -346,11 +345,11 @@ fn nonsense_on_the_control_socket_harms_nobody() {
     {
         let mut stream = UnixStream::connect(&control).unwrap();
         stream.set_nonblocking(true).unwrap();
-        // It may have hung up by now.
+        // The supervisor may have closed the connection by now.
         let _refused = stream.write(bytes);
         kept.push(stream);
     }
-    // A hundred who connect and say nothing.
+    // A hundred clients connect and send nothing.
     for _ in 0..100 {
         kept.extend(UnixStream::connect(&control));
     }

@@ -87,7 +87,7 @@ fn without_protocol_their_variables_are_the_users_own() {
     let mut daemon = with_stale(launch).start();
     assert_has(&server_environment(&mut daemon, 1), &STALE);
     drop(daemon);
-    // With it, but without sockets, nothing of another's is left.
+    // With Protocol= but without sockets, the server gets no such variable of another manager.
     let mut daemon = with_stale(Launch::new(&place).args("-p Protocol=nginx").command(&SLEEP)).start();
     let is = server_environment(&mut daemon, 1);
     assert!(!is.contains_key("NGINX"), "{is:?}");
@@ -110,7 +110,7 @@ fn an_unknown_protocol_is_refused_and_a_lost_socket_by_strict() {
     );
 }
 
-/// What it is was known to nobody before it was taken over.
+/// Before supervise takes the socket over, nobody knows of what kind it is.
 #[test]
 fn an_inherited_socket_is_told_of_by_what_it_turns_out_to_be() {
     let place = Place::new();
@@ -155,7 +155,7 @@ fn units_have_protocol_and_placeholders_for_each_generation() {
     }
 }
 
-/// Below a wrapper that stays, the sleeping server.
+/// The pid of the server, which sleeps as a child of a wrapper.
 fn below(daemon: &Daemon) -> i32 {
     wait_for("the server below the wrapper", || {
         let all = daemon.processes_of(1);
@@ -196,7 +196,7 @@ fn exec_gives_a_server_below_a_wrapper_its_own_pid() {
 const CLEARED: &str = "env -u SUPERVISE_SOCKETS -u SUPERVISE_GENERATION -u NOTIFY_SOCKET -u WATCHDOG_USEC -u LISTEN_FDS \
      -u LISTEN_FDNAMES";
 
-/// As node, Python's subprocess and sudo do it: fd 3 is closed or somebody else's file, and the environment may be new.
+/// node, Python's subprocess and sudo close fd 3 or use it for another file, and may clear the environment.
 #[test]
 fn exec_fetches_what_a_wrapper_has_closed() {
     for (wrapper, closing) in [
@@ -237,7 +237,7 @@ fn exec_fetches_what_a_wrapper_has_closed() {
     }
 }
 
-/// The sockets are for processes below the server alone.
+/// Supervise hands the sockets to descendants of the server alone.
 #[test]
 fn exec_elsewhere_gets_no_sockets() {
     let place = Place::new();
@@ -265,7 +265,7 @@ fn exec_without_sockets_says_so_and_goes_on() {
     let ended = exec(&["--", "sh", "-c", "echo $LISTEN_PID/$WATCHDOG_PID; exit 5"], &[]).expect(5);
     assert_eq!(ended.stdout, "/\n", "sets nothing that nobody promised");
     assert!(ended.stderr.contains("no LISTEN_FDS here") && ended.stderr.lines().count() == 1, "{ended:?}");
-    // The watchdog alone.
+    // With a watchdog and no sockets, exec sets WATCHDOG_PID alone.
     let ended = exec(&["--", "sh", "-c", "echo $WATCHDOG_PID $$"], &[("WATCHDOG_USEC", "1")]).expect(0);
     let pids: Vec<&str> = ended.stdout.split_whitespace().collect();
     assert!(pids.len() == 2 && pids[0] == pids[1], "{ended:?}");

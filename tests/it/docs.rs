@@ -51,7 +51,8 @@ fn inline(prose: &str) -> impl Iterator<Item = &str> {
     prose.split('`').skip(1).step_by(2).filter(|span| !span.contains('\n'))
 }
 
-/// The words of the call of `supervise` in a line of shell, as far as it goes. None: there is none, or a usage.
+/// The words of the call of `supervise` in a line of shell, as far as it goes. `None` if there is none, or if it is a
+/// usage.
 fn call(line: &str) -> Option<Vec<OsString>> {
     let line = line.replace("\\|", "|");
     let is_usage =
@@ -84,7 +85,7 @@ fn commands(text: &str) -> Vec<String> {
         inline(&prose).map(ours).filter(|line| line.starts_with("supervise ")).collect();
     for (word, block) in blocks {
         let lines_of_block = block.lines().filter_map(|line| match word.as_str() {
-            // A drawing or a usage.
+            // A block without a language is a drawing or a usage.
             "" => None,
             "console" => line.strip_prefix("$ ").map(String::from),
             "dockerfile" => line.split_once('[').map(|(_, list)| list.replace(['"', ',', ']'], " ")),
@@ -95,7 +96,7 @@ fn commands(text: &str) -> Vec<String> {
     lines
 }
 
-/// What such a command does is shown elsewhere, that it is spelled right here.
+/// This test only parses the commands; other tests run them.
 #[test]
 fn the_commands_of_the_documents_are_spelled_right() {
     let mut count = 0;
@@ -134,7 +135,7 @@ fn files_that_the_documents_name_exist() {
     }
 }
 
-/// As GitHub makes the anchor of a heading.
+/// The anchor that GitHub makes for a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
@@ -191,7 +192,7 @@ fn explained() -> Vec<String> {
     rows.map(String::from).collect()
 }
 
-/// Piece by piece between what differs.
+/// Each piece of a message between two `…` occurs in src.
 #[test]
 fn messages_that_are_explained_are_ours() {
     let (rows, source) = (explained(), source());
@@ -212,7 +213,7 @@ fn warnings() -> Vec<String> {
     words
 }
 
-/// Those of the table and of src/main.rs; the others are notes of the core.
+/// The warnings of src/os/warning.rs and of src/main.rs have rows. The other messages are notes of the core.
 #[test]
 fn warnings_of_the_shell_are_explained() {
     let (rows, source, table) = (explained(), source(), warnings());

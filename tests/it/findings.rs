@@ -243,7 +243,7 @@ fn a_swap_that_gave_up_on_a_stopped_supervisor_does_not_happen_later() {
     assert_eq!(place.who("start"), [1, 2]);
 }
 
-/// Also where it had the request before it was stopped; the request is done once it goes on.
+/// The supervisor may have read the request before it was stopped; then it carries it out when it goes on.
 #[test]
 fn a_verb_that_waits_gives_up_on_a_supervisor_that_is_stopped_meanwhile() {
     let place = Place::new();
@@ -259,7 +259,7 @@ fn a_verb_that_waits_gives_up_on_a_supervisor_that_is_stopped_meanwhile() {
     daemon.wait_generation(2);
 }
 
-/// Connected to the control socket, having said this much.
+/// A client that has connected to the control socket and sent `text`.
 fn client(place: &Place, text: &str) -> UnixStream {
     let mut stream = UnixStream::connect(place.path("supervise.ctl")).unwrap();
     stream.write_all(text.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! What `supervise` costs while nothing happens: nothing.
+//! While nothing happens, `supervise` does not wake up.
 
 use std::fs;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::load::get;
 use super::support::{Daemon, Launch, Place, proc_status, settled};
 
-/// How often its threads went to sleep by themselves: each time one woke up before.
+/// How often its threads went to sleep by themselves, which is as often as they woke up.
 fn wakeups(pid: i32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     tasks

@@ -22,7 +22,7 @@ fn binds<'a>(place: &'a Place, listen: &str, options: &str, words: &[&str]) -> L
         .command(&command)
 }
 
-/// The generation answers at this address.
+/// Asserts that this generation answers at the address.
 #[track_caller]
 fn assert_answers(address: &str, generation: u64) {
     let body = format!("binds generation {generation}\n");
@@ -40,7 +40,7 @@ fn common_sockets(daemon: &Daemon, server: i32) -> usize {
     let ours = fds(daemon.pid());
     let theirs = fds(server);
     let is_ours = |what: &str| what.starts_with("socket:") && ours.iter().any(|(_, own)| own == what);
-    // stdin and its like are none.
+    // stdin, stdout and stderr do not count.
     theirs.iter().filter(|(number, what)| *number > 2 && is_ours(what)).count()
 }
 

@@ -17,7 +17,7 @@ use super::support::{DEADLINE, wait_for};
 pub(crate) enum Failure {
     Refused,
     Reset,
-    /// Closed without a byte, or in the middle.
+    /// The server closed the connection before the answer was whole.
     Empty,
     Other(io::ErrorKind),
 }
@@ -66,7 +66,7 @@ pub(crate) fn answer(stream: &mut impl Read) -> Result<String, Failure> {
     if length == Some(body.len()) { Ok(body.to_owned()) } else { Err(Failure::Empty) }
 }
 
-/// The same through a unix socket.
+/// [`get`] through a unix socket.
 pub(crate) fn get_unix(address: &str) -> Result<String, Failure> {
     get_unix_path(address, "/")
 }
@@ -84,7 +84,7 @@ pub(crate) struct Sample {
     /// When it was begun; it may have been due a little earlier.
     pub(crate) begun: Instant,
     pub(crate) ended: Instant,
-    /// From when it was due.
+    /// The time from the moment at which it was due.
     pub(crate) took: Duration,
     pub(crate) result: Result<String, Failure>,
 }
@@ -193,7 +193,7 @@ impl Load {
         Self::asking(address, per_second, Box::new(|address| get(address, "/")))
     }
 
-    /// The same in another protocol than HTTP.
+    /// A load in another protocol than HTTP.
     pub(crate) fn asking(address: &str, per_second: u32, ask: Box<Ask>) -> Self {
         let shared = Arc::new(Shared {
             address: address.to_owned(),
@@ -217,7 +217,7 @@ impl Load {
         self.shared.next.load(Ordering::Relaxed)
     }
 
-    /// At least this many more requests have been begun.
+    /// Waits until at least this many more requests have been begun.
     pub(crate) fn let_pass(&self, requests: u64) {
         let until = self.begun() + requests;
         wait_for("the load", || (self.begun() >= until).then_some(()));
@@ -227,7 +227,7 @@ impl Load {
         self.samples().counts()
     }
 
-    /// The same with each request.
+    /// Ends the load and returns every single request.
     pub(crate) fn samples(self) -> Samples {
         self.shared.over.store(true, Ordering::Relaxed);
         let hiccup = self.meter.join().expect("the meter");

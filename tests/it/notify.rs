@@ -84,7 +84,7 @@ fn a_user_namespace_reaches_the_path() {
     if !may.is_ok_and(|output| output.status.success()) {
         return; // This kernel, or a sandbox, gives us none.
     }
-    // The server in one of its own, and all of us in one.
+    // First the server has a namespace of its own, then supervise and its server have one together.
     for is_ours in [false, true] {
         let place = Place::new();
         let launch = Launch::new(&place)

@@ -102,7 +102,7 @@ fn a_candidate_has_to_wait_where_the_current_one_does_and_nowhere_else() {
     let place = Place::new();
     let options = "--listen 127.0.0.1:0=other --timeout-start-sec 1500ms";
     let mut daemon = waits(&place, "accept first", options).start();
-    // It is alone, so both are wanted; nobody ever waits on the other.
+    // A generation that is alone has to wait on both sockets, and nobody ever waits on the other one.
     let status = daemon.wait_generation(1);
     assert!(ready_ms(&status) >= 10_000, "{status}");
     assert_eq!(ready_by(&daemon, 1), "nobody waits on other; kept, because no other generation exists");
@@ -137,12 +137,12 @@ fn where_nobody_was_ever_seen_a_second_of_life_has_to_do_but_it_is_not_called_a_
     }
 }
 
-/// What it does between two looks for clients cannot be told from doing nothing; that it has accepted can.
+/// The server looks for clients from time to time, so nobody sees it wait; its accepted connection is seen.
 #[test]
 fn who_was_seen_to_accept_counts_as_seen() {
     let place = Place::new();
     let mut daemon = waits(&place, "seldom", "--timeout-start-sec 1500ms").start();
-    // It says nothing yet, so the connection stays.
+    // The client sends nothing yet, so the connection stays open.
     let client = TcpStream::connect(daemon.address("http")).unwrap();
     daemon.wait_generation(1);
     assert_eq!(ready_by(&daemon, 1), "(has accepted connections on http)");

@@ -23,10 +23,10 @@ use socket_supervise::os::socket::Target;
 
 use super::support::{DEADLINE, Place, SUPERVISE, proc_status, settled, wait_for};
 
-/// A relay as its supervisor sees it.
+/// A running relay, with what its supervisor has of it.
 struct Started {
     pid: i32,
-    /// None: the supervisor is gone.
+    /// `None` once the supervisor is gone.
     relay: Option<Relay>,
     status: Option<WaitStatus>,
 }
@@ -122,7 +122,7 @@ fn rest(of: &mut impl Read) -> String {
     text
 }
 
-/// What a read says that must fail.
+/// The error of a read that must fail.
 fn failure(of: &mut impl Read) -> ErrorKind {
     of.read(&mut [0]).expect_err("a connection that broke").kind()
 }
@@ -234,7 +234,6 @@ fn two_hundred_in_the_queue_are_carried() {
     relay.end(200, 0);
 }
 
-/// More than it has fds for stay in the queue until others have ended.
 #[test]
 fn more_than_it_can_hold_wait_their_turn() {
     let ((slot, waiting), (server, address)) = (listener(), listener());
@@ -258,7 +257,7 @@ fn make_executable(path: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Bytes of which none is where another could be.
+/// A stream of pseudo-random bytes, so that lost or exchanged ones are noticed.
 struct Stream(u64);
 
 impl Stream {
@@ -270,7 +269,7 @@ impl Stream {
     }
 }
 
-/// More than the buffers of four sockets hold.
+/// So many blocks are more than the buffers of four sockets hold.
 const BLOCKS: usize = 8 * 1024;
 
 fn pour(mut into: TcpStream, seed: u64, poured: &AtomicUsize) {
@@ -292,7 +291,7 @@ fn drain(mut from: TcpStream, seed: u64) {
     assert_eq!(rest(&mut from), "");
 }
 
-/// It keeps little memory, whoever does not read.
+/// The relay buffers little, also where one side does not read.
 #[test]
 fn more_than_all_buffers_hold_goes_both_ways_at_once() {
     let (client, relay, served, _slot) = pair();

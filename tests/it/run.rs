@@ -66,7 +66,7 @@ fn several_sockets_keep_their_order_their_names_and_their_placeholders() {
 fn a_unix_socket_is_served_and_a_dead_one_in_the_way_is_taken_over() {
     let place = Place::new();
     let path = place.path("web.sock");
-    // Bound and closed: the path stays, nobody answers.
+    // The path of a closed socket stays, and nobody answers there.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let mut daemon = Launch::new(&place).args("--listen").arg(&path).command(&[&example("ready")]).start();
     let status = daemon.wait_generation(1);

@@ -15,14 +15,14 @@ const SLACK: Duration = Duration::from_secs(2);
 enum Of {
     Tcp,
     Unix,
-    /// TCP, UDP and unix paths in turn.
+    /// TCP, UDP and unix sockets in turn.
     Mixed,
 }
 
-/// What a supervisor with so many sockets has needed.
+/// The times that a supervisor with so many sockets has needed.
 #[derive(Debug)]
 struct Cost {
-    /// Until the first generation was ready.
+    /// The time until the first generation was ready.
     start: Duration,
     swaps: [Duration; 2],
     status: Duration,
@@ -105,7 +105,7 @@ fn cpu_time_grows_with_the_sockets_and_not_with_their_square() {
     }
 }
 
-/// Wherever it is met: while sockets are bound, or when they are passed on.
+/// The limit is met while sockets are bound, or when they are passed to the server.
 #[test]
 fn the_limit_of_open_files_is_named_with_what_raises_it() {
     for (of, count, options) in [(Of::Unix, 40, ""), (Of::Tcp, 120, ""), (Of::Tcp, 120, "--handover shared")]

@@ -131,7 +131,7 @@ fn tstp_stops_the_server_with_us_and_cont_continues_both() {
     assert_eq!(daemon.server(), server);
 }
 
-/// A terminal of its own, with `supervise` in its session.
+/// A terminal, with `supervise` in its session.
 struct Terminal {
     /// The side of the terminal's emulator; None once it is closed.
     master: Option<PtyMaster>,
@@ -174,7 +174,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         self.master = None;
-        // Nothing there any more is what we expect.
+        // It fails where all has ended, as it should.
         let _stopped = Command::new(SUPERVISE).args(["stop", "--control", &self.control]).output();
         let _gone = self.leader.kill();
         let _reaped = self.leader.wait();
@@ -183,7 +183,7 @@ impl Drop for Terminal {
 
 #[test]
 fn a_terminal_that_closes_stops_us() {
-    // As the leader of the session, and below a shell that is.
+    // Supervise is the leader of the session, then the child of a shell that is.
     for shell in ["exec \"$@\"", "\"$@\"; exit $?"] {
         let place = Place::new();
         let mut terminal = Terminal::open(&place, shell);

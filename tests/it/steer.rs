@@ -45,7 +45,7 @@ fn vandal<'a>(place: &'a Place, options: &str) -> Launch<'a> {
     vandal_at(place, "127.0.0.1:0", options)
 }
 
-/// A swap that must succeed, and what it reports.
+/// Swaps, which must succeed, and returns what the verb reports.
 #[track_caller]
 fn swapped(daemon: &Daemon, to: u64) -> Value {
     let swap = daemon.verb("swap --json").expect(0).json();
@@ -58,19 +58,19 @@ fn swapped(daemon: &Daemon, to: u64) -> Value {
     swap
 }
 
-/// New connections reach this generation.
+/// Asserts that new connections reach this generation.
 #[track_caller]
 fn wait_for_traffic(address: &str, body: &str) {
     wait_for(body, || (get(address, "/").as_deref() == Ok(body)).then_some(()));
 }
 
-/// The only generation has accepted this many.
+/// Waits until the only generation has accepted this many connections.
 #[track_caller]
 fn wait_for_connections(daemon: &mut Daemon, count: u64) {
     daemon.wait_until("they are accepted", |status| status["generations"][0]["connections"] == count);
 }
 
-/// So many clients that have asked, and wait.
+/// So many clients that have sent a request and wait for the answer.
 #[track_caller]
 fn queue_up(address: &str, count: usize, path: &str) -> Vec<TcpStream> {
     let mut clients: Vec<_> = (0..count).map(|_| connect(address).unwrap()).collect();
@@ -87,7 +87,7 @@ fn assert_answered(clients: &mut [TcpStream], body: &str) {
     }
 }
 
-/// How the held socket is handed over.
+/// Asserts how the held socket is handed over.
 #[track_caller]
 fn assert_steered(daemon: &Daemon) {
     let status = daemon.status();

@@ -120,7 +120,7 @@ fn a_request_in_flight_is_finished_by_the_old_generation() {
     let address = daemon.address("http");
     let mut client = connect(&address).unwrap();
     ask(&mut client, "/").unwrap();
-    // Once the queue is empty the old generation has it.
+    // When the queue is empty, the old generation has accepted the connection.
     daemon.wait_until("it is accepted", |status| status["sockets"][0]["queue"] == 0);
     place.flags("");
     daemon.verb("swap").expect(0);
@@ -281,7 +281,7 @@ fn a_swap_is_taken_back() {
     assert_clean(&load.finish());
 }
 
-/// As `trap '' TERM` in a script, or a shell of a job in the background.
+/// A script ignores TERM by `trap '' TERM`, and a shell ignores INT for a job in the background.
 #[test]
 fn a_signal_that_is_ignored_does_not_end_a_verb() {
     let place = Place::new();
@@ -293,7 +293,7 @@ fn a_signal_that_is_ignored_does_not_end_a_verb() {
     command.args(["--control", &place.path("supervise.ctl")]);
     let waiting = Verb::spawn(command);
     daemon.wait_state("swapping");
-    // Once it catches one it knows which it ignores.
+    // When it catches SIGINT, it has read which signals are ignored.
     let is_caught = || {
         let caught = u64::from_str_radix(&proc_status(waiting.pid(), "SigCgt")?, 16).ok()?;
         (caught & 2 != 0).then_some(())
@@ -314,7 +314,7 @@ fn who_interrupts_a_swap_hears_that_it_goes_on() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let waiting = daemon.spawn_verb("swap");
         daemon.wait_state("swapping");
-        // It catches the signal once it knows that its request was heard.
+        // The verb catches the signal from the moment at which supervise has its request.
         let bit = 1 << (signal as i32 - 1);
         let is_caught = || {
             let caught = u64::from_str_radix(&proc_status(waiting.pid(), "SigCgt")?, 16).ok()?;

@@ -48,7 +48,7 @@ fn is_test(name: &str) -> bool {
     name.ends_with("/tests.rs")
 }
 
-/// What is wrong, all of it at once.
+/// Asserts that nothing is wrong, and prints all that is.
 #[track_caller]
 fn assert_none(faults: Vec<String>) {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
@@ -165,7 +165,7 @@ fn the_shell_has_its_words_in_one_place() {
     assert_none(faults);
 }
 
-/// Tests as well: what is waited for is a condition.
+/// Tests wait for conditions as well.
 #[test]
 fn nothing_sleeps() {
     let sleepers = files("src").into_iter().filter(|(_, text)| text.contains("thread::sleep"));

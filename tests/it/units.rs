@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use super::load::{get, get_unix};
 use super::support::{Daemon, Launch, Place, environment, example, wait_for};
 
-/// As the user wrote them, but for the command.
+/// The files of a user, with another command.
 const SEED_SOCKET: &str = "\
 [Socket]
 ListenStream = 0.0.0.0:443
@@ -80,7 +80,7 @@ fn the_seed_pair_is_served_under_its_name_and_comes_back_five_seconds_after_a_ki
     let killed = Instant::now();
     daemon.verb("kill KILL").expect(0);
     daemon.wait_state("waiting");
-    // Who comes meanwhile waits.
+    // A client that connects meanwhile waits.
     assert_eq!(get(&address, "/").unwrap(), "ready generation 2 on https\n");
     assert!(killed.elapsed() >= Duration::from_secs(5), "back after {:?}", killed.elapsed());
     assert_eq!(place.who("start"), [1, 2]);
@@ -113,7 +113,7 @@ fn service(place: &Place, lines: &str) {
     place.write("web.service", &format!("[Service]\nType=notify\nExecStart={}\n{lines}\n", ready(place)));
 }
 
-/// Both, started and ready.
+/// Writes both files, starts them, and waits until the server is ready.
 fn web(place: &Place, lines: &str) -> Daemon {
     socket(place, &["web.sock"]);
     service(place, lines);
@@ -262,7 +262,7 @@ fn check_warns_of_what_is_missing_on_this_machine() {
     for ((line, word), warning) in expected.iter().zip(&warnings) {
         assert!(warning.contains(line) && warning.contains(word), "{warning}");
     }
-    // It is no line without effect: a start looks for it anew.
+    // Such a line has its effect, because a start looks for the thing anew.
     check("--strict").expect(0);
     assert!(check("--json").expect(0).stdout.contains("no-program"));
 }
@@ -286,7 +286,7 @@ fn who_types_swap_sees_the_warning_of_a_line_that_has_no_effect() {
 #[test]
 fn a_runtime_directory_is_there_until_the_last_generation_is_gone() {
     let place = Place::new();
-    // Below /run where we are root: a name that no other run has.
+    // The directory is below /run where we are root, so its name is one that no other run has.
     let name = format!("supervise-test-{}", std::process::id());
     let mut daemon = web(&place, &format!("RuntimeDirectory={name}\n[X-Supervise]\nBake=0"));
     let directory = environment(daemon.server())["RUNTIME_DIRECTORY"].clone();

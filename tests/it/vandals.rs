@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::load::{answer, ask, connect, get};
 use super::support::{Daemon, Launch, Place, environment, example, fd_flags, wait_for};
 
-/// Somebody else, in a process of root's.
+/// The words that run a program as the user nobody.
 const NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups";
 
 #[test]
@@ -53,7 +53,7 @@ fn a_path_that_cannot_be_put_back_is_told_once_each_time() {
     for time in 1..=2 {
         fs::rename(&directory, &moved).unwrap();
         fs::write(&directory, "").unwrap();
-        // Whatever happens to the node makes it looked at.
+        // Each change of the node makes supervise look at it.
         for _ in 0..10 {
             fs::set_permissions(format!("{moved}/s.sock"), Permissions::from_mode(0o666)).unwrap();
             daemon.verb("status").expect(0);
@@ -120,7 +120,7 @@ fn with_deep_descendants(place: &Place) -> Daemon {
     daemon
 }
 
-/// The server, and a shell and a `sleep` for each of four sessions.
+/// Waits until the server and its four sessions run, each a shell and a `sleep`.
 fn wait_for_descendants(daemon: &Daemon, generation: u64) {
     wait_for("its descendants", || (daemon.processes_of(generation).len() == 9).then_some(()));
 }
@@ -214,7 +214,7 @@ fn ready_from_a_process_outside_is_not_believed_and_told_once() {
     for text in ["READY=1", "READY=1\nSTATUS=taken over", "WATCHDOG=trigger", "READY=1"] {
         stranger.send_to(text.as_bytes(), &name).unwrap();
     }
-    // In order: when the true one has been read, so have ours.
+    // Datagrams are read in order, so ours have been read when the true one has been.
     place.write("go", "");
     let status = daemon.wait_generation(1);
     assert_eq!(status["generations"][0]["status"], Value::Null, "{status}");

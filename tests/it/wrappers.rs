@@ -28,7 +28,7 @@ fn below_a_shell_that_stays() {
 
 #[test]
 fn below_another_user() {
-    // Nobody else may become one.
+    // Only root may become another user.
     if !geteuid().is_root() {
         return;
     }

@@ -83,7 +83,7 @@ fn five_swaps(name: &str, recipe: &Recipe, protocol: Protocol) {
     assert_eq!(daemon.end().status, 0);
 }
 
-/// When which requests failed, and how, from the first on.
+/// The failed requests, with the times at which they failed, and how.
 fn failures(samples: &Samples) -> String {
     let begin = samples.all.iter().map(|sample| sample.begun).min();
     let since = |sample: &super::load::Sample| begin.map_or(Duration::ZERO, |begin| sample.begun - begin);

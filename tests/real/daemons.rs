@@ -8,7 +8,7 @@ use super::load;
 use super::packages::{unit, unpack};
 use super::support::{Launch, Place, descendants, wait_for};
 
-/// A port that was free a moment ago.
+/// A port that the kernel has just found free.
 fn port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -59,7 +59,7 @@ fn nginx_by_the_unit_of_its_package() {
             temporary.concat()
         ),
     );
-    // Each line of the package's own, with our files for those of the system.
+    // The commands are those of the package, with our files in place of those of the system.
     let nginx = format!("/usr/sbin/nginx -c {here}nginx.conf -g 'daemon on; master_process on;'");
     let stop = format!("-/sbin/start-stop-daemon --quiet --stop --retry QUIT/5 --pidfile {here}pid");
     fs::create_dir(format!("{service}.d")).unwrap();

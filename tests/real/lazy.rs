@@ -42,7 +42,7 @@ fn gunicorn_that_imports_late_or_never() {
     }
 }
 
-/// By the command line, or by unit files of Type=notify.
+/// Starts it by the command line, or by unit files of Type=notify.
 fn start(place: &Place, is_unit: bool) -> Daemon {
     let gunicorn =
         format!("{}/bin/gunicorn", std::env::var("VENV").expect("VENV, as tests/real/run sets it"));

@@ -96,7 +96,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // Ended already, where all went well.
+        // The process has ended already, where all went well.
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
     }

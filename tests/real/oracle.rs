@@ -141,7 +141,7 @@ fn environment_files() {
             let verified =
                 Verified::ask("a.service", &unit, &[("SYSTEMD_OS_RELEASE", &place.path("os-release"))]);
             let value = verified.description().ok_or_else(|| verified.complaints.clone())?;
-            // An empty value looks like none.
+            // systemd shows an empty variable like one that is not set.
             let is_set = case["environment"].get(ours).is_some();
             if !value.is_empty() || is_set {
                 got.insert(ours.to_owned(), value.into());

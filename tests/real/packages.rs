@@ -17,7 +17,7 @@ const fn pair(packages: &'static [&'static str], socket: &'static str, service: 
     Pair { packages, socket, service }
 }
 
-/// None with Accept=yes, which this version refuses.
+/// No pair has Accept=yes, which this version refuses.
 const PAIRS: [Pair; 14] = [
     pair(&["dbus", "dbus-system-bus-common"], "dbus.socket", "dbus.service"),
     pair(&["podman"], "podman.socket", "podman.service"),

@@ -166,7 +166,7 @@ fn rsync_by_the_unit_of_debian() {
     fs::create_dir(place.path("module")).unwrap();
     let module = place.path("module");
     place.write("rsyncd.conf", &format!("use chroot = no\n[module]\npath = {module}\ncomment = a test\n"));
-    // It binds for itself, and two of it cannot.
+    // The server binds for itself, and two of them cannot run at once.
     let line = format!(
         "ExecStart=/usr/bin/rsync --daemon --no-detach --address=127.0.0.1 --port={} --config={}",
         address.port(),

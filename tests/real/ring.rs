@@ -2,7 +2,7 @@
 
 use super::support::{Launch, Place, wait_for};
 
-/// No thread of it ever waits on the socket.
+/// A server on io_uring, none of whose threads ever waits on the socket.
 const SERVER: &str = "
 import ctypes, socket, sys, time
 SYS_io_uring_setup = 425
@@ -19,7 +19,7 @@ while True:
         client.close()
 ";
 
-/// It has bound the socket otherwise, or does not know of it.
+/// A server that knows nothing of the held socket.
 const ELSEWHERE: &str = "
 import ctypes, sys, time
 if ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(240)) < 0: sys.exit('no io_uring here')

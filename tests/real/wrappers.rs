@@ -47,7 +47,7 @@ fn below_npx() {
     });
 }
 
-/// It closes all fds above 2, and clears the environment.
+/// sudo closes all fds above 2, and clears the environment.
 #[test]
 fn below_sudo() {
     let user = format!("#{}", geteuid());

@@ -173,7 +173,7 @@ fn open(word: &str) -> io::Result<Vec<Socket>> {
 fn new(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // As every server does, lest connections of its predecessor be in the way.
+    // Every server does this, so that connections of its predecessor are not in the way.
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     Ok(fd)
 }
@@ -207,7 +207,7 @@ fn by_epoll(address: SocketAddr, sets: usize) -> io::Result<Socket> {
     for _ in 1..sets {
         let further = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         further.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, 42))?;
-        // It stays open.
+        // The epoll set stays open.
         std::mem::forget(further);
     }
     let Socket::Tcp(listener) = listening(fd, address)? else { unreachable!("it is TCP") };
@@ -224,7 +224,7 @@ fn by_epoll(address: SocketAddr, sets: usize) -> io::Result<Socket> {
             page(request, 1)
         });
     });
-    // This one has nothing to do with it.
+    // The caller serves this socket, which plays no part in the test.
     Ok(Socket::Tcp(TcpListener::bind("127.0.0.1:0")?))
 }
 
@@ -262,7 +262,7 @@ fn flood(address: &SockaddrStorage) {
     loop {
         let fd =
             socket(address.family().expect("an address"), SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-        // What the kernel has to say is another matter.
+        // The test does not care whether bind(2) succeeds.
         let _bound_or_not = fd.and_then(|fd| bind(fd.as_raw_fd(), address));
     }
 }

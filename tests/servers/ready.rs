@@ -141,7 +141,7 @@ impl Script {
         thread::sleep(self.pause("--work"));
         if let Some(how) = request.path.strip_prefix("/exit/").map(String::from) {
             let script = self.clone();
-            // Time for the answer to go out.
+            // The pause lets the answer go out first.
             thread::spawn(move || {
                 thread::sleep(Duration::from_millis(50));
                 script.die(&how);

@@ -37,7 +37,7 @@ use nix::sys::socket::{
 /// BPF_RET | BPF_K (bpf(4) of the BSDs, <linux/bpf_common.h>).
 const RETURN: u16 = 6;
 
-/// The listener of the stranger, while there is one.
+/// A second listener on the same address, while there is one.
 static STRANGER: Mutex<Option<TcpListener>> = Mutex::new(None);
 
 fn main() {

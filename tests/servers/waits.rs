@@ -77,7 +77,7 @@ fn main() {
             let mut events = mio::Events::with_capacity(8);
             loop {
                 poll.poll(&mut events, None).expect("epoll");
-                // It tells a change once: all that wait now are served.
+                // An edge-triggered set reports a change once, so all clients that wait now are served.
                 events.iter().for_each(|event| while answer(&sockets[event.token().0]) {});
             }
         }
@@ -105,7 +105,7 @@ fn register(sockets: &[Socket]) -> mio::Poll {
     poll
 }
 
-/// As EventMachine does.
+/// EventMachine waits like this.
 fn poll_an_epoll(sockets: &[Socket]) -> ! {
     let epoll = Epoll::new(EpollCreateFlags::empty()).expect("an epoll");
     for (index, socket) in sockets.iter().enumerate() {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::super::support::{Daemon, Launch, Place, proc_status};
 use super::{all_agree, cases, list, text};
 
-/// What the daemons import.
+/// The Python module that the daemons import.
 const HELPERS: &str = include_str!("../../conformance/systemd-252/t.py");
 /// A line of the log is waited for no longer (the record: 4 s on a machine of its own).
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -28,7 +28,7 @@ struct Replay {
     place: Place,
     daemon: Option<Daemon>,
     notes: Vec<String>,
-    /// When each line of the log was there.
+    /// The times at which the lines of the log were first seen.
     times: Vec<Instant>,
 }
 
@@ -199,7 +199,7 @@ impl Drop for Replay {
         let names = self.names();
         self.daemon = None;
         for pid in names.into_values().filter(|pid| runs(*pid)) {
-            // It may end by itself in this moment.
+            // The process may have ended by itself just now.
             let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }

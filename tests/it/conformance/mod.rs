@@ -92,7 +92,7 @@ impl Desk {
     }
 }
 
-/// Part of every fault: what it said.
+/// The log of the supervise, which ends the text of each failure.
 fn said(daemon: &Daemon) -> String {
     format!("; it says:\n{}", daemon.stderr().trim_end())
 }

@@ -72,7 +72,7 @@ fn specifiers_of_the_machine_follow_their_rule() {
             "y" => got == "/etc/systemd/system/x",
             "Y" => got == "/etc/systemd/system",
             "a" | "u" | "g" | "q" => !got.is_empty(),
-            // Those of os-release may be empty, but they are no error.
+            // Specifiers of os-release may be empty, but they are no error.
             _ => true,
         };
         if good { Ok(()) } else { Err(format!("got {got:?}")) }

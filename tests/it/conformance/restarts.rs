@@ -10,7 +10,7 @@ use socket_supervise::config::Span;
 use super::super::support::{DEADLINE, Daemon, Launch, wait_for};
 use super::{Desk, all_agree, cases, expect, list, said, text};
 
-/// What a case does on its first start only.
+/// The word of a case whose ExecStartPre= fails on the first start alone.
 const PRE_FAILS: &str = "ExecStartPre= fails on the first start";
 const PRE_SLEEPS: &str = "ExecStartPre=SLEEPS-FIRST";
 const CONDITION_FAILS: &str = "ExecCondition=FAILS-255-FIRST";
@@ -162,7 +162,7 @@ fn the_start_limit_lets_exactly_its_burst_pass() {
         let mut daemon =
             failing(&desk, &list(&case["unit"]).join("\n"), "Restart=on-failure\nRestartSec=5ms");
         let Some(wanted) = case["starts"].as_u64() else {
-            // More than any limit of the table.
+            // A dozen starts are more than any limit of the table.
             wait_for("a dozen starts", || {
                 assert_eq!(daemon.try_end(), None, "{case}{}", said(&daemon));
                 (desk.starts() > 12).then_some(())
@@ -196,9 +196,9 @@ fn the_delay_grows_as_the_formula_says() {
             thread::sleep(Duration::from_millis(5));
             delays = announced(&daemon.stderr());
         }
-        // What is said is rounded down to a millisecond.
+        // The log rounds delays down to a millisecond.
         let close = delays.iter().zip(&wanted).all(|(got, wanted)| got.abs_diff(*wanted) <= 1);
-        // And it was waited for: all but the last of these delays are over.
+        // Supervise has really waited: all but the last of these delays are over.
         let waited: u64 = wanted[..wanted.len() - 1].iter().sum();
         if close && began.elapsed() + Duration::from_millis(10) >= Duration::from_millis(waited) {
             return Ok(());

@@ -73,7 +73,7 @@ fn a_server_of_ipv4_is_told_which_address_to_listen_on() {
         let remedy = format!("(write --listen {ip}:{port}");
         wait_for("the remedy", || daemon.stderr().contains(&remedy).then_some(()));
         daemon.wait_until("it was tried again", |status| status["generation"].as_u64() > Some(2));
-        // Once, however often it is tried.
+        // The log says it once, however often the server tries.
         let said = daemon.stderr();
         assert_eq!(said.matches(&remedy).count(), 1, "{said}");
         let both = format!("--listen 0.0.0.0:{port} --listen [::]:{port} -p BindIPv6Only=ipv6-only");
@@ -116,7 +116,7 @@ fn a_server_with_a_socket_for_each_family() {
     assert_answers(&format!("[::1]:{port}"), 1);
     assert!(is_bound_by_another(&daemon, port));
     assert_eq!(common_sockets(&daemon, daemon.server()), 1);
-    // The remedy, on a port without a past.
+    // The remedy works on a port that no server has bound before.
     let place = Place::new();
     let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
     let listen = format!("--listen [::]:{port} -p BindIPv6Only=ipv6-only --ready http:/");
@@ -197,7 +197,7 @@ fn a_port_alone_has_both_families_where_its_server_binds_each() {
     }
 }
 
-/// As vite does, to find a port that is free.
+/// vite binds a port for a moment to see whether it is free.
 #[test]
 fn what_a_server_only_tries_to_bind_is_neither_kept_nor_told() {
     if !has_ipv6() {
@@ -223,7 +223,7 @@ fn what_a_server_only_tries_to_bind_is_neither_kept_nor_told() {
         assert_eq!(addresses(&daemon), held);
         assert!(!is_bound_by_another(&daemon, port), "{listen} {serves}");
     }
-    // It lasts, and goes before the one that is held.
+    // The server's own socket stays, and gets connections before the held one.
     let place = Place::new();
     let words = ["[::1]:{port:http}", "0.0.0.0:{port:http}"];
     let daemon = binds(&place, "[::1]:0", "", &words).start();

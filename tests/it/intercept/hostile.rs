@@ -25,7 +25,7 @@ fn a_flood_of_binds_holds_up_nobody() {
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     swapped(&daemon, 2);
     assert_answers(&address, 2);
-    // In the midst of its calls.
+    // The server is killed while its threads call bind(2).
     kill(Pid::from_raw(daemon.server()), Signal::SIGKILL).unwrap();
     daemon.wait_until("the next one serves", |status| {
         status["generation"] == 3 && status["state"] == "running"
@@ -33,7 +33,7 @@ fn a_flood_of_binds_holds_up_nobody() {
     assert_answers(&address, 3);
 }
 
-/// What is read of an address is not what the kernel reads then.
+/// The server changes the address between the moments at which supervise and the kernel read it.
 #[test]
 fn an_address_that_changes_while_it_is_read_harms_nobody() {
     let place = Place::new();
@@ -98,7 +98,6 @@ fn switches(pid: i32) -> Vec<String> {
     lines.map(|text| text.lines().filter(|line| line.contains("ctxt_switches")).collect()).collect()
 }
 
-/// Whoever is stopped inside of a call begins it anew.
 #[test]
 fn a_signal_in_the_midst_of_a_call_does_not_make_it_fail() {
     let place = Place::new();
@@ -126,7 +125,7 @@ fn a_thread_that_is_not_to_be_had_is_told_and_ends_nobody() {
     wait_for("its stop", || proc_status(server, "State").filter(|state| state.starts_with('T')));
     let size = proc_status(daemon.pid(), "VmSize").unwrap();
     let size: u64 = size.trim_end_matches(" kB").trim().parse().unwrap();
-    // Less than the stack of a thread.
+    // What is left is less than the stack of a thread.
     set_limit(daemon.pid(), "as", &((size + 1536) << 10).to_string());
     kill(Pid::from_raw(server), Signal::SIGCONT).unwrap();
     let told = "could not be registered everywhere in its place";

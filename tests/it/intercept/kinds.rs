@@ -24,7 +24,7 @@ fn a_server_that_binds_for_itself_is_swapped_under_load_without_a_loss() {
     daemon.wait_generation(1);
     let address = daemon.address("http");
     assert_answers(&address, 1);
-    // The one that it bound; none was passed.
+    // The server has the socket that it bound, and none was passed to it.
     assert_eq!(common_sockets(&daemon, daemon.server()), 1, "{}", daemon.stderr());
     assert!(!is_bound_by_another(&daemon, port(&address)));
     let load = Load::start(&address, 200);
@@ -33,7 +33,7 @@ fn a_server_that_binds_for_itself_is_swapped_under_load_without_a_loss() {
         assert_answers(&address, generation);
     }
     load.samples().assert_clean();
-    // The listener's small backlog has not become ours.
+    // The small backlog of the server's listen(2) does not apply to the held socket.
     assert_ne!(daemon.status()["sockets"][0]["backlog"], 5);
 }
 
@@ -94,7 +94,6 @@ fn a_number_that_is_too_high_for_us_is_none() {
     assert_eq!(daemon.stdout(), "90\n");
 }
 
-/// What is known of a server that nobody hears of is said, and not more.
 #[test]
 fn the_hint_says_what_was_seen() {
     let place = Place::new();
@@ -154,7 +153,7 @@ fn other_ports_and_outgoing_connections_are_the_servers_own() {
 fn options_that_a_server_sets_before_it_binds_are_on_the_socket_that_it_gets_and_gone_with_it() {
     let place = Place::new();
     let mut daemon = binds(&place, "127.0.0.1:0", "", &["options+{addr:http}"]).start();
-    // From 3 on it sets none, on the slots of 1 and 2.
+    // Generations 3 and 4 set no options, on the slots that generations 1 and 2 had.
     for generation in 1..=4 {
         daemon.wait_generation(generation);
         assert_answers(&daemon.address("http"), generation);

@@ -61,7 +61,7 @@ fn what_a_candidate_binds_of_ipv6_goes_with_it() {
     let place = Place::new();
     let (daemon, port) = of_ipv4(&place, "--timeout-start-sec 2s");
     let load = Load::start(&format!("127.0.0.1:{port}"), 50);
-    // It leaves IPv4 without an answer, so that it is never ready.
+    // The server does not answer by IPv4, so it is never ready.
     place.write("words", "only6+[::]:PORT");
     let swap = daemon.verb("swap --json").expect(1).json();
     assert_eq!(swap["outcome"], "rolled-back", "{}", daemon.stderr());
@@ -118,7 +118,7 @@ fn a_family_that_nobody_uses_after_a_try_is_closed() {
     wait_for("its end", || (held(&daemon) == [format!("[::]:{port}")]).then_some(()));
 }
 
-/// Which families it has is known nevertheless.
+/// Supervise learns which families the server has although it never stops binding.
 #[test]
 fn a_server_that_goes_on_binding_its_port_is_looked_at() {
     if !has_ipv6() {

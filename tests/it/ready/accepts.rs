@@ -17,7 +17,7 @@ fn abstract_name(place: &Place) -> String {
     place.path("").trim_matches('/').replace('/', "-")
 }
 
-/// It has one thread, and clients that say nothing keep it at work.
+/// The server has one thread, which clients that send nothing keep busy.
 #[test]
 fn a_saturated_server_on_an_abstract_name_is_seen_to_accept() {
     const CLIENTS: usize = 8;
@@ -48,7 +48,7 @@ fn a_saturated_server_on_an_abstract_name_is_seen_to_accept() {
     assert_eq!(ready_by(&daemon, 2), "(has accepted connections on http)");
 }
 
-/// It sleeps and accepts in turn, and what it accepts is gone before anybody looks.
+/// The server sleeps and accepts in turn, and its connections are closed before supervise looks.
 #[test]
 fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
     let place = Place::new();
@@ -91,7 +91,7 @@ fn a_connection_of_ours_that_nobody_has_accepted_starts_no_server() {
     for handover in ["steered", "shared"] {
         let place = Place::new();
         let options = format!("--listen 127.0.0.1:0=http --handover {handover}");
-        // It is asked after a second.
+        // Supervise connects to it after a second.
         let mut daemon = Launch::new(&place).args(&options).command(&["sleep", "2"]).start();
         wait_for("its end", || daemon.stderr().contains("the next connection starts").then_some(()));
         let status = daemon.wait_state("listening");
@@ -124,7 +124,7 @@ fn a_connection_of_ours_in_the_queue_of_one_that_died_is_passed_on_to_nobody() {
     }
 }
 
-/// Who waits there cannot be seen, so a connection of ours waits there when it dies.
+/// Who waits cannot be seen there, so a connection from supervise is in the queue when the release dies.
 #[test]
 fn what_a_release_that_is_rolled_back_had_bound_is_free_for_the_next() {
     let place = Place::new();

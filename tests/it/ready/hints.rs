@@ -36,7 +36,7 @@ fn a_server_that_meets_its_address_in_use_is_told_once() {
     assert!(said.contains("if it says that the address is in use"), "{said}");
 }
 
-/// That binds went past the filter is a guess, which takes three failures in a row.
+/// Supervise guesses after three failures in a row that the binds went past the filter.
 #[test]
 fn failures_before_a_success_are_not_counted_with_those_after_it() {
     let place = Place::new();
@@ -47,7 +47,7 @@ fn failures_before_a_success_are_not_counted_with_those_after_it() {
     place.write("how", "accept first says");
     daemon.verb("swap").expect(0);
     let pid = daemon.wait_generation(3)["generations"][0]["pid"].as_i64().unwrap();
-    // It says READY=1 at once; by then it has been looked at, too.
+    // The server sends READY=1 at once; supervise has looked at it by then as well.
     wait_for("a look", || daemon.stderr().contains("nobody waits on other (").then_some(()));
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
     daemon.wait_state("waiting");
@@ -76,23 +76,22 @@ fn the_first_hint_ends_with_a_command_line_that_works() {
     let (ours, command) = hint.split_once(" -- ").expect(&hint);
     let options = ours.strip_prefix(SUPERVISE).expect(&hint);
     assert!(options.ends_with(" --intercept-bind"), "{hint}");
-    // Those of the tests come first, as they do here as well.
+    // The options of the tests come first, here as well.
     let options = options.split_once("--listen").expect(&hint).1;
     let mut daemon = start(&format!("--listen{options}"), &command.split(' ').collect::<Vec<_>>());
     daemon.wait_generation(1);
     assert_eq!(get(&daemon.address("http"), "/").unwrap(), "binds generation 1\n");
 }
 
-/// It may be at work whenever it is looked at.
 #[test]
 fn a_server_that_is_never_seen_to_wait_but_accepts_is_told_nothing() {
     let [serves, alone, silent, idles] = [(); 4].map(|()| Place::new());
     let daemon = waits(&serves, "seldom", "--ready exec").start();
     let without_client = waits(&alone, "seldom", "--ready exec").start();
-    // A connection of ours is no READY=1.
+    // That it accepts a connection from supervise does not stand for READY=1.
     let without_ready = waits(&silent, "seldom", "--ready notify --timeout-start-sec 7s").start();
     let _silent = TcpStream::connect(daemon.address("http")).expect("a server");
-    // It was started later, so what is said of it comes later, too.
+    // This one was started later, so its hint comes later as well.
     let other = waits(&idles, "never", "--ready exec").start();
     wait_for("the hint", || other.stderr().contains("and nobody waits on http (").then_some(()));
     let why = "(it sent no READY=1, but it accepts connections: --ready auto waits for that alone)";
@@ -112,7 +111,7 @@ fn a_server_that_waits_is_told_nothing_when_it_fails() {
     daemon.wait_generation(1);
     let said = daemon.stderr();
     assert!(!said.contains("(said once)"), "{said}");
-    // It may be one of which two cannot run at once.
+    // The hint also says what to do about a server of which two cannot run at once.
     assert!(said.contains("already running or that its files are locked: --handover stop-first"), "{said}");
 }
 
@@ -121,7 +120,7 @@ fn a_server_that_goes_into_the_background_is_told_once_and_is_not_healthy() {
     let place = Place::new();
     let mut daemon = Launch::new(&place).args("--listen 127.0.0.1:0=http").command(&["true"]).start();
     daemon.wait_state("listening");
-    // It waits in the queue for as long as nobody accepts it.
+    // The client waits in the queue for as long as nobody accepts it.
     let client = TcpStream::connect(daemon.address("http")).expect("a queue");
     wait_for("the sixth start", || daemon.stderr().contains("generation 6 started").then_some(()));
     daemon.wait_state("failed");
@@ -129,7 +128,7 @@ fn a_server_that_goes_into_the_background_is_told_once_and_is_not_healthy() {
     let said = daemon.stderr();
     assert_eq!(said.matches("a server must stay in the foreground").count(), 1, "{said}");
     assert!(said.contains("generation 3 ended without an error before it waited on http ("), "{said}");
-    // As late as after a failure: 100 ms, and more each time.
+    // The delay is that after a failure: 100 ms, and more each time.
     assert!(said.contains("a connection starts the server, in 100ms at the earliest"), "{said}");
     drop(client);
 }

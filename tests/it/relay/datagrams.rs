@@ -1,4 +1,4 @@
-//! UDP.
+//! Relays of UDP sockets.
 
 use std::io::IoSlice;
 use std::net::{SocketAddr, UdpSocket};
@@ -25,7 +25,7 @@ fn serve_echo() -> Target {
         let mut buffer = [0; 1 << 16];
         loop {
             let (length, from) = server.recv_from(&mut buffer).unwrap();
-            // A client that is gone is told of here.
+            // Sending to a client that is gone fails.
             let _gone = server.send_to(&buffer[..length], from);
         }
     });
@@ -93,7 +93,7 @@ fn told_to_stop_it_reads_no_more_but_answers() {
     assert_hears(&slot, "for whoever has the slot now");
 }
 
-/// The signalfd it was told by is closed.
+/// Waits until the relay has left its slot, which shows by its closed signalfd.
 fn relay_has_left(relay: &Started) {
     wait_for("the relay to leave its slot", || {
         let fds = fds(relay.pid);
@@ -113,7 +113,7 @@ fn what_a_server_set_on_its_socket_neither_wakes_it_for_ever_nor_joins_datagrams
     let three = [IoSlice::new(b"one  two  three")];
     let segments = [ControlMessage::UdpGsoSegments(&5)];
     sendmsg::<()>(client.as_raw_fd(), &three, &segments, MsgFlags::empty(), None).unwrap();
-    // It never reads its answer: that is refused, and the slot told so.
+    // The client never reads its answer, so the kernel refuses it and reports that to the slot.
     let gone = self::client(address);
     gone.send(b"and gone").unwrap();
     drop(gone);
@@ -124,13 +124,13 @@ fn what_a_server_set_on_its_socket_neither_wakes_it_for_ever_nor_joins_datagrams
     relay.end(2, 0);
 }
 
-/// poll(2) says so for ever.
+/// poll(2) reports such a slot as readable for ever.
 #[test]
 fn a_slot_that_is_shut_down_is_left() {
     let (slot, address) = socket();
     let client = client(address);
     client.send(b"hello?").unwrap();
-    // ENOTCONN, and shut down all the same.
+    // shutdown(2) fails with ENOTCONN here, but has its effect.
     let _unconnected = shutdown(slot.as_raw_fd(), Shutdown::Read);
     let relay = Started::new(&slot, &serve_echo());
     assert_hears(&client, "hello?");

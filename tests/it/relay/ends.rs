@@ -12,7 +12,7 @@ use super::super::steer::namespace;
 use super::super::support::{fds, settled, wait_for};
 use super::{Started, Target, accept, connect, exchange, listener, on_cpu, pair, rest, serve_echo};
 
-/// What /proc calls a socket.
+/// The name of a socket in /proc/PID/fd.
 fn name_of(socket: &impl AsRawFd) -> String {
     let link = format!("/proc/self/fd/{}", socket.as_raw_fd());
     fs::read_link(link).unwrap().to_string_lossy().into_owned()
@@ -25,7 +25,7 @@ fn wait_until_it_left(relay: &Started, slot: &TcpListener) {
     });
 }
 
-/// It carries on what it has, takes no more, and sleeps meanwhile.
+/// Asserts that the relay carries on what it has, takes no more, and sleeps meanwhile.
 fn assert_it_left(client: &mut TcpStream, relay: &Started, served: &mut TcpStream, slot: &TcpListener) {
     wait_until_it_left(relay, slot);
     let mut late = connect(slot.local_addr().unwrap());
@@ -45,7 +45,7 @@ fn told_to_stop_it_leaves_the_slot_and_finishes_what_it_carries() {
     exchange(&mut client, &mut served, "before");
     relay.terminate();
     assert_it_left(&mut client, &relay, &mut served, &slot);
-    // Once more tells it nothing new.
+    // A second SIGTERM changes nothing.
     relay.terminate();
     exchange(&mut client, &mut served, "after");
     client.shutdown(Shutdown::Write).unwrap();
@@ -67,7 +67,7 @@ fn the_end_of_its_supervisor_is_as_good_as_a_signal() {
     relay.wait();
 }
 
-/// A server that shuts its slot down, and sees it mended.
+/// A server shuts its slot down, and supervise listens on it again.
 #[test]
 fn a_slot_that_is_shut_down_is_left() {
     let (mut client, relay, mut served, slot) = pair();
@@ -91,7 +91,7 @@ fn it_never_waits_in_accept() {
     let woken = slot.try_clone().unwrap();
     let awake = thread::spawn(move || {
         let mut taken = 0;
-        // Until it is shut down.
+        // accept(2) fails when the slot is shut down.
         while let Ok((mut stream, _)) = woken.accept() {
             taken += 1;
             std::io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap();
@@ -110,10 +110,10 @@ fn it_never_waits_in_accept() {
     assert_eq!(carried.passed_on + awake.join().unwrap(), 1 + CONTESTED);
 }
 
-/// Enough for some that both wanted, on two CPUs.
+/// With so many connections the server and the relay want some of them at the same time, on two CPUs.
 const CONTESTED: u64 = 2000;
 
-/// Whatever has no close-on-exec where supervise was started: a lock, the other end of a pipe.
+/// Supervise may have inherited fds without close-on-exec, such as a lock or the end of a pipe.
 #[test]
 fn it_keeps_nothing_that_supervise_inherited() {
     let (reader, writer) = nix::unistd::pipe().unwrap();
@@ -128,7 +128,7 @@ fn it_keeps_nothing_that_supervise_inherited() {
     relay.end(1, 0);
 }
 
-/// The address leads to the very slot: each connection would be accepted, and passed on, for ever.
+/// Here the address leads to the slot of the relay, which would pass each connection on to itself for ever.
 #[test]
 fn it_does_not_serve_itself() {
     let (slot, address) = listener();

@@ -1,4 +1,4 @@
-//! Unix stream sockets.
+//! Relays of unix stream sockets.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -43,7 +43,7 @@ fn each_half_ends_by_itself() {
     relay.end(1, 0);
 }
 
-/// It wrote as much as goes in and was gone, the server's greeting unread; the server is slow.
+/// The client fills the buffers and closes, with the greeting of the slow server unread.
 #[test]
 fn all_that_a_client_wrote_before_it_closed_arrives() {
     let place = Place::new();
@@ -61,7 +61,7 @@ fn all_that_a_client_wrote_before_it_closed_arrives() {
     });
     drop(client);
     settled("the relay, which sees it go", || on_cpu(relay.pid));
-    // It may be told by now that nobody reads it.
+    // The write may fail by now, because nobody reads.
     let _told = served.write_all(b"is anybody there?");
     assert_eq!(read_to_reset(&mut served), written);
     drop(served);
@@ -77,7 +77,7 @@ fn read_to_reset(of: &mut UnixStream) -> usize {
     text.len()
 }
 
-/// connect(2) says EAGAIN, and nothing tells when to try again.
+/// connect(2) fails with EAGAIN, and no event says when to try again.
 #[test]
 fn a_queue_that_is_full_is_waited_for() {
     let place = Place::new();
@@ -87,7 +87,7 @@ fn a_queue_that_is_full_is_waited_for() {
     let relay = Started::new(&slot, &target);
     wait_for("the relay to take the client", || {
         let sockets = fds(relay.pid).iter().filter(|(_, name)| name.starts_with("socket:")).count();
-        // Its slot and the two of a connection.
+        // Three sockets are its slot and the two of a connection.
         (sockets == 3).then_some(())
     });
     let _first = accept(&server);

@@ -11,7 +11,7 @@ use super::super::support::{Daemon, Launch, Place, proc_status, wait_for};
 use super::hung::hang;
 use super::{rude, wait_for_traffic};
 
-/// The candidate dies 600 ms after the switch, for good; what the clients saw, and when it died.
+/// Lets the candidate die 600 ms after the switch, for good; returns what the clients saw, and when it died.
 fn die_during_bake(daemon: &mut Daemon, candidate: u64) -> (Samples, Instant) {
     let address = daemon.address("http");
     let load = Load::start(&address, 500);
@@ -88,7 +88,7 @@ fn stop_in_its_trial(listen: &str, options: &str) {
     let address = if listen.starts_with('/') { listen.to_owned() } else { daemon.address("http") };
     let load = Load::start(&address, 100);
     let verb = daemon.spawn_verb("swap --json");
-    // With a canary, some of it.
+    // With a canary, the new one has some of the traffic.
     wait_for_traffic(&address, "rude generation 2\n");
     hang(daemon.processes_of(2)[0]);
     let swap = verb.end().json();
@@ -171,7 +171,7 @@ fn status_says_who_has_the_traffic_while_a_swap_is_under_way() {
     }
 }
 
-/// Nobody is left who could tell them to stop.
+/// After a SIGKILL of supervise, nobody tells either generation to stop.
 #[test]
 fn both_generations_that_outlive_a_killed_supervise_are_named() {
     let place = Place::new();

@@ -40,7 +40,7 @@ fn share(address: &str, connections: usize, generation: u64) -> usize {
     hits.load(Ordering::Relaxed)
 }
 
-/// The window has begun.
+/// Waits until the canary has begun.
 #[track_caller]
 fn wait_for_canary(daemon: &Daemon) {
     wait_for("the canary", || daemon.stderr().contains("10 %").then_some(()));

@@ -38,7 +38,7 @@ fn a_release_that_gets_well_in_time_is_let_in_then() {
     samples.assert_clean();
 }
 
-/// Through every kind of address, swapped twice: both slots have been the candidate's.
+/// Two swaps for each kind of address, so that the candidate has had either slot.
 #[test]
 fn the_probe_finds_the_candidate_on_every_kind_of_address() {
     for (listen, host) in

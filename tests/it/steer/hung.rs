@@ -91,7 +91,6 @@ fn two_hundred_in_the_queue_of_a_hung_server_migrate_with_their_addresses() {
     }
 }
 
-/// The same without a hang: in its queue when it was killed.
 #[test]
 fn what_waits_in_the_queue_of_a_candidate_that_dies_goes_back_to_the_old_one() {
     let place = Place::new();
@@ -149,7 +148,7 @@ fn a_rescue_that_finds_no_fd_is_tried_again() {
     let candidate = daemon.processes_of(2)[0];
     hang(candidate);
     let mut clients = queue_up(&address, 5, "/");
-    // Also of the numbers that are free once the candidate has ended.
+    // The limit also takes the fds that are free once the candidate has ended.
     set_limit(daemon.pid(), "nofile", "4");
     kill(Pid::from_raw(candidate), Signal::SIGKILL).unwrap();
     let complaint = "supervise cannot take them elsewhere";

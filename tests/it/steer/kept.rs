@@ -16,7 +16,7 @@ fn clients_that_pause_fail_nothing_in_fifty_swaps() {
     let load = KeptLoad::start(&daemon.address("http"), 4, Duration::from_millis(200));
     let (mut cut, mut closed_idle) = (0, 0);
     for generation in 2..=51 {
-        // Connections that have been used before, most of them.
+        // Most of the connections have carried a request before.
         load.let_pass(6);
         swapped(&daemon, generation);
         let last = &daemon.wait_generation(generation)["last_swap"];
@@ -43,7 +43,7 @@ fn clients_that_never_pause_are_reported_as_cut() {
     assert_eq!(status["last_swap"]["cut"], 2, "{status}");
     let said = daemon.stderr();
     assert!(said.contains("cut"), "{said}");
-    // They go on with the new one.
+    // The clients go on with the new generation.
     wait_for_connections(&mut daemon, 2);
     let kept = load.finish();
     assert!(kept.failed.len() as u64 + kept.retried <= 2, "{kept:?}");

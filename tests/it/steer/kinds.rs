@@ -17,7 +17,7 @@ fn a_datagram_echo_loses_nothing_in_twenty_swaps() {
         load.let_pass(100);
         swapped(&daemon, generation);
     }
-    // Twenty swaps, told once.
+    // In twenty swaps the log says it once.
     let told = daemon.stderr().matches("UDP flows in progress on 127.0.0.1:").count();
     assert_eq!(told, 1, "{}", daemon.stderr());
     load.let_pass(100);

@@ -28,7 +28,7 @@ fn closed_book(place: &Place) -> Launch<'_> {
     if geteuid().is_root() { launch.user(65534, &binary) } else { launch }
 }
 
-/// At this port (proc_pid_net(5): 06).
+/// The number of sockets in TIME_WAIT (06 in /proc/net/tcp) at this port.
 fn time_waits(port: u16) -> usize {
     let local = format!(":{port:04X}");
     let is_one = |line: &&str| {

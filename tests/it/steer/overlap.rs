@@ -43,12 +43,12 @@ fn five_swaps_in_a_row_while_each_old_generation_finishes_a_request_of_five_seco
     for generation in 1..=5 {
         wait_for("its end", || daemon.processes_of(generation).is_empty().then_some(()));
     }
-    // The slots they leave are used again.
+    // The slots of the ended generations are used again.
     swapped(&daemon, 7);
     daemon.wait_generation(7);
 }
 
-/// Beyond eight a swap waits, and says for whom.
+/// A swap beyond eight generations waits, and the log says for whom.
 #[test]
 fn a_ninth_generation_waits_for_a_slot() {
     let place = Place::new();

@@ -27,7 +27,7 @@ fn fifty_swaps_of_a_rude_server_fail_nothing_and_delay_nobody() {
     let mut daemon = rude(&place, "127.0.0.1:0", OPTIONS).start();
     daemon.wait_generation(1);
     assert_steered(&daemon);
-    // In pairs, because this machine has other work that comes and goes.
+    // The two are measured in pairs, because this machine has other work that comes and goes.
     let mut ratios = Vec::new();
     for round in 0..5 {
         let begin = 2 + round * 10;
@@ -80,7 +80,7 @@ fn stop_first_says_who_goes_first_and_how() {
         let mut daemon =
             rude(&place, &address, "--ready exec --handover stop-first --kill-signal WINCH").start();
         daemon.wait_generation(1);
-        // It has not sent its request yet, which the old one waits for.
+        // The client has not sent its request yet, and the old generation waits for it.
         let client = (!address.starts_with('@')).then(|| TcpStream::connect(daemon.address("http")));
         wait_for("its connection", || {
             let accepted = daemon.status()["generations"][0]["connections"] == 1;

@@ -11,7 +11,7 @@ use super::super::load::{Load, get};
 use super::super::support::{Place, wait_for};
 use super::{assert_steered, swapped, vandal};
 
-/// Named with its pid and what to do, once.
+/// Asserts that the log names this process once, with its pid and the remedy.
 #[track_caller]
 fn assert_named(said: &str, pid: i32) {
     let of_it: Vec<&str> = said.lines().filter(|line| line.contains(&format!("pid {pid}"))).collect();
@@ -53,7 +53,7 @@ fn a_candidate_that_is_a_stranger_gets_nothing_for_it_and_is_named() {
     swapped(&daemon, 2);
     let stranger = daemon.wait_generation(2)["generations"][0]["pid"].as_i64().unwrap();
     load.let_pass(50);
-    // It leaves as it came: the group changes under everybody's feet.
+    // The stranger goes as well, which changes the order of the group again.
     place.write("words", "");
     assert_eq!(get(&daemon.address("http"), "/leave").unwrap(), "vandal generation 2\n");
     load.let_pass(50);
@@ -89,7 +89,7 @@ fn a_stranger_that_comes_and_goes_takes_nothing_along() {
     assert_eq!(samples.answered("stranger\n"), 0);
 }
 
-/// As unbound does it in each of its threads.
+/// unbound binds its address in each of its threads.
 #[test]
 fn what_a_server_binds_beside_us_is_told_once_with_the_option_that_mends_it() {
     let place = Place::new();

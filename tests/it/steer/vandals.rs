@@ -48,7 +48,7 @@ fn a_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
     assert_eq!(daemon.server(), server, "under the living server");
     let said = daemon.stderr();
     assert!(said.contains("generation 1") && said.contains("shut"), "{said}");
-    // Steering still works, to the other slot and back.
+    // Supervise can still steer to the other slot and back.
     for generation in 2..=3 {
         swapped(&daemon, generation);
         assert_eq!(get(&address, "/").unwrap(), format!("vandal generation {generation}\n"));
@@ -92,7 +92,7 @@ fn a_unix_listener_that_was_shut_down_is_back_within_a_tenth_of_a_second() {
     assert_eq!(get(&path, "/").unwrap(), "vandal generation 3\n");
 }
 
-/// Whoever may connect may do this as well.
+/// A process that may connect to the socket may change the times of its path.
 #[test]
 fn paths_that_are_touched_without_end_cost_little_and_are_looked_after_all_the_same() {
     let place = Place::new();
@@ -138,7 +138,7 @@ fn connections_that_a_server_leads_astray_are_answered_by_it_again() {
 
 const CLIENTS: usize = 300;
 
-/// So many wait, and the next generation answers them all.
+/// Fills the queue with clients, and asserts that the next generation answers them all.
 fn hold_a_queue(daemon: &mut Daemon, next: u64) {
     let address = daemon.address("http");
     daemon.verb("kill KILL").expect(0);
@@ -220,7 +220,7 @@ fn a_server_that_shuts_its_listener_down_without_end_is_told_of_once_and_then_co
     assert!(said.contains("generation 1 has done the same"), "{said}");
 }
 
-/// As webrick, starman and slapd do it at their ends, by which nothing is lost.
+/// webrick, starman and slapd do this when they end.
 #[test]
 fn a_server_that_shuts_its_listener_down_in_each_generation_is_told_of_once() {
     let place = Place::new();
@@ -292,7 +292,7 @@ fn a_path_that_somebody_takes_and_removes_again_is_ours_again() {
         assert_eq!(get_once_there(&path), format!("vandal generation {times}\n"));
         swapped(&daemon, times as u64 + 1);
     }
-    // However fast it comes and goes.
+    // A file that comes and goes fast does not confuse supervise.
     for _ in 0..50 {
         drop(take());
         fs::remove_file(&path).unwrap();
@@ -324,7 +324,7 @@ fn a_queue_that_a_server_has_made_shorter_is_as_long_as_before_and_that_is_told_
             assert_eq!(get(&address, "/backlog/1").unwrap(), "vandal generation 1\n");
             assert_eq!(backlog(&daemon), before, "{address} {options}: {}", daemon.stderr());
         }
-        // What wakes us anyway is enough.
+        // The kernel reports no listen(2); supervise looks when something else wakes it.
         let told = |daemon: &Daemon| daemon.stderr().matches("has made the queue of").count();
         assert_eq!(told(&daemon), 1, "{address} {options}: {}", daemon.stderr());
         swapped(&daemon, 2);

@@ -1,4 +1,4 @@
-//! A `supervise` being put together, and one that runs.
+//! [`Launch`] puts a command line of `supervise` together; [`Daemon`] is one that runs.
 
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -23,10 +23,10 @@ use super::{DEADLINE, Ended, Place, SUPERVISE, Verb, descendants, example, wait_
 /// Set in everything a [`Daemon`] starts, so that its processes are found wherever they went.
 const MARK: &str = "SUPERVISE_TEST_MARK";
 
-/// A command line of `supervise`, being put together.
+/// A command line of `supervise` that a test puts together.
 pub(crate) struct Launch<'a> {
     place: &'a Place,
-    /// What starts `supervise`, if not we ourselves.
+    /// The words before `supervise`, if another program starts it.
     wrapper: Vec<String>,
     args: Vec<String>,
     command: Vec<String>,
@@ -124,7 +124,7 @@ impl<'a> Launch<'a> {
         self
     }
 
-    /// With these signals blocked, as a careless parent may leave them.
+    /// Starts it with these signals blocked, as a careless parent may leave them.
     pub(crate) fn blocked(mut self, signals: &[Signal]) -> Self {
         self.blocked = signals.iter().copied().collect();
         self
@@ -168,7 +168,7 @@ impl<'a> Launch<'a> {
         self.spawn("run", None).end()
     }
 
-    /// Behind the verb `run`, if that is there.
+    /// The index at which options begin: behind the verb, if there is one.
     fn options_begin(&self) -> usize {
         usize::from(self.args.first().is_some_and(|word| word == "run"))
     }
@@ -191,7 +191,7 @@ impl<'a> Launch<'a> {
         self.start_as("supervise")
     }
 
-    /// The same, for several in one place.
+    /// [`Launch::start`] with a name, for several in one place.
     #[track_caller]
     pub(crate) fn start_as(mut self, name: &str) -> Daemon {
         let control = self.place.path(&format!("{name}.ctl"));
@@ -201,7 +201,7 @@ impl<'a> Launch<'a> {
         daemon
     }
 
-    /// Starts it; it may have ended by now.
+    /// Starts it and does not wait until it answers.
     #[allow(clippy::zombie_processes, reason = "waited for by its pid")]
     #[track_caller]
     pub(crate) fn spawn(self, name: &str, control: Option<String>) -> Daemon {
@@ -222,7 +222,7 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// The same as [`Command::spawn`], which would empty the mask.
+/// Does what [`Command::spawn`] does, which would empty the signal mask.
 fn spawn_blocked(command: &Command, stdout: &str, stderr: &str, blocked: &SigSet) -> Pid {
     let text = |word: &OsStr| CString::new(word.as_encoded_bytes()).expect("no NUL in a test");
     let args: Vec<CString> =
@@ -248,7 +248,7 @@ fn spawn_blocked(command: &Command, stdout: &str, stderr: &str, blocked: &SigSet
     posix_spawnp(&args[0], &actions, &attributes, &args, &environment).expect("it starts")
 }
 
-/// A running `supervise`. Dropped, nothing of it is left.
+/// A running `supervise`. When it is dropped, all its processes are killed.
 pub(crate) struct Daemon {
     pid: Pid,
     mark: String,
@@ -275,13 +275,13 @@ impl Daemon {
         kill(self.pid, signal).expect("it lives or is not yet reaped");
     }
 
-    /// `supervise WORDS --control ...`, to its end.
+    /// Runs `supervise WORDS --control ...` to its end.
     #[track_caller]
     pub(crate) fn verb(&self, words: &str) -> Ended {
         self.spawn_verb(words).end()
     }
 
-    /// The same, while the test goes on.
+    /// Starts `supervise WORDS --control ...` and returns at once.
     #[track_caller]
     pub(crate) fn spawn_verb(&self, words: &str) -> Verb {
         let control = self.control.as_deref().expect("started with a control socket");
@@ -292,7 +292,7 @@ impl Daemon {
         Verb::spawn(command)
     }
 
-    /// `status --json`; None while nobody answers.
+    /// The object of `status --json`; `None` while nobody answers.
     pub(crate) fn try_status(&self) -> Option<Value> {
         serde_json::from_str(&self.verb("status --json").stdout).ok()
     }
@@ -325,7 +325,7 @@ impl Daemon {
         self.wait_until(&format!("state {state}"), |status| status["state"] == state)
     }
 
-    /// A ready generation of this number serves, alone.
+    /// Waits until the generation of this number is ready and alone.
     #[track_caller]
     pub(crate) fn wait_generation(&mut self, generation: u64) -> Value {
         self.wait_until(&format!("generation {generation} runs alone"), |status| {
@@ -402,7 +402,7 @@ impl Drop for Daemon {
                 return;
             }
             for pid in left {
-                // It may have gone by itself, or be on its way already.
+                // The process may have ended by itself.
                 let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             thread::sleep(Duration::from_millis(1));

@@ -140,7 +140,7 @@ impl Ended {
     }
 }
 
-/// A verb on its way.
+/// A verb that runs.
 pub(crate) struct Verb(Option<Child>);
 
 impl Verb {
@@ -178,7 +178,7 @@ impl Verb {
 impl Drop for Verb {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
-            // Ended already, or ending now.
+            // The verb may have ended already.
             let _gone = child.kill();
             let _reaped = child.wait();
         }

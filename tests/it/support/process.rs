@@ -46,7 +46,7 @@ pub(crate) fn descendants(root: i32) -> Vec<Process> {
     found[1..].iter().filter_map(|pid| Some((*pid, started(*pid)?))).collect()
 }
 
-/// Field 22 of /proc/PID/stat; None for who is gone.
+/// Field 22 of /proc/PID/stat; `None` if the process is gone.
 fn started(pid: i32) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may have blanks and parentheses of its own.

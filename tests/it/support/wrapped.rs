@@ -29,7 +29,7 @@ pub(crate) fn assert_serves_below(place: &Place, wrap: impl FnOnce(&[&str]) -> V
             daemon.verb("swap").expect(0);
         }
     }
-    // None of them only lived for a while, or was refused.
+    // The log shows that each swap saw the new server wait, and that none was refused.
     let said = daemon.stderr();
     assert!(said.contains("(waits on ") && !said.contains("dropped"), "{said}");
 }

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{assert_none, code, files, is_test};
 
-/// The path of a module from the root of the crate: `os`, `socket`, `inet`. Of src/lib.rs it is empty.
+/// The path of a module from the root of the crate: `os`, `socket`, `inet`. It is empty for src/lib.rs.
 type Module = Vec<String>;
 
-/// What one file has of others.
+/// The imports of one file.
 struct File {
     name: String,
-    /// Of each `use`: the path, and what it is called here.
+    /// The path of each `use`, and its name in this file.
     imports: Vec<(Vec<String>, String)>,
     /// Paths in the code that begin with `crate` or `super`.
     paths: Vec<Vec<String>>,
@@ -85,7 +85,8 @@ impl Tree {
         Self(sources.map(|(name, text)| (module(name), File::new(name, text))).collect())
     }
 
-    /// The module whose file defines what a path in `from` leads to, through whatever hands it on. None: another crate.
+    /// The module whose file defines what a path in `from` leads to, through whatever hands it on. `None` for
+    /// another crate.
     fn resolve(&self, from: &[String], path: &[String], depth: u32) -> Option<Module> {
         let mut at = from.to_vec();
         let mut rest = path;
@@ -239,7 +240,7 @@ fn circles_and_breaches_are_found() {
         ("src/os/b.rs", "fn f() -> super::A {}\n"),
     ];
     assert_eq!(circles(&round), ["src/os/a.rs src/os/b.rs"]);
-    // Who uses a file uses its parts.
+    // A file that uses another one uses its parts as well.
     let through = [
         ("src/os/mod.rs", ""),
         ("src/os/a.rs", "mod c;\npub struct A;\n"),

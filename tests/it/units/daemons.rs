@@ -1,4 +1,4 @@
-//! Processes that fork away from those that we started, under a name and an environment of their own.
+//! Daemons that fork away from the processes that supervise started, and change their name and environment.
 
 use std::fs;
 use std::thread;
@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::super::support::{Daemon, Launch, Place, example, proc_status, wait_for};
 
-/// A service of these lines, started.
+/// Starts a service of these lines.
 fn start(place: &Place, lines: &str) -> Daemon {
     place.write("one.service", &format!("[Service]\nTimeoutStopSec=10s\n{lines}\n"));
     Launch::units(place, &["one.service"]).start()
@@ -19,7 +19,7 @@ const TWICE: &str = "use POSIX; my $d = shift; POSIX::_exit(0) if fork; POSIX::s
     $0 = 'x' x 3000; open(my $f, '>', \"$d/new\"); print $f \"$$\\n\"; close $f; rename \"$d/new\", \"$d/who\"; \
     sleep 1 while 1;";
 
-/// The pid that the script has written.
+/// The pid that the script wrote into the file `who`.
 fn who(place: &Place) -> Pid {
     Pid::from_raw(wait_for("the daemon", || place.read("who").trim().parse().ok()))
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::super::support::{Daemon, Launch, Place, environment, example, fds, wait_for};
 use super::{socket, web};
 
-/// A service of these lines, started.
+/// Starts a service of these lines.
 fn start(place: &Place, lines: &str) -> Daemon {
     place.write("one.service", &format!("[Service]\n{lines}\n"));
     Launch::units(place, &["one.service"]).start()
@@ -142,7 +142,7 @@ fn a_stored_file_is_handed_to_the_next_generation() {
     assert!(fds(server).contains(&(3, place.path("treasure"))), "{:?}", fds(server));
 }
 
-/// Of a connection that two read each would get a part.
+/// Two servers that read one connection would each get a part of it.
 #[test]
 fn while_fds_are_stored_a_swap_stops_the_old_one_first_unless_it_is_told_otherwise() {
     let text = "[ -e DIR/said ] && kill -0 \"$(cat DIR/said)\" && echo both >>DIR/overlaps\n\
@@ -199,7 +199,7 @@ fn a_stored_connection_is_not_drained() {
     daemon.wait_generation(2);
 }
 
-/// What is new since the last time, and once.
+/// The log has each warning once, at the swap that first reads the line.
 #[test]
 fn a_swap_warns_of_what_it_skips() {
     let place = Place::new();

@@ -40,7 +40,7 @@ impl Recipe {
         Self { line: replaced(line), address: address.to_string(), place }
     }
 
-    /// The same started by `npm start`.
+    /// The recipe, started by `npm start`.
     pub(super) fn through_npm(mut self) -> Self {
         let (before, command) = self.line.split_once(" -- ").unwrap();
         self.place.write("package.json", &format!(r#"{{"scripts": {{"start": "{command}"}}}}"#));

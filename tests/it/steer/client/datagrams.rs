@@ -22,7 +22,7 @@ pub(crate) struct Echoes {
     pub(crate) from: BTreeMap<String, u64>,
 }
 
-/// An open loop of datagrams.
+/// A client that sends datagrams at a fixed rate, whether answers come or not.
 pub(crate) struct Datagrams {
     over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -56,7 +56,7 @@ impl Datagrams {
         Self { over, sent, sender, receiver }
     }
 
-    /// At least this many more have been sent.
+    /// Waits until at least this many more have been sent.
     pub(crate) fn let_pass(&self, datagrams: u64) {
         let sent = || self.sent.load(Ordering::Acquire);
         let until = sent() + datagrams;

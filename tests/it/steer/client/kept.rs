@@ -17,7 +17,7 @@ pub(crate) struct Kept {
     pub(crate) ok: u64,
     /// A used connection closed before any byte of the answer; the second try counts by itself.
     pub(crate) retried: u64,
-    /// Closed while nobody waited for anything.
+    /// Connections that the server closed while no request was under way.
     pub(crate) closed_idle: u64,
     pub(crate) failed: Vec<Failure>,
 }
@@ -36,7 +36,7 @@ impl KeptLoad {
         let client = |number: u32| {
             let mut client = Client { address: address.to_owned(), stream: None, kept: Kept::default() };
             let (over, done) = (Arc::clone(&over), Arc::clone(&done));
-            // Not in step with each other.
+            // The clients do not send at the same moments.
             let pause = pause + pause * number / clients / 4;
             thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
@@ -51,7 +51,7 @@ impl KeptLoad {
         Self { over, done, clients }
     }
 
-    /// So many more requests have had their answers.
+    /// Waits until so many more requests have been answered.
     pub(crate) fn let_pass(&self, requests: u64) {
         let done = || self.done.load(Ordering::Relaxed);
         let until = done() + requests;
