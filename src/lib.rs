@@ -167,7 +167,7 @@
 //! | a verb | `cli.rs`, `core::Request`, `core/request.rs` |
 //! | what systemd does with a unit file | `config/unit.rs`, `config/unit/finish.rs` |
 //! | a rule that needs several directives | `config/close.rs` |
-//! | a source of events | a variant of `core::Event`, a token in `os/tokens.rs`, a line in tests/sim/world.rs |
+//! | a source of events | a variant of `core::Event`, a token in `os/tokens.rs`, a line in tests/sim/kernel.rs |
 
 pub mod cli;
 pub mod client;

@@ -11,7 +11,8 @@ use socket_supervise::config::{
 use socket_supervise::core::report::State;
 use socket_supervise::core::{Exit, GenerationId, Request, Setting, SlotId, Why};
 
-use crate::world::{SECOND, Script, World};
+use crate::kernel::{SECOND, Script};
+use crate::world::World;
 
 /// Events per history; before them, the first start. One less where slots are steered: there is more to choose from.
 const DEPTH: u64 = 6;
@@ -86,7 +87,7 @@ fn choices(world: &World, of: &mut Vec<Choice>) {
         of.extend([Choice::Exits(newest, 1), Choice::Exits(newest, 0)]);
     }
     of.extend(oldest.filter(|_| oldest != newest).map(|oldest| Choice::Exits(oldest, 1)));
-    of.extend(world.living().find(|id| world.check.was_told_to_stop(*id)).map(Choice::Obeys));
+    of.extend(world.living().find(|id| world.rules.was_told_to_stop(*id)).map(Choice::Obeys));
     if world.has_tick() {
         of.push(Choice::Timer);
     }

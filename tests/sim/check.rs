@@ -13,10 +13,11 @@ use socket_supervise::config::{Policy, Signal, Span};
 use socket_supervise::core::report::{Outcome, Role, State, Status};
 use socket_supervise::core::{
     Action, ClientId, Event, Exit, GenerationId, Request, Sender, Setting, Stage, StartFailure, Terminal,
-    Time, Why, limits,
+    limits,
 };
 
-use crate::world::{MS, SECOND};
+use crate::history::Mood;
+use crate::kernel::{MS, SECOND, Step};
 use slots::Slots;
 
 /// What is known of one generation from outside.
@@ -58,6 +59,8 @@ struct Waiting {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Check {
+    /// What the user of a seeded history is up to; None: there is none, or no longer.
+    pub(crate) mood: Option<Mood>,
     policy: Policy,
     setting: Setting,
     seen: BTreeMap<GenerationId, Seen>,
@@ -102,6 +105,7 @@ impl Check {
 
     pub(crate) fn new(policy: Policy, setting: Setting) -> Self {
         Self {
+            mood: None,
             policy,
             setting,
             seen: BTreeMap::new(),
@@ -130,14 +134,7 @@ impl Check {
         }
     }
 
-    pub(crate) fn step(
-        &mut self,
-        now: u64,
-        event: &Event,
-        actions: &[Action],
-        status: &Status,
-        wake: Option<(Time, Why)>,
-    ) {
+    pub(crate) fn step(&mut self, now: u64, &Step { event, actions, status, wake }: &Step) {
         assert!(!self.exited, "a step after Exit");
         self.listens = false;
         self.note_event(now, event);
@@ -334,10 +331,9 @@ impl Check {
             Action::Reread => self.asked = true,
             Action::Suspend => assert!(!self.setting.init, "PID 1 stops itself"),
             Action::WakeOnConnection { on } => self.listens |= on,
+            Action::Run { .. } | Action::FindMain { .. } => unreachable!("no commands in these histories"),
             Action::Tell(_)
             | Action::TellManager(_)
-            | Action::Run { .. }
-            | Action::FindMain { .. }
             | Action::AwaitClear { .. }
             | Action::Steer(_)
             | Action::Guard { .. }

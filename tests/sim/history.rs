@@ -10,8 +10,10 @@ use socket_supervise::core::{
     ClientId, Event, Exit, GenerationId, Notify, Request, Sender, Setting, Stage, Terminal,
 };
 
-use crate::check::calm_within;
-use crate::world::{Happening, Health, MS, SECOND, SOCKETS, Script, World, failure};
+use crate::check::{Check, calm_within};
+use crate::kernel::{Happening, Health, MS, SECOND, SOCKETS, Script, failure};
+use crate::pick;
+use crate::world::World;
 
 /// What a seed decides besides the policy: which trouble this history has at all, so that rare trouble is not
 /// drowned in common trouble.
@@ -53,19 +55,20 @@ pub(crate) fn world(seed: u64) -> World {
     world.net.is_blind = is_blind;
     world.net.is_frail = world.rng.u8(..6) == 0;
     world.net.is_dark = is_dark;
-    world.orderly = false;
+    (world.orderly, world.net.is_exact) = (false, false);
+    (world.lateness, world.twin_steps) = (Check::LATE, 15);
     if setting.init {
         let (count, stubborn) = (rng.usize(..3), rng.bool());
         world.adopt_strangers(count, stubborn);
     }
-    world.mood = Some(mood);
+    world.rules.mood = Some(mood);
     world.plan(0, Happening::User);
     world
 }
 
 /// Lives through the history; panics where a rule is broken.
 pub(crate) fn live(world: &mut World) {
-    while world.mood.is_some() && world.ended.is_none() {
+    while world.rules.mood.is_some() && world.ended.is_none() {
         assert!(world.advance(u64::MAX), "the user acts again, so something always comes");
     }
     if world.ended.is_none() {
@@ -102,7 +105,7 @@ fn is_calm(world: &World) -> bool {
     };
     let is_served =
         matches!(status.state, State::Paused | State::Failed) || world.net.waiting().next().is_none();
-    rests && is_served && world.is_quiet() && world.check.is_answered()
+    rests && is_served && world.is_quiet() && world.rules.is_answered()
 }
 
 /// From any rest, a good server comes to serve, and is swapped for the next one.
@@ -136,10 +139,6 @@ fn swaps_when_asked(world: &mut World) {
     world.connect();
     world.run_for(span);
     assert!(world.ended.is_some() || world.net.waiting().next().is_none(), "liveness: {:?}", world.net);
-}
-
-fn pick<T: Clone>(rng: &mut Rng, choices: &[T]) -> T {
-    choices[rng.usize(..choices.len())].clone()
 }
 
 fn policy(rng: &mut Rng, steers: bool) -> Policy {
@@ -273,8 +272,9 @@ fn script(rng: &mut Rng, policy: &Policy, troubles: &[bool; TROUBLES]) -> Script
 
 /// The next act of the user, or of the world outside; plans the one after it.
 pub(crate) fn user_acts(world: &mut World) {
-    let Some(mut mood) = world.mood.take() else { return };
+    let Some(mut mood) = world.rules.mood.take() else { return };
     if mood.acts == 0 {
+        world.lateness = 0;
         return;
     }
     mood.acts -= 1;
@@ -292,7 +292,7 @@ pub(crate) fn user_acts(world: &mut World) {
         _ => world.rng.u64(..mood.pace),
     };
     world.plan(gap, Happening::User);
-    world.mood = Some(mood);
+    world.rules.mood = Some(mood);
 }
 
 fn acts(world: &mut World, act: usize) {

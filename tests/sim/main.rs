@@ -6,6 +6,7 @@
 mod all;
 mod check;
 mod history;
+mod kernel;
 mod races;
 mod trace;
 mod units;
@@ -16,7 +17,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use world::World;
+use fastrand::Rng;
 
 /// Histories that `cargo test` lives through.
 const SEEDS: u64 = 10_000;
@@ -71,59 +72,69 @@ type Marks = BTreeMap<&'static str, u32>;
 
 #[test]
 fn seeded_histories() {
+    histories("seeded_histories", live, &SITUATIONS);
+}
+
+/// One history, with its trace if that was asked for; Err is the rule that was broken.
+type Lived = (Result<Marks, String>, String);
+
+fn live(seed: u64, traced: bool) -> Lived {
+    let mut world = history::world(seed);
+    world.trace.on = traced;
+    let result = caught(&mut world, history::live);
+    (result.map(|()| std::mem::take(&mut world.rules.marks)), world.text())
+}
+
+/// One history for each seed, which together have to come to all situations.
+fn histories(test: &str, live: fn(u64, bool) -> Lived, situations: &[&str]) {
     if let Some(seed) = number("SEED") {
         let (result, trace) = live(seed, true);
         println!("{trace}");
         return result.map(drop).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
-    let half = |odd: u64| (0..seeds).filter(|seed| seed % 2 == odd).try_fold(Marks::new(), add_seed);
+    let add_seed = |mut marks: Marks, seed: u64| {
+        let Ok(of_seed) = live(seed, false).0 else {
+            let (again, trace) = live(seed, true);
+            let broken = again.expect_err("the same seed is the same history");
+            panic!("{trace}\nseed {seed}: {broken}\nreplay: SEED={seed} cargo test --test sim {test}");
+        };
+        add(&mut marks, of_seed);
+        marks
+    };
+    let half = |odd: u64| (0..seeds).filter(|seed| seed % 2 == odd).fold(Marks::new(), add_seed);
     // The message of a broken rule is printed with its trace, once.
-    let (even, odd) = std::thread::scope(|scope| {
+    let (mut marks, odd) = std::thread::scope(|scope| {
         let other = scope.spawn(|| half(1));
         (half(0), other.join().unwrap_or_else(|panic| resume_unwind(panic)))
     });
-    let mut marks = Marks::new();
-    for (mark, times) in even.into_iter().flatten().chain(odd.into_iter().flatten()) {
-        *marks.entry(mark).or_default() += times;
-    }
+    add(&mut marks, odd);
     println!("{marks:#?}");
     if seeds >= SEEDS {
-        for situation in SITUATIONS {
+        for situation in situations {
             assert!(marks.contains_key(situation), "no history came to: {situation}");
         }
     }
 }
 
-fn add_seed(mut marks: Marks, seed: u64) -> Option<Marks> {
-    let (result, _) = live(seed, false);
-    let Ok(marks_of_seed) = result else {
-        let (again, trace) = live(seed, true);
-        let broken = again.expect_err("the same seed is the same history");
-        panic!("{trace}\nseed {seed}: {broken}\nreplay: SEED={seed} cargo test --test sim");
-    };
-    for (mark, times) in marks_of_seed {
+fn add(marks: &mut Marks, more: Marks) {
+    for (mark, times) in more {
         *marks.entry(mark).or_default() += times;
     }
-    Some(marks)
-}
-
-/// One history; Err is the rule that was broken.
-fn live(seed: u64, traced: bool) -> (Result<Marks, String>, String) {
-    let mut world = history::world(seed);
-    world.trace.on = traced;
-    let result = caught(&mut world, history::live);
-    (result.map(|()| std::mem::take(&mut world.check.marks)), world.text())
 }
 
 /// Runs a history up to its end or its first broken rule.
-fn caught(world: &mut World, history: impl FnOnce(&mut World)) -> Result<(), String> {
-    catch_unwind(AssertUnwindSafe(|| history(world))).map_err(|panic| message(panic.as_ref()))
+fn caught<K>(kernel: &mut K, history: impl FnOnce(&mut K)) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(|| history(kernel))).map_err(|panic| message(panic.as_ref()))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+fn pick<T: Clone>(rng: &mut Rng, choices: &[T]) -> T {
+    choices[rng.usize(..choices.len())].clone()
 }
 
 /// A number from the environment.

@@ -4,7 +4,8 @@ use socket_supervise::config::{Config, Policy, Ready, Signal, Span, StartLimit, 
 use socket_supervise::core::report::{Outcome, State};
 use socket_supervise::core::{ClientId, Exit, GenerationId, Request, Setting, Stage, limits};
 
-use crate::world::{MS, SECOND, Script, World, failure};
+use crate::kernel::{MS, SECOND, Script, failure};
+use crate::world::World;
 
 const FIRST: GenerationId = GenerationId(1);
 const SECOND_ONE: GenerationId = GenerationId(2);
@@ -40,7 +41,7 @@ fn assert_serves(world: &World, generation: u64) {
 
 #[track_caller]
 fn assert_untouched(world: &World, id: GenerationId) {
-    assert!(world.is_alive(id) && !world.check.was_told_to_stop(id), "{id:?} was touched");
+    assert!(world.is_alive(id) && !world.rules.was_told_to_stop(id), "{id:?} was touched");
 }
 
 #[track_caller]

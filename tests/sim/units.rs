@@ -1,12 +1,10 @@
-//! Generations as unit files make them: commands round the main process, every Type=, reloads, files read anew. A world
-//! of its own, smaller than world.rs: its processes only start, end, speak and take signals, and its rules are those
-//! of systemd.service(5) for the order of commands.
+//! The kernel under generations as unit files make them: commands round the main process, every Type=, reloads, files
+//! read anew. The rules are those of systemd.service(5) for the order of commands.
 
-mod kernel;
 mod rules;
-mod slots;
+mod scripts;
 
-use std::collections::BTreeMap;
+use std::mem::take;
 
 use fastrand::Rng;
 use socket_supervise::config::{
@@ -15,13 +13,11 @@ use socket_supervise::config::{
 };
 use socket_supervise::core::{Request, Setting};
 
-use kernel::{Kernel, MS, SECOND};
+use crate::kernel::{Kernel, MS, SECOND};
+use crate::{Lived, caught, histories, pick};
+use rules::UnitRules;
 
-const HISTORIES: u64 = 10_000;
-
-fn pick<T: Clone>(rng: &mut Rng, choices: &[T]) -> T {
-    choices[rng.usize(..choices.len())].clone()
-}
+type Units = Kernel<UnitRules>;
 
 /// Mostly one command or none, each with or without `-`.
 fn list(rng: &mut Rng, most: usize) -> Vec<bool> {
@@ -85,9 +81,9 @@ fn policy(rng: &mut Rng) -> Policy {
 }
 
 /// One thing that a user does.
-fn act(kernel: &mut Kernel) {
-    let request = match kernel.rng.u8(..20) {
-        0..=2 => Request::Swap { wait: kernel.rng.bool() },
+fn act(units: &mut Units) {
+    let request = match units.rng.u8(..22) {
+        0..=2 => Request::Swap { wait: units.rng.bool() },
         3..=6 => Request::Reload,
         7 => Request::Restart,
         8 => Request::Pause,
@@ -95,50 +91,52 @@ fn act(kernel: &mut Kernel) {
         11 => Request::Kill { signal: Signal::HUP },
         12 => Request::Status { wait_ns: Some(SECOND) },
         16 => Request::Abort,
-        13 => return kernel.client_goes(),
-        14 => return kernel.signal(Signal::HUP),
-        15 => return kernel.stray(),
-        _ => return kernel.connect(),
+        13 => return units.client_goes(),
+        14 => return units.signal(Signal::HUP),
+        15 => return units.stray(),
+        17 => return units.freeze(),
+        _ => return units.connect(),
     };
-    kernel.request(request);
+    units.request(request);
 }
 
-type Marks = BTreeMap<&'static str, u32>;
-
-fn live(seed: u64) -> Marks {
+fn live(seed: u64, traced: bool) -> Lived {
     let mut rng = Rng::with_seed(seed);
     let holds_sockets = rng.u8(..4) > 0;
     let steers = holds_sockets && rng.bool();
     let setting = Setting { holds_sockets, steers, hup_ignored: false, init: rng.u8(..8) == 0 };
     let first = policy(&mut rng);
-    let mut kernel = Kernel::new(rng.fork(), first, setting, policy);
-    for _ in 0..rng.u32(5..40) {
-        let span = pick(&mut rng, &[0, 100 * MS, 3 * SECOND, 3 * SECOND, 10 * SECOND]);
-        kernel.run_for(rng.u64(..=span));
-        if kernel.ended {
-            break;
+    let mut units = Units::new(rng.fork(), first, setting);
+    units.trace.on = traced;
+    let result = caught(&mut units, |units| {
+        for _ in 0..rng.u32(5..40) {
+            let span = pick(&mut rng, &[0, 100 * MS, 3 * SECOND, 3 * SECOND, 10 * SECOND]);
+            units.run_for(rng.u64(..=span));
+            if units.ended.is_some() {
+                break;
+            }
+            act(units);
         }
-        act(&mut kernel);
-    }
-    if !kernel.ended {
-        stop(&mut kernel, &mut rng);
-    }
-    kernel.check_end();
-    kernel.rules.marks
+        if units.ended.is_none() {
+            stop(units, &mut rng);
+        }
+        units.check_end();
+    });
+    (result.map(|()| take(&mut units.rules.marks)), units.text())
 }
 
-fn stop(kernel: &mut Kernel, rng: &mut Rng) {
+fn stop(units: &mut Units, rng: &mut Rng) {
     if rng.bool() {
-        kernel.signal(Signal::TERM)
+        units.signal(Signal::TERM);
     } else {
-        kernel.request(Request::Stop)
+        units.request(Request::Stop);
     }
     if rng.u8(..4) == 0 {
-        kernel.run_for(rng.u64(..2 * SECOND));
-        kernel.signal(Signal::INT);
+        units.run_for(rng.u64(..2 * SECOND));
+        units.signal(Signal::INT);
     }
-    kernel.run_for(600 * SECOND);
-    assert!(kernel.ended, "stop_terminates: {:?}", kernel.status());
+    units.run_for(600 * SECOND);
+    assert!(units.ended.is_some(), "stop_terminates: {:?}", units.status());
 }
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
@@ -174,21 +172,5 @@ const SITUATIONS: [&str; 27] = [
 
 #[test]
 fn histories_of_units() {
-    if let Some(seed) = crate::number("SEED") {
-        live(seed);
-        return;
-    }
-    let mut marks = Marks::new();
-    for seed in 0..crate::number("SEEDS").unwrap_or(HISTORIES) {
-        let history = std::panic::catch_unwind(|| live(seed));
-        let of_seed = history
-            .unwrap_or_else(|_| panic!("replay: SEED={seed} cargo test --test sim histories_of_units"));
-        for (mark, times) in of_seed {
-            *marks.entry(mark).or_default() += times;
-        }
-    }
-    println!("{marks:#?}");
-    for situation in SITUATIONS {
-        assert!(marks.contains_key(situation), "no history came to: {situation}");
-    }
+    histories("histories_of_units", live, &SITUATIONS);
 }

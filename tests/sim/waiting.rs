@@ -4,7 +4,8 @@ use socket_supervise::config::{Config, Policy, Ready, Span};
 use socket_supervise::core::report::{Outcome, State};
 use socket_supervise::core::{Exit, Request, Setting, Why};
 
-use crate::world::{MS, SECOND, SOCKETS, Script, World};
+use crate::kernel::{MS, SECOND, SOCKETS, Script};
+use crate::world::World;
 
 const STEERED: Setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
 

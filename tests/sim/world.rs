@@ -1,409 +1,98 @@
-//! The fake kernel and shell under the core: virtual time, processes as scripts, and what can be seen of them.
-//!
-//! Nothing here decides anything about the service; it plays the contract written at `Action` and `Event`, in the
-//! nastiest order the contract allows. Histories are in history.rs, the rules they must keep in check.rs.
+//! The kernel under the rules of check.rs: histories of swaps, slots, queues and waiting.
 
-mod kernel;
-mod slots;
-mod waiting;
-
-use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use fastrand::Rng;
 use socket_supervise::config::{Policy, Signal};
-use socket_supervise::core::report::{Reply, State, Status};
-use socket_supervise::core::{
-    Action, ClientId, Event, Exit, GenerationId, Notify, Question, Request, Reread, Scope, Sender, Setting,
-    StartFailure, Supervisor, Terminal, Time, Traffic,
-};
+use socket_supervise::core::{Exit, GenerationId, Notify, Setting};
 
 use crate::check::Check;
-use crate::history::Mood;
-use crate::trace::Trace;
-use kernel::{Group, Life, STRANGERS};
-pub(crate) use kernel::{Happening, Health, Script, failure};
-pub(crate) use slots::Net;
-pub(crate) use waiting::SOCKETS;
+use crate::kernel::{Deed, Happening, Kernel, Rules, SECOND, Script, Step};
 
-pub(crate) const MS: u64 = 1_000_000;
-pub(crate) const SECOND: u64 = 1_000 * MS;
+pub(crate) type World = Kernel<Check>;
 
-pub(crate) struct World {
-    pub(crate) now: u64,
-    pub(crate) rng: Rng,
-    pub(crate) core: Supervisor,
-    pub(crate) policy: Policy,
-    pub(crate) setting: Setting,
-    pub(crate) trace: Trace,
-    pub(crate) check: Check,
-    /// The scripts of the next starts; `default` when there is none.
-    pub(crate) scripts: VecDeque<Result<Script, StartFailure>>,
-    pub(crate) default: Script,
-    /// Every start fails with this until then.
-    pub(crate) fault: Option<(StartFailure, u64)>,
-    /// Everything is delivered at once and in its order.
-    pub(crate) orderly: bool,
-    /// What the user of a seeded history is up to; None: there is none, or no longer.
-    pub(crate) mood: Option<Mood>,
-    pub(crate) ended: Option<u8>,
-    pub(crate) steps: u32,
-    answers: VecDeque<Event>,
-    /// Whatever happened meanwhile is told before what the files say.
-    pub(crate) rereads_late: bool,
-    queue: VecDeque<Event>,
-    agenda: BTreeMap<(u64, u64), Happening>,
-    sequence: u64,
-    groups: BTreeMap<GenerationId, Group>,
-    /// What the core asked for, and when it gets it.
-    tick: Option<(u64, u64)>,
-    suspended: Option<u64>,
-    pub(crate) net: Net,
-    sweeping: bool,
-    clients: u64,
-    replies: BTreeMap<ClientId, Reply>,
-    /// The core as restored from what it saved, and for how many more steps it is compared.
-    twin: Option<(Supervisor, u32)>,
-    actions: Vec<Action>,
+impl Rules for Check {
+    type Seen = ();
+
+    fn decided(world: &mut World, step: &Step) {
+        world.rules.step(world.now, step);
+        let frozen = |id| world.groups.get(&id).filter(|it| it.stopped).map(|it| it.stopped_at);
+        world.rules.who_is_stopped_is_not_taken(world.now, (step.event, step.status), frozen);
+        world.rules.nobody_else_is_thrown_out(step.actions, frozen);
+    }
+
+    fn obeyed(world: &mut World, step: &Step) {
+        if let Some(code) = world.ended {
+            let left = world.groups.values().flat_map(|group| group.left()).count();
+            world.rules.end(world.now, code, left);
+        } else if world.is_quiet() && !world.is_suspended() {
+            let (now, wake, net) = (world.now, step.wake, &world.net);
+            world.rules.every_queued_connection_has_a_server_a_next_start_or_a_rescue(now, wake, net);
+            world.rules.stuck_queues_are_rescued(now, net);
+        }
+    }
+
+    fn slept(world: &mut World, span: u64) {
+        world.rules.slept(span);
+    }
+
+    fn user_acts(world: &mut World) {
+        crate::history::user_acts(world);
+    }
 }
 
 impl World {
     pub(crate) fn new(seed: u64, policy: Policy, setting: Setting) -> Self {
-        Self {
-            now: 1_000 * SECOND,
-            rng: Rng::with_seed(seed),
-            core: Supervisor::new(policy.clone(), setting),
-            check: Check::new(policy.clone(), setting),
-            policy,
-            setting,
-            trace: Trace::default(),
-            scripts: VecDeque::new(),
-            default: Script::good(),
-            fault: None,
-            orderly: true,
-            mood: None,
-            ended: None,
-            steps: 0,
-            answers: VecDeque::new(),
-            rereads_late: false,
-            queue: VecDeque::from([Event::Begun]),
-            agenda: BTreeMap::new(),
-            sequence: 0,
-            groups: BTreeMap::new(),
-            tick: None,
-            suspended: None,
-            net: Net::new(),
-            sweeping: false,
-            clients: 0,
-            replies: BTreeMap::new(),
-            twin: None,
-            actions: Vec::new(),
-        }
+        let check = Check::new(policy.clone(), setting);
+        Self::under(check, Rng::with_seed(seed), policy, setting)
     }
 
-    /// What is true now, as `status` tells it.
-    pub(crate) fn status(&self) -> Status {
-        self.core.status()
-    }
-
-    pub(crate) fn state(&self) -> State {
-        self.core.status().state
-    }
-
-    pub(crate) fn reply(&self, client: ClientId) -> Option<&Reply> {
-        self.replies.get(&client)
-    }
-
-    /// Equal for states from which the same can happen.
+    /// Equal for states from which the same can happen, and about which the rules say the same.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.core.save(), self.now, self.net.fingerprint(), self.check.fingerprint()).hash(&mut hasher);
-        for (id, group) in &self.groups {
-            let Traffic { in_flight, recent, .. } = group.traffic;
-            let is_alive = group.lives[0] == Life::Alive;
-            (id.0, is_alive, group.is_empty(), group.accepts, in_flight, recent).hash(&mut hasher);
-        }
+        self.hash_state(&mut hasher);
+        self.rules.fingerprint().hash(&mut hasher);
         hasher.finish()
     }
 
-    /// What a failure shows: the last steps, and what they were decided by.
-    pub(crate) fn text(&self) -> String {
-        format!("{:?}\n{:?}\n{}", self.policy, self.setting, self.trace.text())
-    }
-
-    // What somebody outside does.
-
-    pub(crate) fn push(&mut self, event: Event) {
-        self.queue.push_back(event);
-    }
-
-    pub(crate) fn signal(&mut self, signal: Signal) {
-        self.push(Event::Signalled { signal, sender: Sender::Process, terminal: Terminal::Unchanged });
-    }
-
-    pub(crate) fn request(&mut self, request: Request) -> ClientId {
-        self.clients += 1;
-        let client = ClientId(self.clients);
-        self.push(Event::Requested { client, request });
-        client
-    }
-
-    pub(crate) fn say(&mut self, generation: GenerationId, message: Notify) {
-        self.push(Event::Notified { generation, message });
-    }
-
-    pub(crate) fn says_ready(&mut self, generation: GenerationId) {
-        self.say(generation, Notify { ready: true, ..Notify::default() });
-    }
-
-    /// The last generation that was started.
-    pub(crate) fn newest(&self) -> GenerationId {
-        self.groups.last_key_value().map_or(STRANGERS, |(id, _)| *id)
-    }
-
-    pub(crate) fn clients(&self) -> u64 {
-        self.clients
-    }
-
-    pub(crate) fn plan(&mut self, after: u64, happening: Happening) {
-        self.sequence += 1;
-        self.agenda.insert((self.now.saturating_add(after), self.sequence), happening);
-    }
-
-    /// The main process, as far as it still runs.
-    pub(crate) fn ends(&mut self, generation: GenerationId, exit: Exit) {
-        self.dies(generation, 0, exit);
-        self.settle_agenda();
-    }
-
-    // Time.
-
-    /// Whether everything that has happened was delivered.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.answers.is_empty() && self.queue.is_empty()
-    }
-
-    /// One event, or one thing that happens and may lead to some. False: nothing will ever happen again.
-    pub(crate) fn advance(&mut self, until: u64) -> bool {
-        if self.ended.is_some() {
-            return false;
-        }
-        if let Some(event) = self.next_event() {
-            self.step(event);
-            return true;
-        }
-        if !self.orderly && self.steps % 64 == 5 && self.suspended.is_none() {
-            self.reexec();
-            return true;
-        }
-        let happening = self.agenda.first_key_value().map(|((time, _), _)| *time);
-        let tick = self.tick.filter(|_| self.suspended.is_none()).map(|(_, at)| at);
-        let (time, is_tick) = match (happening, tick) {
-            (None, None) => return false,
-            (Some(time), None) => (time, false),
-            (None, Some(at)) => (at, true),
-            (Some(time), Some(at)) if time == at => (time, self.orderly || self.rng.bool()),
-            (Some(time), Some(at)) => (time.min(at), at < time),
-        };
-        if time > until {
-            self.now = self.now.max(until);
-            return false;
-        }
-        self.now = self.now.max(time);
-        if is_tick {
-            self.step(Event::Tick);
-        } else if let Some((_, happening)) = self.agenda.pop_first() {
-            self.happen(happening);
-        }
-        true
-    }
-
-    /// Everything that happens within this span.
-    pub(crate) fn run_for(&mut self, span: u64) {
-        let until = self.now.saturating_add(span);
-        while self.advance(until) {}
-    }
-
-    /// Everything that happens now.
-    pub(crate) fn settle(&mut self) {
-        self.run_for(0);
-    }
-
-    /// The time of the core's next wake-up comes.
-    pub(crate) fn skip_to_tick(&mut self) {
-        if let Some((_, at)) = self.tick {
-            while self.ended.is_none() && self.now < at && self.advance(at) {}
-            self.settle();
-        }
-    }
-
-    pub(crate) fn has_tick(&self) -> bool {
-        self.tick.is_some()
-    }
-
-    fn settle_agenda(&mut self) {
-        while let Some(entry) = self.agenda.first_entry() {
-            if entry.key().0 > self.now {
-                break;
-            }
-            let happening = entry.remove();
-            self.happen(happening);
-        }
-    }
-
-    fn next_event(&mut self) -> Option<Event> {
-        if let Some(event) = self.answers.pop_front() {
-            return Some(event);
-        }
-        if self.suspended.is_some() {
-            return None;
-        }
-        // Sources are read in a fixed order, but what happens between two reads can look out of order.
-        if !self.orderly && self.queue.len() > 1 && self.rng.u8(..16) == 0 {
-            self.queue.rotate_left(1);
-        }
-        loop {
-            match self.queue.pop_front()? {
-                // Nobody asks for it any more.
-                Event::Connected if !self.net.watched || !self.is_connected() => {}
-                Event::Connected => {
-                    self.net.watched = false;
-                    return Some(Event::Connected);
-                }
-                event => return Some(event),
-            }
-        }
-    }
-
-    // The core.
-
-    fn step(&mut self, event: Event) {
-        let mut actions = std::mem::take(&mut self.actions);
-        actions.clear();
-        self.steps += 1;
-        self.trace.begin(self.now, &event);
-        self.core.step(Time(self.now), event.clone(), &mut actions);
-        let status = self.core.status();
-        self.trace.step(self.now, &event, &actions, status.state);
-        let wake = self.core.next_wake();
-        self.check.step(self.now, &event, &actions, &status, wake);
-        let frozen = |id| self.groups.get(&id).filter(|it| it.stopped).map(|it| it.stopped_at);
-        self.check.who_is_stopped_is_not_taken(self.now, (&event, &status), frozen);
-        self.check.nobody_else_is_thrown_out(&actions, frozen);
-        self.compare_twin(&event, &actions);
-        for action in &actions {
-            self.obey(action);
-        }
-        self.actions = actions;
-        self.tick = wake.map(|(Time(time), _)| match self.tick {
-            Some((wish, at)) if wish == time && at > self.now => (wish, at),
-            _ => (time, time.max(self.now).saturating_add(self.lateness())),
+    /// From now on every process does as it is told, gets ready, and stays.
+    pub(crate) fn heal(&mut self) {
+        self.fault = None;
+        self.tick = self.tick.map(|(wish, _)| (wish, wish.max(self.now)));
+        self.scripts.clear();
+        self.calm_traffic();
+        let ids: Vec<GenerationId> = self.groups.keys().copied().collect();
+        self.agenda.retain(|_, happening| match happening {
+            Happening::Does(_, deed) => !matches!(deed, Deed::Dies(..) | Deed::Pings(_) | Deed::Answers),
+            Happening::User => false,
+            _ => true,
         });
-        if let Some(code) = self.ended {
-            let left =
-                self.groups.values().flat_map(|group| &group.lives).filter(|life| **life != Life::Gone);
-            let left = left.count();
-            self.check.end(self.now, code, left);
-        } else if self.is_quiet() && self.suspended.is_none() {
-            self.check
-                .every_queued_connection_has_a_server_a_next_start_or_a_rescue(self.now, wake, &self.net);
-            self.check.stuck_queues_are_rescued(self.now, &self.net);
-        }
-    }
-
-    /// Late wake-ups, while there is trouble: another process had the processor.
-    fn lateness(&mut self) -> u64 {
-        if self.orderly || self.mood.is_none() || self.rng.u8(..8) > 0 {
-            0
-        } else {
-            self.rng.u64(..Check::LATE)
-        }
-    }
-
-    fn compare_twin(&mut self, event: &Event, actions: &[Action]) {
-        if let Some((twin, left)) = &mut self.twin {
-            let mut same = Vec::new();
-            twin.step(Time(self.now), event.clone(), &mut same);
-            assert_eq!(same, actions, "reexec_roundtrip: the restored core decides differently");
-            *left -= 1;
-            if *left == 0 {
-                assert_eq!(twin.save(), self.core.save(), "reexec_roundtrip: the restored core diverged");
-                self.twin = None;
+        for generation in ids {
+            let Some(group) = self.groups.get_mut(&generation) else { continue };
+            let pings = group.main().and_then(|main| main.script.pings).map(|(every, _)| (every, u32::MAX));
+            for process in &mut group.processes {
+                process.script = Script { pings, ..Script::good() };
             }
-        } else if self.steps % 16 == 3 && !self.orderly {
-            let saved = self.core.save();
-            let twin = Supervisor::restore(&saved)
-                .unwrap_or_else(|error| panic!("reexec_roundtrip: {error}: {saved}"));
-            assert_eq!(twin.save(), saved, "reexec_roundtrip: saved again, it differs");
-            assert_eq!(twin.next_wake(), self.core.next_wake(), "reexec_roundtrip: next_wake");
-            self.twin = Some((twin, 8));
-        }
-    }
-
-    /// The core goes on under a shell that has forgotten what it was told, and asked of others.
-    fn reexec(&mut self) {
-        self.core = Supervisor::restore(&self.core.save()).expect("what was saved is restored");
-        self.twin = None;
-        let held = self.net.held();
-        self.net.forget(self.setting.steers);
-        self.step(Event::Restored);
-        assert_eq!(self.net.held(), held, "what the shell has to keep to is not ordered anew");
-    }
-
-    fn obey(&mut self, action: &Action) {
-        match action {
-            Action::Spawn { generation, slot, .. } => {
-                self.take_slot(*slot);
-                self.spawn(*generation, *slot);
+            let told = self.rules.was_told_to_stop(generation) || !group.is_alive();
+            let count = group.processes.len();
+            if std::mem::take(&mut group.stopped) {
+                group.held.clear();
             }
-            Action::AwaitClear { generation } => self.await_clear(*generation),
-            Action::Reread => {
-                let result = Ok(Box::new(Reread {
-                    policy: self.policy.clone(),
-                    holds_sockets: self.setting.holds_sockets,
-                    steers: self.setting.steers,
-                    stored_fds: 0,
-                }));
-                if self.rereads_late {
-                    self.queue.push_back(Event::Reread { result });
-                } else {
-                    self.answers.push_front(Event::Reread { result });
+            // Process 0 is the main one.
+            for who in 0..count {
+                if told || who > 0 {
+                    let exit = Exit::Signal { signal: Signal::KILL, core: false };
+                    self.will(generation, SECOND, Deed::Dies(who, exit));
                 }
             }
-            Action::Run { .. } | Action::FindMain { .. } => unreachable!("no commands in this world"),
-            Action::Kill { generation, signal, scope } => {
-                self.kill(*generation, *signal, *scope == Scope::All);
-            }
-            Action::WakeOnConnection { on } => self.watch(*on),
-            Action::Steer(steering) => self.steer(*steering),
-            Action::Guard { slot, on } => self.guard(*slot, *on),
-            Action::Rescue { slot } => self.rescue(*slot),
-            Action::Ask(Question::Count { generation, slot, .. }) => self.count(*generation, *slot),
-            Action::Ask(Question::Probe { generation, .. }) => self.probe(*generation),
-            Action::Ask(Question::Look { generation, ask, .. }) => self.look(*generation, *ask),
-            Action::Ask(Question::EndProbe { generation }) => self.end_probe(*generation),
-            Action::Sweep { signal } => {
-                self.sweeping = true;
-                for id in self.groups.keys().copied().collect::<Vec<_>>() {
-                    self.kill(id, *signal, true);
+            if !told {
+                let message = Notify { ready: true, ..Notify::default() };
+                self.will(generation, SECOND, Deed::Says(message));
+                self.will(generation, SECOND, Deed::Accepts);
+                if let Some((_, left)) = pings {
+                    self.will(generation, 0, Deed::Pings(left));
                 }
-                self.look_for_children();
             }
-            Action::Reply { client, reply } => {
-                self.replies.insert(*client, reply.clone());
-            }
-            Action::Suspend => {
-                self.suspended = Some(self.now);
-                let span = self.rng.u64(..5 * SECOND);
-                self.plan(span, Happening::Continued);
-            }
-            Action::Exit(code) => self.ended = Some(*code),
-            Action::Forget { .. }
-            | Action::Tell(_)
-            | Action::Ask(Question::Hint { .. } | Question::Overflows)
-            | Action::TellManager(_)
-            | Action::Adopt
-            | Action::Discard => {}
         }
     }
 }

@@ -9,7 +9,7 @@ use socket_supervise::core::{
 };
 
 use super::{Check, role};
-use crate::world::SOCKETS;
+use crate::kernel::SOCKETS;
 
 /// What is known of who waits.
 #[derive(Clone, Debug, Default)]

@@ -2,17 +2,24 @@
 //! wake-up, and nothing inside the core; the order of commands is that of systemd.service(5).
 
 mod orders;
+mod slots;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 
-use socket_supervise::config::{CommandList, ExitType, FailureMode, KillMode, Policy, Signal, Span, Type};
+use socket_supervise::config::{
+    CommandList, ExitType, FailureMode, KillMode, Policy, Ready, Signal, Span, Type,
+};
 use socket_supervise::core::report::{Reply, Role, State, Status};
 use socket_supervise::core::{
-    Action, ClientId, Command, End, Event, Exit, Found, GenerationId, Question, Request, Scope, limits,
+    Action, ClientId, Command, End, Event, Exit, Finding, Found, GenerationId, Question, Request, Scope,
+    Sight, SlotId, Traffic, limits,
 };
 
-use super::kernel::{EXTENSION, Generation, Kernel};
+use super::Units;
+use super::scripts::EXTENSION;
+use crate::kernel::{Group, Part, Rules, Step};
 
 /// Steps at one instant, at most.
 const STEPS: u32 = 150;
@@ -20,6 +27,13 @@ const STEPS: u32 = 150;
 /// What has happened to one generation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
+    slot: Option<SlotId>,
+    /// Type=forking: PIDFile= is never written.
+    pub(super) never_found: bool,
+    /// A question of Ready=http: is not answered, or a connection of ours not accepted.
+    is_asked: bool,
+    is_knocked_at: bool,
+    is_called_off: bool,
     /// How many commands of each list were begun, and which list has failed.
     done: BTreeMap<CommandList, usize>,
     broken: BTreeSet<CommandList>,
@@ -63,7 +77,7 @@ struct Asked {
     readings: u32,
 }
 
-pub(crate) struct Rules {
+pub(crate) struct UnitRules {
     before: Status,
     instant: (u64, u32),
     clients: BTreeMap<ClientId, Asked>,
@@ -74,7 +88,33 @@ pub(crate) struct Rules {
     pub(crate) marks: BTreeMap<&'static str, u32>,
 }
 
-impl Rules {
+impl Rules for UnitRules {
+    type Seen = Seen;
+
+    fn decided(units: &mut Units, step: &Step) {
+        units.note_event(step.event);
+    }
+
+    fn ordered(units: &mut Units, step: &Step, action: &Action) {
+        assert!(units.ended.is_none(), "an order after Exit: {action:?}");
+        units.rules_of(step.event, action, step.status);
+        units.draw(action);
+    }
+
+    fn obeyed(units: &mut Units, step: &Step) {
+        units.after_step(step);
+    }
+
+    fn waits(units: &Units, tick: Option<u64>, happening: Option<u64>) {
+        units.nothing_is_waited_for_in_vain(tick, happening);
+    }
+
+    fn moves_main(units: &mut Units, generation: GenerationId) {
+        units.moves_main(generation);
+    }
+}
+
+impl UnitRules {
     pub(crate) fn new(before: Status) -> Self {
         Self {
             before,
@@ -103,8 +143,8 @@ pub(super) fn role(status: &Status, role: Role) -> Option<GenerationId> {
 }
 
 /// What is remembered.
-impl Kernel {
-    pub(crate) fn before_step(&mut self, event: &Event) {
+impl Units {
+    fn note_event(&mut self, event: &Event) {
         let now = self.now;
         if self.rules.instant.0 != now {
             self.rules.instant = (now, 0);
@@ -155,17 +195,17 @@ impl Kernel {
                 self.rules.clients.insert(*client, asked);
             }
             Event::ClientGone { client } => drop(self.rules.clients.remove(client)),
+            Event::Arrived { .. } => self.rules.mark("arrived", true),
+            Event::SteerFailed { .. } => self.rules.mark("steering failed", true),
+            Event::RescueFailed { .. } => self.rules.mark("rescue failed", true),
+            Event::Answered { generation, finding } => self.note_answer(*generation, finding),
             Event::Begun
             | Event::Restored
             | Event::MainChanged { .. }
             | Event::Cleared { .. }
             | Event::Reread { .. }
             | Event::Connected
-            | Event::Arrived { .. }
-            | Event::SteerFailed { .. }
-            | Event::RescueFailed { .. }
             | Event::SocketLost { .. }
-            | Event::Answered { .. }
             | Event::Childless
             | Event::Tick => {}
         }
@@ -206,13 +246,13 @@ impl Kernel {
             let (stops, posts) = (policy.commands.stop.len() as u64, policy.commands.stop_post.len() as u64);
             2 * stops * stop + posts * (stop + after_kill) + 2 * stop + 4 * after_kill + 8 * EXTENSION
         };
-        let living = self.generations.values().filter(|generation| !generation.seen.forgotten);
+        let living = self.groups.values().filter(|generation| !generation.seen.forgotten);
         let slowest = living.map(|generation| bound(&generation.policy)).max().unwrap_or_default();
         let by = self.now + slowest + self.policy.timeout_stop.as_nanos() + 2 * after_kill;
         self.rules.stop_by = Some(self.rules.stop_by.map_or(by, |earlier| earlier.min(by)));
     }
 
-    pub(crate) fn after_step(&mut self, event: &Event, actions: &[Action], status: Status) {
+    fn after_step(&mut self, &Step { event, actions, status, .. }: &Step) {
         let now = self.now;
         for entry in &status.generations {
             let seen = &mut self.of(GenerationId(entry.generation)).seen;
@@ -220,33 +260,58 @@ impl Kernel {
                 seen.ready = Some(now);
             }
         }
-        self.a_broken_file_changes_nothing(event, actions, &status);
-        self.traffic_is_where_it_belongs(&status);
+        self.a_broken_file_changes_nothing(event, actions, status);
+        self.traffic_is_where_it_belongs(status);
         self.nobody_is_asked_who_leaves();
         self.slow_commands_are_ended();
         self.late_starts_fail();
         self.runtime_max_is_kept();
         let is_late = self.rules.stop_by.is_some_and(|by| self.now > by);
-        assert!(self.ended || !is_late, "stop_terminates: {status:?}");
-        let candidate = role(&status, Role::Candidate);
+        assert!(self.ended.is_some() || !is_late, "stop_terminates: {status:?}");
+        let candidate = role(status, Role::Candidate);
         if candidate.is_some() && candidate != role(&self.rules.before, Role::Candidate) {
             self.rules.disturbed = false;
         }
         self.rules
             .mark("baked", self.rules.before.state == State::Swapping && actions.contains(&Action::Adopt));
-        self.rules.before = status;
+        self.rules.before = status.clone();
     }
 
     pub(crate) fn check_end(&self) {
         assert!(self.rules.clients.is_empty(), "unanswered: {:?}", self.rules.clients);
         assert!(self.staged.is_none(), "what was read was neither adopted nor discarded");
-        for (id, generation) in &self.generations {
+        for (id, generation) in &self.groups {
             assert!(generation.seen.forgotten, "{id} was not finished: {generation:?}");
         }
     }
 }
 
-impl Generation {
+impl Group<Seen> {
+    fn command(&self) -> Option<Command> {
+        self.left().find_map(|process| match process.part {
+            Part::Command(command) => Some(command),
+            Part::Main | Part::Other => None,
+        })
+    }
+
+    /// Whether the main process, a daemon or a command left something behind.
+    pub(super) fn has_others(&self) -> bool {
+        self.left().any(|process| process.part == Part::Other)
+    }
+
+    /// The command that is given up (SIGKILL did not end it, or must not be sent) is one of the others from now on.
+    fn give_up_command(&mut self) {
+        for process in &mut self.processes {
+            if let Part::Command(_) = process.part {
+                process.part = Part::Other;
+            }
+        }
+    }
+
+    fn length(&self, list: CommandList) -> usize {
+        self.policy.commands.list(list).len()
+    }
+
     /// KillMode=process and SendSIGKILL=no promise to leave processes alone.
     fn leaves_others(&self) -> bool {
         self.policy.kill_mode == KillMode::Process || !self.policy.send_sigkill

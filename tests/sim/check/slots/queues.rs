@@ -5,7 +5,7 @@ use socket_supervise::core::report::{State, Status};
 use socket_supervise::core::{Action, Event, GenerationId, Note, SlotId, Time, Why, limits};
 
 use super::Check;
-use crate::world::Net;
+use crate::kernel::Net;
 
 impl Check {
     /// The big one. Looked at whenever everything that has happened was told.

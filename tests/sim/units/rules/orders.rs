@@ -3,16 +3,16 @@
 use super::*;
 
 /// The rules, looked at with each order.
-impl Kernel {
+impl Units {
     pub(crate) fn rules_of(&mut self, event: &Event, action: &Action, after: &Status) {
         match action {
             Action::Spawn { generation, index, slot } => {
-                self.begin(*generation);
+                self.begin(*generation, *slot);
                 self.a_slot_has_one_living_generation(*generation, *slot);
                 self.main_comes_after_what_is_before_it(*generation, *index);
             }
-            Action::Run { generation, command, outcome, .. } => {
-                self.begin(*generation);
+            Action::Run { generation, command, outcome, slot } => {
+                self.begin(*generation, *slot);
                 let is_end = matches!(command.list, CommandList::Stop | CommandList::StopPost);
                 assert_eq!(outcome.is_some(), is_end, "$SERVICE_RESULT is for the end");
                 self.one_command_at_a_time_in_order(*generation, *command);
@@ -42,12 +42,15 @@ impl Kernel {
                 self.rules.mark("discarded", true);
             }
             Action::Rescue { slot } => {
-                let is_served = *slot == self.slots.steering.slot;
+                let is_served = *slot == self.net.wanted.slot;
                 assert!(!is_served, "what has the traffic is taken elsewhere: {slot:?}");
                 self.rules.mark("rescued", true);
             }
             Action::Ask(Question::Look { generation, .. }) => self.looks_only_at_who_runs(*generation),
             Action::Ask(Question::Probe { generation, .. }) => self.asks_only_who_gets_ready(*generation),
+            Action::Ask(Question::EndProbe { generation }) => {
+                self.only_who_is_asked_is_left_alone(*generation)
+            }
             Action::WakeOnConnection { on } => {
                 assert!(!on || self.setting.holds_sockets, "no socket to watch")
             }
@@ -62,12 +65,7 @@ impl Kernel {
             | Action::Sweep { .. }
             | Action::Steer(_)
             | Action::Guard { .. }
-            | Action::Ask(
-                Question::Count { .. }
-                | Question::EndProbe { .. }
-                | Question::Hint { .. }
-                | Question::Overflows,
-            )
+            | Action::Ask(Question::Count { .. } | Question::Hint { .. } | Question::Overflows)
             | Action::Tell(_)
             | Action::TellManager(_)
             | Action::Suspend => {}
@@ -76,7 +74,7 @@ impl Kernel {
 
     pub(super) fn main_comes_after_what_is_before_it(&mut self, id: GenerationId, index: usize) {
         let generation = self.of(id);
-        assert!(generation.main.is_none() && generation.command.is_none(), "{id}: main beside another");
+        assert!(generation.main().is_none() && generation.command().is_none(), "{id}: main beside another");
         let seen = &generation.seen;
         assert!(!seen.forgotten && !seen.is_ordered && !seen.told, "{id}: started after its end");
         for list in [CommandList::Condition, CommandList::StartPre] {
@@ -101,7 +99,7 @@ impl Kernel {
         if generation.leaves_others() || generation.seen.killed {
             generation.give_up_command();
         }
-        assert!(generation.command.is_none(), "{id}: two commands at a time: {command:?}");
+        assert!(generation.command().is_none(), "{id}: two commands at a time: {command:?}");
         let seen = &mut generation.seen;
         if list == CommandList::Reload && index == 0 {
             seen.broken.remove(&list);
@@ -148,9 +146,9 @@ impl Kernel {
                 assert!(command.index > 0 || !seen.failed, "{id}: ExecStop= after a failure");
             }
             CommandList::StopPost => {
-                assert!(generation.main.is_none() || leaves, "{id}: ExecStopPost= beside main");
+                assert!(generation.main().is_none() || leaves, "{id}: ExecStopPost= beside main");
                 // Its own commands may leave something as well.
-                let is_clear = command.index > 0 || generation.others.is_empty();
+                let is_clear = command.index > 0 || !generation.has_others();
                 assert!(is_clear || leaves, "{id}: ExecStopPost= beside others");
             }
             CommandList::Start => unreachable!("main is no command"),
@@ -176,7 +174,8 @@ impl Kernel {
     pub(super) fn asked_before_killed(&mut self, event: &Event, id: GenerationId, signal: Signal) {
         let generation = self.of(id);
         let (policy, seen) = (&generation.policy, &generation.seen);
-        let works = generation.main.is_some() && seen.ready.is_some() && !seen.failed && !seen.stopping_said;
+        let works =
+            generation.main().is_some() && seen.ready.is_some() && !seen.failed && !seen.stopping_said;
         let is_asked = seen.told || seen.done.contains_key(&CommandList::Stop);
         let may_skip = policy.start_failure_mode == FailureMode::Kill;
         if *event == Event::Tick && signal == Signal::KILL && works && !may_skip {
@@ -186,7 +185,7 @@ impl Kernel {
 
     /// During a swap the old generation gets no signal of ours unless by its own fault, or after the new one counts.
     pub(super) fn old_untouched_until_adopted(&self, event: &Event, id: GenerationId, signal: Signal) {
-        let (before, generation) = (&self.rules.before, &self.generations[&id]);
+        let (before, generation) = (&self.rules.before, &self.groups[&id]);
         let is_users = matches!(event, Event::Requested { request: Request::Kill { .. }, .. });
         let is_old = before.state == State::Swapping && before.generation == Some(id.0);
         if !is_old || self.rules.disturbed || is_users || signal == generation.policy.reload_signal {
@@ -199,7 +198,7 @@ impl Kernel {
 
     /// What makes a generation end that nobody asked to end.
     pub(super) fn ends_by_itself(&self, event: &Event, id: GenerationId) -> bool {
-        let generation = &self.generations[&id];
+        let generation = &self.groups[&id];
         let is_its = match event {
             Event::Exited { generation, .. }
             | Event::StartFailed { generation, .. }
@@ -223,7 +222,7 @@ impl Kernel {
         let before = &self.rules.before;
         let Some(candidate) = role(before, Role::Candidate) else { return };
         assert_ne!(after.generation, before.generation, "adopted, but the old one has the traffic");
-        let generation = &self.generations[&candidate];
+        let generation = &self.groups[&candidate];
         let is_ready_now = || {
             let entry = after.generations.iter().find(|entry| entry.generation == candidate.0);
             // Type=oneshot is ready and over in one step, and no longer listed.
@@ -294,7 +293,7 @@ impl Kernel {
     pub(super) fn ends_only_where_it_may(&self) {
         let is_asked = self.rules.stop_by.is_some();
         // The very first start failed, whatever a swap has tried meanwhile.
-        let first = self.generations.get(&GenerationId(1));
+        let first = self.groups.get(&GenerationId(1));
         let never_ran = first.is_some_and(|generation| generation.seen.started.is_none());
         assert!(is_asked || !self.setting.holds_sockets || never_ran, "ended without being asked to");
     }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The rules, looked at after each step.
-impl Kernel {
+impl Units {
     pub(super) fn a_broken_file_changes_nothing(
         &mut self,
         event: &Event,
@@ -34,8 +34,8 @@ impl Kernel {
     pub(super) fn slow_commands_are_ended(&mut self) {
         let now = self.now;
         let mut overdue = None;
-        for (id, generation) in &mut self.generations {
-            let Some((_, Command { list, .. })) = generation.command else { continue };
+        for (id, generation) in &mut self.groups {
+            let Some(Command { list, .. }) = generation.command() else { continue };
             if generation.seen.forgotten {
                 continue;
             }
@@ -66,29 +66,29 @@ impl Kernel {
 
     /// TimeoutStartSec= is kept where Type= waits for something.
     pub(super) fn late_starts_fail(&self) {
-        for (id, generation) in &self.generations {
+        for (id, generation) in &self.groups {
             let (policy, seen) = (&generation.policy, &generation.seen);
             let is_up = match policy.service_type {
                 Type::Simple | Type::Exec => true,
                 Type::Notify | Type::NotifyReload => seen.ready_said.is_some(),
                 Type::Forking => seen.found,
-                Type::Oneshot => generation.main.is_none(),
+                Type::Oneshot => generation.main().is_none(),
             };
             let is_up = is_up || seen.ready.is_some() || seen.done.contains_key(&CommandList::StartPost);
             let Some(started) = seen.started.filter(|_| !is_up) else { continue };
             let due = (started + policy.timeout_start.as_nanos()).max(seen.extended);
             let is_over = seen.told || seen.failed || seen.stopping_said || seen.has_ended();
-            let is_ending = is_over || generation.main.is_none() && policy.service_type != Type::Forking;
+            let is_ending = is_over || generation.main().is_none() && policy.service_type != Type::Forking;
             assert!(self.now <= due || is_ending, "{id} is late and still waited for");
         }
     }
 
     pub(super) fn runtime_max_is_kept(&mut self) {
         let mut hits = false;
-        for (id, generation) in &self.generations {
+        for (id, generation) in &self.groups {
             let (policy, seen) = (&generation.policy, &generation.seen);
             let Some(ready) =
-                seen.ready.filter(|_| generation.main.is_some() && !seen.remains && !seen.has_ended())
+                seen.ready.filter(|_| generation.main().is_some() && !seen.remains && !seen.has_ended())
             else {
                 continue;
             };
@@ -96,7 +96,7 @@ impl Kernel {
             let due = due.max(seen.extended);
             let is_ending =
                 seen.told || seen.stopping_said || seen.failed || seen.done.contains_key(&CommandList::Stop);
-            let is_ending = is_ending || (generation.command.is_some() && seen.command_signalled);
+            let is_ending = is_ending || (generation.command().is_some() && seen.command_signalled);
             assert!(self.now <= due || is_ending, "{id} runs longer than RuntimeMaxSec=");
             hits |= self.now >= due;
         }
@@ -107,13 +107,13 @@ impl Kernel {
     pub(crate) fn nothing_is_waited_for_in_vain(&self, tick: Option<u64>, happening: Option<u64>) {
         let status = &self.rules.before;
         if let (State::Running, Some(current)) = (status.state, status.generation) {
-            let generation = &self.generations[&GenerationId(current)];
+            let generation = &self.groups[&GenerationId(current)];
             let is_there = !generation.is_empty() || generation.policy.remain_after_exit;
             assert!(is_there, "nothing is left of g{current}, but it counts as running");
         }
         let may_rest =
             matches!(status.state, State::Running | State::Listening | State::Paused | State::Failed);
-        let lives = self.generations.values().any(|generation| generation.main.is_some());
+        let lives = self.groups.values().any(|generation| generation.main().is_some());
         assert!(tick.is_some() || happening.is_some() || may_rest || lives, "stuck: {status:?}");
     }
 }

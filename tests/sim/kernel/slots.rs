@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use socket_supervise::config::Span;
 use socket_supervise::core::{Counted, Event, Finding, GenerationId, SlotId, Steering, Traffic, limits};
 
-use super::kernel::{Health, Life};
-use super::{Happening, MS, SECOND, World};
+use super::{Deed, Happening, Health, Kernel, MS, Rules, SECOND};
 use crate::check::Check;
 
 #[derive(Clone, Copy, Debug, Default, Hash)]
@@ -35,6 +34,8 @@ pub(crate) struct Net {
     pub(crate) queues: [Queue; limits::GENERATIONS],
     /// Slots whose queue is being taken elsewhere.
     pub(crate) relayed: BTreeSet<SlotId>,
+    /// Looks cost nothing and show what is; requests take their longest time.
+    pub(crate) is_exact: bool,
     /// The kernel does not tell of connections.
     pub(crate) is_blind: bool,
     /// /proc does not show who waits.
@@ -59,6 +60,7 @@ impl Net {
             guarded: BTreeSet::new(),
             queues: [Queue::default(); limits::GENERATIONS],
             relayed: BTreeSet::new(),
+            is_exact: true,
             is_blind: false,
             is_dark: false,
             made: 2,
@@ -109,7 +111,7 @@ impl Net {
 }
 
 /// Clients.
-impl World {
+impl<R: Rules> Kernel<R> {
     /// A new connection goes where the program says.
     pub(crate) fn connect(&mut self) {
         let slot = self.route();
@@ -124,7 +126,7 @@ impl World {
     fn route(&mut self) -> SlotId {
         let Steering { slot, canary } = self.net.steering;
         match canary {
-            Some((other, percent)) if !self.orderly && self.rng.u8(..100) < percent => other,
+            Some((other, percent)) if !self.net.is_exact && self.rng.u8(..100) < percent => other,
             Some(_) | None => slot,
         }
     }
@@ -134,7 +136,7 @@ impl World {
         let slot = self.route();
         self.net.queue(slot).handshakes += 1;
         let after = self.rng.u64(..8 * SECOND);
-        self.plan(after, Happening::Completes { slot });
+        self.plan(after, Happening::Completes(slot));
     }
 
     pub(super) fn completes(&mut self, slot: SlotId) {
@@ -204,10 +206,10 @@ impl World {
         let Some((id, group)) = group else { return };
         let (generation, count) = (*id, std::mem::take(&mut queue.waiting));
         group.traffic.in_flight += count;
-        if let Some(span) = group.script.service {
+        if let Some(span) = group.main().and_then(|main| main.script.service) {
             for _ in 0..count {
-                let after = if self.orderly { span } else { self.rng.u64(..=span) };
-                self.plan(after, Happening::Answered { generation });
+                let after = if self.net.is_exact { span } else { self.rng.u64(..=span) };
+                self.will(generation, after, Deed::Answers);
             }
         }
     }
@@ -218,7 +220,7 @@ impl World {
         if group.traffic.in_flight > 0 {
             group.traffic.in_flight -= 1;
             group.traffic.recent += 1;
-            self.plan(self.policy.drain_quiet.as_nanos(), Happening::Quiet { generation });
+            self.plan(self.policy.drain_quiet.as_nanos(), Happening::Quiet(generation));
         }
     }
 
@@ -232,7 +234,7 @@ impl World {
     }
 
     /// Everything in flight is answered.
-    pub(super) fn calm_traffic(&mut self) {
+    pub(crate) fn calm_traffic(&mut self) {
         (self.net.is_blind, self.net.is_frail) = (false, false);
         for queue in &mut self.net.queues {
             queue.since = self.now;
@@ -255,7 +257,7 @@ impl World {
     }
 
     pub(crate) fn accepts(&mut self, generation: GenerationId) {
-        self.plan(0, Happening::Accepts { generation });
+        self.will(generation, 0, Deed::Accepts);
     }
 
     /// A slot without traffic, where nothing waits yet.
@@ -268,7 +270,7 @@ impl World {
 }
 
 /// What the shell is told to do.
-impl World {
+impl<R: Rules> Kernel<R> {
     pub(super) fn take_slot(&mut self, slot: SlotId) {
         // Whoever passed its queue on stops doing so.
         self.net.relayed.remove(&slot);
@@ -314,7 +316,7 @@ impl World {
         self.net.steering = self.net.wanted;
         if self.net.relayed.insert(slot) {
             let after = if self.orderly || self.rng.bool() { 0 } else { self.rng.u64(..50 * MS) };
-            self.plan(after, Happening::Rescued { slot });
+            self.plan(after, Happening::Rescued(slot));
         }
     }
 
@@ -339,7 +341,7 @@ impl World {
         let seen = self.groups.get(&generation).map(|group| group.traffic).unwrap_or_default();
         let mut traffic = Traffic { queued: queue.waiting, handshakes: queue.handshakes, ..seen };
         // A dump is not one moment: who is accepted during it may be in neither list. That does not happen twice.
-        let is_wrong = !self.orderly && !self.net.was_wrong && self.rng.u8(..4) == 0;
+        let is_wrong = !self.net.is_exact && !self.net.was_wrong && self.rng.u8(..4) == 0;
         self.net.was_wrong = is_wrong;
         if is_wrong {
             (traffic.in_flight, traffic.recent) = (0, 0);
@@ -353,15 +355,15 @@ impl World {
 
     /// The time that one look takes the shell.
     pub(super) fn cost(&mut self) -> Span {
-        Span::from_nanos(if self.orderly { 0 } else { self.rng.u64(..Check::COST) })
+        Span::from_nanos(if self.net.is_exact { 0 } else { self.rng.u64(..Check::COST) })
     }
 
     pub(super) fn probe(&mut self, generation: GenerationId) {
         self.net.questions += 1;
         let number = self.net.questions;
         self.net.asked.insert(generation, number);
-        let after = if self.orderly { MS } else { self.rng.u64(..20 * MS) };
-        self.plan(after, Happening::Replies { generation, number });
+        let after = if self.net.is_exact { MS } else { self.rng.u64(..20 * MS) };
+        self.will(generation, after, Deed::Replies(number));
     }
 
     pub(super) fn end_probe(&mut self, generation: GenerationId) {
@@ -377,10 +379,10 @@ impl World {
         if self.net.asked.get(&generation) != Some(&number) || !group.is_alive() {
             return;
         }
-        let result = match group.script.health {
+        let result = match group.main().map_or(Health::Silent, |main| main.script.health) {
             // It waits in the queue until somebody accepts it.
             _ if !group.is_accepting() => {
-                return self.plan(50 * MS, Happening::Replies { generation, number });
+                return self.will(generation, 50 * MS, Deed::Replies(number));
             }
             Health::Good => Ok(()),
             Health::Bad => Err("500".to_owned()),
@@ -388,15 +390,5 @@ impl World {
         };
         self.net.asked.remove(&generation);
         self.queue.push_back(Event::Answered { generation, finding: Finding::Probed(result) });
-    }
-}
-
-impl super::kernel::Group {
-    fn is_alive(&self) -> bool {
-        self.lives[0] == Life::Alive
-    }
-
-    pub(super) fn is_accepting(&self) -> bool {
-        self.accepts && !self.is_lost && !self.stopped && self.is_alive()
     }
 }

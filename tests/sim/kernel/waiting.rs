@@ -4,22 +4,25 @@ use std::collections::BTreeSet;
 
 use socket_supervise::core::{Event, Finding, GenerationId, Looked, MayConnect, Sight};
 
-use super::World;
+use super::{Group, Kernel, Rules};
 
 /// The sockets that every generation has.
 pub(crate) const SOCKETS: [&str; 2] = ["http", "https"];
 
-impl World {
+impl<R: Rules> Kernel<R> {
     pub(super) fn look(&mut self, generation: GenerationId, ask: MayConnect) {
         let all: BTreeSet<String> = SOCKETS.map(str::to_owned).into();
         let group = self.groups.get(&generation);
-        let accepts = group.is_some_and(|group| group.is_accepting());
+        let accepts = group.is_some_and(Group::is_accepting);
         // A thread that works is not waiting.
-        let is_at_work = !self.orderly && self.rng.u8(..4) == 0;
+        let is_at_work = !self.net.is_exact && self.rng.u8(..4) == 0;
         let waited: BTreeSet<String> = match group {
-            Some(group) if accepts && !is_at_work && !self.net.is_dark => {
-                group.script.waits_on.iter().map(|name| (*name).to_owned()).collect()
-            }
+            Some(group) if accepts && !is_at_work && !self.net.is_dark => group
+                .main()
+                .map_or(&[][..], |main| main.script.waits_on)
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect(),
             Some(_) | None => BTreeSet::new(),
         };
         // All clients in this world come to the first socket.
