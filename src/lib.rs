@@ -164,10 +164,10 @@
 //! | a kind of socket | a row in `config/kind.rs`, a file in `os/socket/` and an arm in `os/socket.rs` |
 //! | a socket option | `config/directives/socket.rs`, `os/socket.rs` |
 //! | what the server sees at its start | `os/launch.rs`, `os/spawn/environment.rs`, `os/spawn.rs` |
-//! | a verb | `cli.rs`, `core::Request`, `core/request.rs` |
+//! | a verb | `cli.rs` and its folder, `core::Request`, `core/request.rs`, `client.rs` |
 //! | what systemd does with a unit file | `config/unit.rs`, `config/unit/finish.rs` |
 //! | a rule that needs several directives | `config/close.rs` |
-//! | a source of events | a variant of `core::Event`, a token in `os/tokens.rs`, a line in tests/sim/kernel.rs |
+//! | a source of events | a variant of `core::Event`, a token in `os/tokens.rs`, its place in `os/shell.rs` |
 
 pub mod cli;
 pub mod client;
