@@ -130,7 +130,11 @@ fn find(places: &Places, verb: &Verb) -> Result<LivingInstance, VerbFailure> {
         };
         return found.ok_or_else(|| {
             let hint = names(&everybody(places));
-            let hint = if hint.is_empty() { hint } else { format!(" (there is: {hint})") };
+            let hint = if hint.is_empty() {
+                ", and no other instance runs".to_owned()
+            } else {
+                format!(" (there is: {hint})")
+            };
             nothing(format!("nothing runs under the name {name}{hint}"))
         });
     }

@@ -82,7 +82,7 @@
 //!                       one that a swap has read anew), reread.rs, ask.rs (questions to the kernel or a server),
 //!                       woken.rs (events of a poll by source)
 //!   listeners.rs        owns the held sockets; in os/listeners/: slots.rs (which are watched, and which gets new
-//!                       connections), damages.rs (what servers do to them is mended), rescue.rs (connections of a slot
+//!                       connections), damages.rs (what servers do to them is repaired), rescue.rs (connections of a slot
 //!                       without a server are moved), strangers.rs (others in our groups), paths.rs (inotify), queues.rs
 //!                       (backlogs are restored), intercept.rs (the threads of InterceptBind=), families.rs (which
 //!                       address families a port keeps)
@@ -158,7 +158,7 @@
 //! | swap, rollback | `core/swap.rs` |
 //! | who gets new connections, and when the old one may go | `core/slots.rs`, `core/watch/counts.rs`, `core/drain.rs` |
 //! | how a connection is steered | `os/socket/group.rs` (TCP, UDP), `os/socket/nodes.rs` (AF_UNIX) |
-//! | what is watched, mended and passed on of the held sockets | `os/listeners.rs` and its folder |
+//! | what is watched, repaired and passed on of the held sockets | `os/listeners.rs` and its folder |
 //! | what the kernel and servers are asked | `os/questions.rs` and its folder |
 //! | the words of a message | `core/note.rs`; of a warning of the shell `os/warning.rs` |
 //! | a kind of socket | a row in `config/kind.rs`, a file in `os/socket/` and an arm in `os/socket.rs` |

@@ -117,7 +117,9 @@ pub fn remedy(words: &[String], sockets: &[Socket], asked: Asked<'_>) -> String 
         }
     };
     if command == words {
-        return format!("{name} was told of its socket and does not take it: look at what it says itself");
+        return format!(
+            "the command already passes the socket to {name}, which does not take it: see what {name} logs"
+        );
     }
     let line = typed_in.and_then(|typed| typed.with(&[], &command));
     format!("start it as: {}", line.unwrap_or_else(|| typed(&command)))
@@ -133,15 +135,15 @@ pub fn foreground(words: &[String]) -> String {
     let has = |option: &&&str| line.contains(&format!(" {} ", option.replace('=', " = ")));
     match server.foreground {
         Foreground::With { add, told } => match told.iter().find(has) {
-            Some(told) => format!(
-                "{name} was told to by {told}: look at what it says itself, and into its configuration"
-            ),
+            Some(told) => {
+                format!("{told} already keeps {name} there: see what {name} logs, and its configuration")
+            }
             None => format!("for {name}: {add}"),
         },
         Foreground::Without(options) => match options.iter().find(has) {
             Some(option) => format!("for {name}: leave {option} out"),
             None => {
-                format!("{name} does so by default: look at what it says itself, and into its configuration")
+                format!("{name} does so by default: see what {name} logs, and its configuration")
             }
         },
     }

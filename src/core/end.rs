@@ -337,7 +337,7 @@ impl Step<'_> {
         }
     }
 
-    /// The candidate is all there is, ready or not.
+    /// Makes the candidate the current generation, ready or not, because the old one has died.
     fn old_died(&mut self, old: GenerationId, new: GenerationId) {
         self.tell(SwapNote::OldDied { old, new }.into());
         self.service.phase = Phase::Up { current: new };

@@ -41,7 +41,7 @@ pub(super) struct Generation {
     /// A failure that outweighs how the main process ends.
     pub(super) failure: Option<Failure>,
     pub(super) reload: Option<Reload>,
-    /// Another has its place for good, or it finishes what it has before that.
+    /// Set once another generation has its place, or will have it when this one has finished.
     pub(super) replaced: Option<Replaced>,
     pub(super) said: Said,
 }

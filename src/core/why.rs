@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClientId, GenerationId};
 
-/// What a wake-up is for. At one instant the earlier variant goes first: a server that is ready in the moment its
+/// What supervise does at a deadline, or what has happened by then, as `status` shows it after `next in`. At one instant the earlier variant goes first: a server that is ready in the moment its
 /// time runs out is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Why {
@@ -17,15 +17,15 @@ pub enum Why {
     Retry(GenerationId),
     /// When Ready=http: asks again, or has waited for long enough.
     Probe(GenerationId),
-    /// When the processes of a generation are looked at: which of its sockets they wait on.
+    /// When supervise looks on which sockets the processes of a generation wait.
     Look(GenerationId),
-    /// When it is looked at whether a candidate is stopped.
+    /// When supervise looks whether a signal has stopped the candidate.
     Trial(GenerationId),
     /// When a candidate has proved itself on its share, and gets the whole.
     CanaryOver(GenerationId),
     /// When the old generation has been kept long enough beside the new one.
     BakeOver(GenerationId),
-    /// When what waits where nobody serves is taken elsewhere, which failed before.
+    /// When supervise tries again to pass on connections that wait where nobody accepts.
     Rescue,
     /// When the connections of a generation that finishes are counted again.
     Count(GenerationId),
@@ -62,30 +62,34 @@ impl fmt::Display for Why {
         match self {
             Self::Ready(g) => write!(f, "generation {} counts as ready", g.0),
             Self::Retry(g) => {
-                write!(f, "generation {} is tried again (its file is being written, or its PIDFile= is)", g.0)
+                write!(f, "try generation {} again (its program or its PIDFile= is still being written)", g.0)
             }
-            Self::Probe(g) => write!(f, "generation {} is asked whether it is ready", g.0),
-            Self::Look(g) => write!(f, "who of generation {} waits on its sockets is looked at", g.0),
+            Self::Probe(g) => write!(f, "ask generation {} whether it is ready", g.0),
+            Self::Look(g) => write!(f, "check whether generation {} accepts connections", g.0),
             Self::Trial(g) => {
-                write!(f, "generation {} has proved itself, unless a signal has stopped it", g.0)
+                write!(f, "check whether a signal has stopped generation {}", g.0)
             }
             Self::CanaryOver(g) => write!(f, "generation {} gets all new connections", g.0),
-            Self::Rescue => write!(f, "connections that wait where nobody serves are taken elsewhere"),
-            Self::Count(g) => write!(f, "the connections of generation {} are counted", g.0),
-            Self::DrainOver(g) => write!(f, "generation {} is told to stop, finished or not", g.0),
-            Self::BakeOver(g) => write!(f, "generation {} has the traffic for good", g.0),
+            Self::Rescue => write!(f, "pass on connections that wait where nobody accepts"),
+            Self::Count(g) => write!(f, "count the connections of generation {}", g.0),
+            Self::DrainOver(g) => write!(f, "tell generation {} to stop, finished or not", g.0),
+            Self::BakeOver(g) => {
+                write!(f, "generation {} keeps all new connections, and the old one finishes", g.0)
+            }
             Self::StartTimeout(g) => write!(f, "generation {} must be ready", g.0),
             Self::Watchdog(g) => write!(f, "generation {} must have sent WATCHDOG=1", g.0),
-            Self::Command(g) => write!(f, "a command of generation {} must be done", g.0),
+            Self::Command(g) => write!(f, "a command of generation {} must have ended", g.0),
             Self::Reload(g) => write!(f, "generation {} must have reloaded", g.0),
-            Self::RuntimeMax(g) => write!(f, "generation {} has run for RuntimeMaxSec=", g.0),
-            Self::Kill(g) => write!(f, "generation {} gets SIGKILL", g.0),
-            Self::Abandon(g) => write!(f, "what is left of generation {} is given up", g.0),
+            Self::RuntimeMax(g) => {
+                write!(f, "stop generation {}, which has then run for RuntimeMaxSec=", g.0)
+            }
+            Self::Kill(g) => write!(f, "send SIGKILL to generation {}", g.0),
+            Self::Abandon(g) => write!(f, "give up what is left of generation {}", g.0),
             Self::Restart => write!(f, "restart"),
             Self::Listen => write!(f, "connections may start the server again"),
-            Self::SweepKill => write!(f, "processes left get SIGKILL"),
+            Self::SweepKill => write!(f, "send SIGKILL to the processes left"),
             Self::SweepAbandon => write!(f, "end without the processes left"),
-            Self::StatusWait(_) => write!(f, "a waiting status is answered"),
+            Self::StatusWait(_) => write!(f, "answer a status that waits"),
         }
     }
 }

@@ -67,7 +67,7 @@ struct LivingGeneration {
     looks_empty: bool,
     /// SIGKILL was sent to all of it.
     is_killed: bool,
-    /// A notification was dropped, and that was told; STOPPING=1 of others than the main process is told apart.
+    /// A notification was dropped, and the log has said so. A dropped STOPPING=1 has a line of its own.
     has_dropped: bool,
     has_dropped_stopping: bool,
     /// Answers what its processes bind; one for each that was started.

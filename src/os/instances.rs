@@ -95,7 +95,7 @@ pub struct Unusable {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.cause)?;
-        self.remedy.iter().try_for_each(|remedy| write!(f, "; {remedy} mends it"))
+        self.remedy.iter().try_for_each(|remedy| write!(f, "; {remedy} repairs it"))
     }
 }
 

@@ -1,14 +1,14 @@
 //! The shell around the core, with all its I/O: gathers facts and carries out orders, in one event loop with one poll
 //! in the main thread.
 //!
-//! There are two other kinds of threads: of [`intercept`] one for each process under InterceptBind=, which answers what that
-//! binds and sends the loop a message where it takes more than its own copies of the sockets; of `within` one for each question
-//! that may never be answered.
+//! There are two other kinds of threads. [`intercept`] has one for each process under InterceptBind=, which answers what that
+//! process binds, and sends the loop a message where its own copies of the sockets are not enough. `within` has one for each
+//! question that may never be answered.
 //!
-//! What becomes of a generation is decided in the core. Here is decided how an order is carried out: [`listeners`] mends what
+//! The core decides what becomes of a generation. The shell decides how to carry out an order: [`listeners`] repairs what
 //! servers do to the sockets, picks the way on which waiting connections are passed on, and settles which families of a
 //! port stay bound; [`questions`] judges what the kernel shows: which connections are idle, who waits on a socket, whether
-//! it takes a connection of our own to know, and which remedy a hint has.
+//! only a connection from supervise can tell, and which remedy a hint has.
 //!
 //! [`run`] opens what an instance needs and runs the event loop. Each turn gathers facts in a fixed order and gives each
 //! to the core, whose actions are carried out before the next fact. The order, and its reasons:

@@ -53,7 +53,7 @@ pub fn read(unit: &Path) -> Result<Unit, Error> {
             // systemd skips a dangling link, a directory or a FIFO as well.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
                 let problem =
-                    Problem::new("this drop-in is no file and is skipped", "remove it, or mend the link");
+                    Problem::new("this drop-in is no file and is skipped", "remove it, or correct the link");
                 skipped.push(Warning(problem.at(printable(&path.to_string_lossy()))));
             }
             Err(error) => return Err(unreadable(&path, &error)),

@@ -59,7 +59,7 @@ fn what_was_told_already_is_not_told_again() {
         "supervise exec -- gunicorn a:b",
         "uwsgi --http-socket fd://3 a.ini",
     ] {
-        assert!(web(command).contains("look at what it says itself"), "{command}");
+        assert!(web(command).contains("already passes the socket to"), "{command}");
     }
 }
 
@@ -189,8 +189,8 @@ fn servers_are_told_how_to_stay_in_the_foreground() {
         ("nice -n 5 supervise exec -- memcached -d", "leave -d out"),
         ("uwsgi --daemonize=/x", "leave --daemonize out"),
         ("gunicorn a:b", "by default"),
-        ("nginx -g 'daemon off;'", "told to by daemon off;"),
-        ("apache2 -DFOREGROUND", "told to by -DFOREGROUND"),
+        ("nginx -g 'daemon off;'", "daemon off; already keeps nginx there"),
+        ("apache2 -DFOREGROUND", "-DFOREGROUND already keeps apache there"),
         ("nice -n 5 chronyd", "for chronyd: -n"),
         ("pg_ctlcluster 15 main start", "--foreground"),
         ("vsftpd x.conf", "after the name"),
@@ -323,7 +323,7 @@ fn no_hint_asks_for_what_is_there_already() {
                 let line = said(&[], &words).split_once("start it as: ").expect(name).1.to_owned();
                 assert!(line.contains(told), "{name}: {line}");
                 let said = said(&[], &split(&line));
-                assert!(said.contains("was told of its socket"), "{name}: {said}");
+                assert!(said.contains("already passes the socket to"), "{name}: {said}");
                 continue;
             }
             Own { .. } | Wrapper(_) => continue,

@@ -52,7 +52,7 @@ impl Watch {
         self.get(id)?.passed_by.as_ref()
     }
 
-    /// It is ready because it is all there is, and was not seen to serve since.
+    /// Why it counts as ready although nobody has seen it serve: no other generation exists. `None` if there is no doubt.
     pub(in crate::core) fn doubt(&self, id: GenerationId) -> Option<String> {
         let observed = self.get(id)?;
         let by = observed.passed_by.as_ref()?;

@@ -100,7 +100,7 @@ impl Waiting {
         }
     }
 
-    /// One that nobody was seen in by then is told of.
+    /// The time at which the user gets the hint, if nobody was seen to wait by then.
     pub(super) const fn hint_due(&self) -> Time {
         self.since.after(limits::HINT)
     }

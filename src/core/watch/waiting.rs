@@ -78,7 +78,7 @@ impl Watching<'_> {
         waiting.unseen = looked.others.difference(&waiting.seen).cloned().collect();
         (waiting.is_blind, waiting.sight) = (is_blind, looked.sight);
         if is_alone && !is_blind && waiting.sight == Sight::Blind {
-            // There is nothing that it could be asked by, but what was seen is all there is.
+            // Supervise cannot connect to it, but it is the only generation, so what was seen is all that can be seen.
             waiting.sight = Sight::Clear;
         }
         waiting.asked = if looked.sight == Sight::Asked { waiting.asked.or(Some(now)) } else { None };

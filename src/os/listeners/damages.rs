@@ -9,7 +9,7 @@ use crate::os::outbox::Outbox;
 use crate::os::socket::HeldSocket;
 use crate::os::warning::Warn;
 
-/// What was done, and what was told of it.
+/// What servers did to held sockets, and what was logged of it.
 #[derive(Debug, Default)]
 pub(super) struct Damages {
     /// What living generations did to a socket, and how often each did so again.
@@ -17,7 +17,7 @@ pub(super) struct Damages {
     /// What was told that a program did to a socket. Many a server does the same at the end of each generation; as no
     /// connection is lost then, it is told once.
     told: HashSet<(Vec<String>, String, Damage)>,
-    /// Addresses that cannot be listened on again, which was told.
+    /// Addresses on which listen(2) fails, as far as that was logged.
     unlistened: BTreeSet<String>,
 }
 
@@ -80,8 +80,8 @@ impl Listeners {
         cx.outbox.push(Event::SocketLost { slot, socket: address.to_owned() });
     }
 
-    /// The first time; neither a server that does it in a loop nor one that does it at each of its ends fills the log. What
-    /// costs a generation its socket is told of each.
+    /// Logs a damage the first time. A server that does it in a loop, or at each of its ends, does not fill the log; what costs
+    /// a generation its socket is logged for each generation.
     pub(super) fn tell_damage(
         &mut self,
         address: &str,

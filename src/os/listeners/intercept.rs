@@ -31,7 +31,7 @@ pub(super) struct Intercepting {
     line: Option<AnswerLine>,
     /// Only one generation has been started and is not forgotten yet.
     is_alone: Arc<AtomicBool>,
-    /// What was told; a swap is no reason to say it again.
+    /// The lines that were logged; they are not repeated after a swap.
     said: BTreeSet<String>,
     pub(super) unsettled: Unsettled,
     /// UDP addresses that a generation has connected: one that binds them again within the time of one rescue gets a new

@@ -25,7 +25,7 @@ const REST: Duration = Duration::from_millis(25);
 /// Buffers of events that one look reads. What they say does not matter, so what is left is for the next.
 const READS: usize = 8;
 
-/// What is watched, and what was told of it.
+/// The watched paths, and what was logged of them.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     watch: Option<PathWatch>,

@@ -25,7 +25,7 @@ use crate::os::warning::{Told, Warn};
 #[derive(Debug, Default)]
 pub(super) struct Relays {
     passing: Vec<Passing>,
-    /// Addresses whose rescue failed, which was told.
+    /// Addresses whose rescue failed, as far as that was logged.
     unrescued: BTreeSet<String>,
 }
 
@@ -41,7 +41,7 @@ struct Passing {
     relay: Relay,
     socket: Rc<HeldSocket>,
     slot: SlotId,
-    /// It was told to leave the slot, and may carry what it has for hours.
+    /// The relay has got SIGTERM, by which it leaves the slot. It may carry what it has for hours.
     has_left: bool,
     /// It serves the end of another socket, which was replaced by this one; and since when.
     last: Option<(Rc<HeldSocket>, Instant)>,

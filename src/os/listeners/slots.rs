@@ -17,14 +17,14 @@ use crate::os::socket::{self, HeldSocket};
 use crate::os::tokens::SOCKETS;
 use crate::os::warning::Warn;
 
-/// What is wanted of the slots, and what the poll was told.
+/// What the core wants of the slots, and what is registered with the poll.
 #[derive(Debug)]
 pub(super) struct SlotWatch {
     pub(super) steering: Steering,
     guarded: BTreeSet<SlotId>,
     /// The core wants `Connected` when a connection waits.
     is_watching: bool,
-    /// UDP addresses of which it was told that a swap moves their flows.
+    /// UDP addresses for which the log has said that a swap moves their flows.
     moved_flows: BTreeSet<String>,
     /// What is registered with the poll, each at the index that its token says.
     watched: Vec<Option<Watched>>,
@@ -94,7 +94,7 @@ impl SlotWatch {
 
 /// The sockets that the poll watches.
 impl Listeners {
-    /// Makes the poll watch what is wanted now. epoll is told of each that goes before it is closed.
+    /// Makes the poll watch what is wanted now. Each fd is deregistered before it is closed.
     pub fn arm(&mut self) {
         let wanted = self.slots.wanted(&self.held());
         let mut interests: HashMap<_, _> =

@@ -15,7 +15,7 @@ use crate::os::warning::Warn;
 /// How soon strangers are looked for again, as long as the end of one would move ours: nothing tells of that.
 pub(super) const STRANGERS: Duration = Duration::from_millis(100);
 
-/// Other people's sockets in our groups, and what was told of them.
+/// Sockets of other processes in our groups, and what was logged of them.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     /// The inodes of strangers, by held socket.

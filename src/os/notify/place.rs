@@ -152,7 +152,7 @@ fn usable(directory: &Path) -> Result<File, String> {
         let found = fs::metadata(above).map_err(|error| error.to_string())?;
         let is_shared = found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0;
         if ![0, us, UNMAPPED].contains(&found.uid()) || is_shared {
-            return Err(format!("others may replace it (chmod +t {} mends it)", above.display()));
+            return Err(format!("others may replace it (chmod +t {} repairs it)", above.display()));
         }
     }
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;

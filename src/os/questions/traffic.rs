@@ -30,7 +30,7 @@ pub(super) struct TrafficMemory {
     handshakes: BTreeMap<SlotId, Handshakes>,
     /// The quiet connections of each generation that was counted.
     silent: BTreeMap<GenerationId, QuietSince>,
-    /// That the kernel does not answer was told.
+    /// The log has said that the kernel does not answer.
     is_refusal_told: bool,
     /// What was lost by then, when the files were read last.
     lost: Option<Lost>,
