@@ -224,5 +224,8 @@ fn a_wait_for_a_failed_swap_is_over_when_status_says_so() {
     assert_eq!(of_status["to"], 2, "nothing was swapped in between");
     let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&begun), keys(&of_status));
-    assert!(begun["outcome"].is_null() && begun["reason"].as_str().unwrap().contains("begun"), "{begun}");
+    assert!(
+        begun["outcome"].is_null() && begun["reason"].as_str().unwrap().contains("requested a swap"),
+        "{begun}"
+    );
 }
