@@ -143,7 +143,7 @@ fn serve(socket: &Socket) {
     }
 }
 
-/// One client; the next, where none waits and the socket blocks. False: there was none.
+/// Serves one client; if none waits and the socket blocks, it waits for the next. Returns whether there was one.
 fn answer(socket: &Socket) -> bool {
     let served = match socket {
         Socket::Tcp(listener) => listener.accept().map(|(client, _)| reply(client)),

@@ -9,7 +9,7 @@ use super::super::support::{Daemon, Place, wait_for};
 use super::client::kept::{ask_kept, read_kept};
 use super::{assert_answered, queue_up, rude, swapped, wait_for_connections, wait_for_traffic};
 
-/// Of a connection that has been used, and of those alone, it is said that it was closed and not cut.
+/// Only connections that have carried a request count as closed and not as cut.
 #[track_caller]
 fn assert_idle_does_not_hold_up(daemon: &mut Daemon, mut client: impl Read + Write) {
     ask_kept(&mut client, "/").unwrap();

@@ -119,7 +119,7 @@ fn of_three_generations_only_the_one_with_the_traffic_gets_the_queue_of_one_that
     assert!((0..10).any(|_| three_were_there()), "the third came too late each time");
 }
 
-/// True: the third was there, but not ready, when the queue of the first was taken away.
+/// Returns whether the third was there, but not ready, when the queue of the first was taken away.
 fn three_were_there() -> bool {
     let place = Place::new();
     let mut daemon = rude(&place, "127.0.0.1:0", OPTIONS).start();
