@@ -313,6 +313,8 @@ impl<R: Rules> Kernel<R> {
         }
         loop {
             match self.queue.pop_front()? {
+                // It has started another command since.
+                Event::Cleared { generation } if self.is_unclear(generation) => {}
                 // Nobody asks for it any more.
                 Event::Connected if !self.net.watched || !self.is_connected() => {}
                 Event::Connected => {

@@ -172,5 +172,5 @@ const SITUATIONS: [&str; 27] = [
 
 #[test]
 fn histories_of_units() {
-    histories("histories_of_units", live, &SITUATIONS);
+    histories("histories_of_units", live, &SITUATIONS, 300);
 }

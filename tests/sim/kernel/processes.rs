@@ -437,12 +437,22 @@ impl<R: Rules> Kernel<R> {
         self.look_for_children();
     }
 
-    /// `Cleared` comes at once where nothing is left, or never was.
+    /// `Cleared` comes at once where nothing is left, or never was, but after the end of its commands.
     pub(super) fn await_clear(&mut self, generation: GenerationId) {
+        let is_its =
+            |event: &Event| matches!(event, Event::CommandEnded { generation: it, .. } if *it == generation);
+        let cleared = Event::Cleared { generation };
         match self.groups.get_mut(&generation) {
             Some(group) if !group.is_empty() => group.awaited = true,
-            Some(_) | None => self.answers.push_back(Event::Cleared { generation }),
+            Some(_) if self.queue.iter().any(is_its) => self.queue.push_back(cleared),
+            Some(_) | None => self.answers.push_back(cleared),
         }
+    }
+
+    /// Whether something is left after all; then its end is waited for as before.
+    pub(super) fn is_unclear(&mut self, generation: GenerationId) -> bool {
+        let group = self.groups.get_mut(&generation).filter(|group| !group.is_empty());
+        group.map(|group| group.awaited = true).is_some()
     }
 
     pub(super) fn look_for_children(&mut self) {

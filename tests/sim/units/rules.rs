@@ -32,6 +32,7 @@ pub(crate) struct Seen {
     pub(super) never_found: bool,
     /// A question of Ready=http: is not answered, or a connection of ours not accepted.
     is_asked: bool,
+    may_end: bool,
     is_knocked_at: bool,
     is_called_off: bool,
     /// How many commands of each list were begun, and which list has failed.

@@ -7,7 +7,7 @@ impl Units {
     pub(super) fn note_answer(&mut self, id: GenerationId, finding: &Finding) {
         let seen = &mut self.of(id).seen;
         match finding {
-            Finding::Probed(_) => seen.is_asked = false,
+            Finding::Probed(_) => (seen.is_asked, seen.may_end) = (false, false),
             Finding::Looked(looked) => {
                 seen.is_knocked_at = looked.sight == Sight::Asked;
                 self.rules.mark("looked at", true);
@@ -40,7 +40,8 @@ impl Units {
 
     pub(super) fn asks_only_who_gets_ready(&mut self, id: GenerationId) {
         let generation = self.of(id);
-        assert!(!std::mem::replace(&mut generation.seen.is_asked, true), "{id} is asked twice at once");
+        assert!(!generation.seen.is_asked, "{id} is asked twice at once");
+        (generation.seen.is_asked, generation.seen.may_end) = (true, true);
         let may = generation.policy.ready == Ready::Http && generation.seen.ready.is_none();
         assert!(may && !generation.seen.told && !generation.seen.forgotten, "{id} is asked");
         self.rules.mark("asked", true);
@@ -54,9 +55,10 @@ impl Units {
 
     pub(super) fn only_who_is_asked_is_left_alone(&mut self, id: GenerationId) {
         let seen = &mut self.of(id).seen;
-        let (is_asked, is_knocked_at) = (take(&mut seen.is_asked), take(&mut seen.is_knocked_at));
-        seen.is_called_off = true;
-        assert!(is_asked || is_knocked_at, "EndProbe for one that is not asked");
+        // It ends both kinds of question, and the core may order it for each.
+        let may_end = take(&mut seen.is_knocked_at) || take(&mut seen.may_end);
+        (seen.is_asked, seen.is_called_off) = (false, true);
+        assert!(may_end, "EndProbe for one that is not asked");
     }
 
     pub(super) fn nobody_is_asked_who_leaves(&mut self) {
