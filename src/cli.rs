@@ -1,9 +1,10 @@
 //! The command line (CLI.md): argv goes in, a [`Parsed`] comes out. The options are the rows of
 //! [`DIRECTIVES`](crate::config::directives::DIRECTIVES) that have a flag, so nothing is declared twice.
 //!
-//! clap splits the words into options and values. Their meaning and every message are ours: one line with the place,
-//! the cause and what to type instead. Only the clap command for the first word is built.
+//! arguments.rs splits the words into options and values. Their meaning and every message are ours: one line with the
+//! place, the cause and what to type instead.
 
+mod arguments;
 mod check;
 mod help;
 #[cfg(test)]
@@ -16,9 +17,6 @@ use std::env::VarError;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command};
-
 use crate::client::Verb;
 use crate::config::address::check_name as check_socket_name;
 use crate::config::choice::choice;
@@ -29,6 +27,7 @@ use crate::config::unit::Override;
 use crate::config::{
     Color, Config, Control, Error, Exec, Instance, Kind, Listener, Problem, Warning, environment, printable,
 };
+use arguments::{Accepted, Matches, Others, option, split, switch};
 pub use check::{Check, Report, Subject};
 
 /// What a command line asks for.
@@ -158,84 +157,63 @@ fn answer(text: String) -> Parsed {
     Parsed::Exit { status: 0, text, stderr: false }
 }
 
-/// A clap command without clap's own help and version, which have another form.
-fn command() -> Command {
-    Command::new("supervise")
-        .no_binary_name(true)
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .args_override_self(true)
-        .arg(switch("help").short('h'))
-        .arg(switch("long-help").long("help"))
-}
+/// What every command line takes.
+const HELP: [Accepted; 2] = [switch("help").short_alone('h'), switch("long-help").long("help")];
 
-fn switch(id: &'static str) -> Arg {
-    Arg::new(id).action(ArgAction::SetTrue)
-}
-
-/// An option that may be repeated. It accepts `-1` as its value, so that the parser of the value reports what is wrong.
-fn option(id: &'static str) -> Arg {
-    Arg::new(id).action(ArgAction::Append).allow_negative_numbers(true)
-}
-
-/// The clap command with every option; `positional` takes the other words.
-fn run_command(positional: Arg) -> Command {
+/// Every option of `run`, of `check`, and of a command line without a verb.
+fn run_options() -> Vec<Accepted> {
     let directives = DIRECTIVES.iter().filter_map(|directive| {
-        let mut arg = option(directive.key).long(directive.flag?);
+        let mut accepted = option(directive.key).long(directive.flag?);
         if let Some(short) = directive.short {
-            arg = arg.short(short);
+            accepted = accepted.short(short);
         }
         if directive.is_switch() {
-            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("yes");
+            accepted = accepted.yes_or_value();
         }
         // The value may begin with `-` (a missing file is no error).
-        Some(if directive.key == "EnvironmentFile" { arg.allow_hyphen_values(true) } else { arg })
+        Some(if directive.key == "EnvironmentFile" { accepted.any_word() } else { accepted })
     });
-    command()
-        .args(directives)
-        .arg(option("listen").short('l').long("listen"))
-        .arg(option("p").short('p'))
-        .arg(option("name").long("name"))
-        .arg(option("control").long("control"))
-        .arg(option("color").long("color"))
-        .arg(option("fdname").long("fdname"))
-        .arg(Arg::new("quiet").short('q').action(ArgAction::Count))
-        .arg(Arg::new("verbose").short('v').action(ArgAction::Count))
-        .arg(switch("strict").long("strict"))
-        .arg(switch("datagram").short('d').long("datagram"))
-        .arg(switch("seqpacket").long("seqpacket"))
-        .arg(switch("now").long("now"))
-        .arg(switch("version").short('V').long("version"))
-        .arg(positional)
+    let others = [
+        option("listen").short('l'),
+        option("p").short_alone('p'),
+        option("name"),
+        option("control"),
+        option("color"),
+        option("fdname"),
+        switch("quiet").short_alone('q'),
+        switch("verbose").short_alone('v'),
+        switch("strict"),
+        switch("datagram").short('d'),
+        switch("seqpacket"),
+        switch("now"),
+        switch("version").short('V'),
+    ];
+    directives.chain(others).chain(HELP).collect()
 }
 
 /// The help or version that was asked for; it takes precedence over everything else.
-fn informed(matches: &ArgMatches) -> Option<Parsed> {
-    if matches.get_flag("long-help") {
+fn informed(matches: &Matches) -> Option<Parsed> {
+    if matches.has("long-help") {
         return Some(answer(help::long()));
     }
-    if matches.get_flag("help") {
+    if matches.has("help") {
         return Some(answer(help::short()));
     }
     let version = || answer(format!("supervise {}\n", env!("CARGO_PKG_VERSION")));
-    matches.get_flag("version").then(version)
+    matches.has("version").then(version)
 }
 
 /// Reads a command line without a verb. `command` holds the words after `--`; `None` where there is no `--`.
 fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
-    // A word between the options is an error; it is parsed in order to report where it belongs.
-    let stray_words = Arg::new("stray").num_args(0..).trailing_var_arg(true);
-    let matches = run_command(stray_words)
-        .try_get_matches_from(options)
-        .map_err(|error| one_line(&error, "supervise"))?;
+    let matches = split(options, &run_options(), Others::Rest, "supervise")?;
     if let Some(parsed) = informed(&matches) {
         return Ok(parsed);
     }
-    if let Some(strays) = matches.get_many::<String>("stray") {
-        return Err(unknown::stray(options, strays.len(), command.is_some()));
+    if !matches.others.is_empty() {
+        return Err(unknown::stray(options, matches.others.len(), command.is_some()));
     }
     let (config, warnings) = command_config(&matches, &settings(&matches)?, command)?;
-    if let Some(Warning(error)) = warnings.first().filter(|_| matches.get_flag("strict")) {
+    if let Some(Warning(error)) = warnings.first().filter(|_| matches.has("strict")) {
         return Err(error.clone());
     }
     let instance = Instance { name: given_name(&matches)?, control: control(&matches)? };
@@ -245,7 +223,7 @@ fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parse
 
 /// Makes a configuration of COMMAND and its options, which act like the lines of a unit file.
 fn command_config(
-    matches: &ArgMatches,
+    matches: &Matches,
     settings: &[Override],
     command: Option<&Vec<OsString>>,
 ) -> Result<(Config, Vec<Warning>), Error> {
@@ -258,14 +236,15 @@ fn command_config(
     Ok((config, warnings))
 }
 
-fn given_name(matches: &ArgMatches) -> Result<Option<String>, Error> {
-    last(matches, "name")
+fn given_name(matches: &Matches) -> Result<Option<String>, Error> {
+    matches
+        .last("name")
         .map(|name| check_name(name).map_err(|error| error.at(place("--name", name))))
         .transpose()
 }
 
-fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {
-    let kind = match (matches.get_flag("datagram"), matches.get_flag("seqpacket")) {
+fn listeners(matches: &Matches) -> Result<Vec<Listener>, Error> {
+    let kind = match (matches.has("datagram"), matches.has("seqpacket")) {
         (true, true) => {
             return Err(Problem::new("this excludes --datagram", "write one of the two").at("--seqpacket"));
         }
@@ -273,9 +252,9 @@ fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {
         (false, true) => Some(Kind::SeqPacket),
         (false, false) => None,
     };
-    let texts = matches.get_many::<String>("listen").unwrap_or_default();
-    let mut listeners = texts.map(|text| Listener::parse(text, kind)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(text) = last(matches, "fdname") {
+    let mut listeners =
+        matches.all("listen").map(|text| Listener::parse(text, kind)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(text) = matches.last("fdname") {
         let names: Vec<&str> = text.split(':').collect();
         let place = || place("--fdname", text);
         if names.len() != 1 && names.len() != listeners.len() {
@@ -291,15 +270,10 @@ fn listeners(matches: &ArgMatches) -> Result<Vec<Listener>, Error> {
 }
 
 /// Options and `-p` in the order in which they were typed, so that the later one wins.
-fn settings(matches: &ArgMatches) -> Result<Vec<Override>, Error> {
-    let mut found: Vec<(usize, &str, &str)> = Vec::new();
-    for id in DIRECTIVES.iter().filter(|row| row.flag.is_some()).map(|row| row.key).chain(["p"]) {
-        let Some(values) = matches.get_many::<String>(id) else { continue };
-        let indices = matches.indices_of(id).unwrap_or_default();
-        found.extend(indices.zip(values).map(|(index, value)| (index, id, value.as_str())));
-    }
-    found.sort_by_key(|(index, ..)| *index);
-    found.into_iter().map(|(_, id, value)| setting(id, value)).collect()
+fn settings(matches: &Matches) -> Result<Vec<Override>, Error> {
+    let is_setting = |id: &str| id == "p" || DIRECTIVES.iter().any(|row| row.key == id && row.flag.is_some());
+    let found = matches.options.iter().filter(|(id, _)| is_setting(id));
+    found.map(|(id, value)| setting(id, value)).collect()
 }
 
 fn setting(id: &str, value: &str) -> Result<Override, Error> {
@@ -351,8 +325,8 @@ fn variable(name: &str, text: &str) -> Result<(String, String), Problem> {
     }
 }
 
-fn control(matches: &ArgMatches) -> Result<Control, Error> {
-    match last(matches, "control") {
+fn control(matches: &Matches) -> Result<Control, Error> {
+    match matches.last("control") {
         None => Ok(Control::Search),
         Some("none") => Ok(Control::None),
         Some(path) => control_path(path).map(Control::Path),
@@ -367,22 +341,15 @@ fn control_path(path: &str) -> Result<PathBuf, Error> {
     Ok(PathBuf::from(path))
 }
 
-fn verbosity(matches: &ArgMatches) -> i8 {
-    let more = i16::from(matches.get_count("verbose"));
-    let clamped =
-        (more - i16::from(matches.get_count("quiet"))).clamp(i16::from(i8::MIN), i16::from(i8::MAX));
-    i8::try_from(clamped).expect("clamped to its range")
+fn verbosity(matches: &Matches) -> i8 {
+    let count = |id| i8::try_from(matches.count(id)).unwrap_or(i8::MAX);
+    count("verbose") - count("quiet")
 }
 
-fn color(matches: &ArgMatches) -> Result<Color, Error> {
-    let text = last(matches, "color").unwrap_or("auto");
+fn color(matches: &Matches) -> Result<Color, Error> {
+    let text = matches.last("color").unwrap_or("auto");
     let colors = [("auto", Color::Auto), ("always", Color::Always), ("never", Color::Never)];
     choice(text, &colors).map_err(|problem| problem.at(place("--color", text)))
-}
-
-/// The last value of an option that may be repeated.
-fn last<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a str> {
-    matches.get_many::<String>(id)?.next_back().map(String::as_str)
 }
 
 fn place(option: &str, value: &str) -> String {
@@ -409,48 +376,4 @@ fn check_instance(name: &str) -> Result<String, Problem> {
         Some((user, of_user)) if !user.is_empty() => check_name(of_user).map(|_| name.to_owned()),
         _ => check_name(name),
     }
-}
-
-/// Turns clap's error of several lines into one of ours.
-fn one_line(error: &clap::Error, here: &str) -> Error {
-    let text = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
-        _ => None,
-    };
-    let argument = text(ContextKind::InvalidArg).unwrap_or_default();
-    // clap shows `--flag <VALUE>`.
-    let flag = argument.split([' ', '=']).next().unwrap_or_default();
-    let problem = match error.kind() {
-        ErrorKind::UnknownArgument if !argument.starts_with('-') => {
-            Problem::new("one word too many", format!("`{here} -h` shows what it takes"))
-        }
-        ErrorKind::UnknownArgument
-            if flag.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit()) =>
-        {
-            Problem::new("a number is no option", "a value that begins with a minus is written --option=-1")
-        }
-        ErrorKind::UnknownArgument => Problem::new(
-            "unknown option",
-            match text(ContextKind::SuggestedArg) {
-                Some(near) => format!("did you mean {near}?"),
-                None if here == "supervise kill" => {
-                    "write the signal without a dash: supervise kill HUP".to_owned()
-                }
-                None => format!("`{here} -h` lists the options"),
-            },
-        ),
-        ErrorKind::InvalidValue => Problem::new(
-            "a value is missing",
-            format!("write {flag} {}", help::value_of(flag).trim_end_matches("|none")),
-        ),
-        ErrorKind::TooManyValues => Problem::new("this option takes no value", format!("write {flag} alone")),
-        kind => Problem::new(kind.as_str().unwrap_or("cannot be parsed"), format!("see `{here} -h`")),
-    };
-    let place = if flag.is_empty() {
-        here.to_owned()
-    } else {
-        printable(if flag.starts_with('-') { flag } else { &argument })
-    };
-    problem.at(place)
 }

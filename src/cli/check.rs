@@ -4,11 +4,11 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
-use clap::Arg;
 use serde_json::{Value, json};
 
+use super::arguments::{Others, split, switch};
 use super::units::unit_args;
-use super::{Parsed, UnitArgs, command_config, informed, one_line, run_command, settings, switch};
+use super::{Parsed, UnitArgs, command_config, informed, run_options, settings};
 use crate::config::unit::{CheckedLine, LineOutcome, Loaded, Override};
 use crate::config::{
     Config, Error, Exec, Handover, KillMode, Kind, Problem, Ready, Restart, Warning, printable,
@@ -44,15 +44,14 @@ pub struct Report {
 
 /// `supervise check [OPTIONS] (UNIT... | -- COMMAND...)`
 pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
-    let matches = run_command(Arg::new("unit").num_args(0..))
-        .arg(switch("json").long("json"))
-        .try_get_matches_from(words)
-        .map_err(|error| one_line(&error, "supervise check"))?;
+    let mut accepted = run_options();
+    accepted.push(switch("json"));
+    let matches = split(words, &accepted, Others::UpTo(usize::MAX), "supervise check")?;
     if let Some(parsed) = informed(&matches) {
         return Ok(parsed);
     }
-    let json = matches.get_flag("json");
-    let has_units = matches.get_many::<String>("unit").is_some_and(|mut units| units.next().is_some());
+    let json = matches.has("json");
+    let has_units = !matches.others.is_empty();
     let subject = match command {
         Some(_) if has_units => {
             let problem = Problem::new("these are unit files and a COMMAND", "check one of the two");
@@ -62,7 +61,7 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
             let settings = settings(&matches)?;
             let (config, warnings) = command_config(&matches, &settings, command)?;
             let lines = settings.iter().map(|setting| line(setting, &warnings)).collect();
-            Subject::Command { config: Box::new(config), warnings, lines, strict: matches.get_flag("strict") }
+            Subject::Command { config: Box::new(config), warnings, lines, strict: matches.has("strict") }
         }
         None => Subject::Units(unit_args(&matches, "check")?),
     };

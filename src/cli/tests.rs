@@ -298,13 +298,9 @@ fn the_short_help_is_one_screen_and_the_long_one_complete() {
         assert!(printed(&format!("supervise {verb} --help")).contains(usage), "{verb}");
     }
     // Every option that is accepted is documented.
-    for arg in run_command(Arg::new("stray"))
-        .get_arguments()
-        .filter(|arg| arg.get_id() != "stray" && arg.get_id() != "long-help")
-    {
-        let flag = arg
-            .get_long()
-            .map_or_else(|| format!("  -{}", arg.get_short().unwrap_or(' ')), |long| format!("--{long}"));
+    for accepted in run_options().iter().filter(|accepted| accepted.id != "long-help") {
+        let short = || format!("  -{}", accepted.short.unwrap_or(' '));
+        let flag = accepted.long.map_or_else(short, |long| format!("--{long}"));
         assert!(long.contains(&flag), "{flag}");
     }
     assert_eq!(printed("supervise --version"), concat!("supervise ", env!("CARGO_PKG_VERSION"), "\n"));

@@ -4,20 +4,17 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches};
-
+use super::arguments::{Matches, Others, split};
 use super::{
-    Parsed, RunArgs, UnitArgs, apply, color, control, given_name, informed, last, one_line, place,
-    run_command, settings, verbosity,
+    Parsed, RunArgs, UnitArgs, apply, color, control, given_name, informed, place, run_options, settings,
+    verbosity,
 };
 use crate::config::directives::Draft;
 use crate::config::{Config, Error, Instance, Problem};
 
 /// `supervise run [OPTIONS] UNIT...`
 pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
-    let matches = run_command(Arg::new("unit").num_args(0..))
-        .try_get_matches_from(words)
-        .map_err(|error| one_line(&error, "supervise run"))?;
+    let matches = split(words, &run_options(), Others::UpTo(usize::MAX), "supervise run")?;
     if let Some(parsed) = informed(&matches) {
         return Ok(parsed);
     }
@@ -34,34 +31,33 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
 }
 
 /// The unit files and settings of `run` and `check`. An invalid option is an error here, with status 2.
-pub(super) fn unit_args(matches: &ArgMatches, verb: &str) -> Result<UnitArgs, Error> {
+pub(super) fn unit_args(matches: &Matches, verb: &str) -> Result<UnitArgs, Error> {
     let here = format!("supervise {verb}");
-    if let Some(text) = last(matches, "listen") {
+    if let Some(text) = matches.last("listen") {
         let problem =
             Problem::new("a .socket file says which sockets a unit holds", "write ListenStream= into it");
         return Err(problem.at(place("--listen", text)));
     }
     for flag in ["datagram", "seqpacket"] {
-        if matches.get_flag(flag) {
+        if matches.has(flag) {
             let problem =
                 Problem::new("this changes --listen alone, which a unit does not have", "leave it out");
             return Err(problem.at(format!("--{flag}")));
         }
     }
-    if let Some(text) = last(matches, "fdname") {
+    if let Some(text) = matches.last("fdname") {
         let problem = Problem::new(
             "this names sockets of --listen alone",
             "write FileDescriptorName= into a .socket file",
         );
         return Err(problem.at(place("--fdname", text)));
     }
-    let paths: Vec<PathBuf> =
-        matches.get_many::<String>("unit").unwrap_or_default().map(PathBuf::from).collect();
+    let paths: Vec<PathBuf> = matches.others.iter().map(PathBuf::from).collect();
     if paths.is_empty() {
         let remedy = format!("name the files: {here} web.socket web.service");
         return Err(Problem::new("no unit file", remedy).at(here));
     }
     let settings = settings(matches)?;
     apply(&settings, &mut Draft::new(Config::for_units()))?;
-    Ok(UnitArgs { paths, settings, strict: matches.get_flag("strict") })
+    Ok(UnitArgs { paths, settings, strict: matches.has("strict") })
 }
