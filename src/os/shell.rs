@@ -84,8 +84,13 @@ struct LoopState {
     /// A generation is waited for that may be gone already, and then no SIGCHLD tells.
     is_clearing: bool,
     is_announced: bool,
+    /// A process was started or a generation is gone since we last rested: what that took of memory is free by then.
+    has_worked: bool,
     exit: Option<u8>,
 }
+
+/// Who has nothing to do for so long rests.
+const REST: Duration = Duration::from_secs(1);
 
 /// The event loop.
 impl Shell {
@@ -101,7 +106,12 @@ impl Shell {
             }
             // The dumps may be large, and are of no use to the next turn.
             self.questions.diag.forget();
-            match self.poll.poll(&mut events, self.patience()) {
+            let patience = self.patience();
+            if patience.is_none_or(|patience| patience >= REST) && std::mem::take(&mut self.state.has_worked)
+            {
+                sys::give_memory_back();
+            }
+            match self.poll.poll(&mut events, patience) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
@@ -420,6 +430,7 @@ impl Shell {
     }
 
     fn admit(&mut self, generation: GenerationId, slot: SlotId) -> Result<(), StartFailure> {
+        self.state.has_worked = true;
         let launcher = &self.configuration.next().launcher;
         let registry = self.poll.registry();
         let admitted = self.children.admit(generation, launcher, slot, |notify| {
@@ -443,6 +454,7 @@ impl Shell {
     }
 
     fn forget(&mut self, generation: GenerationId) {
+        self.state.has_worked = true;
         self.state.talkative.remove(&generation);
         self.listeners.forget(generation, &mut self.outbox);
         self.questions.forget_traffic(generation);

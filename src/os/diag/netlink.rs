@@ -25,7 +25,6 @@ const SILENCE: TimeVal = TimeVal::new(2, 0);
 pub(super) struct Channel {
     socket: OwnedFd,
     sequence: u32,
-    buffer: Vec<u8>,
 }
 
 /// What a datagram means for the dump.
@@ -44,7 +43,7 @@ impl Channel {
             SockProtocol::NetlinkSockDiag,
         )?;
         setsockopt(&socket, ReceiveTimeout, &SILENCE)?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// Asks, and asks once more if the kernel's tables changed during the answer (NLM_F_DUMP_INTR); the second answer
@@ -62,8 +61,10 @@ impl Channel {
         let message = message(request, self.sequence)?;
         sendto(self.socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         let mut dump = Dump::new(self.sequence, parse);
+        // It would be most of what an idle supervise has in memory.
+        let mut buffer = vec![0; BUFFER];
         for _ in 0..MOST_DATAGRAMS {
-            let mut into = [IoSliceMut::new(&mut self.buffer)];
+            let mut into = [IoSliceMut::new(&mut buffer)];
             let received =
                 match recvmsg::<NetlinkAddr>(self.socket.as_raw_fd(), &mut into, None, MsgFlags::empty()) {
                     Err(Errno::EINTR) => continue,
@@ -77,7 +78,7 @@ impl Channel {
                 return Err(broken("is longer than our buffer"));
             }
             let length = received.bytes;
-            let datagram = self.buffer.get(..length).unwrap_or_default();
+            let datagram = buffer.get(..length).unwrap_or_default();
             if dump.take(datagram)? == DumpProgress::Done {
                 return Ok(dump);
             }

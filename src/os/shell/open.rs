@@ -26,6 +26,7 @@ use crate::os::reap;
 use crate::os::signal::{HupIgnored, Signals};
 use crate::os::socket::{self, Inherited, NamedSocket};
 use crate::os::spawn::raise_open_files;
+use crate::os::sys;
 use crate::os::tokens::{CONTROL, SIGNALS};
 use crate::os::warning::{Told, Warn};
 
@@ -33,6 +34,7 @@ impl Shell {
     /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
     /// others may hold (addresses, the name).
     pub(super) fn open(config: Config, instance: &Instance, reader: Option<Reader>) -> Result<Self, String> {
+        sys::allocate_from_one_arena();
         // Before any fd of our own is open: they are named by number.
         let inherited = Inherited::from_environment();
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
