@@ -8,7 +8,8 @@
 //!
 //! ```text
 //! main.rs             parse, dispatch, exit status
-//! cli.rs              the command line to a Config or a Verb; arguments are made from the directives table
+//! cli.rs              the command line to a Config or a Verb; the options are made from the directives table
+//!   cli/arguments.rs    options, their values and other words, split by lexopt
 //!   cli/check.rs        check: its arguments; verdicts, and what would happen
 //!   cli/help.rs         -h and --help
 //!   cli/units.rs        run: its arguments, units and options after them
@@ -135,7 +136,7 @@
 //!   warning.rs          the texts of what the shell logs by itself
 //!   logger.rs           our lines on stderr
 //!   sys.rs              system calls that nix lacks (unsafe); in os/sys/, unsafe as well: seccomp.rs (those of
-//!                       os/intercept), attribute.rs (extended attributes)
+//!                       os/intercept), attribute.rs (extended attributes), memory.rs (of the allocator)
 //! ```
 //!
 //! Imports go one way: `main -> cli, client, os, units`; `units -> cli, config, os`;

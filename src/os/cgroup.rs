@@ -81,7 +81,7 @@ impl Cgroups {
         }
         let directory = &self.directories[self.current(generation)?];
         // A process that is frozen before its execve(2) would hold up supervise, which waits for that.
-        (!says(&directory.events, b"frozen 1")).then(|| Rc::clone(&directory.entry))
+        (directory.is_fresh || !says(&directory.events, b"frozen 1")).then(|| Rc::clone(&directory.entry))
     }
 
     fn current(&self, generation: GenerationId) -> Option<usize> {

@@ -20,7 +20,7 @@ use nix::sys::socket::{
 };
 
 use self::place::SocketFile;
-pub(super) use self::place::leave;
+pub(super) use self::place::{leave, sweep_left_over};
 use super::sys;
 use super::warning::Warn;
 use crate::config::NotifyAccess;

@@ -26,7 +26,7 @@ use super::questions::Questions;
 use super::reap::{self, Reaped};
 use super::signal::{self, ReceivedSignal, Signals};
 use super::snapshot;
-use super::sys::{self, Waited};
+use super::sys::{self, Waited, memory};
 use super::tokens;
 use super::warning::{Told, Warn};
 use crate::config::{CommandList, Config, Instance, Signal};
@@ -109,7 +109,7 @@ impl Shell {
             let patience = self.patience();
             if patience.is_none_or(|patience| patience >= REST) && std::mem::take(&mut self.state.has_worked)
             {
-                sys::give_memory_back();
+                memory::give_back();
             }
             match self.poll.poll(&mut events, patience) {
                 Ok(()) => {}

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod attribute;
+pub mod memory;
 pub mod seccomp;
 
 use std::io;
@@ -30,26 +31,6 @@ const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
 pub struct Waited {
     pub pid: i32,
     pub exit: Exit,
-}
-
-/// Lets all threads allocate from one arena, where malloc(3) is that of glibc: those that ask a question of a second at most
-/// (os/within.rs) need none of their own.
-pub fn allocate_from_one_arena() {
-    // SAFETY: a plain setting of the allocator, made before there is a second thread.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
-}
-
-/// Gives the kernel back the memory that nobody uses (malloc_trim(3) of glibc). Tables of the kernel's with thousands of
-/// connections leave some megabytes.
-pub fn give_memory_back() {
-    // SAFETY: it touches free memory alone, under the allocator's own lock.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {

@@ -1,10 +1,12 @@
 //! While nothing happens, `supervise` does not wake up.
 
+mod cost;
+
 use std::fs;
 use std::time::Duration;
 
 use super::load::get;
-use super::support::{Daemon, Launch, Place, proc_status, settled};
+use super::support::{Daemon, Launch, Place, example, proc_status, settled, wait_for};
 
 /// How often its threads went to sleep by themselves, which is as often as they woke up.
 fn wakeups(pid: i32) -> u64 {
@@ -53,6 +55,24 @@ fn a_release_build_is_small() {
     assert!(rss < limit, "{rss} kB resident");
 }
 
+/// What nobody else can use of it, some of which the start and the swap have used.
+#[test]
+fn one_at_rest_gives_back_what_it_does_not_need() {
+    let place = Place::new();
+    let mut daemon: Daemon =
+        Launch::new(&place).args("--listen 127.0.0.1:0=http --bake 0").command(&[&example("hello")]).start();
+    daemon.wait_generation(1);
+    daemon.verb("swap").expect(0);
+    daemon.wait_generation(2);
+    // The most of it is the stack and what the dynamic linker has written, more in an unoptimised binary.
+    let limit = if cfg!(debug_assertions) { 1000 } else { 360 };
+    wait_for("a rest", || (kilobytes(&daemon, "RssAnon") <= limit).then_some(()));
+}
+
+fn kilobytes(daemon: &Daemon, field: &str) -> u64 {
+    proc_status(daemon.pid(), field).unwrap().trim_end_matches(" kB").trim().parse().unwrap()
+}
+
 fn resident_after_a_swap() -> u64 {
     let place = Place::new();
     let mut daemon: Daemon = Launch::ready(&place, "--bake 0").start();
@@ -60,5 +80,5 @@ fn resident_after_a_swap() -> u64 {
     daemon.verb("swap").expect(0);
     daemon.wait_generation(2);
     assert_eq!(proc_status(daemon.pid(), "Threads").unwrap(), "1");
-    proc_status(daemon.pid(), "VmRSS").unwrap().trim_end_matches(" kB").trim().parse().unwrap()
+    kilobytes(&daemon, "VmRSS")
 }

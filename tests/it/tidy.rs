@@ -221,6 +221,7 @@ fn unsafe_stands_where_system_calls_are_made() {
         "src/os/spawn/limits.rs",
         "src/os/sys.rs",
         "src/os/sys/attribute.rs",
+        "src/os/sys/memory.rs",
         "src/os/sys/seccomp.rs",
         "examples/common/mod.rs",
         "tests/servers/stamp.rs",

@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::Once;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -38,8 +38,8 @@ const UNMAPPED: u32 = 65534;
 
 /// A number in each name, so that the sockets of one process differ.
 static NUMBER: AtomicU32 = AtomicU32::new(1);
-/// Makes the search for left-over sockets happen once, at the first socket.
-static SWEEP: Once = Once::new();
+/// The directory of our first socket.
+static FIRST: OnceLock<PathBuf> = OnceLock::new();
 
 /// The path of a socket. Dropping it removes the file; its directory stays until [`leave`].
 #[derive(Debug)]
@@ -70,10 +70,7 @@ impl SocketFile {
     fn bind_in(fd: &OwnedFd, directory: &Path) -> Result<Self, String> {
         let handle = usable(directory)?;
         // bind(2) makes the file before its socket; without the lock another start would take it for a left-over.
-        let lock = control::lock(handle, LOCK_PATIENCE);
-        if lock.is_some() {
-            SWEEP.call_once(|| sweep(directory));
-        }
+        let _lock = control::lock(handle, LOCK_PATIENCE);
         for _ in 0..NAMES {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let path = directory.join(format!("{}.{number}", process::id()));
@@ -83,7 +80,10 @@ impl SocketFile {
             }
             let address = UnixAddr::new(path.as_str()).map_err(|errno| errno.desc().to_owned())?;
             match bind(fd.as_raw_fd(), &address) {
-                Ok(()) => return Self::opened(path).map_err(|error| error.to_string()),
+                Ok(()) => {
+                    FIRST.get_or_init(|| directory.to_owned());
+                    return Self::opened(path).map_err(|error| error.to_string());
+                }
                 Err(nix::errno::Errno::EADDRINUSE) => {}
                 Err(errno) => return Err(format!("cannot be bound in: {}", errno.desc())),
             }
@@ -182,7 +182,16 @@ fn usable(directory: &Path) -> Result<File, String> {
     Ok(handle)
 }
 
-/// Removes the sockets of a supervise that was killed: those of ours that no process has open.
+/// Removes what a supervise that was killed has left where our first socket is. No start has to wait for that.
+pub(in crate::os) fn sweep_left_over() {
+    let Some(directory) = FIRST.get() else { return };
+    let lock = File::open(directory).ok().and_then(|handle| control::lock(handle, Duration::ZERO));
+    if lock.is_some() {
+        sweep(directory);
+    }
+}
+
+/// Removes the sockets of ours that no process has open.
 fn sweep(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for path in entries.take(ENTRIES).filter_map(|entry| Some(entry.ok()?.path())) {

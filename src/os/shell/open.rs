@@ -26,7 +26,7 @@ use crate::os::reap;
 use crate::os::signal::{HupIgnored, Signals};
 use crate::os::socket::{self, Inherited, NamedSocket};
 use crate::os::spawn::raise_open_files;
-use crate::os::sys;
+use crate::os::sys::memory;
 use crate::os::tokens::{CONTROL, SIGNALS};
 use crate::os::warning::{Told, Warn};
 
@@ -34,7 +34,7 @@ impl Shell {
     /// Everything that can fail before something is started. The order: what could be lost first (signals), then what
     /// others may hold (addresses, the name).
     pub(super) fn open(config: Config, instance: &Instance, reader: Option<Reader>) -> Result<Self, String> {
-        sys::allocate_from_one_arena();
+        memory::use_one_arena();
         // Before any fd of our own is open: they are named by number.
         let inherited = Inherited::from_environment();
         let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
@@ -104,6 +104,7 @@ impl Shell {
         if std::mem::replace(&mut self.state.is_announced, true) {
             return;
         }
+        notify::sweep_left_over();
         for (socket, fd) in self.listeners.current().iter().zip(3..) {
             Told::Listening(&socket.shown(), &socket.name, Some(fd)).log();
         }

@@ -1,0 +1,23 @@
+//! What the allocator keeps of memory that nobody uses. Where malloc(3) is not that of glibc, nothing is changed.
+
+#![allow(unsafe_code)]
+
+/// Lets all threads allocate from one arena, where malloc(3) is that of glibc: those that ask a question of a second at most
+/// (os/within.rs) need none of their own.
+pub fn use_one_arena() {
+    // SAFETY: a plain setting of the allocator, made before there is a second thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives the kernel back the memory that nobody uses (malloc_trim(3) of glibc). Tables of the kernel's with thousands of
+/// connections leave some megabytes.
+pub fn give_back() {
+    // SAFETY: it touches free memory alone, under the allocator's own lock.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
