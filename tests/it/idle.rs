@@ -65,7 +65,7 @@ fn one_at_rest_gives_back_what_it_does_not_need() {
     daemon.verb("swap").expect(0);
     daemon.wait_generation(2);
     // The most of it is the stack and what the dynamic linker has written, more in an unoptimised binary.
-    let limit = if cfg!(debug_assertions) { 1000 } else { 360 };
+    let limit = if cfg!(debug_assertions) { 2048 } else { 360 };
     wait_for("a rest", || (kilobytes(&daemon, "RssAnon") <= limit).then_some(()));
 }
 
