@@ -1,4 +1,4 @@
-//! The command line (CLI.md): argv goes in, a [`Parsed`] comes out. The options are the rows of
+//! The command line: argv goes in, a [`Parsed`] comes out. The options are the rows of
 //! [`DIRECTIVES`](crate::config::directives::DIRECTIVES) that have a flag, so nothing is declared twice.
 //!
 //! arguments.rs splits the words into options and values. Their meaning and every message are ours: one line with the
@@ -191,7 +191,7 @@ fn run_options() -> Vec<Accepted> {
     directives.chain(others).chain(HELP).collect()
 }
 
-/// The help or version that was asked for; it takes precedence over everything else.
+/// The help or version that was asked for; it takes precedence over all that is checked after the words are split.
 fn informed(matches: &Matches) -> Option<Parsed> {
     if matches.has("long-help") {
         return Some(answer(help::long()));

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often `status --wait` looks for an instance that does not run yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Exit statuses of verbs (CLI.md, "Exit status").
+/// Exit statuses of verbs ("Exit status" in docs/guide.md).
 const REFUSED: u8 = 1;
 const NOTHING_RUNS: u8 = 3;
 

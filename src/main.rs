@@ -41,7 +41,7 @@ fn print(text: &str, status: u8) -> u8 {
     }
 }
 
-/// The status when something parses but cannot be done (CLI.md, Exit status).
+/// The status when something parses but cannot be done ("Exit status" in docs/guide.md).
 const CANNOT: u8 = 125;
 
 fn run(mut arguments: RunArgs) -> u8 {

@@ -9,7 +9,7 @@ use lexopt::{Arg, Parser};
 
 use super::help;
 use crate::config::choice::nearest;
-use crate::config::{Error, Problem, printable};
+use crate::config::{Error, Problem, Signal, printable};
 
 /// An option that a command line may have. `id` is how it is asked for in [`Matches`].
 #[derive(Clone, Copy, Debug)]
@@ -27,13 +27,15 @@ enum Takes {
     YesOrValue,
     /// A word that begins with `-` is no value, unless it is a number.
     Value,
-    /// The value may begin with `-`.
+    /// The value may begin with one `-`.
     AnyWord,
 }
 
 /// The words that are neither options nor their values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Others {
+    /// As many as there are, anywhere among the options.
+    Any,
     /// So many at most, anywhere among the options.
     UpTo(usize),
     /// As `UpTo`, and a number may begin with `-`.
@@ -138,11 +140,11 @@ pub(super) fn split(
             Ok(Some(Arg::Short(letter))) => {
                 (accepted.iter().find(|one| one.short == Some(letter)), format!("-{letter}"))
             }
-            Err(error) => return Err(superfluous(&error, accepted, here)),
+            Err(error) => return Err(superfluous(&error, here)),
         };
         match found {
             Some(found) => matches.options.push((found.id, value(found, &mut parser)?)),
-            None if typed[1..].starts_with(|letter: char| letter.is_ascii_digit()) => {
+            None if begins_with_digit(&typed[1..]) => {
                 let number = format!("{typed}{}", parser.optional_value().map(text).unwrap_or_default());
                 if !matches!(others, Others::NumbersUpTo(_)) {
                     return Err(no_option(&number));
@@ -150,7 +152,12 @@ pub(super) fn split(
                 matches.others.push(number);
                 within(&matches.others, others, here)?;
             }
-            None => return Err(unknown(&typed, accepted, here)),
+            None => {
+                // A word like -HUP is named whole.
+                let rest = typed[1..].starts_with('-').then(String::new);
+                let rest = rest.or_else(|| parser.optional_value().map(text)).unwrap_or_default();
+                return Err(unknown(&typed, &rest, accepted, here));
+            }
         }
     }
 }
@@ -170,11 +177,18 @@ fn value(option: &Accepted, parser: &mut Parser) -> Result<String, Error> {
     let mut rest = parser.raw_args().into_iter().flatten();
     let next = rest.next().map(text);
     match next {
-        Some(word) if option.takes == Takes::AnyWord || !word.starts_with('-') || is_value(&word) => Ok(word),
-        Some(word) if word[1..].starts_with(|letter: char| letter.is_ascii_digit()) => Err(no_option(&word)),
-        Some(_) | None => {
+        Some(word) if !word.starts_with('-') || is_value(&word) => Ok(word),
+        Some(word) if option.takes == Takes::AnyWord && !word.starts_with("--") => Ok(word),
+        next => {
             let flag = option.shown();
-            let remedy = format!("write {flag} {}", help::value_of(&flag).trim_end_matches("|none"));
+            let mut remedy = format!("write {flag} {}", help::value_of(&flag).trim_end_matches("|none"));
+            if let Some(word) = next.filter(|word| !word.starts_with("--")) {
+                let attached = if option.long.is_some() { "=" } else { "" };
+                remedy.push_str(&format!(
+                    "; one that begins with a minus as {flag}{attached}{}",
+                    printable(&word)
+                ));
+            }
             Err(Problem::new("a value is missing", remedy).at(flag))
         }
     }
@@ -182,9 +196,12 @@ fn value(option: &Accepted, parser: &mut Parser) -> Result<String, Error> {
 
 /// A word that begins with `-` is one if it is `-` alone or a number.
 fn is_value(word: &str) -> bool {
-    let is_number =
-        |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit()) && rest.parse::<f64>().is_ok();
+    let is_number = |rest: &str| begins_with_digit(rest) && rest.parse::<f64>().is_ok();
     word == "-" || word.strip_prefix('-').is_some_and(is_number)
+}
+
+fn begins_with_digit(text: &str) -> bool {
+    text.starts_with(|letter: char| letter.is_ascii_digit())
 }
 
 fn within(words: &[String], others: Others, here: &str) -> Result<(), Error> {
@@ -193,7 +210,7 @@ fn within(words: &[String], others: Others, here: &str) -> Result<(), Error> {
             let problem = Problem::new("one word too many", format!("`{here} -h` shows what it takes"));
             Err(problem.at(if words[limit].is_empty() { here.to_owned() } else { printable(&words[limit]) }))
         }
-        Others::UpTo(_) | Others::NumbersUpTo(_) | Others::Rest => Ok(()),
+        Others::UpTo(_) | Others::NumbersUpTo(_) | Others::Any | Others::Rest => Ok(()),
     }
 }
 
@@ -202,30 +219,30 @@ fn no_option(number: &str) -> Error {
     Problem::new("a number is no option", remedy).at(printable(number))
 }
 
-fn unknown(typed: &str, accepted: &[Accepted], here: &str) -> Error {
+/// `rest`: what follows a letter in the same word.
+fn unknown(typed: &str, rest: &str, accepted: &[Accepted], here: &str) -> Error {
+    let signal = format!("{typed}{rest}");
+    let signal = signal.trim_start_matches('-');
     let name = typed.trim_start_matches('-');
     let near = nearest(name, accepted.iter().filter_map(|one| one.long)).filter(|_| typed.starts_with("--"));
     let remedy = match near {
         Some(near) => format!("did you mean --{near}?"),
-        None if here == "supervise kill" => "write the signal without a dash: supervise kill HUP".to_owned(),
+        None if here == "supervise kill" && Signal::parse(signal).is_ok() => {
+            format!("write the signal without a dash: supervise kill {signal}")
+        }
         None => format!("`{here} -h` lists the options"),
     };
     Problem::new("unknown option", remedy).at(printable(typed))
 }
 
 /// A value for an option that takes none, the only thing that lexopt itself refuses.
-fn superfluous(error: &lexopt::Error, accepted: &[Accepted], here: &str) -> Error {
-    let lexopt::Error::UnexpectedValue { option, .. } = error else {
-        return Problem::new("cannot be parsed", format!("see `{here} -h`")).at(here);
-    };
-    let is_it = |one: &&Accepted| {
-        let long = one.long.is_some_and(|long| option.strip_prefix("--") == Some(long));
-        long || one
-            .short
-            .is_some_and(|short| option.strip_prefix('-').is_some_and(|name| name.chars().eq([short])))
-    };
-    let flag = accepted.iter().find(is_it).map_or_else(|| option.clone(), Accepted::shown);
-    Problem::new("this option takes no value", format!("write {flag} alone")).at(flag)
+fn superfluous(error: &lexopt::Error, here: &str) -> Error {
+    match error {
+        lexopt::Error::UnexpectedValue { option, .. } => {
+            Problem::new("this option takes no value", format!("write {option} alone")).at(option)
+        }
+        _ => Problem::new("cannot be parsed", format!("see `{here} -h`")).at(here),
+    }
 }
 
 /// All words were made of text.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{Others, split, switch};
 use super::units::unit_args;
-use super::{Parsed, UnitArgs, command_config, informed, run_options, settings};
+use super::{Parsed, UnitArgs, color, command_config, control, given_name, informed, run_options, settings};
 use crate::config::unit::{CheckedLine, LineOutcome, Loaded, Override};
 use crate::config::{
     Config, Error, Exec, Handover, KillMode, Kind, Problem, Ready, Restart, Warning, printable,
@@ -46,16 +46,21 @@ pub struct Report {
 pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
     let mut accepted = run_options();
     accepted.push(switch("json"));
-    let matches = split(words, &accepted, Others::UpTo(usize::MAX), "supervise check")?;
+    let matches = split(words, &accepted, Others::Any, "supervise check")?;
     if let Some(parsed) = informed(&matches) {
         return Ok(parsed);
     }
     let json = matches.has("json");
+    // Checked, and of no further use here.
+    let _ = (given_name(&matches)?, control(&matches)?, color(&matches)?);
     let has_units = !matches.others.is_empty();
     let subject = match command {
         Some(_) if has_units => {
-            let problem = Problem::new("these are unit files and a COMMAND", "check one of the two");
-            return Err(problem.at("supervise check"));
+            let problem = Problem::new(
+                "this word is taken for a unit file, and a COMMAND follows --",
+                "check one of the two; a value of a switch is written --switch=no",
+            );
+            return Err(problem.at(printable(&matches.others[0])));
         }
         Some(_) => {
             let settings = settings(&matches)?;

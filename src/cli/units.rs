@@ -14,7 +14,7 @@ use crate::config::{Config, Error, Instance, Problem};
 
 /// `supervise run [OPTIONS] UNIT...`
 pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<Parsed, Error> {
-    let matches = split(words, &run_options(), Others::UpTo(usize::MAX), "supervise run")?;
+    let matches = split(words, &run_options(), Others::Any, "supervise run")?;
     if let Some(parsed) = informed(&matches) {
         return Ok(parsed);
     }

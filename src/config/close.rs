@@ -12,7 +12,7 @@ use super::{
 const STEPS: &str = "RestartSteps";
 const LONGEST: &str = "RestartMaxDelaySec";
 
-/// Completes the draft of a command line. Unless an option sets the restart delay, it grows (CLI.md, Options).
+/// Completes the draft of a command line. Unless an option sets the restart delay, it grows (docs/directives.md).
 ///
 /// # Errors
 /// No COMMAND, only one of the two options for a growing delay, and those of [`close`].

@@ -13,7 +13,7 @@ pub struct Instance {
 /// Where the control socket goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Control {
-    /// NAME.sock in the first usable directory of CLI.md, Verbs.
+    /// NAME.sock in the first usable directory of os/instances.rs.
     #[default]
     Search,
     Path(PathBuf),

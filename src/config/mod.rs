@@ -76,7 +76,7 @@ pub struct Health {
 }
 
 impl Config {
-    /// The defaults of the command line (CLI.md, Options).
+    /// The defaults of the command line (docs/directives.md).
     pub fn for_command_line() -> Self {
         let units = Self::for_units();
         Self {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClientId, GenerationId};
 
-/// What supervise does at a deadline, or what has happened by then, as `status` shows it after `next in`. At one instant the earlier variant goes first: a server that is ready in the moment its
-/// time runs out is ready.
+/// What supervise does at a deadline, or what has happened by then, as `status` shows it after `next in`. At one instant
+/// the earlier variant goes first: a server that is ready in the moment its time runs out is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Why {
     /// When a generation has lived long enough to count as ready.

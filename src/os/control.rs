@@ -300,9 +300,7 @@ pub(super) fn lock(dir: File, patience: Duration) -> Option<Flock<File>> {
             Ok(lock) => return Some(lock),
             Err((again, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < end => dir = again,
             Err((_, error)) => {
-                log::debug!(
-                    "cannot lock the directory of a socket, so supervise goes on without the lock: {error}"
-                );
+                log::debug!("cannot lock the directory of a socket: {error}");
                 return None;
             }
         }

@@ -63,7 +63,7 @@ pub(super) fn how_a_shell_finds_us() -> String {
 
 const NAME: &str = "supervise";
 
-/// The exit status for a failure (CLI.md, Exit status).
+/// The exit status for a failure ("Exit status" in docs/guide.md).
 const CANNOT: u8 = 125;
 
 const NOT_PASSED: &str = "no LISTEN_FDS here, so COMMAND starts without sockets (run it below supervise --listen, and let no \

@@ -84,12 +84,13 @@ struct LoopState {
     /// A generation is waited for that may be gone already, and then no SIGCHLD tells.
     is_clearing: bool,
     is_announced: bool,
-    /// A process was started or a generation is gone since we last rested: what that took of memory is free by then.
+    /// Since supervise last rested, a process was started, a generation is gone or a status was asked for. What that took
+    /// of memory is free by now.
     has_worked: bool,
     exit: Option<u8>,
 }
 
-/// Who has nothing to do for so long rests.
+/// Before the loop sleeps for at least this long, free memory goes back to the kernel.
 const REST: Duration = Duration::from_secs(1);
 
 /// The event loop.
@@ -479,6 +480,7 @@ impl Shell {
         if let Some(status) = &mut reply.status
             && let Some(name) = self.control.as_ref().map(|control| control.socket().name().to_owned())
         {
+            self.state.has_worked = true;
             self.look_at_queues(true);
             let (sockets, handover) = (self.listeners.current(), self.configuration.current.policy.handover);
             snapshot::complete(status, &name, sockets, handover, now());

@@ -17,7 +17,7 @@ use crate::core::{Sender, Terminal};
 const SI_USER: i32 = 0;
 const SI_KERNEL: i32 = 0x80;
 
-/// The signals that supervise acts on or passes on (CLI.md, Signals to supervise), besides the real-time ones.
+/// The signals that supervise acts on or passes on ("Signals" in docs/guide.md), besides the real-time ones.
 /// Signals that report a fault of our own (SIGSEGV and so on) keep their action.
 const READ: [i32; 19] = [
     libc::SIGCHLD,

@@ -430,7 +430,7 @@ fn exit_status(exit: Exit) -> u8 {
     }
 }
 
-/// CLI.md, Exit status.
+/// "Exit status" in docs/guide.md.
 fn failed_status(failure: &StartFailure) -> u8 {
     match (failure.stage, failure.errno) {
         (Stage::Exec, 2) => 127,

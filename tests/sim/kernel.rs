@@ -448,9 +448,10 @@ impl<R: Rules> Kernel<R> {
                 self.plan(span, Happening::Continued);
             }
             Action::Exit(code) => self.ended = Some(*code),
-            // Answered by the scripts of units.rs; elsewhere nobody has commands or daemons.
-            Action::FindMain { .. }
-            | Action::Forget { .. }
+            // The scripts of units.rs answer; elsewhere nobody has daemons.
+            Action::FindMain { .. } => {}
+            // Nothing comes back for these.
+            Action::Forget { .. }
             | Action::Tell(_)
             | Action::Ask(Question::Hint { .. } | Question::Overflows)
             | Action::TellManager(_) => {}

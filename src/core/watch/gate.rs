@@ -18,13 +18,10 @@ use crate::core::{GenerationId, Time, limits};
 /// candidate: one question at a time.
 const ASK_CURRENT: Span = Span::from_millis(250);
 
-/// So long after its start a generation that is alone, and that nobody was seen of, may have a connection of ours: whoever
-/// looks for clients from time to time is never seen to wait for them.
-const ASK_ALONE: Span = Span::from_secs(1);
-
-/// So long after its start any that is not ready and that nobody was seen of may have one: in time for the hint
-/// (`limits::HINT`), which is wrong for a server that polls and that only READY=1 is missing of.
-const ASK_FOR_HINT: Span = Span::from_secs(4);
+/// So long after its start a generation that nobody was seen of may have a connection of ours, if it is alone or not ready:
+/// whoever looks for clients from time to time is never seen to wait for them. Where only READY=1 is missing, that is in
+/// time for the hint (`limits::HINT`), which would be wrong.
+const ASK_UNSEEN: Span = Span::from_secs(1);
 
 /// What the generation that serves has shown of itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -134,19 +131,22 @@ impl View<'_> {
         }
     }
 
-    /// Nothing but READY=1 is missing of one that has not sent it.
+    /// Nobody was seen of it since it started.
+    fn is_unseen_for_long(self, observed: &Observed, now: Time) -> bool {
+        let is_due = |waiting: &Waiting| now >= waiting.since.after(ASK_UNSEEN) && !waiting.was_seen();
+        observed.waiting.as_ref().is_some_and(is_due)
+    }
+
     fn is_to_be_asked_alone(self, observed: &Observed, now: Time) -> bool {
         let is_wanted = self.is_gate_to_be_seen(observed) || observed.passed_by.is_some();
-        let is_due = |waiting: &Waiting| now >= waiting.since.after(ASK_ALONE) && !waiting.was_seen();
-        is_wanted && observed.waiting.as_ref().is_some_and(is_due) && self.scene.is_alone(observed.id)
+        is_wanted && self.is_unseen_for_long(observed, now) && self.scene.is_alone(observed.id)
     }
 
     /// It is not ready, and Ready=http: does not ask it already.
     fn is_to_be_asked_for_hint(self, observed: &Observed, now: Time) -> bool {
-        let is_due = |waiting: &Waiting| now >= waiting.since.after(ASK_FOR_HINT) && !waiting.is_known;
-        let is_wanted = !self.watch.hint_told && !observed.was_seen();
+        let is_known = observed.waiting.as_ref().is_none_or(|waiting| waiting.is_known);
         let is_free = observed.passed_by.is_none() && observed.probe.is_none();
-        is_wanted && is_free && observed.waiting.as_ref().is_some_and(is_due)
+        !self.watch.hint_told && !is_known && is_free && self.is_unseen_for_long(observed, now)
     }
 
     /// How long a generation has to live to count as ready, whatever else it shows.
@@ -296,8 +296,11 @@ impl Watching<'_> {
     }
 }
 
-/// `remedy`: with it, being seen to serve is enough.
+/// `remedy`: the setting with which it needs to send none.
 fn no_ready(observed: &Observed, remedy: &str) -> String {
-    let serves = format!(", but it accepts connections: {remedy} waits for that alone");
-    format!(" (it sent no READY=1{})", if observed.was_seen() { &*serves } else { "" })
+    if observed.was_seen() {
+        format!(" (it sent no READY=1, but it accepts connections: {remedy} waits for that alone)")
+    } else {
+        " (it sent no READY=1)".to_owned()
+    }
 }

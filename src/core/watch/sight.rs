@@ -30,7 +30,8 @@ pub enum Sight {
     Clear,
     /// Somebody may wait unseen, and the shell has not tried to find out by a connection.
     Dim,
-    /// The shell has connected to this generation, which has not accepted that connection yet.
+    /// The shell has connected to this generation, which has not accepted that connection yet; or another generation has
+    /// accepted it, and the shell connects again at the next look.
     Asked,
     Accepted,
     /// The shell cannot connect to this generation alone, so nobody can tell.

@@ -61,7 +61,7 @@ impl Channel {
         let message = message(request, self.sequence)?;
         sendto(self.socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         let mut dump = Dump::new(self.sequence, parse);
-        // It would be most of what an idle supervise has in memory.
+        // Freed after each answer: kept, it would be most of what an idle supervise has in memory.
         let mut buffer = vec![0; BUFFER];
         for _ in 0..MOST_DATAGRAMS {
             let mut into = [IoSliceMut::new(&mut buffer)];

@@ -1,5 +1,6 @@
 //! Finds errors before anything is bound or started: in users, directories, environment files, and programs.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io;
@@ -9,7 +10,7 @@ use super::environment_file;
 use crate::config::{Config, DirectoryPath, EnvironmentFile, Exec, Launch};
 use crate::core::Stage;
 use crate::os::directories;
-use crate::os::spawn::{Environment, Plan, Value, missing_program};
+use crate::os::spawn::{Environment, FIXED_PATH, Plan, Value, missing_program};
 use crate::os::users::Identity;
 
 /// Checks the user, the groups, the directory and the environment files.
@@ -29,7 +30,8 @@ pub fn missing(config: &Config) -> Vec<String> {
     let files: Vec<_> = launch.environment_files.iter().map(|file| check_environment(launch, file)).collect();
     let mut set = launch.environment.iter().chain(files.iter().flatten().flatten());
     let path = set.rfind(|(name, _)| name == "PATH").map(|(_, path)| path.into());
-    let path = path.or_else(|| env::var_os("PATH")).map(Value::Text);
+    let inherited = || if launch.inherit_environment { env::var_os("PATH") } else { Some(FIXED_PATH.into()) };
+    let path = path.or_else(inherited).map(Value::Text);
     let environment: Environment = path.into_iter().map(|path| ("PATH".into(), path)).collect();
     let enters = match launch.directory.as_ref().map(|directory| &directory.path) {
         Some(DirectoryPath::Path(path)) => Some(path.clone()),
@@ -48,7 +50,8 @@ pub fn missing(config: &Config) -> Vec<String> {
     });
     let others = [identity.err(), directory.err()].into_iter().chain(files.into_iter().map(Result::err));
     let mut found: Vec<String> = others.flatten().chain(programs).collect();
-    found.dedup();
+    let mut told = BTreeSet::new();
+    found.retain(|sentence| told.insert(sentence.clone()));
     found
 }
 
@@ -65,7 +68,12 @@ fn check_environment(launch: &Launch, file: &EnvironmentFile) -> Result<Vec<(Str
     if fs::metadata(&file.path).is_ok_and(|meta| !meta.is_file()) {
         return Ok(Vec::new());
     }
-    environment_file::read(file).map_err(|failure| placed(launch, "EnvironmentFile", &failure.what))
+    // Of several, only the last has its place there.
+    let place = |what: &str| match &launch.environment_files[..] {
+        [_] => placed(launch, "EnvironmentFile", what),
+        _ => what.to_owned(),
+    };
+    environment_file::read(file).map_err(|failure| place(&failure.what))
 }
 
 fn check_directory(launch: &Launch) -> Result<(), String> {

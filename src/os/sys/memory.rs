@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)]
 
-/// Lets all threads allocate from one arena, where malloc(3) is that of glibc: those that ask a question of a second at most
-/// (os/within.rs) need none of their own.
+/// Lets all threads allocate from one arena: the main one does nearly all the work, and those of os/within.rs and
+/// InterceptBind= allocate little.
 pub fn use_one_arena() {
     // SAFETY: a plain setting of the allocator, made before there is a second thread.
     #[cfg(target_env = "gnu")]
