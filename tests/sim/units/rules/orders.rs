@@ -265,7 +265,9 @@ impl Units {
         let asked = asked.unwrap_or_else(|| panic!("client {} is answered but does not wait", client.0));
         match asked.request {
             Request::Reload if exit == 0 => {
-                let current = GenerationId(self.rules.before.generation.expect("who reloads is current"));
+                // It may have been replaced meanwhile.
+                let is_named = |id: &&GenerationId| reply.text.starts_with(&format!("{id} has reloaded"));
+                let current = *self.groups.keys().find(is_named).expect("the answer says who has reloaded");
                 let generation = self.of(current);
                 let (seen, length) = (&generation.seen, generation.length(CommandList::Reload));
                 let done = seen.done.get(&CommandList::Reload).copied().unwrap_or_default();
