@@ -24,6 +24,8 @@ use crate::os::warning::Warn;
 const REST: Duration = Duration::from_millis(25);
 /// Buffers of events that one look reads. What they say does not matter, so what is left is for the next.
 const READS: usize = 8;
+/// The most looks in a row at paths that others take and leave meanwhile.
+const LOOKS: usize = 8;
 
 /// The watched paths, and what was logged of them.
 #[derive(Debug, Default)]
@@ -32,6 +34,8 @@ pub(super) struct Paths {
     /// Addresses whose path leads to another process's file or cannot be put back, as far as that was logged.
     taken: BTreeSet<String>,
     lost: BTreeSet<String>,
+    /// A file was gone before it could be watched, so nothing will tell of that.
+    is_missed: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +90,7 @@ impl Listeners {
         let Some(PathWatch { inotify, .. }) = &self.paths.watch else { return };
         for path in paths {
             if let Err(errno) = inotify.add_watch(&path, WATCH) {
+                self.paths.is_missed |= errno == Errno::ENOENT;
                 log::debug!("cannot watch {}: {}", path.display(), errno.desc());
             }
         }
@@ -128,7 +133,13 @@ impl Listeners {
     /// Puts back what is gone, and says so.
     pub(super) fn check_paths(&mut self, cx: &mut ListenerContext<'_>) {
         // A file that replaced a path meanwhile is watched from now on, and may have gone before that.
-        while self.look_at_paths(cx) {}
+        for _ in 0..LOOKS {
+            self.paths.is_missed = false;
+            let is_taken_anew = self.look_at_paths(cx);
+            if !is_taken_anew && !self.paths.is_missed {
+                return;
+            }
+        }
     }
 
     /// Whether one was found to be taken that was not so before.

@@ -36,6 +36,9 @@ use crate::core::{SlotId, Steering};
 use crate::os::sys;
 use hidden::{Hidden, NoDirectory};
 
+/// How often a path is put back for which others are faster, before it counts as taken.
+const TRIES: u32 = 3;
+
 /// What tells that one of our links is gone, watched on the inodes themselves ([`Nodes::watch_paths`]): IN_ATTRIB comes
 /// when the number of links changes (unlink, a rename over it; also with chmod and chown), IN_MOVE_SELF when one is
 /// renamed, IN_DELETE_SELF with the last one. Connections make none of these, nor does a stranger's file beside the
@@ -150,17 +153,19 @@ impl Nodes {
     /// # Errors
     /// The file system refuses.
     pub(super) fn look_after_path(&mut self) -> io::Result<Checked> {
-        match self.put_back() {
-            // Somebody is there, was faster, or was there just now.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if let There::Stranger = self.there()? {
-                    self.is_taken = true;
-                    return Ok(Checked { state: PathState::Taken, anew: Vec::new() });
+        for _ in 0..TRIES {
+            match self.put_back() {
+                // Somebody is there, or was faster and is gone again.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if let There::Stranger = self.there()? {
+                        break;
+                    }
                 }
-                self.put_back()
+                result => return result,
             }
-            result => result,
         }
+        self.is_taken = true;
+        Ok(Checked { state: PathState::Taken, anew: Vec::new() })
     }
 
     fn put_back(&mut self) -> io::Result<Checked> {

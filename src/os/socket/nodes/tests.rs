@@ -479,7 +479,22 @@ fn the_watch_sees_every_way_to_lose_the_path_and_no_client() {
     }
     // Not `other`, which a vandal made a link of ours: rename(2) does nothing then.
     let stranger = directory.path().join("stranger");
-    fs::write(&stranger, "").unwrap();
-    fs::rename(&stranger, &path).unwrap();
+    fs::write(&stranger, "").and_then(|()| fs::rename(&stranger, &path)).unwrap();
     assert!(woke(), "a rename over it");
+}
+
+#[test]
+fn a_path_that_others_take_and_leave_without_rest_is_no_error() {
+    let (_directory, path, mut nodes) = slots();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let _ours_or_nobodys = (fs::write(&path, ""), fs::remove_file(&path));
+            }
+        });
+        let failed = (0..20_000).find_map(|_| nodes.look_after_path().err());
+        is_over.store(true, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
 }
