@@ -12,8 +12,8 @@ use std::hash::Hash;
 use socket_supervise::config::{Policy, Signal, Span};
 use socket_supervise::core::report::{Outcome, Role, State, Status};
 use socket_supervise::core::{
-    Action, ClientId, Event, Exit, GenerationId, Request, Sender, Setting, Stage, StartFailure, Terminal,
-    limits,
+    Action, ClientId, Event, Exit, GenerationId, Note, Request, Sender, Setting, Stage, StartFailure,
+    Terminal, limits,
 };
 
 use crate::history::Mood;
@@ -80,6 +80,8 @@ pub(crate) struct Check {
     /// When the last current generation was over, left-overs included: RestartSec= counts from then.
     last_end: u64,
     swept: Option<u64>,
+    /// All that is left was told to end at once.
+    is_forced: bool,
     automatic: VecDeque<u64>,
     triggered: VecDeque<u64>,
     /// An instant, the ticks and the starts in it.
@@ -121,6 +123,7 @@ impl Check {
             ends: BTreeSet::new(),
             last_end: 0,
             swept: None,
+            is_forced: false,
             automatic: VecDeque::new(),
             triggered: VecDeque::new(),
             instant: (0, 0, 0),
@@ -300,7 +303,12 @@ impl Check {
                         seen.killed.get_or_insert(now);
                     }
                 }
+                // By a verb while supervise stops, which hastens that.
+                if *signal == Signal::KILL && self.is_forced {
+                    self.seen.entry(*generation).or_default().killed.get_or_insert(now);
+                }
             }
+            Action::Tell(Note::StopForced) => self.is_forced = true,
             Action::Forget { generation } => {
                 let seen = self.seen.get_mut(generation).expect("Forget of a generation that never was");
                 assert!(!seen.forgotten, "generation {} is forgotten twice", generation.0);

@@ -3,6 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::super::load::get;
 use super::super::support::{Daemon, Launch, Place, example, wait_for};
 use super::{assert_steered, queue_up, swapped, wait_for_traffic};
@@ -23,13 +27,17 @@ fn what_a_worker_does_that_outlives_the_main_process_is_mended() {
     assert_steered(&daemon);
     let address = daemon.address("http");
     wait_for_traffic(&address, "vandal generation 1\n");
-    kill_it(daemon.server());
+    signal(daemon.server(), Signal::SIGKILL).unwrap();
     wait_for("its end", || daemon.stderr().contains("generation 1 was killed").then_some(()));
     get(&address, "/backlog/1").unwrap();
-    for pid in daemon.processes_of(1) {
-        kill_it(pid);
+    let left = daemon.processes_of(1);
+    for pid in &left {
+        // Supervise may have been faster.
+        let _gone_already = signal(*pid, Signal::SIGKILL);
     }
-    wait_for("their end", || daemon.processes_of(1).is_empty().then_some(()));
+    // Until it is reaped, a thread of one that is killed may still accept a client.
+    let is_reaped = |pid: &i32| signal(*pid, None) == Err(Errno::ESRCH);
+    wait_for("their end", || left.iter().all(is_reaped).then_some(()));
     // With a queue for one they cannot all wait, so it was mended once they do (a status would mend it as well). Who came
     // too early knocks again by itself.
     let _clients = queue_up(&address, 5, "/");
@@ -52,9 +60,8 @@ fn queue_of(address: &str) -> Option<u32> {
     queues.max()
 }
 
-fn kill_it(pid: i32) {
-    let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+fn signal(pid: i32, signal: impl Into<Option<Signal>>) -> nix::Result<()> {
+    kill(Pid::from_raw(pid), signal)
 }
 
 /// A datagram server that does this in its first generation alone, and its address.

@@ -99,7 +99,8 @@ impl Check {
         let is_compared = serves && !seen.is_known();
         let is_tried = candidate == Some(id.0) && !is_any_known && !ask;
         // One that is alone may be asked as long as nobody is seen, lest it be told that nobody waits.
-        let is_doubted = candidate.is_none_or(|candidate| candidate == id.0) && !seen.is_known();
+        let is_doubted =
+            candidate.is_none_or(|candidate| candidate == id.0) && (!seen.is_known() || seen.is_asked);
         let is_over = is_ready && ((ask && !is_doubted) || hints > 0);
         assert!(!is_over || is_compared || is_tried, "generation {} is ready and looked at", id.0);
         let is_whole = seen.waited.len() == SOCKETS.len();
