@@ -131,9 +131,10 @@ impl View<'_> {
         }
     }
 
-    /// Nobody was seen of it since it started.
+    /// Nobody was seen of it since it started, or it is asked socket by socket already.
     fn is_unseen_for_long(self, observed: &Observed, now: Time) -> bool {
-        let is_due = |waiting: &Waiting| now >= waiting.since.after(ASK_UNSEEN) && !waiting.was_seen();
+        let is_open = |waiting: &Waiting| !waiting.was_seen() || waiting.sight == Sight::Asked;
+        let is_due = |waiting: &Waiting| now >= waiting.since.after(ASK_UNSEEN) && is_open(waiting);
         observed.waiting.as_ref().is_some_and(is_due)
     }
 

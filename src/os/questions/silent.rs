@@ -38,6 +38,18 @@ pub(super) struct Silent {
     tried: BTreeMap<GenerationId, u32>,
     /// Connections that were never accepted, oldest first.
     withdrawn: Vec<Asking>,
+    /// Who has accepted one of ours, and on which socket.
+    accepted: Vec<(GenerationId, Rc<HeldSocket>)>,
+}
+
+impl Silent {
+    pub(super) fn has_accepted(&self, generation: GenerationId, socket: &Rc<HeldSocket>) -> bool {
+        self.accepted.iter().any(|(by, on)| *by == generation && Rc::ptr_eq(on, socket))
+    }
+
+    pub(super) fn forget(&mut self, generation: GenerationId) {
+        self.accepted.retain(|(by, _)| *by != generation);
+    }
 }
 
 /// The state of a silent connection.
@@ -73,7 +85,8 @@ impl Questions {
                 match fate {
                     Ok(Fate::Waits) => return Sight::Asked,
                     Ok(Fate::Accepted) => {
-                        self.close_probe();
+                        let asked = self.close_probe().map(|asking| (generation, asking.socket));
+                        self.silent.accepted.extend(asked);
                         return Sight::Accepted;
                     }
                     // Whoever has accepted it looks for the next one as soon as it is closed: it is asleep again at the
@@ -190,6 +203,7 @@ impl Questions {
     /// A connection of ours keeps no socket bound that is not held any more.
     pub fn forget_unheld(&mut self, held: &[Rc<HeldSocket>]) {
         self.silent.withdrawn.retain(|one| is_among(held, one));
+        self.silent.accepted.retain(|(_, on)| held.iter().any(|one| Rc::ptr_eq(one, on)));
     }
 
     /// How many connections from supervise wait in the queue of this slot, or of all slots for `None`.

@@ -156,6 +156,7 @@ impl Questions {
 
     pub fn forget_traffic(&mut self, generation: GenerationId) {
         self.memory.silent.remove(&generation);
+        self.silent.forget(generation);
     }
 
     /// The connections of one generation on all sockets.

@@ -56,22 +56,32 @@ impl Questions {
                 looked.waited.insert(label);
             } else {
                 labels_left.push(label);
-                left.push(Rc::clone(&socket.socket));
+                left.push(socket.clone());
             }
         }
+        let held: Vec<_> = left.iter().map(|named| Rc::clone(&named.socket)).collect();
         // Our own connection to it is none of a client.
         let is_asking = self.asking.as_ref().is_some_and(|asking| asking.generation == generation);
         let accepted =
-            if is_asking { vec![false; left.len()] } else { self.accepted(generation, slot, &left, facts) };
-        for (label, accepted) in labels_left.into_iter().zip(accepted) {
-            if accepted { &mut looked.accepted } else { &mut looked.others }.insert(label);
+            if is_asking { vec![false; left.len()] } else { self.accepted(generation, slot, &held, facts) };
+        let mut unseen = Vec::new();
+        for ((label, accepted), socket) in labels_left.into_iter().zip(accepted).zip(&left) {
+            if accepted || !is_blind && self.silent.has_accepted(generation, &socket.socket) {
+                looked.accepted.insert(label);
+            } else {
+                looked.others.insert(label.clone());
+                unseen.push((label, socket.clone()));
+            }
         }
         looked.sight = match ask {
             _ if looked.others.is_empty() => Sight::Clear,
             MayConnect::No | MayConnect::WhereBlind if !is_blind => Sight::Clear,
             MayConnect::No => Sight::Dim,
+            MayConnect::WhereBlind | MayConnect::Anyway if is_blind => {
+                self.ask_to_accept(generation, slot, &sockets, true, facts.children)
+            }
             MayConnect::WhereBlind | MayConnect::Anyway => {
-                self.ask_to_accept(generation, slot, &sockets, is_blind, facts.children)
+                self.ask_unseen(generation, slot, unseen, &mut looked, facts.children)
             }
         };
         // The request of Ready=http: is not ended here.
@@ -83,6 +93,34 @@ impl Questions {
         }
         looked.cost = effort.cost();
         looked
+    }
+
+    /// Where it can be seen who waits, a connection that was accepted proves nothing of another socket: each one on which
+    /// nobody was seen is asked by itself.
+    fn ask_unseen(
+        &mut self,
+        generation: GenerationId,
+        slot: SlotId,
+        mut unseen: Vec<(String, NamedSocket)>,
+        looked: &mut Looked,
+        children: &Children,
+    ) -> Sight {
+        while !unseen.is_empty() {
+            let sockets: Vec<_> = unseen.iter().map(|(_, socket)| socket.clone()).collect();
+            let sight = self.ask_to_accept(generation, slot, &sockets, false, children);
+            if sight != Sight::Accepted {
+                return sight;
+            }
+            let has_accepted =
+                |(_, socket): &(String, NamedSocket)| self.silent.has_accepted(generation, &socket.socket);
+            let (accepted, others): (Vec<_>, Vec<_>) = unseen.into_iter().partition(has_accepted);
+            for (label, _) in accepted {
+                looked.others.remove(&label);
+                looked.accepted.insert(label);
+            }
+            unseen = others;
+        }
+        Sight::Accepted
     }
 
     /// How to take the sockets, for one that does not. Of one that has ended it is said once; of one that runs, the core

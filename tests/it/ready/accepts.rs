@@ -86,6 +86,23 @@ fn one_that_shares_a_socket_is_told_by_its_fds_to_accept_ours() {
     assert_eq!(swap["outcome"], "rolled-back", "{swap}");
 }
 
+/// What it accepts on one socket says nothing of the others, also where it takes longer to start than it is looked at.
+#[test]
+fn each_socket_on_which_nobody_is_seen_is_asked_by_itself() {
+    let [polls, leaves_one] = [Place::new(), Place::new()];
+    let options = "--listen 127.0.0.1:0=other --listen 127.0.0.1:0=third";
+    let mut polling = waits(&polls, "seldom", options).start();
+    let mut leaving = waits(&leaves_one, "accept late first", options).start();
+    polling.wait_generation(1);
+    assert_eq!(ready_by(&polling, 1), "(accepted a connection from supervise)");
+    let hint = "generation 1 runs for 5s, and nobody waits on other (127.0.0.1:";
+    wait_for("the hint", || leaving.stderr().contains(hint).then_some(()));
+    leaving.wait_generation(1);
+    let doubt = ": nobody waits on other, third; kept, because no other generation exists";
+    assert!(leaving.stderr().contains(doubt), "{}", leaving.stderr());
+    assert!(!polling.stderr().contains("nobody waits"), "{}", polling.stderr());
+}
+
 #[test]
 fn a_connection_of_ours_that_nobody_has_accepted_starts_no_server() {
     for handover in ["steered", "shared"] {
