@@ -184,10 +184,8 @@ fn value(option: &Accepted, parser: &mut Parser) -> Result<String, Error> {
             let mut remedy = format!("write {flag} {}", help::value_of(&flag).trim_end_matches("|none"));
             if let Some(word) = next.filter(|word| !word.starts_with("--")) {
                 let attached = if option.long.is_some() { "=" } else { "" };
-                remedy.push_str(&format!(
-                    "; one that begins with a minus as {flag}{attached}{}",
-                    printable(&word)
-                ));
+                let typed = format!("; {flag}{attached}{} if it begins with a minus", printable(&word));
+                remedy.push_str(&typed);
             }
             Err(Problem::new("a value is missing", remedy).at(flag))
         }

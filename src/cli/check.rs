@@ -51,13 +51,13 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
         return Ok(parsed);
     }
     let json = matches.has("json");
-    // Checked, and of no further use here.
+    // `check` has no use for these values, but a start would refuse them.
     let _ = (given_name(&matches)?, control(&matches)?, color(&matches)?);
     let has_units = !matches.others.is_empty();
     let subject = match command {
         Some(_) if has_units => {
             let problem = Problem::new(
-                "this word is taken for a unit file, and a COMMAND follows --",
+                "check takes this word for a unit file, but a COMMAND follows --",
                 "check one of the two; a value of a switch is written --switch=no",
             );
             return Err(problem.at(printable(&matches.others[0])));

@@ -31,8 +31,7 @@ pub struct SocketOptions {
     pub protocol: Option<Protocol>,
     pub no_delay: bool,
     pub keep_alive: bool,
-    /// KeepAliveTimeSec=, KeepAliveIntervalSec= (whole seconds) and KeepAliveProbes=; `None` is the kernel's
-    /// default.
+    /// KeepAliveTimeSec=, KeepAliveIntervalSec= (whole seconds) and KeepAliveProbes=; `None` leaves it to the kernel.
     pub keep_alive_time: Option<Span>,
     pub keep_alive_interval: Option<Span>,
     pub keep_alive_probes: Option<u32>,

@@ -309,8 +309,8 @@ fn says(events: &File, line: &[u8]) -> bool {
     text[..length].split(|byte| *byte == b'\n').any(|one| one == line)
 }
 
-/// Removes it with all cgroups in it that a server has made and left. Returns `false` if a process is in one of them, so
-/// that it stays.
+/// Removes the directory with all cgroups that a server has made in it and left. Returns `false` if a process is still in
+/// one of them, because the kernel keeps the directory then.
 fn removed(directory: &Path, depth: usize) -> bool {
     match fs::remove_dir(directory) {
         Ok(()) => return true,

@@ -196,7 +196,7 @@ impl Check {
         }
     }
 
-    // What is remembered.
+    // Events and orders are recorded, which the rules compare later ones with.
 
     fn note_event(&mut self, now: u64, event: &Event) {
         match event {

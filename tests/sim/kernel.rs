@@ -217,7 +217,7 @@ impl<R: Rules> Kernel<R> {
         self.settle_agenda();
     }
 
-    // Time.
+    // Time passes from one happening to the next.
 
     /// Whether everything that has happened was delivered.
     pub(crate) fn is_quiet(&self) -> bool {
@@ -326,7 +326,7 @@ impl<R: Rules> Kernel<R> {
         }
     }
 
-    // The core.
+    // Each step hands an event to the core and carries out what it orders.
 
     fn step(&mut self, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);

@@ -229,7 +229,7 @@ pub(super) const PROGRAMS: &[(&[&str], Fix)] = &[
             "webpack-dev-server",
             "fastify",
             "verdaccio",
-            // Servers of Ruby.
+            // The next are servers that Ruby programs are started by.
             "thin",
             "rackup",
             "rails",

@@ -300,7 +300,7 @@ impl Watching<'_> {
 /// `remedy`: the setting with which it needs to send none.
 fn no_ready(observed: &Observed, remedy: &str) -> String {
     if observed.was_seen() {
-        format!(" (it sent no READY=1, but it accepts connections: {remedy} waits for that alone)")
+        format!(" (it sent no READY=1, but it accepts connections; with {remedy} that is enough)")
     } else {
         " (it sent no READY=1)".to_owned()
     }

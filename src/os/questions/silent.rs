@@ -89,8 +89,8 @@ impl Questions {
                         self.silent.accepted.extend(asked);
                         return Sight::Accepted;
                     }
-                    // Whoever has accepted it looks for the next one as soon as it is closed: it is asleep again at the
-                    // next look.
+                    // The generation that accepted it looks for another as soon as this one is closed, and would take that
+                    // as well. By the next look it sleeps again.
                     Ok(Fate::Missed) => {
                         self.close_probe();
                         return Sight::Asked;
@@ -232,8 +232,8 @@ impl Questions {
         }
     }
 
-    /// Takes connections from supervise out of a queue where nothing else waits. Returns whether nothing is left to be passed
-    /// on.
+    /// Takes connections from supervise out of a queue where nothing else waits. Returns whether the queue has no client
+    /// whom a relay would have to pass on.
     pub fn take_out_ours(&mut self, socket: &HeldSocket, slot: SlotId, children: &Children) -> bool {
         let is_any = self.silent.withdrawn.iter().any(|one| one.slot == slot);
         if !is_any {

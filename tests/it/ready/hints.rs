@@ -94,7 +94,7 @@ fn a_server_that_is_never_seen_to_wait_but_accepts_is_told_nothing() {
     // This one was started later, so its hint comes later as well.
     let other = waits(&idles, "never", "--ready exec").start();
     wait_for("the hint", || other.stderr().contains("and nobody waits on http (").then_some(()));
-    let why = "(it sent no READY=1, but it accepts connections: --ready auto waits for that alone)";
+    let why = "(it sent no READY=1, but it accepts connections; with --ready auto that is enough)";
     wait_for("the end of the time to start", || without_ready.stderr().contains(why).then_some(()));
     for daemon in [daemon, without_client, without_ready] {
         assert!(!daemon.stderr().contains("nobody waits"), "{}", daemon.stderr());

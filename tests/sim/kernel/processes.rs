@@ -156,7 +156,7 @@ pub(crate) enum Happening {
     Does(GenerationId, Deed),
     Quiet(GenerationId),
     Thaws(GenerationId),
-    /// A late handshake.
+    /// A client completes a handshake that it began earlier.
     Completes(SlotId),
     Rescued(SlotId),
     /// The shell hears of the dead.

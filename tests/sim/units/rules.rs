@@ -143,7 +143,7 @@ pub(super) fn role(status: &Status, role: Role) -> Option<GenerationId> {
     status.generations.iter().find(|entry| entry.role == role).map(|entry| GenerationId(entry.generation))
 }
 
-/// What is remembered.
+/// Records events and orders, which the rules compare later ones with.
 impl Units {
     fn note_event(&mut self, event: &Event) {
         let now = self.now;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What is remembered.
+/// Records events and orders, which the rules compare later ones with.
 impl Units {
     pub(super) fn note_answer(&mut self, id: GenerationId, finding: &Finding) {
         let seen = &mut self.of(id).seen;
@@ -20,7 +20,7 @@ impl Units {
     }
 }
 
-/// The rules.
+/// Checks what the core orders about slots.
 impl Units {
     fn steers(&self) -> bool {
         self.setting.steers || self.staged.as_ref().is_some_and(|staged| staged.steers)
@@ -84,7 +84,7 @@ impl Units {
         let target = Some(self.net.wanted.slot);
         let candidate = role(status, Role::Candidate);
         match (slot(GenerationId(current)), candidate.and_then(slot)) {
-            // Not started yet.
+            // The generation has not started yet.
             (None, _) => {}
             (old, None) => {
                 assert!(is_all && target == old, "{current} has no traffic: {:?}", self.net.wanted)
