@@ -103,7 +103,8 @@
 //!   exec.rs             supervise exec: becomes COMMAND; fetch.rs: its request for sockets that a wrapper has closed
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs (what is to be started), prepared.rs (made
 //!                       before the fork), environment.rs, report.rs (what the child says), failure.rs (the sentence
-//!                       for it), clone.rs (clone3), limits.rs and filter.rs (seccomp), these three unsafe
+//!                       for it); and, unsafe: clone.rs (clone3), limits.rs, filter.rs (seccomp), status.rs (where the
+//!                       child says it)
 //!   proc.rs             files of /proc/PID: the socket behind an fd, what an epoll has registered, fields
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:

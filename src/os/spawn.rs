@@ -1,9 +1,9 @@
 //! From a [`Plan`] to a running process: one clone(2), with everything prepared before it.
 //!
 //! Between clone and execve(2) the child does raw system calls only: nothing allocates, takes a lock or can panic.
-//! All signals are blocked across it, so that no handler runs in it. The parent is suspended meanwhile (CLONE_VFORK),
-//! thus when it goes on, the child runs its program or has failed, and a pipe says which. The price: a directory on
-//! a dead network mount holds everything up. posix_spawn(3) would be the same, but knows no pidfd, no credentials, no
+//! It has no handlers, or all signals are blocked across it, so that none runs in it. The parent is suspended meanwhile
+//! (CLONE_VFORK), thus when it goes on, the child runs its program or has failed, and has said which (`status`). The
+//! price: a directory on a dead network mount holds everything up. posix_spawn(3) would be the same, but knows no pidfd, no credentials, no
 //! limits, and loses the place of an error.
 
 #![allow(unsafe_code)]
@@ -16,18 +16,17 @@ mod limits;
 mod plan;
 mod prepared;
 mod report;
+mod status;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use libc::{c_char, c_int, c_long, c_uint, c_void};
-use nix::fcntl::OFlag;
 
 pub use environment::{Additions, Environment, Value, build_environment};
 pub use failure::missing_program;
@@ -35,7 +34,8 @@ use limits::Rlimit;
 pub use limits::{more_open_files, raise_open_files};
 pub use plan::{FIXED_PATH, Plan, Stream, joined};
 use prepared::{PID_ROOM, Prepared};
-use report::{ChildStep, REPORT_BYTES, Reported, StepReport};
+use report::{ChildStep, Reported, StepReport};
+use status::{Status, check, errno, wish};
 
 use super::sys;
 use super::users::Identity;
@@ -70,26 +70,22 @@ pub struct Child {
 /// Starts the process. Returns as soon as its execve(2) has succeeded or something before it has failed; a child that
 /// failed is reaped. A child killed from outside on its way counts as started: its exit tells the rest.
 pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
-    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
-        .map_err(|errno| failure::resources("make a pipe", &errno.into()))?;
+    let (status, pipe) = Status::new(plan.identity.changes_credentials())
+        .map_err(|error| failure::resources("make a pipe", &error))?;
     let mut prepared = Prepared::new(plan)?;
     let channel = plan.filter.as_ref().map(|_| filter::channel()).transpose()?;
     let hand_over = channel.as_ref().map_or(-1, |(_, theirs)| theirs.as_raw_fd());
-    let result = prepared.arm(plan, writer.as_raw_fd(), hand_over).clone_child();
-    drop(writer);
+    let mut armed = prepared.arm(plan, status, hand_over);
+    let result = armed.clone_child();
+    let status = armed.status;
     let (pid, pidfd, in_cgroup) = result.map_err(|error| failure::resources("start a process", &error))?;
-    // Ends when the last copy of the write end is closed: by execve(2), or by the end of the child.
-    let mut bytes = Vec::new();
-    File::from(reader)
-        .take(4096)
-        .read_to_end(&mut bytes)
+    let reports = status
+        .read(pipe)
         .map_err(|error| failure::resources("read the status of the new process", &error))?;
     let mut shortfalls = Vec::new();
     let received = channel.map(|(ours, _)| filter::receive(&ours));
     let mut refused = None;
-    for report in
-        bytes.as_chunks::<REPORT_BYTES>().0.iter().filter_map(|chunk| StepReport::from_bytes(*chunk))
-    {
+    for report in reports {
         if report.step == ChildStep::Filter {
             refused = Some(io::Error::from_raw_os_error(report.errno));
         } else if report.step.is_a_wish(report.errno) {
@@ -125,7 +121,7 @@ pub fn not_executed(words: &[OsString], errno: i32) -> String {
 }
 
 impl Prepared {
-    fn arm<'a>(&'a mut self, plan: &'a Plan, status: RawFd, channel: RawFd) -> Armed<'a> {
+    fn arm<'a>(&'a mut self, plan: &'a Plan, status: Status, channel: RawFd) -> Armed<'a> {
         let mut pid_rooms = Vec::new();
         let mut envp = Vec::with_capacity(self.variables.len() + 1);
         for (bytes, own_pid) in &mut self.variables {
@@ -155,6 +151,7 @@ impl Prepared {
             status,
             channel,
             may_act: clone::EVERY_SIGNAL,
+            pid: 0,
         }
     }
 }
@@ -173,16 +170,18 @@ struct Armed<'a> {
     stdio: &'a mut [Stream; 3],
     ours: Option<&'a [RawFd]>,
     limits: &'a [(Resource, Rlimit)],
-    status: RawFd,
+    status: Status,
     /// Where the listener of the filter goes; -1 without one.
     channel: RawFd,
     /// The signals that may have another action than the default one, a bit for each.
     may_act: u64,
+    /// The child's own pid, which clone3(2) writes here.
+    pid: i32,
 }
 
 impl Armed<'_> {
     /// Its pid and pidfd, and whether it is in the cgroup of the plan.
-    fn clone_child(mut self) -> io::Result<(i32, OwnedFd, bool)> {
+    fn clone_child(&mut self) -> io::Result<(i32, OwnedFd, bool)> {
         // Sharing our memory saves copying the page tables. Not when credentials change: the kernel then marks the
         // memory, hence also us, as not dumpable (/proc/self becomes root's), and a child that belongs to another user
         // must not have a stack in our memory that this user could write to by ptrace(2).
@@ -190,24 +189,30 @@ impl Armed<'_> {
         let flags = share | libc::CLONE_VFORK | libc::CLONE_PIDFD;
         let cgroup = self.plan.cgroup.as_ref().map(|directory| directory.as_raw_fd());
         let stack = clone::stack()?;
-        let mut before = 0u64;
-        // All of them, also those the C library keeps for itself and strips from its own calls.
-        set_mask(&u64::MAX, Some(&mut before))?;
         self.may_act = clone::ignored();
-        let argument = (&raw mut self).cast::<c_void>();
+        let child_tid = &raw mut self.pid;
+        let argument = ptr::from_mut(self).cast::<c_void>();
         // SAFETY: `child_main` does not return into our frames; its stack is lent to it until it has exec'd or ended, which
         // CLONE_VFORK waits for; so long `self` lives and this thread does not touch it. Without CLONE_SIGHAND and
         // CLONE_FILES it changes no action or fd of ours.
-        let cloned = unsafe { clone::clone3(flags, cgroup, &stack, child_main, argument) };
+        let cloned = unsafe { clone::clone3(flags, cgroup, child_tid, &stack, child_main, argument) };
         let in_cgroup = cgroup.is_some() && cloned.is_some();
-        let result = cloned.unwrap_or_else(|| {
-            self.may_act = clone::EVERY_SIGNAL;
-            let argument = (&raw mut self).cast::<c_void>();
-            // SAFETY: as above.
-            unsafe { clone::clone(flags, &stack, child_main, argument) }
-        });
-        set_mask(&before, None)?;
-        let (pid, pidfd) = result?;
+        let (pid, pidfd) = match cloned {
+            Some(result) => result?,
+            None => {
+                let mut before = 0u64;
+                // The child has our handlers, and none may run in it: all signals are blocked, also those the C library
+                // keeps for itself and strips from its own calls.
+                set_mask(&u64::MAX, Some(&mut before))?;
+                self.may_act = clone::EVERY_SIGNAL;
+                let argument = ptr::from_mut(self).cast::<c_void>();
+                // SAFETY: as above.
+                let result = unsafe { clone::clone(flags, &stack, child_main, argument) };
+                set_mask(&before, None)?;
+                result?
+            }
+        };
+        clone::learn_ignored();
         // SAFETY: CLONE_PIDFD (Linux 5.2) stored a new fd there that nobody else owns.
         Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }, in_cgroup))
     }
@@ -229,7 +234,7 @@ extern "C" fn child_main(argument: *mut c_void) -> c_int {
     // SAFETY: `clone_child` passes its own `Armed`, which lives and is left alone while it is suspended.
     let armed = unsafe { &mut *argument.cast::<Armed<'_>>() };
     let Err(report) = prepare_and_exec(armed);
-    tell(armed.status, report);
+    armed.status.tell(report);
     // SAFETY: ends the child without running anything of ours.
     unsafe { libc::_exit(127) }
 }
@@ -244,57 +249,36 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Reported<Infallible> {
     let keep = FIRST_FD.wrapping_add(armed.fds.len() as RawFd);
     mark_the_rest(armed, keep)?;
     if let Some(filter) = &armed.plan.filter {
-        wish(armed.status, filter::install(filter, armed.channel))?;
+        wish(&mut armed.status, filter::install(filter, armed.channel))?;
     }
     oom_score(armed)?;
     if let Some(nice) = armed.plan.nice {
         // SAFETY: plain integers; 0 is the calling process.
         let result = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) };
-        wish(armed.status, check(ChildStep::Nice, result))?;
+        wish(&mut armed.status, check(ChildStep::Nice, result))?;
     }
     if let Some(umask) = armed.plan.umask {
         // SAFETY: a plain integer; it cannot fail.
         unsafe { libc::syscall(libc::SYS_umask, umask) };
     }
-    limits::set(armed.status, armed.limits)?;
+    limits::set(&mut armed.status, armed.limits)?;
     change_identity(&armed.plan.identity)?;
     if let Some(directory) = armed.directory {
         // SAFETY: a C string of `Prepared`.
         check(ChildStep::Directory, unsafe { libc::syscall(libc::SYS_chdir, directory) })?;
     }
     reset_signals(armed.may_act, armed.plan.ignore_sigpipe)?;
+    if armed.pid == 0 {
+        // SAFETY: takes nothing, cannot fail; the kernel limits pids to 22 bits.
+        armed.pid = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
+    }
     for room in &armed.pid_rooms {
-        write_pid(*room);
+        write_pid(*room, armed.pid);
     }
     if set_mask(&0, None).is_err() {
         return Err(StepReport { step: ChildStep::Signals, errno: errno(), detail: 0 });
     }
     execute(armed)
-}
-
-fn errno() -> i32 {
-    // SAFETY: the address of this thread's errno, always valid. With CLONE_VM it is the suspended parent's.
-    unsafe { *libc::__errno_location() }
-}
-
-fn check(step: ChildStep, result: c_long) -> Reported<c_long> {
-    if result < 0 { Err(StepReport { step, errno: errno(), detail: 0 }) } else { Ok(result) }
-}
-
-fn tell(status: RawFd, report: StepReport) {
-    let words = report.to_words();
-    // SAFETY: twelve bytes of this frame. A pipe takes them at once; if nobody reads, nobody can be told.
-    unsafe { libc::syscall(libc::SYS_write, status, words.as_ptr(), REPORT_BYTES) };
-}
-
-/// Lets go a wish that we have not the right to grant, and says so.
-fn wish(status: RawFd, result: Reported<c_long>) -> Reported<()> {
-    match result {
-        Err(report) if report.step.is_a_wish(report.errno) => tell(status, report),
-        Err(report) => return Err(report),
-        Ok(_) => {}
-    }
-    Ok(())
 }
 
 /// Moves all above the target range first, since a source may sit on another one's target; then down. A source is then
@@ -306,7 +290,7 @@ fn pass_fds(armed: &mut Armed<'_>) -> Reported<()> {
         .fds
         .iter_mut()
         .chain(stdio)
-        .chain([&mut armed.status, &mut armed.channel])
+        .chain([&mut armed.status.pipe, &mut armed.channel])
         .filter(|fd| (0..above).contains(&**fd))
     {
         // SAFETY: plain integers; a bad fd is EBADF.
@@ -368,7 +352,7 @@ fn mark_the_rest(armed: &Armed<'_>, first: RawFd) -> Reported<()> {
     Ok(())
 }
 
-fn oom_score(armed: &Armed<'_>) -> Reported<()> {
+fn oom_score(armed: &mut Armed<'_>) -> Reported<()> {
     let Some(text) = armed.oom_score else { return Ok(()) };
     let (path, flags) = (c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
     // SAFETY: a constant C string.
@@ -377,7 +361,7 @@ fn oom_score(armed: &Armed<'_>) -> Reported<()> {
         // SAFETY: the bytes of a live string with their length.
         check(ChildStep::OomScore, unsafe { libc::syscall(libc::SYS_write, fd, text.as_ptr(), text.len()) })
     });
-    wish(armed.status, result)
+    wish(&mut armed.status, result)
 }
 
 /// Raw calls: the C library's change every thread of the process, by signals, and with CLONE_VM it would take ours
@@ -422,9 +406,8 @@ fn reset_signals(may_act: u64, ignore_sigpipe: bool) -> Reported<()> {
     Ok(())
 }
 
-fn write_pid(room: *mut u8) {
-    // SAFETY: takes nothing, cannot fail.
-    let mut rest = unsafe { libc::syscall(libc::SYS_getpid) };
+fn write_pid(room: *mut u8, pid: i32) {
+    let mut rest = pid;
     let mut digits = 1usize;
     let mut power = rest / 10;
     while power > 0 {

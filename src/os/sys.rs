@@ -13,6 +13,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::OnceLock;
 
 use nix::sys::signal::SigSet;
 use nix::sys::socket::SockaddrStorage;
@@ -217,11 +218,12 @@ pub fn signal_set(signals: impl IntoIterator<Item = Signal>) -> SigSet {
     unsafe { SigSet::from_sigset_t_unchecked(set.assume_init()) }
 }
 
-/// Whether close_range(2) with CLOSE_RANGE_CLOEXEC works: Linux 5.11, and no sandbox that forbids it.
+/// Whether close_range(2) with CLOSE_RANGE_CLOEXEC works: Linux 5.11, and no sandbox that forbids it. Asked once.
 pub fn can_mark_ranges() -> bool {
-    let last = libc::c_uint::MAX;
+    static CAN: OnceLock<bool> = OnceLock::new();
+    let (last, flags) = (libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     // SAFETY: plain integers; no process can have a fd of this number, so nothing is marked.
-    unsafe { libc::syscall(libc::SYS_close_range, last, last, libc::CLOSE_RANGE_CLOEXEC) == 0 }
+    *CAN.get_or_init(|| unsafe { libc::syscall(libc::SYS_close_range, last, last, flags) == 0 })
 }
 
 /// Closes all fds but 0, 1 and 2 by close_range(2) (Linux 5.9). To be called at the very beginning of a program, when

@@ -80,15 +80,16 @@ pub(super) type ChildMain = extern "C" fn(*mut c_void) -> c_int;
 /// A process that runs: its number, and the fd that stands for it.
 pub(super) type Cloned = (i32, RawFd);
 
-/// clone3(2) with a child that has no handlers and begins in the cgroup of this fd. `flags` are those of clone(2), without
-/// the signal. It returns `None` where it cannot be used, now or at all; the caller then uses clone(2).
+/// clone3(2) with a child that has no handlers, begins in the cgroup of this fd and finds its pid in `child_tid`. `flags`
+/// are those of clone(2), without the signal. It returns `None` where it cannot be used, now or at all; the caller then uses clone(2).
 ///
 /// # Safety
 /// As clone(2): `argument` is for `main`, which must not return, and shares our memory under CLONE_VM, so that
-/// CLONE_VFORK has to be among the flags as well.
+/// CLONE_VFORK has to be among the flags as well. `child_tid` must be valid as long.
 pub(super) unsafe fn clone3(
     flags: c_int,
     cgroup: Option<RawFd>,
+    child_tid: *mut i32,
     stack: &Lent,
     main: ChildMain,
     argument: *mut c_void,
@@ -99,7 +100,8 @@ pub(super) unsafe fn clone3(
     let mut pidfd: RawFd = -1;
     let into = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
     let arguments = CloneArguments {
-        flags: flags as u64 | CLONE_CLEAR_SIGHAND | into,
+        flags: (flags | libc::CLONE_CHILD_SETTID) as u64 | CLONE_CLEAR_SIGHAND | into,
+        child_tid: child_tid.expose_provenance() as u64,
         pidfd: (&raw mut pidfd).expose_provenance() as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.base.expose_provenance() as u64,
@@ -129,16 +131,17 @@ fn is_for_good(errno: i32) -> bool {
     matches!(errno, libc::ENOSYS | libc::EINVAL | libc::E2BIG | libc::EPERM)
 }
 
-/// The signals that may be ignored in a child of [`clone3`]. The first one resets them all, which is as fast as looking; we
-/// change none after that.
+/// The signals that may be ignored in a child of [`clone3`]. The first one resets them all, which is as fast as looking.
 pub(super) fn ignored() -> u64 {
-    let known = IGNORED.load(Relaxed);
-    if known != EVERY_SIGNAL || !HAS_CLONED.load(Relaxed) {
-        return known;
+    IGNORED.load(Relaxed)
+}
+
+/// To be called when a process was started and nobody waits: looks which signals the next one has to reset. We change none
+/// after that.
+pub(super) fn learn_ignored() {
+    if HAS_CLONED.load(Relaxed) && IGNORED.load(Relaxed) == EVERY_SIGNAL {
+        IGNORED.store(ignored_now(), Relaxed);
     }
-    let now = ignored_now();
-    IGNORED.store(now, Relaxed);
-    now
 }
 
 /// The signals that are ignored now, a bit for each. Raw, since the C library refuses those it uses itself.

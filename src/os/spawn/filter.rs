@@ -11,8 +11,9 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
 };
 
+use super::failure;
 use super::report::{ChildStep, Reported, StepReport};
-use super::{check, failure};
+use super::status::check;
 use crate::core::StartFailure;
 
 /// Our end and that of the child.

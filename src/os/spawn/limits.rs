@@ -1,7 +1,6 @@
 //! Resource limits (setrlimit(2)): those of a child, and our own of open files.
 
 use std::io;
-use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -9,7 +8,7 @@ use libc::{c_long, c_uint};
 use nix::errno::Errno;
 
 use super::report::{ChildStep, Reported, StepReport};
-use super::{check, wish};
+use super::status::{Status, check, wish};
 use crate::config::{Limit, Resource};
 
 /// The soft limit of open files that we were started with, if we have raised it.
@@ -96,9 +95,11 @@ fn put(resource: Resource, limit: Rlimit) -> c_long {
 
 /// Sets limits like systemd's setrlimit_closest(): where the hard limit may not be raised, the values are lowered to
 /// it.
-pub(super) fn set(status: RawFd, limits: &[(Resource, Rlimit)]) -> Reported<()> {
+pub(super) fn set(status: &mut Status, limits: &[(Resource, Rlimit)]) -> Reported<()> {
     // This takes no lock. Somebody may have changed ours since (prlimit(1)), and to have less is always allowed.
-    if let (Some(soft), (0, ours)) = (OPEN_FILES.get(), get(Resource::Nofile)) {
+    if let Some(soft) = OPEN_FILES.get()
+        && let (0, ours) = get(Resource::Nofile)
+    {
         check(ChildStep::Limit, put(Resource::Nofile, Rlimit { soft: ours.soft.min(*soft), ..ours }))?;
     }
     let mut detail = 0u32;

@@ -1,7 +1,7 @@
 //! Starts real programs. What a child got is read from /proc by us, so that no shell's own fds and signals show.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -123,15 +123,13 @@ fn without_close_range_the_fds_are_marked_one_by_one() {
     alone("os::spawn::tests::without_close_range_the_fds_are_marked_one_by_one", || {
         let (one, two) = nix::unistd::pipe().expect("a pipe");
         let plan = plan(&["sleep", "60"]);
-        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        let (status, pipe) = Status::new(true).expect("a pipe");
         let mut prepared = Prepared::new(&plan).expect("prepares");
         prepared.ours = Some(our_fds().expect("/proc"));
-        let (pid, pidfd, in_cgroup) =
-            prepared.arm(&plan, writer.as_raw_fd(), -1).clone_child().expect("starts");
-        drop((writer, one, two));
-        let mut report = Vec::new();
-        File::from(reader).read_to_end(&mut report).expect("a pipe");
-        assert_eq!(report, b"");
+        let mut armed = prepared.arm(&plan, status, -1);
+        let (pid, pidfd, in_cgroup) = armed.clone_child().expect("starts");
+        drop((one, two));
+        assert_eq!(armed.status.read(pipe).expect("a pipe"), []);
         let running = Running(Child { pid, pidfd, shortfalls: Vec::new(), in_cgroup, listener: None });
         running.has_fds(&[0, 1, 2]);
     });
@@ -233,7 +231,7 @@ fn its_own_pid_group_and_parent() {
 #[test]
 fn digits_of_any_pid() {
     let mut room = [0u8; PID_ROOM];
-    write_pid(room.as_mut_ptr());
+    write_pid(room.as_mut_ptr(), std::process::id().cast_signed());
     assert_eq!(
         std::str::from_utf8(&room).expect("text").trim_end_matches('\0'),
         std::process::id().to_string()
