@@ -81,7 +81,7 @@
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/:
 //!                       open.rs (all that is needed before a server is started), configuration.rs (the one in force, and the
 //!                       one that a swap has read anew), reread.rs, ask.rs (questions to the kernel or a server),
-//!                       woken.rs (events of a poll by source)
+//!                       ended.rs (processes that have), woken.rs (events of a poll by source)
 //!   listeners.rs        owns the held sockets; in os/listeners/: slots.rs (which are watched, and which gets new
 //!                       connections), damages.rs (what servers do to them is repaired), rescue.rs (connections of a slot
 //!                       without a server are moved), strangers.rs (others in our groups), paths.rs (inotify), queues.rs
@@ -117,11 +117,11 @@
 //!                       from), local.rs (AF_UNIX; node.rs: its paths),
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
 //!                       in the way), error.rs; slots.rs: what the sockets of one address can do, each kind in its
-//!                       own way: one.rs, one socket for all generations; group.rs, those of TCP and
-//!                       UDP, with group/renew.rs (UDP: one for each client), order.rs (the kernel's order of the
-//!                       members), program.rs (BPF) and restore.rs (what a server set is undone); nodes.rs: those of
-//!                       AF_UNIX, nodes/hidden.rs their directory; beside.rs: one family of a port, beside the socket of
-//!                       another; target.rs: the address where clients find a slot
+//!                       own way: one.rs, one socket for all generations; group.rs, those of TCP and UDP, with
+//!                       group/ready.rs (one for a generation), group/renew.rs (UDP: one for each client), order.rs (the
+//!                       kernel's order of the members), program.rs (BPF) and restore.rs (what a server set is undone);
+//!                       nodes.rs: those of AF_UNIX, nodes/hidden.rs their directory; beside.rs: one family of a port,
+//!                       beside the socket of another; target.rs: the address where clients find a slot
 //!   notify.rs           NOTIFY_SOCKET of a generation; in os/notify/: place.rs (its file); fd_store.rs: what it hands
 //!                       us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
@@ -137,7 +137,8 @@
 //!   warning.rs          the texts of what the shell logs by itself
 //!   logger.rs           our lines on stderr
 //!   sys.rs              system calls that nix lacks (unsafe); in os/sys/, unsafe as well: seccomp.rs (those of
-//!                       os/intercept), attribute.rs (extended attributes), memory.rs (of the allocator)
+//!                       os/intercept), attribute.rs (extended attributes), memory.rs (of the allocator),
+//!                       options.rs (of sockets)
 //! ```
 //!
 //! Imports go one way: `main -> cli, client, os, units`; `units -> cli, config, os`;

@@ -171,6 +171,13 @@ impl Listeners {
         self.arm();
     }
 
+    /// To be called while nobody waits, when the first server was started.
+    pub fn learn_options(&self) {
+        for socket in self.held() {
+            socket.learn_options();
+        }
+    }
+
     /// How long the loop may sleep, if no event comes, before the listeners have something to do.
     pub fn patience(&self) -> Option<Duration> {
         let strangers = self.may_strangers_move_us().then_some(strangers::STRANGERS);

@@ -45,9 +45,17 @@ pub enum Reaped {
     NoChildren,
 }
 
-/// Reaps one child of any kind without waiting. As SIGCHLD merges, it is called until there is none.
-pub fn next() -> io::Result<Reaped> {
-    match sys::wait_any() {
+/// Reaps one child of any kind without waiting, after the caller has looked at what is left of it. As SIGCHLD merges, it is
+/// called until there is none.
+pub fn next(look: impl FnOnce(i32)) -> io::Result<Reaped> {
+    let ended = match sys::ended_child() {
+        Ok(Some(pid)) => {
+            look(pid);
+            sys::wait_any()
+        }
+        nobody => nobody.map(|_| None),
+    };
+    match ended {
         Ok(Some(waited)) => Ok(Reaped::Ended(waited)),
         Ok(None) => Ok(Reaped::NoneYet),
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(Reaped::NoChildren),
@@ -373,7 +381,7 @@ mod tests {
     }
 
     fn next_end() -> Waited {
-        eventually("a child ends", || match next().expect("waitid") {
+        eventually("a child ends", || match next(|_| {}).expect("waitid") {
             Reaped::Ended(waited) => Some(waited),
             Reaped::NoneYet => None,
             Reaped::NoChildren => panic!("there is a child"),
@@ -383,7 +391,7 @@ mod tests {
     #[test]
     fn exits_are_told_apart() {
         alone("os::reap::tests::exits_are_told_apart", || {
-            assert_eq!(next().expect("waitid"), Reaped::NoChildren);
+            assert_eq!(next(|_| {}).expect("waitid"), Reaped::NoChildren);
             for (script, exit) in [
                 ("exit 7", Exit::Code(7)),
                 ("kill -TERM $$", Exit::Signal { signal: Signal::TERM, core: false }),
@@ -398,7 +406,7 @@ mod tests {
                 assert!(!signal_main(&child.pidfd, Signal::TERM).expect("ESRCH is no error"));
             }
             let child = start(&["sleep", "60"]);
-            assert_eq!(next().expect("waitid"), Reaped::NoneYet);
+            assert_eq!(next(|_| {}).expect("waitid"), Reaped::NoneYet);
             assert!(signal_main(&child.pidfd, Signal::KILL).expect("may signal"));
             assert_eq!(next_end().exit, Exit::Signal { signal: Signal::KILL, core: false });
         });
@@ -420,7 +428,7 @@ mod tests {
             assert_eq!(next_end().pid, orphan);
             assert!(!group_lives(&child.pidfd, child.pid).expect("may look"));
             assert!(!signal_group(&child.pidfd, child.pid, Signal::TERM).expect("may look"));
-            assert_eq!(next().expect("waitid"), Reaped::NoChildren);
+            assert_eq!(next(|_| {}).expect("waitid"), Reaped::NoChildren);
         });
     }
 
@@ -434,7 +442,9 @@ mod tests {
             eventually("all sleep", || (descendants().expect("/proc").len() >= 4).then_some(()));
             std::thread::park_timeout(Duration::from_millis(20));
             assert!(sweep(Signal::KILL).expect("/proc") >= 4);
-            eventually("all are gone", || (next().expect("waitid") == Reaped::NoChildren).then_some(()));
+            eventually("all are gone", || {
+                (next(|_| {}).expect("waitid") == Reaped::NoChildren).then_some(())
+            });
         });
     }
 

@@ -3,6 +3,7 @@
 
 mod ask;
 mod configuration;
+mod ended;
 mod open;
 mod reread;
 mod woken;
@@ -16,23 +17,23 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::time::{ClockId, clock_gettime};
 
-use super::children::{Children, Ended, Store};
+use super::children::{Children, Store};
 use super::control::server::ControlServer;
 use super::fd_store::FdStore;
 use super::listeners::{ListenerContext, Listeners};
 use super::manager::ManagerSocket;
 use super::outbox::Outbox;
 use super::questions::Questions;
-use super::reap::{self, Reaped};
+use super::reap;
 use super::signal::{self, ReceivedSignal, Signals};
 use super::snapshot;
-use super::sys::{self, Waited, memory};
+use super::sys::memory;
 use super::tokens;
 use super::warning::{Told, Warn};
 use crate::config::{CommandList, Config, Instance, Signal};
 use crate::core::{
-    Action, ClientId, Command, End, Event, Exit, GenerationId, Reply, RunOutcome, Sender, SlotId,
-    StartFailure, Supervisor, Terminal, Time,
+    Action, ClientId, Command, End, Event, GenerationId, Reply, RunOutcome, Sender, SlotId, StartFailure,
+    Supervisor, Terminal, Time,
 };
 use configuration::Configuration;
 use woken::Woken;
@@ -219,75 +220,6 @@ impl Shell {
         }
     }
 
-    fn on_main_gone(&mut self, generation: GenerationId) {
-        if self.children.lost_main(generation) {
-            self.with_listeners(Listeners::mend_sockets);
-            // Only its parent knows its exit status.
-            let event = self.main_ended(generation, Exit::Code(0));
-            self.outbox.push(event);
-            self.dispatch();
-        }
-    }
-
-    fn reap(&mut self) {
-        let has_children = loop {
-            if let Some(pid) = sys::ended_child() {
-                self.children.look_at(pid);
-            }
-            match reap::next() {
-                Ok(Reaped::Ended(waited)) => self.on_reaped(&waited),
-                Ok(Reaped::NoneYet) => break true,
-                Ok(Reaped::NoChildren) => break false,
-                Err(error) => {
-                    Warn::WaitForChildren.because(error);
-                    break true;
-                }
-            }
-        };
-        for generation in self.children.cleared(has_children) {
-            // Workers may outlive the main process.
-            self.with_listeners(Listeners::mend_sockets);
-            self.outbox.push(Event::Cleared { generation });
-            self.dispatch();
-        }
-        if self.state.is_sweeping && !has_children {
-            self.state.is_sweeping = false;
-            self.outbox.push(Event::Childless);
-            self.dispatch();
-        }
-    }
-
-    fn on_reaped(&mut self, waited: &Waited) {
-        // What it sent last is there by now, also where poll had not seen it yet; MAINPID= may be part of it.
-        if let Some(generation) = self.children.generation_of(waited.pid) {
-            self.receive(generation);
-        }
-        // So is what it bound last, which is told before the call is let through.
-        self.on_intercepted();
-        let event = match self.children.reaped(waited.pid, waited.exit) {
-            Ended::Main(generation) => {
-                self.with_listeners(Listeners::mend_sockets);
-                self.main_ended(generation, waited.exit)
-            }
-            Ended::Command(generation) => Event::CommandEnded { generation, end: End::Exited(waited.exit) },
-            Ended::Other if self.listeners.on_relay_gone(waited.pid) => return,
-            Ended::Other => return log::debug!("reaped process {}, which a server left behind", waited.pid),
-        };
-        self.outbox.push(event);
-        self.dispatch();
-    }
-
-    /// Reports the end of a main process, unless a successor took its place.
-    fn main_ended(&mut self, generation: GenerationId, exit: Exit) -> Event {
-        match self.children.successor(generation, exit) {
-            Some(pid) => {
-                self.watch_main(generation);
-                Event::MainChanged { generation, pid: pid.unsigned_abs() }
-            }
-            None => Event::Exited { generation, exit },
-        }
-    }
-
     fn on_signal(&mut self, received: &ReceivedSignal) {
         // SIGCHLD only woke us: children are reaped at every turn.
         if received.signal.number() == libc::SIGCHLD {
@@ -334,6 +266,18 @@ impl Shell {
     }
 
     fn apply(&mut self, action: Action) {
+        let concerns_sockets = !matches!(
+            action,
+            Action::Tell(_)
+                | Action::TellManager(_)
+                | Action::Kill { .. }
+                | Action::AwaitClear { .. }
+                | Action::Forget { .. }
+                | Action::Spawn { .. }
+        );
+        if concerns_sockets {
+            self.with_listeners(Listeners::mend_sockets);
+        }
         match action {
             Action::Spawn { generation, index, slot } => self.spawn(generation, index, slot),
             Action::Run { generation, command, outcome, slot } => {
@@ -393,7 +337,7 @@ impl Shell {
             let non_blocking = self.configuration.next().launcher.non_blocking();
             // Before anything of ours ran, nobody can be a stranger.
             if self.state.is_announced {
-                self.with_listeners(Listeners::look_for_strangers);
+                self.listeners.expect_strangers();
             }
             let interceptor = self.with_listeners(|listeners, cx| {
                 listeners.ready_slot(slot, non_blocking, cx)?;
@@ -401,6 +345,11 @@ impl Shell {
             })?;
             Ok((self.children.start(generation, main, None, &self.store)?, interceptor))
         });
+        // Nobody waits for the rest: the process runs.
+        self.with_listeners(Listeners::look_for_unseen_strangers);
+        if !self.state.is_announced {
+            self.listeners.learn_options();
+        }
         // A slot may have a new socket.
         self.listeners.arm();
         let event = match started {

@@ -6,8 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use nix::errno::Errno;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{getpid, getsid};
+use nix::unistd::{self, getpid, getsid};
 
 use super::sys::{self, Disposition};
 use crate::config::Signal;
@@ -16,6 +17,10 @@ use crate::core::{Sender, Terminal};
 /// The si_code of kill(2) and of the kernel (<asm-generic/siginfo.h>); other calls have negative ones.
 const SI_USER: i32 = 0;
 const SI_KERNEL: i32 = 0x80;
+
+/// The size of a struct signalfd_siginfo (signalfd(2)), and how many are read by one call.
+const SIGINFO_BYTES: usize = 128;
+const MOST_AT_ONCE: usize = 8;
 
 /// The signals that supervise acts on or passes on ("Signals" in docs/guide.md), besides the real-time ones.
 /// Signals that report a fault of our own (SIGSEGV and so on) keep their action.
@@ -84,15 +89,25 @@ impl Signals {
         Ok((Self { fd, had_tty: open_tty().is_ok() }, hup_ignored))
     }
 
-    /// The next signal; `None` when none is pending.
-    pub fn read(&self) -> io::Result<Option<ReceivedSignal>> {
-        let Some(info) = self.fd.read_signal()? else { return Ok(None) };
-        let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(Signal::from_number) else {
-            return Ok(None);
-        };
-        let session = getsid(None).map_or(0, nix::unistd::Pid::as_raw);
-        let sender = sender(info.ssi_code, info.ssi_pid, session);
-        Ok(Some(ReceivedSignal { signal, sender }))
+    /// The signals that are pending now. The kernel gives as many as there are at once, so that a read that is not full has
+    /// left none.
+    pub fn read(&self) -> io::Result<Vec<ReceivedSignal>> {
+        let mut received = Vec::new();
+        loop {
+            let mut bytes = [0u8; MOST_AT_ONCE * SIGINFO_BYTES];
+            let length = match unistd::read(&self.fd, &mut bytes) {
+                Ok(length) => length,
+                Err(Errno::EAGAIN) => return Ok(received),
+                Err(errno) if received.is_empty() => return Err(errno.into()),
+                // The next read says so again.
+                Err(_) => return Ok(received),
+            };
+            let infos = bytes[..length].as_chunks::<SIGINFO_BYTES>().0;
+            received.extend(infos.iter().filter_map(|info| received_signal(info)));
+            if infos.len() < MOST_AT_ONCE {
+                return Ok(received);
+            }
+        }
     }
 
     /// The state of the terminal that supervise was started from. Only open(2) of /dev/tty shows it: a session keeps
@@ -114,6 +129,16 @@ impl AsFd for Signals {
 /// Stops this process as SIGTSTP would have; returns after SIGCONT.
 pub fn suspend() -> io::Result<()> {
     sys::kill(getpid().as_raw(), Some(Signal::STOP))
+}
+
+/// ssi_signo, ssi_code and ssi_pid of struct signalfd_siginfo.
+fn received_signal(info: &[u8; SIGINFO_BYTES]) -> Option<ReceivedSignal> {
+    let [number, _errno, code, pid, ..] = info.as_chunks::<4>().0 else { return None };
+    let signal = Signal::from_number(i32::from_ne_bytes(*number))?;
+    let code = i32::from_ne_bytes(*code);
+    // Else it does not matter who leads our session, as with each end of a child.
+    let session = if code == SI_USER { getsid(None).map_or(0, unistd::Pid::as_raw) } else { 0 };
+    Some(ReceivedSignal { signal, sender: sender(code, u32::from_ne_bytes(*pid), session) })
 }
 
 fn sender(code: i32, pid: u32, session: i32) -> Sender {
@@ -147,13 +172,13 @@ mod tests {
             sys::set_disposition(child, Disposition::Ignore).expect("as a careless parent");
             let (signals, hup_ignored) = Signals::open().expect("a signalfd");
             assert_eq!(hup_ignored, HupIgnored(false));
-            assert_eq!(signals.read().expect("not an error"), None);
+            assert_eq!(signals.read().expect("not an error"), []);
             let own = getpid().as_raw();
             for number in READ.into_iter().chain([libc::SIGRTMIN(), libc::SIGRTMAX()]) {
                 // SIGCONT discards pending stop signals and the other way round, hence one at a time.
                 let signal = Signal::from_number(number).expect("a signal");
                 sys::kill(own, Some(signal)).expect("may signal itself");
-                let received = eventually("it arrives", || signals.read().expect("not an error"));
+                let received = eventually("it arrives", || signals.read().expect("not an error").pop());
                 assert_eq!((received.signal, received.sender), (signal, Sender::Process));
             }
             for (number, disposition) in ACTIONS {
@@ -170,7 +195,7 @@ mod tests {
             let (signals, hup_ignored) = Signals::open().expect("a signalfd");
             assert_eq!(hup_ignored, HupIgnored(true));
             sys::kill(getpid().as_raw(), Some(Signal::HUP)).expect("may signal itself");
-            let received = eventually("it arrives", || signals.read().expect("not an error"));
+            let received = eventually("it arrives", || signals.read().expect("not an error").pop());
             assert_eq!(received.signal, Signal::HUP);
         });
     }
@@ -186,7 +211,7 @@ mod tests {
             suspend().expect("may stop itself");
             assert!(shell.wait().expect("ours").success(), "it saw us stopped");
             let cont = eventually("SIGCONT", || {
-                signals.read().expect("not an error").filter(|r| r.signal == Signal::CONT)
+                signals.read().expect("not an error").pop_if(|r| r.signal == Signal::CONT)
             });
             assert_eq!(cont.sender, Sender::Process);
         });

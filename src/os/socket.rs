@@ -32,7 +32,6 @@ use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
@@ -247,13 +246,7 @@ fn own_address(fd: &OwnedFd) -> nix::Result<(String, Option<u16>)> {
 
 /// O_NONBLOCK belongs to the open file description, so this changes it for every process that has the socket.
 pub fn set_non_blocking(socket: &OwnedFd, on: bool) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
-    let mut wanted = flags;
-    wanted.set(OFlag::O_NONBLOCK, on);
-    if wanted != flags {
-        fcntl(socket, FcntlArg::F_SETFL(wanted))?;
-    }
-    Ok(())
+    super::sys::set_non_blocking(socket, on)
 }
 
 #[cfg(test)]

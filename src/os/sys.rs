@@ -6,6 +6,7 @@
 
 pub mod attribute;
 pub mod memory;
+mod options;
 pub mod seccomp;
 
 use std::io;
@@ -20,6 +21,10 @@ use nix::sys::socket::SockaddrStorage;
 
 use crate::config::Signal;
 use crate::core::Exit;
+pub use options::{
+    OptionBytes, copy_option, drops, int_option, is_same_option, option, set_int_option, set_non_blocking,
+    socket_buffers, tcp_listen_queue,
+};
 
 /// PIDFD_SIGNAL_PROCESS_GROUP of <linux/pidfd.h>, Linux 6.9.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
@@ -107,15 +112,15 @@ pub fn wait_any() -> io::Result<Option<Waited>> {
     waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG)
 }
 
-/// A child that has ended, without reaping it.
-pub fn ended_child() -> Option<i32> {
-    let waited = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
-    waited.ok().flatten().map(|waited| waited.pid)
+/// A child that has ended, without reaping it. ECHILD: we have no child at all.
+pub fn ended_child() -> io::Result<Option<i32>> {
+    let waited = waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)?;
+    Ok(waited.map(|waited| waited.pid))
 }
 
 /// Whether we have a child of any kind, zombies included, by one call instead of eight reads of /proc.
 pub fn has_children() -> io::Result<bool> {
-    match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
+    match ended_child() {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(false),
         Err(error) => Err(error),
@@ -234,31 +239,6 @@ pub fn close_inherited() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// setsockopt(2) with an int, for options without a type in nix.
-pub fn set_int_option(
-    socket: impl AsFd,
-    level: libc::c_int,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
-    let length = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: `value` is readable for `length` bytes, and the borrow keeps the fd open.
-    let result = unsafe {
-        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// getsockopt(2) with an int.
-pub fn int_option(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
-    let mut value: libc::c_int = 0;
-    let mut length = size_of_val(&value) as libc::socklen_t;
-    let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: `value` is writable for `length` bytes, and the borrow keeps the fd open.
-    let result = unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut length) };
-    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
-}
-
 /// setsockopt(2) with SO_ATTACH_REUSEPORT_CBPF (socket(7), Linux 4.5), on any member for its whole group. EINVAL: not bound
 /// with SO_REUSEPORT. EPERM: SO_LOCK_FILTER is set on this member.
 pub fn attach_reuseport_program(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
@@ -290,43 +270,6 @@ fn attach(socket: impl AsFd, name: libc::c_int, program: &[libc::sock_filter]) -
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Copies a socket option of up to 64 bytes from `model` to `target` where they differ. One that `model` lacks is left
-/// alone.
-pub fn copy_option(
-    model: impl AsFd,
-    target: impl AsFd,
-    level: libc::c_int,
-    name: libc::c_int,
-) -> io::Result<()> {
-    let Ok((value, length)) = option(model, level, name) else { return Ok(()) };
-    if option(&target, level, name)? == (value, length) {
-        return Ok(());
-    }
-    let target = target.as_fd().as_raw_fd();
-    // SAFETY: `value` is readable for `length` bytes, which getsockopt(2) made no larger than it is; the borrow keeps the
-    // fd open.
-    let result = unsafe { libc::setsockopt(target, level, name, value.as_ptr().cast(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Whether an option has the same value on two sockets, or neither has it.
-pub fn is_same_option(one: impl AsFd, other: impl AsFd, level: libc::c_int, name: libc::c_int) -> bool {
-    option(one, level, name).ok() == option(other, level, name).ok()
-}
-
-fn option(
-    socket: impl AsFd,
-    level: libc::c_int,
-    name: libc::c_int,
-) -> io::Result<([u8; 64], libc::socklen_t)> {
-    let mut value = [0u8; 64];
-    let mut length = size_of_val(&value) as libc::socklen_t;
-    let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: `value` is writable for `length` bytes, and the borrow keeps the fd open.
-    let result = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
-    if result == 0 { Ok((value, length)) } else { Err(io::Error::last_os_error()) }
-}
-
 /// socket(2) with SOCK_CLOEXEC and any protocol number; nix has neither UDP-Lite nor MPTCP.
 pub fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: plain integers; the call touches no memory of ours.
@@ -353,40 +296,6 @@ pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
     // SAFETY: listen(2) takes no pointers, and the borrow keeps the fd open.
     let result = unsafe { libc::listen(socket.as_fd().as_raw_fd(), backlog) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Connections in the accept queue of a listening TCP socket, and the limit of that queue: for a listener the kernel
-/// reports them as tcpi_unacked and tcpi_sacked of TCP_INFO (Linux 2.6.32).
-pub fn tcp_listen_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
-    // The beginning of struct tcp_info (linux/tcp.h): eight bytes of flags, then u32 fields, of which these are the
-    // fifth and the sixth.
-    let [.., unacked, sacked] = numbers::<8>(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
-    Ok((unacked, sacked))
-}
-
-/// What the kernel has dropped at a socket since it was made: at a listening TCP socket SYNs and the last ACKs of
-/// handshakes that found its queue full, and strays (Linux 4.12).
-pub fn drops(socket: impl AsFd) -> io::Result<u32> {
-    // The last number of linux/sock_diag.h, SK_MEMINFO_DROPS.
-    let [.., drops] = numbers::<9>(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
-    Ok(drops)
-}
-
-/// The first N numbers of a socket option. The kernel fills no more than the given room.
-fn numbers<const N: usize>(socket: impl AsFd, level: i32, option: i32) -> io::Result<[u32; N]> {
-    let mut info = [0u32; N];
-    let mut length = size_of_val(&info) as libc::socklen_t;
-    // SAFETY: `info` is writable for `length` bytes, any bytes are valid u32s, and the borrow keeps the fd open.
-    let result = unsafe {
-        libc::getsockopt(socket.as_fd().as_raw_fd(), level, option, info.as_mut_ptr().cast(), &raw mut length)
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if (length as usize) < size_of_val(&info) {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(info)
 }
 
 /// The IP address and port; `None` for another family.

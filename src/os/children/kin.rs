@@ -145,9 +145,13 @@ impl Kin {
 
 impl Children {
     /// A child of ours has ended and is about to be reaped: the last moment in which its session can be read. Where it
-    /// was a main process or a command, those that have become our children by its end are looked at as well.
+    /// was a main process or a command, those that have become our children by its end are looked at as well. Where no child
+    /// of ours lives there is nobody whose generation this could tell.
     pub fn look_at(&mut self, pid: i32) {
-        if let Some(generation) = self.generation_of(pid).filter(|_| sys::has_living_children()) {
+        if !sys::has_living_children() {
+            return;
+        }
+        if let Some(generation) = self.generation_of(pid) {
             self.strays_of(generation);
         }
         self.owner(pid);

@@ -99,7 +99,10 @@ fn wait(pidfd: &OwnedFd, timeout: Span, signals: Option<&Signals>) -> Result<Wai
 
 /// The first pending signal that ends supervise; others are dropped, as no server runs that could get them.
 fn asked_to_end(signals: &Signals) -> Option<Signal> {
-    std::iter::from_fn(|| signals.read().ok().flatten())
+    signals
+        .read()
+        .unwrap_or_default()
+        .into_iter()
         .map(|received| received.signal)
         .find(|signal| matches!(*signal, Signal::TERM | Signal::INT | Signal::QUIT))
 }

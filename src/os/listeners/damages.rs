@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
-use super::{ListenerContext, Listeners};
+use super::{ListenerContext, Listeners, set_of};
 use crate::core::{Damage, Event, GenerationId, SlotId, SocketNote};
 use crate::os::outbox::Outbox;
 use crate::os::socket::HeldSocket;
@@ -19,6 +19,8 @@ pub(super) struct Damages {
     told: HashSet<(Vec<String>, String, Damage)>,
     /// Addresses on which listen(2) fails, as far as that was logged.
     unlistened: BTreeSet<String>,
+    /// A process has ended since the held sockets were mended.
+    is_unmended: bool,
 }
 
 #[derive(Debug, PartialEq)]
@@ -29,11 +31,35 @@ struct Damaged {
 }
 
 impl Listeners {
-    /// At each exit: shutdown(2) and a small listen(2) are undone. The queue of a socket that nobody runs on is as
+    /// A process has ended that may have changed the held sockets: they are to be mended before anything else happens to
+    /// them.
+    pub fn expect_damage(&mut self) {
+        self.damages.is_unmended = true;
+    }
+
+    /// After an exit: shutdown(2) and a small listen(2) are undone. The queue of a socket that nobody runs on is as
     /// long as it was asked for.
     pub fn mend_sockets(&mut self, cx: &mut ListenerContext<'_>) {
+        self.mend_unless(|_| false, cx);
+    }
+
+    /// The same, but for the sockets that are about to be made ready for a generation on this slot, which mends them.
+    pub(super) fn mend_all_but(&mut self, slot: SlotId, cx: &mut ListenerContext<'_>) {
+        let (next, all_listen) = (set_of(self.next()), self.damages.unlistened.is_empty());
+        let is_readied = |socket: &Rc<HeldSocket>| {
+            all_listen && next.contains(&Rc::as_ptr(socket)) && socket.ready_mends_all(slot)
+        };
+        self.mend_unless(is_readied, cx);
+    }
+
+    fn mend_unless(&mut self, is_mended: impl Fn(&Rc<HeldSocket>) -> bool, cx: &mut ListenerContext<'_>) {
+        if !std::mem::take(&mut self.damages.is_unmended) {
+            return;
+        }
         for socket in self.held() {
-            self.listen_again(&socket);
+            if !is_mended(&socket) {
+                self.listen_again(&socket);
+            }
         }
         // Where what is there could not be watched.
         if self.paths.is_any_taken() {

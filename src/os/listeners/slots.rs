@@ -13,7 +13,7 @@ use mio::{Interest, Token};
 use super::{ListenerContext, Listeners, set_of};
 use crate::core::{Event, SlotId, SocketNote, Stage, StartFailure, Steering, limits};
 use crate::os::outbox::Outbox;
-use crate::os::socket::{self, HeldSocket};
+use crate::os::socket::{self, HeldSocket, NamedSocket};
 use crate::os::tokens::SOCKETS;
 use crate::os::warning::Warn;
 
@@ -244,20 +244,32 @@ impl Listeners {
         let known = set_of(&self.current);
         let slots = cx.children.slots();
         let used: Vec<_> = slots.iter().map(|(_, used)| *used).chain([slot]).collect();
-        for socket in self.next() {
+        self.mend_all_but(slot, cx);
+        let may_join = |socket: &NamedSocket| socket.kind.has_datagrams();
+        if self.staged.is_some() || self.strangers.is_any_known() || self.next().iter().any(may_join) {
+            self.look_for_unseen_strangers(cx);
+        }
+        for index in 0..self.next().len() {
+            let socket = Rc::clone(&self.next()[index].socket);
             let failed = |error: io::Error| StartFailure {
                 stage: Stage::Resources,
                 errno: error.raw_os_error().unwrap_or(0),
                 what: format!("cannot get a socket of {} ready: {error}", socket.address),
             };
-            let fd = socket.ready_slot(slot).map_err(failed)?;
+            let fd = match socket.ready_in_place(slot).map_err(failed)? {
+                Some(fd) => fd,
+                None => {
+                    self.look_for_unseen_strangers(cx);
+                    socket.ready_slot(slot).map_err(failed)?
+                }
+            };
             if let Err(error) = socket.keep_heir(&used) {
                 log::debug!(
                     "{}: cannot make a spare socket for a server that connects its own: {error}",
                     socket.address
                 );
             }
-            let is_new = !known.contains(&Rc::as_ptr(&socket.socket));
+            let is_new = !known.contains(&Rc::as_ptr(&socket));
             if is_new {
                 // No server has this socket yet.
                 socket.steer(&Steering::all_to(slot)).map_err(failed)?;

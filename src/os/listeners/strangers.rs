@@ -21,9 +21,15 @@ pub(super) struct Strangers {
     /// The inodes of strangers, by held socket.
     found: Vec<(Rc<HeldSocket>, Vec<u64>)>,
     told: HashSet<ToldStranger>,
+    /// A process is about to start, and nobody has looked since that was decided.
+    is_unseen: bool,
 }
 
 impl Strangers {
+    pub(super) fn is_any_known(&self) -> bool {
+        !self.found.is_empty()
+    }
+
     /// Forgets a socket that is held no longer.
     pub(super) fn forget(&mut self, gone: &Rc<HeldSocket>) {
         self.found.retain(|(socket, _)| !Rc::ptr_eq(socket, gone));
@@ -46,7 +52,20 @@ impl Listeners {
         self.strangers.found.iter().any(|(socket, _)| socket.may_move())
     }
 
+    /// A process is about to start: who has come since the last one is to be looked for, before a socket of ours joins a
+    /// group again, or by [`Self::look_for_unseen_strangers`] when the process runs and nobody waits for it.
+    pub fn expect_strangers(&mut self) {
+        self.strangers.is_unseen = true;
+    }
+
+    pub fn look_for_unseen_strangers(&mut self, cx: &mut ListenerContext<'_>) {
+        if self.strangers.is_unseen {
+            self.look_for_strangers(cx);
+        }
+    }
+
     pub fn look_for_strangers(&mut self, cx: &mut ListenerContext<'_>) {
+        self.strangers.is_unseen = false;
         let held: Vec<_> =
             self.held().into_iter().filter(|one| one.is_steered() && one.kind.is_inet()).collect();
         // What a swap has removed is not kept open for them.

@@ -51,16 +51,9 @@ impl From<&Events> for Woken {
 
 impl Shell {
     pub(super) fn read_signals(&self) -> Vec<ReceivedSignal> {
-        let mut received = Vec::new();
-        loop {
-            match self.signals.read() {
-                Ok(Some(signal)) => received.push(signal),
-                Ok(None) => return received,
-                Err(error) => {
-                    Warn::ReadSignals.because(error);
-                    return received;
-                }
-            }
-        }
+        self.signals.read().unwrap_or_else(|error| {
+            Warn::ReadSignals.because(error);
+            Vec::new()
+        })
     }
 }

@@ -11,25 +11,24 @@
 //! * shutdown(2) takes a TCP slot out of the group and listen(2) brings it back as the last: each moves indices, so the
 //!   program is attached anew. UDP stays in, whatever a server does, but for connect(2).
 
+mod ready;
 mod renew;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, getsockopt, setsockopt, shutdown, sockopt};
 
 use super::options::errno_of;
 use super::order::Order;
 use super::plan::{InetError, InetPlan, NoGroup};
 use super::program::{ProbePort, program};
-use super::restore::restore;
+use super::restore;
 use super::slots::Slots;
 use super::target::Target;
-use crate::core::limits::GENERATIONS;
 use crate::core::{SlotId, Steering};
 use crate::os::sys;
 
@@ -181,33 +180,25 @@ impl Slots for Group {
     }
 
     fn ready_slot(&mut self, id: SlotId) -> io::Result<Rc<OwnedFd>> {
-        if usize::from(id.0) >= GENERATIONS {
-            return Err(io::ErrorKind::InvalidInput.into());
+        match self.ready_in_place(id)? {
+            Some(fd) => Ok(fd),
+            None => self.ready_anew(id),
         }
-        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
-            return self.place(id);
-        };
-        let fd = Rc::clone(&slot.fd);
-        if std::mem::replace(&mut slot.is_fresh, false) {
-            return Ok(fd);
-        }
-        slot.is_shut = false;
-        if self.is_spoiled(id, &fd)? {
-            return self.place(id);
-        }
-        restore(&fd, &self.plan);
-        self.label(id, &fd, false)?;
-        setsockopt(&fd, sockopt::ReusePort, &true)?;
-        if self.order.index_of(id).is_some() && self.listens(id)? {
-            self.listen(&fd)?;
-            self.attach()?;
-            return Ok(fd);
-        }
-        match self.rejoin(id, &fd) {
-            // A server attached a program of its own while it did not listen.
-            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => self.place(id),
-            result => result.map(|()| fd),
-        }
+    }
+
+    fn ready_in_place(&mut self, id: SlotId) -> io::Result<Option<Rc<OwnedFd>>> {
+        self.in_place(id)
+    }
+
+    fn ready_mends_all(&self, id: SlotId) -> bool {
+        (0..)
+            .map(SlotId)
+            .zip(&self.slots)
+            .all(|(one, slot)| one == id || slot.as_ref().is_none_or(|slot| slot.is_fresh))
+    }
+
+    fn learn_options(&self) {
+        restore::learn(&self.plan);
     }
 
     fn refresh(&mut self) -> io::Result<()> {
@@ -375,19 +366,6 @@ impl Group {
 
 /// Steering new connections.
 impl Group {
-    /// shutdown(2) and connect(2) are for ever on UDP. A filter that is locked (SO_LOCK_FILTER) cannot be taken off, and
-    /// may drop everything; what waits behind it is worth more than that.
-    fn is_spoiled(&self, id: SlotId, fd: &OwnedFd) -> io::Result<bool> {
-        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO)?;
-        let events = fds[0].revents().unwrap_or(PollFlags::empty());
-        let is_locked = sys::int_option(fd, libc::SOL_SOCKET, libc::SO_LOCK_FILTER)? != 0;
-        if is_locked && !events.contains(PollFlags::POLLIN) {
-            return Ok(true);
-        }
-        Ok(self.plan.is_udp() && (!self.listens(id)? || events.contains(PollFlags::POLLHUP)))
-    }
-
     /// A new socket as this slot. It joins as the last, and if one is replaced that is still in the group, it takes over
     /// that one's index when that leaves.
     fn place(&mut self, id: SlotId) -> io::Result<Rc<OwnedFd>> {

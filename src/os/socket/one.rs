@@ -44,6 +44,10 @@ impl Slots for OneSocket {
         Ok(Rc::clone(&self.fd))
     }
 
+    fn ready_mends_all(&self, _slot: SlotId) -> bool {
+        true
+    }
+
     fn refresh(&mut self) -> io::Result<()> {
         self.backlog.map_or(Ok(()), |backlog| sys::listen(&self.fd, backlog))
     }

@@ -1,15 +1,19 @@
 //! Restores the socket options that a server has changed on a held socket. What it sets on its copy is set for all
 //! who have the socket, and the next server would inherit it.
 //!
-//! The model is a new socket with the options that were asked for, so nothing has to be remembered, and a first start
-//! costs nothing. Left out is what is fixed by bind(2), and what cannot be set back on a socket that listens.
+//! The model is a new socket with the options that were asked for. What it said is remembered for each kind of socket, so
+//! that a restart compares with that, and makes a model only where something differs: the server changed it, or the
+//! system's own default is another one since. Left out is what is fixed by bind(2), and what cannot be set back on a
+//! socket that listens.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::plan::InetPlan;
+use crate::config::{Kind, SocketOptions};
 use crate::os::sys;
 use crate::os::warning::Warn;
 
@@ -75,8 +79,74 @@ const OPTIONS_OF_TCP: &[(libc::c_int, libc::c_int)] = &[
 const OPTIONS_OF_UDP: &[(libc::c_int, libc::c_int)] =
     &[(IPPROTO_UDP, UDP_CORK), (IPPROTO_UDP, UDP_SEGMENT), (IPPROTO_UDP, UDP_GRO)];
 
+/// The options of a new socket of one kind.
+#[derive(Debug)]
+struct Model {
+    kind: (Kind, bool, SocketOptions),
+    values: Vec<OptionValue>,
+    buffers: Option<[u32; 2]>,
+}
+
+/// An option that the model has: its level, its name, and what it is there.
+#[derive(Debug)]
+struct OptionValue(libc::c_int, libc::c_int, sys::OptionBytes);
+
+thread_local! {
+    static MODELS: RefCell<Vec<Model>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Model {
+    fn of(fd: &OwnedFd, plan: &InetPlan) -> Self {
+        let value = |(level, name): &(libc::c_int, libc::c_int)| {
+            Some(OptionValue(*level, *name, sys::option(fd, *level, *name).ok()?))
+        };
+        let values = options_of(plan).filter_map(value).collect();
+        Self { kind: kind_of(plan), values, buffers: sys::socket_buffers(fd).ok() }
+    }
+
+    fn is_like(&self, fd: &OwnedFd) -> bool {
+        let is_same = |OptionValue(level, name, value): &OptionValue| {
+            sys::option(fd, *level, *name).is_ok_and(|now| now == *value)
+        };
+        self.values.iter().all(is_same)
+            && self.buffers.is_some()
+            && sys::socket_buffers(fd).ok() == self.buffers
+    }
+}
+
+/// All by which one model differs from another: the family, and what was asked for but for its names.
+fn kind_of(plan: &InetPlan) -> (Kind, bool, SocketOptions) {
+    let options = plan.listener.options.clone();
+    let options = SocketOptions { name: None, user: None, group: None, symlinks: Vec::new(), ..options };
+    (plan.listener.kind, plan.address.is_ipv6(), options)
+}
+
+fn options_of(plan: &InetPlan) -> impl Iterator<Item = &'static (libc::c_int, libc::c_int)> {
+    OPTIONS.iter().chain(if plan.is_udp() { OPTIONS_OF_UDP } else { OPTIONS_OF_TCP })
+}
+
+/// Remembers what a new socket of this kind is like, while nobody waits for it.
+pub(super) fn learn(plan: &InetPlan) {
+    let kind = kind_of(plan);
+    let is_known = MODELS.with_borrow(|models| models.iter().any(|model| model.kind == kind));
+    if !is_known && let Ok((model, _)) = plan.unbound() {
+        MODELS.with_borrow_mut(|models| models.push(Model::of(&model, plan)));
+    }
+}
+
 /// What cannot be undone is a warning: the next server may never notice.
 pub(super) fn restore(slot: &OwnedFd, plan: &InetPlan) {
+    let kind = kind_of(plan);
+    let is_as_new =
+        MODELS.with_borrow(|models| models.iter().any(|model| model.kind == kind && model.is_like(slot)));
+    if !is_as_new {
+        restore_options(slot, plan);
+    }
+    // Detaches a filter that the server attached. It fails with ENOENT where there is none.
+    let _none = sys::set_int_option(slot, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
+}
+
+fn restore_options(slot: &OwnedFd, plan: &InetPlan) {
     let place = &plan.listener.place;
     let model = match plan.unbound() {
         Ok((model, _)) => model,
@@ -84,15 +154,17 @@ pub(super) fn restore(slot: &OwnedFd, plan: &InetPlan) {
             return Warn::Undo(place).because(failure.errno.desc());
         }
     };
-    let own = if plan.is_udp() { OPTIONS_OF_UDP } else { OPTIONS_OF_TCP };
-    for (level, name) in OPTIONS.iter().chain(own) {
+    for (level, name) in options_of(plan) {
         if let Err(error) = sys::copy_option(&model, slot, *level, *name) {
             Warn::Undo(place).because(format_args!("option {level}/{name}: {error}"));
         }
     }
     restore_buffers(slot, &model);
-    // Detaches a filter that the server attached. It fails with ENOENT where there is none.
-    let _none = sys::set_int_option(slot, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
+    let now = Model::of(&model, plan);
+    MODELS.with_borrow_mut(|models| {
+        models.retain(|model| model.kind != now.kind);
+        models.push(now);
+    });
 }
 
 /// What a server has set on a socket of its own that ours takes the place of: the options that are not as a new socket has

@@ -29,6 +29,16 @@ pub(super) trait Slots: fmt::Debug {
 
     fn ready_slot(&mut self, slot: SlotId) -> io::Result<Rc<OwnedFd>>;
 
+    fn ready_in_place(&mut self, slot: SlotId) -> io::Result<Option<Rc<OwnedFd>>> {
+        self.ready_slot(slot).map(Some)
+    }
+
+    fn ready_mends_all(&self, _slot: SlotId) -> bool {
+        false
+    }
+
+    fn learn_options(&self) {}
+
     fn refresh(&mut self) -> io::Result<()>;
 
     fn mend(&mut self, slot: SlotId) -> io::Result<bool>;
@@ -164,6 +174,22 @@ impl HeldSocket {
     /// What making or mending it failed with; InvalidInput for a slot beyond the last.
     pub fn ready_slot(&self, slot: SlotId) -> io::Result<Rc<OwnedFd>> {
         self.slots.borrow_mut().ready_slot(slot)
+    }
+
+    /// The same, unless it would have to join the group of its address: `None` then. Whoever else is in the group has to be
+    /// known before that.
+    pub fn ready_in_place(&self, slot: SlotId) -> io::Result<Option<Rc<OwnedFd>>> {
+        self.slots.borrow_mut().ready_in_place(slot)
+    }
+
+    /// Whether [`Self::ready_slot`] does all that [`Self::refresh`] would do now: no server has had another slot.
+    pub fn ready_mends_all(&self, slot: SlotId) -> bool {
+        self.slots.borrow().ready_mends_all(slot)
+    }
+
+    /// To be called while nobody waits: looks what [`Self::ready_slot`] will have to know of a new socket.
+    pub fn learn_options(&self) {
+        self.slots.borrow().learn_options();
     }
 
     /// Who gets what comes from now on. What a server did to the group is undone first ([`Self::refresh`]).
