@@ -103,7 +103,7 @@ impl Signals {
                 Err(_) => return Ok(received),
             };
             let infos = bytes[..length].as_chunks::<SIGINFO_BYTES>().0;
-            received.extend(infos.iter().filter_map(|info| received_signal(info)));
+            received.extend(infos.iter().filter_map(received_signal));
             if infos.len() < MOST_AT_ONCE {
                 return Ok(received);
             }

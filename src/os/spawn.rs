@@ -35,7 +35,7 @@ pub use limits::{more_open_files, raise_open_files};
 pub use plan::{FIXED_PATH, Plan, Stream, joined};
 use prepared::{PID_ROOM, Prepared};
 use report::{ChildStep, Reported, StepReport};
-use status::{Status, check, errno, wish};
+use status::{ReportChannel, check, errno, wish};
 
 use super::sys;
 use super::users::Identity;
@@ -70,7 +70,7 @@ pub struct Child {
 /// Starts the process. Returns as soon as its execve(2) has succeeded or something before it has failed; a child that
 /// failed is reaped. A child killed from outside on its way counts as started: its exit tells the rest.
 pub fn spawn(plan: &Plan) -> Result<Child, StartFailure> {
-    let (status, pipe) = Status::new(plan.identity.changes_credentials())
+    let (status, pipe) = ReportChannel::new(plan.identity.changes_credentials())
         .map_err(|error| failure::resources("make a pipe", &error))?;
     let mut prepared = Prepared::new(plan)?;
     let channel = plan.filter.as_ref().map(|_| filter::channel()).transpose()?;
@@ -121,7 +121,7 @@ pub fn not_executed(words: &[OsString], errno: i32) -> String {
 }
 
 impl Prepared {
-    fn arm<'a>(&'a mut self, plan: &'a Plan, status: Status, channel: RawFd) -> Armed<'a> {
+    fn arm<'a>(&'a mut self, plan: &'a Plan, status: ReportChannel, channel: RawFd) -> Armed<'a> {
         let mut pid_rooms = Vec::new();
         let mut envp = Vec::with_capacity(self.variables.len() + 1);
         for (bytes, own_pid) in &mut self.variables {
@@ -170,7 +170,7 @@ struct Armed<'a> {
     stdio: &'a mut [Stream; 3],
     ours: Option<&'a [RawFd]>,
     limits: &'a [(Resource, Rlimit)],
-    status: Status,
+    status: ReportChannel,
     /// Where the listener of the filter goes; -1 without one.
     channel: RawFd,
     /// The signals that may have another action than the default one, a bit for each.

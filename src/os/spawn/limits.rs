@@ -8,7 +8,7 @@ use libc::{c_long, c_uint};
 use nix::errno::Errno;
 
 use super::report::{ChildStep, Reported, StepReport};
-use super::status::{Status, check, wish};
+use super::status::{ReportChannel, check, wish};
 use crate::config::{Limit, Resource};
 
 /// The soft limit of open files that we were started with, if we have raised it.
@@ -95,7 +95,7 @@ fn put(resource: Resource, limit: Rlimit) -> c_long {
 
 /// Sets limits like systemd's setrlimit_closest(): where the hard limit may not be raised, the values are lowered to
 /// it.
-pub(super) fn set(status: &mut Status, limits: &[(Resource, Rlimit)]) -> Reported<()> {
+pub(super) fn set(status: &mut ReportChannel, limits: &[(Resource, Rlimit)]) -> Reported<()> {
     // This takes no lock. Somebody may have changed ours since (prlimit(1)), and to have less is always allowed.
     if let Some(soft) = OPEN_FILES.get()
         && let (0, ours) = get(Resource::Nofile)

@@ -16,7 +16,7 @@ use super::report::{ChildStep, REPORT_BYTES, Reported, StepReport};
 const MOST: usize = 24;
 
 /// What the child has reported.
-pub(super) struct Status {
+pub(super) struct ReportChannel {
     /// The write end of the pipe; -1 where the memory is shared.
     pub(super) pipe: RawFd,
     reports: [Option<StepReport>; MOST],
@@ -26,7 +26,7 @@ pub(super) struct Status {
 /// Both ends, for a child with a copy of our memory.
 pub(super) type Pipe = (OwnedFd, OwnedFd);
 
-impl Status {
+impl ReportChannel {
     /// # Errors
     /// Those of pipe2(2).
     pub(super) fn new(has_a_copy: bool) -> io::Result<(Self, Option<Pipe>)> {
@@ -75,7 +75,7 @@ pub(super) fn check(step: ChildStep, result: c_long) -> Reported<c_long> {
 }
 
 /// Lets go a wish that we have not the right to grant, and says so.
-pub(super) fn wish(status: &mut Status, result: Reported<c_long>) -> Reported<()> {
+pub(super) fn wish(status: &mut ReportChannel, result: Reported<c_long>) -> Reported<()> {
     match result {
         Err(report) if report.step.is_a_wish(report.errno) => status.tell(report),
         Err(report) => return Err(report),

@@ -123,7 +123,7 @@ fn without_close_range_the_fds_are_marked_one_by_one() {
     alone("os::spawn::tests::without_close_range_the_fds_are_marked_one_by_one", || {
         let (one, two) = nix::unistd::pipe().expect("a pipe");
         let plan = plan(&["sleep", "60"]);
-        let (status, pipe) = Status::new(true).expect("a pipe");
+        let (status, pipe) = ReportChannel::new(true).expect("a pipe");
         let mut prepared = Prepared::new(&plan).expect("prepares");
         prepared.ours = Some(our_fds().expect("/proc"));
         let mut armed = prepared.arm(&plan, status, -1);
