@@ -93,7 +93,8 @@
 //!   outbox.rs           events and notes that these hand over to the shell
 //!   tokens.rs           the token number of each source of the poll
 //!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs
-//!                       (what InterceptBind= needs of one), kin.rs (whose a process is), queries.rs, signals.rs
+//!                       (what InterceptBind= needs of one), kin.rs (whose a process is), queries.rs, remains.rs (of
+//!                       those that are gone), signals.rs
 //!   cgroup.rs           one for each generation, where we may make some
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (commands of [Socket])

@@ -24,6 +24,8 @@ use crate::core::GenerationId;
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// Says whether a cgroup is empty.
 const EVENTS: &str = "cgroup.events";
+/// What it says of one that is.
+const EMPTY: &[u8] = b"populated 0";
 /// What our directories are called, before our pid and a number.
 const PREFIX: &str = "supervise-";
 /// Numbers tried where a directory is there already: another supervise has our pid in a pid namespace of its own.
@@ -43,6 +45,8 @@ pub(super) struct Cgroups {
     /// No directory could be made, or no process be started in one: none is tried any more.
     is_off: bool,
     has_swept: bool,
+    /// The last generation that was over, as long as nobody has tidied up after it.
+    untidied: Option<GenerationId>,
 }
 
 /// The cgroup that we are in.
@@ -56,9 +60,10 @@ struct OwnCgroup {
 #[derive(Debug)]
 struct CgroupDirectory {
     path: PathBuf,
-    /// The directory and its cgroup.events, which each start needs: open as long as it is there.
+    /// The directory, which each start needs, and its cgroup.events: open as long as it is there, the second one from the
+    /// first start on.
     entry: Rc<OwnedFd>,
-    events: File,
+    events: Option<File>,
     number: u32,
     /// The one whose processes start in it, or did last.
     generation: GenerationId,
@@ -76,12 +81,14 @@ impl Cgroups {
         if self.is_off {
             return None;
         }
-        if self.current(generation).is_none() && !self.reuse(generation) {
+        let is_known = self.current(generation).is_some();
+        if !is_known && !self.reuse(generation) {
             self.make(generation)?;
         }
         let directory = &self.directories[self.current(generation)?];
         // A process that is frozen before its execve(2) would hold up supervise, which waits for that.
-        (directory.is_fresh || !says(&directory.events, b"frozen 1")).then(|| Rc::clone(&directory.entry))
+        let is_frozen = is_known && !directory.is_fresh && directory.says(&[b"frozen 1"]);
+        (!is_frozen).then(|| Rc::clone(&directory.entry))
     }
 
     fn current(&self, generation: GenerationId) -> Option<usize> {
@@ -128,6 +135,13 @@ impl Cgroups {
         self.is_off |= !in_cgroup && directory.is_fresh;
         directory.is_spoiled |= !in_cgroup;
         directory.is_fresh = false;
+        if directory.events.is_none() {
+            let events = File::open(directory.path.join(EVENTS));
+            let path = directory.path.display();
+            directory.events = events
+                .inspect_err(|error| log::debug!("cannot see whether the cgroup {path} is empty: {error}"))
+                .ok();
+        }
     }
 
     /// The generation of a process, also of one that has ended and is not reaped. `None` if it is
@@ -151,7 +165,7 @@ impl Cgroups {
     /// signalled for itself).
     pub(super) fn kill(&mut self, generation: GenerationId) {
         for directory in self.directories.iter_mut().filter(|directory| directory.is_of(generation)) {
-            if is_empty(&directory.events) {
+            if directory.says(&[EMPTY]) {
                 continue;
             }
             let file = OpenOptions::new().write(true).open(directory.path.join("cgroup.kill"));
@@ -164,11 +178,17 @@ impl Cgroups {
         }
     }
 
-    /// Its directory may be another one's. Only one is kept for that; where somebody is left in it, it stays.
+    /// Its directory may be another one's.
     pub(super) fn over(&mut self, generation: GenerationId) {
         for directory in self.directories.iter_mut().filter(|directory| directory.is_of(generation)) {
             directory.is_over = true;
         }
+        self.untidied = Some(generation);
+    }
+
+    /// Of the directories whose generations are over only one is kept; where somebody is left in one, it stays.
+    pub(super) fn tidy(&mut self) {
+        let Some(generation) = self.untidied.take() else { return };
         self.directories.retain(|directory| {
             let is_kept = !directory.is_over || (directory.generation == generation && !directory.is_spoiled);
             is_kept || !removed(&directory.path, DEPTH)
@@ -211,13 +231,17 @@ impl CgroupDirectory {
         // Not by our umask: with 000 everybody could make cgroups in it.
         DirBuilder::new().mode(0o755).create(&path)?;
         let entry = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path);
-        let opened = entry.and_then(|entry| Ok((entry, File::open(path.join(EVENTS))?)));
-        let (entry, events) = opened.inspect_err(|_| {
+        let entry = entry.inspect_err(|_| {
             removed(&path, 0);
         })?;
         let entry = Rc::new(OwnedFd::from(entry));
         let (is_over, is_fresh, is_spoiled) = (false, true, false);
-        Ok(Self { path, entry, events, number, generation, is_over, is_fresh, is_spoiled })
+        Ok(Self { path, entry, events: None, number, generation, is_over, is_fresh, is_spoiled })
+    }
+
+    /// Whether its cgroup.events has all these lines. Where it cannot be read it has none.
+    fn says(&self, lines: &[&[u8]]) -> bool {
+        self.events.as_ref().is_some_and(|events| says(events, lines))
     }
 
     fn is_of(&self, generation: GenerationId) -> bool {
@@ -228,8 +252,7 @@ impl CgroupDirectory {
     fn is_as_new(&self) -> bool {
         self.is_over
             && !self.is_spoiled
-            && is_empty(&self.events)
-            && !says(&self.events, b"frozen 1")
+            && self.says(&[EMPTY, b"frozen 0"])
             && fstat(&*self.entry).is_ok_and(|directory| directory.st_nlink == 2)
     }
 }
@@ -298,15 +321,12 @@ fn pid_in(name: &str) -> Option<u32> {
     pid.parse().ok()
 }
 
-fn is_empty(events: &File) -> bool {
-    says(events, b"populated 0")
-}
-
-/// Whether cgroup.events has this line; it has "populated 0" and "frozen 0", or 1.
-fn says(events: &File, line: &[u8]) -> bool {
+/// Whether cgroup.events has all these lines; it has "populated 0" and "frozen 0", or 1.
+fn says(events: &File, lines: &[&[u8]]) -> bool {
     let mut text = [0u8; 128];
     let length = events.read_at(&mut text, 0).unwrap_or(0);
-    text[..length].split(|byte| *byte == b'\n').any(|one| one == line)
+    let text = &text[..length];
+    lines.iter().all(|line| text.split(|byte| *byte == b'\n').any(|one| one == *line))
 }
 
 /// Removes the directory with all cgroups that a server has made in it and left. Returns `false` if a process is still in
@@ -315,7 +335,10 @@ fn removed(directory: &Path, depth: usize) -> bool {
     match fs::remove_dir(directory) {
         Ok(()) => return true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
-        Err(_) if depth == 0 || !File::open(directory.join(EVENTS)).is_ok_and(|events| is_empty(&events)) => {
+        Err(_)
+            if depth == 0
+                || !File::open(directory.join(EVENTS)).is_ok_and(|events| says(&events, &[EMPTY])) =>
+        {
             return false;
         }
         Err(_) => {}

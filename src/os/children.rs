@@ -6,6 +6,7 @@
 mod interception;
 mod kin;
 mod queries;
+mod remains;
 mod signals;
 
 use std::cell::RefCell;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use mio::Registry;
@@ -31,6 +33,7 @@ use crate::core::{
 };
 pub use interception::Started;
 use kin::Kin;
+use remains::Remains;
 
 /// Datagrams of one generation that are read in one turn, so that a flood cannot hold up the rest.
 const DATAGRAMS: usize = 32;
@@ -40,6 +43,10 @@ pub struct Children {
     generations: BTreeMap<GenerationId, LivingGeneration>,
     kin: RefCell<Kin>,
     cgroups: Cgroups,
+    /// Of generations that are gone: let go when nobody waits.
+    remains: Vec<Remains>,
+    /// When a child ended no other one lived, and none was started since: no process of a generation is left.
+    has_nobody: bool,
 }
 
 #[derive(Debug)]
@@ -103,7 +110,8 @@ pub enum Ended {
 
 /// How generations and their processes begin.
 impl Children {
-    /// A new generation, of which nothing runs yet. `watch` gets its notify socket before anything can be sent there.
+    /// A new generation, of which nothing runs yet. `watch` gets its notify socket before anything can be sent there, and
+    /// whether it is watched already, for another generation.
     ///
     /// # Errors
     /// There is no notify socket for it.
@@ -112,7 +120,7 @@ impl Children {
         generation: GenerationId,
         launcher: &Rc<Launcher>,
         slot: SlotId,
-        watch: impl FnOnce(&NotifySocket) -> io::Result<()>,
+        watch: impl FnOnce(&NotifySocket, bool) -> io::Result<()>,
     ) -> Result<(), StartFailure> {
         if self.generations.contains_key(&generation) {
             return Ok(());
@@ -122,16 +130,18 @@ impl Children {
             errno: error.raw_os_error().unwrap_or(0),
             what: format!("cannot open a notify socket: {error}"),
         };
-        let notify = NotifySocket::open().map_err(no_socket)?;
+        let left = self.left_notify_socket();
+        let is_watched = left.is_some();
+        let notify = left.map_or_else(NotifySocket::open, Ok).map_err(no_socket)?;
         // A process that nobody hears is still a process: the server runs, only READY=1 will not arrive.
-        if let Err(error) = watch(&notify) {
+        if let Err(error) = watch(&notify, is_watched) {
             Warn::WatchNotify(generation).because(error);
         }
         let admitted = LivingGeneration {
             launcher: Rc::clone(launcher),
             notify,
             notify_access: launcher.notify_access(),
-            uid: getuid().as_raw(),
+            uid: own_uid(),
             slot,
             leaders: Vec::new(),
             main: None,
@@ -179,8 +189,9 @@ impl Children {
             stored: &store.list(),
             slot: running.slot,
         })?;
-        let uid = plan.identity.uid.unwrap_or_else(|| getuid().as_raw());
+        let uid = plan.identity.uid.unwrap_or_else(own_uid);
         plan.cgroup = self.cgroups.open(generation);
+        self.has_nobody = false;
         let child = spawn::spawn(&plan)?;
         if plan.cgroup.is_some() {
             self.cgroups.started(generation, child.in_cgroup);
@@ -280,15 +291,6 @@ impl Children {
 
 /// How generations and their processes end.
 impl Children {
-    pub fn forget(&mut self, generation: GenerationId) -> Option<NotifySocket> {
-        // What it leaves alive is known as its own later.
-        self.strays_of(generation);
-        let gone = self.generations.remove(&generation)?;
-        self.cgroups.over(generation);
-        gone.launcher.is_gone(self.generations.values().map(|running| &*running.launcher));
-        Some(gone.notify)
-    }
-
     /// The generation that a process which just ended was a leader or the main process of.
     pub fn generation_of(&self, pid: i32) -> Option<GenerationId> {
         let is_its = |running: &LivingGeneration| {
@@ -413,7 +415,7 @@ impl Children {
             return Notifier::Command;
         }
         // A sender that is gone already (`systemd-notify --no-block`) can only be judged by its uid.
-        let is_ours = [0, getuid().as_raw(), running.uid].contains(&uid);
+        let is_ours = [0, own_uid(), running.uid].contains(&uid);
         if self.belongs(pid, generation).unwrap_or(is_ours) { Notifier::Other } else { Notifier::Stranger }
     }
 
@@ -462,6 +464,12 @@ impl LivingGeneration {
             Warn::EndCommand(list.key()).because(error);
         }
     }
+}
+
+/// Ours, which never changes.
+fn own_uid() -> u32 {
+    static UID: OnceLock<u32> = OnceLock::new();
+    *UID.get_or_init(|| getuid().as_raw())
 }
 
 fn tell_dropped(told: &mut bool, generation: GenerationId, why: &str) {

@@ -1,6 +1,7 @@
 //! The NOTIFY_SOCKET of one generation (sd_notify(3)).
 //!
-//! Each generation has its own, so that a late message of an old one cannot be taken for the new one's. Like
+//! Each generation has its own, so that a late message of an old one cannot be taken for the new one's. Where no process
+//! is left that could send one, a restart goes on with the socket of the generation before. Like
 //! systemd's it is a path, because some clients take any name for one; where no directory is usable, it is an
 //! abstract name picked by the kernel. Every process can send to it, so the sender's pid and uid, which the kernel
 //! attests, are checked.
@@ -28,6 +29,8 @@ use crate::core::Notify;
 
 /// The longest message (systemd's NOTIFY_BUFFER_MAX).
 const LONGEST: usize = 4096;
+/// The most messages of a generation that is gone that are read to use its socket again.
+const LEFT_OVER: usize = 32;
 /// Makes the warning about an abstract name come once.
 static NO_PLACE: Once = Once::new();
 /// The most fds that one message can carry (SCM_MAX_FD of unix(7)).
@@ -90,6 +93,17 @@ impl NotifySocket {
             }
         };
         Ok(Self { fd, address })
+    }
+
+    /// Whether another generation may have it, once no process is left that could send to it in the name of the one before.
+    /// What that one has sent is dropped.
+    pub fn is_as_new(&self) -> bool {
+        let is_read = (0..LEFT_OVER).any(|_| matches!(self.receive(false), Received::Nothing));
+        is_read
+            && match &self.address {
+                NotifyAddress::File(place) => place.is_as_new(),
+                NotifyAddress::Abstract(_) => true,
+            }
     }
 
     /// The value of NOTIFY_SOCKET.

@@ -103,6 +103,7 @@ impl Shell {
                 // The sweep may have found nobody, and then no SIGCHLD tells.
                 self.reap();
             }
+            self.tidy();
             if let Some(status) = self.state.exit {
                 return Ok(status);
             }
@@ -383,9 +384,12 @@ impl Shell {
         self.state.has_worked = true;
         let launcher = &self.configuration.next().launcher;
         let registry = self.poll.registry();
-        let admitted = self.children.admit(generation, launcher, slot, |notify| {
-            let token = tokens::notify(generation);
-            registry.register(&mut SourceFd(&notify.as_fd().as_raw_fd()), token, Interest::READABLE)
+        let admitted = self.children.admit(generation, launcher, slot, |notify, is_watched| {
+            let (token, fd) = (tokens::notify(generation), notify.as_fd().as_raw_fd());
+            match is_watched {
+                true => registry.reregister(&mut SourceFd(&fd), token, Interest::READABLE),
+                false => registry.register(&mut SourceFd(&fd), token, Interest::READABLE),
+            }
         });
         self.listeners.see_who_is_alone(&self.children);
         admitted
@@ -408,12 +412,21 @@ impl Shell {
         self.state.talkative.remove(&generation);
         self.listeners.forget(generation, &mut self.outbox);
         self.questions.forget_traffic(generation);
-        let Some(notify) = self.children.forget(generation) else { return };
+        if !self.children.forget(generation) {
+            return;
+        }
         self.questions.take_out_forgotten(&self.listeners.held(), &self.children);
         self.listeners.see_who_is_alone(&self.children);
-        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
-            log::debug!("cannot stop watching the notify socket of {generation}: {error}");
-        }
+    }
+
+    /// Lets go what is left of generations that are gone, when nobody waits.
+    fn tidy(&mut self) {
+        let registry = self.poll.registry();
+        self.children.tidy(|notify| {
+            if let Err(error) = registry.deregister(&mut SourceFd(&notify.as_fd().as_raw_fd())) {
+                log::debug!("cannot stop watching a notify socket: {error}");
+            }
+        });
     }
 
     /// Passes notes on to the clients of the control socket.

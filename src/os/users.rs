@@ -73,7 +73,7 @@ impl Identity {
             };
             groups.extend(extra);
             identity.groups = Some(groups);
-        } else if identity.is_already_ours() {
+        } else if identity.changes_credentials() && identity.is_already_ours() {
             // So `-u app` works for app itself, who may call neither setgroups(2) nor setresuid(2).
             (identity.uid, identity.gid, identity.groups) = (None, None, None);
         }

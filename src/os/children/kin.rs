@@ -148,7 +148,8 @@ impl Children {
     /// was a main process or a command, those that have become our children by its end are looked at as well. Where no child
     /// of ours lives there is nobody whose generation this could tell.
     pub fn look_at(&mut self, pid: i32) {
-        if !sys::has_living_children() {
+        self.has_nobody = !sys::has_living_children();
+        if self.has_nobody {
             return;
         }
         if let Some(generation) = self.generation_of(pid) {
@@ -173,6 +174,9 @@ impl Children {
 
     /// Children of ours that we did not start.
     fn strays(&self, generation: GenerationId) -> Vec<i32> {
+        if self.has_nobody {
+            return Vec::new();
+        }
         let leaders = self.generations.values().flat_map(|running| &running.leaders);
         let known: Vec<i32> = leaders.filter(|leader| !leader.is_reaped).map(|leader| leader.pid).collect();
         reap::strays(&known).unwrap_or_else(|error| {

@@ -1,6 +1,6 @@
 //! Signals to generations.
 
-use super::Children;
+use super::{Children, Leader};
 use crate::config::Signal;
 use crate::core::{GenerationId, Scope};
 use crate::os::reap;
@@ -20,8 +20,12 @@ impl Children {
                     running.is_killed = true;
                     self.cgroups.kill(generation);
                 }
-                let results: Vec<_> =
-                    running.leaders.iter().map(|leader| leader.signal_group(signal)).collect();
+                let signal_group = |leader: &mut Leader| {
+                    let result = leader.signal_group(signal);
+                    leader.group_is_gone |= leader.is_reaped && matches!(result, Ok(false));
+                    result
+                };
+                let results: Vec<_> = running.leaders.iter_mut().map(signal_group).collect();
                 self.signal_others(generation, signal);
                 results.into_iter().find(Result::is_err).unwrap_or(Ok(true))
             }

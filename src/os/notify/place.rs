@@ -102,6 +102,13 @@ impl SocketFile {
     pub(super) fn path(&self) -> &str {
         &self.path
     }
+
+    /// It is there as it was made.
+    pub(super) fn is_as_new(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| {
+            (found.dev(), found.ino()) == self.inode && found.mode() & 0o7777 == SOCKET_MODE
+        })
+    }
 }
 
 impl Drop for SocketFile {

@@ -142,8 +142,6 @@ pub(super) fn restore(slot: &OwnedFd, plan: &InetPlan) {
     if !is_as_new {
         restore_options(slot, plan);
     }
-    // Detaches a filter that the server attached. It fails with ENOENT where there is none.
-    let _none = sys::set_int_option(slot, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
 }
 
 fn restore_options(slot: &OwnedFd, plan: &InetPlan) {

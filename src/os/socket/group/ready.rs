@@ -65,7 +65,9 @@ impl Group {
     /// shutdown(2) and connect(2) are for ever on UDP. A filter that is locked (SO_LOCK_FILTER) cannot be taken off, and
     /// may drop everything; what waits behind it is worth more than that.
     fn is_spoiled(&self, id: SlotId, fd: &OwnedFd) -> io::Result<bool> {
-        let is_locked = sys::int_option(fd, libc::SOL_SOCKET, libc::SO_LOCK_FILTER)? != 0;
+        // Detaches a filter that the server attached: ENOENT where there is none, EPERM where it is locked.
+        let detached = sys::set_int_option(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
+        let is_locked = detached.is_err_and(|error| error.raw_os_error() == Some(Errno::EPERM as i32));
         if !is_locked && !self.plan.is_udp() {
             return Ok(false);
         }
