@@ -416,6 +416,7 @@ mod tests {
                 );
                 end(&second);
                 cgroups.over(generation);
+                cgroups.tidy();
                 paths.extend(used);
             }
             assert_eq!(cgroups.owner(reap::our_pid()), None, "we are in none of them");
