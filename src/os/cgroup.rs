@@ -460,6 +460,7 @@ mod tests {
         assert!(start_and_end(cgroups, generation), "another is made");
         assert_ne!(path(cgroups), directory);
         cgroups.over(generation);
+        cgroups.tidy();
     }
 
     #[test]
