@@ -19,6 +19,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use super::proc;
 use super::sys::attribute;
 use crate::core::GenerationId;
+use crate::os::own;
 
 /// Where version 2 is mounted, alone or beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -109,7 +110,7 @@ impl Cgroups {
         };
         for _ in 0..TRIES {
             self.made = self.made.wrapping_add(1);
-            let path = place.directory.join(format!("{PREFIX}{}-{}", std::process::id(), self.made));
+            let path = place.directory.join(format!("{PREFIX}{}-{}", own::pid(), self.made));
             match CgroupDirectory::make(path.clone(), self.made, generation) {
                 Ok(directory) => {
                     self.directories.push(directory);
@@ -149,7 +150,7 @@ impl Cgroups {
     pub(super) fn owner(&self, pid: i32) -> Option<GenerationId> {
         let place = self.place.get()?.as_ref().filter(|_| !self.directories.is_empty())?;
         let text = proc::text(format!("/proc/{pid}/cgroup")).ok()?;
-        let number = number_in(path_in(&text)?.strip_prefix(&*place.prefix)?, std::process::id())?;
+        let number = number_in(path_in(&text)?.strip_prefix(&*place.prefix)?, own::pid())?;
         let found = self.directories.iter().find(|directory| directory.number == number);
         found.map(|directory| directory.generation)
     }
@@ -206,8 +207,7 @@ impl Cgroups {
         for entry in entries.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(pid_in) else { continue };
             let is_ours = || self.directories.iter().any(|directory| directory.path == entry.path());
-            let is_dead =
-                pid == std::process::id() && !is_ours() || !Path::new(&format!("/proc/{pid}")).exists();
+            let is_dead = pid == own::pid() && !is_ours() || !Path::new(&format!("/proc/{pid}")).exists();
             if is_dead && removed(&entry.path(), DEPTH) {
                 log::debug!(
                     "removed the cgroup {}, which an earlier supervise left behind",
@@ -287,7 +287,7 @@ fn is_the_one_we_are_in(mount: &str, directory: &Path) -> bool {
     if is_initial || is_whole {
         return is_initial && is_whole;
     }
-    let own = std::process::id().to_string();
+    let own = own::pid().to_string();
     proc::text(directory.join("cgroup.procs")).is_ok_and(|members| members.lines().any(|pid| pid == own))
 }
 

@@ -14,11 +14,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use mio::Registry;
-use nix::unistd::getuid;
 
 use super::cgroup::Cgroups;
 use super::fd_store::FdStore;
@@ -31,6 +29,7 @@ use crate::config::{CommandList, NotifyAccess, Signal};
 use crate::core::{
     Command, Event, Exit, Found, GenerationId, Notify, RunOutcome, SlotId, Stage, StartFailure,
 };
+use crate::os::own;
 pub use interception::Started;
 use kin::Kin;
 use remains::Remains;
@@ -141,7 +140,7 @@ impl Children {
             launcher: Rc::clone(launcher),
             notify,
             notify_access: launcher.notify_access(),
-            uid: own_uid(),
+            uid: own::uid(),
             slot,
             leaders: Vec::new(),
             main: None,
@@ -189,7 +188,7 @@ impl Children {
             stored: &store.list(),
             slot: running.slot,
         })?;
-        let uid = plan.identity.uid.unwrap_or_else(own_uid);
+        let uid = plan.identity.uid.unwrap_or_else(own::uid);
         plan.cgroup = self.cgroups.open(generation);
         self.has_nobody = false;
         let child = spawn::spawn(&plan)?;
@@ -415,7 +414,7 @@ impl Children {
             return Notifier::Command;
         }
         // A sender that is gone already (`systemd-notify --no-block`) can only be judged by its uid.
-        let is_ours = [0, own_uid(), running.uid].contains(&uid);
+        let is_ours = [0, own::uid(), running.uid].contains(&uid);
         if self.belongs(pid, generation).unwrap_or(is_ours) { Notifier::Other } else { Notifier::Stranger }
     }
 
@@ -464,12 +463,6 @@ impl LivingGeneration {
             Warn::EndCommand(list.key()).because(error);
         }
     }
-}
-
-/// Ours, which never changes.
-fn own_uid() -> u32 {
-    static UID: OnceLock<u32> = OnceLock::new();
-    *UID.get_or_init(|| getuid().as_raw())
 }
 
 fn tell_dropped(told: &mut bool, generation: GenerationId, why: &str) {

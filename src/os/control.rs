@@ -21,7 +21,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType};
 use nix::sys::stat::{Mode, fchmod};
 
-use super::instances::{self, Holder};
+use super::instances::{self, Holder, Unusable};
 use super::warning::{NOWHERE, Warn};
 use crate::config::{Control, Instance};
 
@@ -51,7 +51,8 @@ pub struct ControlSocket {
     choice: Instance,
     dirs: Vec<PathBuf>,
     bound: BoundControl,
-    /// `None` where inotify cannot be had (fs.inotify.max_user_instances); then a removed socket is not bound again.
+    /// `None` before [`ControlSocket::watch`], and where inotify cannot be had (fs.inotify.max_user_instances); then a
+    /// removed socket is not bound again.
     watch: Option<Inotify>,
 }
 
@@ -74,31 +75,22 @@ impl ControlSocket {
     /// bound; an unusable directory that the user named.
     pub fn open(choice: &Instance, default_name: &str) -> Result<Option<Self>, ControlError> {
         let dirs = instances::directories();
-        if choice.control == Control::Search
-            && instances::is_named()
-            && let Err(why) = instances::usable(&dirs[0], true)
-        {
-            let chmod = why.remedy.iter().map(|remedy| format!("{remedy}, ")).collect::<String>();
-            return Err(ControlError(format!(
-                "SUPERVISE_RUNTIME_DIR: {} ({chmod}name another directory, or pass --control PATH)",
-                why.cause
-            )));
-        }
-        Self::open_in(dirs, choice, default_name)
+        Self::open_in(dirs, choice, default_name, instances::is_named())
     }
 
-    /// [`ControlSocket::open`] with these directories.
+    /// [`ControlSocket::open`] with these directories, of which the user has named the only one or none.
     pub fn open_in(
         dirs: Vec<PathBuf>,
         choice: &Instance,
         default_name: &str,
+        is_named: bool,
     ) -> Result<Option<Self>, ControlError> {
         let bound = match &choice.control {
             Control::None => return Ok(None),
             Control::Path(path) => bind_path(path, choice.name.as_deref(), LOCK_PATIENCE)?,
             Control::Search => {
                 let default_name = instances::name_from(default_name);
-                match search(&dirs, choice.name.as_deref(), &default_name, LOCK_PATIENCE)? {
+                match search(&dirs, choice.name.as_deref(), &default_name, is_named, LOCK_PATIENCE)? {
                     FoundPath::Bound(bound) => bound,
                     FoundPath::Nowhere(reasons) => {
                         Warn::NoControl.because(reasons);
@@ -107,11 +99,14 @@ impl ControlSocket {
                 }
             }
         };
+        Ok(Some(Self { choice: choice.clone(), dirs, bound, watch: None }))
+    }
+
+    /// Begins to notice that the path is removed.
+    pub fn watch(&mut self) {
         let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
-        let watch = watch.inspect_err(|errno| Warn::WatchControl.because(errno.desc())).ok();
-        let socket = Self { choice: choice.clone(), dirs, bound, watch };
-        socket.watch_path();
-        Ok(Some(socket))
+        self.watch = watch.inspect_err(|errno| Warn::WatchControl.because(errno.desc())).ok();
+        self.watch_path();
     }
 
     /// The name of the instance: `node-2` where another one is called `node`.
@@ -148,7 +143,7 @@ impl ControlSocket {
             Control::Path(path) => bind_path(path, self.choice.name.as_deref(), Duration::ZERO)?,
             Control::Search => {
                 let name = self.choice.name.as_deref();
-                match search(&self.dirs, name, &self.bound.name, Duration::ZERO)? {
+                match search(&self.dirs, name, &self.bound.name, false, Duration::ZERO)? {
                     FoundPath::Bound(bound) => bound,
                     FoundPath::Nowhere(reasons) => {
                         return Err(ControlError(format!("{reasons} ({NOWHERE})")));
@@ -198,11 +193,21 @@ enum FoundPath {
     Nowhere(String),
 }
 
+/// The directory that SUPERVISE_RUNTIME_DIR names is not usable.
+fn of_named(why: &Unusable) -> ControlError {
+    let chmod = why.remedy.iter().map(|remedy| format!("{remedy}, ")).collect::<String>();
+    ControlError(format!(
+        "SUPERVISE_RUNTIME_DIR: {} ({chmod}name another directory, or pass --control PATH)",
+        why.cause
+    ))
+}
+
 /// Binds `explicit`, or the first free of `default`, `default-2`, ..., in the first usable directory.
 fn search(
     dirs: &[PathBuf],
     explicit: Option<&str>,
     default: &str,
+    is_named: bool,
     patience: Duration,
 ) -> Result<FoundPath, ControlError> {
     if let Some(name) = explicit.filter(|name| !instances::is_name(name)) {
@@ -211,10 +216,14 @@ fn search(
     }
     let mut reasons = Vec::new();
     for dir in dirs {
-        let bound = instances::usable(dir, true).map_err(|why| why.to_string()).and_then(|handle| {
-            let _lock = lock(handle, patience);
-            bind_in(dir, dirs, explicit, default)
-        });
+        let bound = match instances::usable(dir, true) {
+            Ok(handle) => {
+                let _lock = lock(handle, patience);
+                bind_in(dir, dirs, explicit, default)
+            }
+            Err(why) if is_named => return Err(of_named(&why)),
+            Err(why) => Err(why.to_string()),
+        };
         match bound {
             Ok(bound) => return bound.map(FoundPath::Bound),
             Err(reason) => {
@@ -235,7 +244,7 @@ fn bind_in(
 ) -> Result<Result<BoundControl, ControlError>, String> {
     if let Some(name) = explicit {
         let path = instances::socket_path(dir, name);
-        return match taken(&path, name, dirs) {
+        return match taken(dir, &path, name, dirs) {
             Some(by) => Ok(Err(ControlError(format!("--name {name}: {by}")))),
             None => bind(path, name).map(Ok),
         };
@@ -243,20 +252,20 @@ fn bind_in(
     for number in 1..=NAMES {
         let name = if number == 1 { default.to_owned() } else { format!("{default}-{number}") };
         let path = instances::socket_path(dir, &name);
-        if taken(&path, &name, dirs).is_none() {
+        if taken(dir, &path, &name, dirs).is_none() {
             return bind(path, &name).map(Ok);
         }
     }
     Ok(Err(ControlError(format!("{default} to {default}-{NAMES} are all in use (choose another --name)"))))
 }
 
-/// Why `name` is taken: an instance in one of the directories has it, or another file is at its path.
-fn taken(path: &Path, name: &str, dirs: &[PathBuf]) -> Option<String> {
-    if let Some(found) = instances::named(dirs, name) {
-        return Some(in_use(found.pid, &found.path));
-    }
+/// Why `name` is taken in `dir`: an instance in one of the directories has it, or another file is at its path.
+fn taken(dir: &Path, path: &Path, name: &str, dirs: &[PathBuf]) -> Option<String> {
     match instances::holder(path) {
-        Holder::Nobody | Holder::Stale => None,
+        Holder::Nobody | Holder::Stale => {
+            let found = instances::named(dirs.iter().filter(|other| *other != dir), name)?;
+            Some(in_use(found.pid, &found.path))
+        }
         Holder::Lives(pid) => Some(in_use(pid, path)),
         Holder::Foreign(why) => {
             Some(format!("{}: {why} (remove it, or choose another name)", path.display()))
@@ -317,15 +326,18 @@ fn bind(path: PathBuf, name: &str) -> Result<BoundControl, String> {
 }
 
 fn listen(path: &Path) -> io::Result<(UnixListener, DeviceAndInode)> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     // bind(2) gives the file the mode of the socket, so it is never open to others, whatever the umask.
     fchmod(&fd, Mode::from_bits_truncate(instances::CONTROL_MODE))?;
-    instances::with_address(path, |address| socket::bind(fd.as_raw_fd(), address))?;
+    let bind = || instances::with_address(path, |address| socket::bind(fd.as_raw_fd(), address));
+    match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            fs::remove_file(path)?;
+            bind()?;
+        }
+        bound => bound?,
+    }
     let listening = inode(path).and_then(|inode| {
         socket::listen(&fd, Backlog::new(BACKLOG)?)?;
         Ok(inode)

@@ -23,6 +23,7 @@ use super::users::{self, Identity};
 use super::warning::Warn;
 use crate::config::{Directories, Launch, ManagedDirectory};
 use crate::core::{Stage, StartFailure};
+use crate::os::own;
 
 /// The deepest nesting that is removed; each level holds an fd and a stack frame.
 const DEPTH: usize = 128;
@@ -104,7 +105,7 @@ impl DirectoryKind {
 }
 
 fn our_base(kind: DirectoryKind) -> Result<PathBuf, String> {
-    kind.base(nix::unistd::geteuid().is_root(), |name| env::var_os(name))
+    kind.base(own::euid() == 0, |name| env::var_os(name))
 }
 
 /// The path of StateDirectory=`name`.
@@ -322,9 +323,8 @@ fn entries(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
 pub fn home(owner: &Identity) -> Option<PathBuf> {
     let home = match &owner.user {
         Some(user) => user.home.clone(),
-        None => env::var_os("HOME").or_else(|| {
-            users::find_user(&nix::unistd::geteuid().to_string()).ok().and_then(|user| user.home)
-        }),
+        None => env::var_os("HOME")
+            .or_else(|| users::find_user(&own::euid().to_string()).ok().and_then(|user| user.home)),
     };
     home.map(PathBuf::from)
 }

@@ -3,11 +3,10 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use nix::unistd;
-
 use super::unit_files::read_regular;
 use super::users;
 use crate::config::environment;
+use crate::os::own;
 
 /// The most that is read of a file such as os-release.
 const FILE_BYTES: usize = 64 << 10;
@@ -84,14 +83,14 @@ fn os_release(name: &str) -> String {
 
 /// The user of supervise. For root these are fixed, as in systemd's system manager, whatever the environment says.
 fn user(letter: char) -> Option<String> {
-    let (uid, gid) = (unistd::geteuid(), unistd::getegid());
+    let (uid, gid) = (own::euid(), own::egid());
     let entry = || users::find_user(&uid.to_string()).ok();
     match letter {
         'U' => Some(uid.to_string()),
         'G' => Some(gid.to_string()),
         'u' => entry().map(|user| user.name),
-        'g' => Some(users::group_name(gid.as_raw()).unwrap_or_else(|| gid.to_string())),
-        'h' if uid.is_root() => Some("/root".to_owned()),
+        'g' => Some(users::group_name(gid).unwrap_or_else(|| gid.to_string())),
+        'h' if uid == 0 => Some("/root".to_owned()),
         'h' => home().and_then(text),
         _ => entry()
             .and_then(|user| user.shell)
@@ -102,13 +101,12 @@ fn user(letter: char) -> Option<String> {
 
 /// HOME, else the home directory in /etc/passwd.
 fn home() -> Option<PathBuf> {
-    absolute("HOME")
-        .or_else(|| users::find_user(&unistd::geteuid().to_string()).ok()?.home.map(PathBuf::from))
+    absolute("HOME").or_else(|| users::find_user(&own::euid().to_string()).ok()?.home.map(PathBuf::from))
 }
 
 /// The roots of file-hierarchy(7), or those of the XDG base directory specification.
 fn directory(letter: char) -> Option<String> {
-    if unistd::geteuid().is_root() {
+    if own::euid() == 0 {
         let system = match letter {
             't' => "/run",
             'S' => "/var/lib",
@@ -165,15 +163,15 @@ mod tests {
 
     #[test]
     fn they_ask_this_machine() {
-        let uid = unistd::geteuid();
+        let uid = own::euid();
         assert_eq!(specifier('U'), Some(uid.to_string()));
         let group = specifier('g').expect("a name, or the number where it has none");
-        assert_eq!(users::find_group(&group), Ok(unistd::getegid().as_raw()));
+        assert_eq!(users::find_group(&group), Ok(own::egid()));
         let host = specifier('H').expect("a host has a name");
         assert_eq!(specifier('l').as_deref(), host.split('.').next());
         assert!(specifier('b').expect("a boot has an id").chars().all(|c| c.is_ascii_hexdigit()));
         assert!(specifier('T').expect("always").starts_with('/'));
-        if uid.is_root() {
+        if uid == 0 {
             let paths = ['h', 't', 'S', 'C', 'L', 'E'].map(|letter| specifier(letter).expect("root has all"));
             assert_eq!(paths, ["/root", "/run", "/var/lib", "/var/cache", "/var/log", "/etc"]);
         } else {

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::time::TimeVal;
-use nix::unistd::geteuid;
 
 use super::reap;
+use crate::os::own;
 
 /// The longest path that fits into sockaddr_un beside its final NUL (unix(7)).
 pub(super) const SUN_PATH: usize = 107;
@@ -63,7 +63,7 @@ impl LivingInstance {
     }
 
     pub fn uid(&self) -> u32 {
-        self.owner.unwrap_or_else(|| geteuid().as_raw())
+        self.owner.unwrap_or_else(own::euid)
     }
 }
 
@@ -111,7 +111,7 @@ pub fn directories() -> Vec<PathBuf> {
 
 /// All directories in which a named instance may be, best first.
 pub fn everywhere() -> Vec<PathBuf> {
-    candidates(|name| std::env::var_os(name), geteuid().as_raw())
+    candidates(|name| std::env::var_os(name), own::euid())
 }
 
 /// Whether the user has named the directory (SUPERVISE_RUNTIME_DIR).
@@ -142,21 +142,26 @@ fn candidates(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<Path
 
 /// Opens `dir` if it is ours and nobody else may enter it; `create` makes it (but not its parent).
 pub fn usable(dir: &Path, create: bool) -> Result<File, Unusable> {
-    usable_by(dir, create, geteuid().as_raw())
+    usable_by(dir, create, own::euid())
 }
 
 fn usable_by(dir: &Path, create: bool, uid: u32) -> Result<File, Unusable> {
     let place = dir.display();
     let unusable = |cause: String| Unusable { cause, remedy: None };
-    if create {
-        match DirBuilder::new().mode(0o700).create(dir) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(unusable(format!("{place}: cannot be created: {error}"))),
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let open = || OpenOptions::new().read(true).custom_flags(flags).open(dir);
+    let opened = match open() {
+        Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
+            match DirBuilder::new().mode(0o700).create(dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(unusable(format!("{place}: cannot be created: {error}")));
+                }
+                Ok(()) | Err(_) => open(),
+            }
         }
-    }
-    let open = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(dir);
-    let handle = match open {
+        opened => opened,
+    };
+    let handle = match opened {
         Ok(handle) => handle,
         // With these flags, the error of open(2) for a symbolic link would be misleading.
         Err(_) if dir.is_symlink() => return Err(unusable(format!("{place} is a symbolic link"))),
@@ -217,8 +222,8 @@ fn names_in(dir: &Path) -> Vec<String> {
 }
 
 /// The instance `name`, from the first of `dirs` in which it answers.
-pub fn named(dirs: &[PathBuf], name: &str) -> Option<LivingInstance> {
-    let mut ours = dirs.iter().filter(|dir| is_name(name) && usable(dir, false).is_ok());
+pub fn named<'a>(dirs: impl IntoIterator<Item = &'a PathBuf>, name: &str) -> Option<LivingInstance> {
+    let mut ours = dirs.into_iter().filter(|dir| is_name(name) && usable(dir, false).is_ok());
     ours.find_map(|dir| answering(dir, name.to_owned()))
 }
 
@@ -312,7 +317,7 @@ mod tests {
             "XDG_RUNTIME_DIR" => Some(xdg.clone().into_os_string()),
             _ => None,
         };
-        let uid = geteuid().as_raw();
+        let uid = own::euid();
         let run_user = format!("/run/user/{uid}/supervise");
         let tmp = format!("/tmp/supervise-{uid}");
         let all =

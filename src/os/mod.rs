@@ -34,6 +34,7 @@ pub mod logger;
 pub mod manager;
 pub mod notify;
 pub mod outbox;
+pub mod own;
 pub mod probe;
 pub mod questions;
 pub mod reap;

@@ -21,7 +21,7 @@ use nix::sys::socket::{
 };
 
 use self::place::SocketFile;
-pub(super) use self::place::{leave, sweep_left_over};
+pub(super) use self::place::sweep_left_over;
 use super::sys;
 use super::warning::Warn;
 use crate::config::NotifyAccess;
@@ -292,12 +292,12 @@ mod tests {
     #[test]
     fn its_file_is_open_to_all_and_goes_with_it() {
         let home = tempfile::tempdir().unwrap();
-        let directory = home.path().join("inside");
-        let open = || NotifySocket::open_in(&[home.path().join("no/parent"), directory.clone()]).unwrap();
+        let open =
+            || NotifySocket::open_in(&[home.path().join("no directory"), home.path().to_owned()]).unwrap();
         let (one, other) = (open(), open());
         let (path, of_other) = (PathBuf::from(one.address()), PathBuf::from(other.address()));
         assert_ne!(path, of_other);
-        assert_eq!(path.parent(), Some(directory.as_path()));
+        assert_eq!(path.parent(), Some(home.path()));
         assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
         client(&one).send(b"READY=1").unwrap();
         assert!(message(&one).is_some_and(|notify| notify.ready));

@@ -18,6 +18,7 @@ use super::unit_files::read_regular;
 use super::warning::Warn;
 use super::within::within_a_second;
 use crate::config::Signal;
+use crate::os::own;
 
 /// The most descendants in one walk, which is above the default pids.max and kernel.pid_max of 32768.
 const DESCENDANTS: usize = 1 << 16;
@@ -29,7 +30,7 @@ const ROUNDS: usize = 8;
 /// Makes orphans our children (PR_SET_CHILD_SUBREAPER, prctl(2)). To be called before the first child;
 /// `Signals::open` keeps the kernel from reaping them by itself.
 pub fn prepare() -> io::Result<()> {
-    if std::process::id() != 1 {
+    if own::pid() != 1 {
         nix::sys::prctl::set_child_subreaper(true)?;
     }
     Ok(())

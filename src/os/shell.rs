@@ -98,6 +98,10 @@ const REST: Duration = Duration::from_secs(1);
 impl Shell {
     fn turn_until_exit(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(64);
+        // Only now: the first process need not wait for it.
+        if let Some(control) = &mut self.control {
+            control.begin();
+        }
         loop {
             if self.state.is_sweeping || std::mem::take(&mut self.state.is_clearing) {
                 // The sweep may have found nobody, and then no SIGCHLD tells.

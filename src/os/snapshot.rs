@@ -9,11 +9,12 @@ use super::socket::NamedSocket;
 use crate::config::Handover;
 use crate::core::Time;
 use crate::core::report::{SocketStatus, Status};
+use crate::os::own;
 
 /// Completes the core's status, and turns its times (CLOCK_MONOTONIC) into wall-clock time.
 pub fn complete(status: &mut Status, name: &str, sockets: &[NamedSocket], handover: Handover, now: Time) {
     name.clone_into(&mut status.name);
-    status.pid = std::process::id();
+    status.pid = own::pid();
     env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
     status.sockets = sockets.iter().zip(3..).map(|(socket, fd)| of_socket(socket, fd, handover)).collect();
     for generation in &mut status.generations {

@@ -12,6 +12,7 @@ use nix::unistd;
 
 use crate::config::Launch;
 use crate::core::{Stage, StartFailure};
+use crate::os::own;
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
@@ -90,10 +91,10 @@ impl Identity {
     }
 
     fn is_already_ours(&self) -> bool {
-        let (uid, gid) = (unistd::geteuid(), unistd::getegid());
-        let same_uid = uid == unistd::getuid() && self.uid.is_none_or(|wanted| wanted == uid.as_raw());
-        let same_gid = gid == unistd::getgid() && self.gid.is_none_or(|wanted| wanted == gid.as_raw());
-        !uid.is_root() && same_uid && same_gid
+        let (uid, gid) = (own::euid(), own::egid());
+        let same_uid = uid == own::uid() && self.uid.is_none_or(|wanted| wanted == uid);
+        let same_gid = gid == own::gid() && self.gid.is_none_or(|wanted| wanted == gid);
+        uid != 0 && same_uid && same_gid
     }
 }
 

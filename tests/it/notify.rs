@@ -5,7 +5,10 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
+use nix::fcntl::AT_FDCWD;
 use nix::sys::signal::Signal;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::geteuid;
 
 use super::support::{Launch, Place, SUPERVISE, environment, example, wait_for};
@@ -111,6 +114,9 @@ fn what_a_killed_supervise_leaves_is_gone_after_the_next_start() {
     let left = environment(first.server())["NOTIFY_SOCKET"].clone();
     first.signal(Signal::SIGKILL);
     wait_for("its end", || first.try_end());
+    // Younger ones may belong to a supervise that is about to start.
+    let old = TimeSpec::new(1, 0);
+    utimensat(AT_FDCWD, left.as_str(), &old, &old, UtimensatFlags::NoFollowSymlink).unwrap();
     let other = Place::new();
     let mut second = Launch::ready(&other, "--ready notify").start();
     second.wait_generation(1);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::{Children, LivingGeneration};
 use crate::core::{Exit, GenerationId};
 use crate::os::cgroup::Cgroups;
+use crate::os::own;
 use crate::os::reap::{self, ProcessIdentity};
 use crate::os::sys;
 use crate::os::warning::Warn;
@@ -41,7 +42,7 @@ impl Default for Kin {
             known: BTreeMap::new(),
             groups: BTreeMap::new(),
             own_children: BTreeSet::new(),
-            has_only_ours: std::process::id() != 1 && !reap::has_children(),
+            has_only_ours: own::pid() != 1 && !reap::has_children(),
             own: reap::identity(reap::our_pid()),
         }
     }

@@ -5,13 +5,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use nix::unistd::{Pid, getuid};
+use nix::unistd::Pid;
 
 use super::{Children, LivingGeneration};
 use crate::core::{GenerationId, SlotId};
 use crate::os::fd_store::FdStore;
 use crate::os::fetch;
 use crate::os::launch::Launcher;
+use crate::os::own;
 use crate::os::reap;
 
 impl Children {
@@ -75,7 +76,7 @@ impl LivingGeneration {
         }
         // The main process may have become another user (gosu, setpriv). Its children under another uid get nothing here:
         // what they are to have, they inherit.
-        if !is_main && ![0, getuid().as_raw(), self.uid].contains(&uid) {
+        if !is_main && ![0, own::uid(), self.uid].contains(&uid) {
             log::debug!("pid {pid} of another user, uid {uid}, asks for the sockets and gets none");
             return Ok(());
         }

@@ -12,13 +12,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use nix::unistd::geteuid;
 
 use super::ControlSocket;
 use crate::config::Signal;
 use crate::core::report::Line;
 use crate::core::{ClientId, Event, Reply, Request, limits};
 use crate::os::instances;
+use crate::os::own;
 use crate::os::warning::Warn;
 
 /// The longest request with its newline.
@@ -39,7 +39,7 @@ pub struct ControlServer {
     last_id: u64,
     /// Whether a connection could not be accepted for lack of an fd; no event will announce it again.
     is_behind: bool,
-    /// The connections; their index gives the poll token. There are always `SLOTS` entries.
+    /// The connections; their index gives the poll token. There are `SLOTS` entries, none before [`Self::begin`].
     clients: Vec<Option<Connection>>,
 }
 
@@ -73,20 +73,33 @@ struct ReceivedLine {
 }
 
 impl ControlServer {
-    /// Registers the socket with the tokens `first` to `first + TOKENS - 1`.
+    /// Clients can connect from now on, and are served after [`ControlServer::begin`]. Its tokens are `first` to
+    /// `first + TOKENS - 1`.
     ///
     /// # Errors
-    /// epoll_ctl(2) or dup(2) failed.
+    /// dup(2) failed.
     pub fn new(socket: ControlSocket, registry: &Registry, first: Token) -> io::Result<Self> {
-        let clients = (0..SLOTS).map(|_| None).collect();
         let registry = registry.try_clone()?;
-        let server = Self { socket, registry, first: first.0, last_id: 0, is_behind: false, clients };
-        server.register_listener(server.socket.listener())?;
-        if let Some(watch) = server.socket.watch_fd() {
-            let token = Token(server.first + 1);
-            server.registry.register(&mut SourceFd(&watch.as_raw_fd()), token, Interest::READABLE)?;
+        Ok(Self { socket, registry, first: first.0, last_id: 0, is_behind: false, clients: Vec::new() })
+    }
+
+    /// Registers the socket and what tells of its removal.
+    pub fn begin(&mut self) {
+        self.clients = (0..SLOTS).map(|_| None).collect();
+        self.socket.watch();
+        if let Err(error) = self.register_listener(self.socket.listener()) {
+            Warn::ListenOnControl.because(error);
         }
-        Ok(server)
+        if let Some(watch) = self.socket.watch_fd() {
+            let token = Token(self.first + 1);
+            let watched =
+                self.registry.register(&mut SourceFd(&watch.as_raw_fd()), token, Interest::READABLE);
+            if let Err(error) = watched {
+                Warn::WatchControl.because(error);
+            }
+        }
+        // What was removed before the watch told of nothing.
+        self.heal();
     }
 
     pub fn socket(&self) -> &ControlSocket {
@@ -198,7 +211,7 @@ impl ControlServer {
     }
 
     fn add(&mut self, stream: UnixStream) {
-        let ours = geteuid().as_raw();
+        let ours = own::euid();
         if !instances::peer(&stream).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == ours) {
             return;
         }

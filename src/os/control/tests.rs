@@ -26,12 +26,17 @@ impl Home {
     }
 
     fn open(&self, choice: &Instance) -> Result<Option<ControlSocket>, ControlError> {
-        ControlSocket::open_in(self.dirs(), choice, "node")
+        ControlSocket::open_in(self.dirs(), choice, "node", false)
     }
 
     fn socket(&self) -> ControlSocket {
-        self.open(&Instance::default()).unwrap().unwrap()
+        watched(self.open(&Instance::default()).unwrap().unwrap())
     }
+}
+
+fn watched(mut socket: ControlSocket) -> ControlSocket {
+    socket.watch();
+    socket
 }
 
 fn named(name: &str) -> Instance {
@@ -77,10 +82,10 @@ fn a_name_that_lives_in_another_directory_is_taken() {
     let home = Home::new();
     let first = home.socket();
     let dirs = vec![home.dir.path().join("better"), home.dirs().remove(0)];
-    let second = ControlSocket::open_in(dirs.clone(), &Instance::default(), "node").unwrap().unwrap();
+    let second = ControlSocket::open_in(dirs.clone(), &Instance::default(), "node", false).unwrap().unwrap();
     assert_eq!((first.name(), second.name()), ("node", "node-2"));
     assert_eq!(second.path(), dirs[0].join("node-2.sock"));
-    assert!(ControlSocket::open_in(dirs, &named("node"), "x").is_err());
+    assert!(ControlSocket::open_in(dirs, &named("node"), "x", false).is_err());
 }
 
 #[test]
@@ -110,15 +115,15 @@ fn nowhere_to_put_the_default_one_is_no_error() {
     let link = home.dir.path().join("link");
     std::os::unix::fs::symlink(home.dir.path(), &link).unwrap();
     let dirs = vec![open, link, home.dir.path().join("no/parent")];
-    assert!(ControlSocket::open_in(dirs.clone(), &Instance::default(), "node").unwrap().is_none());
-    assert!(ControlSocket::open_in(dirs.clone(), &named("web"), "node").unwrap().is_none());
+    assert!(ControlSocket::open_in(dirs.clone(), &Instance::default(), "node", false).unwrap().is_none());
+    assert!(ControlSocket::open_in(dirs.clone(), &named("web"), "node", false).unwrap().is_none());
 
     let none = Instance { name: None, control: Control::None };
     assert!(home.open(&none).unwrap().is_none() && !home.dirs()[0].exists());
 
     // One usable directory behind the others is enough.
     let dirs = [dirs, home.dirs()].concat();
-    let found = ControlSocket::open_in(dirs, &Instance::default(), "node").unwrap().unwrap();
+    let found = ControlSocket::open_in(dirs, &Instance::default(), "node", false).unwrap().unwrap();
     assert_eq!(found.path(), home.dirs()[0].join("node.sock"));
 }
 
@@ -198,7 +203,7 @@ fn a_directory_that_cannot_be_made_again_leaves_the_next_one() {
     let (first, second) = (home.dir.path().join("parent/run"), home.dirs().remove(0));
     fs::create_dir(home.dir.path().join("parent")).unwrap();
     let dirs = vec![first, second.clone()];
-    let mut socket = ControlSocket::open_in(dirs, &Instance::default(), "node").unwrap().unwrap();
+    let mut socket = ControlSocket::open_in(dirs, &Instance::default(), "node", false).unwrap().unwrap();
     fs::remove_dir_all(home.dir.path().join("parent")).unwrap();
     assert!(socket.heal().unwrap().is_some());
     assert_eq!(socket.path(), second.join("node.sock"));
@@ -229,8 +234,8 @@ fn a_path_longer_than_an_address_works_alike() {
     let home = Home::new();
     let deep = home.dir.path().join("d".repeat(150));
     let dirs = vec![deep.clone()];
-    let open = |choice: &Instance| ControlSocket::open_in(dirs.clone(), choice, "node");
-    let mut socket = open(&Instance::default()).unwrap().unwrap();
+    let open = |choice: &Instance| ControlSocket::open_in(dirs.clone(), choice, "node", false);
+    let mut socket = watched(open(&Instance::default()).unwrap().unwrap());
     assert!(socket.path().as_os_str().as_bytes().len() > 150);
     assert_eq!(open(&Instance::default()).unwrap().unwrap().name(), "node-2");
     assert_eq!(fs::metadata(socket.path()).unwrap().mode() & 0o777, 0o600);

@@ -9,9 +9,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::geteuid;
-
 use super::{LivingInstance, answering, connect, is_name, names_in, peer, usable_by};
+use crate::os::own;
 use crate::os::users;
 use crate::os::within::within_a_second;
 
@@ -27,7 +26,7 @@ pub struct Home {
 
 /// The directories of all other users, sorted; none unless we are root.
 pub fn homes() -> Vec<Home> {
-    if geteuid().is_root() { homes_in(Path::new("/run/user"), Path::new("/tmp")) } else { Vec::new() }
+    if own::euid() == 0 { homes_in(Path::new("/run/user"), Path::new("/tmp")) } else { Vec::new() }
 }
 
 fn homes_in(run_user: &Path, tmp: &Path) -> Vec<Home> {
@@ -36,7 +35,7 @@ fn homes_in(run_user: &Path, tmp: &Path) -> Vec<Home> {
         let uid = |name: &str| {
             let uid: u32 = name.strip_prefix(prefix)?.parse().ok()?;
             // Only the number exactly as we write it counts.
-            (uid != geteuid().as_raw() && name == format!("{prefix}{uid}")).then_some(uid)
+            (uid != own::euid() && name == format!("{prefix}{uid}")).then_some(uid)
         };
         let mut found: Vec<u32> =
             entries.filter_map(|entry| uid(entry.ok()?.file_name().to_str()?)).collect();
@@ -120,7 +119,7 @@ mod tests {
     fn only_numbers_of_other_users_are_their_directories() {
         let top = tempfile::tempdir().unwrap();
         let (run, tmp) = (top.path().join("run"), top.path().join("tmp"));
-        let own = geteuid().as_raw();
+        let own = own::euid();
         for name in ["4001", "04002", "+4003", "x", "4294967296", &own.to_string()] {
             fs::create_dir_all(run.join(name)).unwrap();
             fs::create_dir_all(tmp.join(format!("supervise-{name}"))).unwrap();
@@ -132,7 +131,7 @@ mod tests {
     /// Links, directories of others and sockets that somebody else listens on: all that a user can put there.
     #[test]
     fn nobody_is_taken_for_another() {
-        if !geteuid().is_root() {
+        if own::euid() != 0 {
             return;
         }
         let top = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ use crate::os::listeners::Listeners;
 use crate::os::manager::ManagerSocket;
 use crate::os::notify;
 use crate::os::outbox::Outbox;
+use crate::os::own;
 use crate::os::questions::{self, Questions};
 use crate::os::reap;
 use crate::os::signal::{HupIgnored, Signals};
@@ -59,7 +60,7 @@ impl Shell {
             holds_sockets: !sockets.is_empty(),
             steers: sockets.iter().any(|socket| socket.is_steered()),
             hup_ignored,
-            init: std::process::id() == 1,
+            init: own::pid() == 1,
         };
         let store = FdStore::new(config.launch.fd_store_max);
         let registry = poll.registry().try_clone().map_err(cannot("make a poll"))?;
@@ -93,7 +94,6 @@ impl Shell {
         run("ExecStopPre", &stop_pre);
         launcher.we_end();
         drop(children);
-        notify::leave();
         // The launcher holds the sockets as well.
         drop((listeners, launcher));
         run("ExecStopPost", &stop_post);

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::unistd::Pid;
 
+use crate::os::own;
 use crate::os::proc;
 
 /// At most so many sockets of one port are looked for.
@@ -40,7 +41,7 @@ pub(super) enum Occupant {
 
 impl Occupant {
     pub(super) fn is_us(&self) -> bool {
-        matches!(self, Self::Processes(all) if all.iter().all(|one| one.pid == std::process::id()))
+        matches!(self, Self::Processes(all) if all.iter().all(|one| one.pid == own::pid()))
     }
 }
 

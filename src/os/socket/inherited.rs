@@ -11,6 +11,7 @@ use nix::sys::socket::{
 
 use super::{BindError, addresses, own_address};
 use crate::config::{Address, Domain, Kind, Listener, Semantics};
+use crate::os::own;
 use crate::os::sys;
 
 /// SD_LISTEN_FDS_START of sd_listen_fds(3).
@@ -30,7 +31,7 @@ impl Inherited {
         let variable = |name| std::env::var_os(name).map(OsString::into_encoded_bytes);
         Self::from_variables(
             FIRST,
-            std::process::id(),
+            own::pid(),
             variable("LISTEN_PID").as_deref(),
             variable("LISTEN_FDS").as_deref(),
             variable("LISTEN_FDNAMES").as_deref(),

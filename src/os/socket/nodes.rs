@@ -26,13 +26,13 @@ use std::rc::Rc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::AddWatchFlags;
-use nix::unistd::geteuid;
 
 use super::node::{Attributes, Inode, OwnPath, make_directories, remove_inode};
 use super::slots::{Checked, PathState, Slots};
 use super::{BindError, local};
 use crate::config::Listener;
 use crate::core::{SlotId, Steering};
+use crate::os::own;
 use crate::os::sys;
 use hidden::{Hidden, NoDirectory};
 
@@ -438,7 +438,7 @@ fn shared(error: &io::Error) -> NoSlots {
 /// Moves the node just bound at `path` to its hidden name, where nobody but us can reach it.
 fn adopt(path: &Path, name: &Path) -> io::Result<OwnPath> {
     let there = fs::symlink_metadata(path)?;
-    let is_ours = there.file_type().is_socket() && there.nlink() == 1 && there.uid() == geteuid().as_raw();
+    let is_ours = there.file_type().is_socket() && there.nlink() == 1 && there.uid() == own::euid();
     if !is_ours {
         return Err(taken(path));
     }

@@ -22,9 +22,10 @@ impl Bench {
     fn new() -> Self {
         let home = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
         let dirs = vec![home.path().to_owned()];
-        let socket = ControlSocket::open_in(dirs, &Instance::default(), "node").unwrap().unwrap();
+        let socket = ControlSocket::open_in(dirs, &Instance::default(), "node", false).unwrap().unwrap();
         let poll = Poll::new().unwrap();
-        let server = ControlServer::new(socket, poll.registry(), Token(7)).unwrap();
+        let mut server = ControlServer::new(socket, poll.registry(), Token(7)).unwrap();
+        server.begin();
         Self { server, poll, home }
     }
 

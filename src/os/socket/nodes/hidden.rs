@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::geteuid;
 
 use super::super::node::LONGEST_PATH;
 use super::super::node::make_directory;
 use crate::core::SlotId;
 use crate::core::limits::GENERATIONS;
+use crate::os::own;
 use crate::os::warning::Warn;
 
 /// The name of a link on its way to the public path.
@@ -49,7 +49,7 @@ impl Hidden {
         let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
         let directory = OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(failed)?;
         let metadata = directory.metadata().map_err(failed)?;
-        if metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+        if metadata.uid() != own::euid() || metadata.mode() & 0o077 != 0 {
             return Err(because("belongs to somebody else"));
         }
         let directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
@@ -87,7 +87,7 @@ impl Hidden {
         if path.as_os_str().len() <= LONGEST_PATH {
             return path;
         }
-        let (pid, fd) = (std::process::id(), self.directory.as_raw_fd());
+        let (pid, fd) = (own::pid(), self.directory.as_raw_fd());
         PathBuf::from(format!("/proc/{pid}/fd/{fd}/{}", slot.0))
     }
 
