@@ -90,6 +90,7 @@
 //!   questions.rs        what the kernel and servers are asked; in os/questions/: traffic.rs (connections), health.rs
 //!                       (Ready=http:), waiting.rs (Ready=auto, and the hint), silent.rs (a connection of ours that is
 //!                       to be accepted)
+//!   begin.rs            what the standard library does before main
 //!   own.rs              our pid and credentials, asked once
 //!   outbox.rs           events and notes that these hand over to the shell
 //!   tokens.rs           the token number of each source of the poll

@@ -1,9 +1,15 @@
 //! The binary: parses the command line, calls what it asks for, exits with the status.
+//!
+//! With glibc it begins at the C library's main instead of that of the standard library, which makes some twenty system calls
+//! (it reads /proc/self/maps to find the guard of the stack) before the first line of ours. With other C libraries the
+//! arguments are known to the standard library alone.
+
+#![cfg_attr(target_env = "gnu", no_main)]
+#![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
-use std::process::ExitCode;
 
 use log::LevelFilter;
 use socket_supervise::cli::{self, Check, Parsed, RunArgs};
@@ -11,11 +17,24 @@ use socket_supervise::client;
 use socket_supervise::os::{self, Reader, logger, relay};
 use socket_supervise::units;
 
-fn main() -> ExitCode {
+// SAFETY: no other symbol of the program is called main; the C library calls it once.
+#[cfg(target_env = "gnu")]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> i32 {
+    os::begin();
+    std::process::exit(status().into())
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn main() -> std::process::ExitCode {
+    status().into()
+}
+
+fn status() -> u8 {
     if let Some(status) = relay::run(std::env::args_os()) {
-        return ExitCode::from(status);
+        return status;
     }
-    ExitCode::from(match cli::parse(std::env::args_os()) {
+    match cli::parse(std::env::args_os()) {
         Parsed::Run(arguments) => run(*arguments),
         Parsed::Check(arguments) => check(&arguments),
         Parsed::Verb(verb) => client::run(&verb),
@@ -25,7 +44,7 @@ fn main() -> ExitCode {
             let _ = write!(std::io::stderr(), "{text}");
             status
         }
-    })
+    }
 }
 
 /// Writes to stdout and returns `status`; if that fails, a status other than 0.

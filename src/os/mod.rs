@@ -50,9 +50,11 @@ pub mod users;
 pub mod waiters;
 pub mod warning;
 
+mod begin;
 mod cgroup;
 mod proc;
 mod shell;
 mod within;
 
+pub use begin::begin;
 pub use shell::{Reader, run};

@@ -1,10 +1,10 @@
 //! Who we are: our pid and our credentials, asked of the kernel once. supervise changes neither; what it starts does, in
 //! its own process.
 
+#![allow(unsafe_code)]
+
 use std::process;
 use std::sync::OnceLock;
-
-use super::sys;
 
 /// Our pid. A process that was forked has that of its parent here.
 pub fn pid() -> u32 {
@@ -12,24 +12,30 @@ pub fn pid() -> u32 {
     *PID.get_or_init(process::id)
 }
 
+/// An id of the auxiliary vector, which the kernel has handed over at execve(2) (getauxval(3)).
+fn at_execve(key: libc::c_ulong) -> u32 {
+    // SAFETY: it reads what the C library has kept; ids are of 32 bits.
+    (unsafe { libc::getauxval(key) }) as u32
+}
+
 /// The real user id.
 pub fn uid() -> u32 {
-    sys::at_execve(libc::AT_UID)
+    at_execve(libc::AT_UID)
 }
 
 /// The effective user id.
 pub fn euid() -> u32 {
-    sys::at_execve(libc::AT_EUID)
+    at_execve(libc::AT_EUID)
 }
 
 /// The real group id.
 pub fn gid() -> u32 {
-    sys::at_execve(libc::AT_GID)
+    at_execve(libc::AT_GID)
 }
 
 /// The effective group id.
 pub fn egid() -> u32 {
-    sys::at_execve(libc::AT_EGID)
+    at_execve(libc::AT_EGID)
 }
 
 #[cfg(test)]

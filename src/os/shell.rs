@@ -9,7 +9,7 @@ mod reread;
 mod woken;
 
 use std::collections::BTreeSet;
-use std::io::{self};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -41,8 +41,7 @@ use woken::Woken;
 /// The exit status for what parses but cannot be done.
 const CANNOT: u8 = 125;
 
-/// Reads the configuration anew: the units and the command line's flags. Its warnings are those that the reading before
-/// did not have.
+/// Reads the units and the flags of the command line anew. Warnings that the reading before had are left out.
 pub type Reader = Box<dyn FnMut() -> Result<(Config, Vec<String>), String>>;
 
 /// Holds the sockets and runs the server until there is no more to do; returns the exit status.
@@ -50,6 +49,8 @@ pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
     let status = Shell::open(config, instance, reader).and_then(|mut shell| {
         shell.outbox.push(Event::Begun);
         shell.dispatch();
+        // The first process did not have to wait for this.
+        shell.control.iter_mut().for_each(ControlServer::begin);
         let status = shell.turn_until_exit();
         shell.close();
         status.map_err(|error| format!("cannot wait for events: {error}"))
@@ -85,8 +86,7 @@ struct LoopState {
     /// A generation is waited for that may be gone already, and then no SIGCHLD tells.
     is_clearing: bool,
     is_announced: bool,
-    /// Since supervise last rested, a process was started, a generation is gone or a status was asked for. What that took
-    /// of memory is free by now.
+    /// A process was started, a generation is gone or a status was asked for since supervise last rested.
     has_worked: bool,
     exit: Option<u8>,
 }
@@ -98,10 +98,6 @@ const REST: Duration = Duration::from_secs(1);
 impl Shell {
     fn turn_until_exit(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(64);
-        // Only now: the first process need not wait for it.
-        if let Some(control) = &mut self.control {
-            control.begin();
-        }
         loop {
             if self.state.is_sweeping || std::mem::take(&mut self.state.is_clearing) {
                 // The sweep may have found nobody, and then no SIGCHLD tells.
@@ -114,8 +110,8 @@ impl Shell {
             // The dumps may be large, and are of no use to the next turn.
             self.questions.diag.forget();
             let patience = self.patience();
-            if patience.is_none_or(|patience| patience >= REST) && std::mem::take(&mut self.state.has_worked)
-            {
+            let rests = patience.is_none_or(|patience| patience >= REST);
+            if rests && std::mem::take(&mut self.state.has_worked) {
                 memory::give_back();
             }
             match self.poll.poll(&mut events, patience) {
@@ -329,8 +325,8 @@ impl Shell {
                     Warn::StopOurselves.because(error);
                 }
                 // SIGCONT is read in the next turn; the time that passed must not count in this one.
-                let (sender, terminal) = (Sender::Kernel, Terminal::Unchanged);
-                self.outbox.push(Event::Signalled { signal: Signal::CONT, sender, terminal });
+                let (signal, sender, terminal) = (Signal::CONT, Sender::Kernel, Terminal::Unchanged);
+                self.outbox.push(Event::Signalled { signal, sender, terminal });
             }
             Action::Exit(status) => self.state.exit = Some(status),
         }

@@ -46,10 +46,10 @@ const READ: [i32; 19] = [
     libc::SIGXFSZ,
 ];
 
-/// A client that left before its answer, or a terminal that we write to from the background, is an error of write(2)
-/// and no reason to end or stop. If a parent left SIGCHLD ignored, the kernel would reap our children.
-const ACTIONS: [(i32, Disposition); 4] = [
-    (libc::SIGPIPE, Disposition::Ignore),
+/// A terminal that we write to from the background is an error of write(2) and no reason to stop, as is a client that left
+/// before its answer and no reason to end (SIGPIPE, ignored when the program begins). If a parent left SIGCHLD ignored, the
+/// kernel would reap our children.
+const ACTIONS: [(i32, Disposition); 3] = [
     (libc::SIGTTIN, Disposition::Ignore),
     (libc::SIGTTOU, Disposition::Ignore),
     (libc::SIGCHLD, Disposition::Default),

@@ -43,12 +43,6 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// An id of the auxiliary vector, which the kernel has handed over at execve(2) (getauxval(3): AT_UID and the like).
-pub fn at_execve(key: libc::c_ulong) -> u32 {
-    // SAFETY: it reads what the C library has kept; ids are of 32 bits.
-    (unsafe { libc::getauxval(key) }) as u32
-}
-
 /// The fds of an SCM_RIGHTS message (unix(7)), which the kernel has just put into our table. `data` must come from a
 /// control buffer that recvmsg(2) filled, and be read only once.
 pub fn received_fds(data: &[u8]) -> Vec<OwnedFd> {

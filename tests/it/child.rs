@@ -22,6 +22,9 @@ const MESSY: [&str; 4] = [
     "sh",
 ];
 
+/// Runs the rest of its words with stdin and stdout closed.
+const CLOSED: [&str; 4] = ["/bin/sh", "-c", "exec \"$@\" <&- >&-", "sh"];
+
 /// The pid of the server, as soon as it is the program it is to be.
 fn sleeper(daemon: &mut Daemon) -> i32 {
     daemon.wait_generation(1);
@@ -56,6 +59,17 @@ fn its_fds_and_signals_are_as_promised() {
         .command(&SLEEP)
         .start();
     assert_clean_child(&mut daemon, 2);
+}
+
+#[test]
+fn a_stream_that_was_closed_is_open_and_no_socket() {
+    let place = Place::new();
+    let args = "--listen 127.0.0.1:0=a --listen 127.0.0.1:0=b";
+    let mut daemon = Launch::new(&place).wrapper(&CLOSED).args(args).command(&SLEEP).start();
+    let fds: BTreeMap<i32, String> = fds(sleeper(&mut daemon)).into_iter().collect();
+    assert_eq!(fds.keys().copied().collect::<Vec<i32>>(), [0, 1, 2, 3, 4], "{fds:?}");
+    assert_eq!([&fds[&0], &fds[&1]], ["/dev/null"; 2]);
+    assert!(fds[&2].ends_with(".stderr"), "{fds:?}");
 }
 
 #[test]
