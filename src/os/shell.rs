@@ -86,7 +86,7 @@ struct LoopState {
     /// A generation is waited for that may be gone already, and then no SIGCHLD tells.
     is_clearing: bool,
     is_announced: bool,
-    /// A process was started, a generation is gone or a status was asked for since supervise last rested.
+    /// A process was started, a generation is gone, a status was asked for or a timer fired since supervise last rested.
     has_worked: bool,
     exit: Option<u8>,
 }
@@ -119,8 +119,8 @@ impl Shell {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            let woken = Woken::from(&events);
-            self.turn(woken);
+            self.state.has_worked |= events.is_empty();
+            self.turn(Woken::from(&events));
         }
     }
 
