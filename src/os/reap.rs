@@ -245,7 +245,7 @@ fn signal_if_still(pid: i32, parent: i32, signal: Signal) -> bool {
 }
 
 pub fn our_pid() -> i32 {
-    nix::unistd::getpid().as_raw()
+    own::pid().cast_signed()
 }
 
 /// All our descendants with their parents, parents first.

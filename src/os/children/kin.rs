@@ -6,6 +6,7 @@
 //! groups in which they were seen: who is in one of them later is of the same generation. What is left is decided
 //! by elimination, where one generation lives and nobody else can have children below us.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,8 @@ pub(super) struct Kin {
     /// Every other child of ours descends from a generation: we began without children, and are not pid 1, to which the kernel
     /// gives the orphans of others.
     has_only_ours: bool,
-    own: Option<ProcessIdentity>,
+    /// Ours, asked when it is needed first.
+    own: OnceCell<Option<ProcessIdentity>>,
 }
 
 impl Default for Kin {
@@ -43,12 +45,16 @@ impl Default for Kin {
             groups: BTreeMap::new(),
             own_children: BTreeSet::new(),
             has_only_ours: own::pid() != 1 && !reap::has_children(),
-            own: reap::identity(reap::our_pid()),
+            own: OnceCell::new(),
         }
     }
 }
 
 impl Kin {
+    fn own(&self) -> Option<ProcessIdentity> {
+        *self.own.get_or_init(|| reap::identity(reap::our_pid()))
+    }
+
     /// The generation of a child of ours.
     fn owner(
         &mut self,
@@ -76,7 +82,7 @@ impl Kin {
         let generation = match leads.or_else(|| cgroups.owner(pid)) {
             Some(generation) => generation,
             // Those that we start and wait for at once stay in our own group.
-            None if self.own.is_some_and(|own| own.group == identity.group) => return None,
+            None if self.own().is_some_and(|own| own.group == identity.group) => return None,
             None => self.told(pid, &identity, generations)?,
         };
         self.remember(pid, identity, generation);
@@ -125,7 +131,7 @@ impl Kin {
     fn remember(&mut self, pid: i32, identity: ProcessIdentity, generation: GenerationId) {
         self.known.insert(pid, (identity, generation));
         for id in [identity.group, identity.session] {
-            let is_own = self.own.is_none_or(|own| own.group == id || own.session == id);
+            let is_own = self.own().is_none_or(|own| own.group == id || own.session == id);
             if id > 1 && !is_own && self.groups.len() < GROUPS {
                 self.groups.insert(id, generation);
             }
