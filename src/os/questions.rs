@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
@@ -17,7 +18,7 @@ use super::children::Children;
 use super::diag::{self, Diag};
 use super::fd_store::FdStore;
 use super::socket::{HeldSocket, NamedSocket};
-use crate::core::SlotId;
+use crate::core::{Event, SlotId};
 use health::Asking;
 pub use health::socket_of;
 use silent::Silent;
@@ -33,6 +34,20 @@ pub struct Questions {
     asking: Option<Asking>,
     silent: Silent,
     hinted: Hinted,
+}
+
+impl Questions {
+    /// How long the loop may sleep, if no event comes, before there is something to do here.
+    pub fn patience(&self) -> Option<Duration> {
+        let due = self.answer_due().into_iter().chain(self.handshakes_due()).min()?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Does what is due, and returns the answer to Ready=http:, where there is one by now.
+    pub fn on_turn(&mut self) -> Option<Event> {
+        self.list_due_handshakes();
+        self.on_probe()
+    }
 }
 
 /// What is held and who lives, as far as a question takes it.

@@ -156,7 +156,7 @@ impl Shell {
         if let Some(control) = &mut self.control {
             control.catch_up();
         }
-        self.outbox.events.extend(self.questions.on_probe());
+        self.outbox.events.extend(self.questions.on_turn());
         self.dispatch();
         self.on_intercepted();
         self.listeners.wake_paths();

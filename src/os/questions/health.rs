@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -103,13 +103,12 @@ impl Questions {
     }
 
     /// How long the server may take to end an answer whose status is known.
-    pub fn patience(&self) -> Option<Duration> {
-        let asking = self.asking.as_ref().filter(|asking| !asking.is_silent)?;
-        Some(asking.probe.deadline()?.saturating_duration_since(Instant::now()))
+    pub(super) fn answer_due(&self) -> Option<Instant> {
+        self.asking.as_ref().filter(|asking| !asking.is_silent)?.probe.deadline()
     }
 
     /// The answer, where there is one by now.
-    pub fn on_probe(&mut self) -> Option<Event> {
+    pub(super) fn on_probe(&mut self) -> Option<Event> {
         let asking = self.asking.as_mut().filter(|asking| !asking.is_silent)?;
         let result = asking.probe.ready().or_else(|| asking.probe.expired(Instant::now()))?;
         let generation = asking.generation;

@@ -23,11 +23,17 @@ use crate::os::warning::Warn;
 /// Connections of one unix socket that may count as idle.
 const UNIX_CONNECTIONS: usize = 4096;
 
+/// So long after a slot has lost the traffic its handshakes are listed: the dump takes a CPU for milliseconds, which the
+/// first connections on the new slot need.
+const HANDSHAKES: Duration = Duration::from_millis(10);
+
 /// What earlier counts have shown.
 #[derive(Debug, Default)]
 pub(super) struct TrafficMemory {
-    /// Half-open connections at the moment their slot lost the traffic.
+    /// Half-open connections just after their slot lost the traffic.
     handshakes: BTreeMap<SlotId, Handshakes>,
+    /// Slots of which these are to be listed, by when, and at which addresses.
+    unlisted: BTreeMap<SlotId, (Instant, Vec<SocketAddr>)>,
     /// The quiet connections of each generation that was counted.
     silent: BTreeMap<GenerationId, QuietSince>,
     /// The log has said that the kernel does not answer.
@@ -118,10 +124,31 @@ fn cpu_time() -> Span {
 
 /// Counting the connections of a generation.
 impl Questions {
-    /// Remembers the handshakes under way on a slot that has just lost the traffic.
+    /// Has the handshakes remembered that are under way on a slot that has just lost the traffic.
     pub fn remember_handshakes(&mut self, slot: SlotId, held: &[Rc<HeldSocket>]) {
         let steered = held.iter().filter(|socket| socket.is_steered() && socket.kind == Kind::Tcp);
         let addresses: Vec<_> = steered.filter_map(|socket| socket.local_address()).collect();
+        self.memory.handshakes.remove(&slot);
+        if !addresses.is_empty() {
+            self.memory.unlisted.insert(slot, (Instant::now() + HANDSHAKES, addresses));
+        }
+    }
+
+    /// When handshakes are to be listed, if no event comes before.
+    pub(super) fn handshakes_due(&self) -> Option<Instant> {
+        self.memory.unlisted.values().map(|(due, _)| *due).min()
+    }
+
+    pub(super) fn list_due_handshakes(&mut self) {
+        let now = Instant::now();
+        let is_due = |(slot, (due, _)): (&SlotId, &(Instant, _))| (*due <= now).then_some(*slot);
+        for slot in self.memory.unlisted.iter().filter_map(is_due).collect::<Vec<_>>() {
+            self.list_handshakes(slot);
+        }
+    }
+
+    fn list_handshakes(&mut self, slot: SlotId) {
+        let Some((_, addresses)) = self.memory.unlisted.remove(&slot) else { return };
         let begun = self.diag.handshakes(&addresses).map(|found| diag::handshakes(found.all()));
         let begun =
             begun.inspect_err(|error| log::debug!("cannot list the TCP handshakes under way: {error}"));
@@ -137,6 +164,7 @@ impl Questions {
         facts: &Facts<'_>,
     ) -> Counted {
         let effort = Effort::begin();
+        self.list_handshakes(slot);
         let held = facts.held.iter().filter(|one| one.is_steered()).cloned().collect();
         let before = self.memory.silent.remove(&generation).unwrap_or_default();
         let mut counting = CountUnderWay {
