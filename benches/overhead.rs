@@ -29,7 +29,7 @@ fn main() {
     let programs = Programs::find(directory.path());
     let first = programs.first_instruction(rounds);
     report(&format!("to the child's first instruction, {rounds} rounds"), &first);
-    let next = programs.start_to_start(rounds.div_ceil(10));
+    let next = programs.start_to_start(rounds.div_ceil(20));
     report(&format!("start to start of a child that ends at once, {STARTS} starts a round"), &next);
 }
 
@@ -167,10 +167,9 @@ impl Programs {
 
     /// `true` is as light as a program gets: what we add shows most.
     fn start_to_start(&self, rounds: usize) -> Figures {
-        let (mut bare, mut ours) = (Vec::new(), Vec::new());
         let (starts, light) = (STARTS.to_string(), self.light.to_str().expect("a path in UTF-8"));
         // It ends by itself after so many starts; its own start is a hundredth of the whole.
-        let words = [
+        let common = [
             "-q",
             "--restart",
             "always",
@@ -182,21 +181,34 @@ impl Programs {
             &starts,
             "--start-limit-action",
             "exit",
-            "--",
-            light,
         ];
+        let held: [(&'static str, usize, &[&str]); 4] = [
+            ("supervise --restart-sec 0", 0, &[]),
+            ("the same, one held TCP socket", 1, &[]),
+            ("the same, 10 held TCP sockets", 10, &[]),
+            ("the same, one, --intercept-bind", 1, &["--intercept-bind"]),
+        ];
+        let words = |sockets: usize, more: &[&'static str]| {
+            let sockets = ["--listen", "127.0.0.1:0"].repeat(sockets);
+            [&common, &*sockets, more, &["--", light]].concat()
+        };
+        let mut figures: Figures = vec![("posix_spawn and waitpid", Vec::new())];
+        figures.extend(held.map(|(name, ..)| (name, Vec::new())));
         let null = File::create("/dev/null").expect("/dev/null");
         for _ in 0..rounds {
-            bare.push(per_start(|| {
+            figures[0].1.push(per_start(|| {
                 for _ in 0..STARTS {
                     waitpid(self.spawn(&self.light, &[], &null), None).expect("our child");
                 }
             }));
-            ours.push(per_start(|| {
-                waitpid(self.spawn(&self.supervise, &words, &null), None).expect("our child");
-            }));
+            for ((_, sockets, more), (_, times)) in held.iter().zip(&mut figures[1..]) {
+                let words = words(*sockets, more);
+                times.push(per_start(|| {
+                    waitpid(self.spawn(&self.supervise, &words, &null), None).expect("our child");
+                }));
+            }
         }
-        vec![("posix_spawn and waitpid", bare), ("supervise --restart-sec 0", ours)]
+        figures
     }
 }
 

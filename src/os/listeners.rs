@@ -181,7 +181,13 @@ impl Listeners {
     /// How long the loop may sleep, if no event comes, before the listeners have something to do.
     pub fn patience(&self) -> Option<Duration> {
         let strangers = self.may_strangers_move_us().then_some(strangers::STRANGERS);
-        strangers.into_iter().chain(self.paths.patience()).chain(self.intercepting.unsettled.patience()).min()
+        let unseen = self.strangers.patience();
+        strangers
+            .into_iter()
+            .chain(unseen)
+            .chain(self.paths.patience())
+            .chain(self.intercepting.unsettled.patience())
+            .min()
     }
 
     /// Nothing of a generation is left: what was to be told at its end, is.

@@ -168,9 +168,7 @@ impl Shell {
             self.with_listeners(|listeners, cx| listeners.on_socket(socket, cx));
             self.dispatch();
         }
-        if self.listeners.may_strangers_move_us() {
-            self.with_listeners(Listeners::look_for_strangers);
-        }
+        self.with_listeners(Listeners::look_for_strangers_in_time);
         if self.supervisor.next_wake().is_some_and(|(due, _)| due <= now()) {
             self.outbox.push(Event::Tick);
             self.dispatch();
@@ -346,8 +344,6 @@ impl Shell {
             })?;
             Ok((self.children.start(generation, main, None, &self.store)?, interceptor))
         });
-        // Nobody waits for the rest: the process runs.
-        self.with_listeners(Listeners::look_for_unseen_strangers);
         if !self.state.is_announced {
             self.listeners.learn_options();
         }

@@ -46,14 +46,17 @@ const READ: [i32; 19] = [
     libc::SIGXFSZ,
 ];
 
-/// A terminal that we write to from the background is an error of write(2) and no reason to stop, as is a client that left
-/// before its answer and no reason to end (SIGPIPE, ignored when the program begins). If a parent left SIGCHLD ignored, the
-/// kernel would reap our children.
+/// If a parent left SIGCHLD ignored, the kernel would reap our children. A shell ignores the others for what it starts in the
+/// background: we read them whatever their action is, and each server would have to set it back. (SIGPIPE is ignored when
+/// the program begins: a client that left before its answer is an error of write(2) and no reason to end.)
 const ACTIONS: [(i32, Disposition); 3] = [
-    (libc::SIGTTIN, Disposition::Ignore),
-    (libc::SIGTTOU, Disposition::Ignore),
     (libc::SIGCHLD, Disposition::Default),
+    (libc::SIGINT, Disposition::Default),
+    (libc::SIGQUIT, Disposition::Default),
 ];
+
+/// Blocked and never read: to write to the terminal from the background is no reason to stop, as if they were ignored.
+const OF_THE_TERMINAL: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];
 
 /// Whether SIGHUP was ignored when supervise was started (nohup).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +85,10 @@ impl Signals {
                 sys::set_disposition(signal, disposition)?;
             }
         }
-        let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
-        let set = sys::signal_set(READ.into_iter().chain(real_time).filter_map(Signal::from_number));
-        set.thread_block()?;
+        let read = || READ.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
+        let set = sys::signal_set(read().filter_map(Signal::from_number));
+        sys::signal_set(OF_THE_TERMINAL.into_iter().chain(read()).filter_map(Signal::from_number))
+            .thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok((Self { fd, had_tty: open_tty().is_ok() }, hup_ignored))
     }

@@ -68,6 +68,8 @@ impl Listeners {
     }
 
     pub(super) fn mend(&mut self, socket: &Rc<HeldSocket>, slot: SlotId, cx: &mut ListenerContext<'_>) {
+        // It may have to join its group again.
+        self.look_for_unseen_strangers(cx);
         // A replaced unix socket: its queue is reset when the last fd is closed.
         let old = socket.slot(slot);
         match socket.mend(slot) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{ListenerContext, Listeners};
 use crate::core::SocketNote;
@@ -15,17 +15,26 @@ use crate::os::warning::Warn;
 /// How soon strangers are looked for again, as long as the end of one would move ours: nothing tells of that.
 pub(super) const STRANGERS: Duration = Duration::from_millis(100);
 
+/// How soon after a start strangers are looked for. To look takes longer than all else that a start takes, so it is done when
+/// the server is ready, which moves the traffic, and not at all for one that ends at once.
+const UNSEEN: Duration = Duration::from_millis(20);
+
 /// Sockets of other processes in our groups, and what was logged of them.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     /// The inodes of strangers, by held socket.
     found: Vec<(Rc<HeldSocket>, Vec<u64>)>,
     told: HashSet<ToldStranger>,
-    /// A process is about to start, and nobody has looked since that was decided.
-    is_unseen: bool,
+    /// When a process was first started since somebody looked.
+    unseen_since: Option<Instant>,
 }
 
 impl Strangers {
+    /// How long it may take until somebody looks.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.unseen_since.map(|since| UNSEEN.saturating_sub(since.elapsed()))
+    }
+
     pub(super) fn is_any_known(&self) -> bool {
         !self.found.is_empty()
     }
@@ -48,24 +57,32 @@ struct ToldStranger {
 
 /// Other processes that listen at held addresses.
 impl Listeners {
-    pub fn may_strangers_move_us(&self) -> bool {
+    pub(super) fn may_strangers_move_us(&self) -> bool {
         self.strangers.found.iter().any(|(socket, _)| socket.may_move())
     }
 
     /// A process is about to start: who has come since the last one is to be looked for, before a socket of ours joins a
-    /// group again, or by [`Self::look_for_unseen_strangers`] when the process runs and nobody waits for it.
+    /// group again or the traffic moves, and else soon.
     pub fn expect_strangers(&mut self) {
-        self.strangers.is_unseen = true;
+        self.strangers.unseen_since.get_or_insert_with(Instant::now);
     }
 
-    pub fn look_for_unseen_strangers(&mut self, cx: &mut ListenerContext<'_>) {
-        if self.strangers.is_unseen {
+    pub(super) fn look_for_unseen_strangers(&mut self, cx: &mut ListenerContext<'_>) {
+        if self.strangers.unseen_since.is_some() {
+            self.look_for_strangers(cx);
+        }
+    }
+
+    /// At each turn of the loop.
+    pub fn look_for_strangers_in_time(&mut self, cx: &mut ListenerContext<'_>) {
+        let is_late = self.strangers.patience().is_some_and(|left| left.is_zero());
+        if is_late || self.may_strangers_move_us() {
             self.look_for_strangers(cx);
         }
     }
 
     pub fn look_for_strangers(&mut self, cx: &mut ListenerContext<'_>) {
-        self.strangers.is_unseen = false;
+        self.strangers.unseen_since = None;
         let held: Vec<_> =
             self.held().into_iter().filter(|one| one.is_steered() && one.kind.is_inet()).collect();
         // What a swap has removed is not kept open for them.
