@@ -143,7 +143,13 @@ pub(super) fn split(
             Err(error) => return Err(superfluous(&error, here)),
         };
         match found {
-            Some(found) => matches.options.push((found.id, value(found, &mut parser)?)),
+            Some(found) => {
+                let (value, is_attached) = value(found, &mut parser)?;
+                if is_attached {
+                    one_dash(&typed, &value, accepted)?;
+                }
+                matches.options.push((found.id, value));
+            }
             None if begins_with_digit(&typed[1..]) => {
                 let number = format!("{typed}{}", parser.optional_value().map(text).unwrap_or_default());
                 if !matches!(others, Others::NumbersUpTo(_)) {
@@ -162,23 +168,36 @@ pub(super) fn split(
     }
 }
 
-/// The value of an option that was read last.
-fn value(option: &Accepted, parser: &mut Parser) -> Result<String, Error> {
+/// `-listen` is `-l isten`; nobody means that.
+fn one_dash(typed: &str, value: &str, accepted: &[Accepted]) -> Result<(), Error> {
+    let word = format!("{typed}{value}");
+    match accepted.iter().find(|one| one.long.is_some_and(|long| word.strip_prefix('-') == Some(long))) {
+        Some(meant) => {
+            let problem =
+                Problem::new("a whole name takes two dashes", format!("did you mean {}?", meant.shown()));
+            Err(problem.at(word))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The value of an option that was read last, and whether it is in the same word.
+fn value(option: &Accepted, parser: &mut Parser) -> Result<(String, bool), Error> {
     match option.takes {
-        Takes::Nothing => return Ok(String::new()),
+        Takes::Nothing => return Ok((String::new(), false)),
         Takes::YesOrValue => {
-            return Ok(parser.optional_value().map_or_else(|| "yes".to_owned(), text));
+            return Ok((parser.optional_value().map_or_else(|| "yes".to_owned(), text), false));
         }
         Takes::Value | Takes::AnyWord => {}
     }
     if let Some(attached) = parser.optional_value() {
-        return Ok(text(attached));
+        return Ok((text(attached), true));
     }
     let mut rest = parser.raw_args().into_iter().flatten();
     let next = rest.next().map(text);
     match next {
-        Some(word) if !word.starts_with('-') || is_value(&word) => Ok(word),
-        Some(word) if option.takes == Takes::AnyWord && !word.starts_with("--") => Ok(word),
+        Some(word) if !word.starts_with('-') || is_value(&word) => Ok((word, false)),
+        Some(word) if option.takes == Takes::AnyWord && !word.starts_with("--") => Ok((word, false)),
         next => {
             let flag = option.shown();
             let mut remedy = format!("write {flag} {}", help::value_of(&flag).trim_end_matches("|none"));

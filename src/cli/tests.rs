@@ -174,6 +174,8 @@ fn refusals_say_what_to_type() {
             "supervise -l 8080 ./run -x",
             "./run: COMMAND comes after -- (did you mean: supervise -l 8080 -- ./run -x)",
         ),
+        ("supervise -", "-: COMMAND comes after -- (did you mean: supervise -- -)"),
+        ("supervise -listen 80 -- ./run", "-listen: a whole name takes two dashes (did you mean --listen?)"),
         ("supervise -l 8080 swap", "swap: a verb comes first (type supervise swap"),
         ("supervise -l 8080 x -- ./run", "x: this word belongs to no option (leave it out"),
         ("supervise -l 8080", "no COMMAND (write it after --"),

@@ -25,7 +25,9 @@ const FORMS: &str = "supervise -- COMMAND, or supervise run UNIT...";
 pub(super) fn unknown_word(words: &[String]) -> Error {
     let word = &words[0];
     let known = VERBS.iter().map(|(name, ..)| *name).chain(["list", "run", "check", "exec"]);
-    let remedy = if let Some(remedy) = elsewhere(words) {
+    let remedy = if word.is_empty() {
+        FORMS.to_owned()
+    } else if let Some(remedy) = elsewhere(words) {
         remedy
     } else if is_unit(word) {
         format!("supervise run {}", typed(words))
@@ -34,7 +36,11 @@ pub(super) fn unknown_word(words: &[String]) -> Error {
     } else {
         format!("supervise -- {}", as_command(words))
     };
-    Problem::new("no verb of supervise", format!("did you mean: {remedy}")).at(printable(word))
+    Problem::new("no verb of supervise", format!("did you mean: {remedy}")).at(if word.is_empty() {
+        "''".to_owned()
+    } else {
+        printable(word)
+    })
 }
 
 /// The error for the last `count` words, which are no options. `dashes`: a `--` follows them.
@@ -49,12 +55,17 @@ pub(super) fn stray(options: &[String], count: usize, dashes: bool) -> Error {
     } else if let Some((_, usage, _)) = VERBS.iter().find(|(name, ..)| name == word) {
         Problem::new("a verb comes first", format!("type supervise {usage}"))
     } else if is_unit(word) {
-        let remedy = format!("did you mean: supervise run {} {}", typed(options), typed(strays));
+        let remedy = format!("did you mean: supervise run {}", typed(&[options, strays].concat()));
         Problem::new("unit files come after run", remedy)
     } else if let Some(remedy) = elsewhere(strays) {
         Problem::new("no verb of supervise", format!("did you mean: {remedy}"))
     } else {
-        let remedy = format!("did you mean: supervise {} -- {}", typed(options), as_command(strays));
+        let dashes = ["--".to_owned()];
+        let remedy = format!(
+            "did you mean: supervise {} {}",
+            typed([options, &dashes].concat().as_slice()),
+            as_command(strays)
+        );
         Problem::new("COMMAND comes after --", remedy)
     };
     problem.at(printable(word))
