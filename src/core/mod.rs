@@ -60,6 +60,9 @@ pub mod limits {
     pub const LOOK_LAST: Span = Span::from_millis(250);
     /// The gap is at least this many times as long as the last look or count took.
     pub const LOOK_COST: u64 = 10;
+    /// The longest gap between counts is so many times as long as the last one took, if that is longer, and at most
+    /// [`DRAIN_NEWS`]: what is left for long may be seen to go a little later.
+    pub const COUNT_COST: u64 = 100;
     /// How often the log says what a draining generation still has.
     pub const DRAIN_NEWS: Span = Span::from_secs(1);
     /// A draining generation that accepts nothing from its queue for this long loses the queue.

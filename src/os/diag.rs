@@ -87,9 +87,16 @@ impl Diag {
         if let Some(known) = &self.unix {
             return Ok(Rc::clone(known));
         }
-        let found = Rc::new(UnixSockets::new(self.ask(&local::request(), local::parse)?));
+        let found = Rc::new(UnixSockets::new(self.ask(&local::request(local::PLACES), local::parse)?));
         self.unix = Some(Rc::clone(&found));
         Ok(found)
+    }
+
+    /// The inode of the other end of this unix socket, 0 if that is not accepted yet; `None` for a socket that is not
+    /// there or has no other end.
+    pub fn unix_peer(&mut self, inode: u64) -> io::Result<Option<u32>> {
+        let found = self.ask(&local::request(local::PEERS), local::parse)?;
+        Ok(found.iter().find(|one| u64::from(one.inode) == inode).and_then(|one| one.peer))
     }
 
     /// Drops the kept answers, so that the next question goes to the kernel.

@@ -51,7 +51,8 @@ pub fn look(pids: &[Pid], sockets: &[SocketInode]) -> Waiters {
     look_for(pids, sockets, false)
 }
 
-/// The same, but a thread counts only if it waits for this socket alone. Others may be working for another socket.
+/// The same, but a thread counts only if it waits for this socket alone. Others may be working for another socket. It is
+/// not looked for what cannot be seen, so this is never blind for an io_uring.
 pub fn look_for_readers(pids: &[Pid], sockets: &[SocketInode]) -> Waiters {
     look_for(pids, sockets, true)
 }
@@ -64,13 +65,23 @@ fn look_for(pids: &[Pid], sockets: &[SocketInode], one_alone: bool) -> Waiters {
 
 fn look_now(pids: &[Pid], sockets: &[SocketInode], one_alone: bool) -> Waiters {
     let mut waiters = Waiters { waited: vec![false; sockets.len()], is_blind: pids.len() > PROCESSES };
-    let mut look =
-        Look { sockets, one_alone, threads: THREADS, files: Files::default(), epolls: HashMap::new() };
+    let mut look = Look {
+        sockets,
+        one_alone,
+        threads: THREADS,
+        files: Files::default(),
+        epolls: HashMap::new(),
+        found: HashSet::new(),
+    };
     for pid in pids.iter().take(PROCESSES) {
         if waiters.is_whole() {
             return waiters;
         }
-        match look.process(*pid, &mut waiters.waited) {
+        let looked = look.process(*pid, &mut waiters.waited);
+        for (waited, socket) in waiters.waited.iter_mut().zip(sockets) {
+            *waited |= look.found.contains(&socket.number);
+        }
+        match looked {
             Err(error) if is_gone(&error) => {}
             Err(error) => {
                 log::trace!("cannot see what process {pid} waits for: {error}");
@@ -79,7 +90,9 @@ fn look_now(pids: &[Pid], sockets: &[SocketInode], one_alone: bool) -> Waiters {
             Ok(()) => {}
         }
     }
-    waiters.is_blind |= !waiters.is_whole() && pids.iter().any(|pid| look.files.has_io_uring(*pid));
+    // A reader is a thread that was seen; where one is missing, it does not matter why. Each fd would be looked at for it.
+    waiters.is_blind |=
+        !one_alone && !waiters.is_whole() && pids.iter().any(|pid| look.files.has_io_uring(*pid));
     waiters
 }
 
@@ -91,6 +104,8 @@ struct Look<'a> {
     files: Files,
     /// For each epoll of this process that was read, by fd, which sockets are registered in it; threads may share it.
     epolls: HashMap<u32, Vec<bool>>,
+    /// The inodes of what threads wait on directly: there may be as many threads as sockets.
+    found: HashSet<u64>,
 }
 
 impl Look<'_> {
@@ -144,7 +159,6 @@ impl Look<'_> {
     }
 
     fn wait_on(&mut self, pid: Pid, fds: &[u32], waited: &mut [bool]) -> io::Result<()> {
-        let mut inodes = HashSet::new();
         for fd in fds {
             match self.files.socket(pid, *fd) {
                 Err(error) if is_gone(&error) => {}
@@ -152,11 +166,8 @@ impl Look<'_> {
                     Err(error) if is_gone(&error) => {}
                     result => result?,
                 },
-                inode => inodes.extend(inode?),
+                inode => self.found.extend(inode?),
             }
-        }
-        for (waited, socket) in waited.iter_mut().zip(self.sockets) {
-            *waited |= inodes.contains(&socket.number);
         }
         Ok(())
     }

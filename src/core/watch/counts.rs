@@ -25,6 +25,8 @@ pub(super) enum LastLook {
 pub(super) struct Counting {
     next: Time,
     gap: Span,
+    /// What the last count cost.
+    cost: Span,
     /// What the last answer was; `None` if the kernel did not say.
     seen: Option<Traffic>,
     /// What was seen last before it was told to stop.
@@ -104,8 +106,14 @@ impl Watching<'_> {
         let Some(observed) = self.watch.get_mut(id) else { return };
         let (due, told) = (now.after(span), (now, Traffic::default()));
         let drain = Some(Finishing { due, was_over: false, queued: 0, stuck_since: now, told });
-        observed.counting =
-            Some(Counting { next: now, gap: limits::LOOK_FIRST, seen: None, told_with: None, drain });
+        observed.counting = Some(Counting {
+            next: now,
+            gap: limits::LOOK_FIRST,
+            cost: Span::ZERO,
+            seen: None,
+            told_with: None,
+            drain,
+        });
         // Also for Drain=0: what the signal cuts off is counted before it is sent.
         self.count(id);
     }
@@ -120,7 +128,7 @@ impl Watching<'_> {
             counting.next = now.after(limits::LOOK_FIRST);
         } else {
             counting.next = now.after(counting.gap).min(due);
-            counting.gap = Span::from_nanos(counting.gap.as_nanos() * 2).min(limits::LOOK_LAST);
+            counting.gap = Span::from_nanos(counting.gap.as_nanos() * 2).min(longest_gap(counting.cost));
         }
         let (slot, quiet) = (observed.slot, observed.quiet);
         self.ask(Question::Count { generation: id, slot, quiet });
@@ -136,7 +144,7 @@ impl Watching<'_> {
             return counted.is_stopped.then_some(Conclusion::Stopped(id));
         }
         let counting = observed.counting.as_mut()?;
-        counting.seen = counted.traffic;
+        (counting.seen, counting.cost) = (counted.traffic, counted.cost);
         if observed.leaves && counting.told_with.is_none() {
             // The question was asked before the signal, and the answer came after it.
             counting.told_with = counted.traffic;
@@ -199,5 +207,23 @@ impl Watching<'_> {
         let seen = if by == EndedBy::OurSignal { counting.told_with } else { counting.seen }?;
         let cut = if by == EndedBy::Finishing { 0 } else { seen.in_flight + seen.recent };
         Some((cut, seen.idle))
+    }
+}
+
+/// The longest gap after a count that cost so much: what is dear to see and has not changed for long is seen less often.
+fn longest_gap(cost: Span) -> Span {
+    let dear = Span::from_nanos(cost.as_nanos().saturating_mul(limits::COUNT_COST));
+    dear.clamp(limits::LOOK_LAST, limits::DRAIN_NEWS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_drain_is_counted_for_a_hundredth_of_the_time_and_once_a_second() {
+        for (cost, gap) in [(0, 250), (2, 250), (6, 600), (10, 1_000), (500, 1_000)] {
+            assert_eq!(longest_gap(Span::from_millis(cost)), Span::from_millis(gap), "{cost} ms");
+        }
     }
 }

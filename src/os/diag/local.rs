@@ -45,7 +45,7 @@ pub struct UnixSocket {
     pub cookie: u64,
     /// Its address; `None` for an unnamed socket.
     pub place: Option<Place>,
-    /// The inode of the peer; 0 if that is not accepted yet.
+    /// The inode of the peer, where it was asked for; 0 if that is not accepted yet.
     pub peer: Option<u32>,
     /// Bytes to be read; of a listener, the length of its accept queue.
     pub rqueue: u32,
@@ -60,11 +60,11 @@ impl UnixSocket {
     }
 }
 
-/// A dump of unix sockets with an index by address.
+/// A dump of unix sockets with indices of the listeners by inode, and of all by address.
 #[derive(Debug)]
 pub struct UnixSockets {
     sockets: Vec<UnixSocket>,
-    by_inode: HashMap<u32, usize>,
+    listeners: HashMap<u32, usize>,
     by_place: HashMap<Place, Vec<usize>>,
 }
 
@@ -76,12 +76,15 @@ impl UnixSockets {
                 by_place.entry(place.clone()).or_default().push(index);
             }
         }
-        let by_inode = sockets.iter().enumerate().map(|(index, one)| (one.inode, index)).collect();
-        Self { sockets, by_inode, by_place }
+        // There may be thousands of the others.
+        let listeners = sockets.iter().enumerate().filter(|(_, one)| one.state == SocketState::Listen);
+        let listeners = listeners.map(|(index, one)| (one.inode, index)).collect();
+        Self { sockets, listeners, by_place }
     }
 
-    pub fn of_inode(&self, inode: u64) -> Option<&UnixSocket> {
-        let index = self.by_inode.get(&u32::try_from(inode).ok()?)?;
+    /// The listening socket with this inode.
+    pub fn listener(&self, inode: u64) -> Option<&UnixSocket> {
+        let index = self.listeners.get(&u32::try_from(inode).ok()?)?;
         self.sockets.get(*index)
     }
 
@@ -99,15 +102,20 @@ impl Deref for UnixSockets {
     }
 }
 
+/// Where each socket is bound, and its queues.
+pub(super) const PLACES: u32 = SHOW_NAME | SHOW_VFS | SHOW_RQLEN;
+/// The peer of each. It is most of what a dump costs: the kernel goes from socket to socket in its memory.
+pub(super) const PEERS: u32 = SHOW_PEER;
+
 /// The request for a dump of all unix sockets: struct unix_diag_req of <linux/unix_diag.h>.
-pub(super) fn request() -> Vec<u8> {
+pub(super) fn request(show: u32) -> Vec<u8> {
     const ALL_STATES: u32 = u32::MAX;
     const ANY: [u8; 4] = [0; 4];
     const NO_COOKIE: [u8; 8] = [0; 8];
     let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
     request.extend(ALL_STATES.to_ne_bytes());
     request.extend(ANY);
-    request.extend((SHOW_NAME | SHOW_VFS | SHOW_PEER | SHOW_RQLEN).to_ne_bytes());
+    request.extend(show.to_ne_bytes());
     request.extend(NO_COOKIE);
     request
 }

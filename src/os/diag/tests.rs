@@ -358,7 +358,7 @@ fn unix_connections_are_found_by_their_listeners_abstract_name_and_name_who_has_
         diag.forget();
         let sockets = diag.unix().unwrap();
         let found = unix_traffic(sockets.at(&Place::Abstract(name.clone().into())), |_| false);
-        (found, sockets.of_inode(inode(&client)).unwrap().peer)
+        (found, diag.unix_peer(inode(&client)).unwrap())
     };
     assert_eq!(look(), (Traffic { queued: 1, ..Traffic::default() }, Some(0)));
     let server = listener.accept().unwrap().0;

@@ -270,7 +270,7 @@ impl Questions {
     /// How many connections wait in the queue of this slot.
     fn waiting_in(&mut self, socket: &HeldSocket, slot: SlotId) -> Option<u32> {
         if socket.kind.is_unix() {
-            return Some(self.diag.unix().ok()?.of_inode(socket.inode(slot).ok()?)?.rqueue);
+            return Some(self.diag.unix().ok()?.listener(socket.inode(slot).ok()?)?.rqueue);
         }
         socket.queued(slot).ok()
     }
@@ -289,7 +289,7 @@ fn other_end(diag: &mut Diag, socket: &HeldSocket, probe: &Probe) -> io::Result<
         return Ok(sockets.iter().find(is_it).map(|one| (one.state, one.inode)));
     }
     let own = fstat(probe.as_fd())?.st_ino;
-    let peer = diag.unix()?.of_inode(own).and_then(|one| one.peer);
+    let peer = diag.unix_peer(own)?;
     // A kernel, or an end, that says nothing of the other one.
     let peer = peer.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
     Ok(Some((SocketState::Established, peer)))

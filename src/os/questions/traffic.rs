@@ -21,7 +21,7 @@ use crate::os::waiters::{self, SocketInode};
 use crate::os::warning::Warn;
 
 /// Connections of one unix socket that may count as idle.
-const UNIX_CONNECTIONS: usize = 4096;
+const UNIX_CONNECTIONS: usize = 1 << 16;
 
 /// So long after a slot has lost the traffic its handshakes are listed: the dump takes a CPU for milliseconds, which the
 /// first connections on the new slot need.
@@ -85,6 +85,7 @@ impl<'a> CountUnderWay<'a> {
     /// Those of these unix connections that have been silent for all of DrainQuiet=, as far as anybody has looked.
     fn quiet_for_long<'s>(&mut self, sockets: &[&'s UnixSocket]) -> Vec<&'s UnixSocket> {
         let mut found = Vec::new();
+        self.silent.reserve(sockets.len().min(UNIX_CONNECTIONS));
         for socket in sockets.iter().filter(|one| one.is_silent()).take(UNIX_CONNECTIONS) {
             let since = *self.before.get(&socket.cookie).unwrap_or(&self.begun);
             self.silent.insert(socket.cookie, since);
@@ -307,7 +308,7 @@ impl Questions {
             // on some file systems stat(2) sees another node.
             let own = SocketInode::from(&fstat(socket.of(counting.slot))?);
             device = own.device;
-            let place = dump.of_inode(own.number).and_then(|one| one.place.as_ref());
+            let place = dump.listener(own.number).and_then(|one| one.place.as_ref());
             let Some(place) = place else { continue };
             let at_place = dump.at(place);
             let ours: Vec<&UnixSocket> = if socket.is_steered() {
@@ -356,9 +357,9 @@ impl Questions {
         let own: BTreeSet<u64> = SlotId::all().filter_map(|slot| socket.inode(slot).ok()).collect();
         let target = socket.inode(target).ok()?;
         let listeners = self.diag.unix().ok()?;
-        let listener = |inode| listeners.of_inode(inode).filter(|one| one.state == SocketState::Listen);
-        let limit = listener(target)?.wqueue;
-        Some((own.into_iter().filter_map(listener).map(|one| one.rqueue).sum(), limit))
+        let limit = listeners.listener(target)?.wqueue;
+        let own = own.into_iter().filter_map(|inode| listeners.listener(inode));
+        Some((own.map(|one| one.rqueue).sum(), limit))
     }
 }
 

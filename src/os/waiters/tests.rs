@@ -319,8 +319,14 @@ fn more_than_one_look_goes_through_may_hide_a_waiter() {
         assert_eq!(sight, Waiters { waited: vec![false], is_blind }, "{processes}");
     }
     let sockets = &[inode(&socket)];
-    let mut look =
-        Look { sockets, one_alone: false, threads: 1, files: Files::default(), epolls: HashMap::new() };
+    let mut look = Look {
+        sockets,
+        one_alone: false,
+        threads: 1,
+        files: Files::default(),
+        epolls: HashMap::new(),
+        found: HashSet::new(),
+    };
     // The first of them is this one or that of the harness; there are two at least.
     let error = look.process(getpid(), &mut [false]).unwrap_err();
     assert!(!is_gone(&error), "{error}");
