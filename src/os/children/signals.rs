@@ -15,6 +15,11 @@ impl Children {
             Scope::Command => {
                 running.command_leader().map_or(Ok(false), |leader| leader.signal_group(signal))
             }
+            Scope::All if self.has_nobody => {
+                running.is_killed |= signal == Signal::KILL;
+                running.leaders.iter_mut().for_each(|leader| leader.group_is_gone |= leader.is_reaped);
+                Ok(true)
+            }
             Scope::All => {
                 if signal == Signal::KILL {
                     running.is_killed = true;

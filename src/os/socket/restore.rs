@@ -34,21 +34,16 @@ const OPTIONS: &[(libc::c_int, libc::c_int)] = &[
     (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
     (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
     (libc::SOL_SOCKET, libc::SO_OOBINLINE),
-    (libc::SOL_SOCKET, libc::SO_BROADCAST),
     (libc::SOL_SOCKET, libc::SO_PRIORITY),
     (libc::SOL_SOCKET, libc::SO_MARK),
     (libc::SOL_SOCKET, libc::SO_INCOMING_CPU),
     (libc::SOL_SOCKET, libc::SO_TIMESTAMP),
     (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
-    (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
     (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
     (libc::IPPROTO_IP, libc::IP_TOS),
     (libc::IPPROTO_IP, libc::IP_TTL),
     (libc::IPPROTO_IP, libc::IP_MINTTL),
     (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
-    (libc::IPPROTO_IP, libc::IP_PKTINFO),
-    (libc::IPPROTO_IP, libc::IP_RECVTOS),
-    (libc::IPPROTO_IP, libc::IP_RECVTTL),
     (libc::IPPROTO_IP, libc::IP_RECVERR),
     (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
@@ -76,8 +71,17 @@ const OPTIONS_OF_TCP: &[(libc::c_int, libc::c_int)] = &[
     (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
 ];
 
-const OPTIONS_OF_UDP: &[(libc::c_int, libc::c_int)] =
-    &[(IPPROTO_UDP, UDP_CORK), (IPPROTO_UDP, UDP_SEGMENT), (IPPROTO_UDP, UDP_GRO)];
+/// The general ones among them say what comes with a datagram, or where it may go: nothing of TCP asks for them.
+const OPTIONS_OF_UDP: &[(libc::c_int, libc::c_int)] = &[
+    (libc::SOL_SOCKET, libc::SO_BROADCAST),
+    (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
+    (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IP, libc::IP_RECVTOS),
+    (libc::IPPROTO_IP, libc::IP_RECVTTL),
+    (IPPROTO_UDP, UDP_CORK),
+    (IPPROTO_UDP, UDP_SEGMENT),
+    (IPPROTO_UDP, UDP_GRO),
+];
 
 /// The options of a new socket of one kind.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ const OPTIONS: &str = "--listen 127.0.0.1:0=http --restart-sec 0 -p StartLimitIn
 /// Our own calls from execve(2) to the clone(2) of the server, with those of the dynamic linker.
 const START: usize = 132;
 /// Ours from the death of a server to the clone(2) of the next one, and those of the new process up to its execve(2).
-const RESTART: usize = 85;
+const RESTART: usize = 76;
 /// Minor page faults from execve(2) to the clone(2) of the server.
 const FAULTS: u64 = 235;
 
