@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use super::kind::Kind;
 use super::{Error, Problem, SocketOptions, printable};
@@ -14,7 +15,8 @@ pub struct Listener {
     pub address: Address,
     /// LISTEN_FDNAMES: 0 to 255 printable ASCII characters without `:`.
     pub name: String,
-    pub options: SocketOptions,
+    /// Those of one unit, or of the command line, are the same for all its sockets.
+    pub options: Rc<SocketOptions>,
     /// The option or line that asked for it, for messages: `--listen 0.0.0.0:443=https`, `web.socket:3`.
     pub place: String,
 }
@@ -55,7 +57,7 @@ impl Listener {
         let place = format!("--listen {}", printable(text));
         match Self::read(text, default_kind) {
             Ok((kind, address, name)) => {
-                Ok(Self { kind, address, name, options: SocketOptions::new(), place })
+                Ok(Self { kind, address, name, options: Rc::new(SocketOptions::new()), place })
             }
             Err(problem) => Err(problem.at(place)),
         }
@@ -73,7 +75,7 @@ impl Listener {
             kind,
             address,
             name: String::new(),
-            options: SocketOptions::new(),
+            options: Rc::new(SocketOptions::new()),
             place: place.to_owned(),
         })
     }

@@ -1,6 +1,7 @@
 //! Checks and completes a [`Draft`] of the command line or of unit files by the rules that need several directives.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::directives::Draft;
 use super::directives::row::Section;
@@ -33,9 +34,8 @@ pub fn command_line(mut draft: Draft) -> Result<(Config, Vec<Warning>), Error> {
     if let Some(half) = half_a_delay(&draft) {
         return Err(half);
     }
-    for listener in &mut draft.config.listeners {
-        listener.options = draft.config.socket.clone();
-    }
+    let options = Rc::new(draft.config.socket.clone());
+    draft.config.listeners.iter_mut().for_each(|listener| listener.options = Rc::clone(&options));
     let warnings = close(&mut draft, "command line")?;
     Ok((draft.config, warnings))
 }

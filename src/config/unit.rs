@@ -8,6 +8,7 @@ mod finish;
 mod pair;
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use super::choice::nearest;
 use super::directives::row::{Context, Directive, Section, Support};
@@ -185,8 +186,9 @@ impl Loader<'_> {
                 Problem::new("it has no Listen line", "write ListenStream=8080 into its [Socket] section");
             self.error.get_or_insert_with(|| problem.at(read.place_without("Socket", "Listen")));
         }
+        let options = Rc::new(config.socket.clone());
         for listener in &mut config.listeners {
-            listener.options = config.socket.clone();
+            listener.options = Rc::clone(&options);
             listener.name = config.socket.name.clone().unwrap_or_else(|| read.name().to_owned());
         }
         let own = std::mem::replace(&mut config.listeners, listeners);

@@ -1,10 +1,11 @@
 //! What the standard library does before `main` and supervise needs, for a program that begins at the main of the C library.
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::process;
 
 use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 
 use super::sys::{self, Disposition};
@@ -13,12 +14,10 @@ use crate::config::Signal;
 /// Opens fds 0 to 2 where they are closed, so that no socket gets one of these numbers, and ignores SIGPIPE: a reader that
 /// has left is an error of write(2) and not our end. Where /dev/null cannot be opened, the process ends as if by abort(3).
 pub fn begin() {
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let mut asked = fds.map(|fd| PollFd::new(fd, PollFlags::empty()));
-    let open = PollFlags::POLLNVAL.complement();
-    let is_open = |fd: &PollFd<'_>| fd.revents().is_some_and(|revents| open.contains(revents));
-    if poll(&mut asked, PollTimeout::ZERO).is_err() || !asked.iter().all(is_open) {
+    let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: the length is that of the array, which lives through the call.
+    let polled = unsafe { libc::poll(streams.as_mut_ptr(), streams.len() as libc::nfds_t, 0) };
+    if polled < 0 || streams.iter().any(|stream| stream.revents & libc::POLLNVAL != 0) {
         open_missing();
     }
     let _always_works = sys::set_disposition(Signal::PIPE, Disposition::Ignore);

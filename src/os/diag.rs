@@ -101,7 +101,7 @@ impl Diag {
 
     /// Drops the kept answers, so that the next question goes to the kernel.
     pub fn forget(&mut self) {
-        self.tcp.clear();
+        self.tcp = HashMap::new();
         self.unix = None;
     }
 

@@ -67,7 +67,7 @@ pub struct HeldSocket {
     /// The backlog; `None` for datagrams, and where an outer manager has called listen(2).
     pub backlog: Option<u32>,
     /// The listener for which it was bound.
-    asked: Listener,
+    asked: Rc<Listener>,
     /// The number under which an outer manager handed it to us.
     inherited: Option<RawFd>,
     /// A server that binds for itself wanted it beside the one that was asked for (`beside`).
@@ -120,7 +120,7 @@ impl NamedSocket {
             address: String::new(),
             port: None,
             backlog: None,
-            asked,
+            asked: Rc::new(asked),
             inherited: None,
             is_beside: false,
             has_ipv4_beside: Cell::new(false),
@@ -142,7 +142,7 @@ pub fn bind_all(
 const UNSTEERED_UNIX: &str = "only stream sockets at a path can be steered among those of AF_UNIX";
 
 fn hold(
-    listener: &Listener,
+    listener: &Rc<Listener>,
     inherited: &Inherited,
     taken: &[RawFd],
     handover: Handover,
@@ -203,7 +203,7 @@ fn hold(
         address,
         port,
         backlog,
-        asked: listener.clone(),
+        asked: Rc::clone(listener),
         inherited: number,
         is_beside: false,
         has_ipv4_beside: Cell::new(false),

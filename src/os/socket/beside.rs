@@ -85,7 +85,7 @@ impl NamedSocket {
             address,
             port,
             backlog: self.backlog,
-            asked: self.asked.clone(),
+            asked: Rc::clone(&self.asked),
             inherited: None,
             is_beside: true,
             has_ipv4_beside: Cell::new(families == Families::Both),

@@ -6,6 +6,7 @@
 //! what follows, where there are to be several of one address, is in `group`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::net::if_::{if_indextoname, if_nametoindex};
@@ -22,19 +23,19 @@ const PORT_TRIES: u32 = 16;
 
 /// A port alone: `[::]` with IPv4 included, or `0.0.0.0` where the host has no IPv6.
 pub(super) fn hold_port(
-    listener: &Listener,
+    listener: &Rc<Listener>,
     port: u16,
     handover: Handover,
 ) -> Result<Box<dyn Slots>, BindError> {
     let v6_only = listener.options.v6_only;
     let v6 = InetPlan {
-        listener: listener.clone(),
+        listener: Rc::clone(listener),
         v6_only: Some(v6_only.unwrap_or(false)),
         address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
         is_beside: false,
     };
     let v4 = || InetPlan {
-        listener: listener.clone(),
+        listener: Rc::clone(listener),
         v6_only: None,
         address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
         is_beside: false,
@@ -50,7 +51,7 @@ pub(super) fn hold_port(
 }
 
 pub(super) fn hold_address(
-    listener: &Listener,
+    listener: &Rc<Listener>,
     mut address: SocketAddr,
     interface: Option<&str>,
     handover: Handover,
@@ -63,14 +64,14 @@ pub(super) fn hold_address(
         v6.set_scope_id(index);
     }
     let v6_only = if address.is_ipv6() { listener.options.v6_only } else { None };
-    let plan = InetPlan { listener: listener.clone(), v6_only, address, is_beside: false };
+    let plan = InetPlan { listener: Rc::clone(listener), v6_only, address, is_beside: false };
     hold(plan, handover).map_err(|failure| BindError::inet(listener, &failure))
 }
 
 /// One family of a port alone, or both, beside a socket of ours that has another one, or both: the kernel prefers that of
 /// IPv4 for what comes by IPv4. Both sockets need SO_REUSEPORT for that.
 pub(super) fn hold_beside(
-    listener: &Listener,
+    listener: &Rc<Listener>,
     families: Families,
     port: u16,
     handover: Handover,
@@ -80,8 +81,12 @@ pub(super) fn hold_beside(
         Families::V6 => (Ipv6Addr::UNSPECIFIED.into(), Some(true)),
         Families::Both => (Ipv6Addr::UNSPECIFIED.into(), Some(false)),
     };
-    let plan =
-        InetPlan { listener: listener.clone(), v6_only, address: SocketAddr::new(ip, port), is_beside: true };
+    let plan = InetPlan {
+        listener: Rc::clone(listener),
+        v6_only,
+        address: SocketAddr::new(ip, port),
+        is_beside: true,
+    };
     hold(plan, handover).map_err(|failure| BindError::inet(listener, &failure))
 }
 

@@ -150,7 +150,7 @@ mod tests {
             kind: Kind::Fd,
             address,
             name: "x".to_owned(),
-            options: crate::config::SocketOptions::new(),
+            options: crate::config::SocketOptions::new().into(),
             place: "--listen fd:x".to_owned(),
         }
     }

@@ -60,7 +60,7 @@ pub(super) struct Nodes {
     target: SlotId,
     /// Whether the public path led to another process's file when last looked at.
     is_taken: bool,
-    asked: Listener,
+    asked: Rc<Listener>,
     /// The mode and owner that the target had when last seen, and every other slot gets.
     attributes: Attributes,
 }
@@ -90,7 +90,7 @@ enum There {
 
 impl Nodes {
     /// Binds all slots; 0 and 1 listen, and 0 is the target.
-    pub(super) fn hold(listener: &Listener, path: &Path) -> Result<Self, NoSlots> {
+    pub(super) fn hold(listener: &Rc<Listener>, path: &Path) -> Result<Self, NoSlots> {
         let owner = local::prepare_path(listener, path).map_err(NoSlots::Bind)?;
         let hidden = Hidden::make(path).map_err(|cause| match cause {
             NoDirectory::InUse => NoSlots::Bind(local::in_use(listener, path)),
@@ -115,7 +115,7 @@ impl Nodes {
             hidden,
             target: SlotId(0),
             is_taken: false,
-            asked: listener.clone(),
+            asked: Rc::clone(listener),
             attributes,
         };
         // Both ways once, while nobody listens: link(2) may be forbidden for a node that was given away

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{SetSockOpt, SockaddrStorage, bind, getsockname, setsockopt, sockopt};
@@ -47,7 +48,7 @@ pub enum Families {
 /// What the sockets of one address are made from.
 #[derive(Clone, Debug)]
 pub(super) struct InetPlan {
-    pub(super) listener: Listener,
+    pub(super) listener: Rc<Listener>,
     /// IPV6_V6ONLY; `None` leaves it to net.ipv6.bindv6only. IPv4 has none.
     pub(super) v6_only: Option<bool>,
     pub(super) address: SocketAddr,

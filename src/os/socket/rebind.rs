@@ -39,7 +39,7 @@ pub fn rebind(
     let mut taken: Vec<RawFd> = held.iter().filter_map(|held| held.inherited).collect();
     let mut bound = Vec::new();
     for (listener, _) in listeners.iter().zip(&kept).filter(|(_, kept)| kept.is_empty()) {
-        let socket = hold(listener, inherited, &taken, handover)
+        let socket = hold(&Rc::new(listener.clone()), inherited, &taken, handover)
             .map_err(|error| explain(error, listener, &left_over))?;
         taken.extend(socket.inherited);
         bound.push(socket);

@@ -9,11 +9,12 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::plan::InetPlan;
-use crate::config::{Kind, SocketOptions};
+use crate::config::{Kind, Listener, SocketOptions};
 use crate::os::sys;
 use crate::os::warning::Warn;
 
@@ -86,7 +87,9 @@ const OPTIONS_OF_UDP: &[(libc::c_int, libc::c_int)] = &[
 /// The options of a new socket of one kind.
 #[derive(Debug)]
 struct Model {
-    kind: (Kind, bool, SocketOptions),
+    kind: Kind,
+    is_ipv6: bool,
+    options: Rc<SocketOptions>,
     values: Vec<OptionValue>,
     buffers: Option<[u32; 2]>,
 }
@@ -105,7 +108,15 @@ impl Model {
             Some(OptionValue(*level, *name, sys::option(fd, *level, *name).ok()?))
         };
         let values = options_of(plan).filter_map(value).collect();
-        Self { kind: kind_of(plan), values, buffers: sys::socket_buffers(fd).ok() }
+        let Listener { kind, options, .. } = &*plan.listener;
+        let (options, is_ipv6) = (Rc::clone(options), plan.address.is_ipv6());
+        Self { kind: *kind, is_ipv6, options, values, buffers: sys::socket_buffers(fd).ok() }
+    }
+
+    fn is_of(&self, plan: &InetPlan) -> bool {
+        let Listener { kind, options, .. } = &*plan.listener;
+        let is_same = |one: &Rc<SocketOptions>| Rc::ptr_eq(one, options) || one == options;
+        self.kind == *kind && self.is_ipv6 == plan.address.is_ipv6() && is_same(&self.options)
     }
 
     fn is_like(&self, fd: &OwnedFd) -> bool {
@@ -118,21 +129,13 @@ impl Model {
     }
 }
 
-/// All by which one model differs from another: the family, and what was asked for but for its names.
-fn kind_of(plan: &InetPlan) -> (Kind, bool, SocketOptions) {
-    let options = plan.listener.options.clone();
-    let options = SocketOptions { name: None, user: None, group: None, symlinks: Vec::new(), ..options };
-    (plan.listener.kind, plan.address.is_ipv6(), options)
-}
-
 fn options_of(plan: &InetPlan) -> impl Iterator<Item = &'static (libc::c_int, libc::c_int)> {
     OPTIONS.iter().chain(if plan.is_udp() { OPTIONS_OF_UDP } else { OPTIONS_OF_TCP })
 }
 
 /// Remembers what a new socket of this kind is like, while nobody waits for it.
 pub(super) fn learn(plan: &InetPlan) {
-    let kind = kind_of(plan);
-    let is_known = MODELS.with_borrow(|models| models.iter().any(|model| model.kind == kind));
+    let is_known = MODELS.with_borrow(|models| models.iter().any(|model| model.is_of(plan)));
     if !is_known && let Ok((model, _)) = plan.unbound() {
         MODELS.with_borrow_mut(|models| models.push(Model::of(&model, plan)));
     }
@@ -140,9 +143,8 @@ pub(super) fn learn(plan: &InetPlan) {
 
 /// What cannot be undone is a warning: the next server may never notice.
 pub(super) fn restore(slot: &OwnedFd, plan: &InetPlan) {
-    let kind = kind_of(plan);
     let is_as_new =
-        MODELS.with_borrow(|models| models.iter().any(|model| model.kind == kind && model.is_like(slot)));
+        MODELS.with_borrow(|models| models.iter().any(|model| model.is_of(plan) && model.is_like(slot)));
     if !is_as_new {
         restore_options(slot, plan);
     }
@@ -164,7 +166,7 @@ fn restore_options(slot: &OwnedFd, plan: &InetPlan) {
     restore_buffers(slot, &model);
     let now = Model::of(&model, plan);
     MODELS.with_borrow_mut(|models| {
-        models.retain(|model| model.kind != now.kind);
+        models.retain(|model| !model.is_of(plan));
         models.push(now);
     });
 }

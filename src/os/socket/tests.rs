@@ -16,7 +16,13 @@ pub(super) fn options() -> SocketOptions {
 }
 
 pub(super) fn asked(kind: Kind, address: Address, name: &str) -> Listener {
-    Listener { kind, address, name: name.to_owned(), options: options(), place: format!("--listen {name}") }
+    Listener {
+        kind,
+        address,
+        name: name.to_owned(),
+        options: options().into(),
+        place: format!("--listen {name}"),
+    }
 }
 
 pub(super) fn tcp(address: &str) -> Listener {
@@ -32,7 +38,7 @@ pub(super) fn bind_one(listener: Listener) -> Result<NamedSocket, BindError> {
 }
 
 pub(super) fn bind_with(listener: Listener, options: &SocketOptions) -> Result<NamedSocket, BindError> {
-    let listener = Listener { options: options.clone(), ..listener };
+    let listener = Listener { options: options.clone().into(), ..listener };
     bind_all(&[listener], &Inherited::default(), Handover::Shared).map(|mut held| held.pop().unwrap())
 }
 

@@ -100,7 +100,7 @@ fn both_families_of_a_port_alone_are_steered() {
     assert_eq!(queues(&held), [0, 2, 0]);
     assert_eq!(reach(&held), format!("127.0.0.1:{port}").parse().unwrap());
     let only = SocketOptions { v6_only: Some(true), ..options() };
-    let held = steered(Listener { options: only, ..asked(Kind::Tcp, Address::Port(0), "web") });
+    let held = steered(Listener { options: only.into(), ..asked(Kind::Tcp, Address::Port(0), "web") });
     assert_eq!(reach(&held), format!("[::1]:{}", held.port.unwrap()).parse().unwrap());
     held.steer(&to(ONE)).unwrap();
     let _client = connect(&held);
@@ -306,7 +306,7 @@ fn connections_carry_the_number_of_their_slot() {
     }
     held.ready_slot(SlotId(8)).expect_err("there are eight");
     let free = SocketOptions { free_bind: true, ..options() };
-    assert!(!steered(Listener { options: free, ..tcp("127.0.0.1:0") }).is_labelled());
+    assert!(!steered(Listener { options: free.into(), ..tcp("127.0.0.1:0") }).is_labelled());
 }
 
 #[test]
@@ -456,7 +456,7 @@ fn a_datagram_slot_connected_by_a_server_is_lost_and_replaced() {
 fn what_cannot_be_steered_says_why() {
     let reuse = SocketOptions { reuse_port: true, ..options() };
     let cases = [
-        (Listener { options: reuse, ..tcp("127.0.0.1:0") }, Handover::Steered, "ReusePort=yes"),
+        (Listener { options: reuse.into(), ..tcp("127.0.0.1:0") }, Handover::Steered, "ReusePort=yes"),
         (tcp("127.0.0.1:0"), Handover::Shared, "without Handover=steered"),
         (udp("239.1.2.3:0"), Handover::Steered, "multicasts"),
     ];

@@ -58,7 +58,7 @@ fn a_path_that_is_not_to_be_removed_stays_and_is_taken_over_by_the_next_start() 
     // A start that fails takes back what it made.
     let other = directory.path().join("other");
     let mut listeners = [unix(Kind::Unix, &other), unix(Kind::Unix, &directory.path().join("file/x"))];
-    listeners[0].options.remove_on_stop = false;
+    std::rc::Rc::make_mut(&mut listeners[0].options).remove_on_stop = false;
     fs::write(directory.path().join("file"), "").unwrap();
     bind_all(&listeners, &Inherited::default(), Handover::Shared).expect_err("no directory");
     assert!(!other.exists());

@@ -21,7 +21,7 @@ const B: SlotId = SlotId(1);
 const C: SlotId = SlotId(2);
 
 fn hold_with(path: &Path, options: SocketOptions) -> Nodes {
-    Nodes::hold(&Listener { options, ..unix(Kind::Unix, path) }, path).unwrap()
+    Nodes::hold(&Rc::new(Listener { options: options.into(), ..unix(Kind::Unix, path) }), path).unwrap()
 }
 
 /// Slots at `sock` in a directory of their own.
@@ -253,7 +253,7 @@ fn a_path_in_use_is_not_taken_and_left_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sock");
     let theirs = UnixDatagram::bind(&path).unwrap();
-    let failure = || match Nodes::hold(&unix(Kind::Unix, &path), &path).unwrap_err() {
+    let failure = || match Nodes::hold(&Rc::new(unix(Kind::Unix, &path)), &path).unwrap_err() {
         NoSlots::Bind(error) => error,
         NoSlots::Shared(reason) => panic!("{reason}"),
     };
@@ -288,7 +288,7 @@ fn a_killed_predecessor_leaves_nothing_in_the_way() {
 }
 
 fn why_shared(path: &Path) -> String {
-    match Nodes::hold(&unix(Kind::Unix, path), path).unwrap_err() {
+    match Nodes::hold(&Rc::new(unix(Kind::Unix, path)), path).unwrap_err() {
         NoSlots::Shared(reason) => reason,
         NoSlots::Bind(error) => panic!("{error}"),
     }

@@ -83,7 +83,7 @@ fn ports_picked_by_the_kernel_stay_in_their_order() {
 #[test]
 fn twins_of_reuse_port_are_both_kept() {
     let mut twin = tcp("127.0.0.1:0");
-    twin.options.reuse_port = true;
+    Rc::make_mut(&mut twin.options).reuse_port = true;
     let mut held = bind_all(&[twin.clone()], &Inherited::default(), Handover::Shared).unwrap();
     twin.address = tcp(&held[0].address).address;
     let listeners = [twin.clone(), twin];
@@ -122,7 +122,7 @@ fn a_change_that_needs_a_new_start_says_so() {
 fn options_of_a_kept_socket_stay() {
     let held = bind_all(&[tcp("127.0.0.1:0")], &Inherited::default(), Handover::Shared).unwrap();
     let mut changed = tcp("127.0.0.1:0");
-    changed.options = SocketOptions { backlog: 3, ..options() };
+    changed.options = SocketOptions { backlog: 3, ..options() }.into();
     let rebound = again(&held, &[changed]).unwrap();
     assert!(is_same(&rebound[0], &held[0]));
     assert_eq!(rebound[0].backlog, Some(u32::MAX));
