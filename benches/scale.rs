@@ -40,7 +40,7 @@ fn main() {
     {
         return server::serve(ready);
     }
-    let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(5);
+    let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(1);
     let chosen = |name: &str| {
         let names: Vec<&String> = words.iter().filter(|word| word.starts_with("only-")).collect();
         names.is_empty() || names.iter().any(|word| word[5..] == *name)

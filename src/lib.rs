@@ -90,7 +90,7 @@
 //!   questions.rs        what the kernel and servers are asked; in os/questions/: traffic.rs (connections), health.rs
 //!                       (Ready=http:), waiting.rs (Ready=auto, and the hint), silent.rs (a connection of ours that is
 //!                       to be accepted)
-//!   begin.rs            what the standard library does before main
+//!   begin.rs            what supervise does itself of what the standard library does before main
 //!   own.rs              our pid and credentials, asked once
 //!   outbox.rs           events and notes that these hand over to the shell
 //!   tokens.rs           the token number of each source of the poll
@@ -140,7 +140,7 @@
 //!   warning.rs          the texts of what the shell logs by itself
 //!   logger.rs           our lines on stderr
 //!   sys.rs              system calls that nix lacks (unsafe); in os/sys/, unsafe as well: seccomp.rs (those of
-//!                       os/intercept), attribute.rs (extended attributes), memory.rs (of the allocator),
+//!                       os/intercept), attribute.rs (extended attributes), memory.rs (given back at rest),
 //!                       options.rs (of sockets)
 //! ```
 //!

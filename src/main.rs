@@ -4,8 +4,7 @@
 //! (it reads /proc/self/maps to find the guard of the stack) before the first line of ours. With other C libraries the
 //! arguments are known to the standard library alone.
 
-#![cfg_attr(target_env = "gnu", no_main)]
-#![allow(unsafe_code)]
+#![cfg_attr(all(target_env = "gnu", not(test)), no_main)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -18,14 +17,15 @@ use socket_supervise::os::{self, Reader, logger, relay};
 use socket_supervise::units;
 
 // SAFETY: no other symbol of the program is called main; the C library calls it once.
-#[cfg(target_env = "gnu")]
+#[cfg(all(target_env = "gnu", not(test)))]
+#[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 extern "C" fn main() -> i32 {
     os::begin();
     std::process::exit(status().into())
 }
 
-#[cfg(not(target_env = "gnu"))]
+#[cfg(any(not(target_env = "gnu"), test))]
 fn main() -> std::process::ExitCode {
     status().into()
 }

@@ -13,6 +13,7 @@ use crate::config::Signal;
 
 /// Opens fds 0 to 2 where they are closed, so that no socket gets one of these numbers, and ignores SIGPIPE: a reader that
 /// has left is an error of write(2) and not our end. Where /dev/null cannot be opened, the process ends as if by abort(3).
+/// Left out are a name for the main thread and the words for a stack that has overflowed: that is a plain SIGSEGV.
 pub fn begin() {
     let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
     // SAFETY: the length is that of the array, which lives through the call.

@@ -142,6 +142,8 @@ impl Cgroups {
             directory.events = events
                 .inspect_err(|error| log::debug!("cannot see whether the cgroup {path} is empty: {error}"))
                 .ok();
+            // Nor could one see whether it is frozen.
+            directory.is_spoiled |= directory.events.is_none();
         }
     }
 

@@ -110,7 +110,7 @@ pub enum Ended {
 /// How generations and their processes begin.
 impl Children {
     /// A new generation, of which nothing runs yet. `watch` gets its notify socket before anything can be sent there, and
-    /// whether it is watched already, for another generation.
+    /// whether another generation had it before.
     ///
     /// # Errors
     /// There is no notify socket for it.
@@ -130,10 +130,10 @@ impl Children {
             what: format!("cannot open a notify socket: {error}"),
         };
         let left = self.left_notify_socket();
-        let is_watched = left.is_some();
+        let is_used = left.is_some();
         let notify = left.map_or_else(NotifySocket::open, Ok).map_err(no_socket)?;
         // A process that nobody hears is still a process: the server runs, only READY=1 will not arrive.
-        if let Err(error) = watch(&notify, is_watched) {
+        if let Err(error) = watch(&notify, is_used) {
             Warn::WatchNotify(generation).because(error);
         }
         let admitted = LivingGeneration {

@@ -7,10 +7,10 @@
 pub mod server;
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -170,8 +170,10 @@ impl ControlSocket {
         if let (Ok(_), Some(dir)) = (watched, path.parent()) {
             watched = watch.add_watch(dir, AddWatchFlags::IN_MOVE_SELF);
         }
-        if let Err(error) = watched {
-            Warn::WatchControl.because(error.desc());
+        match watched {
+            // It is gone already, which `heal` notices.
+            Ok(_) | Err(Errno::ENOENT) => {}
+            Err(error) => Warn::WatchControl.because(error.desc()),
         }
     }
 }
@@ -328,7 +330,7 @@ fn bind(path: PathBuf, name: &str) -> Result<BoundControl, String> {
 fn listen(path: &Path) -> io::Result<(UnixListener, DeviceAndInode)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    // bind(2) gives the file the mode of the socket, so it is never open to others, whatever the umask.
+    // bind(2) gives the file the mode of the socket without the bits of the umask, so it is never open to others.
     fchmod(&fd, Mode::from_bits_truncate(instances::CONTROL_MODE))?;
     let bind = || instances::with_address(path, |address| socket::bind(fd.as_raw_fd(), address));
     match bind() {
@@ -338,9 +340,12 @@ fn listen(path: &Path) -> io::Result<(UnixListener, DeviceAndInode)> {
         }
         bound => bound?,
     }
-    let listening = inode(path).and_then(|inode| {
+    let listening = fs::symlink_metadata(path).and_then(|made| {
+        if made.mode() & 0o7777 != instances::CONTROL_MODE {
+            fs::set_permissions(path, Permissions::from_mode(instances::CONTROL_MODE))?;
+        }
         socket::listen(&fd, Backlog::new(BACKLOG)?)?;
-        Ok(inode)
+        Ok((made.dev(), made.ino()))
     });
     match listening {
         Ok(inode) => Ok((UnixListener::from(fd), inode)),

@@ -311,6 +311,21 @@ mod tests {
     }
 
     #[test]
+    fn one_that_serves_again_has_no_old_message_and_the_file_that_it_made() {
+        let home = tempfile::tempdir().unwrap();
+        let open = || NotifySocket::open_in(&[home.path().to_owned()]).unwrap();
+        let socket = open();
+        client(&socket).send(b"READY=1").unwrap();
+        assert!(socket.is_as_new());
+        assert!(message(&socket).is_none(), "READY=1 was that of another generation");
+        fs::set_permissions(socket.address(), PermissionsExt::from_mode(0o600)).unwrap();
+        assert!(!socket.is_as_new(), "another user could not send");
+        let socket = open();
+        fs::remove_file(socket.address()).unwrap();
+        assert!(!socket.is_as_new());
+    }
+
+    #[test]
     fn where_no_directory_will_do_its_name_is_abstract() {
         let home = tempfile::tempdir().unwrap();
         let long = home.path().join("x".repeat(100));

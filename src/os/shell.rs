@@ -380,11 +380,13 @@ impl Shell {
         self.state.has_worked = true;
         let launcher = &self.configuration.next().launcher;
         let registry = self.poll.registry();
-        let admitted = self.children.admit(generation, launcher, slot, |notify, is_watched| {
+        let admitted = self.children.admit(generation, launcher, slot, |notify, is_used| {
             let (token, fd) = (tokens::notify(generation), notify.as_fd().as_raw_fd());
-            match is_watched {
-                true => registry.reregister(&mut SourceFd(&fd), token, Interest::READABLE),
-                false => registry.register(&mut SourceFd(&fd), token, Interest::READABLE),
+            // One that another generation had may be watched for that.
+            match is_used.then(|| registry.reregister(&mut SourceFd(&fd), token, Interest::READABLE)) {
+                Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                Some(Ok(())) => Ok(()),
+                Some(Err(_)) | None => registry.register(&mut SourceFd(&fd), token, Interest::READABLE),
             }
         });
         self.listeners.see_who_is_alone(&self.children);

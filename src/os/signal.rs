@@ -140,7 +140,7 @@ fn received_signal(info: &[u8; SIGINFO_BYTES]) -> Option<ReceivedSignal> {
     let [number, _errno, code, pid, ..] = info.as_chunks::<4>().0 else { return None };
     let signal = Signal::from_number(i32::from_ne_bytes(*number))?;
     let code = i32::from_ne_bytes(*code);
-    // Else it does not matter who leads our session, as with each end of a child.
+    // Only a signal by kill(2) is judged by its session; SIGCHLD, the most frequent one, is none.
     let session = if code == SI_USER { getsid(None).map_or(0, unistd::Pid::as_raw) } else { 0 };
     Some(ReceivedSignal { signal, sender: sender(code, u32::from_ne_bytes(*pid), session) })
 }

@@ -3,8 +3,8 @@
 //! Between clone and execve(2) the child does raw system calls only: nothing allocates, takes a lock or can panic.
 //! It has no handlers, or all signals are blocked across it, so that none runs in it. The parent is suspended meanwhile
 //! (CLONE_VFORK), thus when it goes on, the child runs its program or has failed, and has said which (`status`). The
-//! price: a directory on a dead network mount holds everything up. posix_spawn(3) would be the same, but knows no pidfd, no credentials, no
-//! limits, and loses the place of an error.
+//! price: a directory on a dead network mount holds everything up. posix_spawn(3) would be the same, but knows no pidfd, no
+//! credentials, no limits, and loses the place of an error.
 
 #![allow(unsafe_code)]
 
@@ -185,7 +185,7 @@ impl Armed<'_> {
         // Sharing our memory saves copying the page tables. Not when credentials change: the kernel then marks the
         // memory, hence also us, as not dumpable (/proc/self becomes root's), and a child that belongs to another user
         // must not have a stack in our memory that this user could write to by ptrace(2).
-        let share = if self.plan.identity.changes_credentials() { 0 } else { libc::CLONE_VM };
+        let share = if self.status.has_a_copy() { 0 } else { libc::CLONE_VM };
         let flags = share | libc::CLONE_VFORK | libc::CLONE_PIDFD;
         let cgroup = self.plan.cgroup.as_ref().map(|directory| directory.as_raw_fd());
         let stack = clone::stack()?;
@@ -382,7 +382,7 @@ fn change_identity(identity: &Identity) -> Reported<()> {
     Ok(())
 }
 
-/// execve(2) resets handlers but keeps SIG_IGN: of Rust (SIGPIPE), of ours, and of nohup. Handlers go as well, before
+/// execve(2) resets handlers but keeps SIG_IGN: of ours (SIGPIPE), and of nohup. Handlers go as well, before
 /// the mask does. Raw, since the C library refuses the signals it uses itself.
 fn reset_signals(may_act: u64, ignore_sigpipe: bool) -> Reported<()> {
     // All zero is SIG_DFL without flags or mask on every architecture; more room than any kernel_sigaction takes.

@@ -358,3 +358,15 @@ fn nonsense_on_the_control_socket_harms_nobody() {
     daemon.verb("swap").expect(0);
     assert_eq!(get(&daemon.address("http"), "/").unwrap(), "ready generation 2 on http\n");
 }
+
+#[test]
+fn a_umask_takes_nothing_from_the_control_socket() {
+    let place = Place::new();
+    let wrapper = ["/bin/sh", "-c", "umask 0777; exec \"$@\"", "sh"];
+    let control = place.path("ctl");
+    let options = format!("--control {control}");
+    let launch = Launch::new(&place).wrapper(&wrapper).args(&options).command(&["sleep", "1000"]);
+    let mut daemon = launch.spawn("umask", Some(control.clone()));
+    daemon.wait_generation(1);
+    assert_eq!(fs::symlink_metadata(&control).unwrap().permissions().mode() & 0o777, 0o600);
+}

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::fcntl::AT_FDCWD;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::geteuid;
+use nix::unistd::{Pid, geteuid};
 
-use super::support::{Launch, Place, SUPERVISE, environment, example, wait_for};
+use super::support::{Daemon, Launch, Place, SUPERVISE, environment, example, proc_status, wait_for};
 
 const NOBODY: u32 = 65534;
 
@@ -122,4 +122,27 @@ fn what_a_killed_supervise_leaves_is_gone_after_the_next_start() {
     second.wait_generation(1);
     assert!(!Path::new(&left).exists(), "{left}");
     assert!(Path::new(&environment(second.server())["NOTIFY_SOCKET"]).exists());
+}
+
+#[test]
+fn a_restart_keeps_the_path_where_nobody_is_left_who_knows_it() {
+    for (kill_mode, leaves, is_kept) in
+        [("mixed", "", true), ("process", "", true), ("process", "setsid sleep 1000 & ", false)]
+    {
+        let place = Place::new();
+        let options = format!("--restart-sec 0 -p StartLimitIntervalSec=0 -p KillMode={kill_mode}");
+        let server = format!("{leaves}exec sleep 1000");
+        let mut daemon = Launch::new(&place).args(&options).command(&["sh", "-c", &server]).start();
+        daemon.wait_generation(1);
+        let path = |daemon: &mut Daemon| {
+            let pid = daemon.server();
+            let is_sleep = || proc_status(pid, "Name").filter(|name| name.trim() == "sleep");
+            wait_for("its program", is_sleep);
+            environment(pid)["NOTIFY_SOCKET"].clone()
+        };
+        let (before, pid) = (path(&mut daemon), daemon.server());
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        daemon.wait_generation(2);
+        assert_eq!(path(&mut daemon) == before, is_kept, "{kill_mode} {leaves}");
+    }
 }

@@ -217,7 +217,6 @@ fn unsafe_stands_where_system_calls_are_made() {
     let allowed = [
         "src/main.rs",
         "src/os/begin.rs",
-        "src/os/own.rs",
         "src/os/spawn.rs",
         "src/os/spawn/clone.rs",
         "src/os/spawn/filter.rs",

@@ -152,8 +152,8 @@ impl Kin {
 
 impl Children {
     /// A child of ours has ended and is about to be reaped: the last moment in which its session can be read. Where it
-    /// was a main process or a command, those that have become our children by its end are looked at as well. Where no child
-    /// of ours lives there is nobody whose generation this could tell.
+    /// was a main process or a command, those that have become our children by its end are looked at as well. If no child of
+    /// ours lives, there is nobody to look at.
     pub fn look_at(&mut self, pid: i32) {
         self.has_nobody = !sys::has_living_children();
         if self.has_nobody {

@@ -8,8 +8,9 @@ use crate::os::reap;
 #[derive(Debug)]
 pub(super) struct Remains {
     notify: Option<NotifySocket>,
+    /// Closing their pidfds can wait.
     _leaders: Vec<Leader>,
-    /// No child of ours lived when it was gone: nobody of it is left.
+    /// No child of ours lived when it was gone, so none of its descendants is left.
     has_left_nobody: bool,
 }
 
@@ -37,7 +38,8 @@ impl Children {
         self.cgroups.tidy();
     }
 
-    /// The notify socket of the generation before, where no process can be left that knows it.
+    /// The notify socket of the generation before, where no descendant of ours is left that knows it. Who else kept its path
+    /// (a job of at(1), say) is judged by its credentials, as every sender is.
     pub(super) fn left_notify_socket(&mut self) -> Option<NotifySocket> {
         let remains = self.remains.last_mut().filter(|remains| remains.has_left_nobody)?;
         remains.notify.take_if(|notify| notify.is_as_new())

@@ -15,17 +15,17 @@ impl Children {
             Scope::Command => {
                 running.command_leader().map_or(Ok(false), |leader| leader.signal_group(signal))
             }
-            Scope::All if self.has_nobody => {
-                running.is_killed |= signal == Signal::KILL;
-                running.leaders.iter_mut().for_each(|leader| leader.group_is_gone |= leader.is_reaped);
-                Ok(true)
-            }
             Scope::All => {
                 if signal == Signal::KILL {
                     running.is_killed = true;
                     self.cgroups.kill(generation);
                 }
+                let has_nobody = self.has_nobody;
                 let signal_group = |leader: &mut Leader| {
+                    if has_nobody && leader.is_reaped {
+                        leader.group_is_gone = true;
+                        return Ok(false);
+                    }
                     let result = leader.signal_group(signal);
                     leader.group_is_gone |= leader.is_reaped && matches!(result, Ok(false));
                     result

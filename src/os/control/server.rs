@@ -73,23 +73,23 @@ struct ReceivedLine {
 }
 
 impl ControlServer {
-    /// Clients can connect from now on, and are served after [`ControlServer::begin`]. Its tokens are `first` to
+    /// Registers the socket. Clients are served after [`ControlServer::begin`]. Its tokens are `first` to
     /// `first + TOKENS - 1`.
     ///
     /// # Errors
-    /// dup(2) failed.
+    /// epoll_ctl(2) or dup(2) failed.
     pub fn new(socket: ControlSocket, registry: &Registry, first: Token) -> io::Result<Self> {
         let registry = registry.try_clone()?;
-        Ok(Self { socket, registry, first: first.0, last_id: 0, is_behind: false, clients: Vec::new() })
+        let clients = Vec::new();
+        let server = Self { socket, registry, first: first.0, last_id: 0, is_behind: false, clients };
+        server.register_listener(server.socket.listener())?;
+        Ok(server)
     }
 
-    /// Registers the socket and what tells of its removal.
+    /// Makes room for clients, and registers what tells of the removal of the socket.
     pub fn begin(&mut self) {
         self.clients = (0..SLOTS).map(|_| None).collect();
         self.socket.watch();
-        if let Err(error) = self.register_listener(self.socket.listener()) {
-            Warn::ListenOnControl.because(error);
-        }
         if let Some(watch) = self.socket.watch_fd() {
             let token = Token(self.first + 1);
             let watched =

@@ -43,7 +43,7 @@ impl Listeners {
         self.mend_unless(|_| false, cx);
     }
 
-    /// The same, but for the sockets that are about to be made ready for a generation on this slot, which mends them.
+    /// The same, but for the sockets that are about to be made ready for a generation on this slot: that mends them.
     pub(super) fn mend_all_but(&mut self, slot: SlotId, cx: &mut ListenerContext<'_>) {
         let (next, all_listen) = (set_of(self.next()), self.damages.unlistened.is_empty());
         let is_readied = |socket: &Rc<HeldSocket>| {

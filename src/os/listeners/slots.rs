@@ -238,6 +238,20 @@ impl Listeners {
         non_blocking: bool,
         cx: &mut ListenerContext<'_>,
     ) -> Result<(), StartFailure> {
+        let ready = self.ready_sockets(slot, non_blocking, cx);
+        if ready.is_err() {
+            // Those after the one that failed have to be mended without a start.
+            self.expect_damage();
+        }
+        ready
+    }
+
+    fn ready_sockets(
+        &mut self,
+        slot: SlotId,
+        non_blocking: bool,
+        cx: &mut ListenerContext<'_>,
+    ) -> Result<(), StartFailure> {
         self.end_relays(slot);
         cx.questions.forget_withdrawn(slot);
         let has_shared_with_nobody = cx.children.has_no_main();
@@ -245,6 +259,7 @@ impl Listeners {
         let slots = cx.children.slots();
         let used: Vec<_> = slots.iter().map(|(_, used)| *used).chain([slot]).collect();
         self.mend_all_but(slot, cx);
+        // A socket of datagrams gets some as soon as it is in its group, and one that was staged joins one anew.
         let may_join = |socket: &NamedSocket| socket.kind.has_datagrams();
         if self.staged.is_some() || self.strangers.is_any_known() || self.next().iter().any(may_join) {
             self.look_for_unseen_strangers(cx);

@@ -15,8 +15,8 @@ use crate::os::warning::Warn;
 /// How soon strangers are looked for again, as long as the end of one would move ours: nothing tells of that.
 pub(super) const STRANGERS: Duration = Duration::from_millis(100);
 
-/// How soon after a start strangers are looked for. To look takes longer than all else that a start takes, so it is done when
-/// the server is ready, which moves the traffic, and not at all for one that ends at once.
+/// How soon after a start strangers are looked for, at the latest. To look takes longer than all else that a start takes, so
+/// it is done when the server is ready, which moves the traffic; restarts that follow each other faster have one look.
 const UNSEEN: Duration = Duration::from_millis(20);
 
 /// Sockets of other processes in our groups, and what was logged of them.

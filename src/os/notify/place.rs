@@ -1,4 +1,4 @@
-//! The path of a NOTIFY_SOCKET: in a directory that every user may search and in which nobody else can replace it.
+//! The path of a NOTIFY_SOCKET: in a directory in which nobody else can replace it.
 //!
 //! The directory of the control sockets does not serve, because a server under `User=` cannot enter it. Senders are
 //! judged by their credentials, so the socket itself may be writable to everybody, as an abstract one would be.
@@ -27,7 +27,7 @@ const SOCKET_MODE: u32 = 0o666;
 /// The most names that are tried. One that exists belongs to a supervise in another pid namespace, or was left by one that
 /// was killed.
 const NAMES: u32 = 1000;
-/// The most entries of one directory that are read.
+/// The most sockets of one directory that are looked at.
 const ENTRIES: usize = 4096;
 /// bind(2) makes the file before its socket: a file this young may be one of a supervise that starts at this moment.
 const YOUNG: Duration = Duration::from_secs(2);
@@ -155,10 +155,8 @@ pub(in crate::os) fn sweep_left_over() {
 /// Removes the sockets of ours that are of some age and that no process has open.
 fn sweep(directory: &Path, young: Duration) {
     let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.take(ENTRIES).flatten() {
-        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
-            continue;
-        }
+    let is_one = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
+    for entry in entries.flatten().filter(is_one).take(ENTRIES) {
         let path = entry.path();
         let is_ours = fs::symlink_metadata(&path).is_ok_and(|found| {
             let age = found.modified().ok().and_then(|made| made.elapsed().ok());

@@ -30,7 +30,8 @@ const HANDSHAKES: Duration = Duration::from_millis(10);
 /// What earlier counts have shown.
 #[derive(Debug, Default)]
 pub(super) struct TrafficMemory {
-    /// Half-open connections just after their slot lost the traffic.
+    /// Half-open connections soon after their slot lost the traffic. The kernel does not say whose they are: some may be of
+    /// the slot that has the traffic now, and one of these whose client never answers is waited for as if it were ours.
     handshakes: BTreeMap<SlotId, Handshakes>,
     /// Slots of which these are to be listed, by when, and at which addresses.
     unlisted: BTreeMap<SlotId, (Instant, Vec<SocketAddr>)>,

@@ -3,7 +3,7 @@
 //!
 //! The model is a new socket with the options that were asked for. What it said is remembered for each kind of socket, so
 //! that a restart compares with that, and makes a model only where something differs: the server changed it, or the
-//! system's own default is another one since. Left out is what is fixed by bind(2), and what cannot be set back on a
+//! system's own default is another one since (of buffers the one of the time when it was bound stays). Left out is what is fixed by bind(2), and what cannot be set back on a
 //! socket that listens.
 
 use std::cell::RefCell;
@@ -72,7 +72,8 @@ const OPTIONS_OF_TCP: &[(libc::c_int, libc::c_int)] = &[
     (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
 ];
 
-/// The general ones among them say what comes with a datagram, or where it may go: nothing of TCP asks for them.
+/// The general ones among them say what comes with a datagram, or where it may go. On TCP they change nothing but what is
+/// read from the queue of errors, while their twins of IPv6 make the kernel copy each packet.
 const OPTIONS_OF_UDP: &[(libc::c_int, libc::c_int)] = &[
     (libc::SOL_SOCKET, libc::SO_BROADCAST),
     (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
@@ -97,6 +98,9 @@ struct Model {
 /// An option that the model has: its level, its name, and what it is there.
 #[derive(Debug)]
 struct OptionValue(libc::c_int, libc::c_int, sys::OptionBytes);
+
+/// Each reading of the files may ask for other options; where a model was dropped, the next restart makes one.
+const MOST_MODELS: usize = 64;
 
 thread_local! {
     static MODELS: RefCell<Vec<Model>> = const { RefCell::new(Vec::new()) };
@@ -137,7 +141,7 @@ fn options_of(plan: &InetPlan) -> impl Iterator<Item = &'static (libc::c_int, li
 pub(super) fn learn(plan: &InetPlan) {
     let is_known = MODELS.with_borrow(|models| models.iter().any(|model| model.is_of(plan)));
     if !is_known && let Ok((model, _)) = plan.unbound() {
-        MODELS.with_borrow_mut(|models| models.push(Model::of(&model, plan)));
+        keep(Model::of(&model, plan), plan);
     }
 }
 
@@ -164,10 +168,16 @@ fn restore_options(slot: &OwnedFd, plan: &InetPlan) {
         }
     }
     restore_buffers(slot, &model);
-    let now = Model::of(&model, plan);
+    keep(Model::of(&model, plan), plan);
+}
+
+fn keep(new: Model, plan: &InetPlan) {
     MODELS.with_borrow_mut(|models| {
         models.retain(|model| !model.is_of(plan));
-        models.push(now);
+        if models.len() >= MOST_MODELS {
+            models.remove(0);
+        }
+        models.push(new);
     });
 }
 

@@ -81,7 +81,8 @@ pub(super) type ChildMain = extern "C" fn(*mut c_void) -> c_int;
 pub(super) type Cloned = (i32, RawFd);
 
 /// clone3(2) with a child that has no handlers, begins in the cgroup of this fd and finds its pid in `child_tid`. `flags`
-/// are those of clone(2), without the signal. It returns `None` where it cannot be used, now or at all; the caller then uses clone(2).
+/// are those of clone(2), without the signal. It returns `None` where it cannot be used, now or at all; the caller then uses
+/// clone(2).
 ///
 /// # Safety
 /// As clone(2): `argument` is for `main`, which must not return, and shares our memory under CLONE_VM, so that

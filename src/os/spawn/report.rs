@@ -1,4 +1,4 @@
-//! What the child reports over the status pipe: the step that failed, and its errno.
+//! What a child reports (`status` says how): the step that failed, and its errno.
 
 #![forbid(unsafe_code)]
 
@@ -61,7 +61,7 @@ pub(super) struct StepReport {
     pub(super) detail: u32,
 }
 
-/// The size of a report in the pipe.
+/// The size of a report in a pipe.
 pub(super) const REPORT_BYTES: usize = 12;
 
 impl StepReport {

@@ -12,7 +12,8 @@ use nix::fcntl::OFlag;
 
 use super::report::{ChildStep, REPORT_BYTES, Reported, StepReport};
 
-/// A report for each wish there can be (a filter, two scores, a limit for each resource), and the one that ends the child.
+/// Room for a report of each wish that there can be (the filter, Nice=, OOMScoreAdjust=, a limit for each resource), and
+/// for the one that ends the child.
 const MOST: usize = 24;
 
 /// What the child has reported.
@@ -49,14 +50,18 @@ impl ReportChannel {
         Ok(chunks.filter_map(|chunk| StepReport::from_bytes(*chunk)).collect())
     }
 
+    /// Whether the child is to have a copy of our memory.
+    pub(super) fn has_a_copy(&self) -> bool {
+        self.pipe >= 0
+    }
+
     // From here on: the child.
 
     pub(super) fn tell(&mut self, report: StepReport) {
         if self.pipe < 0 {
-            if let Some(free) = self.reports.get_mut(self.count) {
-                *free = Some(report);
-                self.count = self.count.wrapping_add(1);
-            }
+            // The last one is why it ended; it takes the last place where all are taken.
+            self.reports[self.count.min(MOST - 1)] = Some(report);
+            self.count = self.count.wrapping_add(1);
             return;
         }
         let words = report.to_words();

@@ -20,7 +20,7 @@ const START: usize = 132;
 /// Ours from the death of a server to the clone(2) of the next one, and those of the new process up to its execve(2).
 const RESTART: usize = 76;
 /// Minor page faults from execve(2) to the clone(2) of the server.
-const FAULTS: u64 = 235;
+const FAULTS: u64 = 229;
 
 /// Makes `pid` a tracee. It is stopped then.
 fn attach(pid: Pid) {
