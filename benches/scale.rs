@@ -348,7 +348,7 @@ fn many_sockets(builds: &[(String, PathBuf)], rounds: usize, kind: &str) {
                 times[index].push((ready - begun) as f64 / 1e6);
                 thread::sleep(Duration::from_secs(2));
                 let pid = Pid::from_raw(i32::try_from(process.id()).expect("a pid"));
-                private[index].push(memory(pid, "Private_Dirty:"));
+                private[index].push(memory(pid, "Anonymous:"));
                 kill(pid, Signal::SIGTERM).expect("our child");
                 process.wait().expect("our child");
             }
