@@ -95,8 +95,8 @@
 //!   outbox.rs           events and notes that these hand over to the shell
 //!   tokens.rs           the token number of each source of the poll
 //!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs
-//!                       (what InterceptBind= needs of one), kin.rs (whose a process is), queries.rs, remains.rs (of
-//!                       those that are gone), signals.rs
+//!                       (what InterceptBind= needs of one), kin.rs (whose a process is), queries.rs, remains.rs (what
+//!                       is left of those that are gone), signals.rs
 //!   cgroup.rs           one for each generation, where we may make some
 //!   launch.rs           what is looked up anew for each process; in os/launch/: stdio.rs, environment_file.rs, glob.rs,
 //!                       check.rs (before anything is bound), once.rs (commands of [Socket])
@@ -106,8 +106,8 @@
 //!   exec.rs             supervise exec: becomes COMMAND; fetch.rs: its request for sockets that a wrapper has closed
 //!   spawn.rs            clone to execve (unsafe); in os/spawn/: plan.rs (what is to be started), prepared.rs (made
 //!                       before the fork), environment.rs, report.rs (what the child says), failure.rs (the sentence
-//!                       for it); and, unsafe: clone.rs (clone3), limits.rs, filter.rs (seccomp), status.rs (where the
-//!                       child says it)
+//!                       for it); and, unsafe: clone.rs (clone3), limits.rs, filter.rs (seccomp), status.rs (how the
+//!                       child reports: in shared memory, or over a pipe)
 //!   proc.rs             files of /proc/PID: the socket behind an fd, what an epoll has registered, fields
 //!   reap.rs             waiting, groups, orphans
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
@@ -121,8 +121,8 @@
 //!                       inherited.rs, options.rs (what is set on them), rebind.rs (units read anew), holder.rs (who is
 //!                       in the way), error.rs; slots.rs: what the sockets of one address can do, each kind in its
 //!                       own way: one.rs, one socket for all generations; group.rs, those of TCP and UDP, with
-//!                       group/ready.rs (one for a generation), group/renew.rs (UDP: one for each client), order.rs (the
-//!                       kernel's order of the members), program.rs (BPF) and restore.rs (what a server set is undone);
+//!                       group/ready.rs (a slot is made ready for a generation), group/renew.rs (UDP: one for each
+//!                       client), order.rs (the kernel's order of the members), program.rs (BPF) and restore.rs (what a server set is undone);
 //!                       nodes.rs: those of AF_UNIX, nodes/hidden.rs their directory; beside.rs: one family of a port,
 //!                       beside the socket of another; target.rs: the address where clients find a slot
 //!   notify.rs           NOTIFY_SOCKET of a generation; in os/notify/: place.rs (its file); fd_store.rs: what it hands

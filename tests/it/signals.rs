@@ -84,8 +84,8 @@ fn others_are_passed_on_to_the_current_generation() {
         daemon.signal(signal);
         wait_for(signal.as_str(), || (place.who(signal.as_str()) == [1]).then_some(()));
     }
-    for ignored in [Signal::SIGPIPE, Signal::SIGTTIN, Signal::SIGTTOU] {
-        daemon.signal(ignored);
+    for nothing_happens in [Signal::SIGPIPE, Signal::SIGTTIN, Signal::SIGTTOU] {
+        daemon.signal(nothing_happens);
     }
     daemon.wait_generation(1);
     daemon.verb("pause").expect(0);
