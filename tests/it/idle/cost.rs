@@ -11,7 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::super::support::{Daemon, Launch, Place, example};
+use super::super::support::{Daemon, Launch, Place, example, settled};
+use super::wakeups;
 
 const OPTIONS: &str = "--listen 127.0.0.1:0=http --restart-sec 0 -p StartLimitIntervalSec=0";
 
@@ -72,6 +73,18 @@ fn minor_faults(pid: Pid) -> u64 {
     stat.rsplit_once(')').unwrap().1.split_whitespace().nth(7).unwrap().parse().unwrap()
 }
 
+/// Ours from the death of the server to the clone(2) of the next one, and those of the new process up to its execve(2).
+fn calls_of_a_restart(pid: Pid, server: Pid) -> (usize, usize) {
+    attach(pid);
+    kill(server, Signal::SIGKILL).unwrap();
+    let ours = calls_until(pid, &NEW_PROCESS);
+    let child = new_process(pid);
+    let theirs = calls_until(child, &[Event::PTRACE_EVENT_EXEC]);
+    ptrace::detach(child, None).unwrap();
+    ptrace::detach(pid, None).unwrap();
+    (ours, theirs)
+}
+
 #[test]
 fn a_start_and_a_restart_make_few_system_calls() {
     let place = Place::new();
@@ -92,16 +105,13 @@ fn a_start_and_a_restart_make_few_system_calls() {
     ptrace::detach(new_process(pid), None).unwrap();
     ptrace::detach(pid, None).unwrap();
 
-    daemon.wait_generation(1);
-    let server = Pid::from_raw(daemon.server());
-    attach(pid);
-    kill(server, Signal::SIGKILL).unwrap();
-    let ours = calls_until(pid, &NEW_PROCESS);
-    let child = new_process(pid);
-    let theirs = calls_until(child, &[Event::PTRACE_EVENT_EXEC]);
-    ptrace::detach(child, None).unwrap();
-    ptrace::detach(pid, None).unwrap();
-    daemon.wait_generation(2);
+    // What supervise looks at now and then may come between: the least of three counts.
+    let restarts = (1..=3).map(|generation| {
+        daemon.wait_generation(generation);
+        settled("the wake-ups", || wakeups(pid.as_raw()));
+        calls_of_a_restart(pid, Pid::from_raw(daemon.server()))
+    });
+    let (ours, theirs) = restarts.min().expect("three");
 
     println!("start: {start} system calls, {faults} page faults; restart: {ours} and {theirs} system calls");
     assert!(start <= START, "{start} system calls for a start");
