@@ -144,11 +144,7 @@ pub(super) fn split(
         };
         match found {
             Some(found) => {
-                let (value, is_attached) = value(found, &mut parser)?;
-                if is_attached {
-                    one_dash(&typed, &value, accepted)?;
-                }
-                matches.options.push((found.id, value));
+                matches.options.push((found.id, value(found, &typed, accepted, &mut parser)?));
             }
             None if begins_with_digit(&typed[1..]) => {
                 let number = format!("{typed}{}", parser.optional_value().map(text).unwrap_or_default());
@@ -173,31 +169,39 @@ fn one_dash(typed: &str, value: &str, accepted: &[Accepted]) -> Result<(), Error
     let word = format!("{typed}{value}");
     match accepted.iter().find(|one| one.long.is_some_and(|long| word.strip_prefix('-') == Some(long))) {
         Some(meant) => {
-            let problem =
-                Problem::new("a whole name takes two dashes", format!("did you mean {}?", meant.shown()));
+            let problem = Problem::new(
+                "a long option begins with two dashes",
+                format!("did you mean {}?", meant.shown()),
+            );
             Err(problem.at(word))
         }
         None => Ok(()),
     }
 }
 
-/// The value of an option that was read last, and whether it is in the same word.
-fn value(option: &Accepted, parser: &mut Parser) -> Result<(String, bool), Error> {
+/// The value of an option that was read last. `typed`: the option as it was typed.
+fn value(
+    option: &Accepted,
+    typed: &str,
+    accepted: &[Accepted],
+    parser: &mut Parser,
+) -> Result<String, Error> {
     match option.takes {
-        Takes::Nothing => return Ok((String::new(), false)),
+        Takes::Nothing => return Ok(String::new()),
         Takes::YesOrValue => {
-            return Ok((parser.optional_value().map_or_else(|| "yes".to_owned(), text), false));
+            return Ok(parser.optional_value().map_or_else(|| "yes".to_owned(), text));
         }
         Takes::Value | Takes::AnyWord => {}
     }
     if let Some(attached) = parser.optional_value() {
-        return Ok((text(attached), true));
+        let attached = text(attached);
+        return one_dash(typed, &attached, accepted).map(|()| attached);
     }
     let mut rest = parser.raw_args().into_iter().flatten();
     let next = rest.next().map(text);
     match next {
-        Some(word) if !word.starts_with('-') || is_value(&word) => Ok((word, false)),
-        Some(word) if option.takes == Takes::AnyWord && !word.starts_with("--") => Ok((word, false)),
+        Some(word) if !word.starts_with('-') || is_value(&word) => Ok(word),
+        Some(word) if option.takes == Takes::AnyWord && !word.starts_with("--") => Ok(word),
         next => {
             let flag = option.shown();
             let mut remedy = format!("write {flag} {}", help::value_of(&flag).trim_end_matches("|none"));

@@ -174,7 +174,6 @@ fn refusals_say_what_to_type() {
             "supervise -l 8080 ./run -x",
             "./run: COMMAND comes after -- (did you mean: supervise -l 8080 -- ./run -x)",
         ),
-        ("supervise -listen 80 -- ./run", "-listen: a whole name takes two dashes (did you mean --listen?)"),
         ("supervise -l 8080 swap", "swap: a verb comes first (type supervise swap"),
         ("supervise -l 8080 x -- ./run", "x: this word belongs to no option (leave it out"),
         ("supervise -l 8080", "no COMMAND (write it after --"),
@@ -239,6 +238,10 @@ fn refusals_say_what_to_type() {
 fn words_of_other_programs_lead_to_ours() {
     let table = [
         ("supervise help", "(did you mean: supervise --help)"),
+        (
+            "supervise -listen 80 -- ./run",
+            "-listen: a long option begins with two dashes (did you mean --listen?)",
+        ),
         ("supervise -", "-: COMMAND comes after -- (did you mean: supervise -- -)"),
         ("supervise help swap", "(did you mean: supervise swap --help)"),
         ("supervise man", "(did you mean: supervise --help)"),

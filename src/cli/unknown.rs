@@ -36,11 +36,7 @@ pub(super) fn unknown_word(words: &[String]) -> Error {
     } else {
         format!("supervise -- {}", as_command(words))
     };
-    Problem::new("no verb of supervise", format!("did you mean: {remedy}")).at(if word.is_empty() {
-        "''".to_owned()
-    } else {
-        printable(word)
-    })
+    Problem::new("no verb of supervise", format!("did you mean: {remedy}")).at(typed(&words[..1]))
 }
 
 /// The error for the last `count` words, which are no options. `dashes`: a `--` follows them.
@@ -60,12 +56,8 @@ pub(super) fn stray(options: &[String], count: usize, dashes: bool) -> Error {
     } else if let Some(remedy) = elsewhere(strays) {
         Problem::new("no verb of supervise", format!("did you mean: {remedy}"))
     } else {
-        let dashes = ["--".to_owned()];
-        let remedy = format!(
-            "did you mean: supervise {} {}",
-            typed([options, &dashes].concat().as_slice()),
-            as_command(strays)
-        );
+        let before = typed(&[options, &["--".to_owned()]].concat());
+        let remedy = format!("did you mean: supervise {before} {}", as_command(strays));
         Problem::new("COMMAND comes after --", remedy)
     };
     problem.at(printable(word))

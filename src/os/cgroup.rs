@@ -61,9 +61,9 @@ struct OwnCgroup {
 #[derive(Debug)]
 struct CgroupDirectory {
     path: PathBuf,
-    /// The directory, which each start needs, and its cgroup.events: open as long as it is there, the second one from the
-    /// first start on.
+    /// The directory, in which processes are started.
     entry: Rc<OwnedFd>,
+    /// Its cgroup.events; `None` until a process was started in it.
     events: Option<File>,
     number: u32,
     /// The one whose processes start in it, or did last.

@@ -265,6 +265,7 @@ impl Shell {
     }
 
     fn apply(&mut self, action: Action) {
+        // A start mends the sockets that it hands over by itself, and before it nothing that leaves them alone has to wait.
         let concerns_sockets = !matches!(
             action,
             Action::Tell(_)

@@ -93,8 +93,8 @@ impl Signals {
         Ok((Self { fd, had_tty: open_tty().is_ok() }, hup_ignored))
     }
 
-    /// The signals that are pending now. The kernel gives as many as there are at once, so that a read that is not full has
-    /// left none.
+    /// The signals that are pending now. The kernel fills the buffer as far as it can, so after a read that does not fill it
+    /// no signal is pending.
     pub fn read(&self) -> io::Result<Vec<ReceivedSignal>> {
         let mut received = Vec::new();
         loop {

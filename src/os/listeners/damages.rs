@@ -31,8 +31,7 @@ struct Damaged {
 }
 
 impl Listeners {
-    /// A process has ended that may have changed the held sockets: they are to be mended before anything else happens to
-    /// them.
+    /// Has the held sockets mended before anything else is done with them: a process has ended that may have changed them.
     pub fn expect_damage(&mut self) {
         self.damages.is_unmended = true;
     }

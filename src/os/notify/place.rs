@@ -24,8 +24,8 @@ use crate::os::own;
 const PREFIX: &str = "supervise-notify-";
 /// The mode of the socket: everybody may send to it, since the credentials tell who did.
 const SOCKET_MODE: u32 = 0o666;
-/// The most names that are tried. One that exists belongs to a supervise in another pid namespace, or was left by one that
-/// was killed.
+/// The most names that are tried. One that exists is that of a supervise in another pid namespace, or was left behind by a
+/// supervise that was killed.
 const NAMES: u32 = 1000;
 /// The most sockets of one directory that are looked at.
 const ENTRIES: usize = 4096;

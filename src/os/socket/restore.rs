@@ -3,8 +3,8 @@
 //!
 //! The model is a new socket with the options that were asked for. What it said is remembered for each kind of socket, so
 //! that a restart compares with that, and makes a model only where something differs: the server changed it, or the
-//! system's own default is another one since (of buffers the one of the time when it was bound stays). Left out is what is fixed by bind(2), and what cannot be set back on a
-//! socket that listens.
+//! system's own default is another one since (of buffers the one of the time when it was bound stays). Left out is what is
+//! fixed by bind(2), and what cannot be set back on a socket that listens.
 
 use std::cell::RefCell;
 use std::io;

@@ -176,8 +176,8 @@ impl HeldSocket {
         self.slots.borrow_mut().ready_slot(slot)
     }
 
-    /// The same, unless it would have to join the group of its address: `None` then. Whoever else is in the group has to be
-    /// known before that.
+    /// The same, but it returns `None` instead of letting a socket join the group of its address: before one does, the caller
+    /// has to know who else is in the group.
     pub fn ready_in_place(&self, slot: SlotId) -> io::Result<Option<Rc<OwnedFd>>> {
         self.slots.borrow_mut().ready_in_place(slot)
     }
