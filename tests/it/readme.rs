@@ -117,7 +117,7 @@ fn the_commands_for_cargo_are_run_by_ci() {
         text.split('`').chain(in_code).filter(|span| span.starts_with("cargo ") && !span.contains('\n'));
     // `cargo run` starts the examples, which have tests of their own.
     let commands: Vec<&str> = commands.filter(|command| !command.starts_with("cargo run")).collect();
-    assert!(commands.contains(&"cargo install --locked --path .") && commands.contains(&"cargo static"));
+    assert!(commands.contains(&"cargo install-static") && commands.contains(&"cargo static"));
     assert!(commands.iter().all(is_run), "{commands:?}");
 }
 
