@@ -63,7 +63,7 @@
 //!   finish.rs           nothing is left of a generation: what comes next
 //!   exit.rs             what the end of a main process means, by Type=
 //!   failure.rs          why one could not be started
-//!   restored.rs         the standing orders are repeated to a new shell
+//!   restored.rs         orders are repeated to a new shell: the standing ones, after a kill also those without an answer
 //!   slots.rs            which slot gets new connections, which are guarded
 //!   drain.rs            a generation without the traffic may finish its connections; what its end cuts off
 //!   reload.rs           the verb reload, RELOADING=1

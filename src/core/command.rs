@@ -77,7 +77,17 @@ impl Step<'_> {
     }
 
     fn after_command(&mut self, id: GenerationId, command: Command, end: End, ignored: bool) {
-        if ignored || end == End::Exited(Exit::Code(0)) {
+        let is_done = match (command.list, &end) {
+            _ if ignored => true,
+            // How it ended was not seen. What a restart would run again may as well be run again now, and a server that
+            // works is not stopped for a guess.
+            (CommandList::Condition | CommandList::StartPre, End::Exited(Exit::Unknown)) => {
+                return self.run_from(id, command.list, command.index);
+            }
+            (CommandList::StartPost, End::Exited(Exit::Unknown)) => true,
+            (_, end) => *end == End::Exited(Exit::Code(0)),
+        };
+        if is_done {
             return self.run_from(id, command.list, command.index + 1);
         }
         // 1 to 254 is an answer, not a failure (systemd.service(5), ExecCondition=).
@@ -244,7 +254,7 @@ impl Generation {
             Some(End::Exited(_)) | None if self.has_no_daemon() => None,
             Some(end) => end.status(),
             // The generation remains after the exit of its main process (RemainAfterExit=).
-            None if self.main.pid().is_none() => self.last_exit,
+            None if self.main.pid().is_none() => self.last_exit.and_then(Exit::known),
             None => None,
         };
         RunOutcome { result: result(&self.policy, end, self.failure.as_ref()), status }

@@ -87,7 +87,7 @@ impl Step<'_> {
         match (has_main, has_started) {
             (true, _) => {}
             (false, true) if is_process => self.on_cleared(id),
-            (false, true) => self.out.push(Action::AwaitClear { generation: id }),
+            (false, true) => self.await_clear(id),
             (false, false) if has_command => {}
             (false, false) => {
                 self.ended(id, End::Untried);
@@ -299,7 +299,7 @@ impl Step<'_> {
             }
             AfterExit::NextCommand(index) => self.start_main(id, index),
             AfterExit::FindMain => self.out.push(Action::FindMain { generation: id }),
-            AfterExit::LastProcess => self.out.push(Action::AwaitClear { generation: id }),
+            AfterExit::LastProcess => self.await_clear(id),
             AfterExit::Remain => self.remain(id),
         }
     }
@@ -386,7 +386,7 @@ impl Step<'_> {
                 }
             }
         }
-        self.out.push(Action::AwaitClear { generation: id });
+        self.await_clear(id);
     }
 
     fn ask_rest(&mut self, id: GenerationId) {
@@ -400,9 +400,18 @@ impl Step<'_> {
         }
     }
 
+    /// Hears of it as soon as nothing of the generation is left.
+    pub(super) fn await_clear(&mut self, id: GenerationId) {
+        if let Some(generation) = self.service.get_mut(id) {
+            generation.awaits_clear = true;
+            self.out.push(Action::AwaitClear { generation: id });
+        }
+    }
+
     /// Nothing of it is left: ExecStopPost=, once, and after that it is finished.
     pub(super) fn on_cleared(&mut self, id: GenerationId) {
         let Some(generation) = self.service.get_mut(id) else { return };
+        generation.awaits_clear = false;
         if generation.command.is_some() || matches!(generation.main, Main::Ordered { .. }) {
             return;
         }
@@ -426,6 +435,6 @@ impl Step<'_> {
             return self.finish(id);
         }
         self.kill(id);
-        self.out.push(Action::AwaitClear { generation: id });
+        self.await_clear(id);
     }
 }

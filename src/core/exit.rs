@@ -29,7 +29,12 @@ impl Generation {
         let is_clean = is_ignored || self.would_be_clean(exit);
         match policy.service_type {
             Type::Oneshot if !self.is_up() && is_clean => AfterExit::NextCommand(self.index + 1),
-            Type::Forking if !self.is_up() && (is_ignored || exit == Exit::Code(0)) => AfterExit::FindMain,
+            // Where nobody knows how it ended, its daemon tells: it is there or not.
+            Type::Forking
+                if !self.is_up() && (is_ignored || matches!(exit, Exit::Code(0) | Exit::Unknown)) =>
+            {
+                AfterExit::FindMain
+            }
             Type::Notify | Type::NotifyReload if !self.is_up() => self.without_ready(is_clean),
             Type::Simple | Type::Exec if policy.ready == Ready::Notify && waits_for_gate => {
                 self.without_ready(is_clean)
@@ -112,7 +117,7 @@ pub(super) fn describe(generation: &Generation, end: &End, is_candidate: bool, n
                     " (its daemon has ended as well; see what it printed)"
                 }
                 Exit::Code(0) if generation.ready().is_none() => " (a server must stay in the foreground)",
-                Exit::Code(_) | Exit::Signal { .. } => "",
+                Exit::Code(_) | Exit::Signal { .. } | Exit::Unknown => "",
             };
             let errno =
                 generation.said.errno.map(|errno| format!(" (it said ERRNO={errno})")).unwrap_or_default();

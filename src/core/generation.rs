@@ -38,6 +38,8 @@ pub(super) struct Generation {
     /// The command that runs beside the main process, before it or after it.
     pub(super) command: Option<Running>,
     pub(super) last_list: LastList,
+    /// `Cleared` is still to come.
+    pub(super) awaits_clear: bool,
     /// A failure that outweighs how the main process ends.
     pub(super) failure: Option<Failure>,
     pub(super) reload: Option<Reload>,
@@ -216,6 +218,7 @@ impl Generation {
             has_run: false,
             command: None,
             last_list: LastList::Neither,
+            awaits_clear: false,
             failure: None,
             reload: None,
             replaced: None,

@@ -162,7 +162,19 @@ impl Steering {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     Code(u8),
-    Signal { signal: Signal, core: bool },
+    Signal {
+        signal: Signal,
+        core: bool,
+    },
+    /// Nobody could tell: supervise was killed since the process was started, which is not its child any more.
+    Unknown,
+}
+
+impl Exit {
+    /// What is known of it.
+    pub(crate) fn known(self) -> Option<Self> {
+        Some(self).filter(|exit| *exit != Self::Unknown)
+    }
 }
 
 /// Facts about this process that hold from start to end.
@@ -214,8 +226,13 @@ pub enum Found {
 pub enum Event {
     /// The first event of every history: the sockets are held.
     Begun,
-    /// The first event of a core that was restored.
+    /// The first event of a core that was restored where all orders were carried out, and answered as far as the shell
+    /// can answer by itself.
     Restored,
+    /// The core was restored from what was saved after some step of a supervise that was killed. The first event after
+    /// the rest of that step's orders ([`Action::is_kept`]) and their answers. What happened meanwhile is told after it:
+    /// first processes that ended and datagrams, then [`Event::Tick`].
+    Recovered,
     /// The execve(2) of this generation succeeded.
     Started {
         generation: GenerationId,
@@ -331,11 +348,15 @@ pub enum Terminal {
 }
 
 /// An order to the shell, with nothing left to decide.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// Supervise may be killed before it has saved that it carried one out, and then does so a second time: that has to do
+/// no harm. After [`Event::Recovered`] come, besides, all orders again of which the answer is missing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Action {
     /// Start the main process of this generation, command `index` of ExecStart=. Answered by `Started` or `StartFailed`.
     /// The same generation may be asked for again: after a `StartFailed` (ETXTBSY), and for the next command of
-    /// Type=oneshot.
+    /// Type=oneshot. After `Recovered` nothing is started where that was done already: the answer is the same, and
+    /// `Exited` follows where the process has ended since.
     Spawn {
         generation: GenerationId,
         index: usize,
@@ -343,7 +364,8 @@ pub enum Action {
         slot: SlotId,
     },
     /// Run one of the commands before or after the main one; answered by `CommandEnded`. One at a time for each
-    /// generation. `outcome` is for $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS.
+    /// generation. `outcome` is for $SERVICE_RESULT, $EXIT_CODE and $EXIT_STATUS. After `Recovered` nothing is run where
+    /// that was done already: the answer comes when it ends, or at once.
     Run {
         generation: GenerationId,
         command: Command,
@@ -401,6 +423,7 @@ pub enum Action {
         client: ClientId,
         reply: Reply,
     },
+    #[serde(skip)]
     Tell(Note),
     /// Notify the service manager that started supervise (sd_notify(3)).
     TellManager(Manager),
@@ -410,8 +433,16 @@ pub enum Action {
     Exit(u8),
 }
 
+impl Action {
+    /// Whether the order is saved with the state, and carried out by the supervise that takes over from one that was
+    /// killed before it had. A line of the log is not worth it; who is suspended would stay so for ever.
+    pub const fn is_kept(&self) -> bool {
+        !matches!(self, Self::Tell(_) | Self::Suspend)
+    }
+}
+
 /// The processes that a signal is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scope {
     Main,
     /// The command of [`Action::Run`] and its process group.
@@ -420,7 +451,7 @@ pub enum Scope {
     All,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Manager {
     Ready,
     Reloading,

@@ -443,6 +443,7 @@ pub(super) fn ended(exit: Exit) -> String {
         Exit::Code(code) => format!("exited with status {code}"),
         Exit::Signal { signal, core: false } => format!("was killed by {signal}"),
         Exit::Signal { signal, core: true } => format!("was killed by {signal} (core dumped)"),
+        Exit::Unknown => "ended (exit status unknown: supervise was killed since its start)".to_owned(),
     }
 }
 

@@ -66,10 +66,10 @@ pub struct RunOutcome {
 
 impl End {
     /// The status of the main process; a failed start has those of systemd.exec(5), "Process Exit Codes".
-    /// It is `None` where no main process was ever ordered, or where it failed for want of resources.
+    /// It is `None` where no main process was ever ordered, where it failed for want of resources, or where nobody knows.
     pub(super) fn status(&self) -> Option<Exit> {
         match self {
-            Self::Exited(exit) => Some(*exit),
+            Self::Exited(exit) => exit.known(),
             Self::Skipped | Self::Untried => None,
             Self::NotStarted(failure) => match failure.stage {
                 Stage::Resources | Stage::Environment => None,
@@ -91,14 +91,14 @@ impl End {
         }
     }
 
-    /// What we end with where the server's end is ours: its code, or 128 + n for signal n.
+    /// What we end with where the server's end is ours: its code, or 128 + n for signal n; 1 where nobody knows.
     pub(super) fn exit_status(&self) -> u8 {
         match self {
             Self::Exited(Exit::Code(code)) => *code,
             Self::Exited(Exit::Signal { signal, .. }) => 128 + signal.number() as u8,
             Self::NotStarted(failure) => failure.exit_status(),
             Self::Skipped => 0,
-            Self::Untried => 1,
+            Self::Exited(Exit::Unknown) | Self::Untried => 1,
         }
     }
 
@@ -124,6 +124,7 @@ fn is_listed(set: &StatusSet, status: Exit) -> bool {
     match status {
         Exit::Code(code) => set.contains_code(code),
         Exit::Signal { signal, .. } => set.contains_signal(signal),
+        Exit::Unknown => false,
     }
 }
 
@@ -174,8 +175,11 @@ fn unclean(end: &End) -> RunResult {
     match end {
         End::Exited(Exit::Signal { core: true, .. }) => RunResult::CoreDump,
         End::Exited(Exit::Signal { core: false, .. }) => RunResult::Signal,
+        // What nobody saw was most likely no orderly exit: whatever killed supervise may have killed it, too.
         end if end.status().is_none() => RunResult::Resources,
-        End::Exited(Exit::Code(_)) | End::NotStarted(_) | End::Skipped | End::Untried => RunResult::ExitCode,
+        End::Exited(Exit::Code(_) | Exit::Unknown) | End::NotStarted(_) | End::Skipped | End::Untried => {
+            RunResult::ExitCode
+        }
     }
 }
 
@@ -351,6 +355,7 @@ mod tests {
             ("READY=1 never came", code(0), Some(Failure::Protocol), "--RR--R"),
             ("fork failed", not_started(Stage::Resources), None, "--RR--R"),
             ("exec failed: 203", not_started(Stage::Exec), None, "--R---R"),
+            ("nobody knows", End::Exited(Exit::Unknown), None, "--RR--R"),
         ];
         for (name, end, failure, expected) in cases {
             assert_eq!(row(&end, failure, plain), expected, "{name}");
@@ -415,6 +420,7 @@ mod tests {
     fn exit_statuses_are_the_shells() {
         assert_eq!(code(7).exit_status(), 7);
         assert_eq!(signal(9).exit_status(), 137);
+        assert_eq!(End::Exited(Exit::Unknown).exit_status(), 1);
         let failure = |stage, errno| StartFailure { stage, errno, what: String::new() }.exit_status();
         assert_eq!(
             [failure(Stage::Exec, 2), failure(Stage::Exec, 13), failure(Stage::User, 2)],

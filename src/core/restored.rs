@@ -1,13 +1,47 @@
-//! Repeats the standing orders of a core that was restored from its saved state: a new shell (src/os) knows the
-//! processes and sockets, but not what was ordered.
+//! Repeats orders of a core that was restored from its saved state: a new shell (src/os) knows the processes and sockets,
+//! but not what was ordered.
+//!
+//! After an orderly hand-over these are the standing orders alone: what a shell can answer by itself it has answered before
+//! it saved. After a supervise that was killed any answer may be lost, so every order comes again that has none. What
+//! became of the processes a shell knows by itself.
 
 use super::Action;
-use super::service::{Phase, Step};
+use super::generation::{Generation, Main, Progress};
+use super::service::{Phase, Step, Stop};
+use crate::config::{CommandList, Signal};
 
 impl Step<'_> {
-    /// Orders what the shell has to keep to, and has the server asked once more what it may not have answered. What a
-    /// shell can answer by itself it has answered before it saved; what becomes of processes it knows by itself.
+    /// Orders what the shell has to keep to, and has the server asked once more what it may not have answered.
     pub(super) fn on_restored(&mut self) {
+        self.repeat_standing_orders();
+        self.watch().restored();
+    }
+
+    pub(super) fn on_recovered(&mut self) {
+        if let Phase::Stopping { stop: Stop { is_over: true, status, .. } } = self.service.phase {
+            return self.out.push(Action::Exit(status));
+        }
+        self.repeat_standing_orders();
+        for generation in &self.service.generations {
+            generation.repeat_orders(self.out);
+        }
+        if self.service.clients.is_rereading() {
+            self.out.push(Action::Reread);
+        }
+        if let Phase::Stopping { stop: Stop { sweep: Some(sweep), .. } } = self.service.phase {
+            let signal = if sweep.killed { Signal::KILL } else { self.service.policy.kill_signal };
+            self.out.push(Action::Sweep { signal });
+        }
+        self.watch().recovered();
+        if self.service.is_suspended {
+            // Whoever was to continue us would not find us.
+            self.on_continued();
+        } else {
+            self.spare_watchdogs();
+        }
+    }
+
+    fn repeat_standing_orders(&mut self) {
         let service = &*self.service;
         if service.steers() {
             self.out.push(Action::Steer(service.steering));
@@ -16,6 +50,40 @@ impl Step<'_> {
         if matches!(service.phase, Phase::Listening { hold_until: None }) {
             self.out.push(Action::WakeOnConnection { on: true });
         }
-        self.watch().restored();
+    }
+}
+
+impl Generation {
+    /// Those whose answer is still to come.
+    fn repeat_orders(&self, out: &mut Vec<Action>) {
+        let (generation, slot) = (self.id, self.slot);
+        if let Main::Ordered { .. } = self.main {
+            out.push(Action::Spawn { generation, index: self.index, slot });
+        }
+        if let Some(running) = self.command {
+            let command = running.command;
+            let is_end = matches!(command.list, CommandList::Stop | CommandList::StopPost);
+            let outcome = is_end.then(|| self.outcome());
+            out.push(Action::Run { generation, command, outcome, slot });
+        }
+        if self.awaits_main() {
+            out.push(Action::FindMain { generation });
+        }
+        if self.awaits_clear {
+            out.push(Action::AwaitClear { generation });
+        }
+    }
+
+    /// Type=forking: its daemon is looked for just now.
+    fn awaits_main(&self) -> bool {
+        let was_told = self.ending().is_some_and(|ending| ending.was_told);
+        let is_sought = matches!(self.main, Main::Sought { again: None, .. });
+        // Several were left, or ExecStartPost= is run before the search goes on.
+        let is_over = match self.progress {
+            Progress::Preparing | Progress::Started { .. } => false,
+            Progress::Up { .. } => self.command.is_some() || !self.policy.has_pid_file,
+            Progress::Active { .. } | Progress::Ready { .. } => true,
+        };
+        is_sought && !is_over && !was_told && !self.has_ended()
     }
 }

@@ -81,6 +81,8 @@ pub(super) struct Service {
     pub(super) last_swap: Option<LastSwap>,
     pub(super) manager_told: bool,
     pub(super) dropped_signal_told: bool,
+    /// SIGTSTP has stopped us and all servers.
+    pub(super) is_suspended: bool,
     /// What the server last ended with, as an exit status.
     pub(super) last_status: u8,
 }
@@ -185,6 +187,13 @@ pub(super) enum Rereading {
     Void,
 }
 
+impl Clients {
+    /// What the files say is still to come.
+    pub(super) fn is_rereading(&self) -> bool {
+        self.rereading != Rereading::No
+    }
+}
+
 impl Rereading {
     pub(super) const fn clients(&mut self) -> Option<&mut Vec<ClientId>> {
         match self {
@@ -215,6 +224,7 @@ impl Service {
             last_swap: None,
             manager_told: false,
             dropped_signal_told: false,
+            is_suspended: false,
             last_status: 0,
         }
     }

@@ -203,7 +203,7 @@ impl Step<'_> {
             Found::NotYet => generation.main = Main::Sought { since, again },
             Found::Unknown => {
                 self.tell(Note::MainIs { generation: id, pid: None });
-                self.out.push(Action::AwaitClear { generation: id });
+                self.await_clear(id);
                 self.main_done(id);
             }
             Found::Nobody => {

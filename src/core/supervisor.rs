@@ -27,6 +27,7 @@ impl Supervisor {
         match event {
             Event::Begun => step.start_automatically(),
             Event::Restored => step.on_restored(),
+            Event::Recovered => step.on_recovered(),
             Event::Started { generation, pid } => step.on_started(generation, pid),
             Event::StartFailed { generation, failure } => step.on_start_failed(generation, failure),
             Event::Exited { generation, exit } => step.on_exited(generation, exit),
@@ -66,7 +67,7 @@ impl Supervisor {
         status::status(&self.service, self.next_wake())
     }
 
-    /// The state as text; [`Supervisor::restore`] continues from it, with [`Event::Restored`].
+    /// The state as text; [`Supervisor::restore`] continues from it, with [`Event::Restored`] or [`Event::Recovered`].
     pub fn save(&self) -> String {
         serde_json::to_string(&self.service).expect("plain data with text keys always serialises")
     }
@@ -184,6 +185,7 @@ impl Step<'_> {
             Signal::QUIT => self.on_stop_signal(Signal::QUIT),
             Signal::TSTP if self.service.setting.init => {}
             Signal::TSTP => {
+                self.service.is_suspended = true;
                 self.signal_all(Signal::STOP);
                 self.out.push(Action::Suspend);
             }
@@ -216,13 +218,19 @@ impl Step<'_> {
         }
     }
 
-    /// The time we were stopped does not count against the server's watchdog.
     pub(super) fn on_continued(&mut self) {
+        self.service.is_suspended = false;
+        self.spare_watchdogs();
+        self.signal_all(Signal::CONT);
+    }
+
+    /// The time we were stopped, or not there, does not count against the server's watchdog; nor does a WATCHDOG=1 that we
+    /// may have read and lost.
+    pub(super) fn spare_watchdogs(&mut self) {
         for generation in &mut self.service.generations {
             let next = self.now.after(generation.said.watchdog_period);
             generation.set_watchdog(generation.watchdog().map(|_| next));
         }
-        self.signal_all(Signal::CONT);
     }
 
     pub(super) fn signal_all(&mut self, signal: Signal) {

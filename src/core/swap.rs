@@ -5,7 +5,7 @@ use super::generation::{Drain, Generation, Progress};
 use super::note::{self, Note, ReadyBy, SwapNote};
 use super::report::{LastSwap, Outcome, Reply};
 use super::restart::Failure;
-use super::service::{Attempt, Phase, Rereading, Step, Then, Trial};
+use super::service::{Attempt, Phase, Step, Then, Trial};
 use super::watch::{Conclusion, Finding, Question};
 use super::{Action, ClientId, GenerationId, Manager, Reread, limits};
 use crate::config::{Canary, Handover, Policy, Span, Type};
@@ -325,7 +325,7 @@ impl Step<'_> {
     }
 
     fn settle_swap(&mut self) {
-        if self.service.clients.next_swap.is_none() || self.service.clients.rereading != Rereading::No {
+        if self.service.clients.next_swap.is_none() || self.service.clients.is_rereading() {
             return;
         }
         match self.service.phase {

@@ -49,7 +49,7 @@ pub use sight::{HintAt, Looked, MayConnect, Sight};
 pub use traffic::{Counted, Traffic};
 
 /// What the shell is to find out, or to tell of what the kernel shows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Question {
     /// Count the connections of a generation; one that was quiet for `quiet` is idle. Answered by [`Finding::Counted`].
     Count {
@@ -308,6 +308,13 @@ impl Watching<'_> {
             observed.probe.iter_mut().for_each(|probe| probe.ask_again(self.now));
             observed.waiting.iter_mut().for_each(Waiting::ask_again);
         }
+    }
+
+    /// Besides, a question may be unanswered that only an answer lets go on.
+    pub(super) fn recovered(&mut self) {
+        self.restored();
+        let now = self.now;
+        self.watch.observed.iter_mut().for_each(|observed| observed.last_look.ask_again(now));
     }
 
     pub(super) fn answered(&mut self, id: GenerationId, finding: Finding) -> Vec<Conclusion> {

@@ -372,7 +372,7 @@ fn facts(request: &StartRequest<'_>, fd_store_max: u32) -> Vec<(&'static str, St
     let Some(outcome) = request.outcome else { return facts };
     facts.push(("SERVICE_RESULT", outcome.result.to_string()));
     let (code, status) = match outcome.status {
-        None => return facts,
+        None | Some(Exit::Unknown) => return facts,
         Some(Exit::Code(code)) => ("exited", code.to_string()),
         Some(Exit::Signal { signal, core }) => {
             let name = signal.to_string();

@@ -245,6 +245,7 @@ impl Check {
             }
             Event::Begun
             | Event::Restored
+            | Event::Recovered
             | Event::Connected
             | Event::Childless
             | Event::Tick
@@ -435,6 +436,7 @@ fn exit_status(exit: Exit) -> u8 {
     match exit {
         Exit::Code(code) => code,
         Exit::Signal { signal, .. } => 128 + signal.number() as u8,
+        Exit::Unknown => 1,
     }
 }
 

@@ -81,6 +81,7 @@ fn event_text(event: &Event) -> String {
         Event::Reread { result } => format!("Reread {}", if result.is_ok() { "ok" } else { "broken" }),
         Event::Begun
         | Event::Restored
+        | Event::Recovered
         | Event::Connected
         | Event::Childless
         | Event::Tick

@@ -20,6 +20,15 @@ pub(super) enum LastLook {
     Done,
 }
 
+impl LastLook {
+    /// The answer is lost.
+    pub(super) fn ask_again(&mut self, now: Time) {
+        if *self == Self::Ordered {
+            *self = Self::Due(now);
+        }
+    }
+}
+
 /// Supervise asks the kernel again and again for the connections of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Counting {

@@ -49,7 +49,7 @@ pub enum MayConnect {
 }
 
 /// The situation in which the user gets a hint how this server takes the sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HintAt {
     /// The server runs, and nobody waits on its sockets.
     Running,

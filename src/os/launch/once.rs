@@ -60,6 +60,7 @@ pub fn run_to_end(
             Err(failed(format!("ended with status {code} (correct it, or begin it with - to ignore that)")))
         }
         (WaitEnd::Ended, Exit::Signal { signal, .. }) => Err(failed(format!("was ended by {signal}"))),
+        (WaitEnd::Ended, Exit::Unknown) => Err(failed("has ended, nobody knows how".to_owned())),
     }
 }
 

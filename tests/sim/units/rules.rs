@@ -202,6 +202,7 @@ impl Units {
             Event::Answered { generation, finding } => self.note_answer(*generation, finding),
             Event::Begun
             | Event::Restored
+            | Event::Recovered
             | Event::MainChanged { .. }
             | Event::Cleared { .. }
             | Event::Reread { .. }
