@@ -73,7 +73,7 @@ pub struct UnitArgs {
 }
 
 /// The verbs that talk to an instance: name, form and purpose.
-const VERBS: [(&str, &str, &str); 9] = [
+const VERBS: [(&str, &str, &str); 10] = [
     (
         "swap",
         "swap [NAME] [--no-wait] [--json]",
@@ -94,6 +94,11 @@ const VERBS: [(&str, &str, &str); 9] = [
     ("resume", "resume [NAME]", "start it again after pause"),
     ("stop", "stop [NAME]", "end the server and the supervisor"),
     ("kill", "kill SIG [NAME]", "send a signal to the server"),
+    (
+        "reexec",
+        "reexec [NAME]",
+        "a new version of supervise takes the place of the old one: same pid, same servers, no socket is closed",
+    ),
     (
         "status",
         "status [NAME] [--json] [--wait SPAN]",

@@ -244,7 +244,8 @@ fn allowance(request: &Request, patience: Duration) -> Option<Duration> {
         | Request::Restart
         | Request::Pause
         | Request::Resume
-        | Request::Stop => None,
+        | Request::Stop
+        | Request::Reexec => None,
     }
 }
 

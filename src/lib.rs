@@ -81,7 +81,11 @@
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/:
 //!                       open.rs (all that is needed before a server is started), configuration.rs (the one in force, and the
 //!                       one that a swap has read anew), reread.rs, ask.rs (questions to the kernel or a server),
-//!                       ended.rs (processes that have), woken.rs (events of a poll by source)
+//!                       ended.rs (processes that have), woken.rs (events of a poll by source), reexec.rs (another program
+//!                       takes our place), saved.rs (the whole state, for that)
+//!   saved.rs            what goes over to such a program: fds, what several refer to, moments. Each part is saved and restored in
+//!                       cgroup/saved.rs, children/saved.rs, control/server/saved.rs, intercept/saved.rs, launch/saved.rs,
+//!                       listeners/saved.rs, notify/saved.rs, socket/saved.rs, socket/group/saved.rs, socket/nodes/saved.rs
 //!   listeners.rs        owns the held sockets; in os/listeners/: slots.rs (which are watched, and which gets new
 //!                       connections), damages.rs (what servers do to them is repaired), rescue.rs (connections of a slot
 //!                       without a server are moved), strangers.rs (others in our groups), paths.rs (inotify), queues.rs
@@ -128,7 +132,7 @@
 //!   notify.rs           NOTIFY_SOCKET of a generation; in os/notify/: place.rs (its file); fd_store.rs: what it hands
 //!                       us; manager.rs: ours, upwards
 //!   control.rs          the control socket's place and name; in os/control/: server.rs, its clients
-//!   intercept.rs        InterceptBind=: the thread that answers what a server binds; in os/intercept/: filter.rs (seccomp),
+//!   intercept.rs        InterceptBind=: the thread that answers what a server binds; in os/intercept/: desk.rs (what the thread does), filter.rs (seccomp),
 //!                       address.rs (what it wants), target.rs (its socket), answer.rs (whether it is ours), held.rs (ours),
 //!                       epoll.rs (renews the registrations of its socket)
 //!   instances.rs        where instances live, who answers; in os/instances/: others.rs (those of other users)
@@ -140,7 +144,7 @@
 //!   warning.rs          the texts of what the shell logs by itself
 //!   logger.rs           our lines on stderr
 //!   sys.rs              system calls that nix lacks (unsafe); in os/sys/, unsafe as well: seccomp.rs (those of
-//!                       os/intercept), attribute.rs (extended attributes), memory.rs (given back at rest),
+//!                       os/intercept), attribute.rs (extended attributes), left.rs (fds of the program before us), memory.rs (given back at rest),
 //!                       options.rs (of sockets)
 //! ```
 //!

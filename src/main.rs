@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 
 use log::LevelFilter;
 use socket_supervise::cli::{self, Check, Parsed, RunArgs};
@@ -34,6 +34,9 @@ fn status() -> u8 {
     if let Some(status) = relay::run(std::env::args_os()) {
         return status;
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == os::TRY) {
+        return try_out();
+    }
     match cli::parse(std::env::args_os()) {
         Parsed::Run(arguments) => run(*arguments),
         Parsed::Check(arguments) => check(&arguments),
@@ -43,6 +46,25 @@ fn status() -> u8 {
         Parsed::Exit { status, text, stderr: true } => {
             let _ = write!(std::io::stderr(), "{text}");
             status
+        }
+    }
+}
+
+/// Whether this program could take the place of another one: its command line follows the first word, its state is on stdin.
+fn try_out() -> u8 {
+    let mut text = String::new();
+    let read =
+        std::io::stdin().read_to_string(&mut text).map_err(|error| format!("cannot read stdin: {error}"));
+    let tried = read.and_then(|_| match cli::parse(std::env::args_os().skip(1)) {
+        Parsed::Run(_) => os::try_saved(&text),
+        Parsed::Exit { text, .. } => Err(text.trim_end().trim_start_matches("supervise: ").to_owned()),
+        _ => Err("its command line is that of a verb here".to_owned()),
+    });
+    match tried {
+        Ok(()) => print(&format!("supervise {}\n", env!("CARGO_PKG_VERSION")), 0),
+        Err(why) => {
+            let _ = writeln!(std::io::stderr(), "supervise: {why}");
+            1
         }
     }
 }
@@ -72,9 +94,10 @@ fn run(mut arguments: RunArgs) -> u8 {
         2.. => LevelFilter::Trace,
     };
     logger::init(level, arguments.color);
+    let state = os::left_state();
     let mut reader: Option<Reader> = None;
     if let Some(files) = arguments.units.take() {
-        match units::load(&files) {
+        match if state.is_none() { units::load(&files) } else { Ok((arguments.config, Vec::new())) } {
             Ok((config, warnings)) => (arguments.config, arguments.warnings) = (config, warnings),
             Err(error) => {
                 log::error!("{error}");
@@ -90,6 +113,9 @@ fn run(mut arguments: RunArgs) -> u8 {
             told = found.into_iter().collect();
             Ok((config, new))
         }));
+    }
+    if let Some(state) = state {
+        return os::resume(&state, &arguments.instance, reader);
     }
     for warning in &arguments.warnings {
         log::warn!("{warning}");

@@ -151,10 +151,11 @@ Verbs:
   restart  stop the server, then start it                stop      end the server and the supervisor
   reload   have it load its configuration anew           kill SIG  send a signal to the server
   pause    stop it, connections wait; resume starts it   exec      -- COMMAND: become it, below a wrapper
+  reexec   a new version of supervise takes over, all goes on
 ";
 
 /// Directives that `-h` leaves out, in addition to lists of exit statuses.
-const RARE: [&str; 4] = ["RestartSteps", "StartLimitIntervalSec", "StartLimitAction", "UMask"];
+const RARE: [&str; 5] = ["RestartSteps", "StartLimitIntervalSec", "StartLimitAction", "UMask", "DrainQuiet"];
 
 /// The text of `-h`: one screen, one line for each flag.
 pub(super) fn short() -> String {

@@ -67,6 +67,7 @@ pub(super) fn read_verb(verb: &str, words: &[String]) -> Result<Parsed, Error> {
         "pause" => Request::Pause,
         "resume" => Request::Resume,
         "stop" => Request::Stop,
+        "reexec" => Request::Reexec,
         "kill" => Request::Kill { signal: signal(others.next()).map_err(|problem| problem.at(verb))? },
         _ => Request::Status { wait_ns: wait(&matches)? },
     };

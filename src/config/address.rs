@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::kind::Kind;
 use super::{Error, Problem, SocketOptions, printable};
 
 /// One held socket as the user asked for it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listener {
     pub kind: Kind,
     pub address: Address,
@@ -21,7 +23,7 @@ pub struct Listener {
     pub place: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Address {
     /// A bare port: `[::]` for both families, or `0.0.0.0` where the host has no IPv6. With 0 the kernel picks.
     Port(u16),

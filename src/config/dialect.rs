@@ -3,10 +3,12 @@
 //! Each dialect adds its variables to LISTEN_FDS and takes nothing away. A socket that a dialect cannot express is
 //! left out of its variables; the server still has the fd.
 
+use serde::{Deserialize, Serialize};
+
 use super::choice::choice;
 use super::{Address, Kind, Listener, Problem, Warning};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dialect {
     /// LISTEN_FDS, which every server gets; under InterceptBind= only one that asks for it by this word.
     Systemd,

@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 
+use serde::{Deserialize, Serialize};
+
 /// One command (systemd.service(5), Command Lines).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exec {
     /// The program: a path if it has a slash, else a name that is looked for as `search` says.
     pub path: OsString,
@@ -21,7 +23,7 @@ pub struct Exec {
 }
 
 /// The user that a command runs as (the prefixes `+`, `!` and `!!`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Privileges {
     /// User=, Group= and all that depends on them apply.
     User,
@@ -29,7 +31,7 @@ pub enum Privileges {
     Full,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Search {
     /// PATH of the new process, for COMMAND of the command line.
     Path,

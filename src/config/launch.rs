@@ -1,11 +1,14 @@
 //! What is needed to start the processes of a generation. Paths, users and files are resolved at each start.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::{CommandPolicy, Dialect, Exec, Lists, known};
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
     pub commands: Commands,
     pub user: Option<String>,
@@ -56,7 +59,7 @@ pub struct Launch {
     /// FileDescriptorStoreMax=; 0 stores nothing.
     pub fd_store_max: u32,
     /// The line of each directive that can fail only at a start, by its key: `User`, `web.service:7`.
-    pub places: BTreeMap<&'static str, String>,
+    pub places: BTreeMap<Cow<'static, str>, String>,
 }
 
 impl Launch {
@@ -123,21 +126,21 @@ impl Commands {
 }
 
 /// WorkingDirectory=
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Directory {
     pub path: DirectoryPath,
     /// The prefix `-`: if the directory is missing, the root directory is used.
     pub optional: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DirectoryPath {
     Path(PathBuf),
     /// `~`: the home directory of the user.
     Home,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvironmentFile {
     /// The path; in unit files it may be a glob(7) pattern.
     pub path: PathBuf,
@@ -146,7 +149,7 @@ pub struct EnvironmentFile {
 }
 
 /// One resource limit (setrlimit(2)), soft and hard; `None` is `infinity`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     pub resource: Resource,
     pub soft: Option<u64>,
@@ -154,7 +157,7 @@ pub struct Limit {
 }
 
 /// The RLIMIT_ names of getrlimit(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resource {
     Cpu,
     Fsize,
@@ -175,7 +178,7 @@ pub enum Resource {
 }
 
 /// StandardInput=
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
     Null,
     /// The standard input of supervise itself.
@@ -190,7 +193,7 @@ pub enum Input {
 }
 
 /// StandardOutput= and StandardError=
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
     /// The stdout or stderr of supervise: the default, and `journal`, `kmsg` and `tty`.
     Ours,
@@ -206,7 +209,7 @@ pub enum Output {
 }
 
 /// RuntimeDirectory= and similar directives (systemd.exec(5)): made before the start, owned by the user.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Directories {
     pub runtime: ManagedDirectory,
     pub state: ManagedDirectory,
@@ -217,7 +220,7 @@ pub struct Directories {
     pub preserve: Preserve,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedDirectory {
     /// Relative paths without `..`.
     pub names: Vec<PathBuf>,
@@ -231,7 +234,7 @@ impl Default for ManagedDirectory {
 }
 
 /// RuntimeDirectoryPreserve=: when runtime directories are removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Preserve {
     /// When the last generation ends.
     #[default]
@@ -242,7 +245,7 @@ pub enum Preserve {
 }
 
 /// OpenFile=path[:name[:options]]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenFile {
     pub path: PathBuf,
     /// Its name in LISTEN_FDNAMES.
@@ -252,7 +255,7 @@ pub struct OpenFile {
     pub graceful: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OpenMode {
     /// Read and write where both are permitted, else read-only.
     ReadWrite,
@@ -262,7 +265,7 @@ pub enum OpenMode {
 }
 
 /// NotifyAccess=: whose notifications are accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NotifyAccess {
     None,
     /// The main process only.

@@ -31,6 +31,8 @@ mod tests;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 pub use address::{Address, Listener};
 pub use dialect::Dialect;
 pub use exec::{Exec, Privileges, Search};
@@ -67,7 +69,7 @@ pub struct Config {
 }
 
 /// The request of Ready=http:.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// The name of the socket; `None` means the first stream socket.
     pub socket: Option<String>,

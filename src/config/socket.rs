@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Exec, Span};
 
 /// The options of a held socket; equal for all of the command line, and for all of one .socket file.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SocketOptions {
     /// FileDescriptorName=; `None` means the name of the .socket file.
     pub name: Option<String>,
@@ -52,14 +54,14 @@ pub struct SocketOptions {
     pub timestamping: Timestamping,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
     UdpLite,
     Sctp,
     Mptcp,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Timestamping {
     Off,
     Microseconds,
@@ -67,7 +69,7 @@ pub enum Timestamping {
 }
 
 /// The ExecStartPre= ... ExecStopPost= of [Socket], which are not those of [Service]. supervise waits for each to end.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SocketCommands {
     /// Run before and after the sockets of this unit are bound.
     pub start_pre: Vec<Exec>,

@@ -427,6 +427,10 @@ pub enum Action {
     Tell(Note),
     /// Notify the service manager that started supervise (sd_notify(3)).
     TellManager(Manager),
+    /// Execute the program at our own path in this process, if it can go on from here, and answer the client.
+    Reexec {
+        client: ClientId,
+    },
     /// Stop this process, as SIGTSTP asked.
     Suspend,
     /// Exit with this status.
@@ -478,6 +482,8 @@ pub enum Request {
     Kill {
         signal: Signal,
     },
+    /// Let a new version of supervise take the place of this one.
+    Reexec,
     /// With `wait_ns`: answered when a ready generation serves, or after that time in nanoseconds.
     Status {
         wait_ns: Option<u64>,

@@ -53,6 +53,7 @@ impl Step<'_> {
                     self.reply(client, Reply::failed(text));
                 }
             },
+            Request::Reexec => self.out.push(Action::Reexec { client }),
             Request::Status { wait_ns: Some(wait) } if !self.service.serves() => {
                 self.service.clients.status.push((client, Time(self.now.0.saturating_add(*wait))));
             }

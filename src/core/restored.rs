@@ -45,8 +45,8 @@ impl Step<'_> {
         let service = &*self.service;
         if service.steers() {
             self.out.push(Action::Steer(service.steering));
-            self.out.extend(service.guarded.iter().map(|slot| Action::Guard { slot: *slot, on: true }));
         }
+        self.out.extend(service.guarded.iter().map(|slot| Action::Guard { slot: *slot, on: true }));
         if matches!(service.phase, Phase::Listening { hold_until: None }) {
             self.out.push(Action::WakeOnConnection { on: true });
         }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::OsString;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::process;
 
@@ -22,6 +23,14 @@ pub fn begin() {
         open_missing();
     }
     let _always_works = sys::set_disposition(Signal::PIPE, Disposition::Ignore);
+}
+
+/// The value of a variable of ours, which nothing that we start has from now on.
+pub(super) fn take_variable(name: &str) -> Option<OsString> {
+    let value = std::env::var_os(name)?;
+    // SAFETY: supervise has one thread as long as it has not begun its work.
+    unsafe { std::env::remove_var(name) };
+    Some(value)
 }
 
 /// Not close-on-exec: a server has these as well. open(2) takes the lowest free number.

@@ -5,6 +5,8 @@
 //! A directory is made at a start and serves the next generation once it is empty again, so that a restart makes none.
 //! Its processes begin in it (`os/spawn/clone.rs`): moving one there would take the kernel milliseconds.
 
+mod saved;
+
 use std::cell::OnceCell;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -20,6 +22,7 @@ use super::proc;
 use super::sys::attribute;
 use crate::core::GenerationId;
 use crate::os::own;
+pub(super) use saved::SavedCgroups;
 
 /// Where version 2 is mounted, alone or beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -232,11 +235,9 @@ impl CgroupDirectory {
     fn make(path: PathBuf, number: u32, generation: GenerationId) -> io::Result<Self> {
         // Not by our umask: with 000 everybody could make cgroups in it.
         DirBuilder::new().mode(0o755).create(&path)?;
-        let entry = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path);
-        let entry = entry.inspect_err(|_| {
+        let entry = entry(&path).inspect_err(|_| {
             removed(&path, 0);
         })?;
-        let entry = Rc::new(OwnedFd::from(entry));
         let (is_over, is_fresh, is_spoiled) = (false, true, false);
         Ok(Self { path, entry, events: None, number, generation, is_over, is_fresh, is_spoiled })
     }
@@ -257,6 +258,12 @@ impl CgroupDirectory {
             && self.says(&[EMPTY, b"frozen 0"])
             && fstat(&*self.entry).is_ok_and(|directory| directory.st_nlink == 2)
     }
+}
+
+/// The directory, opened so that processes can be started in it.
+fn entry(path: &Path) -> io::Result<Rc<OwnedFd>> {
+    let entry = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path)?;
+    Ok(Rc::new(entry.into()))
 }
 
 impl OwnCgroup {

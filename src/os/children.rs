@@ -7,6 +7,7 @@ mod interception;
 mod kin;
 mod queries;
 mod remains;
+mod saved;
 mod signals;
 
 use std::cell::RefCell;
@@ -33,6 +34,7 @@ use crate::os::own;
 pub use interception::Started;
 use kin::Kin;
 use remains::Remains;
+pub use saved::SavedChildren;
 
 /// Datagrams of one generation that are read in one turn, so that a flood cannot hold up the rest.
 const DATAGRAMS: usize = 32;

@@ -10,8 +10,11 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
 
+use super::saved::KeptFds;
 use super::sys;
+use super::sys::left::LeftFds;
 use super::warning::Warn;
 use crate::core::Notify;
 
@@ -33,6 +36,21 @@ struct Entry {
     fd: OwnedFd,
     number: usize,
     watch: PollState,
+}
+
+/// The store as it goes over to the program that takes our place.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedFdStore {
+    max: usize,
+    entries: Vec<SavedEntry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedEntry {
+    name: String,
+    fd: RawFd,
+    number: usize,
+    hangs_up: bool,
 }
 
 /// Whether a hang-up (EPOLLHUP, EPOLLERR) removes an fd from the store.
@@ -123,6 +141,33 @@ impl FdStore {
             log::debug!("closed the stored fd {}, because its other end is closed", entry.name);
             entry.unwatch(registry);
         }
+    }
+
+    pub fn save(&self, fds: &mut KeptFds) -> SavedFdStore {
+        let entry = |entry: &Entry| SavedEntry {
+            name: entry.name.clone(),
+            fd: fds.keep(&entry.fd),
+            number: entry.number,
+            hangs_up: entry.watch != PollState::No,
+        };
+        SavedFdStore { max: self.max, entries: self.entries.iter().map(entry).collect() }
+    }
+
+    /// # Errors
+    /// A sentence: an fd is missing.
+    pub fn from_saved(
+        saved: SavedFdStore,
+        fds: &mut LeftFds,
+        registry: &Registry,
+        tokens: usize,
+    ) -> Result<Self, String> {
+        let mut store = Self { max: saved.max, ..Self::default() };
+        for SavedEntry { name, fd, number, hangs_up } in saved.entries {
+            let watch = if hangs_up { PollState::Wanted } else { PollState::No };
+            store.entries.push_back(Entry { name, fd: fds.take(fd)?, number, watch });
+        }
+        store.watch(registry, tokens);
+        Ok(store)
     }
 
     pub fn count(&self) -> usize {

@@ -4,6 +4,7 @@ mod check;
 mod environment_file;
 mod glob;
 mod once;
+mod saved;
 mod stdio;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::rc::Rc;
 
 pub use check::{check, missing};
 pub use once::run_to_end;
+pub use saved::SavedLauncher;
 
 use super::directories;
 use super::intercept;

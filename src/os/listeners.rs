@@ -7,6 +7,7 @@ mod intercept;
 mod paths;
 mod queues;
 mod rescue;
+mod saved;
 mod slots;
 mod strangers;
 
@@ -30,6 +31,7 @@ use intercept::Intercepting;
 use paths::Paths;
 use queues::Queues;
 use rescue::Relays;
+pub use saved::SavedListeners;
 use slots::SlotWatch;
 pub use slots::WokenSocket;
 use strangers::Strangers;

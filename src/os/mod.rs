@@ -39,6 +39,7 @@ pub mod probe;
 pub mod questions;
 pub mod reap;
 pub mod relay;
+pub mod saved;
 pub mod signal;
 pub mod snapshot;
 pub mod socket;
@@ -57,4 +58,4 @@ mod shell;
 mod within;
 
 pub use begin::begin;
-pub use shell::{Reader, run};
+pub use shell::{Reader, TRY, left_state, resume, run, try_saved};

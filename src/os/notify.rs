@@ -7,6 +7,7 @@
 //! attests, are checked.
 
 mod place;
+mod saved;
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -22,6 +23,7 @@ use nix::sys::socket::{
 
 use self::place::SocketFile;
 pub(super) use self::place::sweep_left_over;
+pub use self::saved::SavedNotify;
 use super::sys;
 use super::warning::Warn;
 use crate::config::NotifyAccess;

@@ -1,10 +1,40 @@
 //! Who we are: our pid and our credentials, asked of the kernel once. supervise changes neither; what it starts does, in
 //! its own process.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::process;
 use std::sync::OnceLock;
 
 use nix::unistd::{getegid, geteuid, getgid, getuid};
+
+use super::sys;
+
+/// What the kernel appends to the path of a program whose file was removed or replaced (proc_pid_exe(5)).
+const REPLACED: &[u8] = b" (deleted)";
+
+/// The path of our program, where a newer one may be by now: as execve(2) got it, or, where that was no path of a file
+/// (an fd, /proc/self/exe), as the kernel shows it.
+///
+/// # Errors
+/// A sentence: nothing tells the path.
+pub fn program() -> Result<PathBuf, String> {
+    let given =
+        sys::executed_path().filter(|path| !path.starts_with("/proc") && !path.starts_with("/dev/fd"));
+    let path = match given {
+        Some(path) => std::path::absolute(path),
+        None => std::fs::read_link("/proc/self/exe").map(without_mark),
+    };
+    path.map_err(|error| format!("the path of our own program is unknown: {error}"))
+}
+
+fn without_mark(path: PathBuf) -> PathBuf {
+    match path.as_os_str().as_bytes().strip_suffix(REPLACED) {
+        Some(path) => OsString::from_vec(path.to_vec()).into(),
+        None => path,
+    }
+}
 
 /// Our pid. A process that was forked has that of its parent here.
 pub fn pid() -> u32 {

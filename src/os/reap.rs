@@ -11,6 +11,7 @@ use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::proc;
 use super::sys::{self, Waited};
@@ -119,7 +120,7 @@ pub fn generation_of(pid: i32) -> Option<u64> {
 }
 
 /// What the kernel says about a process, readable until it is reaped.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ProcessIdentity {
     /// Whether it has ended, reaped or not; then its memory is gone.
     pub has_ended: bool,

@@ -13,7 +13,7 @@ mod streams;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeReader, Read};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -25,8 +25,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{dup2_stdin, write};
+use serde::{Deserialize, Serialize};
 
+use super::saved::KeptFds;
 use super::socket::Target;
+use super::sys::left::LeftFds;
 use super::warning::Warn;
 use super::{logger, sys};
 use crate::config::{Color, Signal};
@@ -66,7 +69,7 @@ impl Target {
 }
 
 /// What a relay has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
     /// The number of connections (UDP: clients) that reached the target.
     pub passed_on: u64,
@@ -104,7 +107,28 @@ pub fn start(program: &Path, slot: BorrowedFd<'_>, target: &Target) -> io::Resul
     Ok(Relay { pid, report, carried: Carried::default() })
 }
 
+/// A relay as it goes over to the program that takes our place, whose child it stays.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedRelay {
+    pid: i32,
+    report: RawFd,
+    carried: Carried,
+}
+
 impl Relay {
+    pub fn save(&self, fds: &mut KeptFds) -> SavedRelay {
+        SavedRelay { pid: self.pid, report: fds.keep(&self.report), carried: self.carried }
+    }
+
+    /// # Errors
+    /// A sentence: its pipe is missing.
+    pub fn from_saved(
+        SavedRelay { pid, report, carried }: SavedRelay,
+        fds: &mut LeftFds,
+    ) -> Result<Self, String> {
+        Ok(Self { pid, report: PipeReader::from(fds.take(report)?), carried })
+    }
+
     /// What it has carried so far; after its end, all of it. The pipe holds 65,536 bytes, and connections beyond that
     /// are carried but not counted.
     ///

@@ -5,12 +5,15 @@ mod ask;
 mod configuration;
 mod ended;
 mod open;
+mod reexec;
 mod reread;
+mod saved;
 mod woken;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -36,6 +39,8 @@ use crate::core::{
     Supervisor, Terminal, Time,
 };
 use configuration::Configuration;
+use reexec::Tryout;
+pub use reexec::{TRY, left_state, resume, try_saved};
 use woken::Woken;
 
 /// The exit status for what parses but cannot be done.
@@ -46,11 +51,17 @@ pub type Reader = Box<dyn FnMut() -> Result<(Config, Vec<String>), String>>;
 
 /// Holds the sockets and runs the server until there is no more to do; returns the exit status.
 pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
-    let status = Shell::open(config, instance, reader).and_then(|mut shell| {
+    status_of(Shell::open(config, instance, reader).map(|mut shell| {
         shell.outbox.push(Event::Begun);
         shell.dispatch();
         // The first process did not have to wait for this.
         shell.control.iter_mut().for_each(ControlServer::begin);
+        shell
+    }))
+}
+
+fn status_of(shell: Result<Shell, String>) -> u8 {
+    let status = shell.and_then(|mut shell| {
         let status = shell.turn_until_exit();
         shell.close();
         status.map_err(|error| format!("cannot wait for events: {error}"))
@@ -74,6 +85,8 @@ struct Shell {
     store: FdStore,
     control: Option<ControlServer>,
     manager: Option<ManagerSocket>,
+    /// A program that is being tried.
+    trial: Option<Tryout>,
     state: LoopState,
 }
 
@@ -89,6 +102,8 @@ struct LoopState {
     /// A process was started, a generation is gone, a status was asked for or a timer fired since supervise last rested.
     has_worked: bool,
     exit: Option<u8>,
+    /// The program that takes our place when this turn is over, and who waits for that.
+    successor: Option<(ClientId, PathBuf)>,
 }
 
 /// Before the loop sleeps for at least this long, free memory goes back to the kernel.
@@ -106,6 +121,9 @@ impl Shell {
             self.tidy();
             if let Some(status) = self.state.exit {
                 return Ok(status);
+            }
+            if let Some((client, program)) = self.state.successor.take() {
+                self.execute(client, &program);
             }
             // The dumps may be large, and are of no use to the next turn.
             self.questions.diag.forget();
@@ -131,7 +149,8 @@ impl Shell {
         }
         let due =
             self.supervisor.next_wake().map(|(due, _)| Duration::from_nanos(due.since(now()).as_nanos()));
-        due.into_iter().chain(self.listeners.patience()).chain(self.questions.patience()).min()
+        let ours = [self.listeners.patience(), self.questions.patience(), self.trial_patience()];
+        due.into_iter().chain(ours.into_iter().flatten()).min()
     }
 
     fn turn(&mut self, mut woken: Woken) {
@@ -169,6 +188,7 @@ impl Shell {
             self.dispatch();
         }
         self.with_listeners(Listeners::look_for_strangers_in_time);
+        self.end_late_trial();
         if self.supervisor.next_wake().is_some_and(|(due, _)| due <= now()) {
             self.outbox.push(Event::Tick);
             self.dispatch();
@@ -273,6 +293,7 @@ impl Shell {
                 | Action::Kill { .. }
                 | Action::AwaitClear { .. }
                 | Action::Forget { .. }
+                | Action::Reexec { .. }
                 | Action::Spawn { .. }
         );
         if concerns_sockets {
@@ -319,6 +340,7 @@ impl Shell {
                     self.manager = None;
                 }
             }
+            Action::Reexec { client } => self.begin_reexec(client),
             Action::Suspend => {
                 if let Err(error) = signal::suspend() {
                     Warn::StopOurselves.because(error);

@@ -80,6 +80,11 @@ impl Signals {
     /// Blocks the signals in the calling thread, which must be the only one, and sets the actions of the others.
     pub fn open() -> io::Result<(Self, HupIgnored)> {
         let hup_ignored = HupIgnored(sys::is_ignored(Signal::HUP)?);
+        Ok((Self::open_again(open_tty().is_ok())?, hup_ignored))
+    }
+
+    /// Those that came since the program before us was executed wait, for they were blocked.
+    pub fn open_again(had_tty: bool) -> io::Result<Self> {
         for (number, disposition) in ACTIONS {
             if let Some(signal) = Signal::from_number(number) {
                 sys::set_disposition(signal, disposition)?;
@@ -90,7 +95,7 @@ impl Signals {
         sys::signal_set(OF_THE_TERMINAL.into_iter().chain(read()).filter_map(Signal::from_number))
             .thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok((Self { fd, had_tty: open_tty().is_ok() }, hup_ignored))
+        Ok(Self { fd, had_tty })
     }
 
     /// The signals that are pending now. The kernel fills the buffer as far as it can, so after a read that does not fill it
@@ -112,6 +117,10 @@ impl Signals {
                 return Ok(received);
             }
         }
+    }
+
+    pub const fn had_tty(&self) -> bool {
+        self.had_tty
     }
 
     /// The state of the terminal that supervise was started from. Only open(2) of /dev/tty shows it: a session keeps

@@ -23,6 +23,7 @@ mod plan;
 mod program;
 mod rebind;
 mod restore;
+mod saved;
 mod slots;
 mod target;
 
@@ -35,9 +36,12 @@ use std::rc::Rc;
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
+use super::saved::KeptFds;
+use super::sys::left::LeftFds;
 use super::warning::Told;
 use crate::config::{Address, Handover, Kind, Listener};
 pub use error::BindError;
+use group::Group;
 pub use inherited::Inherited;
 pub use node::OwnPath;
 pub use nodes::WATCH;
@@ -47,6 +51,8 @@ pub use plan::Families;
 pub use program::ProbePort;
 pub use rebind::rebind;
 pub use restore::carry_over;
+use saved::SavedSlots;
+pub use saved::{SavedNames, SavedSocket};
 pub use slots::PathState;
 use slots::Slots;
 pub use target::Target;
@@ -222,6 +228,62 @@ fn addresses(listener: &Listener) -> Vec<String> {
         Address::Path(path) => vec![path.display().to_string()],
         Address::Abstract(name) => vec![format!("@{}", name.as_bytes().escape_ascii())],
     }
+}
+
+/// For the program that takes our place.
+impl HeldSocket {
+    pub fn save(&self, fds: &mut KeptFds) -> SavedSocket {
+        SavedSocket {
+            own_path: self.own_path.as_ref().map(OwnPath::save),
+            slots: self.slots.borrow().save(fds),
+            kind: self.kind,
+            address: self.address.clone(),
+            port: self.port,
+            backlog: self.backlog,
+            asked: Listener::clone(&self.asked),
+            inherited: self.inherited.map(|number| fds.keep_number(number)),
+            is_beside: self.is_beside,
+            has_ipv4_beside: self.has_ipv4_beside.get(),
+        }
+    }
+}
+
+/// # Errors
+/// A sentence: an fd is missing.
+pub fn from_saved(saved: Vec<SavedSocket>, fds: &mut LeftFds) -> Result<Vec<Rc<HeldSocket>>, String> {
+    let mut sockets: Vec<Rc<HeldSocket>> = Vec::new();
+    for one in saved {
+        let mut asked = one.asked;
+        // Those of one unit have had one set of options.
+        let before = sockets.last().map(|before| &before.asked.options);
+        if let Some(options) = before.filter(|options| **options == asked.options) {
+            asked.options = Rc::clone(options);
+        }
+        let asked = Rc::new(asked);
+        if let Some(number) = one.inherited {
+            fds.take_number(number);
+        }
+        let slots: Box<dyn Slots> = match one.slots {
+            SavedSlots::One { fd, why_shared } => {
+                OneSocket::hold(fds.take(fd)?, one.kind, one.backlog, why_shared)
+            }
+            SavedSlots::Group(group) => Box::new(Group::from_saved(group, &asked, fds)?),
+            SavedSlots::Nodes(nodes) => Box::new(Nodes::from_saved(nodes, &asked, fds)?),
+        };
+        sockets.push(Rc::new(HeldSocket {
+            own_path: one.own_path.map(OwnPath::from_saved),
+            slots: RefCell::new(slots),
+            kind: one.kind,
+            address: one.address,
+            port: one.port,
+            backlog: one.backlog,
+            asked,
+            inherited: one.inherited,
+            is_beside: one.is_beside,
+            has_ipv4_beside: Cell::new(one.has_ipv4_beside),
+        }));
+    }
+    Ok(sockets)
 }
 
 /// The address a socket is bound to, as text, and its port.

@@ -31,7 +31,7 @@ use libc::{c_char, c_int, c_long, c_uint, c_void};
 pub use environment::{Additions, Environment, Value, build_environment};
 pub use failure::missing_program;
 use limits::Rlimit;
-pub use limits::{more_open_files, raise_open_files};
+pub use limits::{more_open_files, open_files, raise_open_files, remember_open_files};
 pub use plan::{FIXED_PATH, Plan, Stream, joined};
 use prepared::{PID_ROOM, Prepared};
 use report::{ChildStep, Reported, StepReport};

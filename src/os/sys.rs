@@ -5,14 +5,18 @@
 #![allow(unsafe_code)]
 
 pub mod attribute;
+pub mod left;
 pub mod memory;
 mod options;
 pub mod seccomp;
 
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -338,10 +342,28 @@ pub fn pass_on(files: Vec<OwnedFd>) -> io::Result<()> {
     Ok(())
 }
 
+/// The path that execve(2) got for this program (AT_EXECFN of getauxval(3)).
+pub fn executed_path() -> Option<PathBuf> {
+    // SAFETY: plain integers.
+    let address = unsafe { libc::getauxval(libc::AT_EXECFN) };
+    if address == 0 {
+        return None;
+    }
+    // SAFETY: the kernel has put a C string there, above our stack, where it stays.
+    let path = unsafe { CStr::from_ptr(ptr::with_exposed_provenance(address as usize)) };
+    Some(OsStr::from_bytes(path.to_bytes()).into())
+}
+
 /// Sets close-on-exec on an fd known by its number. Fails with EBADF where nothing is open.
 pub fn close_on_exec(number: RawFd) -> io::Result<()> {
+    set_close_on_exec(number, true)
+}
+
+/// The same, or clears it.
+pub fn set_close_on_exec(number: RawFd, on: bool) -> io::Result<()> {
+    let flag = if on { libc::FD_CLOEXEC } else { 0 };
     // SAFETY: fcntl(2) with F_SETFD takes no pointers; a number that is not open is EBADF.
-    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, flag) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -25,7 +25,7 @@ pub enum Warn<'a> {
     AbstractNotifySocket, AcceptControl, BindControlAgain, BindOneMore(&'a str), CloseInherited,
     ControlIsBack, EndCommand(&'a str), EndProbe(&'a str), FindAllLeft, FindLeft(GenerationId),
     Handover(&'a str), IgnoredFailure, JoinPort(&'a str), Link(&'a str, &'a Path), Listen(&'a str),
-    ListenOnControl, Lost(&'a str, u32), NoControl, NotifyManager, Options(&'a str), ReadSignals,
+    ListenOnControl, Lost(&'a str, u32), NoControl, NotifyManager, Options(&'a str), ReadSignals, Reexec,
     RefusedByServer(&'a str), Relay, RemoveFile(&'a Path), RemovePidFile(&'a Path), RemoveRuntime,
     Repair(&'a str), RestPaths, SeeConnections, SendTo(Signal, GenerationId),
     SendToAll(Signal, GenerationId), SendToProcess(Signal, i32), ServeControl, StdinIsTerminal,
@@ -57,6 +57,7 @@ impl Warn<'_> {
             Self::Lost(address, queued) => (format!("{queued} connections to {address} are lost"), ""),
             Self::NoControl => ("no control socket, so verbs cannot reach this instance".into(), NOWHERE),
             Self::NotifyManager => ("cannot notify the service manager, which is told nothing more".into(), "see that its NOTIFY_SOCKET is still there"),
+            Self::Reexec => ("no other program has taken the place of this one".into(), ""),
             Self::Options(place) => (format!("{place}: a held socket keeps the options it was bound with"), LATER),
             Self::Handover(place) => (format!("{place}: a held socket keeps its Handover="), LATER),
             Self::ReadSignals => ("cannot read signals".into(), SANDBOX),
@@ -117,6 +118,8 @@ pub enum Told<'a> {
     /// The address that connections waited on, and the one that they are passed on to.
     PassesOn(&'a str, &'a str),
     SentToAllLeft(Signal),
+    /// From which version to which, and our pid.
+    Reexecuted(&'a str, u32),
 }
 
 impl Told<'_> {
@@ -136,6 +139,7 @@ impl Told<'_> {
             Self::SocketCommand(key, path, limit) => {
                 log::info!("running {path} ({key}= of the socket) for at most {limit}");
             }
+            Self::Reexecuted(versions, pid) => log::info!("{versions}, in process {pid}"),
             Self::PassesOn(old, new) => {
                 log::info!("supervise passes connections that wait on {old} on to {new}")
             }

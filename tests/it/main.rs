@@ -22,6 +22,7 @@ mod load;
 mod notify;
 mod readme;
 mod ready;
+mod reexec;
 mod relay;
 mod restart;
 mod run;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hash;
 
 use socket_supervise::config::{Policy, Signal, Span};
-use socket_supervise::core::report::{Outcome, Role, State, Status};
+use socket_supervise::core::report::{Outcome, Reply, Role, State, Status};
 use socket_supervise::core::{
     Action, ClientId, Event, Exit, GenerationId, Note, Request, Sender, Setting, Stage, StartFailure,
     Terminal, limits,
@@ -237,7 +237,7 @@ impl Check {
                     Request::Restart => (self.disturbed, self.asked) = (true, true),
                     Request::Pause | Request::Abort => self.disturbed = true,
                     Request::Swap { .. } | Request::Resume => self.asked = true,
-                    Request::Kill { .. } | Request::Status { .. } | Request::Reload => {}
+                    Request::Kill { .. } | Request::Status { .. } | Request::Reload | Request::Reexec => {}
                 }
             }
             Event::ClientGone { client } => {
@@ -327,6 +327,8 @@ impl Check {
                 }
             }
             Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
+            // The next shell answers.
+            Action::Reexec { client } => self.one_reply_per_request(*client, &Reply::done("")),
             Action::Sweep { signal } => {
                 if *signal == Signal::KILL {
                     self.swept.get_or_insert(now);

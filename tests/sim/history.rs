@@ -340,7 +340,8 @@ fn request(rng: &mut Rng) -> Request {
         2 | 3 => Request::Restart,
         4 => Request::Pause,
         5 | 6 => Request::Resume,
-        7 => Request::Status { wait_ns: None },
+        7 if rng.bool() => Request::Status { wait_ns: None },
+        7 => Request::Reexec,
         _ => Request::Status { wait_ns: Some(pick(rng, &[0, MS, 2 * SECOND, u64::MAX])) },
     }
 }

@@ -86,6 +86,8 @@ pub(crate) struct Kernel<R: Rules> {
     pub(crate) ended: Option<u8>,
     pub(crate) steps: u32,
     pub(crate) answers: VecDeque<Event>,
+    /// The verb reexec was obeyed, and the next shell goes on when this step is over.
+    is_replaced: bool,
     /// What the files say when they are read next; None: what they said before.
     pub(crate) files: Option<Result<Reread, String>>,
     /// What was read and is neither adopted nor discarded.
@@ -127,6 +129,7 @@ impl<R: Rules> Kernel<R> {
             ended: None,
             steps: 0,
             answers: VecDeque::new(),
+            is_replaced: false,
             files: None,
             staged: None,
             rereads_late: false,
@@ -237,7 +240,8 @@ impl<R: Rules> Kernel<R> {
             self.step(event);
             return true;
         }
-        if !self.orderly && self.steps % 64 == 5 && self.suspended.is_none() {
+        let is_replaced = std::mem::take(&mut self.is_replaced);
+        if is_replaced || (!self.orderly && self.steps % 64 == 5 && self.suspended.is_none()) {
             self.reexec();
             return true;
         }
@@ -441,6 +445,10 @@ impl<R: Rules> Kernel<R> {
             }
             Action::Reply { client, reply } => {
                 self.replies.insert(*client, reply.clone());
+            }
+            Action::Reexec { client } => {
+                self.replies.insert(*client, Reply::done(""));
+                self.is_replaced = true;
             }
             Action::Suspend => {
                 self.suspended = Some(self.now);

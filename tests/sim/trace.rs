@@ -137,6 +137,7 @@ fn action_text(action: &Action) -> String {
         | Action::Reread
         | Action::Adopt
         | Action::Discard
+        | Action::Reexec { .. }
         | Action::Exit(_) => format!("{action:?}"),
     }
 }

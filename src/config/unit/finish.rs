@@ -43,7 +43,7 @@ pub(super) fn finish(
     directories(draft, host);
     readiness(draft);
     let stop_first = handover(draft);
-    let place = |key| Some((key, draft.place_of(Section::Service, key)?.to_owned()));
+    let place = |key: &'static str| Some((key.into(), draft.place_of(Section::Service, key)?.to_owned()));
     draft.config.launch.places = LATE.into_iter().filter_map(place).collect();
     warnings.extend(close(draft, service)?);
     Ok(stop_first)

@@ -26,6 +26,11 @@ impl Children {
         }
     }
 
+    /// No other program has taken our place.
+    pub fn go_on_intercepting(&self) {
+        self.generations.values().flat_map(|running| &running.interceptors).for_each(Interceptor::go_on);
+    }
+
     /// What it holds has changed: what another process of it is started with has as well.
     pub fn set_launcher(&mut self, generation: GenerationId, launcher: Rc<Launcher>) {
         if let Some(running) = self.generations.get_mut(&generation) {

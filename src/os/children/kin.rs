@@ -26,16 +26,16 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Kin {
     /// Our children by pid.
-    known: BTreeMap<i32, (ProcessIdentity, GenerationId)>,
+    pub(super) known: BTreeMap<i32, (ProcessIdentity, GenerationId)>,
     /// The generation of each session and process group, by its number.
-    groups: BTreeMap<i32, GenerationId>,
+    pub(super) groups: BTreeMap<i32, GenerationId>,
     /// Children that are processes of our own program and of no generation, the relays: they lead groups of their own.
-    own_children: BTreeSet<i32>,
+    pub(super) own_children: BTreeSet<i32>,
     /// Every other child of ours descends from a generation: we began without children, and are not pid 1, to which the kernel
     /// gives the orphans of others.
-    has_only_ours: bool,
+    pub(super) has_only_ours: bool,
     /// Ours, asked when it is needed first.
-    own: OnceCell<Option<ProcessIdentity>>,
+    pub(super) own: OnceCell<Option<ProcessIdentity>>,
 }
 
 impl Default for Kin {

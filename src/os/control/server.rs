@@ -4,6 +4,8 @@
 //! table until that slot is needed. mio is edge-triggered, so everything is read, written and accepted until the
 //! kernel says EWOULDBLOCK, and a connection is deregistered before it is closed.
 
+mod saved;
+
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsRawFd;
@@ -12,6 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use serde::{Deserialize, Serialize};
 
 use super::ControlSocket;
 use crate::config::Signal;
@@ -20,6 +23,7 @@ use crate::core::{ClientId, Event, Reply, Request, limits};
 use crate::os::instances;
 use crate::os::own;
 use crate::os::warning::Warn;
+pub use saved::SavedControl;
 
 /// The longest request with its newline.
 const REQUEST_BYTES: usize = 4096;
@@ -56,7 +60,7 @@ struct Connection {
     output: Vec<u8>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum ConnectionPhase {
     /// No whole line has arrived.
     Silent,

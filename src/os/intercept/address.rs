@@ -5,15 +5,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
+use crate::os::saved;
+
 /// The size of struct sockaddr_storage, the largest address that the kernel takes.
 pub(super) const LONGEST: usize = 128;
 
 /// The address that a server wants to bind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Wanted {
     Inet(SocketAddr),
     /// The path as the server wrote it, possibly relative to its directory.
-    Path(PathBuf),
+    Path(#[serde(with = "saved::path")] PathBuf),
     Abstract(Vec<u8>),
 }
 

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::address::Wanted;
 use crate::config::Kind;
 
@@ -30,7 +32,7 @@ pub(super) enum WantedType {
 }
 
 /// The address of a held socket, for the comparison with the wanted one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HeldPlace {
     pub(super) kind: Kind,
     /// The bound address; a path is absolute.

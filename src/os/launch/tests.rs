@@ -431,7 +431,7 @@ fn what_is_wrong_is_told_before_anything_is_bound() {
         (|config| config.launch.supplementary_groups = vec!["no-such".into()], "no group \"no-such\""),
         (
             |config| {
-                config.launch.places.insert("WorkingDirectory", "web.service:4".to_owned());
+                config.launch.places.insert("WorkingDirectory".into(), "web.service:4".to_owned());
                 config.launch.directory =
                     Some(Directory { path: DirectoryPath::Path("/no/such".into()), optional: false })
             },
@@ -453,7 +453,7 @@ fn what_is_wrong_is_told_before_anything_is_bound() {
         ),
         (
             |config| {
-                config.launch.places.insert("User", "web.service:5".to_owned());
+                config.launch.places.insert("User".into(), "web.service:5".to_owned());
                 config.launch.user = Some("no-such-user".to_owned());
             },
             "web.service:5: no user",

@@ -15,10 +15,11 @@ use super::families::{Bound, Unsettled};
 use super::{ListenerContext, Listeners};
 use crate::core::{BindNote, GenerationId, SlotId, SocketNote, Stage, StartFailure};
 use crate::os::children::Children;
-use crate::os::intercept::{self, Held, Interceptor, News};
+use crate::os::intercept::{self, Held, Interceptor, News, SavedInterceptor};
 use crate::os::launch::Launcher;
 use crate::os::outbox::Outbox;
 use crate::os::socket::HeldSocket;
+use crate::os::sys::left::LeftFds;
 use crate::os::tokens::INTERCEPTED;
 use crate::os::warning::Warn;
 
@@ -32,7 +33,7 @@ pub(super) struct Intercepting {
     /// Only one generation has been started and is not forgotten yet.
     is_alone: Arc<AtomicBool>,
     /// The lines that were logged; they are not repeated after a swap.
-    said: BTreeSet<String>,
+    pub(super) said: BTreeSet<String>,
     pub(super) unsettled: Unsettled,
     /// UDP addresses that a generation has connected: one that binds them again within the time of one rescue gets a new
     /// socket.
@@ -90,6 +91,26 @@ impl Listeners {
     ) -> io::Result<Interceptor> {
         let held = launcher.sockets().iter();
         let held = held.map(|socket| Held::new(socket, slot)).collect::<io::Result<_>>()?;
+        let tell = self.teller(generation)?;
+        Interceptor::new(held, Arc::clone(&self.intercepting.is_alone), tell)
+    }
+
+    /// The program before us has begun this.
+    ///
+    /// # Errors
+    /// A sentence: no thread or fd is left for that.
+    pub fn go_on_intercepting(
+        &mut self,
+        generation: GenerationId,
+        saved: SavedInterceptor,
+        fds: &mut LeftFds,
+    ) -> Result<Interceptor, String> {
+        let tell = self.teller(generation).map_err(|error| error.to_string())?;
+        Interceptor::from_saved(saved, fds, Arc::clone(&self.intercepting.is_alone), tell)
+    }
+
+    /// What a thread calls that has something to tell of this generation.
+    fn teller(&mut self, generation: GenerationId) -> io::Result<impl Fn(News) + Send + use<>> {
         let line = match &self.intercepting.line {
             Some(line) => line,
             None => {
@@ -99,7 +120,7 @@ impl Listeners {
             }
         };
         let (sender, waker) = (line.sender.clone(), Arc::clone(&line.waker));
-        Interceptor::new(held, Arc::clone(&self.intercepting.is_alone), move |news| {
+        Ok(move |news| {
             // The receiver is gone once supervise ends.
             if sender.send((generation, news)).is_ok()
                 && let Err(error) = waker.wake()

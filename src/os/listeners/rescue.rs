@@ -24,9 +24,9 @@ use crate::os::warning::{Told, Warn};
 /// The running relays.
 #[derive(Debug, Default)]
 pub(super) struct Relays {
-    passing: Vec<Passing>,
+    pub(super) passing: Vec<Passing>,
     /// Addresses whose rescue failed, as far as that was logged.
-    unrescued: BTreeSet<String>,
+    pub(super) unrescued: BTreeSet<String>,
 }
 
 impl Relays {
@@ -37,14 +37,14 @@ impl Relays {
 
 /// A relay that was not reaped yet.
 #[derive(Debug)]
-struct Passing {
-    relay: Relay,
-    socket: Rc<HeldSocket>,
-    slot: SlotId,
+pub(super) struct Passing {
+    pub(super) relay: Relay,
+    pub(super) socket: Rc<HeldSocket>,
+    pub(super) slot: SlotId,
     /// The relay has got SIGTERM, by which it leaves the slot. It may carry what it has for hours.
-    has_left: bool,
+    pub(super) has_left: bool,
     /// It serves the end of another socket, which was replaced by this one; and since when.
-    last: Option<(Rc<HeldSocket>, Instant)>,
+    pub(super) last: Option<(Rc<HeldSocket>, Instant)>,
 }
 
 /// A socket that was replaced is closed after so long, whatever still waits in it.

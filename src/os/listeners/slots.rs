@@ -25,7 +25,7 @@ pub(super) struct SlotWatch {
     /// The core wants `Connected` when a connection waits.
     is_watching: bool,
     /// UDP addresses for which the log has said that a swap moves their flows.
-    moved_flows: BTreeSet<String>,
+    pub(super) moved_flows: BTreeSet<String>,
     /// What is registered with the poll, each at the index that its token says.
     watched: Vec<Option<Watched>>,
 }

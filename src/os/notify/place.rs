@@ -95,8 +95,17 @@ impl SocketFile {
         Ok(place)
     }
 
+    /// One that the program before us has made.
+    pub(super) fn of(path: String, inode: (u64, u64)) -> Self {
+        Self { path, inode, owner: own::pid() }
+    }
+
     pub(super) fn path(&self) -> &str {
         &self.path
+    }
+
+    pub(super) const fn inode(&self) -> (u64, u64) {
+        self.inode
     }
 
     /// It is there as it was made.

@@ -61,6 +61,7 @@ impl Shell {
             }
             Ended::Command(generation) => Event::CommandEnded { generation, end: End::Exited(waited.exit) },
             Ended::Other if self.listeners.on_relay_gone(waited.pid) => return,
+            Ended::Other if self.on_tried(waited.pid, waited.exit) => return,
             Ended::Other => return log::debug!("reaped process {}, which a server left behind", waited.pid),
         };
         self.outbox.push(event);

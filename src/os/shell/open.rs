@@ -77,6 +77,7 @@ impl Shell {
             children: Children::default(),
             control,
             manager: ManagerSocket::from_environment(),
+            trial: None,
             state: LoopState::default(),
         })
     }

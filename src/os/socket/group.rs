@@ -13,6 +13,7 @@
 
 mod ready;
 mod renew;
+mod saved;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,9 +28,11 @@ use super::order::Order;
 use super::plan::{InetError, InetPlan, NoGroup};
 use super::program::{ProbePort, program};
 use super::restore;
+use super::saved::SavedSlots;
 use super::slots::Slots;
 use super::target::Target;
 use crate::core::{SlotId, Steering};
+use crate::os::saved::KeptFds;
 use crate::os::sys;
 
 /// The number of connections in a row that must land on the wrong slot, as single late ones may come from clients.
@@ -344,6 +347,10 @@ impl Slots for Group {
 
     fn is_labelled(&self) -> bool {
         self.is_labelled
+    }
+
+    fn save(&self, fds: &mut KeptFds) -> SavedSlots {
+        SavedSlots::Group(self.saved(fds))
     }
 }
 

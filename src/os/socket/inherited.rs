@@ -8,17 +8,20 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{BindError, addresses, own_address};
 use crate::config::{Address, Domain, Kind, Listener, Semantics};
 use crate::os::own;
+use crate::os::saved::KeptFds;
 use crate::os::sys;
+use crate::os::sys::left::LeftFds;
 
 /// SD_LISTEN_FDS_START of sd_listen_fds(3).
 const FIRST: RawFd = 3;
 
 /// The fds announced to this very process, with their names.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Inherited {
     fds: Vec<(RawFd, String)>,
 }
@@ -62,6 +65,20 @@ impl Inherited {
             .map(|(fd, index)| (fd, names.get(index).cloned().unwrap_or_else(|| "unknown".to_owned())))
             .collect();
         Self { fds }
+    }
+
+    /// They stay open for the program that takes our place.
+    pub fn keep(&self, fds: &mut KeptFds) {
+        for (number, _) in &self.fds {
+            fds.keep_number(*number);
+        }
+    }
+
+    /// The program before us has left them open.
+    pub fn take_over(&self, fds: &mut LeftFds) {
+        for (number, _) in &self.fds {
+            fds.take_number(*number);
+        }
     }
 
     /// The socket asked for by name, number or, unless one of `taken`, by being where the listener is to be. `None` if

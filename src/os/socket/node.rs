@@ -10,9 +10,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::os::warning::Warn;
 use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Uid, fchownat};
+use serde::{Deserialize, Serialize};
+
+use crate::os::saved;
+use crate::os::warning::Warn;
 
 /// sun_path without its NUL (unix(7)).
 pub(super) const LONGEST_PATH: usize = 107;
@@ -28,14 +31,24 @@ pub struct OwnPath {
     removes: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A path of ours as it goes over to the program that takes our place. Unlike [`OwnPath`], dropping it removes nothing.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedPath {
+    #[serde(with = "saved::path")]
+    path: PathBuf,
+    inode: Inode,
+    links: Vec<PathBuf>,
+    removes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Inode {
     pub(super) device: u64,
     pub(super) number: u64,
 }
 
 /// What chmod(2) and chown(2) change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Attributes {
     mode: u32,
     user: u32,
@@ -71,6 +84,15 @@ impl OwnPath {
     /// A path that is to lead to this inode.
     pub(super) fn future(path: &Path, inode: Inode) -> Self {
         Self { path: path.to_path_buf(), inode, links: Vec::new(), removes: true }
+    }
+
+    pub(super) fn save(&self) -> SavedPath {
+        let (path, links) = (self.path.clone(), self.links.clone());
+        SavedPath { path, inode: self.inode, links, removes: self.removes }
+    }
+
+    pub(super) fn from_saved(SavedPath { path, inode, links, removes }: SavedPath) -> Self {
+        Self { path, inode, links, removes }
     }
 
     pub(super) fn path(&self) -> &Path {

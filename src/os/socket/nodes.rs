@@ -16,6 +16,7 @@
 //! * Which slot an accepted connection belongs to is told by the inode of the node, which it shares.
 
 mod hidden;
+mod saved;
 
 use std::fs;
 use std::io;
@@ -28,11 +29,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::AddWatchFlags;
 
 use super::node::{Attributes, Inode, OwnPath, make_directories, remove_inode};
+use super::saved::SavedSlots;
 use super::slots::{Checked, PathState, Slots};
 use super::{BindError, local};
 use crate::config::Listener;
 use crate::core::{SlotId, Steering};
 use crate::os::own;
+use crate::os::saved::KeptFds;
 use crate::os::sys;
 use hidden::{Hidden, NoDirectory};
 
@@ -396,6 +399,10 @@ impl Slots for Nodes {
     /// RemoveOnStop=
     fn set_removes(&mut self, removes: bool) {
         self.public.set_removes(removes);
+    }
+
+    fn save(&self, fds: &mut KeptFds) -> SavedSlots {
+        SavedSlots::Nodes(self.saved(fds))
     }
 }
 

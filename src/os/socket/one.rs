@@ -6,9 +6,11 @@ use std::rc::Rc;
 
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt, sockopt};
 
+use super::saved::SavedSlots;
 use super::slots::Slots;
 use crate::config::Kind;
 use crate::core::SlotId;
+use crate::os::saved::KeptFds;
 use crate::os::sys;
 
 /// Why a socket is shared that could be steered.
@@ -74,5 +76,9 @@ impl Slots for OneSocket {
 
     fn queue(&self) -> io::Result<Option<(u32, u32)>> {
         if self.kind == Kind::Tcp { sys::tcp_listen_queue(&self.fd).map(Some) } else { Ok(None) }
+    }
+
+    fn save(&self, fds: &mut KeptFds) -> SavedSlots {
+        SavedSlots::One { fd: fds.keep(&self.fd), why_shared: self.why_shared.clone() }
     }
 }

@@ -3,16 +3,18 @@
 //! Who joins comes last; when one leaves, the last takes its index (reuseport_add_sock and reuseport_detach_sock of
 //! net/core/sock_reuseport.c).
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::SlotId;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Member {
     Slot(SlotId),
     /// A socket of another process, by its inode number.
     Stranger(u64),
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Order(Vec<Member>);
 
 impl Order {

@@ -12,9 +12,11 @@ use nix::sys::stat::fstat;
 
 use super::HeldSocket;
 use super::program::ProbePort;
+use super::saved::SavedSlots;
 use super::target::Target;
 use crate::config::{Address, Kind};
 use crate::core::{SlotId, Steering};
+use crate::os::saved::KeptFds;
 use crate::os::sys;
 
 /// What the sockets of one address can do, each kind in its own way: one for all (`one`), a group of TCP or UDP, nodes
@@ -120,6 +122,8 @@ pub(super) trait Slots: fmt::Debug {
 
     /// RemoveOnStop=
     fn set_removes(&mut self, _removes: bool) {}
+
+    fn save(&self, fds: &mut KeptFds) -> SavedSlots;
 }
 
 /// What a public path leads to, after [`HeldSocket::check_path`].

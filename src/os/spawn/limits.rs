@@ -38,6 +38,18 @@ pub fn raise_open_files() -> io::Result<()> {
     Ok(())
 }
 
+/// The soft limit that we were started with, if we have raised it.
+pub fn open_files() -> Option<u64> {
+    OPEN_FILES.get().copied()
+}
+
+/// What the program before us has said of it.
+pub fn remember_open_files(before: Option<u64>) {
+    if let Some(before) = before {
+        OPEN_FILES.get_or_init(|| before);
+    }
+}
+
 /// What to do where we have no room for another open file. [`raise_open_files`] has done all that we can do ourselves.
 pub fn more_open_files() -> String {
     let (_, limit) = get(Resource::Nofile);

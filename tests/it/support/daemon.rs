@@ -124,6 +124,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// Another file than that of this build.
+    pub(crate) fn binary(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.binary);
+        self
+    }
+
     /// Starts it with these signals blocked, as a careless parent may leave them.
     pub(crate) fn blocked(mut self, signals: &[Signal]) -> Self {
         self.blocked = signals.iter().copied().collect();

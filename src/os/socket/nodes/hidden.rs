@@ -12,9 +12,12 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::super::node::LONGEST_PATH;
 use super::super::node::make_directory;
+use super::super::saved::SavedHidden;
 use crate::core::SlotId;
 use crate::core::limits::GENERATIONS;
 use crate::os::own;
+use crate::os::saved::KeptFds;
+use crate::os::sys::left::LeftFds;
 use crate::os::warning::Warn;
 
 /// The name of a link on its way to the public path.
@@ -70,6 +73,24 @@ impl Hidden {
             })?;
         }
         Ok(hidden)
+    }
+
+    pub(super) fn save(&self, fds: &mut KeptFds) -> SavedHidden {
+        SavedHidden { path: self.path.clone(), directory: fds.keep(&*self.directory) }
+    }
+
+    /// # Errors
+    /// A sentence: its fd is missing, or somebody else has the lock.
+    pub(super) fn from_saved(
+        SavedHidden { path, directory }: SavedHidden,
+        fds: &mut LeftFds,
+    ) -> Result<Self, String> {
+        let directory = File::from(fds.take(directory)?);
+        // The same open file has it already.
+        let locked = Flock::lock(directory, FlockArg::LockExclusiveNonblock);
+        let directory =
+            locked.map_err(|(_, errno)| format!("cannot lock {}: {}", path.display(), errno.desc()))?;
+        Ok(Self { path, directory })
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -55,6 +55,8 @@ impl Units {
                 assert!(!on || self.setting.holds_sockets, "no socket to watch")
             }
             Action::Reply { client, reply } => self.one_reply_per_request(*client, reply),
+            // The next shell answers.
+            Action::Reexec { client } => self.one_reply_per_request(*client, &Reply::done("")),
             Action::Exit(_) => self.ends_only_where_it_may(),
             Action::FindMain { generation } => {
                 let generation = self.of(*generation);
