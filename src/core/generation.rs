@@ -38,6 +38,8 @@ pub(super) struct Generation {
     /// The command that runs beside the main process, before it or after it.
     pub(super) command: Option<Running>,
     pub(super) last_list: LastList,
+    /// Its start is not late before then, because supervise was killed and did not see it.
+    pub(super) start_spared: Time,
     /// `Cleared` is still to come.
     pub(super) awaits_clear: bool,
     /// A failure that outweighs how the main process ends.
@@ -218,6 +220,7 @@ impl Generation {
             has_run: false,
             command: None,
             last_list: LastList::Neither,
+            start_spared: Time(0),
             awaits_clear: false,
             failure: None,
             reload: None,

@@ -99,6 +99,8 @@ pub mod limits {
     /// be on its way out (setsid(1) forks).
     pub const PID_FILE_RETRY: Span = Span::from_millis(20);
     pub const SEVERAL_LEFT: Span = Span::from_millis(200);
+    /// After a supervise that was killed, a start is not too late before this: it could not be asked meanwhile.
+    pub const UNWATCHED: Span = Span::from_secs(1);
     /// A second stop signal within this time is the same request: timeout(1) and some shells send it to us and to our
     /// group.
     pub const SAME_STOP: Span = Span::from_millis(100);
@@ -440,7 +442,7 @@ pub enum Action {
 impl Action {
     /// Whether the order is saved with the state, and carried out by the supervise that takes over from one that was
     /// killed before it had. A line of the log is not worth it; who is suspended would stay so for ever.
-    pub const fn is_kept(&self) -> bool {
+    pub fn is_kept(&self) -> bool {
         !matches!(self, Self::Tell(_) | Self::Suspend)
     }
 }

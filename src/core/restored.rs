@@ -5,9 +5,9 @@
 //! it saved. After a supervise that was killed any answer may be lost, so every order comes again that has none. What
 //! became of the processes a shell knows by itself.
 
-use super::Action;
 use super::generation::{Generation, Main, Progress};
 use super::service::{Phase, Step, Stop};
+use super::{Action, limits};
 use crate::config::{CommandList, Signal};
 
 impl Step<'_> {
@@ -33,6 +33,8 @@ impl Step<'_> {
             self.out.push(Action::Sweep { signal });
         }
         self.watch().recovered();
+        let spared = self.now.after(limits::UNWATCHED);
+        self.service.generations.iter_mut().for_each(|generation| generation.start_spared = spared);
         if self.service.is_suspended {
             // Whoever was to continue us would not find us.
             self.on_continued();
@@ -46,6 +48,7 @@ impl Step<'_> {
         if service.steers() {
             self.out.push(Action::Steer(service.steering));
         }
+        // Also those of sockets that had slots: the next configuration may give them back.
         self.out.extend(service.guarded.iter().map(|slot| Action::Guard { slot: *slot, on: true }));
         if matches!(service.phase, Phase::Listening { hold_until: None }) {
             self.out.push(Action::WakeOnConnection { on: true });

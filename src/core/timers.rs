@@ -104,7 +104,8 @@ fn due_to_be_ready(
     let type_waits =
         (!generation.is_up() || waits_for_file) && !matches!(policy.service_type, Type::Simple | Type::Exec);
     if !gate_cannot_be_late || type_waits {
-        due.push((extended(started.after(policy.timeout_start)), Why::StartTimeout(id)));
+        let late = started.after(policy.timeout_start).max(generation.start_spared);
+        due.push((extended(late), Why::StartTimeout(id)));
     }
 }
 

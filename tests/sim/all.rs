@@ -11,7 +11,7 @@ use socket_supervise::config::{
 use socket_supervise::core::report::State;
 use socket_supervise::core::{Exit, GenerationId, Request, Setting, SlotId, Why};
 
-use crate::kernel::{SECOND, Script};
+use crate::kernel::{Moment, SECOND, Script};
 use crate::world::World;
 
 /// Events per history; before them, the first start. One less where slots are steered: there is more to choose from.
@@ -146,6 +146,9 @@ fn play(world: &mut World, odometer: &mut Odometer, reached: &mut Reached) {
     world.net.is_dark = world.policy.ready != Ready::Auto;
     world.settle();
     let mut depth = crate::number("DEPTH").unwrap_or(DEPTH);
+    if world.killed.after_each_step.is_some() {
+        depth -= 3;
+    }
     if world.setting.steers {
         // What slots are for begins here: one serves, has a request in flight, and a candidate runs beside it.
         for choice in [Choice::Ready(GenerationId(1)), Choice::Connection, Choice::Swap] {
@@ -181,6 +184,7 @@ fn play(world: &mut World, odometer: &mut Odometer, reached: &mut Reached) {
 fn run(
     policy: &Policy,
     setting: Setting,
+    killed: Option<Moment>,
     traced: bool,
     odometer: &mut Odometer,
     reached: &mut Reached,
@@ -188,18 +192,23 @@ fn run(
     odometer.at = 0;
     let mut world = World::new(0, policy.clone(), setting);
     world.trace.on = traced;
+    (world.killed.after_each_step, world.killed.loses) = (killed, false);
     crate::caught(&mut world, |world| play(world, odometer, reached))
         .map_err(|broken| if traced { world.text() } else { broken })
 }
 
 /// All histories under one policy; how many there were.
-fn every_history(name: &str, policy: &Policy, setting: Setting) -> u32 {
+fn every_history(name: &str, policy: &Policy, setting: Setting, killed: Option<Moment>) -> u32 {
     let (mut odometer, mut reached) = (Odometer::default(), Reached::new());
     let mut count = 0;
     loop {
-        if let Err(broken) = run(policy, setting, false, &mut odometer, &mut reached) {
-            let again = run(policy, setting, true, &mut odometer, &mut Reached::new());
-            panic!("{}{name}, choices {:?}: {broken}", again.expect_err("the same history"), odometer.digits);
+        if let Err(broken) = run(policy, setting, killed, false, &mut odometer, &mut reached) {
+            let again = run(policy, setting, killed, true, &mut odometer, &mut Reached::new());
+            panic!(
+                "{}{name}, killed {killed:?}, choices {:?}: {broken}",
+                again.expect_err("the same history"),
+                odometer.digits
+            );
         }
         count += 1;
         if !odometer.advance() {
@@ -214,8 +223,8 @@ fn notifying() -> Policy {
     Policy { ready: Ready::Notify, bake: Span::ZERO, ..Config::for_command_line().policy }
 }
 
-#[test]
-fn every_short_history() {
+/// Supervise is killed at this moment of each step, or never.
+fn histories(killed: Option<Moment>) {
     let baked = Policy { bake: Span::from_secs(1), restart: Restart::Always, ..notifying() };
     let serial = Policy { handover: Handover::StopFirst, kill_mode: KillMode::ControlGroup, ..baked.clone() };
     let limit = StartLimit { burst: 2, ..notifying().start_limit };
@@ -230,12 +239,23 @@ fn every_short_history() {
     let none = Setting { holds_sockets: false, ..HOLDING };
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            every_history("bake", &baked, HOLDING);
-            every_history("serial", &serial, HOLDING);
-            every_history("canary", &canary, steered);
+            every_history("bake", &baked, HOLDING, killed);
+            every_history("serial", &serial, HOLDING, killed);
+            every_history("canary", &canary, steered, killed);
         });
-        every_history("drain", &drain, steered);
-        every_history("auto, limited", &auto, init);
-        every_history("no sockets", &bare, none);
+        every_history("drain", &drain, steered, killed);
+        every_history("auto, limited", &auto, init, killed);
+        every_history("no sockets", &bare, none, killed);
     });
+}
+
+#[test]
+fn every_short_history() {
+    histories(None);
+}
+
+#[test]
+fn every_short_history_of_a_supervise_that_is_killed_in_each_step() {
+    histories(Some(Moment::First));
+    histories(Some(Moment::Last));
 }

@@ -30,6 +30,8 @@ struct Seen {
     ordered: u64,
     /// When its start was ordered, then when it had started; the time that we slept does not count.
     waits_since: Option<u64>,
+    /// It cannot be late before then, because we were killed.
+    spared: u64,
     started: Option<u64>,
     ready_said: bool,
     stopping_said: bool,
@@ -187,12 +189,22 @@ impl Check {
     pub(crate) fn slept(&mut self, span: u64) {
         let later = |time: &mut Option<u64>| *time = time.map(|time| time.saturating_add(span));
         later(&mut self.stop_by);
-        later(&mut self.swept);
         self.slots_slept(span);
         for seen in self.seen.values_mut() {
             later(&mut seen.waits_since);
+            seen.spared = seen.spared.saturating_add(span);
             later(&mut seen.told);
             later(&mut seen.killed);
+        }
+    }
+
+    /// What was read and lost is nobody's fault.
+    pub(crate) fn lost(&mut self, now: u64, event: &Event) {
+        if let Event::Notified { generation, message } = event
+            && message.watchdog
+            && let Some(seen) = self.seen.get_mut(generation)
+        {
+            seen.pinged = now;
         }
     }
 
@@ -243,9 +255,12 @@ impl Check {
             Event::ClientGone { client } => {
                 self.clients.remove(client);
             }
+            Event::Recovered => {
+                let spared = now + limits::UNWATCHED.as_nanos();
+                self.seen.values_mut().for_each(|seen| seen.spared = spared);
+            }
             Event::Begun
             | Event::Restored
-            | Event::Recovered
             | Event::Connected
             | Event::Childless
             | Event::Tick
@@ -290,6 +305,9 @@ impl Check {
 
     fn note_action(&mut self, now: u64, event: &Event, action: &Action, status: &Status) {
         match action {
+            Action::Spawn { generation, .. } if *event == Event::Recovered => {
+                assert!(self.seen[generation].pending, "generation {} is started twice", generation.0);
+            }
             Action::Spawn { generation, .. } => self.generation_numbers_grow(now, event, *generation),
             Action::Kill { generation, signal, scope } => {
                 self.no_signal_after_reap(*generation, *scope);

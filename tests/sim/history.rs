@@ -61,6 +61,8 @@ pub(crate) fn world(seed: u64) -> World {
         let (count, stubborn) = (rng.usize(..3), rng.bool());
         world.adopt_strangers(count, stubborn);
     }
+    world.killed.is_random = true;
+    world.killed.tells_ends = world.rng.bool();
     world.rules.mood = Some(mood);
     world.plan(0, Happening::User);
     world

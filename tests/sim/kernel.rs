@@ -4,6 +4,7 @@
 //! nastiest order the contract allows. Two simulators drive it: histories of swaps, slots and queues (world.rs,
 //! history.rs, check.rs) and histories of unit files (units.rs). Each brings its scripts and its rules.
 
+mod killed;
 mod processes;
 mod slots;
 mod waiting;
@@ -21,6 +22,8 @@ use socket_supervise::core::{
 };
 
 use crate::trace::Trace;
+pub(crate) use killed::{Killed, Moment};
+use processes::Life;
 pub(crate) use processes::{Deed, Group, Happening, Health, Part, STRANGERS, Script, failure};
 pub(crate) use slots::Net;
 pub(crate) use waiting::SOCKETS;
@@ -48,13 +51,19 @@ pub(crate) trait Rules: Sized {
     /// This order is obeyed next.
     fn ordered(_: &mut Kernel<Self>, _: &Step, _: &Action) {}
 
+    /// This order is obeyed next, for the second time: supervise was killed, and its next life does not know of the first.
+    fn ordered_again(_: &mut Kernel<Self>, _: &Action) {}
+
+    /// Supervise has read this, and was killed.
+    fn lost(_: &mut Kernel<Self>, _: &Event) {}
+
     /// All orders of the step were obeyed.
     fn obeyed(kernel: &mut Kernel<Self>, step: &Step);
 
     /// Everything that has happened was told; the next wake-up and the next happening come at these times.
     fn waits(_: &Kernel<Self>, _tick: Option<u64>, _happening: Option<u64>) {}
 
-    /// We were stopped for this long and could keep no deadline.
+    /// We were stopped, or not there, for this long and could keep no deadline.
     fn slept(_: &mut Kernel<Self>, _span: u64) {}
 
     /// The time of [`Happening::User`] has come.
@@ -107,6 +116,9 @@ pub(crate) struct Kernel<R: Rules> {
     replies: BTreeMap<ClientId, Reply>,
     /// The restored core, and for how many more steps it is compared.
     twin: Option<(Supervisor, u32)>,
+    pub(crate) killed: Killed,
+    /// The time of the last step.
+    pub(crate) decided_at: u64,
     actions: Vec<Action>,
 }
 
@@ -144,6 +156,8 @@ impl<R: Rules> Kernel<R> {
             clients: 0,
             replies: BTreeMap::new(),
             twin: None,
+            killed: Killed::new(),
+            decided_at: 0,
             actions: Vec::new(),
         }
     }
@@ -224,7 +238,7 @@ impl<R: Rules> Kernel<R> {
 
     /// Whether everything that has happened was delivered.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.answers.is_empty() && self.queue.is_empty()
+        self.answers.is_empty() && self.queue.is_empty() && !self.killed.is_recovering()
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
@@ -333,9 +347,13 @@ impl<R: Rules> Kernel<R> {
     // Each step hands an event to the core and carries out what it orders.
 
     fn step(&mut self, event: Event) {
+        if self.is_killed_before(&event) {
+            self.steps += 1;
+            return self.next_life(Some(event), None);
+        }
         let mut actions = std::mem::take(&mut self.actions);
         actions.clear();
-        self.steps += 1;
+        (self.steps, self.decided_at) = (self.steps + 1, self.now);
         self.trace.begin(self.now, &event);
         self.core.step(Time(self.now), event.clone(), &mut actions);
         let status = self.core.status();
@@ -344,15 +362,12 @@ impl<R: Rules> Kernel<R> {
         let step = Step { event: &event, actions: &actions, status: &status, wake };
         R::decided(self, &step);
         self.compare_twin(&event, &actions);
-        for action in &actions {
-            R::ordered(self, &step, action);
-            self.obey(action);
-        }
+        self.saved(&step);
         self.tick = wake.map(|(Time(time), _)| match self.tick {
             Some((wish, at)) if wish == time && at > self.now => (wish, at),
             _ => (time, time.max(self.now).saturating_add(self.delay())),
         });
-        R::obeyed(self, &step);
+        self.carry_out(&step);
         self.actions = actions;
     }
 
@@ -408,8 +423,15 @@ impl<R: Rules> Kernel<R> {
         }
     }
 
+    /// What was read is adopted or discarded.
+    fn decided(&mut self) -> Option<Reread> {
+        let staged = self.staged.take();
+        assert!(staged.is_some() || self.killed.is_repeated(), "Adopt or Discard once for what was read");
+        staged
+    }
+
     fn adopt_files(&mut self) {
-        let staged = self.staged.take().expect("Adopt or Discard once for what was read");
+        let Some(staged) = self.decided() else { return };
         self.policy = staged.policy;
         (self.setting.holds_sockets, self.setting.steers) = (staged.holds_sockets, staged.steers);
     }
@@ -426,7 +448,7 @@ impl<R: Rules> Kernel<R> {
             Action::AwaitClear { generation } => self.await_clear(*generation),
             Action::Reread => self.reread(),
             Action::Adopt => self.adopt_files(),
-            Action::Discard => drop(self.staged.take().expect("Adopt or Discard once for what was read")),
+            Action::Discard => drop(self.decided()),
             Action::Kill { generation, signal, scope } => self.kill(*generation, *signal, *scope),
             Action::WakeOnConnection { on } => self.watch(*on),
             Action::Steer(steering) => self.steer(*steering),

@@ -23,7 +23,7 @@ use fastrand::Rng;
 const SEEDS: u64 = 10_000;
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 42] = [
+const SITUATIONS: [&str; 43] = [
     "a draining one died",
     "accepted ours",
     "arrived where nobody serves",
@@ -43,6 +43,7 @@ const SITUATIONS: [&str; 42] = [
     "hint",
     "hint at the end",
     "killed",
+    "killed itself",
     "left behind",
     "listening",
     "old died in a swap",

@@ -1,6 +1,6 @@
 //! The known races of hand-over and restart, one by one, each in the order of events that hurts.
 
-use socket_supervise::config::{Config, Policy, Ready, Signal, Span, StartLimit, StartLimitAction};
+use socket_supervise::config::{Config, Policy, Ready, Restart, Signal, Span, StartLimit, StartLimitAction};
 use socket_supervise::core::report::{Outcome, State};
 use socket_supervise::core::{ClientId, Exit, GenerationId, Request, Setting, Stage, limits};
 
@@ -315,4 +315,31 @@ fn a_swap_is_aborted_while_the_files_are_read() {
     let client = swap_to(&mut world, Script::good());
     world.run_for(5 * SECOND);
     assert_eq!(outcome(&world, client), (0, Outcome::Swapped));
+}
+
+/// Supervise is killed when it has read WATCHDOG=1, and the next one comes later than WatchdogSec= after the one before.
+#[test]
+fn a_ping_that_a_killed_supervise_has_read_is_no_silence() {
+    let script = Script { pings: Some((2 * SECOND, u32::MAX)), ..Script::good() };
+    let mut world = served_by(script, Policy { watchdog: Span::from_secs(3), ..policy() });
+    world.killed.reading = true;
+    world.run_for(10 * SECOND);
+    assert!(!world.killed.reading);
+    assert_serves(&world, 1);
+}
+
+/// A process that ended while nobody watched, and of which nobody knows how, has failed.
+#[test]
+fn an_exit_that_nobody_saw_is_a_failure() {
+    for (restart, serves) in
+        [(Restart::OnFailure, true), (Restart::OnAbnormal, true), (Restart::OnAbort, false)]
+    {
+        let mut world = serving(Policy { restart, ..policy() });
+        world.killed.tells_ends = false;
+        world.killed.reading = true;
+        world.ends(FIRST, Exit::Code(0));
+        world.run_for(SECOND);
+        let state = if serves { State::Running } else { State::Listening };
+        assert_eq!((world.state(), world.killed.reading), (state, false), "{restart:?}");
+    }
 }

@@ -126,6 +126,7 @@ fn live(seed: u64, traced: bool) -> Lived {
 }
 
 fn stop(units: &mut Units, rng: &mut Rng) {
+    units.killed.loses = false;
     if rng.bool() {
         units.signal(Signal::TERM);
     } else {
@@ -140,7 +141,7 @@ fn stop(units: &mut Units, rng: &mut Rng) {
 }
 
 /// What the histories are for; a change of theirs that no longer gets there shall be seen.
-const SITUATIONS: [&str; 27] = [
+const SITUATIONS: [&str; 28] = [
     "ExecCondition",
     "ExecReload",
     "ExecStartPost",
@@ -154,6 +155,7 @@ const SITUATIONS: [&str; 27] = [
     "broken file",
     "discarded",
     "drained",
+    "killed itself",
     "main found",
     "main nobody",
     "main not yet",

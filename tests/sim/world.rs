@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use fastrand::Rng;
 use socket_supervise::config::{Policy, Signal};
-use socket_supervise::core::{Exit, GenerationId, Notify, Setting};
+use socket_supervise::core::{Event, Exit, GenerationId, Notify, Setting};
 
 use crate::check::Check;
 use crate::kernel::{Deed, Happening, Kernel, Rules, SECOND, Script, Step};
@@ -36,6 +36,10 @@ impl Rules for Check {
         world.rules.slept(span);
     }
 
+    fn lost(world: &mut World, event: &Event) {
+        world.rules.lost(world.now, event);
+    }
+
     fn user_acts(world: &mut World) {
         crate::history::user_acts(world);
     }
@@ -58,6 +62,7 @@ impl World {
     /// From now on every process does as it is told, gets ready, and stays.
     pub(crate) fn heal(&mut self) {
         self.fault = None;
+        self.killed.loses = false;
         self.tick = self.tick.map(|(wish, _)| (wish, wish.max(self.now)));
         self.scripts.clear();
         self.calm_traffic();

@@ -255,7 +255,8 @@ impl Check {
             };
             let seen = &self.seen[&GenerationId(entry.generation)];
             let starts = is_bound && seen.started.is_some() && seen.told.is_none() && !seen.ended;
-            let is_late = seen.waits_since.is_some_and(|since| now > since.saturating_add(patience));
+            let by = |since: u64| since.saturating_add(patience).max(seen.spared + 2 * Self::LATE);
+            let is_late = seen.waits_since.is_some_and(|since| now > by(since));
             assert!(!(starts && is_late), "generation {} is late and still waited for", entry.generation);
         }
     }

@@ -97,10 +97,11 @@ impl Check {
                 let on = self.slots.of(*generation);
                 (on.is_asked, on.was_good) = (false, result.is_ok());
             }
-            Event::Restored => {
+            Event::Restored | Event::Recovered => {
                 self.slots.of.values_mut().for_each(|on| on.is_asked = false);
                 self.restored = now;
-                self.mark("restored", true);
+                self.mark("restored", *event == Event::Restored);
+                self.mark("killed itself", *event == Event::Recovered);
             }
             Event::Arrived { .. } => self.mark("arrived where nobody serves", true),
             Event::RescueFailed { .. } => self.mark("rescue failed", true),

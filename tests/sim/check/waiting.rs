@@ -47,7 +47,7 @@ impl Check {
             self.mark("has accepted", !accepted.is_empty());
             self.mark("blind", *sight == Sight::Blind);
         }
-        if *event == Event::Restored {
+        if matches!(event, Event::Restored | Event::Recovered) {
             self.waiting.of.values_mut().for_each(|seen| seen.is_asked = false);
         }
     }

@@ -6,6 +6,7 @@ use socket_supervise::core::{
     Traffic,
 };
 
+use super::killed::Unanswered;
 use super::{Kernel, MS, Rules, SECOND};
 
 /// A process that belongs to no generation: what PID 1 adopted.
@@ -103,6 +104,8 @@ pub(crate) struct Process {
     pub(crate) part: Part,
     pub(crate) life: Life,
     pub(crate) script: Script,
+    /// The child of this life of supervise.
+    pub(super) is_ours: bool,
 }
 
 /// One generation as the kernel sees it. `S`: what the rules remember of it.
@@ -122,7 +125,8 @@ pub(crate) struct Group<S> {
     pub(crate) stopped_at: u64,
     pub(crate) held: Vec<Deed>,
     /// The core waits for the last of them.
-    awaited: bool,
+    pub(super) awaited: bool,
+    pub(super) unanswered: Unanswered,
     pub(crate) seen: S,
 }
 
@@ -219,6 +223,7 @@ impl<R: Rules> Kernel<R> {
             stopped_at: 0,
             held: Vec::new(),
             awaited: false,
+            unanswered: Unanswered::default(),
             seen: R::Seen::default(),
         })
     }
@@ -229,6 +234,9 @@ impl<R: Rules> Kernel<R> {
             self.now += self.rng.u64(20_000..2 * MS);
         }
         self.begin(generation, slot);
+        if self.was_started(generation, part) {
+            return;
+        }
         let planned = match &self.fault {
             Some((failure, until)) if self.now < *until => Err(failure.clone()),
             Some(_) | None => self.scripts.pop_front().unwrap_or_else(|| Ok(self.default_script())),
@@ -242,9 +250,7 @@ impl<R: Rules> Kernel<R> {
                 for _ in 0..count {
                     self.add(generation, Part::Other, child.clone());
                 }
-                if part == Part::Main {
-                    self.answers.push_back(Event::Started { generation, pid });
-                }
+                self.has_started(generation, part, pid);
             }
             (Err(failure), Part::Command(_)) => {
                 let end = End::NotStarted(failure);
@@ -271,8 +277,8 @@ impl<R: Rules> Kernel<R> {
             self.will(generation, after, Deed::Dies(who, exit));
         }
         let processes = &mut self.groups.get_mut(&generation).expect("begun").processes;
-        processes.push(Process { part, life: Life::Alive, script });
-        100 + 100 * generation.0 as u32 + who as u32
+        processes.push(Process { part, life: Life::Alive, script, is_ours: true });
+        pid(generation, who)
     }
 
     fn plan_main(&mut self, generation: GenerationId, script: &Script) {
@@ -313,7 +319,7 @@ impl<R: Rules> Kernel<R> {
         }
         let deadly = [Signal::INT, Signal::QUIT, Signal::ABRT, Signal::TERM, group.policy.kill_signal];
         let mut deaths = Vec::new();
-        for (who, Process { part, life, script }) in group.processes.iter().enumerate() {
+        for (who, Process { part, life, script, .. }) in group.processes.iter().enumerate() {
             let is_meant = match scope {
                 Scope::All => true,
                 Scope::Main => *part == Part::Main,
@@ -413,10 +419,12 @@ impl<R: Rules> Kernel<R> {
 
     pub(super) fn reap(&mut self) {
         let mut found = Vec::new();
+        let tells_all = self.killed.tells_ends;
         for (id, group) in &mut self.groups {
             let generation = *id;
-            for Process { part, life, .. } in &mut group.processes {
+            for Process { part, life, is_ours, .. } in &mut group.processes {
                 let Life::Zombie(exit) = *life else { continue };
+                let exit = if *is_ours || tells_all { exit } else { Exit::Unknown };
                 *life = Life::Gone;
                 match part {
                     Part::Main => found.push(Event::Exited { generation, exit }),
@@ -478,6 +486,11 @@ impl<R: Rules> Kernel<R> {
             }
         }
     }
+}
+
+/// The process id of number `who` of a generation.
+pub(super) const fn pid(generation: GenerationId, who: usize) -> u32 {
+    100 + 100 * generation.0 as u32 + who as u32
 }
 
 /// A start that failed in this step with this errno.

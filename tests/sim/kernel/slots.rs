@@ -71,7 +71,7 @@ impl Net {
     }
 
     /// What the shell was told to keep to. Whether it is to watch, where starts are held back, does not matter.
-    pub(super) fn held(&self) -> impl PartialEq + std::fmt::Debug + use<> {
+    pub(super) fn held(&self) -> (Steering, BTreeSet<SlotId>) {
         (self.wanted, self.guarded.clone())
     }
 
@@ -80,6 +80,10 @@ impl Net {
         if steers {
             self.wanted = Steering::all_to(SlotId(limits::GENERATIONS as u8 - 1));
         }
+        self.forget_the_rest();
+    }
+
+    pub(super) fn forget_the_rest(&mut self) {
         self.watched = false;
         self.guarded.clear();
         self.asked.clear();

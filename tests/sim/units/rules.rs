@@ -13,13 +13,15 @@ use socket_supervise::config::{
 };
 use socket_supervise::core::report::{Reply, Role, State, Status};
 use socket_supervise::core::{
-    Action, ClientId, Command, End, Event, Exit, Finding, Found, GenerationId, Question, Request, Scope,
-    Sight, SlotId, Traffic, limits,
+    Action, ClientId, Command, End, Event, Exit, Finding, Found, GenerationId, Note, Question, Request,
+    Scope, Sight, SlotId, Traffic, limits,
 };
 
 use super::Units;
 use super::scripts::EXTENSION;
 use crate::kernel::{Group, Part, Rules, Step};
+
+const SPARED: u64 = limits::UNWATCHED.as_nanos();
 
 /// Steps at one instant, at most.
 const STEPS: u32 = 150;
@@ -56,6 +58,8 @@ pub(crate) struct Seen {
     found: bool,
     pub(super) ready: Option<u64>,
     extended: u64,
+    /// It is not late before then: we were killed.
+    spared: u64,
     reload_signalled: Option<u64>,
     /// The last that we heard or did of a reload.
     reload_begun: u64,
@@ -86,6 +90,8 @@ pub(crate) struct UnitRules {
     /// Since the present candidate was begun, somebody asked for something that stops the current generation.
     disturbed: bool,
     stop_by: Option<u64>,
+    /// What was due before is dealt with at this time.
+    unwatched_until: u64,
     pub(crate) marks: BTreeMap<&'static str, u32>,
 }
 
@@ -94,6 +100,12 @@ impl Rules for UnitRules {
 
     fn decided(units: &mut Units, step: &Step) {
         units.note_event(step.event);
+        for action in step.actions {
+            // It may be gone before the order to end it is obeyed, where we were killed between.
+            if let Action::Tell(Note::CommandFailed { generation, what, .. }) = action {
+                units.of(*generation).seen.is_overdue |= what.ends_with("took too long");
+            }
+        }
     }
 
     fn ordered(units: &mut Units, step: &Step, action: &Action) {
@@ -102,8 +114,18 @@ impl Rules for UnitRules {
         units.draw(action);
     }
 
+    fn ordered_again(units: &mut Units, action: &Action) {
+        if let Action::FindMain { .. } = action {
+            units.draw(action);
+        }
+    }
+
     fn obeyed(units: &mut Units, step: &Step) {
         units.after_step(step);
+    }
+
+    fn slept(units: &mut Units, _span: u64) {
+        units.rules.unwatched_until = units.now;
     }
 
     fn waits(units: &Units, tick: Option<u64>, happening: Option<u64>) {
@@ -124,6 +146,7 @@ impl UnitRules {
             readings: 0,
             disturbed: false,
             stop_by: None,
+            unwatched_until: 0,
             marks: BTreeMap::new(),
         }
     }
@@ -200,9 +223,9 @@ impl Units {
             Event::SteerFailed { .. } => self.rules.mark("steering failed", true),
             Event::RescueFailed { .. } => self.rules.mark("rescue failed", true),
             Event::Answered { generation, finding } => self.note_answer(*generation, finding),
+            Event::Recovered => self.note_next_life(),
             Event::Begun
             | Event::Restored
-            | Event::Recovered
             | Event::MainChanged { .. }
             | Event::Cleared { .. }
             | Event::Reread { .. }
@@ -213,10 +236,22 @@ impl Units {
         }
     }
 
+    /// Nobody is asked any more, and no start is late for a while.
+    fn note_next_life(&mut self) {
+        for Group { seen, .. } in self.groups.values_mut() {
+            (seen.is_asked, seen.is_knocked_at, seen.spared) = (false, false, self.now + SPARED);
+        }
+        self.rules.mark("killed itself", true);
+    }
+
     fn note_exit(&mut self, id: GenerationId, exit: Exit) {
         let generation = self.of(id);
         // With several commands any `-` counts here; that is too kind, but never wrong.
+        let is_forking = generation.policy.service_type == Type::Forking && !generation.seen.found;
+        // Its daemon tells how it has ended.
+        let may_be_clean = exit == Exit::Unknown && is_forking;
         let is_clean = exit == Exit::Code(0)
+            || may_be_clean
             || generation.policy.commands.start.contains(&true)
             || matches!(exit, Exit::Signal { signal: Signal::TERM | Signal::INT | Signal::HUP, .. });
         // ExitType=cgroup: the end of the main process is not the end.
@@ -230,8 +265,15 @@ impl Units {
         // The last one begun is the only one there is.
         let Some((list, done)) = generation.seen.running_list() else { return };
         let ignored = generation.policy.commands.list(list)[done - 1];
-        if *end != End::Exited(Exit::Code(0)) && !ignored {
-            generation.seen.broken.insert(list);
+        let is_known = *end != End::Exited(Exit::Unknown);
+        match list {
+            // It runs once more.
+            CommandList::Condition | CommandList::StartPre if !is_known && !ignored => {
+                generation.seen.done.insert(list, done - 1);
+            }
+            CommandList::StartPost if !is_known => {}
+            _ if *end == End::Exited(Exit::Code(0)) || ignored => {}
+            _ => drop(generation.seen.broken.insert(list)),
         }
         generation.seen.last_list = None;
     }
@@ -255,20 +297,22 @@ impl Units {
     }
 
     fn after_step(&mut self, &Step { event, actions, status, .. }: &Step) {
-        let now = self.now;
+        let (now, decided_at) = (self.now, self.decided_at);
         for entry in &status.generations {
             let seen = &mut self.of(GenerationId(entry.generation)).seen;
             if entry.ready_ms.is_some() && seen.ready.is_none() {
-                seen.ready = Some(now);
+                seen.ready = Some(decided_at);
             }
         }
         self.a_broken_file_changes_nothing(event, actions, status);
         self.traffic_is_where_it_belongs(status);
         self.nobody_is_asked_who_leaves();
+        if now > self.rules.unwatched_until {
+            self.late_starts_fail();
+            self.runtime_max_is_kept();
+        }
         self.slow_commands_are_ended();
-        self.late_starts_fail();
-        self.runtime_max_is_kept();
-        let is_late = self.rules.stop_by.is_some_and(|by| self.now > by);
+        let is_late = self.rules.stop_by.is_some_and(|by| now > by.max(self.rules.unwatched_until));
         assert!(self.ended.is_some() || !is_late, "stop_terminates: {status:?}");
         let candidate = role(status, Role::Candidate);
         if candidate.is_some() && candidate != role(&self.rules.before, Role::Candidate) {

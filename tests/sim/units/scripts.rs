@@ -21,6 +21,7 @@ impl Units {
         let rules = UnitRules::new(Supervisor::new(policy.clone(), setting).status());
         let mut units = Self::under(rules, rng, policy, setting);
         (units.net.is_exact, units.twin_steps) = (false, 4);
+        (units.killed.is_random, units.killed.tells_ends) = (true, units.rng.bool());
         units
     }
 
@@ -174,6 +175,10 @@ impl Units {
 
     /// Only a process of the server can say so, and only while there is one.
     pub(super) fn moves_main(&mut self, id: GenerationId) {
+        if self.killed.is_recovering() {
+            // The shell reads of it when it is itself again.
+            return self.will(id, 100 * MS, Deed::MovesMain);
+        }
         let group = self.of(id);
         let can = group.main().is_some() || group.has_others();
         if can && !group.seen.has_ended() {

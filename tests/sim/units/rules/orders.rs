@@ -303,7 +303,8 @@ impl Units {
     }
 
     fn note_run(&mut self, generation: GenerationId, command: Command) {
-        let now = self.now;
+        // It may be obeyed later, where we were killed before that.
+        let now = self.decided_at;
         let seen = &mut self.of(generation).seen;
         seen.done.insert(command.list, command.index + 1);
         seen.last_list = Some(command.list);

@@ -28,7 +28,8 @@ impl Units {
 
     /// Of those started where there were slots.
     pub(super) fn a_slot_has_one_living_generation(&mut self, id: GenerationId, slot: SlotId) {
-        let steers = self.steers();
+        // A later command of Type=oneshot stays where it is.
+        let steers = self.steers() && self.of(id).seen.slot.is_none();
         let others = self.groups.iter().filter(|(other, it)| **other != id && !it.seen.forgotten);
         for (other, generation) in others {
             assert!(!steers || generation.seen.slot != Some(slot), "{other} and {id} share {slot:?}");

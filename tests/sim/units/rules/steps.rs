@@ -33,6 +33,7 @@ impl Units {
     /// No command runs longer than it may without a signal of ours.
     pub(super) fn slow_commands_are_ended(&mut self) {
         let now = self.now;
+        let is_in_time = now <= self.rules.unwatched_until;
         let mut overdue = None;
         for (id, generation) in &mut self.groups {
             let Some(Command { list, .. }) = generation.command() else { continue };
@@ -53,7 +54,7 @@ impl Units {
             let is_given_up = generation.seen.killed || generation.seen.stopping_said;
             let is_ended = generation.seen.command_signalled || is_given_up;
             assert!(
-                now <= due || is_ended,
+                now <= due || is_ended || is_in_time,
                 "{id}: {list:?} has hung since {}",
                 generation.seen.command_since
             );
@@ -76,7 +77,7 @@ impl Units {
             };
             let is_up = is_up || seen.ready.is_some() || seen.done.contains_key(&CommandList::StartPost);
             let Some(started) = seen.started.filter(|_| !is_up) else { continue };
-            let due = (started + policy.timeout_start.as_nanos()).max(seen.extended);
+            let due = (started + policy.timeout_start.as_nanos()).max(seen.extended).max(seen.spared);
             let is_over = seen.told || seen.failed || seen.stopping_said || seen.has_ended();
             let is_ending = is_over || generation.main().is_none() && policy.service_type != Type::Forking;
             assert!(self.now <= due || is_ending, "{id} is late and still waited for");
