@@ -90,3 +90,51 @@ impl Generation {
         is_sought && !is_over && !was_told && !self.has_ended()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        ClientId, Counted, Event, Finding, GenerationId, Request, Reread, Setting, Supervisor, Time, Traffic,
+    };
+    use super::*;
+    use crate::config::{Config, Policy, Ready, Span};
+
+    /// Drain= ends while nobody watches, and the request that is in flight then has its last moment all the same.
+    #[test]
+    fn a_drain_that_ended_unwatched_is_looked_at_before_it_is_cut() {
+        let setting = Setting { holds_sockets: true, steers: true, hup_ignored: false, init: false };
+        let (bake, drain) = (Span::ZERO, Span::from_secs(1));
+        let policy = Policy { ready: Ready::Exec, bake, drain, ..Config::for_command_line().policy };
+        let mut core = Supervisor::new(policy.clone(), setting);
+        let old = GenerationId(1);
+        let step = |core: &mut Supervisor, millis: u64, event: Event| {
+            let mut actions = Vec::new();
+            core.step(Time(millis * 1_000_000), event, &mut actions);
+            actions
+                .iter()
+                .any(|action| matches!(action, Action::Kill { generation, .. } if *generation == old))
+        };
+        let counted = |in_flight| {
+            let traffic = Some(Traffic { in_flight, ..Traffic::default() });
+            let finding = Finding::Counted(Counted { traffic, is_stopped: false, cost: Span::ZERO });
+            Event::Answered { generation: old, finding }
+        };
+        let reread = Reread { policy, holds_sockets: true, steers: true, stored_fds: 0 };
+        for event in [
+            Event::Begun,
+            Event::Started { generation: old, pid: 7 },
+            Event::Requested { client: ClientId(1), request: Request::Swap { wait: true } },
+            Event::Reread { result: Ok(Box::new(reread)) },
+            Event::Started { generation: GenerationId(2), pid: 8 },
+            Event::Tick,
+            counted(1),
+        ] {
+            assert!(!step(&mut core, 0, event));
+        }
+        let mut core = Supervisor::restore(&core.save()).expect("its own state");
+        for event in [Event::Recovered, Event::Tick, counted(1)] {
+            assert!(!step(&mut core, 1_200, event), "it has a request in flight");
+        }
+        assert!(step(&mut core, 1_210, counted(0)));
+    }
+}

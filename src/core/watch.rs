@@ -310,11 +310,11 @@ impl Watching<'_> {
         }
     }
 
-    /// Besides, a question may be unanswered that only an answer lets go on.
+    /// Besides, supervise was killed: any answer may be lost, and what was due may have been missed.
     pub(super) fn recovered(&mut self) {
         self.restored();
         let now = self.now;
-        self.watch.observed.iter_mut().for_each(|observed| observed.last_look.ask_again(now));
+        self.watch.observed.iter_mut().for_each(|observed| observed.count_again(now));
     }
 
     pub(super) fn answered(&mut self, id: GenerationId, finding: Finding) -> Vec<Conclusion> {

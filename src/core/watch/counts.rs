@@ -20,15 +20,6 @@ pub(super) enum LastLook {
     Done,
 }
 
-impl LastLook {
-    /// The answer is lost.
-    pub(super) fn ask_again(&mut self, now: Time) {
-        if *self == Self::Ordered {
-            *self = Self::Due(now);
-        }
-    }
-}
-
 /// Supervise asks the kernel again and again for the connections of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Counting {
@@ -71,6 +62,17 @@ pub(in crate::core) enum EndedBy {
 }
 
 impl Observed {
+    /// The answer to the last look is lost; and where Drain= has ended while nobody watched, the moment without connections
+    /// in flight was not seen.
+    pub(super) fn count_again(&mut self, now: Time) {
+        if self.last_look == LastLook::Ordered {
+            self.last_look = LastLook::Due(now);
+        }
+        if let Some(drain) = self.counting.as_mut().and_then(|counting| counting.drain.as_mut()) {
+            drain.due = drain.due.max(now);
+        }
+    }
+
     /// When it is told to stop, whatever it still has.
     pub(super) fn drain_end(&self) -> Option<Time> {
         Some(self.counting?.drain?.due.after(limits::LAST_MOMENT))

@@ -202,7 +202,7 @@ impl<R: Rules> Kernel<R> {
         self.dies_itself(read);
         if let Some((step, from, mut was_done)) = rest {
             self.trace.aside(self.now, || format!("the rest: {:?}", &step.actions[from..]));
-            for action in step.actions[from..].iter().filter(|action| action.is_kept()) {
+            for action in &as_saved(&step.actions[from..]) {
                 if self.killed.is_random && self.rng.u8(..32) == 0 {
                     self.dies_itself(None);
                 }
@@ -318,6 +318,15 @@ impl<R: Rules> Kernel<R> {
     pub(super) const fn seen_from_afar(&self, exit: Exit) -> Exit {
         if self.killed.tells_ends { exit } else { Exit::Unknown }
     }
+}
+
+/// The orders as the next life reads them.
+fn as_saved(actions: &[Action]) -> Vec<Action> {
+    let kept: Vec<&Action> = actions.iter().filter(|action| action.is_kept()).collect();
+    let text = serde_json::to_string(&kept).expect("what is kept can be saved");
+    let saved: Vec<Action> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!(saved.iter().collect::<Vec<_>>(), kept, "saved and read again, they differ");
+    saved
 }
 
 /// Somebody has said it once.
