@@ -191,6 +191,7 @@ fn run_options() -> Vec<Accepted> {
         switch("datagram").short('d'),
         switch("seqpacket"),
         switch("now"),
+        switch("no-keeper"),
         switch("version").short('V'),
     ];
     directives.chain(others).chain(HELP).collect()
@@ -276,7 +277,9 @@ fn listeners(matches: &Matches) -> Result<Vec<Listener>, Error> {
 
 /// Options and `-p` in the order in which they were typed, so that the later one wins.
 fn settings(matches: &Matches) -> Result<Vec<Override>, Error> {
-    let is_setting = |id: &str| id == "p" || DIRECTIVES.iter().any(|row| row.key == id && row.flag.is_some());
+    let is_setting = |id: &str| {
+        ["p", "no-keeper"].contains(&id) || DIRECTIVES.iter().any(|row| row.key == id && row.flag.is_some())
+    };
     let found = matches.options.iter().filter(|(id, _)| is_setting(id));
     found.map(|(id, value)| setting(id, value)).collect()
 }
@@ -293,6 +296,7 @@ fn setting(id: &str, value: &str) -> Result<Override, Error> {
             None => Err(Problem::new("no `=`", "write -p KEY=VALUE, as in -p LimitNOFILE=65536")
                 .at(place("-p", value))),
         },
+        "no-keeper" => directive("Keeper", "no", "--no-keeper".to_owned()),
         "Environment" => {
             let name = value.split('=').next().unwrap_or_default();
             let (name, value) = variable(name, value).map_err(|problem| problem.at(place("-E", name)))?;

@@ -82,7 +82,10 @@
 //!                       open.rs (all that is needed before a server is started), configuration.rs (the one in force, and the
 //!                       one that a swap has read anew), reread.rs, ask.rs (questions to the kernel or a server),
 //!                       ended.rs (processes that have), woken.rs (events of a poll by source), reexec.rs (another program
-//!                       takes our place), saved.rs (the whole state, for that)
+//!                       takes our place), saved.rs (the whole state, for that), start.rs (processes of a generation), keeping.rs (the state is saved for the
+//!                       keeper), recover.rs (we go on after a supervise that was killed)
+//!   keeper.rs           the process that executes our program again where we are killed (unsafe); in os/keeper/: board.rs, the
+//!                       page that it shares with us (unsafe)
 //!   saved.rs            what goes over to such a program: fds, what several refer to, moments. Each part is saved and restored in
 //!                       cgroup/saved.rs, children/saved.rs, control/server/saved.rs, intercept/saved.rs, launch/saved.rs,
 //!                       listeners/saved.rs, notify/saved.rs, socket/saved.rs, socket/group/saved.rs, socket/nodes/saved.rs
@@ -98,7 +101,7 @@
 //!   own.rs              our pid and credentials, asked once
 //!   outbox.rs           events and notes that these hand over to the shell
 //!   tokens.rs           the token number of each source of the poll
-//!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: interception.rs
+//!   children.rs         living generations: pid, pidfd, notify socket; in os/children/: foreign.rs (processes of a supervise that was killed), interception.rs
 //!                       (what InterceptBind= needs of one), kin.rs (whose a process is), queries.rs, remains.rs (what
 //!                       is left of those that are gone), signals.rs
 //!   cgroup.rs           one for each generation, where we may make some
@@ -113,7 +116,7 @@
 //!                       for it); and, unsafe: clone.rs (clone3), limits.rs, filter.rs (seccomp), status.rs (how the
 //!                       child reports: in shared memory, or over a pipe)
 //!   proc.rs             files of /proc/PID: the socket behind an fd, what an epoll has registered, fields
-//!   reap.rs             waiting, groups, orphans
+//!   reap.rs             waiting, groups, orphans; in os/reap/: foreign.rs (those of a supervise that was killed)
 //!   relay.rs            what waits in a slot without a server is passed on, by a process of its own; in os/relay/:
 //!                       streams.rs (its loop), link.rs (one connection), datagrams.rs
 //!   probe.rs            Ready=http:, one GET; Ready=auto, one silent connection

@@ -115,7 +115,7 @@ fn run(mut arguments: RunArgs) -> u8 {
         }));
     }
     if let Some(state) = state {
-        return os::resume(&state, &arguments.instance, reader);
+        return os::resume(state, &arguments.instance, reader);
     }
     for warning in &arguments.warnings {
         log::warn!("{warning}");

@@ -24,7 +24,7 @@ const fn rare(group: Option<Heading>, flag: &'static str, value: &'static str, d
     Other { group, flag, value, doc, rare: true }
 }
 
-const OTHERS: [Other; 14] = [
+const OTHERS: [Other; 15] = [
     other(
         Some(Heading::Sockets),
         "-l, --listen",
@@ -46,6 +46,7 @@ const OTHERS: [Other; 14] = [
         "nothing, the server is started at once anyway; for systemd-socket-activate's sake",
     ),
     other(Some(Heading::Process), "-p", "KEY=VALUE", "set any other directive; `--help` lists them"),
+    rare(Some(Heading::Process), "    --no-keeper", "", "Keeper=no"),
     other(None, "    --name", "NAME", "what verbs call this instance [default: after COMMAND]"),
     other(
         None,
@@ -155,7 +156,8 @@ Verbs:
 ";
 
 /// Directives that `-h` leaves out, in addition to lists of exit statuses.
-const RARE: [&str; 5] = ["RestartSteps", "StartLimitIntervalSec", "StartLimitAction", "UMask", "DrainQuiet"];
+const RARE: [&str; 6] =
+    ["RestartSteps", "StartLimitIntervalSec", "StartLimitAction", "UMask", "DrainQuiet", "DieWithUs"];
 
 /// The text of `-h`: one screen, one line for each flag.
 pub(super) fn short() -> String {

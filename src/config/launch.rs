@@ -36,6 +36,10 @@ pub struct Launch {
     pub non_blocking: bool,
     /// InterceptBind=: a bind(2) of ExecStart= to a held address gets the held socket.
     pub intercept_bind: bool,
+    /// Keeper=: another process of ours goes on where supervise is killed.
+    pub keeper: bool,
+    /// DieWithUs=: what supervise starts is killed with it.
+    pub die_with_us: bool,
     /// IgnoreSIGPIPE=
     pub ignore_sigpipe: bool,
     /// LimitNOFILE= and its kin.
@@ -89,6 +93,8 @@ impl Launch {
             stderr: Output::Inherit,
             non_blocking: false,
             intercept_bind: false,
+            keeper: false,
+            die_with_us: false,
             ignore_sigpipe: true,
             limits: Vec::new(),
             nice: None,

@@ -161,6 +161,18 @@ pub enum CommandList {
     StopPost,
 }
 
+impl CommandList {
+    pub const ALL: [Self; 7] = [
+        Self::Condition,
+        Self::StartPre,
+        Self::Start,
+        Self::StartPost,
+        Self::Reload,
+        Self::Stop,
+        Self::StopPost,
+    ];
+}
+
 /// One value of `T` for each command of each list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lists<T> {

@@ -1,16 +1,21 @@
 //! The entry to the core: routes each event, and handles signals and requests to supervise.
 
+use serde::{Deserialize, Serialize};
+
 use super::note::Note;
 use super::report::Status;
 use super::service::{Phase, Service, Step, Then};
 use super::status;
 use super::timers;
 use super::why::Why;
-use super::{Action, Event, GenerationId, Manager, Notify, Scope, Sender, Setting, Terminal, Time, limits};
+use super::{
+    Action, ClientId, Event, GenerationId, Manager, Notify, Scope, Sender, Setting, Terminal, Time, limits,
+};
 use crate::config::{Policy, Signal, Span};
 
 /// The whole core: the state of the service, and the entry to what it decides.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Supervisor {
     service: Service,
 }
@@ -55,6 +60,14 @@ impl Supervisor {
     /// Whether a generation was ever ready.
     pub fn is_ready(&self, generation: GenerationId) -> bool {
         self.service.get(generation).is_some_and(|generation| generation.ready().is_some())
+    }
+
+    /// Whether this client waits for an answer: then something would be another without it.
+    pub fn waits(&self, client: ClientId) -> bool {
+        let mut service = self.service.clone();
+        let out = &mut Vec::new();
+        Step { service: &mut service, now: Time(0), out }.on_client_gone(client);
+        service != self.service
     }
 
     /// When to call `step` with [`Event::Tick`], and what for; `None` if no timer is set.

@@ -68,7 +68,8 @@ struct CgroupDirectory {
     entry: Rc<OwnedFd>,
     /// Its cgroup.events; `None` until a process was started in it.
     events: Option<File>,
-    number: u32,
+    /// What its name has after [`PREFIX`]: the pid of the supervise that made it, and a number.
+    name: (u32, u32),
     /// The one whose processes start in it, or did last.
     generation: GenerationId,
     is_over: bool,
@@ -114,7 +115,7 @@ impl Cgroups {
         for _ in 0..TRIES {
             self.made = self.made.wrapping_add(1);
             let path = place.directory.join(format!("{PREFIX}{}-{}", own::pid(), self.made));
-            match CgroupDirectory::make(path.clone(), self.made, generation) {
+            match CgroupDirectory::make(path.clone(), (own::pid(), self.made), generation) {
                 Ok(directory) => {
                     self.directories.push(directory);
                     return Some(());
@@ -155,8 +156,8 @@ impl Cgroups {
     pub(super) fn owner(&self, pid: i32) -> Option<GenerationId> {
         let place = self.place.get()?.as_ref().filter(|_| !self.directories.is_empty())?;
         let text = proc::text(format!("/proc/{pid}/cgroup")).ok()?;
-        let number = number_in(path_in(&text)?.strip_prefix(&*place.prefix)?, own::pid())?;
-        let found = self.directories.iter().find(|directory| directory.number == number);
+        let name = name_in(path_in(&text)?.strip_prefix(&*place.prefix)?)?;
+        let found = self.directories.iter().find(|directory| directory.name == name);
         found.map(|directory| directory.generation)
     }
 
@@ -212,8 +213,8 @@ impl Cgroups {
         for entry in entries.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(pid_in) else { continue };
             let is_ours = || self.directories.iter().any(|directory| directory.path == entry.path());
-            let is_dead = pid == own::pid() && !is_ours() || !Path::new(&format!("/proc/{pid}")).exists();
-            if is_dead && removed(&entry.path(), DEPTH) {
+            let is_dead = pid == own::pid() || !Path::new(&format!("/proc/{pid}")).exists();
+            if is_dead && !is_ours() && removed(&entry.path(), DEPTH) {
                 log::debug!(
                     "removed the cgroup {}, which an earlier supervise left behind",
                     entry.path().display()
@@ -232,14 +233,14 @@ impl Drop for Cgroups {
 }
 
 impl CgroupDirectory {
-    fn make(path: PathBuf, number: u32, generation: GenerationId) -> io::Result<Self> {
+    fn make(path: PathBuf, name: (u32, u32), generation: GenerationId) -> io::Result<Self> {
         // Not by our umask: with 000 everybody could make cgroups in it.
         DirBuilder::new().mode(0o755).create(&path)?;
         let entry = entry(&path).inspect_err(|_| {
             removed(&path, 0);
         })?;
         let (is_over, is_fresh, is_spoiled) = (false, true, false);
-        Ok(Self { path, entry, events: None, number, generation, is_over, is_fresh, is_spoiled })
+        Ok(Self { path, entry, events: None, name, generation, is_over, is_fresh, is_spoiled })
     }
 
     /// Whether its cgroup.events has all these lines. Where it cannot be read it has none.
@@ -315,12 +316,10 @@ fn path_in(text: &str) -> Option<&str> {
     (path.starts_with('/') && path != "/.." && !path.starts_with("/../")).then_some(path)
 }
 
-/// The number of the directory, of what follows [`PREFIX`] in a path: of it, or of one below it.
-fn number_in(rest: &str, pid: u32) -> Option<u32> {
-    let name = rest.split(['/', ' ']).next()?;
-    let (of, number) = name.split_once('-')?;
-    (of.parse() == Ok(pid)).then_some(())?;
-    number.parse().ok()
+/// The pid and the number of the directory, of what follows [`PREFIX`] in a path: of it, or of one below it.
+fn name_in(rest: &str) -> Option<(u32, u32)> {
+    let (of, number) = rest.split(['/', ' ']).next()?.split_once('-')?;
+    Some((of.parse().ok()?, number.parse().ok()?))
 }
 
 /// The pid of the supervise that made a directory of this name.
@@ -474,19 +473,19 @@ mod tests {
 
     #[test]
     fn a_directory_is_known_by_its_whole_name() {
-        for (rest, number) in [
-            ("7-1", Some(1)),
-            ("7-12", Some(12)),
-            ("7-1/supervise-7-2/x", Some(1)),
-            ("7-1 (deleted)", Some(1)),
-            ("7-1/x (deleted)", Some(1)),
-            ("17-1", None),
+        for (rest, name) in [
+            ("7-1", Some((7, 1))),
+            ("7-12", Some((7, 12))),
+            ("7-1/supervise-7-2/x", Some((7, 1))),
+            ("7-1 (deleted)", Some((7, 1))),
+            ("7-1/x (deleted)", Some((7, 1))),
+            ("17-1", Some((17, 1))),
             ("7", None),
             ("7-", None),
             ("7-1x", None),
             ("", None),
         ] {
-            assert_eq!(number_in(rest, 7), number, "{rest:?}");
+            assert_eq!(name_in(rest), name, "{rest:?}");
         }
         assert_eq!(pid_in("supervise-12-3"), Some(12));
         for none in ["supervise-12", "supervise-x-1", "supervise-1-x", "x", "cgroup.procs", "supervise-1-1-1"]

@@ -3,6 +3,7 @@
 //! A generation has leaders (the processes that we started: each leads its own group) and whatever these started. One
 //! leader may be its main process; or that is a process we did not start but know by its pid (MAINPID=, PIDFile=).
 
+mod foreign;
 mod interception;
 mod kin;
 mod queries;
@@ -22,6 +23,7 @@ use mio::Registry;
 use super::cgroup::Cgroups;
 use super::fd_store::FdStore;
 use super::intercept::Interceptor;
+use super::keeper::board::Board;
 use super::launch::{Launcher, StartRequest};
 use super::notify::{self, Notifier, NotifySocket, Received};
 use super::warning::Warn;
@@ -86,6 +88,8 @@ struct LivingGeneration {
 struct Leader {
     pid: i32,
     pidfd: OwnedFd,
+    /// It is a child of ours, and not of one that was killed. Else its end is told by its pidfd alone.
+    is_ours: bool,
     is_reaped: bool,
     /// Its process group was seen empty after that: the number may be another's by now (before Linux 6.9 it matters).
     group_is_gone: bool,
@@ -173,6 +177,7 @@ impl Children {
         command: Command,
         outcome: Option<RunOutcome>,
         store: &FdStore,
+        board: Option<&Board>,
     ) -> Result<Started, StartFailure> {
         let Some(running) = self.generations.get_mut(&generation) else {
             return Err(StartFailure {
@@ -193,7 +198,9 @@ impl Children {
         let uid = plan.identity.uid.unwrap_or_else(own::uid);
         plan.cgroup = self.cgroups.open(generation);
         self.has_nobody = false;
-        let child = spawn::spawn(&plan)?;
+        plan.cradle = board.map(|board| board.expect(generation, command));
+        let child =
+            spawn::spawn(&plan).inspect_err(|_| plan.cradle.iter().for_each(|cradle| cradle.clear()))?;
         if plan.cgroup.is_some() {
             self.cgroups.started(generation, child.in_cgroup);
         }
@@ -213,6 +220,7 @@ impl Children {
             pidfd: child.pidfd,
             is_reaped: false,
             group_is_gone: false,
+            is_ours: true,
         });
         Ok(Started { pid: child.pid, listener: child.listener })
     }
@@ -478,6 +486,8 @@ impl Leader {
     }
 
     fn group_lives(&self) -> bool {
-        !self.group_is_gone && reap::group_lives(&self.pidfd, self.pid).unwrap_or(true)
+        !self.group_is_gone
+            && reap::group_lives(&self.pidfd, self.pid).unwrap_or(true)
+            && (self.is_ours || reap::group_runs(self.pid))
     }
 }

@@ -29,7 +29,7 @@ use crate::config::{Control, Instance};
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// The backlog of the control socket.
-const BACKLOG: i32 = 128;
+const BACKLOG: u32 = 128;
 /// The highest number of NAME-2, NAME-3, ...
 const NAMES: u32 = 9999;
 
@@ -344,7 +344,7 @@ fn listen(path: &Path) -> io::Result<(UnixListener, DeviceAndInode)> {
         if made.mode() & 0o7777 != instances::CONTROL_MODE {
             fs::set_permissions(path, Permissions::from_mode(instances::CONTROL_MODE))?;
         }
-        socket::listen(&fd, Backlog::new(BACKLOG)?)?;
+        socket::listen(&fd, Backlog::new(BACKLOG.cast_signed())?)?;
         Ok((made.dev(), made.ino()))
     });
     match listening {

@@ -153,21 +153,17 @@ impl FdStore {
         SavedFdStore { max: self.max, entries: self.entries.iter().map(entry).collect() }
     }
 
-    /// # Errors
-    /// A sentence: an fd is missing.
-    pub fn from_saved(
-        saved: SavedFdStore,
-        fds: &mut LeftFds,
-        registry: &Registry,
-        tokens: usize,
-    ) -> Result<Self, String> {
+    pub fn from_saved(saved: SavedFdStore, fds: &mut LeftFds, registry: &Registry, tokens: usize) -> Self {
         let mut store = Self { max: saved.max, ..Self::default() };
         for SavedEntry { name, fd, number, hangs_up } in saved.entries {
             let watch = if hangs_up { PollState::Wanted } else { PollState::No };
-            store.entries.push_back(Entry { name, fd: fds.take(fd)?, number, watch });
+            // One that is closed was taken out after this was saved.
+            if let Ok(fd) = fds.take(fd) {
+                store.entries.push_back(Entry { name, fd, number, watch });
+            }
         }
         store.watch(registry, tokens);
-        Ok(store)
+        store
     }
 
     pub fn count(&self) -> usize {

@@ -137,6 +137,11 @@ impl Launcher {
         self.launch.non_blocking
     }
 
+    /// Keeper=, unless what it starts ends with us.
+    pub fn has_keeper(&self) -> bool {
+        self.launch.keeper && !self.launch.die_with_us
+    }
+
     /// InterceptBind=.
     pub fn intercepts(&self) -> bool {
         self.launch.intercept_bind

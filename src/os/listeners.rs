@@ -111,6 +111,12 @@ impl Listeners {
         sockets.filter(|socket| known.insert(Rc::as_ptr(socket))).cloned().collect()
     }
 
+    /// Every held socket, and those of relays; one may come twice.
+    pub fn every(&self) -> Vec<Rc<HeldSocket>> {
+        let passed = self.relays.passing.iter().map(|passing| &passing.socket);
+        self.held().into_iter().chain(passed.chain(self.replaced()).cloned()).collect()
+    }
+
     /// What a question may have to know.
     pub fn facts<'a>(&'a self, children: &'a Children, store: &'a FdStore) -> Facts<'a> {
         Facts {

@@ -28,6 +28,7 @@ pub mod fetch;
 pub mod host;
 pub mod instances;
 pub mod intercept;
+pub mod keeper;
 pub mod launch;
 pub mod listeners;
 pub mod logger;
@@ -58,4 +59,4 @@ mod shell;
 mod within;
 
 pub use begin::begin;
-pub use shell::{Reader, TRY, left_state, resume, run, try_saved};
+pub use shell::{LeftState, Reader, TRY, left_state, resume, run, try_saved};

@@ -3,6 +3,8 @@
 //! A process that a server forks and abandons becomes our child (we are a subreaper or pid 1), so none escapes: it is
 //! found in /proc, attributed to a generation (children/kin.rs), signalled, and reaped.
 
+mod foreign;
+
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -20,6 +22,7 @@ use super::warning::Warn;
 use super::within::within_a_second;
 use crate::config::Signal;
 use crate::os::own;
+pub use foreign::{exit_of, group_runs};
 
 /// The most descendants in one walk, which is above the default pids.max and kernel.pid_max of 32768.
 const DESCENDANTS: usize = 1 << 16;

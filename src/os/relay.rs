@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{dup2_stdin, write};
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,8 @@ pub struct Relay {
     pub pid: i32,
     report: PipeReader,
     carried: Carried,
+    /// It is a child of ours, and not of a supervise that was killed.
+    is_ours: bool,
 }
 
 /// Starts a relay for `slot`, a listening stream or bound UDP socket. `program` is [`OURSELVES`] except in tests.
@@ -104,7 +106,7 @@ pub fn start(program: &Path, slot: BorrowedFd<'_>, target: &Target) -> io::Resul
         .stderr(Stdio::inherit())
         .spawn()?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-    Ok(Relay { pid, report, carried: Carried::default() })
+    Ok(Relay { pid, report, carried: Carried::default(), is_ours: true })
 }
 
 /// A relay as it goes over to the program that takes our place, whose child it stays.
@@ -126,7 +128,21 @@ impl Relay {
         SavedRelay { pid, report, carried }: SavedRelay,
         fds: &mut LeftFds,
     ) -> Result<Self, String> {
-        Ok(Self { pid, report: PipeReader::from(fds.take(report)?), carried })
+        Ok(Self { pid, report: PipeReader::from(fds.take(report)?), carried, is_ours: true })
+    }
+
+    pub const fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
+    pub const fn become_foreign(&mut self) {
+        self.is_ours = false;
+    }
+
+    /// Its end of the pipe is closed.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.report.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
     /// What it has carried so far; after its end, all of it. The pipe holds 65,536 bytes, and connections beyond that

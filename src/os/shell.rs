@@ -4,10 +4,13 @@
 mod ask;
 mod configuration;
 mod ended;
+mod keeping;
 mod open;
+mod recover;
 mod reexec;
 mod reread;
 mod saved;
+mod start;
 mod woken;
 
 use std::collections::BTreeSet;
@@ -23,6 +26,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::children::{Children, Store};
 use super::control::server::ControlServer;
 use super::fd_store::FdStore;
+use super::keeper::Keeper;
 use super::listeners::{ListenerContext, Listeners};
 use super::manager::ManagerSocket;
 use super::outbox::Outbox;
@@ -33,14 +37,12 @@ use super::snapshot;
 use super::sys::memory;
 use super::tokens;
 use super::warning::{Told, Warn};
-use crate::config::{CommandList, Config, Instance, Signal};
-use crate::core::{
-    Action, ClientId, Command, End, Event, GenerationId, Reply, RunOutcome, Sender, SlotId, StartFailure,
-    Supervisor, Terminal, Time,
-};
+use crate::config::{Config, Instance, Signal};
+use crate::core::{Action, ClientId, Event, GenerationId, Reply, Sender, Supervisor, Terminal, Time};
 use configuration::Configuration;
+use keeping::Keeping;
 use reexec::Tryout;
-pub use reexec::{TRY, left_state, resume, try_saved};
+pub use reexec::{LeftState, TRY, left_state, resume, try_saved};
 use woken::Woken;
 
 /// The exit status for what parses but cannot be done.
@@ -56,6 +58,7 @@ pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
         shell.dispatch();
         // The first process did not have to wait for this.
         shell.control.iter_mut().for_each(ControlServer::begin);
+        shell.begin_keeping();
         shell
     }))
 }
@@ -87,6 +90,7 @@ struct Shell {
     manager: Option<ManagerSocket>,
     /// A program that is being tried.
     trial: Option<Tryout>,
+    keeping: Keeping,
     state: LoopState,
 }
 
@@ -118,6 +122,8 @@ impl Shell {
                 // The sweep may have found nobody, and then no SIGCHLD tells.
                 self.reap();
             }
+            // Before anything is closed that the state before this turn names.
+            self.keep(&[]);
             self.tidy();
             if let Some(status) = self.state.exit {
                 return Ok(status);
@@ -171,6 +177,9 @@ impl Shell {
         }
         for number in woken.stored {
             self.store.hung_up(self.poll.registry(), number);
+        }
+        if woken.keeper {
+            self.on_keeper_gone();
         }
         if let Some(control) = &mut self.control {
             control.catch_up();
@@ -276,8 +285,13 @@ impl Shell {
             self.supervisor.step(now(), event, &mut actions);
             // The answers to these orders come before anything that was queued earlier.
             let waiting = std::mem::take(&mut self.outbox.events);
+            if Self::changes_the_world(&actions) {
+                self.keep(&actions);
+            }
             for action in actions.drain(..) {
+                let is_kept = !matches!(action, Action::Tell(_));
                 self.apply(action);
+                self.note_carried_out(is_kept);
                 self.pass_notes();
             }
             self.outbox.events.extend(waiting);
@@ -353,72 +367,10 @@ impl Shell {
         }
     }
 
-    fn spawn(&mut self, generation: GenerationId, index: usize, slot: SlotId) {
-        let main = Command { list: CommandList::Start, index };
-        let started = self.admit(generation, slot).and_then(|()| {
-            let non_blocking = self.configuration.next().launcher.non_blocking();
-            // Before anything of ours ran, nobody can be a stranger.
-            if self.state.is_announced {
-                self.listeners.expect_strangers();
-            }
-            let interceptor = self.with_listeners(|listeners, cx| {
-                listeners.ready_slot(slot, non_blocking, cx)?;
-                listeners.interceptor(generation, slot, cx)
-            })?;
-            Ok((self.children.start(generation, main, None, &self.store)?, interceptor))
-        });
-        if !self.state.is_announced {
-            self.listeners.learn_options();
-        }
-        // A slot may have a new socket.
-        self.listeners.arm();
-        let event = match started {
-            Ok((started, interceptor)) => {
-                self.announce();
-                if let (Some(interceptor), Some(listener)) = (interceptor, started.listener)
-                    && let Some(answers) = self.listeners.intercept(interceptor, listener, &mut self.outbox)
-                {
-                    self.children.intercept(generation, answers);
-                }
-                Event::Started { generation, pid: started.pid.unsigned_abs() }
-            }
-            Err(failure) => Event::StartFailed { generation, failure },
-        };
-        self.outbox.push(event);
-    }
-
-    fn run(&mut self, generation: GenerationId, command: Command, outcome: Option<RunOutcome>, slot: SlotId) {
-        let started = self
-            .admit(generation, slot)
-            .and_then(|()| self.children.start(generation, command, outcome, &self.store));
-        match started {
-            Ok(_started) => self.announce(),
-            Err(failure) => {
-                self.outbox.push(Event::CommandEnded { generation, end: End::NotStarted(failure) });
-            }
-        }
-    }
-
-    fn admit(&mut self, generation: GenerationId, slot: SlotId) -> Result<(), StartFailure> {
-        self.state.has_worked = true;
-        let launcher = &self.configuration.next().launcher;
-        let registry = self.poll.registry();
-        let admitted = self.children.admit(generation, launcher, slot, |notify, is_used| {
-            let (token, fd) = (tokens::notify(generation), notify.as_fd().as_raw_fd());
-            // One that another generation had may be watched for that.
-            match is_used.then(|| registry.reregister(&mut SourceFd(&fd), token, Interest::READABLE)) {
-                Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                Some(Ok(())) => Ok(()),
-                Some(Err(_)) | None => registry.register(&mut SourceFd(&fd), token, Interest::READABLE),
-            }
-        });
-        self.listeners.see_who_is_alone(&self.children);
-        admitted
-    }
-
     /// Ends the relays, then signals all processes that are left.
     fn sweep(&mut self, signal: Signal) {
         self.state.is_sweeping = true;
+        self.keeping.keeper.iter_mut().for_each(Keeper::end);
         let relays = self.listeners.kill_relays();
         match reap::sweep(signal) {
             // Only relays are left, which end in a moment.

@@ -119,6 +119,11 @@ impl Signals {
         }
     }
 
+    /// We have none any more, and no hang-up comes from one.
+    pub const fn leave_terminal(&mut self) {
+        self.had_tty = false;
+    }
+
     pub const fn had_tty(&self) -> bool {
         self.had_tty
     }

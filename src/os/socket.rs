@@ -28,6 +28,7 @@ mod slots;
 mod target;
 
 use std::cell::{Cell, RefCell};
+use std::collections::hash_map::DefaultHasher;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -245,6 +246,13 @@ impl HeldSocket {
             is_beside: self.is_beside,
             has_ipv4_beside: self.has_ipv4_beside.get(),
         }
+    }
+}
+
+impl HeldSocket {
+    /// Adds what differs where [`Self::save`] does.
+    pub fn fingerprint(&self, hasher: &mut DefaultHasher) {
+        self.slots.borrow().fingerprint(hasher);
     }
 }
 

@@ -195,7 +195,9 @@ impl Armed<'_> {
         // SAFETY: `child_main` does not return into our frames; its stack is lent to it until it has exec'd or ended, which
         // CLONE_VFORK waits for; so long `self` lives and this thread does not touch it. Without CLONE_SIGHAND and
         // CLONE_FILES it changes no action or fd of ours.
-        let cloned = unsafe { clone::clone3(flags, cgroup, child_tid, &stack, child_main, argument) };
+        let cloned = unsafe {
+            clone::clone3(flags, cgroup, child_tid, self.plan.cradle, &stack, child_main, argument)
+        };
         let in_cgroup = cgroup.is_some() && cloned.is_some();
         let (pid, pidfd) = match cloned {
             Some(result) => result?,
@@ -268,6 +270,9 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Reported<Infallible> {
         check(ChildStep::Directory, unsafe { libc::syscall(libc::SYS_chdir, directory) })?;
     }
     reset_signals(armed.may_act, armed.plan.ignore_sigpipe)?;
+    if let Some(parent) = armed.plan.dies_with {
+        die_with(parent)?;
+    }
     if armed.pid == 0 {
         // SAFETY: takes nothing, cannot fail; the kernel limits pids to 22 bits.
         armed.pid = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
@@ -279,6 +284,21 @@ fn prepare_and_exec(armed: &mut Armed<'_>) -> Reported<Infallible> {
         return Err(StepReport { step: ChildStep::Signals, errno: errno(), detail: 0 });
     }
     execute(armed)
+}
+
+/// The kernel sends SIGKILL when our parent ends. A change of credentials takes that back, so it comes after that one.
+fn die_with(parent: u32) -> Reported<()> {
+    // SAFETY: plain integers.
+    let asked = unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    check(ChildStep::Signals, asked)?;
+    // SAFETY: takes nothing, cannot fail.
+    let now = unsafe { libc::syscall(libc::SYS_getppid) };
+    // It may have ended before.
+    if now == c_long::from(parent) {
+        Ok(())
+    } else {
+        Err(StepReport { step: ChildStep::Signals, errno: libc::ESRCH, detail: 0 })
+    }
 }
 
 /// Moves all above the target range first, since a source may sit on another one's target; then down. A source is then

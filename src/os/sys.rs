@@ -143,6 +143,20 @@ pub fn wait_for(pidfd: impl AsFd) -> io::Result<Waited> {
     waitid(libc::P_PIDFD, fd as libc::id_t, libc::WEXITED)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
+/// Waits for such a child, which was sent SIGKILL.
+pub fn reap_clone_soon(pidfd: BorrowedFd<'_>) {
+    let _reaped = waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, libc::WEXITED | libc::__WCLONE);
+}
+
+/// Reaps a child whose end sends no signal (`__WCLONE` of wait4(2)); `false` if it has not ended.
+pub fn reap_clone(pidfd: BorrowedFd<'_>) -> bool {
+    const WCLONE: libc::c_int = libc::__WCLONE;
+    let flags = libc::WEXITED | libc::WNOHANG | WCLONE;
+    let waited = waitid(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, flags);
+    // ECHILD: it was reaped.
+    waited.map_or(true, |waited| waited.is_some())
+}
+
 fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Result<Option<Waited>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     loop {
@@ -352,6 +366,35 @@ pub fn executed_path() -> Option<PathBuf> {
     // SAFETY: the kernel has put a C string there, above our stack, where it stays.
     let path = unsafe { CStr::from_ptr(ptr::with_exposed_provenance(address as usize)) };
     Some(OsStr::from_bytes(path.to_bytes()).into())
+}
+
+/// What a status of wait(2) says.
+pub fn exit_of(status: i32) -> Exit {
+    match Signal::from_number(status & 0x7f) {
+        Some(signal) => Exit::Signal { signal, core: status & 0x80 != 0 },
+        None => Exit::Code(((status >> 8) & 0xff) as u8),
+    }
+}
+
+/// The status of a process that was reaped (PIDFD_GET_INFO of ioctl_pidfd(2), Linux 6.15).
+pub fn pidfd_exit(pidfd: &OwnedFd) -> Option<i32> {
+    /// struct pidfd_info of <linux/pidfd.h>, as of Linux 6.13; `ids` are pids and credentials.
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit: i32,
+    }
+    const WITH_EXIT: u64 = 1 << 3;
+    // _IOWR(0xff, 11, struct pidfd_info)
+    const GET_INFO: libc::c_ulong =
+        (3 << 30) | ((size_of::<PidfdInfo>() as libc::c_ulong) << 16) | (0xff << 8) | 11;
+    let mut info = PidfdInfo { mask: WITH_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request says how long the struct is, which lives through the call; the borrow keeps the fd open.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO as _, &raw mut info) };
+    (result == 0 && info.mask & WITH_EXIT != 0).then_some(info.exit)
 }
 
 /// Sets close-on-exec on an fd known by its number. Fails with EBADF where nothing is open.

@@ -11,6 +11,8 @@ pub const PROBE: Token = Token(1);
 pub const PATHS: Token = Token(2);
 /// A thread that answers what a server binds has something to tell.
 pub const INTERCEPTED: Token = Token(3);
+/// The keeper has ended.
+pub const KEEPER: Token = Token(4);
 /// The slots of held sockets have this plus the index of what is watched.
 pub const SOCKETS: usize = 1 << 20;
 /// The control socket and its clients have the tokens from here on.

@@ -18,6 +18,7 @@ mod findings;
 mod idle;
 mod init;
 mod intercept;
+mod keeper;
 mod load;
 mod notify;
 mod readme;

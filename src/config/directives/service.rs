@@ -104,6 +104,10 @@ pub(super) const ROWS: &[Directive] = &[
     row("InterceptBind", XSupervise, Swapping, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.intercept_bind),
         "give the server the held socket for its own bind()")
             .flag("intercept-bind").default("no"),
+    row("Keeper", XSupervise, Process, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.keeper),
+        "a second process goes on where supervise is killed: no socket is closed, no server ends").default("no"),
+    row("DieWithUs", XSupervise, Process, SWITCH, |c, v| put(boolean(v)?, &mut c.launch.die_with_us),
+        "kill the server when supervise is killed; no keeper then").flag("die-with-us").default("no"),
     row("ReloadSignal", Service, Swapping, "SIG", |c, v| put(Signal::parse(v)?, &mut c.policy.reload_signal),
         "the signal that reloads a server of Type=notify-reload").default("SIGHUP"),
     //

@@ -21,7 +21,7 @@ pub(in crate::os) struct SavedCgroups {
 struct SavedDirectory {
     #[serde(with = "saved::path")]
     path: PathBuf,
-    number: u32,
+    name: (u32, u32),
     generation: GenerationId,
     is_over: bool,
     is_fresh: bool,
@@ -32,7 +32,7 @@ impl Cgroups {
     pub(in crate::os) fn save(&self) -> SavedCgroups {
         let directory = |one: &CgroupDirectory| SavedDirectory {
             path: one.path.clone(),
-            number: one.number,
+            name: one.name,
             generation: one.generation,
             is_over: one.is_over,
             is_fresh: one.is_fresh,
@@ -48,12 +48,12 @@ impl Cgroups {
     /// One whose directory is gone is left out.
     pub(in crate::os) fn from_saved(saved: SavedCgroups) -> Self {
         let opened = |one: SavedDirectory| {
-            let SavedDirectory { path, number, generation, is_over, is_fresh, is_spoiled } = one;
+            let SavedDirectory { path, name, generation, is_over, is_fresh, is_spoiled } = one;
             let events = if is_fresh { None } else { File::open(path.join(EVENTS)).ok() };
             // As at a start: where nobody can see whether it is empty, no other process begins in it.
             let is_spoiled = is_spoiled || (events.is_none() && !is_fresh);
             let entry = entry(&path).ok()?;
-            Some(CgroupDirectory { path, entry, events, number, generation, is_over, is_fresh, is_spoiled })
+            Some(CgroupDirectory { path, entry, events, name, generation, is_over, is_fresh, is_spoiled })
         };
         let directories: Vec<_> = saved.directories.into_iter().filter_map(opened).collect();
         let place = OnceCell::new();

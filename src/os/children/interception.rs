@@ -26,6 +26,11 @@ impl Children {
         }
     }
 
+    /// The threads receive no further call, for another program takes our place.
+    pub fn rest_intercepting(&self) {
+        self.generations.values().flat_map(|running| &running.interceptors).for_each(Interceptor::rest);
+    }
+
     /// No other program has taken our place.
     pub fn go_on_intercepting(&self) {
         self.generations.values().flat_map(|running| &running.interceptors).for_each(Interceptor::go_on);

@@ -45,6 +45,11 @@ impl Children {
         self.generations.get(&generation).map(|running| &running.launcher)
     }
 
+    /// The launcher of each generation.
+    pub fn launchers(&self) -> impl Iterator<Item = (GenerationId, &Rc<Launcher>)> {
+        self.generations.iter().map(|(generation, running)| (*generation, &running.launcher))
+    }
+
     /// The last one that got this slot.
     pub fn on_slot(&self, slot: SlotId) -> Option<GenerationId> {
         let mut living = self.generations.iter().rev();

@@ -58,6 +58,7 @@ struct SavedGeneration {
 struct SavedLeader {
     pid: i32,
     pidfd: RawFd,
+    is_ours: bool,
     is_reaped: bool,
     group_is_gone: bool,
 }
@@ -122,6 +123,7 @@ impl LivingGeneration {
         let leader = |leader: &Leader| SavedLeader {
             pid: leader.pid,
             pidfd: fds.keep(&leader.pidfd),
+            is_ours: leader.is_ours,
             is_reaped: leader.is_reaped,
             group_is_gone: leader.group_is_gone,
         };
@@ -157,8 +159,11 @@ impl SavedGeneration {
         interceptors: Vec<Interceptor>,
     ) -> Result<LivingGeneration, String> {
         let mut leaders = Vec::new();
-        for SavedLeader { pid, pidfd, is_reaped, group_is_gone } in self.leaders {
-            leaders.push(Leader { pid, pidfd: fds.take(pidfd)?, is_reaped, group_is_gone });
+        for SavedLeader { pid, pidfd, is_ours, is_reaped, group_is_gone } in self.leaders {
+            // One whose pidfd is closed was let go after this was saved.
+            if let Ok(pidfd) = fds.take(pidfd) {
+                leaders.push(Leader { pid, pidfd, is_ours, is_reaped, group_is_gone });
+            }
         }
         Ok(LivingGeneration {
             launcher: at(launchers, self.launcher)?,
@@ -168,7 +173,7 @@ impl SavedGeneration {
             slot: self.slot,
             leaders,
             main: self.main,
-            adopted: self.adopted.map(|pidfd| fds.take(pidfd)).transpose()?,
+            adopted: self.adopted.and_then(|pidfd| fds.take(pidfd).ok()),
             command: self.command,
             awaits_clear: self.awaits_clear,
             is_found: self.is_found,

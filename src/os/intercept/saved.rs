@@ -33,12 +33,16 @@ struct SavedHeld {
 }
 
 impl Interceptor {
-    /// The thread receives no call from now on until [`Self::go_on`]. One that it has received it may answer meanwhile; to
-    /// answer it twice does no harm. `None` where no process is left under the filter.
+    /// The thread receives no call from now on until [`Self::go_on`].
+    pub fn rest(&self) {
+        self.common.desk().rests = true;
+    }
+
+    /// A call that was received may be answered meanwhile; to answer it twice does no harm. `None` where no process is left
+    /// under the filter.
     pub fn save(&self, fds: &mut KeptFds) -> Option<SavedInterceptor> {
         let (listener, call) = {
-            let mut desk = self.common.desk();
-            desk.rests = true;
+            let desk = self.common.desk();
             (desk.listener?, desk.call)
         };
         let held = |held: &Arc<Held>| SavedHeld {

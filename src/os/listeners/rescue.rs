@@ -211,6 +211,12 @@ impl Listeners {
         self.relays.passing.len()
     }
 
+    /// Relays that a supervise before us has started, as far as they have ended: their pipe says so.
+    pub fn ended_foreign_relays(&self) -> Vec<i32> {
+        let foreign = self.relays.passing.iter().filter(|passing| !passing.relay.is_ours());
+        foreign.filter(|passing| passing.relay.has_ended()).map(|passing| passing.relay.pid).collect()
+    }
+
     /// Whether this was a relay. What came to its slot at its very end is looked for again.
     pub fn on_relay_gone(&mut self, pid: i32) -> bool {
         let Some(at) = self.relays.passing.iter().position(|passing| passing.relay.pid == pid) else {

@@ -41,6 +41,9 @@ struct SavedPassing {
 impl Listeners {
     pub fn save(&self, fds: &mut KeptFds, sockets: &mut Shared<HeldSocket>) -> SavedListeners {
         self.inherited.keep(fds);
+        // The held ones come first, as in every saved state.
+        let current = SavedNames::of(&self.current, sockets);
+        let staged = self.staged.as_ref().map(|staged| SavedNames::of(staged, sockets));
         let relays = self.relays.passing.iter().map(|passing| SavedPassing {
             relay: passing.relay.save(fds),
             socket: sockets.place(&passing.socket),
@@ -51,14 +54,19 @@ impl Listeners {
         SavedListeners {
             relays: relays.collect(),
             inherited: self.inherited.clone(),
-            current: SavedNames::of(&self.current, sockets),
-            staged: self.staged.as_ref().map(|staged| SavedNames::of(staged, sockets)),
+            current,
+            staged,
             steering: self.slots.steering,
             moved_flows: self.slots.moved_flows.clone(),
             unrescued: self.relays.unrescued.clone(),
             intercepted: self.intercepting.said.clone(),
             to_be_bound: self.intercepting.to_be_bound.clone(),
         }
+    }
+
+    /// Its relays are not our children.
+    pub fn become_foreign(&mut self) {
+        self.relays.passing.iter_mut().for_each(|passing| passing.relay.become_foreign());
     }
 
     /// # Errors
@@ -74,7 +82,9 @@ impl Listeners {
         this.staged = saved.staged.map(|staged| staged.sockets(sockets)).transpose()?;
         for SavedPassing { relay, socket, slot, has_left, last } in saved.relays {
             let old = |(place, since)| Ok::<_, String>((at(sockets, place)?, Instant::from(since)));
-            let (relay, socket) = (Relay::from_saved(relay, fds)?, at(sockets, socket)?);
+            // One whose pipe is closed has ended.
+            let Ok(relay) = Relay::from_saved(relay, fds) else { continue };
+            let socket = at(sockets, socket)?;
             let last = last.map(old).transpose()?;
             this.relays.passing.push(Passing { relay, socket, slot, has_left, last });
         }

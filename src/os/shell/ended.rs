@@ -32,7 +32,8 @@ impl Shell {
                 }
             }
         };
-        for generation in self.children.cleared(has_children) {
+        self.reap_foreign();
+        for generation in self.children.cleared(has_children || self.children.has_foreign()) {
             // Workers may outlive the main process.
             self.listeners.expect_damage();
             self.outbox.push(Event::Cleared { generation });
@@ -46,7 +47,7 @@ impl Shell {
         self.with_listeners(Listeners::mend_sockets);
     }
 
-    fn on_reaped(&mut self, waited: &Waited) {
+    pub(super) fn on_reaped(&mut self, waited: &Waited) {
         self.with_listeners(Listeners::mend_sockets);
         // What it sent last is there by now, also where poll had not seen it yet; MAINPID= may be part of it.
         if let Some(generation) = self.children.generation_of(waited.pid) {

@@ -8,6 +8,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 
 use super::configuration::{Configuration, Setup};
+use super::keeping::Keeping;
 use super::{LoopState, Reader, Shell};
 use crate::config::{Config, Exec, Handover, Input, Instance, SocketCommands, SocketOptions, Span};
 use crate::core::{Note, Setting, SocketNote, Supervisor};
@@ -78,6 +79,7 @@ impl Shell {
             control,
             manager: ManagerSocket::from_environment(),
             trial: None,
+            keeping: Keeping::default(),
             state: LoopState::default(),
         })
     }

@@ -20,8 +20,8 @@ use super::{Reader, Shell, status_of};
 use crate::config::Instance;
 use crate::core::{ClientId, Event, Exit, Reply};
 use crate::os::begin::take_variable;
+use crate::os::keeper;
 use crate::os::own;
-use crate::os::saved::KeptFds;
 use crate::os::sys;
 use crate::os::sys::left::LeftFds;
 use crate::os::warning::{Told, Warn};
@@ -65,7 +65,7 @@ impl Shell {
     }
 
     fn try_out(&self, client: ClientId, program: PathBuf) -> Result<Tryout, String> {
-        let (saved, _) = self.save(Some(client));
+        let saved = self.save(Some(client));
         self.go_on();
         let state = state_file(&saved).map_err(|error| format!("cannot save the state: {error}"))?;
         let cannot = |error| format!("{} cannot be executed: {error}", program.display());
@@ -120,15 +120,32 @@ impl Shell {
 
     /// The program was tried, and takes our place now. Returns where it cannot.
     pub(super) fn execute(&mut self, client: ClientId, program: &Path) {
-        let (saved, fds) = self.save(Some(client));
-        let Err(error) = execute(program, &saved, &fds);
-        for number in fds.numbers() {
-            if let Err(error) = sys::close_on_exec(number) {
+        let saved = self.save(Some(client));
+        let Err(error) = execute(program, &saved);
+        for number in &saved.fds {
+            if let Err(error) = sys::close_on_exec(*number) {
                 log::debug!("cannot set close-on-exec on fd {number}: {error}");
             }
         }
         self.go_on();
         self.refuse_reexec(client, &format!("{} cannot be executed: {error}", program.display()));
+    }
+
+    /// Goes on from the text that the program before us in this process has saved.
+    fn take_place(text: &str, instance: &Instance, reader: Option<Reader>) -> Result<Self, String> {
+        let saved = Saved::read(text)?;
+        let (version, client, keeper) = (saved.version().to_owned(), saved.client, saved.keeper);
+        let fds = LeftFds::new(&saved.fds);
+        let mut shell = Self::from_saved((saved.state, saved.setting), fds, instance, reader)?;
+        shell.listeners.arm();
+        shell.outbox.push(Event::Restored);
+        shell.dispatch();
+        if let Some(keeper) = keeper {
+            keeper::end_another(keeper);
+        }
+        shell.begin_keeping();
+        shell.tell_from_where(&version, client);
+        Ok(shell)
     }
 
     /// Says that we have taken the place of another program.
@@ -172,18 +189,21 @@ impl Tryout {
     }
 }
 
-/// Goes on where another program was in this process, with `text`, what it has saved; returns the exit status.
-pub fn resume(text: &str, instance: &Instance, reader: Option<Reader>) -> u8 {
-    let shell = Saved::read(text).and_then(|saved| {
-        let (version, client) = (saved.version().to_owned(), saved.client);
-        let mut shell = Shell::from_saved(saved, instance, reader)?;
-        shell.listeners.arm();
-        shell.outbox.push(Event::Restored);
-        shell.dispatch();
-        shell.tell_from_where(&version, client);
-        Ok(shell)
-    });
-    status_of(shell)
+/// What another program has left for this one.
+#[derive(Debug)]
+pub enum LeftState {
+    /// The one that was in this process before: text.
+    Handed(String),
+    /// One that was killed.
+    Kept(Box<keeper::Left>),
+}
+
+/// Goes on where another program was; returns the exit status.
+pub fn resume(left: LeftState, instance: &Instance, reader: Option<Reader>) -> u8 {
+    status_of(match left {
+        LeftState::Handed(text) => Shell::take_place(&text, instance, reader),
+        LeftState::Kept(left) => Shell::recover(*left, instance, reader),
+    })
 }
 
 /// Whether [`resume`] could go on from `text`.
@@ -196,7 +216,18 @@ pub fn try_saved(text: &str) -> Result<(), String> {
 
 /// The state that the program before this one has left, where there was one in this process. To be called before an fd is
 /// opened.
-pub fn left_state() -> Option<String> {
+pub fn left_state() -> Option<LeftState> {
+    match keeper::left() {
+        Ok(None) => handed().map(LeftState::Handed),
+        Ok(Some(left)) => Some(LeftState::Kept(Box::new(left))),
+        Err(error) => {
+            Warn::ReadLeft.log(log::Level::Error, error);
+            None
+        }
+    }
+}
+
+fn handed() -> Option<String> {
     let value = take_variable(VARIABLE)?.into_string().ok()?;
     let (pid, number) = value.split_once(':')?;
     let number = number.parse().ok().filter(|_| pid.parse() == Ok(own::pid()))?;
@@ -214,7 +245,7 @@ fn state_file(saved: &Saved) -> io::Result<File> {
     Ok(file)
 }
 
-fn execute(program: &Path, saved: &Saved, fds: &KeptFds) -> io::Result<std::convert::Infallible> {
+fn execute(program: &Path, saved: &Saved) -> io::Result<std::convert::Infallible> {
     let state = state_file(saved)?;
     let text = |text: OsString| CString::new(text.into_vec()).map_err(io::Error::from);
     let arguments = std::env::args_os().map(text).collect::<io::Result<Vec<_>>>()?;
@@ -227,7 +258,7 @@ fn execute(program: &Path, saved: &Saved, fds: &KeptFds) -> io::Result<std::conv
         variables.push(text(pair)?);
     }
     variables.push(text(variable.into())?);
-    for number in fds.numbers().chain([state.as_raw_fd()]) {
+    for number in saved.fds.iter().copied().chain([state.as_raw_fd()]) {
         sys::set_close_on_exec(number, false)?;
     }
     let program = text(program.as_os_str().to_owned())?;

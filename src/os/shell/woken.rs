@@ -8,7 +8,7 @@ use super::Shell;
 use crate::core::GenerationId;
 use crate::os::listeners::WokenSocket;
 use crate::os::signal::ReceivedSignal;
-use crate::os::tokens::{self, CONTROL, GENERATIONS, INTERCEPTED, PATHS, PROBE, SIGNALS, STORED};
+use crate::os::tokens::{self, CONTROL, GENERATIONS, INTERCEPTED, KEEPER, PATHS, PROBE, SIGNALS, STORED};
 use crate::os::warning::Warn;
 
 /// The result of one poll, sorted by source.
@@ -16,6 +16,7 @@ use crate::os::warning::Warn;
 pub(super) struct Woken {
     pub(super) signals: bool,
     pub(super) paths: bool,
+    pub(super) keeper: bool,
     pub(super) sockets: Vec<WokenSocket>,
     pub(super) notified: BTreeSet<GenerationId>,
     pub(super) mains: BTreeSet<GenerationId>,
@@ -42,6 +43,7 @@ impl From<&Events> for Woken {
                 // The loop looks after these at every turn.
                 PROBE | INTERCEPTED => {}
                 PATHS => woken.paths = true,
+                KEEPER => woken.keeper = true,
                 Token(_) => woken.sockets.push(WokenSocket::new(event)),
             }
         }

@@ -15,6 +15,8 @@ mod ready;
 mod renew;
 mod saved;
 
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -60,6 +62,12 @@ struct Slot {
     is_shut: bool,
     /// Whether a server has connected it (UDP), so that it has left the group, even if it was disconnected since.
     is_out: bool,
+}
+
+impl Hash for Slot {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.fd.as_raw_fd(), self.is_fresh, self.is_shut, self.is_out).hash(state);
+    }
 }
 
 impl Slot {
@@ -351,6 +359,10 @@ impl Slots for Group {
 
     fn save(&self, fds: &mut KeptFds) -> SavedSlots {
         SavedSlots::Group(self.saved(fds))
+    }
+
+    fn fingerprint(&self, hasher: &mut DefaultHasher) {
+        (&self.slots, &self.order, self.steering.slot, self.is_labelled, self.renews).hash(hasher);
     }
 }
 

@@ -18,9 +18,11 @@
 mod hidden;
 mod saved;
 
+use std::collections::hash_map::DefaultHasher;
 use std::fs;
+use std::hash::Hash;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -403,6 +405,12 @@ impl Slots for Nodes {
 
     fn save(&self, fds: &mut KeptFds) -> SavedSlots {
         SavedSlots::Nodes(self.saved(fds))
+    }
+
+    fn fingerprint(&self, hasher: &mut DefaultHasher) {
+        let node = |node: &SlotNode| (node.fd.as_raw_fd(), node.own.inode().number, node.listens);
+        let nodes: Vec<_> = self.nodes.iter().map(node).collect();
+        (nodes, self.target, self.is_taken, self.public.inode().number).hash(hasher);
     }
 }
 

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::SlotId;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Member {
     Slot(SlotId),
     /// A socket of another process, by its inode number.
     Stranger(u64),
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Order(Vec<Member>);
 
 impl Order {

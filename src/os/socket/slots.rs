@@ -1,5 +1,6 @@
 //! The slots of a held socket: several sockets of one address, of which each generation gets one, or one for all.
 
+use std::collections::hash_map::DefaultHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -124,6 +125,9 @@ pub(super) trait Slots: fmt::Debug {
     fn set_removes(&mut self, _removes: bool) {}
 
     fn save(&self, fds: &mut KeptFds) -> SavedSlots;
+
+    /// Adds what differs where [`Self::save`] does.
+    fn fingerprint(&self, _hasher: &mut DefaultHasher) {}
 }
 
 /// What a public path leads to, after [`HeldSocket::check_path`].

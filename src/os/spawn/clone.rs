@@ -14,6 +14,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{c_int, c_void};
 
+use crate::os::keeper::board::Cradle;
+
 /// clone3(2) with what we want of it was refused once: it will be again.
 static IS_REFUSED: AtomicBool = AtomicBool::new(false);
 
@@ -91,6 +93,7 @@ pub(super) unsafe fn clone3(
     flags: c_int,
     cgroup: Option<RawFd>,
     child_tid: *mut i32,
+    cradle: Option<Cradle>,
     stack: &Lent,
     main: ChildMain,
     argument: *mut c_void,
@@ -100,10 +103,13 @@ pub(super) unsafe fn clone3(
     }
     let mut pidfd: RawFd = -1;
     let into = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
+    let told = if cradle.is_some() { libc::CLONE_PARENT_SETTID } else { 0 };
+    let room = cradle.map_or(&raw mut pidfd, |cradle| cradle.pidfd.as_ptr());
     let arguments = CloneArguments {
-        flags: (flags | libc::CLONE_CHILD_SETTID) as u64 | CLONE_CLEAR_SIGHAND | into,
+        flags: (flags | libc::CLONE_CHILD_SETTID | told) as u64 | CLONE_CLEAR_SIGHAND | into,
         child_tid: child_tid.expose_provenance() as u64,
-        pidfd: (&raw mut pidfd).expose_provenance() as u64,
+        parent_tid: cradle.map_or(0, |cradle| cradle.pid.as_ptr().expose_provenance() as u64),
+        pidfd: room.expose_provenance() as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.base.expose_provenance() as u64,
         stack_size: Stack::BYTES as u64,
@@ -114,6 +120,9 @@ pub(super) unsafe fn clone3(
     let result = unsafe { call(&arguments, main, argument) };
     if result >= 0 {
         HAS_CLONED.store(true, Relaxed);
+        if let Some(cradle) = cradle {
+            pidfd = cradle.pidfd.load(Relaxed);
+        }
         // The kernel limits pids to 22 bits.
         return Some(Ok((result as i32, pidfd)));
     }

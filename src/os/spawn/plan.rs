@@ -10,6 +10,8 @@ use std::rc::Rc;
 
 use super::{Environment, Value};
 use crate::config::{Exec, Input, Launch, Limit, Search};
+use crate::os::keeper::board::Cradle;
+use crate::os::own;
 use crate::os::users::Identity;
 
 /// What execvp(3) of musl takes where PATH is not set.
@@ -62,8 +64,12 @@ pub struct Plan {
     pub nice: Option<i32>,
     pub oom_score_adjust: Option<i32>,
     pub ignore_sigpipe: bool,
+    /// Our pid, where it is to be killed with us.
+    pub dies_with: Option<u32>,
     /// seccomp(2): what it is under, and its children; the listener comes back with the [`super::Child`].
     pub filter: Option<Vec<libc::sock_filter>>,
+    /// Where the kernel is to write its pid and its pidfd for who goes on after us.
+    pub cradle: Option<Cradle>,
 }
 
 impl Plan {
@@ -93,7 +99,9 @@ impl Plan {
             nice: launch.nice,
             oom_score_adjust: launch.oom_score_adjust,
             ignore_sigpipe: launch.ignore_sigpipe,
+            dies_with: launch.die_with_us.then(own::pid),
             filter: None,
+            cradle: None,
         }
     }
 

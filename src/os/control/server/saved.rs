@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::{Connection, ConnectionPhase, ControlServer, SLOTS};
 use crate::config::Instance;
 use crate::core::ClientId;
-use crate::os::control::{BoundControl, ControlSocket, DeviceAndInode};
+use crate::os::control::{BACKLOG, BoundControl, ControlSocket, DeviceAndInode};
 use crate::os::instances;
 use crate::os::saved::{self, KeptFds};
+use crate::os::sys;
 use crate::os::sys::left::LeftFds;
+use crate::os::warning::Warn;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedControl {
@@ -39,6 +41,19 @@ struct SavedClient {
 }
 
 impl ControlServer {
+    /// The kernel tells clients the process that called listen(2) last.
+    pub fn listen_anew(&mut self) {
+        if let Err(error) = sys::listen(self.socket.listener(), BACKLOG) {
+            Warn::ListenOnControl.because(error);
+        }
+    }
+
+    /// The clients whose request was handed to the core and not answered.
+    pub fn waiting(&self) -> Vec<ClientId> {
+        let waiting = self.clients.iter().flatten().filter(|client| client.is_waiting());
+        waiting.map(|client| client.id).collect()
+    }
+
     pub fn save(&self, fds: &mut KeptFds) -> SavedControl {
         let BoundControl { name, path, listener, inode } = &self.socket.bound;
         let client = |client: &Connection| SavedClient {
@@ -83,7 +98,8 @@ impl ControlServer {
         server.begin();
         for (slot, client) in clients.into_iter().take(SLOTS).enumerate() {
             let SavedClient { id, stream, phase, keep, reads_our_log, input, output } = client;
-            let stream = UnixStream::from(fds.take(stream)?);
+            // One that is closed was answered, or went away, after this was saved.
+            let Ok(stream) = fds.take(stream).map(UnixStream::from) else { continue };
             let (fd, token) = (stream.as_raw_fd(), Token(first.0 + 2 + slot));
             let interest = Interest::READABLE | Interest::WRITABLE;
             server.registry.register(&mut SourceFd(&fd), token, interest).map_err(cannot)?;
