@@ -441,9 +441,10 @@ pub enum Action {
 
 impl Action {
     /// Whether the order is saved with the state, and carried out by the supervise that takes over from one that was
-    /// killed before it had. A line of the log is not worth it; who is suspended would stay so for ever.
+    /// killed before it had. A line of the log is not worth it; who is suspended would stay so for ever; and a supervise that
+    /// takes over need not be replaced.
     pub fn is_kept(&self) -> bool {
-        !matches!(self, Self::Tell(_) | Self::Suspend)
+        !matches!(self, Self::Tell(_) | Self::Suspend | Self::Reexec { .. })
     }
 }
 

@@ -289,7 +289,7 @@ impl Shell {
                 self.keep(&actions);
             }
             for action in actions.drain(..) {
-                let is_kept = !matches!(action, Action::Tell(_));
+                let is_kept = action.is_kept();
                 self.apply(action);
                 self.note_carried_out(is_kept);
                 self.pass_notes();

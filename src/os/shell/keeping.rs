@@ -37,7 +37,7 @@ pub(super) struct Keeping {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Moment {
     pub(super) state: SavedState,
-    /// But for those that are only told.
+    /// As far as they are kept.
     pub(super) orders: Vec<Action>,
 }
 
@@ -95,7 +95,7 @@ impl Shell {
         }
         let mut saving = Saving::default();
         let state = self.save_state(&mut saving);
-        let orders = orders.iter().filter(|order| !matches!(order, Action::Tell(_))).cloned().collect();
+        let orders = orders.iter().filter(|order| order.is_kept()).cloned().collect();
         let state = serde_json::to_vec(&Moment { state, orders }).expect("plain data always serialises");
         let fingerprint = self.fingerprint();
         let is_new = fingerprint != self.keeping.fingerprint;

@@ -239,8 +239,7 @@ fn handed() -> Option<String> {
 /// The state in a file in memory, to be read from its beginning.
 fn state_file(saved: &Saved) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"supervise-state", MFdFlags::MFD_CLOEXEC)?);
-    serde_json::to_writer(io::BufWriter::new(&file), saved)?;
-    file.flush()?;
+    file.write_all(&serde_json::to_vec(saved)?)?;
     io::Seek::rewind(&mut file)?;
     Ok(file)
 }
