@@ -188,6 +188,7 @@ fn run_options() -> Vec<Accepted> {
         switch("quiet").short_alone('q'),
         switch("verbose").short_alone('v'),
         switch("strict"),
+        switch("detach"),
         switch("datagram").short('d'),
         switch("seqpacket"),
         switch("now"),
@@ -222,7 +223,8 @@ fn read_run(options: &[String], command: Option<&Vec<OsString>>) -> Result<Parse
     if let Some(Warning(error)) = warnings.first().filter(|_| matches.has("strict")) {
         return Err(error.clone());
     }
-    let instance = Instance { name: given_name(&matches)?, control: control(&matches)? };
+    let instance =
+        Instance { name: given_name(&matches)?, control: control(&matches)?, detach: matches.has("detach") };
     let (verbosity, color) = (verbosity(&matches), color(&matches)?);
     Ok(Parsed::Run(Box::new(RunArgs { config, units: None, instance, verbosity, color, warnings })))
 }

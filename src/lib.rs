@@ -80,7 +80,7 @@
 //! os/                 the shell, with all I/O: whatever can fail, block or surprise
 //!   mod.rs              the order of one turn, and why; shell.rs: the loop that keeps it; in os/shell/:
 //!                       open.rs (all that is needed before a server is started), configuration.rs (the one in force, and the
-//!                       one that a swap has read anew), reread.rs, ask.rs (questions to the kernel or a server),
+//!                       one that a swap has read anew), reread.rs, starter.rs (who started us is told), ask.rs (questions to the kernel or a server),
 //!                       ended.rs (processes that have), woken.rs (events of a poll by source), reexec.rs (another program
 //!                       takes our place), saved.rs (the whole state, for that), start.rs (processes of a generation), keeping.rs (the state is saved for the
 //!                       keeper), recover.rs (we go on after a supervise that was killed)
@@ -97,6 +97,7 @@
 //!   questions.rs        what the kernel and servers are asked; in os/questions/: traffic.rs (connections), health.rs
 //!                       (Ready=http:), waiting.rs (Ready=auto, and the hint), silent.rs (a connection of ours that is
 //!                       to be accepted)
+//!   background.rs       --detach: the fork, and what waits in the parent (unsafe)
 //!   begin.rs            what supervise does itself of what the standard library does before main
 //!   own.rs              our pid and credentials, asked once
 //!   outbox.rs           events and notes that these hand over to the shell

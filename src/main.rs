@@ -13,6 +13,7 @@ use std::io::{ErrorKind, Read, Write};
 use log::LevelFilter;
 use socket_supervise::cli::{self, Check, Parsed, RunArgs};
 use socket_supervise::client;
+use socket_supervise::os::background::{Forked, detach};
 use socket_supervise::os::{self, Reader, logger, relay};
 use socket_supervise::units;
 
@@ -95,6 +96,17 @@ fn run(mut arguments: RunArgs) -> u8 {
     };
     logger::init(level, arguments.color);
     let state = os::left_state();
+    let mut background = None;
+    if arguments.instance.detach && state.is_none() {
+        match detach(&arguments.config) {
+            Ok(Forked::Child(child)) => background = Some(child),
+            Ok(Forked::Parent(status)) => return status,
+            Err(error) => {
+                log::error!("{error}");
+                return CANNOT;
+            }
+        }
+    }
     let mut reader: Option<Reader> = None;
     if let Some(files) = arguments.units.take() {
         match if state.is_none() { units::load(&files) } else { Ok((arguments.config, Vec::new())) } {
@@ -120,7 +132,7 @@ fn run(mut arguments: RunArgs) -> u8 {
     for warning in &arguments.warnings {
         log::warn!("{warning}");
     }
-    os::run(arguments.config, &arguments.instance, reader)
+    os::run(arguments.config, &arguments.instance, reader, background)
 }
 
 fn exec(words: &[OsString]) -> u8 {

@@ -27,12 +27,16 @@ pub fn load(arguments: &UnitArgs) -> Result<(Config, Vec<Warning>), Error> {
 /// A file cannot be read.
 pub fn check(check: &Check) -> Result<Report, Error> {
     match &check.subject {
-        Subject::Units(arguments) => Ok(report(&loaded(arguments)?, arguments.strict, check.json)),
+        Subject::Units(arguments) => {
+            let mut loaded = loaded(arguments)?;
+            loaded.lines.extend(check.detach.clone());
+            Ok(report(&loaded, arguments.strict, check.json))
+        }
         Subject::Command { config, warnings, lines, strict } => {
             let loaded = Loaded {
                 config: Ok(Config::clone(config)),
                 warnings: warnings.clone(),
-                lines: lines.clone(),
+                lines: lines.iter().cloned().chain(check.detach.clone()).collect(),
                 stop_first: None,
             };
             Ok(report(&loaded, *strict, check.json))

@@ -19,6 +19,8 @@ use crate::config::{
 pub struct Check {
     pub subject: Subject,
     pub json: bool,
+    /// The verdict on `--detach`, where that is given.
+    pub detach: Option<CheckedLine>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +72,20 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
         }
         None => Subject::Units(unit_args(&matches, "check")?),
     };
-    Ok(Parsed::Check(Box::new(Check { subject, json })))
+    let detach = matches.has("detach").then(detach_line);
+    Ok(Parsed::Check(Box::new(Check { subject, json, detach })))
+}
+
+fn detach_line() -> CheckedLine {
+    let what = "into the background once the first server is ready; what it prints goes to /dev/null unless \
+                StandardOutput= says otherwise";
+    CheckedLine {
+        place: "--detach".to_owned(),
+        section: String::new(),
+        key: String::new(),
+        value: String::new(),
+        outcome: LineOutcome::Beside(what.to_owned()),
+    }
 }
 
 /// The verdict on an option of the command line that was accepted.

@@ -24,7 +24,7 @@ const fn rare(group: Option<Heading>, flag: &'static str, value: &'static str, d
     Other { group, flag, value, doc, rare: true }
 }
 
-const OTHERS: [Other; 15] = [
+const OTHERS: [Other; 16] = [
     other(
         Some(Heading::Sockets),
         "-l, --listen",
@@ -54,10 +54,11 @@ const OTHERS: [Other; 15] = [
         "PATH|none",
         "its control socket [default: NAME.sock where verbs look for it]",
     ),
+    other(None, "    --detach", "", "into the background once the first server is ready; 1 if it fails"),
     other(None, "-q", "", "say less"),
     other(None, "-v", "", "say more; twice: still more"),
     rare(None, "    --color", "WHEN", "auto, always or never [default: auto]"),
-    other(None, "    --strict", "", "a directive without effect is an error"),
+    rare(None, "    --strict", "", "a directive without effect is an error"),
     other(None, "-h, --help", "", "this help; the long form has everything"),
     other(None, "-V, --version", "", "print the version"),
 ];

@@ -24,7 +24,8 @@ pub(super) fn read(words: &[String], command: Option<&Vec<OsString>>) -> Result<
         return Err(problem.at("supervise run"));
     }
     let units = unit_args(&matches, "run")?;
-    let instance = Instance { name: given_name(&matches)?, control: control(&matches)? };
+    let instance =
+        Instance { name: given_name(&matches)?, control: control(&matches)?, detach: matches.has("detach") };
     let (verbosity, color) = (verbosity(&matches), color(&matches)?);
     let (config, warnings) = (Config::for_units(), Vec::new());
     Ok(Parsed::Run(Box::new(RunArgs { config, units: Some(units), instance, verbosity, color, warnings })))

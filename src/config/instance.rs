@@ -8,6 +8,8 @@ pub struct Instance {
     /// The name of the instance; `None` means the file name of the command.
     pub name: Option<String>,
     pub control: Control,
+    /// `--detach`: into the background once the first server is ready.
+    pub detach: bool,
 }
 
 /// Where the control socket goes.

@@ -1,5 +1,6 @@
 //! Decides what follows once no process of a generation is left, by the phase and by Restart=.
 
+use super::exit::describe;
 use super::generation::Generation;
 use super::note::Note;
 use super::report::Reply;
@@ -69,6 +70,10 @@ impl Step<'_> {
         let Some(end) = generation.end() else { return self.start_automatically() };
         let status = generation.exit_status(end);
         self.service.last_status = status;
+        if self.service.ends_unless_ready && !self.service.manager_told {
+            self.tell(Note::NeverReady { reason: describe(generation, end, false, self.now) });
+            return self.end_with(status);
+        }
         self.count_early_end(generation);
         // `settle` begins it, and reads the files for it.
         let is_swap_wanted = self.service.clients.next_swap.is_some();

@@ -30,6 +30,10 @@ pub enum Note {
         generation: Option<GenerationId>,
         what: String,
     },
+    /// The first one was to become ready, or supervise to end (--detach).
+    NeverReady {
+        reason: String,
+    },
     Ready {
         generation: GenerationId,
         after: Span,
@@ -189,7 +193,7 @@ impl Note {
     pub fn level(&self) -> log::Level {
         match self {
             Self::Socket(socket) => socket.level(),
-            Self::CannotStart { generation: None, .. } => log::Level::Error,
+            Self::CannotStart { generation: None, .. } | Self::NeverReady { .. } => log::Level::Error,
             Self::Swap(
                 SwapNote::RolledBack { .. }
                 | SwapNote::Unseen { .. }
@@ -290,6 +294,7 @@ impl fmt::Display for Note {
                 write!(f, "{generation} has sent STOPPING=1{}", then_kill(*patience))
             }
             Self::Reload(generation, reload) => reload.write(f, *generation),
+            Self::NeverReady { reason } => f.write_str(&never_ready(reason)),
             Self::Failed { reason } => write!(f, "{reason}; supervise stops it"),
             Self::Restarting { after, holds_sockets } => {
                 let meanwhile = if *holds_sockets { "; connections wait in the queue" } else { "" };
@@ -336,6 +341,11 @@ impl fmt::Display for Note {
             }
         }
     }
+}
+
+fn never_ready(reason: &str) -> String {
+    let remedy = "to see what it printed, leave out --detach, or -p StandardError=append:FILE";
+    format!("not in the background: {reason}; supervise ends ({remedy})")
 }
 
 fn main_is(generation: GenerationId, pid: Option<u32>) -> String {

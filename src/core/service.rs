@@ -80,6 +80,9 @@ pub(super) struct Service {
     pub(super) clients: Clients,
     pub(super) last_swap: Option<LastSwap>,
     pub(super) manager_told: bool,
+    /// We end when a generation does before one was ever ready (--detach).
+    #[serde(default)]
+    pub(super) ends_unless_ready: bool,
     pub(super) dropped_signal_told: bool,
     /// SIGTSTP has stopped us and all servers.
     pub(super) is_suspended: bool,
@@ -223,6 +226,7 @@ impl Service {
             clients: Clients::default(),
             last_swap: None,
             manager_told: false,
+            ends_unless_ready: false,
             dropped_signal_told: false,
             is_suspended: false,
             last_status: 0,

@@ -25,6 +25,11 @@ impl Supervisor {
         Self { service: Service::new(policy, setting) }
     }
 
+    /// The end of a first generation that was never ready is to be ours, whatever Restart= says.
+    pub fn end_unless_ready(&mut self) {
+        self.service.ends_unless_ready = true;
+    }
+
     /// Takes one fact and adds the orders that follow from it to `actions`, which are to be carried out in this order
     /// before the next event.
     pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {

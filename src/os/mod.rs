@@ -18,6 +18,7 @@
 //! 3. signals, 4. control requests, 5. the control socket's own file, 6. connections;
 //! 7. time: what arrived in the same turn as a deadline was in time.
 
+pub mod background;
 pub mod children;
 pub mod control;
 pub mod diag;

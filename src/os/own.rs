@@ -36,6 +36,24 @@ fn without_mark(path: PathBuf) -> PathBuf {
     }
 }
 
+/// The process that supervise was started as, where we have been forked from it (--detach).
+static FORKED_FROM: OnceLock<u32> = OnceLock::new();
+
+/// To be called once, in a process that --detach has made, with the pid of its parent.
+pub fn forked_from(parent: u32) {
+    FORKED_FROM.get_or_init(|| parent);
+}
+
+/// Whether --detach has made this process.
+pub fn is_detached() -> bool {
+    FORKED_FROM.get().is_some()
+}
+
+/// The pid that supervise was started as, which LISTEN_PID names.
+pub fn started_as() -> u32 {
+    FORKED_FROM.get().copied().unwrap_or_else(pid)
+}
+
 /// Our pid. A process that was forked has that of its parent here.
 pub fn pid() -> u32 {
     static PID: OnceLock<u32> = OnceLock::new();

@@ -11,6 +11,7 @@ mod reexec;
 mod reread;
 mod saved;
 mod start;
+mod starter;
 mod woken;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::time::{ClockId, clock_gettime};
 
+use super::background::Background;
 use super::children::{Children, Store};
 use super::control::server::ControlServer;
 use super::fd_store::FdStore;
@@ -48,12 +50,24 @@ use woken::Woken;
 /// The exit status for what parses but cannot be done.
 const CANNOT: u8 = 125;
 
+/// With --detach: the first server was started, and ended before it was ready.
+const NEVER_READY: u8 = 1;
+
 /// Reads the units and the flags of the command line anew. Warnings that the reading before had are left out.
 pub type Reader = Box<dyn FnMut() -> Result<(Config, Vec<String>), String>>;
 
 /// Holds the sockets and runs the server until there is no more to do; returns the exit status.
-pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
+pub fn run(
+    config: Config,
+    instance: &Instance,
+    reader: Option<Reader>,
+    background: Option<Background>,
+) -> u8 {
     status_of(Shell::open(config, instance, reader).map(|mut shell| {
+        if background.is_some() {
+            shell.supervisor.end_unless_ready();
+        }
+        shell.background = background;
         shell.outbox.push(Event::Begun);
         shell.dispatch();
         // The first process did not have to wait for this.
@@ -65,7 +79,11 @@ pub fn run(config: Config, instance: &Instance, reader: Option<Reader>) -> u8 {
 
 fn status_of(shell: Result<Shell, String>) -> u8 {
     let status = shell.and_then(|mut shell| {
-        let status = shell.turn_until_exit();
+        let mut status = shell.turn_until_exit();
+        // What could not even be started has a status that says so.
+        if shell.background.is_some() && shell.state.is_announced {
+            status = status.map(|_| NEVER_READY);
+        }
         shell.close();
         status.map_err(|error| format!("cannot wait for events: {error}"))
     });
@@ -88,6 +106,8 @@ struct Shell {
     store: FdStore,
     control: Option<ControlServer>,
     manager: Option<ManagerSocket>,
+    /// Whoever started us with --detach waits until the first server is ready.
+    background: Option<Background>,
     /// A program that is being tried.
     trial: Option<Tryout>,
     keeping: Keeping,
@@ -346,14 +366,7 @@ impl Shell {
             Action::Sweep { signal } => self.sweep(signal),
             Action::Reply { client, reply } => self.reply(client, reply),
             Action::Tell(note) => self.outbox.tell(note),
-            Action::TellManager(message) => {
-                if let Some(manager) = &self.manager
-                    && let Err(error) = manager.tell(&message)
-                {
-                    Warn::NotifyManager.because(error);
-                    self.manager = None;
-                }
-            }
+            Action::TellManager(message) => self.tell_manager(&message),
             Action::Reexec { client } => self.begin_reexec(client),
             Action::Suspend => {
                 if let Err(error) = signal::suspend() {

@@ -43,7 +43,7 @@ use super::warning::Told;
 use crate::config::{Address, Handover, Kind, Listener};
 pub use error::BindError;
 use group::Group;
-pub use inherited::Inherited;
+pub use inherited::{Inherited, announced};
 pub use node::OwnPath;
 pub use nodes::WATCH;
 use nodes::{NoSlots, Nodes};

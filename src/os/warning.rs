@@ -22,7 +22,7 @@ pub const NOWHERE: &str = "pass --control PATH, or make one of these directories
 #[rustfmt::skip]
 #[derive(Clone, Copy, Debug)]
 pub enum Warn<'a> {
-    AbstractNotifySocket, AcceptControl, BindControlAgain, BindOneMore(&'a str), CloseInherited,
+    AbstractNotifySocket, AcceptControl, AwaitBackground(i32), BackgroundEnded(i32), DetachFromManager, BindControlAgain, BindOneMore(&'a str), CloseInherited,
     ControlIsBack, EndCommand(&'a str), EndProbe(&'a str), FindAllLeft, FindLeft(GenerationId),
     Handover(&'a str), IgnoredFailure, JoinPort(&'a str), Keeper, KeeperEnds, Link(&'a str, &'a Path), Listen(&'a str),
     ListenOnControl, Lost(&'a str, u32), NoControl, NotifyManager, Options(&'a str), ReadLeft, ReadSignals, Recovered(u32), Reexec,
@@ -41,6 +41,9 @@ impl Warn<'_> {
         match self {
             Self::AbstractNotifySocket => ("NOTIFY_SOCKET is an abstract name, which some servers (Ruby's, Rust's) take for a file name, because no directory can hold it".into(), "make one of them writable; a tmpfs is enough"),
             Self::AcceptControl => ("cannot accept control connections, so verbs have to wait".into(), FILES),
+            Self::AwaitBackground(pid) => (format!("cannot wait for process {pid}, which is in the background"), "see what became of it by \"supervise list\""),
+            Self::BackgroundEnded(pid) => (format!("process {pid} has ended in the background, and has not said why"), "try it without --detach"),
+            Self::DetachFromManager => ("--detach below a service manager (NOTIFY_SOCKET)".into(), "leave out --detach"),
             Self::BindControlAgain => ("the control socket was removed, and supervise cannot bind it again".into(), "make its directory again"),
             Self::BindOneMore(address) => (format!("cannot bind one more socket of {address} for its server, so its other clients get no answer"), NEW_SOCKETS),
             Self::CloseInherited => ("relay: cannot close inherited fds".into(), ""),
@@ -122,6 +125,8 @@ pub enum Told<'a> {
     /// The address that connections waited on, and the one that they are passed on to.
     PassesOn(&'a str, &'a str),
     SentToAllLeft(Signal),
+    /// The child of --detach whose first server is not ready yet.
+    AwaitsReady(i32),
     /// From which version to which, and our pid.
     Reexecuted(&'a str, u32),
 }
@@ -143,6 +148,9 @@ impl Told<'_> {
             Self::SocketCommand(key, path, limit) => {
                 log::info!("running {path} ({key}= of the socket) for at most {limit}");
             }
+            Self::AwaitsReady(pid) => log::info!(
+                "--detach waits until the first server is ready; supervise is process {pid} (Ctrl-C gives up)"
+            ),
             Self::Reexecuted(versions, pid) => log::info!("{versions}, in process {pid}"),
             Self::PassesOn(old, new) => {
                 log::info!("supervise passes connections that wait on {old} on to {new}")

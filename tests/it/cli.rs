@@ -47,6 +47,7 @@ fn short_help_is_one_screen_and_long_help_names_every_option() {
         "--name",
         "--control",
         "--color",
+        "--detach",
     ] {
         assert!(long.contains(option), "--help does not know {option}");
     }

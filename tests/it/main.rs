@@ -11,6 +11,7 @@ mod child;
 mod cli;
 mod conformance;
 mod control;
+mod detach;
 mod dialect;
 mod docs;
 mod errors;

@@ -40,11 +40,11 @@ fn watched(mut socket: ControlSocket) -> ControlSocket {
 }
 
 fn named(name: &str) -> Instance {
-    Instance { name: Some(name.to_owned()), control: Control::Search }
+    Instance { name: Some(name.to_owned()), control: Control::Search, detach: false }
 }
 
 fn at(path: &Path) -> Instance {
-    Instance { name: None, control: Control::Path(path.to_owned()) }
+    Instance { name: None, control: Control::Path(path.to_owned()), detach: false }
 }
 
 /// Whether the watch is readable within the test's patience.
@@ -118,7 +118,7 @@ fn nowhere_to_put_the_default_one_is_no_error() {
     assert!(ControlSocket::open_in(dirs.clone(), &Instance::default(), "node", false).unwrap().is_none());
     assert!(ControlSocket::open_in(dirs.clone(), &named("web"), "node", false).unwrap().is_none());
 
-    let none = Instance { name: None, control: Control::None };
+    let none = Instance { name: None, control: Control::None, detach: false };
     assert!(home.open(&none).unwrap().is_none() && !home.dirs()[0].exists());
 
     // One usable directory behind the others is enough.

@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::config::{Input, Launch, OpenFile, OpenMode, Output};
 use crate::core::{Stage, StartFailure};
+use crate::os::own;
 use crate::os::spawn::Stream;
 
 fn only(sockets: &[(String, Rc<OwnedFd>)]) -> Result<Stream, String> {
@@ -52,7 +53,7 @@ pub(super) fn streams(
     };
     let stdin = match &launch.stdin {
         Input::Null => Stream::Null,
-        Input::Inherit => Stream::Ours,
+        Input::Inherit => ours(),
         Input::File(path) => {
             let is_output = [&launch.stdout, &launch.stderr].contains(&&Output::File(path.clone()));
             let mut options = OpenOptions::new();
@@ -75,7 +76,7 @@ pub(super) fn streams(
     };
     let stdout = match &launch.stdout {
         // `inherit` copies stdin, except where that is input data or /dev/null.
-        Output::Inherit if matches!(launch.stdin, Input::Data(_)) || stdin == Stream::Null => Stream::Ours,
+        Output::Inherit if matches!(launch.stdin, Input::Data(_)) || stdin == Stream::Null => ours(),
         Output::Inherit => stdin,
         output => one(output, &STDOUT, launch, sockets, stdin, &mut keep)?,
     };
@@ -86,6 +87,12 @@ pub(super) fn streams(
         output => one(output, &STDERR, launch, sockets, stdin, &mut keep)?,
     };
     Ok([stdin, stdout, stderr])
+}
+
+/// What is inherited from us. With --detach that is /dev/null from the beginning: a server keeps what it was started with,
+/// and whoever waits for the end of an output (ssh) would wait for the server's.
+fn ours() -> Stream {
+    if own::is_detached() { Stream::Null } else { Stream::Ours }
 }
 
 /// The names of one of the two outputs.
@@ -110,7 +117,7 @@ fn one(
     let mut options = OpenOptions::new();
     options.write(true).create(true);
     let (word, path) = match output {
-        Output::Ours | Output::Inherit => return Ok(Stream::Ours),
+        Output::Ours | Output::Inherit => return Ok(ours()),
         Output::Null => return Ok(Stream::Null),
         Output::Socket => return only(sockets).map_err(|what| refuse("socket", what)),
         Output::Fd(name) => return named(sockets, name).map_err(|what| refuse(&format!("fd:{name}"), what)),

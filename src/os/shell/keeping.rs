@@ -45,7 +45,9 @@ impl Shell {
     /// Nobody waits for this. Without a keeper all goes on, and ends with us.
     pub(super) fn begin_keeping(&mut self) {
         // The end of pid 1 is the end of everything.
-        if !self.configuration.current.launcher.has_keeper() || own::pid() == 1 {
+        // With --detach it is made once the first server is ready: until then our end is that of the start.
+        let is_awaited = self.background.is_some();
+        if !self.configuration.current.launcher.has_keeper() || own::pid() == 1 || is_awaited {
             return;
         }
         match Keeper::new() {

@@ -78,6 +78,7 @@ impl Shell {
             children: Children::default(),
             control,
             manager: ManagerSocket::from_environment(),
+            background: None,
             trial: None,
             keeping: Keeping::default(),
             state: LoopState::default(),

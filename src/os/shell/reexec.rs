@@ -54,6 +54,11 @@ impl Shell {
         if self.trial.is_some() {
             return self.reply(client, Reply::failed("another reexec is under way (wait for its end)"));
         }
+        if self.background.is_some() {
+            let why =
+                "whoever started it with --detach still waits for its server (try again when it is ready)";
+            return self.reply(client, Reply::failed(why));
+        }
         let program = own::program();
         match program.and_then(|program| self.try_out(client, program)) {
             Ok(trial) => {

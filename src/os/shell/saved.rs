@@ -241,6 +241,7 @@ impl Shell {
             configuration,
             store,
             manager: ManagerSocket::from_environment(),
+            background: None,
             state: LoopState {
                 // What came while nobody looked: datagrams, and the ends of processes.
                 talkative: children.notify_sockets().map(|(generation, _)| generation).collect(),

@@ -2,6 +2,7 @@
 //! or `--listen fd:NUMBER`, and those that are where we would bind.
 
 use std::ffi::OsString;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -20,6 +21,15 @@ use crate::os::sys::left::LeftFds;
 /// SD_LISTEN_FDS_START of sd_listen_fds(3).
 const FIRST: RawFd = 3;
 
+/// The numbers of the fds that LISTEN_FDS announces to the process `pid`, open or not.
+pub fn announced(pid: u32) -> Range<RawFd> {
+    let variable = |name| std::env::var_os(name).map(OsString::into_encoded_bytes);
+    let (of, count) = (variable("LISTEN_PID"), variable("LISTEN_FDS"));
+    let is_ours = number(of.as_deref()) == Some(pid);
+    let count = number(count.as_deref()).filter(|_| is_ours).unwrap_or(0);
+    FIRST..FIRST.saturating_add_unsigned(count)
+}
+
 /// The fds announced to this very process, with their names.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Inherited {
@@ -34,7 +44,7 @@ impl Inherited {
         let variable = |name| std::env::var_os(name).map(OsString::into_encoded_bytes);
         Self::from_variables(
             FIRST,
-            own::pid(),
+            own::started_as(),
             variable("LISTEN_PID").as_deref(),
             variable("LISTEN_FDS").as_deref(),
             variable("LISTEN_FDNAMES").as_deref(),
