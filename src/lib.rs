@@ -85,7 +85,7 @@
 //!                       takes our place), saved.rs (the whole state, for that), start.rs (processes of a generation), keeping.rs (the state is saved for the
 //!                       keeper), recover.rs (we go on after a supervise that was killed)
 //!   keeper.rs           the process that executes our program again where we are killed (unsafe); in os/keeper/: board.rs, the
-//!                       page that it shares with us (unsafe)
+//!                       page that it shares with us, kit.rs, its memory (both unsafe)
 //!   saved.rs            what goes over to such a program: fds, what several refer to, moments. Each part is saved and restored in
 //!                       cgroup/saved.rs, children/saved.rs, control/server/saved.rs, intercept/saved.rs, launch/saved.rs,
 //!                       listeners/saved.rs, notify/saved.rs, socket/saved.rs, socket/group/saved.rs, socket/nodes/saved.rs

@@ -3,7 +3,7 @@
 //! closed, and what waits in its queue stays.
 //!
 //! It shares our table of fds (CLONE_FILES), so that whatever we open is kept open by it without a word, and has a copy
-//! of our memory of the time when it was made, of which it uses one page. It waits for our end on a pidfd, in a session of its
+//! of our memory of the time when it was made, of which it lets go all but a few pages. It waits for our end on a pidfd, in a session of its
 //! own, with all signals blocked, and makes system calls alone: it may have been made while other threads held locks.
 //!
 //! What is saved is in files in memory (memfd_create(2)): `setting` changes seldom, `state` at each step. Of each there are
@@ -13,12 +13,12 @@
 #![allow(unsafe_code)]
 
 pub mod board;
+mod kit;
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::ptr;
 
@@ -26,17 +26,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::begin::take_variable;
 use super::own;
-use super::relay::OURSELVES;
 use super::sys;
 use super::sys::left::LeftFds;
 use crate::config::Signal;
 use board::Board;
+use kit::{Kit, PID_DIGITS};
 
 /// The variable by which our program finds what it is to go on from: our pid and the numbers of the files.
 pub const VARIABLE: &str = "SUPERVISE_KEPT";
-
-/// Room for a pid in decimal digits.
-const PID_DIGITS: usize = 10;
 
 /// The name of its process, as ps(1) shows it.
 const NAME: &std::ffi::CStr = c"supervise-keep";
@@ -111,55 +108,19 @@ impl Keeper {
     /// # Errors
     /// Those of clone(2), and an environment that cannot be passed on.
     pub fn start(&mut self) -> io::Result<BorrowedFd<'_>> {
-        let text = |text: std::ffi::OsString| CString::new(text.into_vec()).map_err(io::Error::from);
-        let program = text(OURSELVES.into())?;
-        let words = std::env::args_os().map(text).collect::<io::Result<Vec<_>>>()?;
-        let mut variables = Vec::new();
-        for (name, value) in std::env::vars_os() {
-            let mut pair = name;
-            pair.push("=");
-            pair.push(value);
-            variables.push(text(pair)?);
-        }
-        let numbers = self.numbers();
-        // The pid is written by the process itself.
-        let mut variable = format!("{VARIABLE}=").into_bytes();
-        let pid_at = variable.len();
-        variable.extend([b'0'; PID_DIGITS]);
-        for number in numbers {
-            variable.extend(format!(":{number}").into_bytes());
-        }
-        variable.push(0);
-        let mut argv: Vec<*const c_char> = words.iter().map(|word| word.as_ptr()).collect();
-        argv.push(ptr::null());
-        let mut envp: Vec<*const c_char> = variables.iter().map(|pair| pair.as_ptr()).collect();
-        envp.push(variable.as_ptr().cast());
-        envp.push(ptr::null());
-        let kit = Kit {
-            us: self.us.as_raw_fd(),
-            numbers,
-            board: &self.board,
-            program: program.as_ptr(),
-            argv: argv.as_ptr(),
-            envp: envp.as_ptr(),
-            pid: variable.as_mut_ptr().wrapping_add(pid_at),
-        };
-        let flags = libc::CLONE_FILES | libc::CLONE_PIDFD;
+        let (memory, kit) = kit::make(self.us.as_raw_fd(), self.numbers(), self.board.page)?;
         let mut pidfd: RawFd = -1;
-        // SAFETY: as fork(2), with one table of fds for both; the child has a copy of `kit` and all that it points to, makes
-        // system calls alone, and never returns.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
-        match pid {
-            // SAFETY: as said.
-            0 => unsafe { keep(&kit) },
-            ..0 => Err(io::Error::last_os_error()),
-            _ => {
-                // SAFETY: CLONE_PIDFD stored a new fd there that nobody else owns.
-                let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                // The kernel limits pids to 22 bits.
-                Ok(self.process.insert((pid as i32, pidfd)).1.as_fd())
-            }
+        let flags = libc::CLONE_FILES | libc::CLONE_PIDFD;
+        // SAFETY: as fork(2), with one table of fds for both and a stack of its own for the child, which uses its copy of the
+        // mapping alone, makes system calls alone, and never returns.
+        let pid = unsafe { libc::clone(keep, memory.stack(), flags, kit.cast_mut().cast(), &raw mut pidfd) };
+        drop(memory);
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
         }
+        // SAFETY: CLONE_PIDFD stored a new fd there that nobody else owns.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok(self.process.insert((pid, pidfd)).1.as_fd())
     }
 
     /// Ends the process: we end by our own will, or another program has taken our place.
@@ -254,23 +215,10 @@ fn content(file: &File) -> io::Result<(Vec<RawFd>, String)> {
     Ok((fds, String::from_utf8(text.to_vec()).map_err(io::Error::other)?))
 }
 
-/// What the process needs; all of it was made before.
-struct Kit<'a> {
-    us: RawFd,
-    numbers: [RawFd; 5],
-    board: &'a Board,
-    program: *const c_char,
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-    /// Where its pid goes.
-    pid: *mut u8,
-}
-
 /// The process.
-///
-/// # Safety
-/// To be called in a process of its own, which has a copy of `kit` and of what it points to.
-unsafe fn keep(kit: &Kit<'_>) -> ! {
+extern "C" fn keep(kit: *mut c_void) -> c_int {
+    // SAFETY: `start` passes it, and this process has a copy.
+    let kit = unsafe { &*kit.cast::<Kit>() };
     let (all, mut before) = (u64::MAX, 0u64);
     let size = size_of::<u64>();
     // SAFETY: plain integers, two signal sets of the kernel's size, a C string.
@@ -278,6 +226,13 @@ unsafe fn keep(kit: &Kit<'_>) -> ! {
         libc::syscall(libc::SYS_setsid);
         libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, NAME.as_ptr());
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, &raw mut before, size);
+    }
+    for number in 0..kit.range_count {
+        // SAFETY: the list is so long.
+        let range = unsafe { &*kit.ranges.add(number) };
+        // SAFETY: private memory that nothing uses from here on: this function and what it calls use the kit, its stack, code
+        // and constants.
+        unsafe { libc::syscall(libc::SYS_madvise, range.start, range.len(), libc::MADV_DONTNEED) };
     }
     let mut end = libc::pollfd { fd: kit.us, events: libc::POLLIN, revents: 0 };
     while end.revents == 0 {
@@ -293,14 +248,17 @@ unsafe fn keep(kit: &Kit<'_>) -> ! {
             )
         };
     }
-    if kit.board.is_ending() {
+    if kit.page.is_ending() {
         exit(0);
     }
-    kit.board.note_end();
-    let (state, _) = kit.board.which();
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: one whole struct.
+    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut now) };
+    kit.page.note_end(now);
+    let (state, _) = kit.page.which();
     let [_, one, other, ..] = kit.numbers;
     keep_open(if state == 0 { one } else { other });
-    kit.numbers.iter().copied().chain(kit.board.birth().map(|birth| birth.pidfd)).for_each(let_through);
+    kit.numbers.iter().copied().chain(kit.page.birth().map(|birth| birth.pidfd)).for_each(let_through);
     // SAFETY: no pointer.
     let mut pid = unsafe { libc::syscall(libc::SYS_getpid) };
     for digit in (0..PID_DIGITS).rev() {

@@ -228,6 +228,7 @@ fn unsafe_stands_where_system_calls_are_made() {
         "src/os/sys/left.rs",
         "src/os/keeper.rs",
         "src/os/keeper/board.rs",
+        "src/os/keeper/kit.rs",
         "src/os/sys/memory.rs",
         "src/os/sys/options.rs",
         "src/os/sys/seccomp.rs",

@@ -5,11 +5,10 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
-
-use nix::time::{ClockId, clock_gettime};
 
 use crate::config::CommandList;
 use crate::core::{Command, GenerationId, Time};
@@ -19,7 +18,7 @@ const BYTES: usize = 4096;
 /// The shared words. All zeros are those of a new one.
 #[derive(Debug, Default)]
 #[repr(C)]
-struct Words {
+pub struct Page {
     /// When the keeper saw our end: nanoseconds of CLOCK_MONOTONIC.
     end: AtomicU64,
     /// Bit 0: which state counts; bit 1: which setting.
@@ -38,11 +37,19 @@ struct Words {
     generation: AtomicU64,
 }
 
-/// The page. It stays mapped as long as this process lives.
+/// The page, which stays mapped as long as this process lives, and its file.
 #[derive(Debug)]
 pub struct Board {
-    words: &'static Words,
+    pub(super) page: &'static Page,
     file: File,
+}
+
+impl Deref for Board {
+    type Target = Page;
+
+    fn deref(&self) -> &Page {
+        self.page
+    }
 }
 
 /// A process of which the saved state may know nothing.
@@ -73,63 +80,64 @@ impl Board {
         }
         // SAFETY: it begins at a page, is long enough, is never unmapped and never shorter; every word is atomic, and any
         // bits make a value.
-        let words = unsafe { &*page.cast::<Words>() };
-        Ok(Self { words, file })
+        let page = unsafe { &*page.cast::<Page>() };
+        Ok(Self { page, file })
     }
 
+    /// A process is about to be started for this.
+    pub fn expect(&self, generation: GenerationId, command: Command) -> Cradle {
+        let page = self.page;
+        page.generation.store(generation.0, SeqCst);
+        page.list.store(command.list as u32, SeqCst);
+        page.index.store(command.index as u32, SeqCst);
+        Cradle { pid: &page.pid, pidfd: &page.pidfd }
+    }
+}
+
+impl Page {
     /// The places of the state and of the setting that count.
     pub fn which(&self) -> (usize, usize) {
-        let which = self.words.which.load(SeqCst) as usize;
+        let which = self.which.load(SeqCst) as usize;
         (which & 1, (which >> 1) & 1)
     }
 
     /// What is there now counts; it knows every process, and none of its orders was carried out.
     pub fn turn_to(&self, state: usize, setting: usize) {
-        self.words.carried_out.store(0, SeqCst);
-        self.words.which.store((state | (setting << 1)) as u32, SeqCst);
-        self.words.pid.store(0, SeqCst);
+        self.carried_out.store(0, SeqCst);
+        self.which.store((state | (setting << 1)) as u32, SeqCst);
+        self.pid.store(0, SeqCst);
     }
 
     pub fn one_more_carried_out(&self) {
-        self.words.carried_out.fetch_add(1, SeqCst);
+        self.carried_out.fetch_add(1, SeqCst);
     }
 
     pub fn carried_out(&self) -> usize {
-        self.words.carried_out.load(SeqCst) as usize
+        self.carried_out.load(SeqCst) as usize
     }
 
     pub fn set_ending(&self) {
-        self.words.is_ending.store(1, SeqCst);
+        self.is_ending.store(1, SeqCst);
     }
 
     pub fn is_ending(&self) -> bool {
-        self.words.is_ending.load(SeqCst) != 0
+        self.is_ending.load(SeqCst) != 0
     }
 
-    pub fn note_end(&self) {
-        if let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) {
-            self.words.end.store(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64, SeqCst);
-        }
+    pub fn note_end(&self, now: libc::timespec) {
+        self.end.store(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64, SeqCst);
     }
 
     pub fn end(&self) -> Time {
-        Time(self.words.end.load(SeqCst))
-    }
-
-    /// A process is about to be started for this.
-    pub fn expect(&self, generation: GenerationId, command: Command) -> Cradle {
-        self.words.generation.store(generation.0, SeqCst);
-        self.words.list.store(command.list as u32, SeqCst);
-        self.words.index.store(command.index as u32, SeqCst);
-        Cradle { pid: &self.words.pid, pidfd: &self.words.pidfd }
+        Time(self.end.load(SeqCst))
     }
 
     pub fn birth(&self) -> Option<Birth> {
-        let pid = Some(self.words.pid.load(SeqCst)).filter(|pid| *pid > 0)?;
-        let list = CommandList::ALL.get(self.words.list.load(SeqCst) as usize)?;
-        let command = Command { list: *list, index: self.words.index.load(SeqCst) as usize };
-        let generation = GenerationId(self.words.generation.load(SeqCst));
-        Some(Birth { generation, command, pid, pidfd: self.words.pidfd.load(SeqCst) })
+        let pid = Some(self.pid.load(SeqCst)).filter(|pid| *pid > 0)?;
+        let list = CommandList::ALL.get(self.list.load(SeqCst) as usize)?;
+        let command = Command { list: *list, index: self.index.load(SeqCst) as usize };
+        let generation = GenerationId(self.generation.load(SeqCst));
+        Some(Birth { generation, command, pid, pidfd: self.pidfd.load(SeqCst) })
     }
 }
 

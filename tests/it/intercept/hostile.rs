@@ -64,6 +64,11 @@ fn who_ends_inside_of_a_call_leaves_nothing_behind() {
     // A swap leaves a cgroup for the next one.
     swapped(&daemon, 2);
     daemon.wait_generation(2);
+    // The thread of the first one has fds as long as it is there.
+    let one_thread = |pid| {
+        wait_for("one thread for the one generation", || (threads(pid).len() == 2).then_some(()));
+    };
+    one_thread(daemon.pid());
     let before = open(daemon.pid());
     for (generation, exits) in [(3, false), (4, true), (5, false), (6, true)] {
         let server = daemon.server();
@@ -82,7 +87,7 @@ fn who_ends_inside_of_a_call_leaves_nothing_behind() {
     swapped(&daemon, 7);
     daemon.wait_generation(7);
     assert_answers(&address, 7);
-    wait_for("one thread for the one generation", || (threads(daemon.pid()).len() == 2).then_some(()));
+    one_thread(daemon.pid());
     wait_for("as many fds as before", || (open(daemon.pid()) == before).then_some(()));
 }
 
