@@ -22,7 +22,7 @@ use super::warning::Warn;
 use super::within::within_a_second;
 use crate::config::Signal;
 use crate::os::own;
-pub use foreign::{exit_of, group_runs};
+pub use foreign::{adopted, adopter, exit_of, generation_and_notify_of, group_runs, is_child};
 
 /// The most descendants in one walk, which is above the default pids.max and kernel.pid_max of 32768.
 const DESCENDANTS: usize = 1 << 16;
@@ -118,8 +118,11 @@ pub fn strays(known_mains: &[i32]) -> io::Result<Vec<i32>> {
 /// The generation in whose environment a process was executed. `None` where that cannot be read (another user's; an
 /// instant during execve(2); not within a second), was overwritten (setproctitle(3) in many servers), or names none.
 pub fn generation_of(pid: i32) -> Option<u64> {
-    let environment = within_a_second(move || proc::bytes(format!("/proc/{pid}/environ")))?.ok()?;
-    generation_in(&environment)
+    generation_in(&environment_of(pid)?)
+}
+
+fn environment_of(pid: i32) -> Option<Vec<u8>> {
+    within_a_second(move || proc::bytes(format!("/proc/{pid}/environ")))?.ok()
 }
 
 /// What the kernel says about a process, readable until it is reaped.
@@ -157,13 +160,14 @@ pub fn has_group(id: i32) -> bool {
     id > 1 && delivered(sys::kill(-id, None)).unwrap_or(true)
 }
 
-/// Our child that is this process or an ancestor of it; 0 if it does not descend from us, `None` if it does not exist.
-pub fn child_above(pid: i32) -> Option<i32> {
+/// Our child that is this process or an ancestor of it, or the child of `adopter`, if that is said; 0 if it descends from
+/// neither, `None` if it does not exist.
+pub fn child_above(pid: i32, adopter: Option<i32>) -> Option<i32> {
     let mut at = pid;
     for _ in 0..ANCESTORS {
         match parent_of(at) {
             None if at == pid => return None,
-            Some(parent) if parent == our_pid() => return Some(at),
+            Some(parent) if parent == our_pid() || Some(parent) == adopter => return Some(at),
             Some(parent) if parent > 1 => at = parent,
             None | Some(_) => return Some(0),
         }

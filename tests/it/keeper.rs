@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::load::{Load, answer, ask, connect, get};
-use super::support::{Daemon, Launch, Place, fds, proc_status, settled, wait_for};
+use super::support::{Daemon, Launch, Place, example, fds, proc_status, settled, wait_for};
 
 /// Kills supervise, and waits until another process answers in its place; its pid, and how long that took.
 fn kill_it(daemon: &Daemon, pid: i32) -> (i32, Duration) {
@@ -19,6 +19,16 @@ fn kill_it(daemon: &Daemon, pid: i32) -> (i32, Duration) {
         (next != pid).then_some(next)
     });
     (next, begun.elapsed())
+}
+
+/// Waits until this generation runs alone; unlike [`Daemon::wait_generation`], also after the process that was started has
+/// ended.
+fn await_generation(daemon: &Daemon, generation: u64) {
+    wait_for("a generation to run alone", || {
+        let status = daemon.try_status()?;
+        let is_alone = status["generations"].as_array().is_some_and(|all| all.len() == 1);
+        (is_alone && status["generation"] == generation && status["state"] == "running").then_some(())
+    });
 }
 
 /// The process that has taken over is nobody's child here.
@@ -79,7 +89,7 @@ fn a_server_that_dies_with_it_is_started_again() {
     daemon.wait_generation(1);
     kill(Pid::from_raw(daemon.server()), Signal::SIGKILL).unwrap();
     let (pid, _) = kill_it(&daemon, daemon.pid());
-    daemon.wait_generation(2);
+    await_generation(&daemon, 2);
     get(&daemon.address("http"), "/").unwrap();
     end(&daemon, pid);
     assert!(
@@ -130,4 +140,25 @@ fn without_a_keeper_the_server_lives_on_and_with_die_with_us_it_does_not() {
         }
         assert!(daemon.try_status().is_none());
     }
+}
+
+/// It is in a session of its own, and nobody's child that supervise could wait for.
+#[test]
+fn what_a_server_leaves_behind_ends_with_its_generation() {
+    let place = Place::new();
+    let ready = example("ready");
+    let script = format!("setsid sleep 1000 & echo $! >{}; exec {ready}", place.path("left"));
+    let mut daemon = Launch::new(&place)
+        .args("-p Keeper=yes --listen 127.0.0.1:0=http --bake 0")
+        .command(&["/bin/sh", "-c", &script])
+        .start();
+    daemon.wait_generation(1);
+    let left: i32 = place.read("left").trim().parse().unwrap();
+    let lives = || proc_status(left, "State").is_some_and(|state| !state.starts_with('Z'));
+    let (pid, _) = kill_it(&daemon, daemon.pid());
+    assert!(lives());
+    daemon.verb("swap").expect(0);
+    wait_for("its end", || (!lives()).then_some(()));
+    await_generation(&daemon, 2);
+    end(&daemon, pid);
 }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{Children, Leader};
+use super::{Children, Leader, LivingGeneration};
 use crate::config::CommandList;
 use crate::core::{Command, Exit, GenerationId};
 use crate::os::keeper::board::Birth;
@@ -16,6 +16,8 @@ impl Children {
         for leader in self.generations.values_mut().flat_map(|running| &mut running.leaders) {
             leader.is_ours = false;
         }
+        let kin = self.kin.get_mut();
+        (kin.has_foreign, kin.has_only_ours) = (true, false);
     }
 
     /// A process that was started just before the end of the one that did. `false`: the saved state has it, or does not know its
@@ -47,7 +49,7 @@ impl Children {
 
     /// Whether a generation was begun by a supervise before us.
     pub fn has_foreign(&self) -> bool {
-        self.generations.values().flat_map(|running| &running.leaders).any(|leader| !leader.is_ours)
+        self.generations.values().any(LivingGeneration::is_foreign)
     }
 
     /// The pidfds to watch, each with the generation of its process.
@@ -65,5 +67,12 @@ impl Children {
         let ended = foreign.find(|leader| reap::has_ended(&leader.pidfd).unwrap_or(false))?;
         let exit = reap::exit_of(ended.pid, &ended.pidfd).unwrap_or(Exit::Unknown);
         Some(Waited { pid: ended.pid, exit })
+    }
+}
+
+impl LivingGeneration {
+    /// A process of it was started by a supervise before us.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.leaders.iter().any(|leader| !leader.is_ours)
     }
 }

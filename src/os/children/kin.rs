@@ -36,6 +36,10 @@ pub(super) struct Kin {
     pub(super) has_only_ours: bool,
     /// Ours, asked when it is needed first.
     pub(super) own: OnceCell<Option<ProcessIdentity>>,
+    /// Processes of a supervise before us are children of who has adopted them, and not of us.
+    pub(super) has_foreign: bool,
+    /// Other children of that one, by pid, and when they began.
+    pub(super) strangers: BTreeMap<i32, u64>,
 }
 
 impl Default for Kin {
@@ -46,6 +50,8 @@ impl Default for Kin {
             own_children: BTreeSet::new(),
             has_only_ours: own::pid() != 1 && !reap::has_children(),
             own: OnceCell::new(),
+            has_foreign: false,
+            strangers: BTreeMap::new(),
         }
     }
 }
@@ -79,11 +85,21 @@ impl Kin {
         };
         let leads =
             generations.iter().find(|(_, running)| is_its(running)).map(|(generation, _)| *generation);
+        let is_foreign = self.has_foreign && !reap::is_child(pid);
         let generation = match leads.or_else(|| cgroups.owner(pid)) {
             Some(generation) => generation,
             // Those that we start and wait for at once stay in our own group.
             None if self.own().is_some_and(|own| own.group == identity.group) => return None,
-            None => self.told(pid, &identity, generations)?,
+            None if self.strangers.get(&pid) == Some(&identity.start) => return None,
+            None => match self.told(pid, &identity, generations, is_foreign) {
+                Some(generation) => generation,
+                None => {
+                    if is_foreign && self.strangers.len() < GROUPS {
+                        self.strangers.insert(pid, identity.start);
+                    }
+                    return None;
+                }
+            },
         };
         self.remember(pid, identity, generation);
         Some(generation)
@@ -94,7 +110,17 @@ impl Kin {
         pid: i32,
         identity: &ProcessIdentity,
         generations: &BTreeMap<GenerationId, LivingGeneration>,
+        is_foreign: bool,
     ) -> Option<GenerationId> {
+        // Of a child of another the number alone does not tell whose it is.
+        let said = |pid| match is_foreign {
+            false => reap::generation_of(pid).map(GenerationId),
+            true => {
+                let (number, notify) = reap::generation_and_notify_of(pid)?;
+                let running = generations.get(&GenerationId(number))?;
+                (running.notify.address().as_bytes() == notify).then_some(GenerationId(number))
+            }
+        };
         // What the kernel has comes first: it costs nothing more, where an environment takes a thread to read.
         let leads = |running: &LivingGeneration| {
             running.leaders.iter().any(|leader| leader.pid == identity.group && !leader.group_is_gone)
@@ -102,8 +128,8 @@ impl Kin {
         if let Some((generation, _)) = generations.iter().find(|(_, running)| leads(running)) {
             return Some(*generation);
         }
-        if let Some(number) = Some(pid).filter(|_| !identity.has_ended).and_then(reap::generation_of) {
-            return Some(GenerationId(number));
+        if let Some(generation) = Some(pid).filter(|_| !identity.has_ended).and_then(said) {
+            return Some(generation);
         }
         if let Some(generation) = [identity.group, identity.session].iter().find_map(|id| self.of_group(*id))
         {
@@ -155,7 +181,7 @@ impl Children {
     /// was a main process or a command, those that have become our children by its end are looked at as well. If no child of
     /// ours lives, there is nobody to look at.
     pub fn look_at(&mut self, pid: i32) {
-        self.has_nobody = !sys::has_living_children();
+        self.has_nobody = !self.has_foreign() && !sys::has_living_children();
         if self.has_nobody {
             return;
         }
@@ -186,10 +212,14 @@ impl Children {
         }
         let leaders = self.generations.values().flat_map(|running| &running.leaders);
         let known: Vec<i32> = leaders.filter(|leader| !leader.is_reaped).map(|leader| leader.pid).collect();
-        reap::strays(&known).unwrap_or_else(|error| {
+        let mut strays = reap::strays(&known).unwrap_or_else(|error| {
             Warn::FindLeft(generation).because(error);
             Vec::new()
-        })
+        });
+        if self.has_foreign() {
+            strays.extend(reap::adopted().into_iter().filter(|pid| !known.contains(pid)));
+        }
+        strays
     }
 
     /// The generation of a child of ours that is no leader.
@@ -217,7 +247,8 @@ impl Children {
         if let Some(owner) = self.cgroups.owner(pid) {
             return Some(owner == generation);
         }
-        let child = reap::child_above(pid)?;
+        let adopter = if self.kin.borrow().has_foreign { reap::adopter() } else { None };
+        let child = reap::child_above(pid, adopter)?;
         let is_led = running.leaders.iter().any(|leader| {
             (leader.pid == child && !leader.is_reaped)
                 || (!leader.group_is_gone && reap::identity(pid).is_some_and(|it| it.group == leader.pid))

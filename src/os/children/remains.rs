@@ -17,7 +17,7 @@ pub(super) struct Remains {
 impl Children {
     /// A generation is gone. Returns `false` if there was none of this number.
     pub fn forget(&mut self, generation: GenerationId) -> bool {
-        let has_left_nobody = self.has_nobody || !reap::has_children();
+        let has_left_nobody = !self.has_foreign() && (self.has_nobody || !reap::has_children());
         if !has_left_nobody {
             // What it leaves alive is known as its own later.
             self.strays_of(generation);

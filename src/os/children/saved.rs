@@ -102,6 +102,8 @@ impl Children {
             own_children: saved.own_children,
             has_only_ours: saved.has_only_ours,
             own: OnceCell::new(),
+            has_foreign: generations.values().any(LivingGeneration::is_foreign),
+            strangers: BTreeMap::new(),
         };
         Ok(Self {
             generations,

@@ -2,10 +2,38 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{fields_after_comm, identity};
+use nix::unistd::getppid;
+
+use super::{children_of, environment_of, fields_after_comm, generation_in, identity, our_pid, parent_of};
 use crate::core::Exit;
 use crate::os::proc;
 use crate::os::sys;
+
+/// The process that has adopted us and all that was started by the supervise before us, when that was killed. `None` where it
+/// is in another pid namespace.
+pub fn adopter() -> Option<i32> {
+    Some(getppid().as_raw()).filter(|pid| *pid > 0)
+}
+
+/// Its children, but for ourselves: some may have been ours.
+pub fn adopted() -> Vec<i32> {
+    let mut children = adopter().and_then(|pid| children_of(pid).ok()).unwrap_or_default();
+    children.retain(|pid| *pid != our_pid());
+    children
+}
+
+/// Whether it is a child of ours.
+pub fn is_child(pid: i32) -> bool {
+    parent_of(pid) == Some(our_pid())
+}
+
+/// The generation in whose environment a process was executed, and its notify socket, which tells the supervise.
+pub fn generation_and_notify_of(pid: i32) -> Option<(u64, Vec<u8>)> {
+    let environment = environment_of(pid)?;
+    let notify =
+        environment.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(b"NOTIFY_SOCKET="))?;
+    Some((generation_in(&environment)?, notify.to_vec()))
+}
 
 /// Whether somebody in this group has not ended. Of a group whose zombies we do not reap.
 pub fn group_runs(group: i32) -> bool {
