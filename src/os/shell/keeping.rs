@@ -118,7 +118,9 @@ impl Shell {
         }
     }
 
-    /// The orders of the last moment that change something which cannot be seen later.
+    /// Whether the orders are to be saved before they are carried out. The start of a generation is not: a restart would have to
+    /// wait for that. Where we are killed before the end of the turn, the process that was started is known by the board, and
+    /// ended, and the step that led to it comes again.
     pub(super) fn changes_the_world(orders: &[Action]) -> bool {
         orders.iter().any(|order| {
             !matches!(
@@ -131,6 +133,7 @@ impl Shell {
                     | Action::AwaitClear { .. }
                     | Action::FindMain { .. }
                     | Action::Reply { .. }
+                    | Action::Spawn { index: 0, .. }
             )
         })
     }
