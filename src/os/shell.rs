@@ -63,21 +63,31 @@ pub fn run(
     reader: Option<Reader>,
     background: Option<Background>,
 ) -> u8 {
-    status_of(Shell::open(config, instance, reader).map(|mut shell| {
-        if background.is_some() {
-            shell.supervisor.end_unless_ready();
-        }
-        shell.background = background;
-        shell.outbox.push(Event::Begun);
-        shell.dispatch();
-        // The first process did not have to wait for this.
-        shell.control.iter_mut().for_each(ControlServer::begin);
-        shell.begin_keeping();
-        shell
-    }))
+    status_of(begin(config, instance, reader, background))
 }
 
-fn status_of(shell: Result<Shell, String>) -> u8 {
+/// Not inlined: what it has on the stack is not needed as long as supervise runs.
+#[inline(never)]
+fn begin(
+    config: Config,
+    instance: &Instance,
+    reader: Option<Reader>,
+    background: Option<Background>,
+) -> Result<Box<Shell>, String> {
+    let mut shell = Box::new(Shell::open(config, instance, reader)?);
+    if background.is_some() {
+        shell.supervisor.end_unless_ready();
+    }
+    shell.background = background;
+    shell.outbox.push(Event::Begun);
+    shell.dispatch();
+    // The first process did not have to wait for this.
+    shell.control.iter_mut().for_each(ControlServer::begin);
+    shell.begin_keeping();
+    Ok(shell)
+}
+
+fn status_of(shell: Result<Box<Shell>, String>) -> u8 {
     let status = shell.and_then(|mut shell| {
         let mut status = shell.turn_until_exit();
         // What could not even be started has a status that says so.

@@ -205,10 +205,17 @@ pub enum LeftState {
 
 /// Goes on where another program was; returns the exit status.
 pub fn resume(left: LeftState, instance: &Instance, reader: Option<Reader>) -> u8 {
-    status_of(match left {
-        LeftState::Handed(text) => Shell::take_place(&text, instance, reader),
-        LeftState::Kept(left) => Shell::recover(*left, instance, reader),
-    })
+    status_of(go_on(left, instance, reader))
+}
+
+/// Not inlined: what it has on the stack is not needed as long as supervise runs.
+#[inline(never)]
+fn go_on(left: LeftState, instance: &Instance, reader: Option<Reader>) -> Result<Box<Shell>, String> {
+    let shell = match left {
+        LeftState::Handed(text) => Shell::take_place(&text, instance, reader)?,
+        LeftState::Kept(left) => Shell::recover(*left, instance, reader)?,
+    };
+    Ok(Box::new(shell))
 }
 
 /// Whether [`resume`] could go on from `text`.

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::ops::Range;
+use std::ptr;
 use std::sync::OnceLock;
 
 /// Lets all threads allocate from one arena: the main one does nearly all the work, and those of os/within.rs and
@@ -19,7 +20,8 @@ pub fn use_one_arena() {
 
 /// Gives the kernel back the memory that nobody uses (malloc_trim(3) of glibc; tables of the kernel's with thousands of
 /// connections leave some megabytes), and takes the pages of programs and libraries that are only read out of our address
-/// space (MADV_DONTNEED of madvise(2)). What is needed again comes from the page cache, by a minor fault.
+/// space (MADV_DONTNEED of madvise(2)), and the part of the stack that deeper calls have used. What is needed again comes from
+/// the page cache, or is a new page, by a minor fault. To be called by the main thread.
 pub fn give_back() {
     static ONLY_READ: OnceLock<Vec<Range<usize>>> = OnceLock::new();
     let look = || only_read(&fs::read_to_string("/proc/self/smaps").unwrap_or_default());
@@ -29,12 +31,32 @@ pub fn give_back() {
     unsafe {
         libc::malloc_trim(0);
     }
+    give_back_stack();
     for range in only_read {
         // SAFETY: our own mapping of a file, not writable and without a page that differs from the file: each is read again
         // as it was. What somebody writes there later by ptrace(2), such as a breakpoint, is lost.
         unsafe {
             libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED);
         }
+    }
+}
+
+/// How much of the stack below us is given back, in bytes; calls of ours need less. It is less than the gap of a megabyte that
+/// the kernel keeps free below a stack (stack_guard_gap), so nothing else is there.
+const STACK: usize = 512 << 10;
+
+/// Gives back what lies deeper in the stack than this call. Not inlined: the frame of a caller would lie below `here`.
+#[inline(never)]
+fn give_back_stack() {
+    // SAFETY: a plain integer.
+    let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
+    let here = 0u8;
+    // A whole page stays below us, for the call itself.
+    let end = ((&raw const here).addr() / page - 1) * page;
+    // SAFETY: this thread's own stack below its frames, where nothing lives, or the gap below it. Where the mapping ends in
+    // between, what there is of it is given back (ENOMEM).
+    unsafe {
+        libc::madvise(ptr::without_provenance_mut(end - STACK), STACK, libc::MADV_DONTNEED);
     }
 }
 
